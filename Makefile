@@ -1,0 +1,36 @@
+# Two commands do everything, from a bare machine on: `make reproduce` and `make test`.
+.PHONY: help setup reproduce test lint types pytest build clean
+
+BIN := .venv/bin
+
+help:
+	@echo 'make reproduce [ARGS="--preset smoke"]  set up .venv and run the paper'"'"'s experiment'
+	@echo 'make test                               set up .venv and run ruff, mypy and pytest'
+	@echo 'make lint | types | pytest              one of these checks alone'
+	@echo 'make build                              wheel and source archive, in dist/'
+	@echo 'make clean                              remove .venv, dist/ and caches'
+	@echo 'PYTHON=/path/to/python3 picks the interpreter of .venv'
+
+setup:
+	@.ci/setup
+
+reproduce: setup
+	$(BIN)/cofm reproduce $(ARGS)
+
+test: lint types pytest
+
+lint: setup
+	$(BIN)/ruff check .
+
+types: setup
+	$(BIN)/mypy cofm_triton tests
+
+pytest: setup
+	$(BIN)/pytest -n 2 $(ARGS)
+
+build: setup
+	$(BIN)/python -m build
+
+clean:
+	rm -rf .venv dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find cofm_triton reference tests -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,39 @@
+"""The nonlinearities act(z) as PyTorch functions: one table.
+
+The derivative at a kink is PyTorch's: 0 for relu at 0 and for hardtanh at -1 and 1.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cofm_triton.nonlinearity import NONLINEARITIES
+
+
+def _identity(z: Tensor) -> Tensor:
+    return z
+
+
+_TABLE: dict[str, Callable[[Tensor], Tensor]] = {
+    "linear": _identity,
+    "tanh": torch.tanh,
+    "hardtanh": F.hardtanh,
+    "relu": torch.relu,
+}
+
+
+def activation(name: str) -> Callable[[Tensor], Tensor]:
+    """The function behind a name: "linear" z, "tanh", "hardtanh" clamp(z, -1, 1), "relu" max(z, 0).
+
+    Raises:
+        ValueError: unknown name.
+
+    Example:
+        >>> activation("hardtanh")(torch.tensor([-3.0, 0.5])).tolist()
+        [-1.0, 0.5]
+    """
+    if name not in _TABLE:
+        raise ValueError(f"nonlinearity must be one of {NONLINEARITIES}, got {name!r}")
+    return _TABLE[name]

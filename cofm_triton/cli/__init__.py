@@ -1,0 +1,65 @@
+"""The command `cofm`: one file per command in this folder, entered in `COMMANDS`.
+
+A command's module has `add_arguments(parser)` and `run(arguments) -> exit status`. Only the module
+of the command asked for is imported, and it imports torch in `run` at the earliest, so that
+`--help` answers at once.
+
+Exit statuses: 0 done; 1 done, and the answer is no (each command says what that means); 2 wrong
+usage; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from cofm_triton._version import __version__
+
+COMMANDS: dict[str, str] = {
+    "reproduce": "the paper's experiment end to end: train, perturb, decide stable or unstable",
+}
+"""Name of each command, which is its module here, and what it does."""
+
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as shells count it (128 + SIGINT)."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: the arguments after the program's name; None takes those of the process.
+
+    Returns:
+        The exit status, see the module.
+
+    Raises:
+        SystemExit: after `--help` and `--version` (status 0) and wrong usage (status 2).
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    arguments = _parser(words).parse_args(words)
+    module = import_module(f"{__name__}.{arguments.command}")
+    try:
+        return int(module.run(arguments))
+    except (ValueError, TypeError, FileExistsError) as error:
+        print(f"cofm {arguments.command}: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"cofm {arguments.command}: interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
+    """Parser of all commands, with the options of the command named in `words` alone."""
+    parser = argparse.ArgumentParser(
+        prog="cofm", description="Memory and stability of recurrent networks."
+    )
+    parser.add_argument("--version", action="version", version=f"cofm_triton {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, purpose in COMMANDS.items():
+        command = commands.add_parser(name, help=purpose, description=f"{name}: {purpose}.")
+        if name in words:
+            import_module(f"{__name__}.{name}").add_arguments(command)
+    return parser

@@ -1,0 +1,102 @@
+"""Options that every command has, and the kinds of values options take."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+DEVICES = ("auto", "cpu", "cuda")
+
+
+def add_common_options(parser: argparse.ArgumentParser, *, out: str) -> None:
+    """Add --out, --device, --seed and --quiet.
+
+    Args:
+        parser: the command's parser.
+        out: default folder, as shown to the user.
+    """
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help=f"folder for the results (default: {out})"
+    )
+    parser.add_argument(
+        "--device",
+        choices=DEVICES,
+        default="auto",
+        help="where to compute; auto takes a GPU if there is one (default: auto)",
+    )
+    parser.add_argument(
+        "--seed",
+        type=non_negative,
+        default=0,
+        help="all random numbers follow from it: equal seeds give equal bytes (default: 0)",
+    )
+    parser.add_argument("--quiet", action="store_true", help="print the results alone, no progress")
+
+
+def non_negative(text: str) -> int:
+    """An integer >= 0.
+
+    Raises:
+        argparse.ArgumentTypeError: anything else.
+    """
+    return _integer(text, 0)
+
+
+def positive(text: str) -> int:
+    """An integer >= 1.
+
+    Raises:
+        argparse.ArgumentTypeError: anything else.
+    """
+    return _integer(text, 1)
+
+
+def name_list(known: tuple[str, ...]) -> Callable[[str], tuple[str, ...]]:
+    """Converter of comma-separated names, each one of `known` and none twice."""
+
+    def convert(text: str) -> tuple[str, ...]:
+        names = tuple(text.split(","))
+        for name in names:
+            if name not in known:
+                raise argparse.ArgumentTypeError(
+                    f"{name!r} is not one of {', '.join(known)} (give a list like a,b)"
+                )
+        return _distinct(names, text)
+
+    return convert
+
+
+def width_list(text: str) -> tuple[int, ...]:
+    """Converter of comma-separated positive integers, none twice."""
+    return _distinct(tuple(positive(word) for word in text.split(",")), text)
+
+
+def resolve_device(name: str) -> str:
+    """The device an option stands for: "auto" is "cuda" where there is a GPU, else "cpu".
+
+    Raises:
+        ValueError: "cuda" without a usable GPU.
+    """
+    import torch
+
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise ValueError("--device cuda: torch finds no CUDA device here; accepted: auto, cpu")
+    return ("cuda" if available else "cpu") if name == "auto" else name
+
+
+def _integer(text: str, least: int) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = least - 1
+    if value < least:
+        raise argparse.ArgumentTypeError(f"expected an integer >= {least}, got {text!r}")
+    return value
+
+
+def _distinct(values: tuple, text: str) -> tuple:
+    if len(set(values)) != len(values):
+        raise argparse.ArgumentTypeError(f"{text!r} names something twice")
+    return values

@@ -1,0 +1,138 @@
+"""`cofm reproduce`: the experiment of arXiv 2305.19190 end to end.
+
+Trains models of exponential and polynomial memory with direct and stable parameterisations,
+perturbs their parameters, and decides from the horizon test whether the approximation is stable.
+Exit status 1 means that the largest models of some kind do not show what theory predicts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from cofm_triton._version import __version__
+from cofm_triton.cli.options import (
+    add_common_options,
+    name_list,
+    resolve_device,
+    width_list,
+)
+from cofm_triton.cli.progress import Progress
+from cofm_triton.cli.reproduction.folder import RunFolder
+from cofm_triton.cli.reproduction.settings import (
+    NONLINEARITIES,
+    PARAMETERIZATIONS,
+    PRESETS,
+    TARGETS,
+    Settings,
+)
+
+_NAMES = {
+    "targets": TARGETS,
+    "nonlinearities": NONLINEARITIES,
+    "parameterizations": PARAMETERIZATIONS,
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options."""
+    parser.add_argument(
+        "--preset",
+        choices=tuple(PRESETS),
+        default="default",
+        help="smoke: under 30 s; default: under 5 minutes; paper: the full protocol "
+        f"({PRESETS['paper'].test_sequences} test sequences, two more parameterizations)",
+    )
+    parser.add_argument(
+        "--discretization",
+        choices=("exact", "euler"),
+        default="exact",
+        help="exact: decay exp(-dt rate), stable for every weight; euler: the paper's "
+        "(default: exact)",
+    )
+    for option, known in _NAMES.items():
+        parser.add_argument(
+            f"--{option}",
+            type=name_list(known),
+            metavar="A,B",
+            help=f"instead of the preset's, from {', '.join(known)}",
+        )
+    parser.add_argument(
+        "--widths", type=width_list, metavar="M,M", help="hidden units, instead of the preset's"
+    )
+    add_common_options(parser, out="out/reproduce-PRESET")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace a run with other settings in --out"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the experiment, or what is missing of it.
+
+    Returns:
+        0 if every verdict is the one theory predicts, else 1.
+    """
+    settings = settings_from(arguments)
+    out: Path = arguments.out or Path("out") / f"reproduce-{settings.preset}"
+    folder = RunFolder(out)
+    progress = Progress(arguments.quiet)
+    continued = folder.open(_config(settings), overwrite=arguments.overwrite)
+    progress.line(_headline(settings, out, continued))
+    start = time.perf_counter()
+
+    from cofm_triton.cli.reproduction.stages import run_stages
+
+    try:
+        run_stages(settings, folder, progress)
+    except KeyboardInterrupt:
+        progress.line(f"Stopped. Finished steps are in {out}: the same command continues.")
+        raise
+    from cofm_triton.cli.reproduction.report import contradictions, verdict_table, write_report
+
+    verdicts = write_report(settings, folder)
+    wrong = contradictions(verdicts)
+    print(verdict_table(verdicts))
+    for v in wrong:
+        print(f"Not as predicted: {v.cell.name}: {v.trained.reason}")
+    print(f"Results: {out}")
+    progress.line(f"{time.perf_counter() - start:.0f} s")
+    return 1 if wrong else 0
+
+
+def settings_from(arguments: argparse.Namespace) -> Settings:
+    """The preset with the options given instead of its values.
+
+    Raises:
+        ValueError: --device cuda without a GPU.
+    """
+    chosen = {name: getattr(arguments, name) for name in (*_NAMES, "widths")}
+    return replace(
+        PRESETS[arguments.preset],
+        **{name: value for name, value in chosen.items() if value is not None},
+        discretization=arguments.discretization,
+        seed=arguments.seed,
+        device=resolve_device(arguments.device),
+    )
+
+
+def _config(settings: Settings) -> dict[str, Any]:
+    """What the bits of the results depend on."""
+    import numpy
+    import torch
+
+    versions = {"cofm_triton": __version__, "torch": torch.__version__, "numpy": numpy.__version__}
+    return {**settings.as_dict(), "versions": versions}
+
+
+def _headline(settings: Settings, out: Path, continued: bool) -> str:
+    models = len(settings.targets) * len(settings.nonlinearities)
+    models *= len(settings.parameterizations) * len(settings.widths)
+    return (
+        f"{'Continuing' if continued else 'Writing to'} {out}: {models} kinds of models at "
+        f"horizons {', '.join(map(str, settings.horizons))}; {settings.discretization} "
+        f"discretization, {settings.train_sequences} training and {settings.test_sequences} test "
+        f"sequences, seed {settings.seed}, on {settings.device}."
+    )

@@ -1,0 +1,1 @@
+"""The parts of `cofm reproduce`: settings, result folder, stages, report."""

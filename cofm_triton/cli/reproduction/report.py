@@ -1,0 +1,310 @@
+"""From the parts of a finished run to tables, figures and the verdict."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cofm_triton.cli.reproduction.folder import Cell, RunFolder
+from cofm_triton.cli.reproduction.settings import Settings
+from cofm_triton.cli.reproduction.stages import ERROR_COLUMNS, SLOW, cells
+from cofm_triton.files import write_text
+from cofm_triton.plotting import ErrorCurve, RadiusCurve, plot_errors, plot_radii
+from cofm_triton.verdict import StabilityVerdict, stability_verdict, verdict_from_radii
+
+SUMMARY_COLUMNS = (
+    *ERROR_COLUMNS[:4],
+    "radius",
+    "mean",
+    "max",
+    "q10",
+    "median",
+    "q90",
+    "running_max",
+    "slow",
+    "relative_max",
+    "diverged",
+)
+_QUANTILES = (0.1, 0.5, 0.9)
+_MEMORY = {"exp": "exponential memory", "pol": "polynomial memory"}
+
+
+@dataclass(frozen=True)
+class CellVerdict:
+    """One model kind's horizon test.
+
+    Attributes:
+        cell: which kind.
+        trained: from trained models.
+        limit: from the target's limit formula, what theory predicts for widths without bound.
+    """
+
+    cell: Cell
+    trained: StabilityVerdict
+    limit: StabilityVerdict
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the trained models show what theory predicts."""
+        return self.trained.verdict == self.limit.verdict
+
+
+def write_report(settings: Settings, folder: RunFolder) -> list[CellVerdict]:
+    """Write errors.csv, summary.csv, verdicts.csv, the figures and the verdict table.
+
+    Args:
+        settings: of the run.
+        folder: with every part finished.
+
+    Returns:
+        The verdicts, by target, activation, parameterisation and width.
+    """
+    everything = [
+        cell
+        for target in settings.targets
+        for nonlinearity in settings.nonlinearities
+        for cell in cells(settings, target, nonlinearity)
+    ]
+    parts = {cell: folder.errors(cell).read_text() for cell in everything}
+    write_text(folder.root / "errors.csv", ",".join(ERROR_COLUMNS) + "\n" + "".join(parts.values()))
+    tables = {cell: _Table.parse(text) for cell, text in parts.items()}
+    _write_summary(folder, tables)
+    verdicts = _verdicts(settings, folder, everything)
+    _write_verdicts(folder, verdicts)
+    for target in settings.targets:
+        _draw(folder, target, tables, verdicts)
+    write_text(folder.root / "verdict.txt", verdict_table(verdicts))
+    return verdicts
+
+
+def verdict_table(verdicts: Sequence[CellVerdict]) -> str:
+    """The table for people: one row per kind of model, judged at its largest width."""
+    rows = [_HEADER]
+    for group in _by_kind(verdicts):
+        widest = max(group, key=lambda v: v.cell.width)
+        cell, trained, limit = widest.cell, widest.trained, widest.limit
+        same = sum(v.trained.verdict == trained.verdict for v in group)
+        rows.append(
+            (
+                cell.target,
+                cell.nonlinearity,
+                cell.parameterization,
+                str(cell.width),
+                " ".join(f"{radius:.4f}" for radius in trained.radii),
+                f"{trained.slope:+.2f}",
+                f"{limit.slope:+.2f}",
+                f"{trained.margin:.4f}",
+                trained.verdict,
+                f"{same}/{len(group)}",
+                limit.verdict,
+            )
+        )
+    horizons = ", ".join(str(horizon) for horizon in verdicts[0].trained.horizons)
+    notes = (
+        f"r(T): largest move of all recurrent weights towards slower decay, at horizons T = "
+        f"{horizons}, before the error passes 0.1 of the zero model's.\n"
+        "slope: of log r in log T; below -0.3 unstable, above -0.15 stable, undecided between. "
+        "limit: of the target's formula,\nfor widths without bound. margin: smallest rate of the "
+        "trained models. widths: how many of the trained widths agree.\n"
+    )
+    return _aligned(rows) + "\n" + notes
+
+
+_HEADER = (
+    "target",
+    "activation",
+    "rate",
+    "m",
+    "r(T)",
+    "slope",
+    "limit",
+    "margin",
+    "verdict",
+    "widths",
+    "theory",
+)
+
+
+@dataclass(frozen=True)
+class _Table:
+    """The sweep of one model: radii (R,), random errors (R, directions), slow ones (R,)."""
+
+    radii: np.ndarray[Any, np.dtype[np.float64]]
+    random: np.ndarray[Any, np.dtype[np.float64]]
+    slow: np.ndarray[Any, np.dtype[np.float64]]
+    zero_error: float
+
+    @classmethod
+    def parse(cls, text: str) -> _Table:
+        rows = list(csv.DictReader(io.StringIO(text), fieldnames=ERROR_COLUMNS))
+        slow = [row for row in rows if row["direction"] == SLOW]
+        random = [float(row["error"]) for row in rows if row["direction"] != SLOW]
+        first = rows[0]
+        return cls(
+            np.array([float(row["radius"]) for row in slow]),
+            np.array(random).reshape(len(slow), -1),
+            np.array([float(row["error"]) for row in slow]),
+            float(first["error"]) / float(first["relative_error"]),
+        )
+
+    def quantiles(self) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """(3, R); an order statistic, so that infinite errors stay what they are."""
+        return np.quantile(self.random, _QUANTILES, axis=1, method="inverted_cdf")
+
+
+def _write_summary(folder: RunFolder, tables: dict[Cell, _Table]) -> None:
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(SUMMARY_COLUMNS)
+    for cell, table in tables.items():
+        key = (cell.target, cell.nonlinearity, cell.parameterization, cell.width)
+        largest = table.random.max(1)
+        columns = np.stack(
+            [
+                table.radii,
+                table.random.mean(1),
+                largest,
+                *table.quantiles(),
+                np.maximum.accumulate(largest),
+                table.slow,
+                largest / table.zero_error,
+            ],
+            1,
+        )
+        diverged = (~np.isfinite(table.random)).sum(1)
+        for numbers, count in zip(columns.tolist(), diverged.tolist(), strict=True):
+            writer.writerow((*key, *map(repr, numbers), count))
+    write_text(folder.root / "summary.csv", stream.getvalue())
+
+
+def _verdicts(
+    settings: Settings, folder: RunFolder, everything: Sequence[Cell]
+) -> list[CellVerdict]:
+    limits = {
+        (target, parameterization): stability_verdict(
+            target=target,
+            parameterization=parameterization,
+            horizons=settings.horizons,
+            dt=settings.dt,
+        )
+        for target in settings.targets
+        for parameterization in settings.parameterizations
+    }
+    result = []
+    for cell in everything:
+        records = [
+            json.loads(folder.radius(cell, length).read_text()) for length in settings.horizons
+        ]
+        trained = verdict_from_radii(
+            settings.horizons,
+            [record["radius"] for record in records],
+            margin=min(record["margin"] for record in records),
+        )
+        result.append(CellVerdict(cell, trained, limits[cell.target, cell.parameterization]))
+    return result
+
+
+def _write_verdicts(folder: RunFolder, verdicts: Sequence[CellVerdict]) -> None:
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    horizons = verdicts[0].trained.horizons
+    writer.writerow(
+        (
+            *ERROR_COLUMNS[:4],
+            *(f"r_{horizon}" for horizon in horizons),
+            *("slope", "margin", "verdict", "reason"),
+            *(f"limit_r_{horizon}" for horizon in horizons),
+            *("limit_slope", "theory"),
+        )
+    )
+    for v in verdicts:
+        writer.writerow(
+            (
+                *(v.cell.target, v.cell.nonlinearity, v.cell.parameterization, v.cell.width),
+                *map(repr, v.trained.radii),
+                *(repr(v.trained.slope), repr(v.trained.margin)),
+                *(v.trained.verdict, v.trained.reason),
+                *map(repr, v.limit.radii),
+                *(repr(v.limit.slope), v.limit.verdict),
+            )
+        )
+    write_text(folder.root / "verdicts.csv", stream.getvalue())
+
+
+def _draw(
+    folder: RunFolder,
+    target: str,
+    tables: dict[Cell, _Table],
+    verdicts: Sequence[CellVerdict],
+) -> None:
+    memory = _MEMORY.get(target, target)
+    errors = [_error_curve(cell, table) for cell, table in tables.items() if cell.target == target]
+    root = folder.root
+    plot_errors(
+        errors,
+        f"Error under parameter perturbation: target {target} ({memory})",
+        [root / f"{target}.png", root / f"{target}.svg"],
+    )
+    radii = [_radius_curve(v) for v in verdicts if v.cell.target == target]
+    plot_radii(
+        radii,
+        f"How far the recurrent weights can slow down: target {target} ({memory})",
+        [root / f"{target}-radii.png", root / f"{target}-radii.svg"],
+    )
+
+
+def _error_curve(cell: Cell, table: _Table) -> ErrorCurve:
+    low, _, high = table.quantiles() / table.zero_error
+    return ErrorCurve(
+        row=cell.nonlinearity,
+        column=f"rate = {cell.parameterization}(w)",
+        width=cell.width,
+        radii=table.radii.tolist(),
+        maximum=(table.random.max(1) / table.zero_error).tolist(),
+        low=low.tolist(),
+        high=high.tolist(),
+        slow=(table.slow / table.zero_error).tolist(),
+    )
+
+
+def _radius_curve(verdict: CellVerdict) -> RadiusCurve:
+    cell = verdict.cell
+    return RadiusCurve(
+        row=cell.nonlinearity,
+        column=f"rate = {cell.parameterization}(w)",
+        label=f"m = {cell.width}",
+        horizons=verdict.trained.horizons,
+        radii=verdict.trained.radii,
+    )
+
+
+def _by_kind(verdicts: Sequence[CellVerdict]) -> list[list[CellVerdict]]:
+    """Verdicts that differ in width alone, together."""
+    groups: dict[tuple[str, str, str], list[CellVerdict]] = {}
+    for v in verdicts:
+        key = (v.cell.target, v.cell.nonlinearity, v.cell.parameterization)
+        groups.setdefault(key, []).append(v)
+    return list(groups.values())
+
+
+def contradictions(verdicts: Sequence[CellVerdict]) -> list[CellVerdict]:
+    """Kinds of models whose largest width does not show what theory predicts."""
+    widest = [max(group, key=lambda v: v.cell.width) for group in _by_kind(verdicts)]
+    return [v for v in widest if not v.agrees]
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Columns padded to their widest entry, a rule under the header."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,159 @@
+"""Radii and directions of a parameter perturbation (paper arXiv 2305.19190, Definition 3.4).
+
+A direction is one tensor per parameter, `{parameter name: tensor}`; a perturbed model has the
+parameters `theta + radius * direction`. Directions have norm one per parameter tensor, so a
+radius is the distance moved by every tensor:
+
+    ball "inf"  max |direction| = 1                               (the paper's code)
+    ball "l2"   largest singular value 1: |.|_2 of a vector       (the paper's definition)
+
+Random directions are normal numbers from a counter-based generator (Philox) keyed by the seed,
+the parameter's name and the direction's index. A direction is therefore a function of those three
+alone: not of how many are drawn, in which order, on which device or in how many processes.
+"""
+
+import math
+import re
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from cofm_triton.parameterization import parameterization
+
+BALLS = ("inf", "l2")
+
+Direction = dict[str, Tensor]
+
+_RATE = re.compile(r"rate_l\d+(_reverse)?$")
+
+
+def paper_radii() -> Tensor:
+    """The paper's grid: 0, then 1e-3 * 2^(i/2) for i = 0..20; (22,) float64, up to 1.024.
+
+    Example:
+        >>> paper_radii()[:3].tolist()
+        [0.0, 0.001, 0.0014142135623730952]
+    """
+    steps = [1e-3 * 2 ** (i / 2) for i in range(21)]
+    return torch.tensor([0.0, *steps], dtype=torch.float64)
+
+
+def check_ball(ball: str) -> None:
+    """Raises ValueError unless `ball` is one of `BALLS`."""
+    if ball not in BALLS:
+        raise ValueError(f"ball must be one of {BALLS}, got {ball!r}")
+
+
+def norm(tensor: Tensor, ball: str, batch_dims: int = 0) -> Tensor:
+    """Norm of one parameter tensor, or of a batch of them.
+
+    Args:
+        tensor: (*batch, *shape of the parameter).
+        ball: "inf" or "l2"; "l2" of a tensor of two or more dimensions is its spectral norm,
+            all dimensions after the first taken together.
+        batch_dims: number of leading batch dimensions.
+
+    Returns:
+        (*batch,).
+    """
+    batch, shape = tensor.shape[:batch_dims], tensor.shape[batch_dims:]
+    if ball == "inf":
+        return tensor.abs().reshape(*batch, -1).amax(-1)
+    if len(shape) < 2 or shape[0] == 1 or math.prod(shape[1:]) == 1:
+        return tensor.reshape(*batch, -1).norm(dim=-1)
+    return torch.linalg.matrix_norm(tensor.reshape(*batch, shape[0], -1), ord=2)
+
+
+def _normal(seed: int, name: str, index: int, count: int) -> np.ndarray[Any, Any]:
+    """Standard normal numbers by Box and Muller from Philox, (count,) float64.
+
+    numpy promises the bits of the generator across versions, not its `standard_normal`.
+    """
+    key = (seed, zlib.crc32(name.encode()) << 32 | index)
+    pairs = -(-count // 2)
+    bits = np.random.Philox(key=np.array(key, dtype=np.uint64)).random_raw(2 * pairs)
+    uniform = ((bits >> np.uint64(11)).astype(np.float64) + 1) * 2.0**-53  # in (0, 1]
+    length, angle = np.sqrt(-2 * np.log(uniform[:pairs])), 2 * np.pi * uniform[pairs:]
+    return np.stack([length * np.cos(angle), length * np.sin(angle)], 1).reshape(-1)[:count]
+
+
+def random_direction(
+    shapes: Mapping[str, torch.Size], index: int, *, seed: int = 0, ball: str = "inf"
+) -> Direction:
+    """Random direction number `index` for parameters of the given shapes.
+
+    Args:
+        shapes: {parameter name: shape}.
+        index: 0 <= index < 2^32, which direction.
+        seed: 0 <= seed < 2^64.
+        ball: "inf" or "l2", the norm that is one.
+
+    Returns:
+        {parameter name: float64 tensor on the CPU}.
+
+    Raises:
+        ValueError: index, seed or ball out of range.
+
+    Example:
+        >>> direction = random_direction({"w": torch.Size([3])}, 0, seed=1)
+        >>> direction["w"].abs().max().item()
+        1.0
+    """
+    check_ball(ball)
+    if not 0 <= seed < 2**64:
+        raise ValueError(f"seed must be in [0, 2**64), got {seed}")
+    if not 0 <= index < 2**32:
+        raise ValueError(f"index must be in [0, 2**32), got {index}")
+    direction = {}
+    for name, shape in shapes.items():
+        values = torch.from_numpy(_normal(seed, name, index, shape.numel())).reshape(shape)
+        direction[name] = values / norm(values, ball) if values.numel() else values
+    return direction
+
+
+def parameter_shapes(model: nn.Module) -> dict[str, torch.Size]:
+    """{name: shape} of every parameter, trainable or not."""
+    return {name: parameter.shape for name, parameter in model.named_parameters()}
+
+
+def slow_direction(model: nn.Module, *, ball: str = "inf") -> Direction:
+    """Towards slower decay: every raw recurrent parameter moves, all other parameters stay.
+
+    The sign is that of lower rates: against the slope of the parameterisation's rate(w). At a
+    point without slope (relu below zero) the raw parameter falls; at the maximum of "inverse" both ways are slower.
+
+    Args:
+        model: a module holding at least one cofm layer (parameters `rate_l0`, `rate_l1`, ...).
+        ball: "inf" (every entry moves by the radius) or "l2" (the tensor's 2-norm does).
+
+    Returns:
+        {parameter name: float64 tensor on the CPU}, recurrent parameters only.
+
+    Raises:
+        ValueError: ball unknown, or a model without recurrent rates.
+    """
+    check_ball(ball)
+    direction: Direction = {}
+    for prefix, module in model.named_modules():
+        for name, parameter in module.named_parameters(prefix, recurse=False):
+            if _RATE.match(name.rpartition(".")[2]) and hasattr(module, "parameterization"):
+                sign = slower_sign(str(module.parameterization), parameter)
+                direction[name] = sign / norm(sign, ball)
+    if not direction:
+        raise ValueError(
+            "model must hold a cofm recurrent layer to have a slow direction: "
+            f"no rate parameter in {type(model).__name__}"
+        )
+    return direction
+
+
+def slower_sign(name: str, raw: Tensor) -> Tensor:
+    """Sign of the change of raw recurrent parameters that lowers the rate, float64, CPU."""
+    raw = raw.detach().double().cpu()
+    rate = parameterization(name).rate
+    step = 1e-3  # a symmetric difference: decides next to the maximum of "inverse" as well
+    return torch.where(rate(raw + step) < rate(raw - step), 1.0, -1.0).to(torch.float64)

@@ -1,0 +1,1 @@
+"""Raw Triton kernels, one file per operator: no torch, no checks, no derivatives."""

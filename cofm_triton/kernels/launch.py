@@ -1,0 +1,71 @@
+"""Launch shapes: which program owns what, and when time is split. One table, one rule, read by every scan.
+
+Both depend on the shape of the problem and the number of multiprocessors only, never on an autotuner: a new length or
+batch size costs no compilation and no trial runs.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import triton
+
+# A warp of 32 lanes moves 16 bytes per lane and row at full width; wider rows only cost registers.
+LANES = 32
+VECTOR_BYTES = 16
+NUM_WARPS = 1
+# Splitting: rows of a chunk that still amortise a program's start, and the longest chain of carries left unsplit.
+MIN_CHUNK = 16
+MAX_CARRIES = 128
+# x and h of one segment together stay below the 40 MB of L2 that an A100 has (H100: 50, B200: 126), so that the
+# replay finds x where the summaries left it.
+SEGMENT_BYTES = 16 * 2**20
+# One-warp programs that one multiprocessor holds at a time (CUDA compute capability 8.0 and 9.0: 32 blocks).
+RESIDENT_PROGRAMS = 32
+
+
+class Channels(NamedTuple):
+    """How channels are laid over programs."""
+
+    block_d: int
+    num_blocks: int
+    masked: bool
+
+
+class Chunks(NamedTuple):
+    """How time is laid over programs: `num_chunks` chunks of `length` rows, in segments of `segment` rows."""
+
+    num_chunks: int
+    length: int
+    segment: int
+
+
+def channels(channels: int, element_size: int) -> Channels:
+    """Blocks of channels with 16-byte accesses, narrower where the tensor has fewer channels than that."""
+    full = LANES * VECTOR_BYTES // element_size
+    block_d = min(full, max(LANES, triton.next_power_of_2(channels)))
+    return Channels(block_d, triton.cdiv(channels, block_d), channels % block_d != 0)
+
+
+def split(rows: int, programs: int, row_bytes: int, num_sms: int) -> Chunks:
+    """Chunks of time for `programs` independent chains of `rows` rows, `row_bytes` of input per row over all chains.
+
+    Half a program per multiprocessor already keeps the memory busy (16 rows of 512 bytes in flight each), and short
+    chains gain nothing: these are left whole. Otherwise 64 chunks if they make a program per multiprocessor (the
+    chain of 64 carries is one short launch); failing that, as many programs as the device can hold at once.
+    """
+    if 2 * programs >= num_sms or rows <= MAX_CARRIES:
+        return Chunks(1, rows, rows)
+    segment = max(MIN_CHUNK, min(rows, SEGMENT_BYTES // row_bytes))
+    chunks = 64 if 64 * programs >= num_sms else RESIDENT_PROGRAMS * num_sms // programs
+    length = max(MIN_CHUNK, triton.cdiv(segment, chunks))
+    return Chunks(triton.cdiv(segment, length), length, segment)
+
+
+def split_carries(carries: int) -> Chunks:
+    """Chunks for a chain of carries: the square root balances the two levels that are left."""
+    if carries <= MAX_CARRIES:
+        return Chunks(1, carries, carries)
+    length = math.isqrt(carries - 1) + 1
+    return Chunks(triton.cdiv(carries, length), length, carries)

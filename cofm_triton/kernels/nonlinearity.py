@@ -1,0 +1,69 @@
+"""The nonlinearities and their derivatives on Triton values; names and tanh's numbers from `cofm_triton.nonlinearity`.
+
+`act` maps the pre-activation z to u = act(z); `act_derivative` gives act'(z) from z and u, with PyTorch's subgradient at
+the kinks: hardtanh'(+-1) = 0, relu'(0) = 0. NaN propagates through each of them, as it does in PyTorch.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from cofm_triton.nonlinearity import TANH_FLOAT32, TANH_FLOAT64
+
+_THRESHOLD_32 = tl.constexpr(TANH_FLOAT32.threshold)
+_FIT_32 = tl.constexpr(TANH_FLOAT32.coefficients)
+_DEGREE_32 = tl.constexpr(len(TANH_FLOAT32.coefficients) - 1)
+_THRESHOLD_64 = tl.constexpr(TANH_FLOAT64.threshold)
+_FIT_64 = tl.constexpr(TANH_FLOAT64.coefficients)
+_DEGREE_64 = tl.constexpr(len(TANH_FLOAT64.coefficients) - 1)
+
+
+@triton.jit
+def _tanh(z, THRESHOLD: tl.constexpr, FIT: tl.constexpr, DEGREE: tl.constexpr):
+    magnitude = tl.abs(z)
+    far = 1.0 - 2.0 / (tl.exp(2.0 * magnitude) + 1.0)
+    w = z * z
+    p = tl.full(z.shape, FIT[DEGREE], z.dtype)
+    for i in tl.static_range(DEGREE - 1, -1, -1):
+        p = p * w + FIT[i]
+    near = magnitude + magnitude * w * p
+    return tl.where(z < 0, -1.0, 1.0) * tl.where(magnitude < THRESHOLD, near, far)
+
+
+@triton.jit
+def tanh(z):
+    """tanh to 2 ulp; the state's dtype chooses the fit."""
+    if z.dtype == tl.float64:
+        u = _tanh(z, _THRESHOLD_64, _FIT_64, _DEGREE_64)
+    else:
+        u = _tanh(z, _THRESHOLD_32, _FIT_32, _DEGREE_32)
+    return u
+
+
+@triton.jit
+def act(z, NONLINEARITY: tl.constexpr):
+    """u = act(z)."""
+    if NONLINEARITY == "tanh":
+        u = tanh(z)
+    elif NONLINEARITY == "hardtanh":
+        u = tl.clamp(z, -1.0, 1.0, propagate_nan=tl.PropagateNan.ALL)
+    elif NONLINEARITY == "relu":
+        u = tl.maximum(z, 0.0, propagate_nan=tl.PropagateNan.ALL)
+    else:
+        u = z
+    return u
+
+
+@triton.jit
+def act_derivative(z, u, NONLINEARITY: tl.constexpr):
+    """act'(z), from z or u = act(z), whichever is cheaper."""
+    if NONLINEARITY == "tanh":
+        s = 1.0 - u * u
+    elif NONLINEARITY == "hardtanh":
+        s = tl.where(tl.abs(z) < 1.0, 1.0, 0.0).to(z.dtype)
+    elif NONLINEARITY == "relu":
+        s = tl.where(z > 0.0, 1.0, 0.0).to(z.dtype)
+    else:
+        s = tl.full(z.shape, 1.0, z.dtype)
+    return s

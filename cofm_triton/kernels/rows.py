@@ -1,0 +1,84 @@
+"""Rows in flight: the pieces that every scan along time is built from.
+
+A program walks the time axis in blocks of ROWS rows. All loads of a block are issued before its first row is used:
+a store through one pointer may alias a load through another for all the compiler knows, so a load written after a
+store waits for it, and a chain along time is bound by exactly that latency.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def load_row(ptr, mask, MASKED: tl.constexpr):
+    """One row of channels; masked lanes hold 0, and nothing computed in them is ever stored."""
+    if MASKED:
+        row = tl.load(ptr, mask=mask, other=0.0)
+    else:
+        row = tl.load(ptr)
+    return row
+
+
+@triton.jit
+def load_rows(ptr, stride, mask, ROWS: tl.constexpr, MASKED: tl.constexpr):
+    """The ROWS rows at `ptr`, `ptr + stride`, ...: a tuple of row vectors in the dtype of the tensor."""
+    rows = ()
+    for j in tl.static_range(ROWS):
+        rows = rows + (load_row(ptr + j * stride, mask, MASKED),)
+    return rows
+
+
+@triton.jit
+def store_row(ptr, value, mask, MASKED: tl.constexpr):
+    """Write one row of channels, rounded to the dtype of the tensor."""
+    if MASKED:
+        tl.store(ptr, value.to(ptr.dtype.element_ty), mask=mask)
+    else:
+        tl.store(ptr, value.to(ptr.dtype.element_ty))
+
+
+@triton.jit
+def live_row(d, D, j, rest):
+    """Mask of row j of a partial block: the channels d < D if j < rest, otherwise none."""
+    return d < tl.where(rest > j, D, 0)
+
+
+@triton.jit
+def load_last_rows(ptr, stride, d, D, rest, ROWS: tl.constexpr):
+    """The `rest` <= ROWS rows that are left, still all in flight together; the others hold 0 and are to be skipped."""
+    rows = ()
+    for j in tl.static_range(ROWS):
+        rows = rows + (tl.load(ptr + j * stride, mask=live_row(d, D, j, rest), other=0.0),)
+    return rows
+
+
+@triton.jit
+def chunk_rows(
+    starts_ptr, sequence, num_sequences, T, begin, end, chunk, chunk_length, PACKED: tl.constexpr, REVERSE: tl.constexpr
+):  # fmt: skip
+    """`(entry, skipped, n, batch)`: row where the recurrence enters a chunk, steps before it, its rows, its batch index.
+
+    Steps are counted along the recurrence, so that REVERSE runs step 0 on the last row; chunks tile the steps
+    [begin, end). A sequence is a batch entry of T rows, or, PACKED, the rows between two start indices of the only
+    batch entry. Start indices outside [0, T] or out of order give shorter sequences, never an index outside the
+    tensor: their values live on the device, where the caller cannot check them without waiting for it.
+    """
+    low = tl.full((), 0, tl.int64)
+    high = low + T
+    batch = sequence.to(tl.int64)
+    if PACKED:
+        batch = low
+        low = tl.minimum(tl.maximum(tl.load(starts_ptr + sequence).to(tl.int64), 0), T)
+        if sequence + 1 < num_sequences:
+            high = tl.minimum(tl.load(starts_ptr + sequence + 1).to(tl.int64), T)
+        high = tl.maximum(high, low)
+    end = tl.minimum(high - low, end)
+    skipped = tl.minimum(begin + chunk * chunk_length, end)
+    n = tl.minimum(end - skipped, chunk_length).to(tl.int32)
+    if REVERSE:
+        entry = high - 1 - skipped
+    else:
+        entry = low + skipped
+    return entry, skipped, n, batch

@@ -1,0 +1,514 @@
+"""Stable recurrent layers with the surface of torch.nn.RNN, and the paper's hypothesis model.
+
+With e[k] = U x[k] + b, rate = f(w), and a, l, g from `discretization.py`:
+
+    diagonal, nonlinear act    h[k+1] = h[k] + dt * act(e[k] - a h[k])       output[k] = h[k+1]
+    diagonal, linear           h[k+1] = l h[k] + g e[k]                      output[k] = h[k+1]
+    ssm                        h[k+1] = l h[k] + g e[k]                      output[k] = act(h[k+1])
+
+Source: arXiv 2305.19190, eq 1 (model) and eq 16 (stable reparameterisation).
+"""
+
+import math
+import warnings
+from itertools import chain
+from typing import Any, overload
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+from cofm_triton.activation import activation
+from cofm_triton.discretization import (
+    effective_rate,
+    is_exact,
+    linear_decay,
+    linear_gain,
+)
+from cofm_triton.functional import linear_scan, rnn_scan
+from cofm_triton.parameterization import parameterization as look_up
+from cofm_triton.parameterization import spread_rates
+
+RECURRENCES = ("diagonal", "ssm")
+
+
+class StableRNN(nn.Module):
+    """A stack of recurrent layers whose decay rates are f(w) > 0 of a free parameter w.
+
+    Arguments, shapes and conventions are those of `torch.nn.RNN`, after the star come ours.
+
+    Args:
+        input_size: d, features of the input.
+        hidden_size: D, recurrent units of each layer and direction.
+        num_layers: stacked layers; each reads the outputs of the one before.
+        nonlinearity: "linear", "tanh", "hardtanh" or "relu".
+        bias: whether the encoder has a bias b.
+        batch_first: batched tensors are (B, T, features) instead of (T, B, features).
+        dropout: probability, on the outputs of every layer but the last while training.
+        bidirectional: a second set of units runs backward in time.
+        parameterization: f, one of `PARAMETERIZATIONS`.
+        recurrence: "diagonal", or "ssm" (linear recurrence, nonlinearity on the output).
+        dt: step, time.
+        discretization: "exact" (stable for every rate > 0) or "euler" (the paper's; only while
+            dt * rate < 2).
+        max_time_scale: memory of the slowest unit of a fresh layer, in steps.
+        backend: passed on to the scans; None takes the fastest.
+        device, dtype: of the parameters.
+
+    Attributes:
+        weight_ih_l0: U, (D, d); in layers above, (D, directions * D).
+        bias_l0: b, (D,); None without bias.
+        rate_l0: w, the raw recurrent weight, (D,).
+        Layer k has the suffix `_l{k}`, the backward direction `_l{k}_reverse`.
+
+    Shapes:
+        input (T, B, d), (B, T, d) with `batch_first`, (T, d) unbatched, or a `PackedSequence`;
+        hx (num_layers * directions, B, D), unbatched (num_layers * directions, D), default zeros.
+        output as the input with directions * D features, h_n as hx. T may be 0. With "ssm" h_n is
+        the state h, not the output act(h), so that a sequence can be continued from it.
+
+    Raises:
+        TypeError: an option of the wrong type.
+        ValueError: an unknown name or a number out of range.
+
+    Example:
+        >>> layer = StableRNN(3, 5, batch_first=True)
+        >>> output, h_n = layer(torch.randn(2, 7, 3))
+        >>> output.shape, h_n.shape
+        (torch.Size([2, 7, 5]), torch.Size([1, 2, 5]))
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        nonlinearity: str = "hardtanh",
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        *,
+        parameterization: str = "softplus",
+        recurrence: str = "diagonal",
+        dt: float = 1.0,
+        discretization: str = "exact",
+        max_time_scale: float = 1000.0,
+        backend: str | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        _check_size("input_size", input_size)
+        _check_size("hidden_size", hidden_size)
+        _check_size("num_layers", num_layers)
+        _check_bool("bias", bias)
+        _check_bool("batch_first", batch_first)
+        _check_bool("bidirectional", bidirectional)
+        _check_dropout(dropout, num_layers)
+        _check_number("dt", dt, above=0.0)
+        _check_number("max_time_scale", max_time_scale, above=1.0)
+        if recurrence not in RECURRENCES:
+            raise ValueError(f"recurrence must be one of {RECURRENCES}, got {recurrence!r}")
+        for look_up_or_raise, name in (
+            (activation, nonlinearity),
+            (look_up, parameterization),
+            (is_exact, discretization),
+        ):
+            look_up_or_raise(name)
+        self.input_size = input_size
+        self.hidden_size = hidden_size
+        self.num_layers = num_layers
+        self.nonlinearity = nonlinearity
+        self.bias = bias
+        self.batch_first = batch_first
+        self.dropout = float(dropout)
+        self.bidirectional = bidirectional
+        self.parameterization = parameterization
+        self.recurrence = recurrence
+        self.dt = float(dt)
+        self.discretization = discretization
+        self.max_time_scale = float(max_time_scale)
+        self.backend = backend
+        self._suffixes = [
+            [f"_l{layer}{direction}" for direction in ("", "_reverse")[: self._directions]]
+            for layer in range(num_layers)
+        ]
+        for layer, suffixes in enumerate(self._suffixes):
+            width = input_size if layer == 0 else hidden_size * self._directions
+            for suffix in suffixes:
+                self._add_parameters(suffix, width, device, dtype)
+        self.reset_parameters()
+
+    def _add_parameters(
+        self,
+        suffix: str,
+        width: int,
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
+    ) -> None:
+        def empty(*shape: int) -> nn.Parameter:
+            return nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+
+        self.register_parameter("weight_ih" + suffix, empty(self.hidden_size, width))
+        bias = empty(self.hidden_size) if self.bias else None
+        self.register_parameter("bias" + suffix, bias)
+        self.register_parameter("rate" + suffix, empty(self.hidden_size))
+
+    @property
+    def _directions(self) -> int:
+        return 2 if self.bidirectional else 1
+
+    def reset_parameters(self) -> None:
+        """Draw fresh weights.
+
+        Rates are spread log-uniformly from one step to `max_time_scale` steps (`spread_rates`), so
+        every parameterisation starts stable. U is uniform within 1 / sqrt(D), as in `nn.RNN`: its
+        norm then stays bounded as D grows, which the paper's theorem assumes. b starts at 0,
+        because a slow unit integrates it up to b / rate.
+        """
+        kind = look_up(self.parameterization)
+        rates = spread_rates(self.hidden_size, kind, dt=self.dt, max_time_scale=self.max_time_scale)
+        raw = kind.inverse(rates)
+        bound = 1 / math.sqrt(self.hidden_size)
+        for suffix in chain.from_iterable(self._suffixes):
+            weight, bias, rate = self._raw(suffix)
+            nn.init.uniform_(weight, -bound, bound)
+            if bias is not None:
+                nn.init.zeros_(bias)
+            with torch.no_grad():
+                rate.copy_(raw)
+
+    def _raw(self, suffix: str) -> tuple[Tensor, Tensor | None, Tensor]:
+        weight: Tensor = getattr(self, "weight_ih" + suffix)
+        bias: Tensor | None = getattr(self, "bias" + suffix)
+        rate: Tensor = getattr(self, "rate" + suffix)
+        return weight, bias, rate
+
+    @overload
+    def forward(self, input: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]: ...
+
+    @overload
+    def forward(
+        self, input: PackedSequence, hx: Tensor | None = None
+    ) -> tuple[PackedSequence, Tensor]: ...
+
+    def forward(
+        self, input: Tensor | PackedSequence, hx: Tensor | None = None
+    ) -> tuple[Tensor | PackedSequence, Tensor]:
+        """Run over whole sequences; shapes are those of the class.
+
+        Raises:
+            TypeError: `input` or `hx` is no tensor.
+            ValueError: wrong shape, dtype or device of `input` or `hx`.
+        """
+        if isinstance(input, PackedSequence):
+            return self._forward_packed(input, hx)
+        self._check_input(input, (2, 3))
+        batched = input.dim() == 3
+        x = input.unsqueeze(0) if not batched else self._batch_first(input)
+        self._check_state(hx, x, None if not batched else x.shape[0])
+        h0 = hx.unsqueeze(1) if hx is not None and not batched else hx
+        output, h_n = self._stack(x, h0, None)
+        if not batched:
+            return output.squeeze(0), h_n.squeeze(1)
+        return self._batch_first(output), h_n
+
+    def step(self, x: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """One time step, the same as `forward` over a sequence of length 1.
+
+        Args:
+            x: (B, d), or (d,) unbatched.
+            hx: as in `forward`.
+
+        Returns:
+            output (B, D) or (D,), and h_n, to be passed to the next step.
+
+        Raises:
+            TypeError: an argument is no tensor.
+            ValueError: wrong shape, dtype or device; or the layer is bidirectional.
+
+        Example:
+            >>> layer = StableRNN(3, 5)
+            >>> output, h = layer.step(torch.randn(2, 3))
+            >>> output, h = layer.step(torch.randn(2, 3), h)
+        """
+        if self.bidirectional:
+            raise ValueError("step needs bidirectional=False: the backward units need the future")
+        self._check_input(x, (1, 2), "x")
+        time = 1 if self.batch_first and x.dim() == 2 else 0
+        output, h_n = self.forward(x.unsqueeze(time), hx)
+        return output.squeeze(time), h_n
+
+    @torch.no_grad()
+    def stability_margin(self) -> float:
+        """The smallest rate f(w) of all layers, 1 / time; positive means that h decays.
+
+        In Euler form dt * rate < 2 is needed as well.
+        """
+        f = look_up(self.parameterization)
+        rates = [
+            f.rate(self._raw(suffix)[2]).min() for suffix in chain.from_iterable(self._suffixes)
+        ]
+        return float(torch.stack(rates).min())
+
+    def _batch_first(self, sequence: Tensor) -> Tensor:
+        """Swap the first two dimensions unless the user's are ours; its own inverse."""
+        return sequence if self.batch_first else sequence.transpose(0, 1)
+
+    def _forward_packed(
+        self, input: PackedSequence, hx: Tensor | None
+    ) -> tuple[PackedSequence, Tensor]:
+        data, batch_sizes, order, restore = input
+        self._check_input(data, (2,))
+        self._check_state(hx, data, int(batch_sizes[0]))
+        # Sequences stay in the order of their lengths, only the states follow the user's order.
+        sorted_input = PackedSequence(data, batch_sizes)
+        x, lengths = pad_packed_sequence(sorted_input, batch_first=True)
+        h0 = hx if hx is None or order is None else hx.index_select(1, order)
+        output, h_n = self._stack(x, h0, lengths.to(data.device))
+        packed = pack_padded_sequence(output, lengths, batch_first=True)
+        h_n = h_n if restore is None else h_n.index_select(1, restore)
+        return PackedSequence(packed.data, batch_sizes, order, restore), h_n
+
+    def _stack(self, x: Tensor, h0: Tensor | None, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
+        """All layers and directions: x (B, T, d), h0 (layers * directions, B, D), lengths (B,)."""
+        states: list[Tensor] = []
+        for layer, suffixes in enumerate(self._suffixes):
+            if layer > 0:
+                x = F.dropout(x, self.dropout, self.training)
+            outputs = []
+            for direction, suffix in enumerate(suffixes):
+                start = None if h0 is None else h0[len(states)]
+                source = _reverse(x, lengths) if direction == 1 else x
+                output, state = self._run(suffix, source, start, lengths)
+                outputs.append(_reverse(output, lengths) if direction == 1 else output)
+                states.append(state)
+            x = outputs[0] if len(outputs) == 1 else torch.cat(outputs, -1)
+        return x, torch.stack(states)
+
+    def _run(
+        self, suffix: str, x: Tensor, h0: Tensor | None, lengths: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """One direction of one layer: x (B, T, d) to output (B, T, D) and state (B, D)."""
+        weight, bias, w = self._raw(suffix)
+        rate = look_up(self.parameterization).rate(w)
+        if self.recurrence == "ssm" or self.nonlinearity == "linear":
+            # The gain goes into the encoder: D * d products instead of B * T * D.
+            gain = linear_gain(rate, self.dt, self.discretization)
+            weight = (gain.unsqueeze(1) * weight).to(weight.dtype)
+            bias = None if bias is None else (gain * bias).to(bias.dtype)
+            e = F.linear(x, weight, bias)
+            decay = linear_decay(rate, self.dt, self.discretization)
+            h, h_last = linear_scan(e, decay, _like(h0, e), backend=self.backend)
+        else:
+            e = F.linear(x, weight, bias)
+            h, h_last = rnn_scan(
+                e,
+                effective_rate(rate, self.dt, self.discretization),
+                _like(h0, e),
+                dt=self.dt,
+                nonlinearity=self.nonlinearity,
+                backend=self.backend,
+            )
+        if lengths is not None:
+            rows = torch.arange(len(lengths), device=h.device)
+            h_last = h[rows, lengths - 1]
+        output = activation(self.nonlinearity)(h) if self.recurrence == "ssm" else h
+        return output, h_last
+
+    def _check_input(self, x: Tensor, dims: tuple[int, ...], argument: str = "input") -> None:
+        if not isinstance(x, Tensor):
+            raise TypeError(
+                f"{argument} must be a torch.Tensor or PackedSequence, got {type(x).__name__}"
+            )
+        weight = self._raw("_l0")[0]
+        if x.dim() not in dims:
+            accepted = " or ".join(f"{dim}D" for dim in dims)
+            raise ValueError(
+                f"StableRNN: Expected {argument} to be {accepted}, got {x.dim()}D tensor instead"
+            )
+        if x.shape[-1] != self.input_size:
+            raise ValueError(
+                f"{argument}.size(-1) must be equal to input_size. "
+                f"Expected {self.input_size}, got {x.shape[-1]}"
+            )
+        if x.device != weight.device:
+            raise ValueError(
+                f"StableRNN {argument} device ({x.device}) does not match weight device "
+                f"({weight.device})"
+            )
+        if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
+            raise ValueError(
+                f"StableRNN {argument} dtype ({x.dtype}) does not match weight dtype "
+                f"({weight.dtype}). Convert input: input.to({weight.dtype}), or convert model: "
+                f"model.to({x.dtype})"
+            )
+
+    def _check_state(self, hx: Tensor | None, x: Tensor, batch: int | None) -> None:
+        """Check hx against the input x; `batch` is None for unbatched input."""
+        if hx is None:
+            return
+        if not isinstance(hx, Tensor):
+            raise TypeError(f"hx must be a torch.Tensor or None, got {type(hx).__name__}")
+        count = self.num_layers * self._directions
+        sizes = () if batch is None else (batch,)
+        expected = (count, *sizes, self.hidden_size)
+        if hx.dim() != len(expected):
+            kind = "unbatched" if batch is None else "batched"
+            raise ValueError(
+                f"For {kind} input, hx should be {len(expected)}-D but got {hx.dim()}-D tensor"
+            )
+        if tuple(hx.shape) != expected:
+            raise ValueError(f"Expected hidden size of hx {expected}, got {list(hx.shape)}")
+        if hx.device != x.device:
+            raise ValueError(f"hx must be on the input's device {x.device}, got {hx.device}")
+        if hx.dtype != x.dtype and not torch.is_autocast_enabled(x.device.type):
+            raise ValueError(f"hx must have the input's dtype {x.dtype}, got {hx.dtype}")
+
+    def extra_repr(self) -> str:
+        """The sizes, and every option that is not the default."""
+        defaults: dict[str, Any] = {
+            "num_layers": 1,
+            "nonlinearity": "hardtanh",
+            "bias": True,
+            "batch_first": False,
+            "dropout": 0.0,
+            "bidirectional": False,
+            "parameterization": "softplus",
+            "recurrence": "diagonal",
+            "dt": 1.0,
+            "discretization": "exact",
+            "max_time_scale": 1000.0,
+            "backend": None,
+        }
+        chosen = [
+            f"{name}={getattr(self, name)!r}"
+            for name, default in defaults.items()
+            if getattr(self, name) != default
+        ]
+        return ", ".join([str(self.input_size), str(self.hidden_size), *chosen])
+
+
+class RNNFunctional(nn.Module):
+    """The paper's hypothesis  y[k] = c^T h[k+1] + d  (for "ssm"  c^T act(h[k+1]) + d).
+
+    Args:
+        input_size: d, features of the input.
+        hidden_size: m, the width.
+        output_size: p, features of the output.
+        options: those of `StableRNN`; always batch-first.
+
+    Attributes:
+        rnn: the `StableRNN`, with U, b and w.
+        readout: `nn.Linear` with c and the bias d.
+
+    Shapes:
+        input (B, T, d), (T, d) unbatched, or a `PackedSequence`; the output has p features.
+
+    Raises:
+        TypeError: an option of the wrong type.
+        ValueError: an unknown name or a number out of range; `batch_first=False`.
+
+    Example:
+        >>> model = RNNFunctional(1, 16, parameterization="exp", dtype=torch.float64)
+        >>> model(torch.randn(4, 100, 1, dtype=torch.float64)).shape
+        torch.Size([4, 100, 1])
+    """
+
+    def __init__(
+        self, input_size: int, hidden_size: int, output_size: int = 1, **options: Any
+    ) -> None:
+        super().__init__()
+        _check_size("output_size", output_size)
+        if options.setdefault("batch_first", True) is not True:
+            raise ValueError(f"batch_first must be True, got {options['batch_first']!r}")
+        self.rnn = StableRNN(input_size, hidden_size, **options)
+        self.readout = nn.Linear(
+            hidden_size * (2 if self.rnn.bidirectional else 1),
+            output_size,
+            device=options.get("device"),
+            dtype=options.get("dtype"),
+        )
+
+    @overload
+    def forward(self, input: Tensor) -> Tensor: ...
+
+    @overload
+    def forward(self, input: PackedSequence) -> PackedSequence: ...
+
+    def forward(self, input: Tensor | PackedSequence) -> Tensor | PackedSequence:
+        """y from whole sequences that start at rest; shapes are those of the class.
+
+        Raises:
+            TypeError: `input` is no tensor.
+            ValueError: wrong shape, dtype or device of `input`.
+        """
+        if isinstance(input, PackedSequence):
+            packed, _ = self.rnn(input)
+            return PackedSequence(self.readout(packed.data), *packed[1:])
+        output, _ = self.rnn(input)
+        return self.readout(output)
+
+    def step(self, x: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """One time step: x (B, d) or (d,), hx as in `StableRNN.step`; returns y and the state.
+
+        Raises:
+            TypeError: an argument is no tensor.
+            ValueError: wrong shape, dtype or device; or the model is bidirectional.
+        """
+        output, h_n = self.rnn.step(x, hx)
+        return self.readout(output), h_n
+
+    def stability_margin(self) -> float:
+        """The smallest rate of the recurrence, 1 / time."""
+        return self.rnn.stability_margin()
+
+
+def _reverse(x: Tensor, lengths: Tensor | None) -> Tensor:
+    """Flip every sequence of x (B, T, d) within its own length; the padding stays behind it."""
+    if lengths is None:
+        return x.flip(1)
+    time = torch.arange(x.shape[1], device=x.device)
+    mirrored = lengths[:, None] - 1 - time
+    index = torch.where(mirrored >= 0, mirrored, time)
+    return x.gather(1, index[:, :, None].expand_as(x))
+
+
+def _like(h0: Tensor | None, e: Tensor) -> Tensor | None:
+    """The state in the dtype of the encoded input, which autocast may have made narrower."""
+    return None if h0 is None else h0.to(e.dtype)
+
+
+def _check_size(argument: str, value: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{argument} should be of type int, got: {type(value).__name__}")
+    if value <= 0:
+        raise ValueError(f"{argument} must be greater than zero, got {value}")
+
+
+def _check_bool(argument: str, value: bool) -> None:
+    if not isinstance(value, bool):
+        raise TypeError(f"{argument} should be of type bool, got: {type(value).__name__}")
+
+
+def _check_number(argument: str, value: float, *, above: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{argument} must be a real number, got {type(value).__name__}")
+    if not above < value < math.inf:
+        raise ValueError(f"{argument} must be finite and greater than {above:g}, got {value!r}")
+
+
+def _check_dropout(dropout: float, num_layers: int) -> None:
+    if isinstance(dropout, bool) or not isinstance(dropout, (int, float)) or not 0 <= dropout <= 1:
+        raise ValueError(
+            "dropout should be a number in range [0, 1] representing the probability of an "
+            f"element being zeroed, got {dropout!r}"
+        )
+    if dropout > 0 and num_layers == 1:
+        warnings.warn(
+            "dropout option adds dropout after all but last recurrent layer, so non-zero dropout "
+            f"expects num_layers greater than 1, but got dropout={dropout} and num_layers=1",
+            stacklevel=3,
+        )

@@ -1,0 +1,90 @@
+"""The definitions: pure PyTorch, slow and readable, any dtype, differentiable by autograd.
+
+One idea per file, one definition per idea, with its equation. Everything fast in the library is
+tested against these functions; nothing here imports anything of the library.
+
+`targets`, `quadratic_form` and `verdict` are used as modules (`targets.rho`, `verdict.decide`);
+the rest is re-exported here.
+"""
+
+from . import quadratic_form, targets, verdict
+from .dense_rnn import dense_rnn
+from .discretization import DISCRETIZATIONS, effective_rate, linear_decay, linear_gain, phi
+from .linear_kernel import linear_kernel
+from .linear_scan import linear_scan
+from .loss import mse, sup_error, tail_weights, temporal_weights, temporally_weighted_mse
+from .memory import (
+    MemoryFunction,
+    candidates,
+    differences,
+    increments,
+    linear_memory,
+    memory_function,
+    sign_vectors,
+)
+from .model import Dynamics, encode, hidden, read_out, rnn_functional
+from .nonlinearity import NONLINEARITIES, Nonlinearity, nonlinearity
+from .paper_cells import congruence, diagonal_cell, lru_cell, rotated_cell
+from .parameterization import PARAMETERIZATIONS, Parameterization, parameterization
+from .perturbation import (
+    PerturbationError,
+    normalise,
+    paper_radii,
+    perturb,
+    perturbation_error,
+    random_directions,
+    slow_direction,
+)
+from .precision import output_dtype, state_dtype
+from .rnn_scan import rnn_scan
+
+__all__ = [
+    "DISCRETIZATIONS",
+    "NONLINEARITIES",
+    "PARAMETERIZATIONS",
+    "Dynamics",
+    "MemoryFunction",
+    "Nonlinearity",
+    "Parameterization",
+    "PerturbationError",
+    "candidates",
+    "congruence",
+    "dense_rnn",
+    "diagonal_cell",
+    "differences",
+    "effective_rate",
+    "encode",
+    "hidden",
+    "increments",
+    "linear_decay",
+    "linear_gain",
+    "linear_kernel",
+    "linear_memory",
+    "linear_scan",
+    "lru_cell",
+    "memory_function",
+    "mse",
+    "nonlinearity",
+    "normalise",
+    "output_dtype",
+    "paper_radii",
+    "parameterization",
+    "perturb",
+    "perturbation_error",
+    "phi",
+    "quadratic_form",
+    "random_directions",
+    "read_out",
+    "rnn_functional",
+    "rnn_scan",
+    "rotated_cell",
+    "sign_vectors",
+    "slow_direction",
+    "state_dtype",
+    "sup_error",
+    "tail_weights",
+    "targets",
+    "temporal_weights",
+    "temporally_weighted_mse",
+    "verdict",
+]

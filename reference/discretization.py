@@ -1,0 +1,80 @@
+"""From the rate of  dh/dt = -rate * h + e  to one step of length dt.
+
+"euler" is the paper's scheme, stable only while 0 < dt * rate < 2; "exact" is the true solution
+over a step with e held constant, stable for every positive rate.
+"""
+
+import torch
+from torch import Tensor
+
+DISCRETIZATIONS = ("euler", "exact")
+
+_SERIES_LIMIT = 0.25
+_SERIES_TERMS = 14  # 0.25^14 / 15! is below 1e-20
+
+
+def phi(x: Tensor) -> Tensor:
+    """The gain of a zero-order hold, with accurate derivatives at and near 0.
+
+        phi(x) = (1 - exp(-x)) / x,   phi(0) = 1
+
+    Autograd of the quotient cancels like eps / x, so small arguments take the series
+    sum_n (-x)^n / (n + 1)!, and each branch sees only arguments it can handle.
+
+    Args:
+        x: any shape, real.
+
+    Example:
+        >>> phi(torch.tensor([0.0, 1.0], dtype=torch.float64)).tolist()
+        [1.0, 0.6321205588285577]
+    """
+    small = x.abs() < _SERIES_LIMIT
+    large = torch.where(small, torch.ones_like(x), x)
+    quotient = -torch.expm1(-large) / large
+    near = torch.where(small, x, torch.zeros_like(x))
+    series = torch.ones_like(x)
+    for n in range(_SERIES_TERMS, 0, -1):
+        series = 1 - near / (n + 1) * series
+    return torch.where(small, series, quotient)
+
+
+def effective_rate(rate: Tensor, dt: float, discretization: str) -> Tensor:
+    """The rate a to put into the nonlinear step h + dt * act(e - a h).
+
+        euler: a = rate;   exact: a = (1 - exp(-dt rate)) / dt
+
+    Args:
+        rate: any shape, 1 / time.
+        dt: step, time.
+        discretization: "euler" or "exact".
+
+    Raises:
+        ValueError: unknown discretization.
+    """
+    if _is_exact(discretization):
+        return -torch.expm1(-dt * rate) / dt
+    return rate
+
+
+def linear_decay(rate: Tensor, dt: float, discretization: str) -> Tensor:
+    """Decay l of the linear step h -> l h + g e; euler: 1 - dt rate, exact: exp(-dt rate).
+
+    Raises:
+        ValueError: unknown discretization.
+    """
+    return torch.exp(-dt * rate) if _is_exact(discretization) else 1 - dt * rate
+
+
+def linear_gain(rate: Tensor, dt: float, discretization: str) -> Tensor:
+    """Gain g of the linear step h -> l h + g e; euler: dt, exact: dt phi(dt rate).
+
+    Raises:
+        ValueError: unknown discretization.
+    """
+    return dt * phi(dt * rate) if _is_exact(discretization) else dt * torch.ones_like(rate)
+
+
+def _is_exact(discretization: str) -> bool:
+    if discretization not in DISCRETIZATIONS:
+        raise ValueError(f"discretization must be one of {DISCRETIZATIONS}, got {discretization!r}")
+    return discretization == "exact"

@@ -1,0 +1,59 @@
+"""Linear recurrence  h[t] = decay[t] * h[t-1] + x[t],  t = 0..T-1,  h[-1] = h0."""
+
+import torch
+from torch import Tensor
+
+from .packing import run_packed
+from .precision import output_dtype, state_dtype
+
+
+def linear_scan(
+    x: Tensor,
+    decay: Tensor,
+    h0: Tensor | None = None,
+    *,
+    reverse: bool = False,
+    seq_starts: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Linear scan, one step of the recurrence after the other.
+
+        h[t] = decay[t] * h[t-1] + x[t],   h[-1] = h0                (reverse=False)
+        h[t] = decay[t] * h[t+1] + x[t],   h[T] = h0                 (reverse=True)
+
+    Args:
+        x: (B, T, D), real or complex, any T >= 0.
+        decay: (D,), the same at every step, or anything that broadcasts to (B, T, D).
+        h0: (B, D), zeros when None; (S, D) with `seq_starts`.
+        reverse: run from t = T-1 down to 0.
+        seq_starts: (S,) start indices of sequences packed into one row (B = 1).
+
+    Returns:
+        h: (B, T, D), every state, in the dtype of `x` (complex when any argument is).
+        h_last: (B, D), or (S, D) with `seq_starts`: the state after the last step taken
+            (t = T-1, or t = 0 in reverse), `h0` itself when there are no steps.
+
+    Example:
+        >>> h, h_last = linear_scan(torch.ones(1, 3, 1), torch.tensor([0.5]))
+        >>> h.flatten().tolist(), h_last.item()
+        ([1.0, 1.5, 1.75], 1.75)
+    """
+    decay = decay.expand(x.shape)
+    if seq_starts is not None:
+        return run_packed(
+            lambda part, state: linear_scan(x[:, part], decay[:, part], state, reverse=reverse),
+            seq_starts,
+            h0,
+            x.shape,
+        )
+    compute = state_dtype(x, decay, h0)
+    output = output_dtype(x, decay, h0)
+    inputs, decays = x.to(compute), decay.to(compute)
+    state = inputs.new_zeros(x.shape[0], x.shape[2]) if h0 is None else h0.to(compute)
+    steps = range(x.shape[1])
+    rows = [decays[:, :0] * inputs[:, :0]]  # nothing, but it ties T = 0 to the arguments
+    for t in reversed(steps) if reverse else steps:
+        state = decays[:, t] * state + inputs[:, t]
+        rows.append(state.unsqueeze(1))
+    if reverse:
+        rows.reverse()
+    return torch.cat(rows, 1).to(output), state.to(output)

@@ -1,0 +1,133 @@
+"""The paper's hypothesis  y = c^T h + d  over a stable recurrence, arXiv 2305.19190 eq (1).
+
+The model is a function of its parameters, which are named as in `RNNFunctional`:
+
+    rnn.weight_ih_l0 (D, d)   U          rnn.rate_l0    (D,)     w, raw recurrent weight
+    rnn.bias_l0      (D,)     b          readout.weight (p, D)   c^T
+                                         readout.bias   (p,)     d
+The two biases may be missing.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from .discretization import effective_rate, linear_decay, linear_gain
+from .linear_scan import linear_scan
+from .nonlinearity import nonlinearity as lookup_nonlinearity
+from .parameterization import parameterization as lookup_parameterization
+from .rnn_scan import rnn_scan
+
+RECURRENCES = ("diagonal", "ssm")
+
+Parameters = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Dynamics:
+    """What a model is besides its weights.
+
+    Attributes:
+        parameterization: f in rate = f(w).
+        recurrence: "diagonal" (act inside the recurrence) or "ssm" (linear recurrence, act on the
+            output).
+        nonlinearity: act.
+        dt: step, time.
+        discretization: "exact" or "euler" (the paper's).
+
+    Raises:
+        ValueError: unknown recurrence.
+    """
+
+    parameterization: str = "softplus"
+    recurrence: str = "diagonal"
+    nonlinearity: str = "hardtanh"
+    dt: float = 1.0
+    discretization: str = "exact"
+
+    def __post_init__(self) -> None:
+        """Refuse an unknown recurrence at once; the other names are checked where they are used."""
+        if self.recurrence not in RECURRENCES:
+            raise ValueError(f"recurrence must be one of {RECURRENCES}, got {self.recurrence!r}")
+
+    @property
+    def linear_state(self) -> bool:
+        """Whether h obeys a linear recurrence."""
+        return self.recurrence == "ssm" or self.nonlinearity == "linear"
+
+    def rate(self, params: Parameters) -> Tensor:
+        """Rates f(w), (D,), 1 / time."""
+        return lookup_parameterization(self.parameterization).rate(params["rnn.rate_l0"])
+
+    def effective_rate(self, params: Parameters) -> Tensor:
+        """Rate a in the nonlinear step h + dt act(e - a h), (D,)."""
+        return effective_rate(self.rate(params), self.dt, self.discretization)
+
+    def decay(self, params: Parameters) -> Tensor:
+        """Decay l in the linear step l h + g e, (D,)."""
+        return linear_decay(self.rate(params), self.dt, self.discretization)
+
+    def gain(self, params: Parameters) -> Tensor:
+        """Gain g in the linear step l h + g e, (D,)."""
+        return linear_gain(self.rate(params), self.dt, self.discretization)
+
+
+def encode(params: Parameters, x: Tensor) -> Tensor:
+    """Encoder e = U x + b: (..., d) to (..., D)."""
+    e = x @ params["rnn.weight_ih_l0"].T
+    return e + params["rnn.bias_l0"] if "rnn.bias_l0" in params else e
+
+
+def hidden(
+    params: Parameters, x: Tensor, dynamics: Dynamics, h0: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """States h[k + 1] after each input x[k].
+
+        nonlinear act in the recurrence:  h[k+1] = h[k] + dt act(e[k] - a h[k])
+        linear state (act linear, ssm):   h[k+1] = l h[k] + g e[k]
+
+    with e = U x + b and a, l, g from `Dynamics`. For Euler's method the second line is the first
+    with act(z) = z.
+
+    Args:
+        params: see the module.
+        x: (B, T, d).
+        dynamics: the model's options.
+        h0: (B, D), zeros when None.
+
+    Returns:
+        h (B, T, D) and h_last (B, D).
+    """
+    e = encode(params, x)
+    if dynamics.linear_state:
+        return linear_scan(dynamics.gain(params) * e, dynamics.decay(params), h0)
+    return rnn_scan(
+        e,
+        dynamics.effective_rate(params),
+        h0,
+        dt=dynamics.dt,
+        nonlinearity=dynamics.nonlinearity,
+    )
+
+
+def read_out(params: Parameters, h: Tensor, dynamics: Dynamics) -> Tensor:
+    """Output y = c^T h + d, or c^T act(h) + d for "ssm": (..., D) to (..., p)."""
+    if dynamics.recurrence == "ssm":
+        h = lookup_nonlinearity(dynamics.nonlinearity).act(h)
+    y = h @ params["readout.weight"].T
+    return y + params["readout.bias"] if "readout.bias" in params else y
+
+
+def rnn_functional(params: Parameters, x: Tensor, dynamics: Dynamics) -> Tensor:
+    """The whole model, y[k] = c^T h[k+1] + d from h[0] = 0 (ssm: c^T act(h[k+1]) + d).
+
+    Args:
+        params: see the module.
+        x: (B, T, d).
+        dynamics: the model's options.
+
+    Returns:
+        (B, T, p).
+    """
+    return read_out(params, hidden(params, x, dynamics)[0], dynamics)

@@ -1,0 +1,130 @@
+"""Recurrent parameterisations  rate = f(w),  arXiv 2305.19190 eq (16).
+
+A stable parameterisation has f > 0 everywhere, and changes the rate by a bounded factor when w
+moves by a bounded amount. Both facts are in the table: the function, its inverse and derivative,
+and its stability modulus.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+INVERSE_A, INVERSE_B = 1.0, 0.5
+"""Constants of the "inverse" parameterisation, rate = 1 / (A w^2 + B)."""
+
+
+@dataclass(frozen=True)
+class Parameterization:
+    """A map f from raw recurrent weights w to rates.
+
+    Attributes:
+        name: the name used throughout the library.
+        rate: f(w), elementwise, 1 / time.
+        inverse: a w with f(w) = rate; NaN or infinite outside the range of f.
+        derivative: f'(w).
+        modulus: g(beta) = sup_w sup_{|d| <= beta} |f(w) / f(w + d) - 1|, finite for stable f.
+    """
+
+    name: str
+    rate: Callable[[Tensor], Tensor]
+    inverse: Callable[[Tensor], Tensor]
+    derivative: Callable[[Tensor], Tensor]
+    modulus: Callable[[float], float]
+
+    def gradient_scale(self, w: Tensor) -> Tensor:
+        """|f'(w)| / f(w)^2, the factor that bounds |dLoss/dw| (zero where f' is zero).
+
+        In terms of a discrete decay l = 1 - f it reads |l'| / (1 - l)^2: the same number.
+        """
+        # Two divisions: the square of a tiny rate underflows before the quotient does.
+        slope, rate = self.derivative(w).abs(), self.rate(w)
+        return torch.where(slope == 0, torch.zeros_like(slope), slope / rate / rate)
+
+
+def _identity(w: Tensor) -> Tensor:
+    return w
+
+
+def _step(w: Tensor) -> Tensor:
+    return (w > 0).to(w.dtype)
+
+
+def _softplus(w: Tensor) -> Tensor:
+    return torch.logaddexp(w, torch.zeros_like(w))
+
+
+def _softplus_inverse(rate: Tensor) -> Tensor:
+    """log(exp(rate) - 1), as rate + log(1 - exp(-rate)): no overflow, no cancellation."""
+    return rate + torch.log(-torch.expm1(-rate))
+
+
+def _inverse_rate(w: Tensor) -> Tensor:
+    return 1 / (INVERSE_A * w * w + INVERSE_B)
+
+
+def _inverse_weight(rate: Tensor) -> Tensor:
+    """sqrt((1/rate - B) / A); B rate is exact, so 1 - B rate keeps its relative accuracy."""
+    return torch.sqrt((1 - INVERSE_B * rate) / (INVERSE_A * rate))
+
+
+def _inverse_derivative(w: Tensor) -> Tensor:
+    return -2 * INVERSE_A * w * _inverse_rate(w) ** 2
+
+
+def _lru_rate(w: Tensor) -> Tensor:
+    """1 - exp(-exp(w)): what the discrete decay exp(-exp(w)) leaves to one Euler step of dt = 1."""
+    return -torch.expm1(-torch.exp(w))
+
+
+def _lru_inverse(rate: Tensor) -> Tensor:
+    return torch.log(-torch.log1p(-rate))
+
+
+def _lru_derivative(w: Tensor) -> Tensor:
+    return torch.exp(w - torch.exp(w))
+
+
+def _unbounded_modulus(beta: float) -> float:
+    return math.inf if beta > 0 else 0.0
+
+
+def _inverse_modulus(beta: float) -> float:
+    beta = math.sqrt(INVERSE_A) * beta
+    return beta * (beta + math.sqrt(beta * beta + 4 * INVERSE_B)) / (2 * INVERSE_B)
+
+
+PARAMETERIZATIONS: dict[str, Parameterization] = {
+    entry.name: entry
+    for entry in (
+        Parameterization("direct", _identity, _identity, torch.ones_like, _unbounded_modulus),
+        Parameterization("relu", torch.relu, _identity, _step, _unbounded_modulus),
+        Parameterization("exp", torch.exp, torch.log, torch.exp, math.expm1),
+        Parameterization("softplus", _softplus, _softplus_inverse, torch.sigmoid, math.expm1),
+        Parameterization(
+            "inverse", _inverse_rate, _inverse_weight, _inverse_derivative, _inverse_modulus
+        ),
+        # log f has slope x / (exp(x) - 1) <= 1 in w (x = exp(w)): the modulus of exp.
+        Parameterization("lru", _lru_rate, _lru_inverse, _lru_derivative, math.expm1),
+    )
+}
+
+
+def parameterization(name: str) -> Parameterization:
+    """Look up a parameterisation.
+
+    "direct" w, "relu" max(w, 0), "exp" exp(w), "softplus" log(1 + exp(w)),
+    "inverse" 1 / (w^2 + 0.5), "lru" 1 - exp(-exp(w)).
+
+    Raises:
+        ValueError: unknown name.
+
+    Example:
+        >>> round(parameterization("inverse").modulus(0.5), 12)
+        1.0
+    """
+    if name not in PARAMETERIZATIONS:
+        raise ValueError(f"name must be one of {tuple(PARAMETERIZATIONS)}, got {name!r}")
+    return PARAMETERIZATIONS[name]

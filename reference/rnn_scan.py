@@ -1,0 +1,61 @@
+"""Diagonal nonlinear recurrence  h[t] = h[t-1] + dt * act(x[t] - rate * h[t-1])."""
+
+import torch
+from torch import Tensor
+
+from .nonlinearity import nonlinearity as lookup
+from .packing import run_packed
+from .precision import output_dtype, state_dtype
+
+
+def rnn_scan(
+    x: Tensor,
+    rate: Tensor,
+    h0: Tensor | None = None,
+    *,
+    dt: float = 1.0,
+    nonlinearity: str = "hardtanh",
+    seq_starts: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Diagonal residual recurrence, one step after the other.
+
+        h[t] = h[t-1] + dt * act(x[t] - rate * h[t-1]),   h[-1] = h0
+
+    Euler's method for dh/dt = act(x - rate * h), arXiv 2305.19190 eq (1) with W = -diag(rate).
+
+    Args:
+        x: (B, T, D), the pre-activation input U x + b, any T >= 0.
+        rate: (D,), 1 / time.
+        h0: (B, D), zeros when None; (S, D) with `seq_starts`.
+        dt: step, time.
+        nonlinearity: name of act, see `nonlinearity`.
+        seq_starts: (S,) start indices of sequences packed into one row (B = 1).
+
+    Returns:
+        h: (B, T, D), every state, in the dtype of `x`.
+        h_last: (B, D), or (S, D) with `seq_starts`: the last state, `h0` when there are no steps.
+
+    Raises:
+        ValueError: unknown nonlinearity.
+
+    Example:
+        >>> h, _ = rnn_scan(torch.full((1, 3, 1), 5.0), torch.tensor([1.0]))
+        >>> h.flatten().tolist()
+        [1.0, 2.0, 3.0]
+    """
+    if seq_starts is not None:
+        return run_packed(
+            lambda part, state: rnn_scan(x[:, part], rate, state, dt=dt, nonlinearity=nonlinearity),
+            seq_starts,
+            h0,
+            x.shape,
+        )
+    act = lookup(nonlinearity).act
+    compute, output = state_dtype(x, rate, h0), output_dtype(x, rate, h0)
+    inputs, rates = x.to(compute), rate.to(compute)
+    state = inputs.new_zeros(x.shape[0], x.shape[2]) if h0 is None else h0.to(compute)
+    rows = [inputs[:, :0] * rates]  # nothing, but it ties T = 0 to the arguments
+    for t in range(x.shape[1]):
+        state = state + dt * act(inputs[:, t] - rates * state)
+        rows.append(state.unsqueeze(1))
+    return torch.cat(rows, 1).to(output), state.to(output)

@@ -1,0 +1,19 @@
+"""What every test relies on: where Triton kernels run, and how hypothesis draws its examples."""
+
+import os
+
+import torch
+from hypothesis import settings
+
+# Triton decides when a kernel is defined whether it is interpreted or compiled, so this has to come
+# before the first import of a kernel. Ahead-of-time compilation needs a process without it.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
+# Just-in-time compilation makes first examples slow; drawing the same examples in every run keeps a
+# failure reproducible from the test's name alone.
+settings.register_profile("cofm_triton", deadline=None, derandomize=True)
+settings.load_profile("cofm_triton")
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)  # the workers already share the cores

@@ -1,0 +1,93 @@
+"""The temporally weighted loss against its numbers, its definition and the reference."""
+
+import pytest
+import torch
+
+from cofm_triton import reference
+from cofm_triton.loss import temporal_weights, temporally_weighted_mse
+
+
+def test_weights_in_numbers() -> None:
+    v = temporal_weights(100)
+    assert v[0].item() == pytest.approx(2.9555194325402693e-4, rel=1e-12)
+    assert v[99].item() == pytest.approx(2.955519432540269, rel=1e-12)
+    assert v.square().mean().item() == pytest.approx(1.7909856657307524, rel=1e-12)
+    tail = (v.square() / 100).flip(0).cumsum(0).flip(0)
+    assert tail[50].item() == pytest.approx(1.733625209257393, rel=1e-12)
+    assert tail[99].item() == pytest.approx(0.08735095116123155, rel=1e-12)
+
+
+@pytest.mark.parametrize("length", [0, 1, 2, 33, 1000])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_weights_have_mean_one(length: int, dtype: torch.dtype) -> None:
+    v = temporal_weights(length, dtype=dtype)
+    assert v.shape == (length,)
+    assert v.dtype == dtype
+    if length:
+        # Each weight is rounded once: the mean of the relative errors is below one eps.
+        assert v.double().mean().item() == pytest.approx(1, rel=torch.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 33, 2), (2, 100, 1)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_loss_is_the_definition(shape: tuple[int, int, int], dtype: torch.dtype) -> None:
+    y_hat, y = torch.randn(2, *shape, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    loss = temporally_weighted_mse(y_hat, y)
+    expected = reference.temporally_weighted_mse(y_hat.double(), y.double())
+    assert loss.dtype == dtype
+    # Terms are positive: five roundings each, and a pairwise sum.
+    assert loss.item() == pytest.approx(expected.item(), rel=20 * torch.finfo(dtype).eps)
+
+
+def test_the_squared_error_of_step_k_counts_k_plus_one_to_the_fourth() -> None:
+    y = torch.zeros(1, 10, 1, dtype=torch.float64)
+    losses = [temporally_weighted_mse(y + e[:, None], y).item() for e in torch.eye(10).double()]
+    assert [value / losses[0] for value in losses] == pytest.approx([k**4 for k in range(1, 11)])
+
+
+def test_gradient() -> None:
+    y_hat = torch.randn(2, 5, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(temporally_weighted_mse, (y_hat, torch.ones_like(y_hat)))
+
+
+def test_sixteen_bit_errors_do_not_overflow() -> None:
+    y = torch.zeros(1, 4, 1, dtype=torch.float16)
+    loss = temporally_weighted_mse(y + 1000, y)
+    assert loss.dtype == torch.float32
+    assert loss.isfinite()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_non_finite_errors_show(value: float) -> None:
+    y = torch.zeros(1, 4, 1)
+    assert not temporally_weighted_mse(torch.full_like(y, value), y).isfinite()
+
+
+@pytest.mark.parametrize(
+    ("y_hat", "y", "error", "message"),
+    [
+        (
+            torch.zeros(2, 3),
+            torch.zeros(2, 3),
+            ValueError,
+            r"y_hat must have the shape \(N, T, p\)",
+        ),
+        (torch.zeros(2, 3, 1), torch.zeros(2, 3), ValueError, r"y must have the shape \(N, T, p\)"),
+        (torch.zeros(2, 3, 1), torch.zeros(2, 4, 1), ValueError, r"\(2, 4, 1\), got \(2, 3, 1\)"),
+        (torch.zeros(2, 3, 1), torch.zeros(2, 3, 1).double(), TypeError, "dtype of y"),
+        (torch.zeros(2, 3, 1).int(), torch.zeros(2, 3, 1), TypeError, "y_hat must have a real"),
+        (torch.zeros(2, 3, 1), None, TypeError, "y must be a torch.Tensor, got NoneType"),
+        (torch.zeros(2, 3, 1, device="meta"), torch.zeros(2, 3, 1), ValueError, "device of y"),
+    ],
+)
+def test_bad_arguments(y_hat, y, error, message) -> None:
+    with pytest.raises(error, match=message):
+        temporally_weighted_mse(y_hat, y)
+
+
+@pytest.mark.parametrize(
+    ("length", "error"), [(-1, ValueError), (2.0, TypeError), (True, TypeError)]
+)
+def test_bad_length(length, error) -> None:
+    with pytest.raises(error, match="length must be"):
+        temporal_weights(length)
