@@ -81,9 +81,7 @@ def _normal(seed: int, name: str, index: int, count: int) -> np.ndarray[Any, Any
     return np.stack([length * np.cos(angle), length * np.sin(angle)], 1).reshape(-1)[:count]
 
 
-def random_direction(
-    shapes: Mapping[str, torch.Size], index: int, *, seed: int = 0, ball: str = "inf"
-) -> Direction:
+def random_direction(shapes: Mapping[str, torch.Size], index: int, *, seed: int = 0, ball: str = "inf") -> Direction:
     """Random direction number `index` for parameters of the given shapes.
 
     Args:
@@ -124,7 +122,8 @@ def slow_direction(model: nn.Module, *, ball: str = "inf") -> Direction:
     """Towards slower decay: every raw recurrent parameter moves, all other parameters stay.
 
     The sign is that of lower rates: against the slope of the parameterisation's rate(w). At a
-    point without slope (relu below zero) the raw parameter falls; at the maximum of "inverse" both ways are slower.
+    point without slope (relu below zero) the raw parameter falls; at
+    the maximum of "inverse" both ways are slower.
 
     Args:
         model: a module holding at least one cofm layer (parameters `rate_l0`, `rate_l1`, ...).

@@ -27,6 +27,7 @@ from cofm_triton.discretization import (
     linear_gain,
 )
 from cofm_triton.functional import linear_scan, rnn_scan
+from cofm_triton.ops.backends import BACKENDS
 from cofm_triton.parameterization import parameterization as look_up
 from cofm_triton.parameterization import spread_rates
 
@@ -79,6 +80,10 @@ class StableRNN(nn.Module):
         (torch.Size([2, 7, 5]), torch.Size([1, 2, 5]))
     """
 
+    weight_ih_l0: Tensor
+    bias_l0: Tensor | None
+    rate_l0: Tensor
+
     def __init__(
         self,
         input_size: int,
@@ -111,6 +116,8 @@ class StableRNN(nn.Module):
         _check_number("max_time_scale", max_time_scale, above=1.0)
         if recurrence not in RECURRENCES:
             raise ValueError(f"recurrence must be one of {RECURRENCES}, got {recurrence!r}")
+        if backend is not None and backend not in BACKENDS:
+            raise ValueError(f"backend must be None or one of {BACKENDS}, got {backend!r}")
         for look_up_or_raise, name in (
             (activation, nonlinearity),
             (look_up, parameterization),
@@ -190,9 +197,7 @@ class StableRNN(nn.Module):
     def forward(self, input: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]: ...
 
     @overload
-    def forward(
-        self, input: PackedSequence, hx: Tensor | None = None
-    ) -> tuple[PackedSequence, Tensor]: ...
+    def forward(self, input: PackedSequence, hx: Tensor | None = None) -> tuple[PackedSequence, Tensor]: ...
 
     def forward(
         self, input: Tensor | PackedSequence, hx: Tensor | None = None
@@ -248,18 +253,14 @@ class StableRNN(nn.Module):
         In Euler form dt * rate < 2 is needed as well.
         """
         f = look_up(self.parameterization)
-        rates = [
-            f.rate(self._raw(suffix)[2]).min() for suffix in chain.from_iterable(self._suffixes)
-        ]
+        rates = [f.rate(self._raw(suffix)[2]).min() for suffix in chain.from_iterable(self._suffixes)]
         return float(torch.stack(rates).min())
 
     def _batch_first(self, sequence: Tensor) -> Tensor:
         """Swap the first two dimensions unless the user's are ours; its own inverse."""
         return sequence if self.batch_first else sequence.transpose(0, 1)
 
-    def _forward_packed(
-        self, input: PackedSequence, hx: Tensor | None
-    ) -> tuple[PackedSequence, Tensor]:
+    def _forward_packed(self, input: PackedSequence, hx: Tensor | None) -> tuple[PackedSequence, Tensor]:
         data, batch_sizes, order, restore = input
         self._check_input(data, (2,))
         self._check_state(hx, data, int(batch_sizes[0]))
@@ -288,9 +289,7 @@ class StableRNN(nn.Module):
             x = outputs[0] if len(outputs) == 1 else torch.cat(outputs, -1)
         return x, torch.stack(states)
 
-    def _run(
-        self, suffix: str, x: Tensor, h0: Tensor | None, lengths: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+    def _run(self, suffix: str, x: Tensor, h0: Tensor | None, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
         """One direction of one layer: x (B, T, d) to output (B, T, D) and state (B, D)."""
         weight, bias, w = self._raw(suffix)
         rate = look_up(self.parameterization).rate(w)
@@ -320,25 +319,17 @@ class StableRNN(nn.Module):
 
     def _check_input(self, x: Tensor, dims: tuple[int, ...], argument: str = "input") -> None:
         if not isinstance(x, Tensor):
-            raise TypeError(
-                f"{argument} must be a torch.Tensor or PackedSequence, got {type(x).__name__}"
-            )
+            raise TypeError(f"{argument} must be a torch.Tensor or PackedSequence, got {type(x).__name__}")
         weight = self._raw("_l0")[0]
         if x.dim() not in dims:
             accepted = " or ".join(f"{dim}D" for dim in dims)
-            raise ValueError(
-                f"StableRNN: Expected {argument} to be {accepted}, got {x.dim()}D tensor instead"
-            )
+            raise ValueError(f"StableRNN: Expected {argument} to be {accepted}, got {x.dim()}D tensor instead")
         if x.shape[-1] != self.input_size:
             raise ValueError(
-                f"{argument}.size(-1) must be equal to input_size. "
-                f"Expected {self.input_size}, got {x.shape[-1]}"
+                f"{argument}.size(-1) must be equal to input_size. Expected {self.input_size}, got {x.shape[-1]}"
             )
         if x.device != weight.device:
-            raise ValueError(
-                f"StableRNN {argument} device ({x.device}) does not match weight device "
-                f"({weight.device})"
-            )
+            raise ValueError(f"StableRNN {argument} device ({x.device}) does not match weight device ({weight.device})")
         if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
             raise ValueError(
                 f"StableRNN {argument} dtype ({x.dtype}) does not match weight dtype "
@@ -357,9 +348,7 @@ class StableRNN(nn.Module):
         expected = (count, *sizes, self.hidden_size)
         if hx.dim() != len(expected):
             kind = "unbatched" if batch is None else "batched"
-            raise ValueError(
-                f"For {kind} input, hx should be {len(expected)}-D but got {hx.dim()}-D tensor"
-            )
+            raise ValueError(f"For {kind} input, hx should be {len(expected)}-D but got {hx.dim()}-D tensor")
         if tuple(hx.shape) != expected:
             raise ValueError(f"Expected hidden size of hx {expected}, got {list(hx.shape)}")
         if hx.device != x.device:
@@ -384,9 +373,7 @@ class StableRNN(nn.Module):
             "backend": None,
         }
         chosen = [
-            f"{name}={getattr(self, name)!r}"
-            for name, default in defaults.items()
-            if getattr(self, name) != default
+            f"{name}={getattr(self, name)!r}" for name, default in defaults.items() if getattr(self, name) != default
         ]
         return ", ".join([str(self.input_size), str(self.hidden_size), *chosen])
 
@@ -417,9 +404,7 @@ class RNNFunctional(nn.Module):
         torch.Size([4, 100, 1])
     """
 
-    def __init__(
-        self, input_size: int, hidden_size: int, output_size: int = 1, **options: Any
-    ) -> None:
+    def __init__(self, input_size: int, hidden_size: int, output_size: int = 1, **options: Any) -> None:
         super().__init__()
         _check_size("output_size", output_size)
         if options.setdefault("batch_first", True) is not True:

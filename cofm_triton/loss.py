@@ -73,9 +73,7 @@ def _check_pair(y_hat: Tensor, y: Tensor) -> None:
         if value.dim() != 3:
             raise ValueError(f"{argument} must have the shape (N, T, p), got {tuple(value.shape)}")
     if y_hat.shape != y.shape:
-        raise ValueError(
-            f"y_hat must have the shape of y, {tuple(y.shape)}, got {tuple(y_hat.shape)}"
-        )
+        raise ValueError(f"y_hat must have the shape of y, {tuple(y.shape)}, got {tuple(y_hat.shape)}")
     if y_hat.dtype != y.dtype:
         raise TypeError(f"y_hat must have the dtype of y, {y.dtype}, got {y_hat.dtype}")
     if y_hat.device != y.device:

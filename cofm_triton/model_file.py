@@ -30,9 +30,7 @@ _OPTIONS = (
 )
 
 
-def save_model(
-    path: str | os.PathLike[str], model: RNNFunctional, notes: dict[str, Any] | None = None
-) -> None:
+def save_model(path: str | os.PathLike[str], model: RNNFunctional, notes: dict[str, Any] | None = None) -> None:
     """Write a model to a file, atomically; equal models and notes give equal bytes.
 
     Args:
@@ -62,9 +60,7 @@ def save_model(
     write_bytes(path, save(tensors, metadata={_KEY: json.dumps(header)}))
 
 
-def load_model(
-    path: str | os.PathLike[str], device: torch.device | str | None = None
-) -> RNNFunctional:
+def load_model(path: str | os.PathLike[str], device: torch.device | str | None = None) -> RNNFunctional:
     """Read a model that `save_model` wrote.
 
     Args:

@@ -100,8 +100,7 @@ class Parameterization:
         if not bool(inside.all()):
             worst = rate[~inside].flatten()[0].item()
             raise ValueError(
-                f"rate must lie in {self.range}, the range of parameterization {self.name!r}, "
-                f"got {worst!r}"
+                f"rate must lie in {self.range}, the range of parameterization {self.name!r}, got {worst!r}"
             )
         return self._inverse(rate)
 
@@ -290,9 +289,7 @@ def parameterization(name: str) -> Parameterization:
     return _TABLE[name]
 
 
-def spread_rates(
-    count: int, kind: Parameterization, *, dt: float = 1.0, max_time_scale: float = 1000.0
-) -> Tensor:
+def spread_rates(count: int, kind: Parameterization, *, dt: float = 1.0, max_time_scale: float = 1000.0) -> Tensor:
     """Rates spread evenly in their logarithm over [high / max_time_scale, high].
 
     high is 1 / dt, the rate that forgets within one step, or 0.9 of the supremum of f where that

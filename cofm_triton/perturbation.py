@@ -1,52 +1,145 @@
-"""The perturbation error E_m(beta) of trained models (paper arXiv 2305.19190, Definition 3.4).
+"""The perturbation error E_m(beta) of trained models (arXiv 2305.19190, Definition 3.4).
 
-SIGNATURES (stable; the bodies are being written).
+    E_m(beta) = sup { |H - Hhat(.; theta)| : |theta - theta_m| <= beta },  per parameter tensor
+
+estimated over random directions, along the slow direction, or by ascent. A maximum over random
+directions is a lower bound of the supremum, often a loose one; `search="gradient"` gives a better
+one (never a smaller one), and the curve keeps both.
 """
 
-from __future__ import annotations
-
-from collections.abc import Mapping, Sequence
+import csv
+import io
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from cofm_triton.directions import (
+    Direction,
+    check_ball,
+    paper_radii,
+    parameter_shapes,
+    random_direction,
+    slow_direction,
+)
+from cofm_triton.files import write_text
+from cofm_triton.model_errors import ErrorEvaluator
+from cofm_triton.worst_case import ascend
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+SEARCHES = ("random", "slow", "gradient")
+
+_CHUNK_NUMBERS = 1 << 23  # perturbed parameters held at once: 64 MB
 
 
 @dataclass(frozen=True)
 class PerturbationCurve:
-    """Errors of perturbed models: one row per model, one column per radius.
+    """Errors of perturbed models: one row per model, one column per radius, float64 on the CPU.
 
-    Attributes (all float64 on the CPU unless said otherwise):
-        radii: `(radii,)`.
-        per_direction: `(models, radii, directions)`; +inf where a state overflowed.
-        error: `(models, radii)`, the maximum over directions (and, for `search="gradient"`, over the found parameters).
-        diverged: `(models, radii)` bool, whether any direction gave a non-finite error.
-        found: for `search="gradient"`, one list per model of one `{parameter name: tensor}` per radius
-            (the perturbation itself, not divided by the radius); otherwise None.
+    Attributes:
+        radii: (radii,).
+        per_direction: (models, radii, directions), +inf where a state overflowed.
+        error: (models, radii), the largest over directions and, for `search="gradient"`, over
+            what the ascent found: the best known lower bound of the supremum.
+        diverged: (models, radii) bool, whether a perturbed model overflowed.
+        found: for `search="gradient"` one list per model of one `{parameter name: tensor}` per
+            radius: the perturbation (radius included) that gives `error`; otherwise None.
     """
 
     radii: Tensor
     per_direction: Tensor
     error: Tensor
     diverged: Tensor
-    found: list[list[dict[str, Tensor]]] | None = None
+    found: list[list[Direction]] | None = None
 
     @property
-    def mean(self) -> Tensor: ...  # (models, radii)
+    def mean(self) -> Tensor:
+        """Mean over directions, (models, radii)."""
+        return self.per_direction.mean(-1)
 
     @property
-    def running_max(self) -> Tensor: ...  # (models, radii), of error over smaller radii
+    def running_max(self) -> Tensor:
+        """The largest `error` over this radius and all smaller ones, (models, radii)."""
+        order = self.radii.argsort(stable=True)
+        running = self.error[:, order].cummax(1).values
+        return running[:, order.argsort()]
 
-    def quantile(self, q: float) -> Tensor: ...  # (models, radii), over directions
+    def quantile(self, q: float) -> Tensor:
+        """The q-quantile over directions, (models, radii), linear between neighbours.
 
-    def to_csv(self, path: str | PathLike[str]) -> None: ...  # rows: model, radius, direction, error, diverged
+        Raises:
+            ValueError: q outside [0, 1].
+        """
+        if not 0 <= q <= 1:
+            raise ValueError(f"q must be in [0, 1], got {q!r}")
+        ordered = self.per_direction.sort(-1).values
+        position = q * (ordered.shape[-1] - 1)
+        below, share = int(position), position - int(position)
+        low, high = ordered[..., below], ordered[..., min(below + 1, ordered.shape[-1] - 1)]
+        # inf - inf is NaN: no interpolation next to an infinite error, nor by a zero share
+        mixed = torch.where(high.isfinite(), low + share * (high - low), high)
+        return mixed if share else low
 
-    def plot(self, path_or_axes: str | PathLike[str] | Axes) -> Axes: ...
+    def to_csv(self, path: str | PathLike[str]) -> None:
+        """Write one line per (model, radius, direction), whole or not at all.
+
+        Columns: model (index), radius, direction (index), error (`inf` where it diverged),
+        diverged (0 or 1). Numbers are written so that reading them gives the same float64. The
+        result of an ascent is a line of its own, direction "found".
+        """
+        text = io.StringIO()
+        table = csv.writer(text, lineterminator="\n")
+        table.writerow(("model", "radius", "direction", "error", "diverged"))
+        for m, rows in enumerate(self.per_direction.tolist()):
+            for r, (radius, errors) in enumerate(zip(self.radii.tolist(), rows, strict=True)):
+                lines: list[tuple[int | str, float]] = list(enumerate(errors))
+                if self.found is not None:
+                    lines.append(("found", self.error[m, r].item()))
+                table.writerows((m, radius, j, e, int(e == torch.inf)) for j, e in lines)
+        write_text(path, text.getvalue())
+
+    def plot(self, path_or_axes: "str | PathLike[str] | Axes") -> "Axes":
+        """Draw error against radius, log-log: the mean, a band of quantiles and the maximum.
+
+        Args:
+            path_or_axes: a file to write (its suffix chooses the format), or matplotlib axes.
+
+        Returns:
+            The axes drawn on. Radius 0 has no place on a logarithmic axis and is left out.
+        """
+        from matplotlib.axes import Axes
+
+        from cofm_triton.files import atomic_path
+
+        if isinstance(path_or_axes, Axes):
+            return self._draw(path_or_axes)
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(6.0, 4.2), layout="constrained")
+        axes = self._draw(figure.subplots())
+        with atomic_path(path_or_axes) as part:
+            figure.savefig(part, dpi=150)
+        return axes
+
+    def _draw(self, axes: "Axes") -> "Axes":
+        shown = self.radii > 0
+        radii = self.radii[shown].numpy()
+        low, high = self.quantile(0.1), self.quantile(0.9)
+        for m in range(len(self.error)):
+            values = self.error[m, shown]
+            line = axes.plot(radii, torch.where(values.isfinite(), values, torch.nan).numpy())[0]
+            line.set_label(f"model {m}")
+            band = (low[m, shown].numpy(), high[m, shown].numpy())
+            axes.fill_between(radii, *band, color=line.get_color(), alpha=0.2, linewidth=0)
+        axes.set(xscale="log", yscale="log", xlabel="radius of the perturbation", ylabel="error")
+        axes.set_title("Largest error (line), 10 to 90 % of directions (band)")
+        axes.legend()
+        return axes
 
 
 def perturbation_error(
@@ -60,6 +153,179 @@ def perturbation_error(
     search: str = "random",
     ball: str = "inf",
     metric: str = "twe",
-    dtype: torch.dtype | None = None,  # float32 or float64 of the nonlinear states; None: the inputs'
-    progress: Any = None,  # called as progress(done_models, total_models)
-) -> PerturbationCurve: ...
+    dtype: torch.dtype | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> PerturbationCurve:
+    """Errors of models whose parameters are moved by every radius along every direction.
+
+    Each model is evaluated as `theta + radius * direction` on all sequences. One-layer
+    `RNNFunctional` models take a fused path (linear ones a closed form), any other module runs
+    through `torch.func`. The models themselves are not changed.
+
+    Args:
+        models: a module or several, of any widths; each maps (N, T, d) to (N, T, p) or to a tuple
+            that starts with it, and has the dtype and device of the data.
+        inputs: (N, T, d), float32 or float64.
+        targets: (N, T, p).
+        radii: (radii,), non-negative; None: the paper's grid, see `directions.paper_radii`.
+        directions: how many random directions, or a list of `{parameter name: tensor}` that are
+            added times the radius, as given; parameters left out do not move.
+        seed: of the random directions, which are the same at every radius.
+        search: "random"; "slow" (the one direction towards slower decay); or "gradient" (ascent
+            from the worst random directions and the slow one).
+        ball: "inf" (largest entry, the paper's code) or "l2" (its definition), per tensor.
+        metric: "twe" (temporally weighted mean squared error), "mse" or "sup".
+        dtype: of the states of nonlinear one-layer models, float32 (twice as fast) or float64;
+            None: the dtype of `inputs`. Errors are summed in float64 always.
+        progress: called as `progress(finished models, models)`.
+
+    Returns:
+        A `PerturbationCurve`.
+
+    Raises:
+        TypeError: an argument of the wrong type or dtype.
+        ValueError: an unknown name, a shape that does not fit, or a number out of range.
+
+    Example:
+        >>> import cofm_triton as cofm
+        >>> x, y = cofm.targets.generate("exp", 16, 20)
+        >>> model = cofm.RNNFunctional(1, 4, dtype=torch.float64)
+        >>> curve = perturbation_error(model, x, y, radii=[0.0, 0.1], directions=3)
+        >>> curve.per_direction.shape
+        torch.Size([1, 2, 3])
+    """
+    family = [models] if isinstance(models, nn.Module) else list(models)
+    if not family:
+        raise ValueError("models must hold at least one model, got none")
+    evaluator = ErrorEvaluator(inputs, targets, metric, dtype)
+    grid = _radii(radii)
+    check_ball(ball)
+    if search not in SEARCHES:
+        raise ValueError(f"search must be one of {SEARCHES}, got {search!r}")
+    for model in family:
+        evaluator.check(model)
+    # Everything is checked before the first model is computed.
+    all_directions = [_directions(model, directions, seed, search, ball) for model in family]
+    curves = []
+    for done, (model, chosen) in enumerate(zip(family, all_directions, strict=True), 1):
+        curves.append(_curve(evaluator, model, grid, chosen, search, ball))
+        if progress is not None:
+            progress(done, len(family))
+    return _joined(curves)
+
+
+def _curve(
+    evaluator: ErrorEvaluator,
+    model: nn.Module,
+    radii: Tensor,
+    directions: Sequence[Mapping[str, Tensor]],
+    search: str,
+    ball: str,
+) -> PerturbationCurve:
+    """The curve of one model."""
+    errors = errors_along(evaluator, model, radii, directions)[None]
+    error = errors.amax(-1)
+    found = None
+    if search == "gradient":
+        worst = ascend(evaluator, model, radii, directions, errors[0], ball)
+        error, found = worst.error[None], [worst.perturbations]
+    return PerturbationCurve(radii, errors, error, error.isinf(), found)
+
+
+def _joined(curves: Sequence[PerturbationCurve]) -> PerturbationCurve:
+    """One curve per model, one below the other."""
+    found = [curve.found[0] for curve in curves if curve.found is not None]
+    return PerturbationCurve(
+        curves[0].radii,
+        torch.cat([curve.per_direction for curve in curves]),
+        torch.cat([curve.error for curve in curves]),
+        torch.cat([curve.diverged for curve in curves]),
+        found or None,
+    )
+
+
+def errors_along(
+    evaluator: ErrorEvaluator,
+    model: nn.Module,
+    radii: Tensor,
+    directions: Sequence[Mapping[str, Tensor]],
+) -> Tensor:
+    """Errors of `theta + radius * direction`, (radii, directions) float64.
+
+    Radius zero is computed once. Models are formed a chunk at a time.
+    """
+    base = {name: p.detach().double() for name, p in model.named_parameters()}
+    count, moving = len(directions), bool(directions)
+    errors = torch.empty(len(radii), count, dtype=torch.float64)
+    jobs = [(r, j) for r in range(len(radii)) for j in range(count if radii[r] != 0 else 1)]
+    size = max(1, _CHUNK_NUMBERS // max(1, sum(p.numel() for p in base.values())))
+    stacked = {
+        name: torch.stack([_entry(d, name, value) for d in directions]) for name, value in base.items() if moving
+    }
+    for first in range(0, len(jobs), size):
+        r, j = torch.tensor(jobs[first : first + size]).T
+        parameters = {
+            name: value + _like(radii[r], value) * stacked[name][j.to(value.device)] for name, value in base.items()
+        }
+        errors[r, j] = evaluator(model, parameters)
+    errors[radii == 0] = errors[radii == 0, :1]
+    return errors
+
+
+def _entry(direction: Mapping[str, Tensor], name: str, value: Tensor) -> Tensor:
+    given = direction.get(name)
+    return torch.zeros_like(value) if given is None else given.detach().to(value)
+
+
+def _like(radii: Tensor, value: Tensor) -> Tensor:
+    return radii.to(value.device).reshape(-1, *([1] * value.dim()))
+
+
+def _radii(radii: Tensor | Sequence[float] | None) -> Tensor:
+    if radii is None:
+        return paper_radii()
+    grid = torch.as_tensor(radii, dtype=torch.float64).detach().cpu()
+    if grid.dim() != 1 or len(grid) == 0:
+        raise ValueError(f"radii must be a non-empty list of numbers, got {radii!r}")
+    if not bool(((grid >= 0) & grid.isfinite()).all()):
+        raise ValueError(f"radii must be finite and not negative, got {radii!r}")
+    return grid
+
+
+def _directions(
+    model: nn.Module,
+    directions: int | Sequence[Mapping[str, Tensor]],
+    seed: int,
+    search: str,
+    ball: str,
+) -> Sequence[Mapping[str, Tensor]]:
+    """The directions of one model, checked."""
+    if search == "slow":
+        return [slow_direction(model, ball=ball)]
+    shapes = parameter_shapes(model)
+    if isinstance(directions, bool) or not isinstance(directions, (int, Sequence)):
+        raise TypeError(f"directions must be a count or a list of dicts, got {type(directions).__name__}")
+    if isinstance(directions, int):
+        if directions < 1:
+            raise ValueError(f"directions must be at least 1, got {directions}")
+        return [random_direction(shapes, j, seed=seed, ball=ball) for j in range(directions)]
+    if not directions:
+        raise ValueError("directions must hold at least one direction, got an empty list")
+    for direction in directions:
+        _check_direction(direction, shapes)
+    return directions
+
+
+def _check_direction(direction: Mapping[str, Tensor], shapes: Mapping[str, torch.Size]) -> None:
+    if not isinstance(direction, Mapping):
+        raise TypeError(f"directions must hold dicts of tensors, got {type(direction).__name__}")
+    for name, value in direction.items():
+        if name not in shapes:
+            raise ValueError(f"directions name parameters: {tuple(shapes)}, got {name!r}")
+        if not isinstance(value, Tensor):
+            raise TypeError(f"directions must hold tensors, got {type(value).__name__} for {name!r}")
+        if value.shape != shapes[name]:
+            raise ValueError(
+                f"directions must have the parameters' shapes: {name!r} is "
+                f"{tuple(shapes[name])}, got {tuple(value.shape)}"
+            )

@@ -1,7 +1,7 @@
 """The error of a linear model as a quadratic form: exact, and independent of the data's size.
 
 A linear model is its kernel: y[k] = sum_{s <= k} sum_c kernel[c, s] x_c[k - s], where the last
-channel is the constant input 1 (arXiv 2305.19190 code, closed form of math.md section 2). With
+channel is the constant input 1. With
 z = kernel - centre, for any fixed centre, the weighted mean squared error over the data is
 
     E = floor + z^T G z - 2 g^T z
@@ -12,7 +12,9 @@ z = kernel - centre, for any fixed centre, the weighted mean squared error over 
 where R is the matrix of second moments of the inputs and e the residual of the centre. The centre
 is the least-squares kernel (or the target's own kernel, when it is known), so g and floor are
 tiny and nothing cancels: never the expanded square, where E is a difference of numbers as large
-as the target. After one look at the data, a model costs O((d T)^2) whatever the number of sequences.
+as the target. After one look at the data, a model costs O((d T)^2), however many the sequences.
+
+Source: arXiv 2305.19190, Definition 3.4, for linear functionals.
 """
 
 from collections.abc import Callable
@@ -95,7 +97,8 @@ class QuadraticForm:
     def population(cls, kernel: Tensor, *, metric: str = "twe") -> "QuadraticForm":
         """Quadratic form of the expected error on white inputs of unit variance.
 
-        E = sum_s V_s |kappa_s - rho_s|^2 + sum_ss' V_max(s,s') kb_s kb_s', V_s = sum_{k>=s} v_k^2/T.
+            E = sum_s V_s |kappa_s - rho_s|^2 + sum_ss' V_max(s, s') kb_s kb_s'
+            V_s = sum_{k >= s} v_k^2 / T
 
         Args:
             kernel: (p, d, T), the target's kernel rho.
@@ -128,9 +131,7 @@ class QuadraticForm:
         return self(impulse_response(cells, self.length))
 
 
-def in_chunks(
-    cells: StackedCells, size: int, compute: Callable[[StackedCells], Tensor]
-) -> Tensor:
+def in_chunks(cells: StackedCells, size: int, compute: Callable[[StackedCells], Tensor]) -> Tensor:
     """Concatenate `compute` over consecutive runs of at most `size` models."""
     starts = range(0, cells.count, size)
     return torch.cat([compute(cells[start : start + size]) for start in starts])
@@ -155,7 +156,7 @@ def _gram(channels: Tensor, weights: Tensor) -> Tensor:
 
 def _cross(channels: Tensor, outputs: Tensor, weights: Tensor) -> Tensor:
     """sum_k w_k mean_n x_c[n, k - s] y_p[n, k]: (N, T, C), (N, T, P) -> (P, C T)."""
-    count, length, width = channels.shape
+    count, length = channels.shape[:2]
     weighted = outputs * weights[:, None] / count
     moments = torch.einsum("nkp,njc->pckj", weighted, channels)
     lags = [torch.diagonal(moments, -s, 2, 3).sum(-1) for s in range(length)]
@@ -172,7 +173,7 @@ def _least_squares(gram: Tensor, cross: Tensor) -> Tensor:
 
 def _response(kernel: Tensor, channels: Tensor) -> Tensor:
     """y[n, k, p] = sum_{c, s <= k} kernel[p, (c, s)] x_c[n, k - s]."""
-    count, length, width = channels.shape
+    length, width = channels.shape[1:]
     steps = torch.arange(length, device=kernel.device)
     lag = steps[:, None] - steps
     lags = kernel.view(-1, width, length)[..., lag.clamp(min=0)]

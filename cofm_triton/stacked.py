@@ -10,6 +10,7 @@ one of the two nonlinearities is not linear. Everything here is differentiable b
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -67,7 +68,7 @@ class StackedCells:
         )
 
 
-def is_stackable(model: nn.Module) -> bool:
+def is_stackable(model: nn.Module) -> TypeGuard[RNNFunctional]:
     """Whether `stack` understands the model: one diagonal or ssm layer, one direction.
 
     Subclasses and modules with extra or re-parametrised tensors may compute anything: not them.
@@ -93,9 +94,7 @@ def stack(model: RNNFunctional, parameters: Mapping[str, Tensor]) -> StackedCell
     rate = parameterization(rnn.parameterization).rate(raw)
     step_rate = effective_rate(rate, rnn.dt, rnn.discretization)
     if rnn.recurrence == "diagonal" and rnn.nonlinearity != "linear":
-        return StackedCells(
-            step_rate, encoder, bias, readout, offset, rnn.dt, rnn.nonlinearity, "linear"
-        )
+        return StackedCells(step_rate, encoder, bias, readout, offset, rnn.dt, rnn.nonlinearity, "linear")
     # h <- l h + g e is a step of length 1 with a = 1 - l; as 1 - l = dt * effective_rate it
     # keeps its relative accuracy for slow modes.
     gain = linear_gain(rate, rnn.dt, rnn.discretization)
@@ -112,7 +111,7 @@ def stack(model: RNNFunctional, parameters: Mapping[str, Tensor]) -> StackedCell
 
 
 def impulse_response(cells: StackedCells, length: int) -> Tensor:
-    """Kernels of linear models (math.md, section 2): y[k] = sum_{s <= k} kernel[s] (x, 1)[k - s].
+    """Kernels of linear models: y[k] = sum_{s <= k} kernel[s] (x, 1)[k - s].
 
         kernel[s] = sum_i dt c_i (U_i, b_i) (1 - dt a_i)^s + (0, d) [s = 0]
 

@@ -24,7 +24,8 @@ from torch import Tensor
 
 INPUTS = ("white", "cumsum")
 
-# Up to here one matrix product beats the transforms, and its error is that of a plain sum.
+# Up to here the plain sum, whose zeros are exact and which errs relative to its own terms; the
+# transforms, whose error is relative to the largest output, only where the sum would take long.
 _LONGEST_DIRECT = 512
 
 
@@ -40,8 +41,8 @@ class Target:
             exponent); infinite where memory decays faster than every exponential, 0 for "none".
 
     Example:
-        >>> targets.exp(torch.ones(1, 3, 1, dtype=torch.float64)).flatten().tolist()
-        [1.0, 1.3678794411714423, 1.503214724408055]
+        >>> exp(torch.ones(1, 2, 1, dtype=torch.float64)).flatten().tolist()
+        [1.0, 1.3678794411714423]
     """
 
     name: str
@@ -73,9 +74,7 @@ class Target:
         """The memory function M(t) = |rho(t)|; arguments and errors of `rho`."""
         return self.rho(t).abs()
 
-    def kernel(
-        self, length: int, *, dt: float = 1.0, device: torch.device | str | None = None
-    ) -> Tensor:
+    def kernel(self, length: int, *, dt: float = 1.0, device: torch.device | str | None = None) -> Tensor:
         """The sampled impulse response rho(s dt), s = 0..T-1.
 
         Args:
@@ -121,7 +120,7 @@ def causal_convolution(kernel: Tensor, inputs: Tensor) -> Tensor:
     """y[k] = sum_{s <= k} kernel[s] x[k - s], each channel by itself.
 
     A matrix product with the lower triangular Toeplitz matrix for short sequences, Fourier
-    transforms for long ones. The transforms' error is relative to the largest output.
+    transforms for long ones.
 
     Args:
         kernel: (T,) float64.

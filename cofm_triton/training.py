@@ -57,13 +57,15 @@ def initial_model(
 
     so that |U|_2 and |c|_2 do not grow with m, as the theorem asks. Euler's method starts from
     the same decays per step, 1 - dt rate = exp(-r) for the r drawn. The numbers depend on width
-    and seed alone (where a parameterisation's range ends below 2 / dt, its rates end there too):
-    every parameterisation starts from the same model.
+    and seed alone: every parameterisation starts from the same model (but where the range of f
+    ends below 2 / dt, the rates end there).
 
     Args:
         width: hidden units m.
         parameterization: name of f in rate = f(w).
-        nonlinearity, dt, discretization: as in `RNNFunctional`.
+        nonlinearity: activation, as in `RNNFunctional`.
+        dt: time step.
+        discretization: "exact" or "euler".
         seed: of the initial numbers.
 
     Raises:
@@ -85,7 +87,8 @@ def initial_model(
     )
     generator = torch.Generator().manual_seed(seed * 1_000_003 + width)
     function = lookup_parameterization(parameterization)
-    low, high = INITIAL_RATES[0], min(INITIAL_RATES[1], 0.95 * dt * function.range.high)
+    high = min(INITIAL_RATES[1], 0.95 * dt * function.range.high)
+    low = min(INITIAL_RATES[0], high / 2)
     uniform = torch.rand(width, generator=generator, dtype=torch.float64)
     rate = low * (high / low) ** uniform
     if not is_exact(discretization):
@@ -94,7 +97,7 @@ def initial_model(
     with torch.no_grad():
         model.rnn.rate_l0.copy_(function.inverse(rate / dt))
         model.rnn.weight_ih_l0.copy_(encoder[:, None] / width**0.5)
-        model.rnn.bias_l0.zero_()
+        _bias(model).zero_()
         model.readout.weight.copy_(readout / width**0.5)
         model.readout.bias.zero_()
     return model
@@ -138,7 +141,7 @@ def with_nonlinearity(model: RNNFunctional, nonlinearity: str) -> RNNFunctional:
             rate = lookup_parameterization(rnn.parameterization).rate(rnn.rate_l0)
             gain = linear_gain(rate, rnn.dt, rnn.discretization) / rnn.dt
             copy.rnn.weight_ih_l0.mul_(gain[:, None])
-            copy.rnn.bias_l0.mul_(gain)
+            _bias(copy).mul_(gain)
     return copy
 
 
@@ -168,7 +171,7 @@ def train_linear(
     packed = _Packed(models)
     if packed.nonlinearity != "linear":
         raise ValueError(f"models must be linear, got nonlinearity={packed.nonlinearity!r}")
-    with _one_thread():
+    with fixed_threads(1):  # the operations are small
         zero_error = _form_error(torch.zeros_like(form.centre), form)
 
         def losses(_: int) -> Tensor:
@@ -211,6 +214,8 @@ def train_sequences(
         ValueError: models of different kind, or shapes that do not fit.
     """
     _check_data(inputs, targets)
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     packed = _Packed(models, inputs)
     weights = temporal_weights(inputs.shape[1]).to(inputs)[:, None]
     zero_error = (weights * targets).square().mean()
@@ -225,10 +230,30 @@ def train_sequences(
             recent.append(loss.detach())
         return loss
 
-    with _one_thread():
+    with fixed_threads(2):
         _adam(packed, losses, steps, learning_rate, on_step)
     packed.write_back()
     return torch.stack(recent).mean(0).double().cpu()
+
+
+@contextmanager
+def fixed_threads(count: int) -> Iterator[None]:
+    """Torch on a number of threads that does not depend on the machine, so that sums keep their order.
+
+    Args:
+        count: of threads, within the block.
+
+    Example:
+        >>> with fixed_threads(1):
+        ...     torch.get_num_threads()
+        1
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class _Packed:
@@ -238,11 +263,11 @@ class _Packed:
     """
 
     def __init__(self, models: Sequence[RNNFunctional], like: Tensor | None = None) -> None:
+        if not models:
+            raise ValueError("models must hold at least one model, got none")
         kinds = {(m.rnn.nonlinearity, m.rnn.dt, m.rnn.discretization) for m in models}
         if len(kinds) != 1:
-            raise ValueError(
-                f"models must share nonlinearity, dt and discretization, got {sorted(kinds)}"
-            )
+            raise ValueError(f"models must share nonlinearity, dt and discretization, got {sorted(kinds)}")
         if any(m.rnn.recurrence != "diagonal" for m in models):
             raise ValueError("models must have recurrence='diagonal'")
         if any(m.rnn.weight_ih_l0.shape[1] != 1 or m.readout.out_features != 1 for m in models):
@@ -265,9 +290,8 @@ class _Packed:
         """The tensors to train."""
         return [self.encoder, self.bias, self.readout, self.raw, self.offset]
 
-    def _parts(self, model: RNNFunctional) -> list[nn.Parameter]:
-        rnn = model.rnn
-        return [rnn.weight_ih_l0, rnn.bias_l0, model.readout.weight, rnn.rate_l0]
+    def _parts(self, model: RNNFunctional) -> list[Tensor]:
+        return [model.rnn.weight_ih_l0, _bias(model), model.readout.weight, model.rnn.rate_l0]
 
     @torch.no_grad()
     def _read(self) -> None:
@@ -329,6 +353,14 @@ class _Packed:
         return h @ (select * readout[:, None]) + self.offset
 
 
+def _bias(model: RNNFunctional) -> Tensor:
+    """The encoder's bias, which these models have."""
+    bias = model.rnn.bias_l0
+    if bias is None:
+        raise ValueError("models must have bias=True")
+    return bias
+
+
 def _form_error(kernels: Tensor, form: QuadraticForm) -> Tensor:
     """Errors floor + z^T G z - 2 g^T z of kernels (K, 2 T), with one product with G in all.
 
@@ -352,7 +384,7 @@ def _adam(
     """Minimise every model's loss; the last step's losses, (models,) float64."""
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
-    optimizer = torch.optim.Adam(packed.parameters(), lr=learning_rate, betas=(0.9, 0.99))
+    optimizer = torch.optim.Adam(packed.parameters(), lr=learning_rate, betas=(0.9, 0.99), fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, learning_rate, total_steps=steps + 1, pct_start=0.1, cycle_momentum=False
     )
@@ -370,20 +402,7 @@ def _adam(
 def _check_data(inputs: Tensor, targets: Tensor) -> None:
     if inputs.ndim != 3 or inputs.shape[2] != 1 or 0 in inputs.shape:
         raise ValueError(f"inputs must be (N, T, 1) with N, T >= 1, got {tuple(inputs.shape)}")
-    if targets.shape[1:] != inputs.shape[1:] or len(targets) not in (1, len(inputs)):
-        raise ValueError(
-            f"targets must fit inputs of shape {tuple(inputs.shape)}, got {tuple(targets.shape)}"
-        )
+    if targets.shape != inputs.shape:
+        raise ValueError(f"targets must have the shape of inputs, {tuple(inputs.shape)}, got {tuple(targets.shape)}")
     if targets.dtype != inputs.dtype:
         raise TypeError(f"targets must be {inputs.dtype} like inputs, got {targets.dtype}")
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Torch on one thread: the operations are small, and sums keep their order on any machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

@@ -1,21 +1,65 @@
-"""Stable or unstable: the horizon test of the slow-direction radius.
+"""Stable or unstable: how far all memories can be slowed, and how that distance scales with time.
 
-SIGNATURES (stable; the bodies are being written).
+The slow-direction radius is  r = max {beta : E(beta') <= 0.1 P for all beta' <= beta},  where E is
+the error after every raw recurrent weight has moved by beta towards slower decay, and P the error
+of the zero model. At one horizon it says little; over horizons T, 2T, 4T, 8T it tells the two
+cases of arXiv 2305.19190 (Theorem 3.9) apart: a stable approximation keeps a radius that does not
+depend on T, an unstable one has r -> 0.
+
+    slope of log r in log T  < -0.3: unstable,  > -0.15: stable,  between: undecided
+
+The slope is a statement about large T, so with more than four horizons the four longest decide.
+
+The radii come from trained models, one per horizon, or from a target alone: as the width grows a
+model's kernel tends to the target's, and the slowed kernel has a closed form,
+
+    direct   E(beta) = sum_s V_s rho(s)^2 (e^(beta s) - 1)^2        rate -> rate - beta
+    exp      E(beta) = sum_s V_s (rho(s e^-beta) - rho(s))^2        rate -> rate e^-beta
 """
 
-from __future__ import annotations
-
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
+import torch
 from torch import Tensor, nn
+
+from cofm_triton.directions import Direction, slow_direction
+from cofm_triton.layers import StableRNN
+from cofm_triton.model_errors import ErrorEvaluator
+from cofm_triton.perturbation import errors_along
+from cofm_triton.quadratic_form import step_weights
+from cofm_triton.targets import Target
+from cofm_triton.targets import target as look_up_target
+
+UNSTABLE_BELOW, STABLE_ABOVE = -0.3, -0.15
+LIMITS = ("direct", "exp")
+
+_DECIDING = 4  # horizons T, 2T, 4T, 8T
+_SMALLEST = 1e-6  # radius below which there is no search
+_GRID_PER_OCTAVE = 2  # first look: the step of the paper's radii
+_FAN = 8  # radii tried at once when the crossing is narrowed down
+_RELATIVE_WIDTH = 1e-5
+
+Function = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class StabilityVerdict:
-    """verdict: "stable", "unstable" or "undecided"; radii: `(horizons,)` floats, 0.0 where even the unperturbed
-    model misses the threshold; horizons; slope of log r in log T (nan if a radius is 0); margin: smallest rate
-    over the models (nan for a limit formula); censored: radius hit max_radius; reason: one sentence."""
+    """A verdict and what it rests on.
+
+    Attributes:
+        verdict: "stable", "unstable" or "undecided".
+        horizons: lengths T of the sequences, ascending.
+        radii: slow-direction radius at each horizon; 0 where the model misses the threshold
+            unperturbed.
+        censored: whether the radius is only known to be at least `max_radius`.
+        slope: least-squares slope of log r against log T over the four longest horizons; NaN
+            where one of these radii is 0.
+        margin: smallest rate of all models, 1 / time; NaN for a limit formula.
+        reason: one sentence.
+    """
 
     verdict: str
     horizons: tuple[int, ...]
@@ -27,26 +71,297 @@ class StabilityVerdict:
 
 
 def slow_direction_radius(
-    model: nn.Module | Sequence[nn.Module],
+    models: nn.Module | Sequence[nn.Module],
     inputs: Tensor,
     targets: Tensor,
     *,
     threshold: float = 0.1,
     max_radius: float = 2.048,
     metric: str = "twe",
-) -> list[float]: ...
+    dtype: torch.dtype | None = None,
+) -> list[float]:
+    """Slow-direction radius of each model on the same data; see the module's definition.
+
+    Args:
+        models: cofm models, see `directions.slow_direction`.
+        inputs: (N, T, d), float32 or float64.
+        targets: (N, T, p).
+        threshold: largest error, as a share of the zero model's.
+        max_radius: where the search ends; returned when the error never exceeds the threshold.
+        metric: "twe" or "mse".
+        dtype: of the states, as for `perturbation_error`.
+
+    Returns:
+        One radius per model; 0 where even the unperturbed error exceeds the threshold.
+
+    Raises:
+        TypeError, ValueError: as `perturbation_error`, and for numbers out of range.
+    """
+    _check_search(threshold, max_radius)
+    if metric not in ("twe", "mse"):
+        raise ValueError(f"metric must be 'twe' or 'mse', got {metric!r}")
+    evaluator = ErrorEvaluator(inputs, targets, metric, dtype)
+    family = [models] if isinstance(models, nn.Module) else list(models)
+    for model in family:
+        evaluator.check(model)
+    directions = [slow_direction(model) for model in family]
+    weights = step_weights(targets.shape[1], metric).to(targets.device)
+    zero = (targets.double() ** 2 * weights[:, None]).sum() / (len(targets) * targets.shape[2])
+    bound = threshold * zero.item()
+    found = []
+    for model, direction in zip(family, directions, strict=True):
+        errors = partial(_errors_along_one, evaluator, model, direction)
+        found.append(_first_crossing(errors, bound, max_radius))
+    return found
 
 
-def stability_verdict(
-    models: Sequence[nn.Module] | None = None,
-    inputs: Sequence[Tensor] | None = None,  # one (N, T_i, d) per model
-    targets: Sequence[Tensor] | None = None,  # one (N, T_i, p) per model
+def _errors_along_one(evaluator: ErrorEvaluator, model: nn.Module, direction: Direction, radii: Tensor) -> Tensor:
+    return errors_along(evaluator, model, radii, [direction])[:, 0]
+
+
+def limit_radius(
+    target: str | Target | Function,
+    length: int,
     *,
-    target: str | Callable[[Tensor], Tensor] | None = None,  # limit formula (with parameterization, horizons)
     parameterization: str = "direct",
-    horizons: Sequence[int] = (100, 200, 400, 800),  # limit formula only
     dt: float = 1.0,
     threshold: float = 0.1,
     max_radius: float = 2.048,
     metric: str = "twe",
-) -> StabilityVerdict: ...
+) -> float:
+    """Slow-direction radius of the infinitely wide model at one horizon.
+
+    Args:
+        target: a name of `cofm.targets`, a target, or its impulse response rho(s).
+        length: T >= 1.
+        parameterization: "direct" or "exp".
+        dt: step, time.
+        threshold: as for `slow_direction_radius`.
+        max_radius: as for `slow_direction_radius`.
+        metric: as for `slow_direction_radius`.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong type, or out of range.
+
+    Example:
+        >>> round(limit_radius("exp", 100), 4)
+        0.4488
+    """
+    _check_search(threshold, max_radius)
+    if parameterization not in LIMITS:
+        raise ValueError(f"parameterization must be one of {LIMITS}, got {parameterization!r}")
+    if isinstance(length, bool) or not isinstance(length, int) or length < 1:
+        raise ValueError(f"horizons must be integers of at least 1, got {length!r}")
+    if not 0 < dt < math.inf:
+        raise ValueError(f"dt must be positive and finite, got {dt!r}")
+    rho = _impulse_response(target)
+    tail = step_weights(length, metric).flip(0).cumsum(0).flip(0)  # V_s
+    time = torch.arange(length, dtype=torch.float64) * dt
+    kernel = rho(time)
+
+    def errors(radii: Tensor) -> Tensor:
+        beta = radii[:, None]
+        if parameterization == "direct":
+            # The gap is zero where the kernel is, however fast the factor grows.
+            gap = torch.where(kernel == 0, 0.0, kernel * torch.expm1(beta * time))
+        else:
+            gap = rho(time * torch.exp(-beta)) - kernel
+        return (tail * gap**2).sum(1)
+
+    return _first_crossing(errors, threshold * (tail * kernel**2).sum().item(), max_radius)
+
+
+def stability_verdict(
+    models: Sequence[nn.Module] | None = None,
+    inputs: Sequence[Tensor] | None = None,
+    targets: Sequence[Tensor] | None = None,
+    *,
+    target: str | Target | Function | None = None,
+    parameterization: str = "direct",
+    horizons: Sequence[int] = (100, 200, 400, 800),
+    dt: float = 1.0,
+    threshold: float = 0.1,
+    max_radius: float = 2.048,
+    metric: str = "twe",
+    dtype: torch.dtype | None = None,
+) -> StabilityVerdict:
+    """The horizon test, from trained models or from a target's limit formula.
+
+    Give either `models`, `inputs` and `targets`, one of each per horizon (a model is judged on
+    the length it was trained for, and horizons must differ), or `target`.
+
+    Args:
+        models: trained cofm models.
+        inputs: one (N, T, d) per model.
+        targets: one (N, T, p) per model.
+        target: of the limit formula, see `limit_radius`.
+        parameterization: of the limit formula.
+        horizons: of the limit formula, steps.
+        dt: of the limit formula.
+        threshold: as for `slow_direction_radius`.
+        max_radius: as for `slow_direction_radius`.
+        metric: as for `slow_direction_radius`.
+        dtype: as for `slow_direction_radius`.
+
+    Returns:
+        A `StabilityVerdict`.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong type, out of range, or in excess.
+
+    Example:
+        >>> result = stability_verdict(target="pol", parameterization="direct")
+        >>> result.verdict, round(result.slope, 2)
+        ('unstable', -0.67)
+    """
+    if (models is None) == (target is None):
+        raise ValueError("models or target must be given, and not both")
+    if target is not None:
+        if inputs is not None or targets is not None:
+            raise ValueError("inputs and targets must not be given with target")
+        lengths = sorted(horizons)
+        radii = [
+            limit_radius(
+                target,
+                length,
+                parameterization=parameterization,
+                dt=dt,
+                threshold=threshold,
+                max_radius=max_radius,
+                metric=metric,
+            )
+            for length in lengths
+        ]
+        return judge(lengths, radii, max_radius=max_radius)
+    family, data = _matched(models, inputs, targets)
+    radii = [
+        slow_direction_radius(model, x, y, threshold=threshold, max_radius=max_radius, metric=metric, dtype=dtype)[0]
+        for model, (x, y) in zip(family, data, strict=True)
+    ]
+    margin = min(_margin(model) for model in family)
+    return judge([x.shape[1] for x, _ in data], radii, max_radius=max_radius, margin=margin)
+
+
+def judge(
+    horizons: Sequence[int],
+    radii: Sequence[float],
+    *,
+    max_radius: float = math.inf,
+    margin: float = math.nan,
+) -> StabilityVerdict:
+    """Apply the rule to radii that are known already.
+
+    Args:
+        horizons: at least two different lengths.
+        radii: one per horizon.
+        max_radius: a radius of at least this is censored.
+        margin: smallest rate, passed on.
+
+    Raises:
+        ValueError: fewer than two different horizons, or lengths that do not match.
+    """
+    if len(set(horizons)) < 2 or len(set(horizons)) != len(horizons):
+        raise ValueError(f"horizons must be at least two different lengths, got {list(horizons)}")
+    if len(radii) != len(horizons):
+        raise ValueError(f"radii must be one per horizon ({len(horizons)}), got {len(radii)}")
+    pairs = sorted(zip(horizons, radii, strict=True))
+    lengths, ordered = zip(*pairs, strict=True)
+    censored = tuple(r >= max_radius for r in ordered)
+    last = slice(-_DECIDING, None)
+    slope = _slope(lengths[last], ordered[last])
+    verdict, reason = _rule(lengths[last], ordered[last], censored[last], slope)
+    return StabilityVerdict(verdict, lengths, ordered, censored, slope, margin, reason)
+
+
+def _rule(horizons: Sequence[int], radii: Sequence[float], censored: Sequence[bool], slope: float) -> tuple[str, str]:
+    if not all(r > 0 for r in radii):
+        missed = [t for t, r in zip(horizons, radii, strict=True) if not r > 0]
+        return "undecided", f"the unperturbed error exceeds the threshold at T = {missed}"
+    if slope < UNSTABLE_BELOW:
+        return "unstable", f"the radius shrinks like T^{slope:.2f}"
+    if slope <= STABLE_ABOVE:
+        return "undecided", f"the radius changes like T^{slope:.2f}, between the two bounds"
+    if any(censored) and not censored[-1]:
+        # The true slope is steeper than the one through the capped radii.
+        return "undecided", "the radius falls from beyond the end of the search"
+    return "stable", f"the radius keeps its size, T^{slope:.2f}"
+
+
+def _slope(horizons: Sequence[int], radii: Sequence[float]) -> float:
+    """Least-squares slope of log r in log T."""
+    if not all(0 < r < math.inf for r in radii):
+        return math.nan
+    x = [math.log(t) for t in horizons]
+    y = [math.log(r) for r in radii]
+    mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
+    covariance = sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True))
+    return covariance / sum((a - mean_x) ** 2 for a in x)
+
+
+def _first_crossing(errors: Function, bound: float, max_radius: float) -> float:
+    """Largest radius up to which the error stays within the bound, to a relative 1e-5.
+
+    A grid of half octaves finds the first crossing, fans of radii narrow it down: every
+    round is one batch of models. Excursions above the bound narrower than the grid are not seen.
+    """
+    octaves = math.log2(max_radius / _SMALLEST)
+    steps = max(1, math.ceil(octaves * _GRID_PER_OCTAVE))
+    ratio = (max_radius / _SMALLEST) ** (1 / steps)
+    grid = [0.0, *(_SMALLEST * ratio**i for i in range(steps)), max_radius]
+    within = errors(torch.tensor(grid, dtype=torch.float64)) <= bound
+    if bool(within.all()):
+        return max_radius
+    first_out = int((~within).nonzero()[0])
+    if first_out == 0:
+        return 0.0
+    low, high = grid[first_out - 1], grid[first_out]
+    while high - low > _RELATIVE_WIDTH * high:
+        fan = torch.linspace(low, high, _FAN + 2, dtype=torch.float64)
+        out = (~(errors(fan[1:-1]) <= bound)).nonzero()
+        first = int(out[0]) if len(out) else _FAN
+        low, high = fan[first].item(), fan[first + 1].item()
+    return (low + high) / 2
+
+
+def _matched(
+    models: Sequence[nn.Module] | None,
+    inputs: Sequence[Tensor] | None,
+    targets: Sequence[Tensor] | None,
+) -> tuple[list[nn.Module], list[tuple[Tensor, Tensor]]]:
+    """Models and their data, one of each per horizon."""
+    lists = {"models": models, "inputs": inputs, "targets": targets}
+    for name, value in lists.items():
+        if value is None or isinstance(value, (Tensor, nn.Module)):
+            given = "None" if value is None else type(value).__name__
+            raise TypeError(f"{name} must be a list with one entry per horizon, got {given}")
+    family = list(models or ())
+    data = list(zip(inputs or (), targets or (), strict=False))
+    if not len(family) == len(inputs or ()) == len(targets or ()):
+        raise ValueError(
+            "models, inputs and targets must have one entry per horizon each, "
+            f"got {len(family)}, {len(inputs or ())} and {len(targets or ())}"
+        )
+    return family, data
+
+
+def _margin(model: nn.Module) -> float:
+    """Smallest rate of all cofm layers of a model."""
+    layers = (module for module in model.modules() if isinstance(module, StableRNN))
+    return min((layer.stability_margin() for layer in layers), default=math.nan)
+
+
+def _impulse_response(target: str | Target | Function) -> Function:
+    if isinstance(target, str):
+        return look_up_target(target).rho
+    if isinstance(target, Target):
+        return target.rho
+    if isinstance(target, Tensor) or not callable(target):
+        raise TypeError(f"target must be a name or a function, got {type(target).__name__}")
+    return target
+
+
+def _check_search(threshold: float, max_radius: float) -> None:
+    if not 0 < threshold < math.inf:
+        raise ValueError(f"threshold must be positive and finite, got {threshold!r}")
+    if not _SMALLEST < max_radius < math.inf:
+        raise ValueError(f"max_radius must be above {_SMALLEST:g} and finite, got {max_radius!r}")

@@ -1,5 +1,7 @@
 """The table of nonlinearities against the reference, derivatives at the kinks included."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -18,6 +20,6 @@ def test_values_and_slopes(name: str) -> None:
 
 
 @pytest.mark.parametrize("bad", ["ReLU", "identity", None])
-def test_unknown_names(bad) -> None:
+def test_unknown_names(bad: Any) -> None:
     with pytest.raises(ValueError, match=r"nonlinearity must be one of \('linear', 'tanh'"):
         activation(bad)

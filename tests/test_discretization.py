@@ -1,6 +1,7 @@
 """One step of the linear and the nonlinear recurrence, and the gain phi near its removable pole."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ POINTS = [-3.0, -0.26, -0.25, -1e-9, 0.0, 1e-12, 1e-4, 0.2499, 0.25, 0.9, 1.0, 1
 
 @pytest.mark.parametrize("function", [complement, phi])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_values_and_slopes(function, dtype: torch.dtype) -> None:
+def test_values_and_slopes(function: Any, dtype: torch.dtype) -> None:
     x = torch.tensor(POINTS, dtype=dtype, requires_grad=True)
     value = function(x)
     (slope,) = torch.autograd.grad(value.sum(), x)
@@ -33,9 +34,7 @@ def test_values_and_slopes(function, dtype: torch.dtype) -> None:
         elif abs(point) <= 4:
             terms = range(60)
             expected = math.fsum((-point) ** n / math.factorial(n + 1) for n in terms)
-            expected_slope = -math.fsum(
-                (n + 1) * (-point) ** n / math.factorial(n + 2) for n in terms
-            )
+            expected_slope = -math.fsum((n + 1) * (-point) ** n / math.factorial(n + 2) for n in terms)
         else:
             expected = -math.expm1(-point) / point
             expected_slope = (math.exp(-point) * (point + 1) - 1) / point**2
@@ -60,7 +59,7 @@ def test_phi_at_zero_to_third_order() -> None:
 @pytest.mark.parametrize("discretization", DISCRETIZATIONS)
 @pytest.mark.parametrize("dt", [0.01, 1.0, 3.0])
 @pytest.mark.parametrize("function", FUNCTIONS)
-def test_against_the_definition(function, discretization: str, dt: float) -> None:
+def test_against_the_definition(function: Any, discretization: str, dt: float) -> None:
     rate = torch.tensor([-0.5, 0.0, 1e-8, 0.3, 2.0, 50.0], dtype=torch.float64)
     expected = getattr(reference, function.__name__)(rate, dt, discretization)
     torch.testing.assert_close(function(rate, dt, discretization), expected, rtol=1e-15, atol=0)
@@ -79,14 +78,12 @@ def test_exact_steps_compose() -> None:
     rate = torch.tensor([0.0, 1e-5, 0.4, 3.0], dtype=torch.float64)
     decay, gain = (f(rate, 0.3, "exact") for f in (linear_decay, linear_gain))
     torch.testing.assert_close(linear_decay(rate, 0.6, "exact"), decay * decay, rtol=1e-15, atol=0)
-    torch.testing.assert_close(
-        linear_gain(rate, 0.6, "exact"), gain + decay * gain, rtol=1e-15, atol=0
-    )
+    torch.testing.assert_close(linear_gain(rate, 0.6, "exact"), gain + decay * gain, rtol=1e-15, atol=0)
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
 @pytest.mark.parametrize("bad", ["Exact", "zoh", None])
-def test_unknown_discretization(function, bad) -> None:
+def test_unknown_discretization(function: Any, bad: Any) -> None:
     with pytest.raises(ValueError, match=r"discretization must be one of \('exact', 'euler'\)"):
         function(torch.ones(1), 1.0, bad)
 

@@ -1,5 +1,7 @@
 """The temporally weighted loss against its numbers, its definition and the reference."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -80,14 +82,12 @@ def test_non_finite_errors_show(value: float) -> None:
         (torch.zeros(2, 3, 1, device="meta"), torch.zeros(2, 3, 1), ValueError, "device of y"),
     ],
 )
-def test_bad_arguments(y_hat, y, error, message) -> None:
+def test_bad_arguments(y_hat: Any, y: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         temporally_weighted_mse(y_hat, y)
 
 
-@pytest.mark.parametrize(
-    ("length", "error"), [(-1, ValueError), (2.0, TypeError), (True, TypeError)]
-)
-def test_bad_length(length, error) -> None:
+@pytest.mark.parametrize(("length", "error"), [(-1, ValueError), (2.0, TypeError), (True, TypeError)])
+def test_bad_length(length: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match="length must be"):
         temporal_weights(length)

@@ -1,6 +1,8 @@
 """Target functionals against their formulas, and data against the definition of a convolution."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -29,13 +31,11 @@ def test_the_table_is_the_contract() -> None:
         ("sin", math.sin),
     ],
 )
-def test_impulse_responses(name: str, formula) -> None:
+def test_impulse_responses(name: str, formula: Callable[[float], float]) -> None:
     points = [0.0, 0.5, 1.0, 8.5, 9.0, 9.5, 10.0, 11.0, 12.5, 99.0]
     s = torch.tensor(points, dtype=torch.float64)
     # Two elementary functions of a rounded argument below 100: their condition is at most 100.
-    assert target(name).rho(s).tolist() == pytest.approx(
-        [formula(x) for x in points], rel=100 * EPS, abs=1e-300
-    )
+    assert target(name).rho(s).tolist() == pytest.approx([formula(x) for x in points], rel=100 * EPS, abs=1e-300)
 
 
 def test_airy() -> None:
@@ -64,9 +64,7 @@ def test_narrow_dtypes(name: str, dtype: torch.dtype) -> None:
     assert rho.dtype == dtype
     # float32 inside (airy is a polynomial of some 20 terms), rounded once at the end.
     atol = 32 * torch.finfo(torch.float32).eps + torch.finfo(dtype).eps
-    torch.testing.assert_close(
-        rho.double(), target(name).rho(s.double()), rtol=torch.finfo(dtype).eps, atol=atol
-    )
+    torch.testing.assert_close(rho.double(), target(name).rho(s.double()), rtol=torch.finfo(dtype).eps, atol=atol)
 
 
 @pytest.mark.parametrize("name", TARGETS)
@@ -110,9 +108,7 @@ def test_kernel_is_the_reference(name: str, length: int, dt: float) -> None:
 def test_error_of_the_zero_model(name: str, power: float) -> None:
     """P = sum_s V_s rho_s^2 on white inputs of unit variance."""
     tail = (temporal_weights(100).square() / 100).flip(0).cumsum(0).flip(0)
-    assert (tail * target(name).kernel(100).square()).sum().item() == pytest.approx(
-        power, rel=1e-10
-    )
+    assert (tail * target(name).kernel(100).square()).sum().item() == pytest.approx(power, rel=1e-10)
 
 
 @pytest.mark.parametrize("length", [1, 2, 7, 100, 511, 512, 513, 700, 1024, 1500])
@@ -137,9 +133,7 @@ def test_convolution_is_the_double_sum(length: int, channels: int) -> None:
 @pytest.mark.parametrize(("number", "length"), [(1, 1), (5, 33), (8, 100), (2, 600)])
 def test_data_is_the_reference(name: str, cumulative: bool, number: int, length: int) -> None:
     x, y = generate(name, number, length, dt=0.5, input="cumsum" if cumulative else "white", seed=3)
-    x_ref, y_ref = reference.targets.generate(
-        name, number, length, dt=0.5, cumulative=cumulative, seed=3
-    )
+    x_ref, y_ref = reference.targets.generate(name, number, length, dt=0.5, cumulative=cumulative, seed=3)
     assert torch.equal(x, x_ref)
     scale = y_ref.abs().max().item() + 1
     torch.testing.assert_close(y, y_ref, rtol=0, atol=16 * EPS * length**0.5 * scale)
@@ -232,8 +226,8 @@ def test_own_targets() -> None:
         ({"dtype": torch.complex64}, TypeError, "dtype must be a real floating-point"),
     ],
 )
-def test_bad_arguments(change, error, message) -> None:
-    arguments = {"target": "exp", "num_sequences": 2, "length": 3} | change
+def test_bad_arguments(change: dict[str, Any], error: type[Exception], message: str) -> None:
+    arguments: dict[str, Any] = {"target": "exp", "num_sequences": 2, "length": 3} | change
     with pytest.raises(error, match=message):
         generate(**arguments)
 
@@ -242,12 +236,12 @@ def test_bad_arguments(change, error, message) -> None:
     ("inputs", "error"),
     [(torch.ones(3, 2), ValueError), (torch.ones(1, 3, 2).int(), TypeError), (None, TypeError)],
 )
-def test_bad_inputs(inputs, error) -> None:
+def test_bad_inputs(inputs: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match="inputs must"):
         targets.exp(inputs)
 
 
 @pytest.mark.parametrize("s", [1.0, torch.tensor([1])])
-def test_bad_times(s) -> None:
+def test_bad_times(s: Any) -> None:
     with pytest.raises(TypeError, match="s must be a real floating-point tensor"):
         targets.exp.rho(s)

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from cofm_triton._version import __version__
+from cofm_triton.cli.options import UsageError
 
 COMMANDS: dict[str, str] = {
     "reproduce": "the paper's experiment end to end: train, perturb, decide stable or unstable",
@@ -43,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     module = import_module(f"{__name__}.{arguments.command}")
     try:
         return int(module.run(arguments))
-    except (ValueError, TypeError, FileExistsError) as error:
+    except (UsageError, FileExistsError) as error:
         print(f"cofm {arguments.command}: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -53,9 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     """Parser of all commands, with the options of the command named in `words` alone."""
-    parser = argparse.ArgumentParser(
-        prog="cofm", description="Memory and stability of recurrent networks."
-    )
+    parser = argparse.ArgumentParser(prog="cofm", description="Memory and stability of recurrent networks.")
     parser.add_argument("--version", action="version", version=f"cofm_triton {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, purpose in COMMANDS.items():

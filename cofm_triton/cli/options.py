@@ -5,8 +5,15 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
+
+_Value = TypeVar("_Value")
 
 DEVICES = ("auto", "cpu", "cuda")
+
+
+class UsageError(ValueError):
+    """What the user asked for cannot be done; the message says why and what can."""
 
 
 def add_common_options(parser: argparse.ArgumentParser, *, out: str) -> None:
@@ -16,9 +23,7 @@ def add_common_options(parser: argparse.ArgumentParser, *, out: str) -> None:
         parser: the command's parser.
         out: default folder, as shown to the user.
     """
-    parser.add_argument(
-        "--out", type=Path, metavar="DIR", help=f"folder for the results (default: {out})"
-    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help=f"folder for the results (default: {out})")
     parser.add_argument(
         "--device",
         choices=DEVICES,
@@ -59,9 +64,7 @@ def name_list(known: tuple[str, ...]) -> Callable[[str], tuple[str, ...]]:
         names = tuple(text.split(","))
         for name in names:
             if name not in known:
-                raise argparse.ArgumentTypeError(
-                    f"{name!r} is not one of {', '.join(known)} (give a list like a,b)"
-                )
+                raise argparse.ArgumentTypeError(f"{name!r} is not one of {', '.join(known)} (give a list like a,b)")
         return _distinct(names, text)
 
     return convert
@@ -76,13 +79,13 @@ def resolve_device(name: str) -> str:
     """The device an option stands for: "auto" is "cuda" where there is a GPU, else "cpu".
 
     Raises:
-        ValueError: "cuda" without a usable GPU.
+        UsageError: "cuda" without a usable GPU.
     """
     import torch
 
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
-        raise ValueError("--device cuda: torch finds no CUDA device here; accepted: auto, cpu")
+        raise UsageError("--device cuda: torch finds no CUDA device here; accepted: auto, cpu")
     return ("cuda" if available else "cpu") if name == "auto" else name
 
 
@@ -96,7 +99,7 @@ def _integer(text: str, least: int) -> int:
     return value
 
 
-def _distinct(values: tuple, text: str) -> tuple:
+def _distinct(values: tuple[_Value, ...], text: str) -> tuple[_Value, ...]:
     if len(set(values)) != len(values):
         raise argparse.ArgumentTypeError(f"{text!r} names something twice")
     return values

@@ -50,8 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--discretization",
         choices=("exact", "euler"),
         default="exact",
-        help="exact: decay exp(-dt rate), stable for every weight; euler: the paper's "
-        "(default: exact)",
+        help="exact: decay exp(-dt rate), stable for every weight; euler: the paper's (default: exact)",
     )
     for option, known in _NAMES.items():
         parser.add_argument(
@@ -60,13 +59,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             metavar="A,B",
             help=f"instead of the preset's, from {', '.join(known)}",
         )
-    parser.add_argument(
-        "--widths", type=width_list, metavar="M,M", help="hidden units, instead of the preset's"
-    )
+    parser.add_argument("--widths", type=width_list, metavar="M,M", help="hidden units, instead of the preset's")
     add_common_options(parser, out="out/reproduce-PRESET")
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace a run with other settings in --out"
-    )
+    parser.add_argument("--overwrite", action="store_true", help="replace a run with other settings in --out")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -106,7 +101,7 @@ def settings_from(arguments: argparse.Namespace) -> Settings:
     """The preset with the options given instead of its values.
 
     Raises:
-        ValueError: --device cuda without a GPU.
+        UsageError: --device cuda without a GPU.
     """
     chosen = {name: getattr(arguments, name) for name in (*_NAMES, "widths")}
     return replace(

@@ -59,8 +59,7 @@ class RunFolder:
             raise FileExistsError(_difference(self.root, found, config))
         if found is None and self.root.is_dir() and any(self.root.iterdir()):
             raise FileExistsError(
-                f"--out {self.root} is not empty and holds no {CONFIG} of an earlier run: "
-                "name a new or empty folder"
+                f"--out {self.root} is not empty and holds no {CONFIG} of an earlier run: name a new or empty folder"
             )
         self._clear()
         write_text(path, json.dumps(config, indent=1) + "\n")
@@ -101,6 +100,5 @@ def _difference(root: Path, found: dict[str, Any], wanted: dict[str, Any]) -> st
     names = sorted(k for k in found.keys() | wanted.keys() if found.get(k) != wanted.get(k))
     shown = "; ".join(f"{k}: {found.get(k)} there, {wanted.get(k)} now" for k in names)
     return (
-        f"--out {root} holds a run with other settings ({shown}): "
-        "name another folder, or replace it with --overwrite"
+        f"--out {root} holds a run with other settings ({shown}): name another folder, or replace it with --overwrite"
     )

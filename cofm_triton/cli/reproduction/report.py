@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,8 +16,10 @@ from cofm_triton.cli.reproduction.folder import Cell, RunFolder
 from cofm_triton.cli.reproduction.settings import Settings
 from cofm_triton.cli.reproduction.stages import ERROR_COLUMNS, SLOW, cells
 from cofm_triton.files import write_text
+from cofm_triton.parameterization import parameterization
 from cofm_triton.plotting import ErrorCurve, RadiusCurve, plot_errors, plot_radii
-from cofm_triton.verdict import StabilityVerdict, stability_verdict, verdict_from_radii
+from cofm_triton.targets import target
+from cofm_triton.verdict import LIMITS, StabilityVerdict, judge, stability_verdict
 
 SUMMARY_COLUMNS = (
     *ERROR_COLUMNS[:4],
@@ -32,7 +35,6 @@ SUMMARY_COLUMNS = (
     "diverged",
 )
 _QUANTILES = (0.1, 0.5, 0.9)
-_MEMORY = {"exp": "exponential memory", "pol": "polynomial memory"}
 
 
 @dataclass(frozen=True)
@@ -42,17 +44,25 @@ class CellVerdict:
     Attributes:
         cell: which kind.
         trained: from trained models.
-        limit: from the target's limit formula, what theory predicts for widths without bound.
+        limit: from the target's limit formula, for widths without bound; None where the
+            parameterisation has none.
     """
 
     cell: Cell
     trained: StabilityVerdict
-    limit: StabilityVerdict
+    limit: StabilityVerdict | None
+
+    @property
+    def theory(self) -> str:
+        """What the paper proves: only stable parameterisations learn slow memory stably."""
+        if target(self.cell.target).decay == "exponential":
+            return "stable"
+        return "stable" if math.isfinite(parameterization(self.cell.parameterization).modulus(0.1)) else "unstable"
 
     @property
     def agrees(self) -> bool:
         """Whether the trained models show what theory predicts."""
-        return self.trained.verdict == self.limit.verdict
+        return self.trained.verdict == self.theory
 
 
 def write_report(settings: Settings, folder: RunFolder) -> list[CellVerdict]:
@@ -67,9 +77,9 @@ def write_report(settings: Settings, folder: RunFolder) -> list[CellVerdict]:
     """
     everything = [
         cell
-        for target in settings.targets
+        for name in settings.targets
         for nonlinearity in settings.nonlinearities
-        for cell in cells(settings, target, nonlinearity)
+        for cell in cells(settings, name, nonlinearity)
     ]
     parts = {cell: folder.errors(cell).read_text() for cell in everything}
     write_text(folder.root / "errors.csv", ",".join(ERROR_COLUMNS) + "\n" + "".join(parts.values()))
@@ -77,8 +87,8 @@ def write_report(settings: Settings, folder: RunFolder) -> list[CellVerdict]:
     _write_summary(folder, tables)
     verdicts = _verdicts(settings, folder, everything)
     _write_verdicts(folder, verdicts)
-    for target in settings.targets:
-        _draw(folder, target, tables, verdicts)
+    for name in settings.targets:
+        _draw(folder, name, tables, verdicts)
     write_text(folder.root / "verdict.txt", verdict_table(verdicts))
     return verdicts
 
@@ -98,11 +108,11 @@ def verdict_table(verdicts: Sequence[CellVerdict]) -> str:
                 str(cell.width),
                 " ".join(f"{radius:.4f}" for radius in trained.radii),
                 f"{trained.slope:+.2f}",
-                f"{limit.slope:+.2f}",
+                "-" if limit is None else f"{limit.slope:+.2f}",
                 f"{trained.margin:.4f}",
                 trained.verdict,
                 f"{same}/{len(group)}",
-                limit.verdict,
+                widest.theory,
             )
         )
     horizons = ", ".join(str(horizon) for horizon in verdicts[0].trained.horizons)
@@ -183,30 +193,27 @@ def _write_summary(folder: RunFolder, tables: dict[Cell, _Table]) -> None:
     write_text(folder.root / "summary.csv", stream.getvalue())
 
 
-def _verdicts(
-    settings: Settings, folder: RunFolder, everything: Sequence[Cell]
-) -> list[CellVerdict]:
+def _verdicts(settings: Settings, folder: RunFolder, everything: Sequence[Cell]) -> list[CellVerdict]:
     limits = {
-        (target, parameterization): stability_verdict(
-            target=target,
-            parameterization=parameterization,
+        (name, kind): stability_verdict(
+            target=name,
+            parameterization=kind,
             horizons=settings.horizons,
             dt=settings.dt,
         )
-        for target in settings.targets
-        for parameterization in settings.parameterizations
+        for name in settings.targets
+        for kind in settings.parameterizations
+        if kind in LIMITS
     }
     result = []
     for cell in everything:
-        records = [
-            json.loads(folder.radius(cell, length).read_text()) for length in settings.horizons
-        ]
-        trained = verdict_from_radii(
+        records = [json.loads(folder.radius(cell, length).read_text()) for length in settings.horizons]
+        trained = judge(
             settings.horizons,
             [record["radius"] for record in records],
             margin=min(record["margin"] for record in records),
         )
-        result.append(CellVerdict(cell, trained, limits[cell.target, cell.parameterization]))
+        result.append(CellVerdict(cell, trained, limits.get((cell.target, cell.parameterization))))
     return result
 
 
@@ -230,8 +237,8 @@ def _write_verdicts(folder: RunFolder, verdicts: Sequence[CellVerdict]) -> None:
                 *map(repr, v.trained.radii),
                 *(repr(v.trained.slope), repr(v.trained.margin)),
                 *(v.trained.verdict, v.trained.reason),
-                *map(repr, v.limit.radii),
-                *(repr(v.limit.slope), v.limit.verdict),
+                *map(repr, v.limit.radii if v.limit else [math.nan] * len(horizons)),
+                *(repr(v.limit.slope if v.limit else math.nan), v.theory),
             )
         )
     write_text(folder.root / "verdicts.csv", stream.getvalue())
@@ -239,23 +246,23 @@ def _write_verdicts(folder: RunFolder, verdicts: Sequence[CellVerdict]) -> None:
 
 def _draw(
     folder: RunFolder,
-    target: str,
+    name: str,
     tables: dict[Cell, _Table],
     verdicts: Sequence[CellVerdict],
 ) -> None:
-    memory = _MEMORY.get(target, target)
-    errors = [_error_curve(cell, table) for cell, table in tables.items() if cell.target == target]
+    memory = f"{target(name).decay} memory"
+    errors = [_error_curve(cell, table) for cell, table in tables.items() if cell.target == name]
     root = folder.root
     plot_errors(
         errors,
-        f"Error under parameter perturbation: target {target} ({memory})",
-        [root / f"{target}.png", root / f"{target}.svg"],
+        f"Error under parameter perturbation: target {name} ({memory})",
+        [root / f"{name}.png", root / f"{name}.svg"],
     )
-    radii = [_radius_curve(v) for v in verdicts if v.cell.target == target]
+    radii = [_radius_curve(v) for v in _widest(verdicts) if v.cell.target == name]
     plot_radii(
         radii,
-        f"How far the recurrent weights can slow down: target {target} ({memory})",
-        [root / f"{target}-radii.png", root / f"{target}-radii.svg"],
+        f"How far the recurrent weights can slow down: target {name} ({memory})",
+        [root / f"{name}-radii.png", root / f"{name}-radii.svg"],
     )
 
 
@@ -263,7 +270,7 @@ def _error_curve(cell: Cell, table: _Table) -> ErrorCurve:
     low, _, high = table.quantiles() / table.zero_error
     return ErrorCurve(
         row=cell.nonlinearity,
-        column=f"rate = {cell.parameterization}(w)",
+        column=cell.parameterization,
         width=cell.width,
         radii=table.radii.tolist(),
         maximum=(table.random.max(1) / table.zero_error).tolist(),
@@ -276,9 +283,9 @@ def _error_curve(cell: Cell, table: _Table) -> ErrorCurve:
 def _radius_curve(verdict: CellVerdict) -> RadiusCurve:
     cell = verdict.cell
     return RadiusCurve(
-        row=cell.nonlinearity,
-        column=f"rate = {cell.parameterization}(w)",
-        label=f"m = {cell.width}",
+        row="",
+        column=f"{cell.nonlinearity}, m = {cell.width}",
+        label=cell.parameterization,
         horizons=verdict.trained.horizons,
         radii=verdict.trained.radii,
     )
@@ -295,16 +302,17 @@ def _by_kind(verdicts: Sequence[CellVerdict]) -> list[list[CellVerdict]]:
 
 def contradictions(verdicts: Sequence[CellVerdict]) -> list[CellVerdict]:
     """Kinds of models whose largest width does not show what theory predicts."""
-    widest = [max(group, key=lambda v: v.cell.width) for group in _by_kind(verdicts)]
-    return [v for v in widest if not v.agrees]
+    return [v for v in _widest(verdicts) if not v.agrees]
+
+
+def _widest(verdicts: Sequence[CellVerdict]) -> list[CellVerdict]:
+    """The verdict of the largest width of every kind."""
+    return [max(group, key=lambda v: v.cell.width) for group in _by_kind(verdicts)]
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> str:
     """Columns padded to their widest entry, a rule under the header."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
+    lines = ["  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     lines.insert(1, "  ".join("-" * width for width in widths))
     return "\n".join(lines) + "\n"

@@ -44,7 +44,7 @@ class Settings:
     train_sequences: int = 4096
     test_sequences: int = 1024
     horizon_sequences: int = 256
-    linear_steps: int = 2000
+    linear_steps: int = 1200
     sequence_steps: int = 300
     batch: int = 3200
     dt: float = 1.0
@@ -75,8 +75,8 @@ PRESETS: dict[str, Settings] = {
         train_sequences=512,
         test_sequences=64,
         horizon_sequences=64,
-        linear_steps=800,
-        sequence_steps=60,
+        linear_steps=500,
+        sequence_steps=150,
     ),
 }
 """The full protocol, the one that fits in a coffee break, and the one that shows that it works."""

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import product
 
 import torch
@@ -21,7 +22,13 @@ from cofm_triton.loss import temporally_weighted_mse
 from cofm_triton.model_file import load_model, save_model
 from cofm_triton.perturbation import PerturbationCurve, perturbation_error
 from cofm_triton.quadratic_form import QuadraticForm
-from cofm_triton.training import initial_model, train_linear, train_sequences, with_nonlinearity
+from cofm_triton.training import (
+    fixed_threads,
+    initial_model,
+    train_linear,
+    train_sequences,
+    with_nonlinearity,
+)
 from cofm_triton.verdict import slow_direction_radius
 
 ERROR_COLUMNS = (
@@ -36,6 +43,9 @@ ERROR_COLUMNS = (
 )
 SLOW = "slow"
 """Stands in the column "direction" for the slow direction; random ones have numbers."""
+
+_STATE = torch.float32
+"""Nonlinear states are bounded, and errors are summed in float64; linear models have a closed form."""
 
 _TRAIN, _TEST, _HORIZON = range(3)  # which data set: each has random numbers of its own
 
@@ -59,30 +69,29 @@ def run_stages(settings: Settings, folder: RunFolder, progress: Progress) -> Non
     for target, length in product(settings.targets, settings.horizons):
         _train(settings, folder, progress, target, length)
     for target, nonlinearity in product(settings.targets, settings.nonlinearities):
-        _sweep(settings, folder, progress, target, nonlinearity)
-    for target, length in product(settings.targets, settings.horizons):
-        for nonlinearity in settings.nonlinearities:
-            _find_radii(settings, folder, progress, target, nonlinearity, length)
+        with _threads(nonlinearity):
+            _sweep(settings, folder, progress, target, nonlinearity)
+            for length in settings.horizons:
+                _find_radii(settings, folder, progress, target, nonlinearity, length)
+
+
+def _threads(nonlinearity: str) -> AbstractContextManager[None]:
+    """Matrix products depend on the number of threads in their last bits, compiled sweeps do not."""
+    return fixed_threads(1) if nonlinearity == "linear" else nullcontext()
 
 
 def _data(settings: Settings, target: str, length: int, kind: int) -> tuple[Tensor, Tensor]:
     """Inputs and outputs (N, T, 1) float64 of a data set."""
     count = (settings.train_sequences, settings.test_sequences, settings.horizon_sequences)[kind]
-    return target_functionals.generate(
-        target, count, length, dt=settings.dt, seed=3 * settings.seed + kind
-    )
+    return target_functionals.generate(target, count, length, dt=settings.dt, seed=3 * settings.seed + kind)
 
 
-def _train(
-    settings: Settings, folder: RunFolder, progress: Progress, target: str, length: int
-) -> None:
+def _train(settings: Settings, folder: RunFolder, progress: Progress, target: str, length: int) -> None:
     """All models of one target and length: linear ones, then the others starting from them."""
     linear = _train_linear_models(settings, folder, progress, target, length)
     for nonlinearity in settings.nonlinearities:
         if nonlinearity != "linear":
-            _train_nonlinear_models(
-                settings, folder, progress, target, length, nonlinearity, linear
-            )
+            _train_nonlinear_models(settings, folder, progress, target, length, nonlinearity, linear)
 
 
 def _train_linear_models(
@@ -105,7 +114,8 @@ def _train_linear_models(
     inputs, outputs = _data(settings, target, length, _TRAIN)
     kernel = target_functionals.target(target).kernel(length, dt=settings.dt)
     centre = torch.stack([kernel, torch.zeros_like(kernel)])[None]
-    form = QuadraticForm.from_data(inputs, outputs, centre=centre)
+    with fixed_threads(1):
+        form = QuadraticForm.from_data(inputs, outputs, centre=centre)
     with progress.bar(f"train {target} T={length} linear") as on_step:
         losses = train_linear(models, form, steps=settings.linear_steps, on_step=on_step)
     _save(folder, group, length, models, losses)
@@ -151,30 +161,27 @@ def _save(
         save_model(folder.model(cell, length), model, notes)
 
 
-def _sweep(
-    settings: Settings, folder: RunFolder, progress: Progress, target: str, nonlinearity: str
-) -> None:
+def _sweep(settings: Settings, folder: RunFolder, progress: Progress, target: str, nonlinearity: str) -> None:
     """Errors of the models of the first horizon under perturbation."""
     missing = [c for c in cells(settings, target, nonlinearity) if not folder.errors(c).exists()]
     if not missing:
         return
     inputs, outputs = _data(settings, target, settings.horizons[0], _TEST)
-    zero_error = float(temporally_weighted_mse(torch.zeros_like(outputs), outputs))
+    with fixed_threads(1):
+        zero_error = float(temporally_weighted_mse(torch.zeros_like(outputs), outputs))
     inputs, outputs = inputs.to(settings.device), outputs.to(settings.device)
     with progress.bar(f"perturb {target} {nonlinearity}") as on_step:
         for batch in _batches(missing, nonlinearity, on_step):
             models = _load(settings, folder, batch, settings.horizons[0])
-            # States in float32 and errors in float64: hardtanh and tanh states stay bounded.
-            dtype = torch.float64 if nonlinearity == "linear" else torch.float32
             random = perturbation_error(
                 models,
                 inputs,
                 outputs,
                 directions=settings.directions,
                 seed=settings.seed,
-                dtype=dtype,
+                dtype=_STATE,
             )
-            slow = perturbation_error(models, inputs, outputs, search="slow", dtype=dtype)
+            slow = perturbation_error(models, inputs, outputs, search="slow", dtype=_STATE)
             for row, cell in enumerate(batch):
                 text = _error_rows(cell, row, random, slow, zero_error)
                 write_text(folder.errors(cell), text)
@@ -198,7 +205,7 @@ def _find_radii(
     with progress.bar(f"radius {target} T={length} {nonlinearity}") as on_step:
         for batch in _batches(missing, nonlinearity, on_step):
             models = _load(settings, folder, batch, length)
-            radii = slow_direction_radius(models, inputs, outputs)
+            radii = slow_direction_radius(models, inputs, outputs, dtype=_STATE)
             for cell, model, radius in zip(batch, models, radii, strict=True):
                 record = {"radius": radius, "margin": model.rnn.stability_margin()}
                 write_text(folder.radius(cell, length), json.dumps(record) + "\n")
@@ -212,9 +219,7 @@ def _batches(missing: Sequence[Cell], nonlinearity: str, on_step: OnStep) -> Ite
         on_step(min(first + size, len(missing)), len(missing))
 
 
-def _load(
-    settings: Settings, folder: RunFolder, group: Sequence[Cell], length: int
-) -> list[RNNFunctional]:
+def _load(settings: Settings, folder: RunFolder, group: Sequence[Cell], length: int) -> list[RNNFunctional]:
     return [load_model(folder.model(cell, length), settings.device) for cell in group]
 
 

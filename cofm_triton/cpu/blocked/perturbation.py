@@ -12,16 +12,14 @@ time step at a time; products are elementwise, so no reduced-precision matrix un
 import torch
 from torch import Tensor
 
-from cofm_triton.nonlinearity import nonlinearity
+from cofm_triton.activation import activation
 from cofm_triton.stacked import StackedCells
 
 _BLOCK_NUMBERS = 1 << 18  # numbers in a block of states: 1 MB in float32
 _MAX_LANES = 1024
 
 
-def sweep_errors(
-    cells: StackedCells, inputs: Tensor, targets: Tensor, weights: Tensor | None
-) -> Tensor:
+def sweep_errors(cells: StackedCells, inputs: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
     """Errors of K models on the same data; see the module's equation.
 
     Args:
@@ -47,11 +45,9 @@ def sweep_errors(
     return torch.cat(blocks)
 
 
-def _block_errors(
-    cells: StackedCells, inputs: Tensor, targets: Tensor, weights: Tensor | None
-) -> Tensor:
+def _block_errors(cells: StackedCells, inputs: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
     """(K,) errors of one block of sequences; amax and sum both keep NaN."""
-    act_in, act_out = nonlinearity(cells.act_in), nonlinearity(cells.act_out)
+    act_in, act_out = activation(cells.act_in), activation(cells.act_out)
     rate, bias = cells.rate.to(inputs)[..., None], cells.bias.to(inputs)[..., None]
     encoder, readout = cells.encoder.to(inputs), cells.readout.to(inputs)
     offset = cells.offset.to(inputs)[..., None]

@@ -2,10 +2,10 @@
 
     linear z    tanh(z)    hardtanh min(max(z, -1), 1)    relu max(z, 0)
 
-`kind` is an index into the table of `cofm_triton.nonlinearity`; pass it as a constant so that the loop around the call
-holds one branch only and vectorises. Comparisons are written so that NaN comes out as NaN
-(math.md, section 5); functions that call these compile with `OPTIONS`, which allow fused
-multiply-adds and nothing else: no assumption about infinities or NaN.
+`kind` is an index into the table of `cofm_triton.nonlinearity`; pass it as a constant so that the
+loop around the call holds one branch only and vectorises. Comparisons are written so that NaN
+comes out as NaN; functions that call these compile with `OPTIONS`, which allow fused multiply-adds
+and nothing else: no assumption about infinities or NaN.
 """
 
 import math
@@ -20,16 +20,15 @@ from cofm_triton.nonlinearity import NONLINEARITIES
 
 LINEAR, TANH, HARDTANH, RELU = map(NONLINEARITIES.index, ("linear", "tanh", "hardtanh", "relu"))
 
-OPTIONS: dict[str, Any] = {"fastmath": {"contract"}, "error_model": "numpy"}
+OPTIONS: Any = {"fastmath": {"contract"}, "error_model": "numpy"}
 
 
 def _tanh(z: float) -> float:
     raise NotImplementedError("only inside compiled code")
 
 
-@intrinsic
-def _bits(_context: Any, z: Any) -> Any:
-    """The bits of a float as an integer of the same size."""
+def _bits_of(_context: Any, z: Any) -> Any:
+    """Typing and code of `_bits(z)`: the bits of a float as an integer of the same size."""
     integer = types.int32 if z == types.float32 else types.int64
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -38,15 +37,18 @@ def _bits(_context: Any, z: Any) -> Any:
     return integer(z), generate
 
 
-@intrinsic
-def _number(_context: Any, bits: Any) -> Any:
-    """The float whose bits are an integer of the same size."""
+def _number_of(_context: Any, bits: Any) -> Any:
+    """Typing and code of `_number(bits)`: the float whose bits are an integer of the same size."""
     real = types.float32 if bits == types.int32 else types.float64
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.bitcast(arguments[0], context.get_value_type(signature.return_type))
 
     return real(bits), generate
+
+
+_bits: Any = intrinsic(_bits_of)
+_number: Any = intrinsic(_number_of)
 
 
 def _make_tanh(
@@ -60,9 +62,11 @@ def _make_tanh(
     Error against the exact value: at most 2.5 units in the last place.
 
     Args:
-        real, integer: the number type and the integer type of its size.
+        real: the number type.
+        integer: the integer type of its size.
         mantissa: stored mantissa bits of `real`.
-        high, low: ln 2 in two pieces, n * high exact for every n that occurs.
+        high: leading bits of ln 2, n * high is exact for every n that occurs.
+        low: the rest of ln 2.
         degree: of p.
         limit: 2|z| from where tanh rounds to 1.
     """
@@ -92,12 +96,8 @@ def _make_tanh(
 
 
 _BODIES = {
-    types.float32: _make_tanh(
-        np.float32, np.int32, 23, 0.693145751953125, 1.4286068203094173e-06, 7, 20.0
-    ),
-    types.float64: _make_tanh(
-        np.float64, np.int64, 52, 0.6931471805598903, 5.497923018708371e-14, 13, 40.0
-    ),
+    types.float32: _make_tanh(np.float32, np.int32, 23, 0.693145751953125, 1.4286068203094173e-06, 7, 20.0),
+    types.float64: _make_tanh(np.float64, np.int64, 52, 0.6931471805598903, 5.497923018708371e-14, 13, 40.0),
 }
 
 
@@ -106,7 +106,7 @@ def _tanh_overload(z: Any) -> Any:
     return _BODIES.get(z)
 
 
-@njit(forceinline=True, **OPTIONS)  # type: ignore[untyped-decorator]
+@njit(forceinline=True, **OPTIONS)
 def activate(kind: int, z: Any) -> Any:
     """act(z) for one number z, kind an index into the table of nonlinearities."""
     one = type(z)(1)
@@ -118,3 +118,17 @@ def activate(kind: int, z: Any) -> Any:
     if kind == RELU:
         return type(z)(0) if z < 0 else z
     return z
+
+
+@njit(forceinline=True, **OPTIONS)
+def slope(kind: int, z: Any) -> Any:
+    """act'(z) for one number z, 0 at the kinks."""
+    one, zero = type(z)(1), type(z)(0)
+    if kind == HARDTANH:
+        return one if abs(z) < one else zero
+    if kind == TANH:
+        u = _tanh(z)
+        return one - u * u
+    if kind == RELU:
+        return one if z > zero else zero
+    return one

@@ -6,69 +6,58 @@
 Layout: sequences are the innermost axis of blocks (blocks, T, channels, S), so that every line of
 arithmetic runs on S neighbouring sequences and vectorises. A block of inputs, targets and outputs
 fits the second-level cache and is read from memory once for all K models of its task; the states
-of four units, `(4, S)`, stay in the first-level cache from the first step to the last. States are
+of two units, `(2, S)`, stay in the first-level cache from the first step to the last. States are
 float32 or float64 as the inputs are, errors always float64: one partial sum per sequence, block
-and model, added in a fixed order, so the result does not depend on the number of threads.
+and model, added in a fixed order, so the result does not depend on the number of threads. The
+threads are Python's, as many as torch's own, and hold no lock while they compute.
 Padding sequences of the last block are computed and left out of the sum.
 
 Traffic: T S (d + p) numbers per block and task in, one number per (block, model) out.
 """
 
+from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from typing import Any
 
 import numpy as np
 import torch
-from numba import get_num_threads, literally, njit, prange
+from numba import njit
+from numba.misc.special import literally
 from torch import Tensor
 
 from cofm_triton.cpu.jit.activation import OPTIONS, activate
 from cofm_triton.nonlinearity import NONLINEARITIES
 from cofm_triton.stacked import StackedCells
 
-_UNITS = 4  # units updated together: one read of x and one update of y serve all four
+# Units updated together: one read of x and one update of y serve both, and their eight coefficients
+# still fit the vector registers (four units and sixteen coefficients do not: half the speed).
+_UNITS = 2
 _CACHE_BYTES = 400_000  # inputs, targets and outputs of a block, in the second-level cache
 _MIN_LANES, _MAX_LANES = 64, 256
 _TASKS_PER_THREAD = 8
 
 
-@njit(cache=True, **OPTIONS)  # type: ignore[untyped-decorator]
-def _step_four_units(
-    act_in: int, act_out: int, x: Any, y: Any, h0: Any, h1: Any, h2: Any, h3: Any, unit: Any, dt: Any
-) -> None:
-    """One time step of four units on S sequences; unit rows hold (a, b, U, c)."""
-    a0, a1, a2, a3 = unit[0, 0], unit[1, 0], unit[2, 0], unit[3, 0]
-    b0, b1, b2, b3 = unit[0, 1], unit[1, 1], unit[2, 1], unit[3, 1]
-    u0, u1, u2, u3 = unit[0, 2], unit[1, 2], unit[2, 2], unit[3, 2]
-    c0, c1, c2, c3 = unit[0, 3], unit[1, 3], unit[2, 3], unit[3, 3]
-    for s in range(x.shape[0]):
-        g0 = h0[s] + dt * activate(act_in, u0 * x[s] + b0 - a0 * h0[s])
-        g1 = h1[s] + dt * activate(act_in, u1 * x[s] + b1 - a1 * h1[s])
-        g2 = h2[s] + dt * activate(act_in, u2 * x[s] + b2 - a2 * h2[s])
-        g3 = h3[s] + dt * activate(act_in, u3 * x[s] + b3 - a3 * h3[s])
-        h0[s], h1[s], h2[s], h3[s] = g0, g1, g2, g3
-        y[s] += (
-            c0 * activate(act_out, g0)
-            + c1 * activate(act_out, g1)
-            + c2 * activate(act_out, g2)
-            + c3 * activate(act_out, g3)
-        )
-
-
-@njit(forceinline=True, **OPTIONS)  # type: ignore[untyped-decorator]
-def _run_four_units(act_in: int, act_out: int, x: Any, y: Any, h: Any, unit: Any, dt: Any) -> None:
-    """All time steps of four units: x and y (T, 1, S), h (4, S), unit (4, 4)."""
+@njit(forceinline=True, **OPTIONS)
+def _run_two_units(act_in: int, act_out: int, x: Any, y: Any, h: Any, unit: Any, dt: Any) -> None:
+    """All time steps of two units: x and y (T, S), h (2, S), unit (2, 4) rows (a, b, U, c)."""
+    a0, b0, u0, c0 = unit[0, 0], unit[0, 1], unit[0, 2], unit[0, 3]
+    a1, b1, u1, c1 = unit[1, 0], unit[1, 1], unit[1, 2], unit[1, 3]
     h[:] = 0
     for t in range(x.shape[0]):
-        _step_four_units(act_in, act_out, x[t, 0], y[t, 0], h[0], h[1], h[2], h[3], unit, dt)
+        for s in range(x.shape[1]):
+            g0 = h[0, s] + dt * activate(act_in, u0 * x[t, s] + b0 - a0 * h[0, s])
+            g1 = h[1, s] + dt * activate(act_in, u1 * x[t, s] + b1 - a1 * h[1, s])
+            h[0, s], h[1, s] = g0, g1
+            y[t, s] += c0 * activate(act_out, g0) + c1 * activate(act_out, g1)
 
 
-@njit(cache=True, **OPTIONS)  # type: ignore[untyped-decorator]
+@njit(forceinline=True, **OPTIONS)
 def _add_scaled(row: Any, factor: Any, source: Any) -> None:
     for s in range(row.shape[0]):
         row[s] += factor * source[s]
 
 
-@njit(cache=True, **OPTIONS)  # type: ignore[untyped-decorator]
+@njit(forceinline=True, **OPTIONS)
 def _step_one_unit(act_in: int, act_out: int, h: Any, z: Any, rate: Any, dt: Any) -> None:
     """Advance h by one step; z holds e on entry and act_out(h) on return."""
     for s in range(h.shape[0]):
@@ -77,10 +66,8 @@ def _step_one_unit(act_in: int, act_out: int, h: Any, z: Any, rate: Any, dt: Any
         z[s] = activate(act_out, g)
 
 
-@njit(forceinline=True, **OPTIONS)  # type: ignore[untyped-decorator]
-def _run_one_unit(
-    act_in: int, act_out: int, x: Any, y: Any, h: Any, z: Any, unit: Any, dt: Any
-) -> None:
+@njit(forceinline=True, **OPTIONS)
+def _run_one_unit(act_in: int, act_out: int, x: Any, y: Any, h: Any, z: Any, unit: Any, dt: Any) -> None:
     """All time steps of one unit: x (T, d, S), y (T, p, S), unit (2 + d + p,): a, b, U, c."""
     inputs = x.shape[1]
     h[:] = 0
@@ -93,85 +80,83 @@ def _run_one_unit(
             _add_scaled(y[t, q], unit[2 + inputs + q], z)
 
 
-@njit(forceinline=True, **OPTIONS)  # type: ignore[untyped-decorator]
-def _run_model(
-    act_in: int, act_out: int, x: Any, y: Any, h: Any, z: Any, units: Any, dt: Any
-) -> None:
-    """Add the read-out of every unit to y: units (m, 2 + d + p), m a multiple of four."""
+@njit(forceinline=True, **OPTIONS)
+def _run_model(act_in: int, act_out: int, x: Any, y: Any, h: Any, z: Any, units: Any, dt: Any) -> None:
+    """Add the read-out of every unit to y: units (m, 2 + d + p), m even."""
     if x.shape[1] == 1 and y.shape[1] == 1:
+        flat = (x.shape[0], x.shape[2])
+        x_rows, y_rows = x.reshape(flat), y.reshape(flat)
         for i in range(0, units.shape[0], _UNITS):
-            _run_four_units(act_in, act_out, x, y, h, units[i : i + _UNITS], dt)
+            _run_two_units(act_in, act_out, x_rows, y_rows, h, units[i : i + _UNITS], dt)
     else:
         for i in range(units.shape[0]):
             _run_one_unit(act_in, act_out, x, y, h[0], z, units[i], dt)
 
 
-@njit(cache=True, **OPTIONS)  # type: ignore[untyped-decorator]
-def _add_squares(y: Any, target: Any, weight: float, error: Any) -> None:
-    for s in range(error.shape[0]):
-        gap = np.float64(y[s] - target[s])
-        error[s] += weight * (gap * gap)
-
-
-@njit(cache=True, **OPTIONS)  # type: ignore[untyped-decorator]
-def _keep_largest(y: Any, target: Any, error: Any) -> None:
-    """max(error, |y - target|) that keeps NaN, whichever side it is on."""
-    for s in range(error.shape[0]):
-        gap = np.float64(abs(y[s] - target[s]))
-        error[s] = gap if (gap > error[s] or gap != gap) else error[s]
-
-
-@njit(cache=True, **OPTIONS)  # type: ignore[untyped-decorator]
-def _block_error(y: Any, target: Any, weights: Any, sup: bool, error: Any, valid: int) -> float:
+@njit(**OPTIONS)
+def _weighted_squares(y: Any, target: Any, weights: Any, error: Any) -> None:
+    """error[s] = sum over rows r of weights[r] (y[r, s] - target[r, s])^2."""
     error[:] = 0.0
-    for t in range(y.shape[0]):
-        for q in range(y.shape[1]):
-            if sup:
-                _keep_largest(y[t, q], target[t, q], error)
-            else:
-                _add_squares(y[t, q], target[t, q], weights[t], error)
+    for r in range(y.shape[0]):
+        weight = weights[r]
+        for s in range(y.shape[1]):
+            gap = np.float64(y[r, s] - target[r, s])
+            error[s] += weight * (gap * gap)
+
+
+@njit(**OPTIONS)
+def _largest_gap(y: Any, target: Any, error: Any) -> None:
+    """error[s] = max over rows of |y[r, s] - target[r, s]|; NaN stays, whichever side it is on."""
+    error[:] = 0.0
+    for r in range(y.shape[0]):
+        for s in range(y.shape[1]):
+            gap = np.float64(abs(y[r, s] - target[r, s]))
+            error[s] = gap if (gap > error[s] or gap != gap) else error[s]
+
+
+@njit(**OPTIONS)
+def _block_error(y: Any, target: Any, weights: Any, sup: bool, error: Any, valid: int) -> float:
+    """Error of the first `valid` sequences: y and target (T, p, S), weights (T p,)."""
+    rows = (y.shape[0] * y.shape[1], y.shape[2])
     total = 0.0
-    for s in range(valid):
-        if not sup:
+    if sup:
+        _largest_gap(y.reshape(rows), target.reshape(rows), error)
+        for s in range(valid):
+            total = error[s] if (error[s] > total or error[s] != error[s]) else total
+    else:
+        _weighted_squares(y.reshape(rows), target.reshape(rows), weights, error)
+        for s in range(valid):
             total += error[s]
-        elif error[s] > total or error[s] != error[s]:
-            total = error[s]
     return total
 
 
-@njit(cache=True, parallel=True, **OPTIONS)  # type: ignore[untyped-decorator]
-def _sweep(
+@njit(cache=True, nogil=True, **OPTIONS)
+def _task(
     act_in: int,
     act_out: int,
     x: Any,
     target: Any,
-    sequences: int,
+    valid: int,
     weights: Any,
     units: Any,
     offset: Any,
     dt: Any,
     sup: bool,
-    chunks: int,
-) -> Any:
-    """Errors (blocks, K); task (block, chunk) computes models chunk, chunk + chunks, ..."""
+    errors: Any,
+) -> None:
+    """Errors of some models on one block: units (K, m, 2 + d + p), errors (K,)."""
     act_in, act_out = literally(act_in), literally(act_out)  # compile for these two alone
-    blocks, steps, _, lanes = x.shape
-    outputs = target.shape[2]
-    models = units.shape[0]
-    errors = np.empty((blocks, models))
-    for task in prange(blocks * chunks):
-        block, chunk = task // chunks, task % chunks
-        valid = min(lanes, sequences - block * lanes)
-        y = np.empty((steps, outputs, lanes), x.dtype)
-        h = np.empty((_UNITS, lanes), x.dtype)
-        z = np.empty(lanes, x.dtype)
-        error = np.empty(lanes)
-        for k in range(chunk, models, chunks):
-            for q in range(outputs):
-                y[:, q] = offset[k, q]
-            _run_model(act_in, act_out, x[block], y, h, z, units[k], dt)
-            errors[block, k] = _block_error(y, target[block], weights, sup, error, valid)
-    return errors
+    steps, _, lanes = x.shape
+    outputs = target.shape[1]
+    y = np.empty((steps, outputs, lanes), x.dtype)
+    h = np.empty((_UNITS, lanes), x.dtype)
+    z = np.empty(lanes, x.dtype)
+    error = np.empty(lanes)
+    for k in range(units.shape[0]):
+        for q in range(outputs):
+            y[:, q] = offset[k, q]
+        _run_model(act_in, act_out, x, y, h, z, units[k], dt)
+        errors[k] = _block_error(y, target, weights, sup, error, valid)
 
 
 def _lanes(sequences: int, steps: int, numbers: int, item_size: int) -> int:
@@ -191,7 +176,7 @@ def _blocked(sequences: Tensor, lanes: int) -> np.ndarray[Any, Any]:
 
 
 def _unit_rows(cells: StackedCells, dtype: torch.dtype) -> np.ndarray[Any, Any]:
-    """(K, m rounded up to four, 2 + d + p): a, b, U, c of each unit; padding units stay at zero."""
+    """(K, m rounded up to an even number, 2 + d + p): a, b, U, c of each unit; padding units stay at zero."""
     columns = (cells.rate[..., None], cells.bias[..., None], cells.encoder, cells.readout.mT)
     rows = torch.cat(columns, -1)
     padding = -rows.shape[1] % _UNITS
@@ -199,9 +184,7 @@ def _unit_rows(cells: StackedCells, dtype: torch.dtype) -> np.ndarray[Any, Any]:
     return rows.to(dtype).contiguous().numpy()
 
 
-def sweep_errors(
-    cells: StackedCells, inputs: Tensor, targets: Tensor, weights: Tensor | None
-) -> Tensor:
+def sweep_errors(cells: StackedCells, inputs: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
     """Errors of K models on the same data; see the module's equation.
 
     Args:
@@ -219,20 +202,31 @@ def sweep_errors(
     lanes = _lanes(count, steps, channels + 2 * outputs, inputs.element_size())
     x, target = _blocked(inputs, lanes), _blocked(targets, lanes)
     units = _unit_rows(cells, dtype)
-    chunks = min(len(units), -(-_TASKS_PER_THREAD * get_num_threads() // len(x)))
-    sup = weights is None
-    step_weights = np.ones(steps) if weights is None else weights.contiguous().numpy()
-    errors = _sweep(
-        NONLINEARITIES.index(cells.act_in),
-        NONLINEARITIES.index(cells.act_out),
-        x,
-        target,
-        count,
-        step_weights,
-        units,
-        cells.offset.to(dtype).contiguous().numpy(),
-        x.dtype.type(cells.dt),
-        sup,
-        chunks,
-    )
-    return torch.from_numpy(errors.max(0) if sup else errors.sum(0))
+    offset = cells.offset.to(dtype).contiguous().numpy()
+    row_weights = np.ones(steps) if weights is None else weights.numpy().repeat(outputs)
+    threads = torch.get_num_threads()
+    chunks = min(len(units), -(-_TASKS_PER_THREAD * threads // len(x)))
+    errors = np.empty((len(x), len(units)))
+
+    def run(task: tuple[int, int]) -> None:
+        block, chunk = task
+        some = slice(chunk, None, chunks)
+        _task(
+            NONLINEARITIES.index(cells.act_in),
+            NONLINEARITIES.index(cells.act_out),
+            x[block],
+            target[block],
+            min(lanes, count - block * lanes),
+            row_weights,
+            units[some],
+            offset[some],
+            x.dtype.type(cells.dt),
+            weights is None,
+            errors[block, some],
+        )
+
+    tasks = list(product(range(len(x)), range(chunks)))
+    run(tasks[0])  # compiles at the first call: one thread, not all
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(run, tasks[1:]))
+    return torch.from_numpy(errors.max(0) if weights is None else errors.sum(0))

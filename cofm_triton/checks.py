@@ -1,0 +1,99 @@
+"""Checks of arguments: every message names the argument, what was given and what is accepted."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cofm_triton.nonlinearity import NONLINEARITIES
+from cofm_triton.ops.dtypes import DTYPES, REAL_DTYPES, state_dtype
+
+
+def check_sequence(name: str, x: Any, *, allow_complex: bool) -> None:
+    """`x` is a (B, T, D) tensor with D >= 1 of a dtype the recurrences know."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(x).__name__}")
+    if x.dim() != 3 or x.shape[2] < 1:
+        raise ValueError(f"{name} must have shape (B, T, D) with D >= 1, got {tuple(x.shape)}")
+    accepted = DTYPES if allow_complex else REAL_DTYPES
+    if x.dtype not in accepted:
+        raise TypeError(f"{name} must have one of the dtypes {_names(accepted)}, got {x.dtype}")
+
+
+def check_companion(name: str, tensor: Any, x: Tensor, *, accumulator: bool = True) -> None:
+    """`tensor` lives with x: same device, x's dtype or (if `accumulator`) the dtype of the state."""
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
+    if tensor.device != x.device:
+        raise ValueError(f"{name} must be on the device of x, {x.device}, got {tensor.device}")
+    accepted = {x.dtype, state_dtype(x.dtype)} if accumulator else {x.dtype}
+    if tensor.dtype not in accepted:
+        raise TypeError(
+            f"{name} must have the dtype of x or of its state, {_names(sorted(accepted, key=str))}, got {tensor.dtype}"
+        )
+
+
+def check_per_channel(name: str, tensor: Any, x: Tensor) -> None:
+    """`tensor` is (D,), one value per channel of x."""
+    check_companion(name, tensor, x)
+    if tuple(tensor.shape) != (x.shape[2],):
+        raise ValueError(f"{name} must have shape (D,) = ({x.shape[2]},), got {tuple(tensor.shape)}")
+
+
+def check_states(name: str, h0: Any, x: Tensor, seq_starts: Tensor | None) -> None:
+    """`h0` is None or (B, D), (S, D) for packed sequences."""
+    if h0 is None:
+        return
+    check_companion(name, h0, x)
+    rows, letter = (x.shape[0], "B") if seq_starts is None else (seq_starts.shape[0], "S")
+    if tuple(h0.shape) != (rows, x.shape[2]):
+        raise ValueError(
+            f"{name} must have shape ({letter}, D) = ({rows}, {x.shape[2]}), got {tuple(h0.shape)}"
+        )
+
+
+def check_seq_starts(seq_starts: Any, x: Tensor) -> None:
+    """`seq_starts` is None or (S,) integers with 0 = s[0] <= s[1] <= ... <= T, for a batch of one row.
+
+    The values of a tensor on the CPU are checked; on other devices, where looking would wait for the device, kernels
+    clamp them to [0, T].
+    """
+    if seq_starts is None:
+        return
+    if not isinstance(seq_starts, Tensor):
+        raise TypeError(f"seq_starts must be a torch.Tensor, got {type(seq_starts).__name__}")
+    if seq_starts.dtype not in (torch.int32, torch.int64):
+        raise TypeError(f"seq_starts must have dtype torch.int32 or torch.int64, got {seq_starts.dtype}")
+    if seq_starts.dim() != 1 or seq_starts.shape[0] < 1:
+        raise ValueError(f"seq_starts must have shape (S,) with S >= 1, got {tuple(seq_starts.shape)}")
+    if seq_starts.device != x.device:
+        raise ValueError(f"seq_starts must be on the device of x, {x.device}, got {seq_starts.device}")
+    if x.shape[0] != 1:
+        raise ValueError(f"seq_starts packs sequences into one row: x must have B = 1, got B = {x.shape[0]}")
+    if seq_starts.device.type == "cpu" and not torch.compiler.is_compiling():
+        values = seq_starts.tolist()
+        if values[0] != 0 or any(a > b for a, b in zip(values, [*values[1:], x.shape[1]], strict=True)):
+            raise ValueError(
+                f"seq_starts must start with 0 and not decrease up to T = {x.shape[1]}, got {values}"
+            )
+
+
+def check_nonlinearity(nonlinearity: Any) -> None:
+    """`nonlinearity` is a name in the table."""
+    if nonlinearity not in NONLINEARITIES:
+        raise ValueError(f"nonlinearity must be one of {NONLINEARITIES}, got {nonlinearity!r}")
+
+
+def check_step(dt: Any) -> None:
+    """`dt` is a finite positive number."""
+    if isinstance(dt, bool) or not isinstance(dt, (int, float)):
+        raise TypeError(f"dt must be a number, got {type(dt).__name__}")
+    if not (math.isfinite(dt) and dt > 0):
+        raise ValueError(f"dt must be finite and positive, got {dt}")
+
+
+def _names(dtypes: Any) -> str:
+    return ", ".join(str(dtype) for dtype in dtypes)

@@ -1,0 +1,114 @@
+"""Linear scan in plain PyTorch: time in blocks, all blocks advanced together.
+
+T steps are laid out as N blocks of L ~ sqrt(T). L vectorised steps give every block's final state from a zero start, a
+scan over the N ends gives the state each block starts from, and L more steps replay the blocks from there: the three
+phases of the Triton kernel, with the rounding of the sequential recurrence inside each block.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from cofm_triton.cpu.blocked.packed import spans
+
+
+def forward(
+    x: Tensor, decay: Tensor, h0: Tensor | None, seq_starts: Tensor | None, *,
+    reverse: bool, state_dtype: torch.dtype, num_sms: int = 1,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """`(h, h_last)` with T >= 1: h (B, T, D) in x's dtype, h_last (S, D) in the state's."""
+    h = torch.empty_like(x, memory_format=torch.contiguous_format)
+    lasts = []
+    for rows, span in spans(seq_starts, x.shape[1]):
+        start = start_states(x, h0, rows, seq_starts, state_dtype)
+        states = scan(_part(x, span), _part(decay, span), start, reverse, state_dtype)
+        h[:, span] = states
+        lasts.append((states[:, 0] if reverse else states[:, -1]) if states.shape[1] else start)
+    return h, torch.cat(lasts)
+
+
+def backward(
+    grad_h: Tensor, grad_last: Tensor | None, decay: Tensor, h: Tensor, h0: Tensor | None, seq_starts: Tensor | None, *,
+    reverse: bool, state_dtype: torch.dtype, num_sms: int = 1,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """`(grad_x, grad_decay, grad_h0)` with T >= 1, by the scan `lambda[t] = dh[t] + conj(decay[t+1]) lambda[t+1]`."""
+    grad_x = torch.empty_like(h)
+    gated = decay.dim() == 3
+    grad_decay = torch.empty_like(h, dtype=decay.dtype) if gated else torch.zeros_like(decay)
+    grad_starts = []
+    for rows, span in spans(seq_starts, h.shape[1]):
+        end = start_states(h, grad_last, rows, seq_starts, state_dtype)
+        start = start_states(h, h0, rows, seq_starts, state_dtype)
+        if span.start == span.stop:
+            grad_starts.append(end)
+            continue
+        gates = _part(decay, span).conj()
+        first, last = (-1, 0) if reverse else (0, -1)
+        drive = _part(grad_h, span).to(state_dtype, copy=True)
+        drive[:, last] += end
+        # lambda[t] takes the decay of the step after t; the one that wraps around meets a zero state.
+        shifted = gates.roll(1 if reverse else -1, 1) if gated else gates
+        adjoint = scan(drive, shifted, torch.zeros_like(end), not reverse, state_dtype)
+        before = _part(h, span).to(state_dtype).roll(-1 if reverse else 1, 1)
+        before[:, first] = start
+        grad_x[:, span] = adjoint
+        product = adjoint * before.conj()
+        if gated:
+            grad_decay[:, span] = product
+        else:
+            grad_decay += product.sum((0, 1))
+        grad_starts.append((gates[:, first].to(state_dtype) if gated else gates) * adjoint[:, first])
+    return grad_x, grad_decay, torch.cat(grad_starts)
+
+
+def scan(x: Tensor, decay: Tensor, start: Tensor, reverse: bool, state_dtype: torch.dtype) -> Tensor:
+    """Every state (B, T, D), in `state_dtype`, of the scan from `start` (B, D)."""
+    if reverse:
+        flipped = decay.flip(1) if decay.dim() == 3 else decay
+        return scan(x.flip(1), flipped, start, False, state_dtype).flip(1)
+    batch, length, channels = x.shape
+    block = max(1, math.isqrt(length))
+    count = length // block
+    whole = count * block
+    h = x.new_empty(x.shape, dtype=state_dtype)
+    blocks = x[:, :whole].unflatten(1, (count, block))
+    gates = decay if decay.dim() == 1 else decay[:, :whole].unflatten(1, (count, block))
+
+    ends = torch.zeros((batch, count, channels), dtype=state_dtype, device=x.device)
+    products = torch.ones_like(ends)
+    for j in range(block):
+        gate = gates if decay.dim() == 1 else gates[:, :, j]
+        ends = torch.addcmul(blocks[:, :, j].to(state_dtype), gate.to(state_dtype), ends)
+        products = products * gate
+    states = torch.empty_like(ends)
+    state = start
+    for i in range(count):
+        states[:, i] = state
+        state = torch.addcmul(ends[:, i], products[:, i], state)
+    replay = h[:, :whole].unflatten(1, (count, block))
+    for j in range(block):
+        gate = gates if decay.dim() == 1 else gates[:, :, j]
+        states = torch.addcmul(blocks[:, :, j].to(state_dtype), gate.to(state_dtype), states)
+        replay[:, :, j] = states
+    for t in range(whole, length):
+        gate = decay if decay.dim() == 1 else decay[:, t]
+        state = h[:, t - 1] if t else start
+        h[:, t] = torch.addcmul(x[:, t].to(state_dtype), gate.to(state_dtype), state)
+    return h
+
+
+def _part(tensor: Tensor, span: slice) -> Tensor:
+    """The time range of a sequence; a time-invariant decay has none."""
+    return tensor if tensor.dim() == 1 else tensor[:, span]
+
+
+def start_states(
+    x: Tensor, states: Tensor | None, rows: slice, seq_starts: Tensor | None, state_dtype: torch.dtype
+) -> Tensor:
+    """Initial states of a sequence, zeros when not given."""
+    if states is not None:
+        return states[rows].to(state_dtype)
+    return x.new_zeros((x.shape[0] if seq_starts is None else 1, x.shape[2]), dtype=state_dtype)

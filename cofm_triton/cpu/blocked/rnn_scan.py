@@ -1,0 +1,60 @@
+"""Diagonal nonlinear recurrence in plain PyTorch: forward row by row, backward in blocks of time.
+
+The forward pass is sequential by nature; its rows are updated in place, without autograd's bookkeeping. The adjoint is
+affine in the state and runs as the blocked linear scan with the Jacobians as gates.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from cofm_triton.activation import activation, activation_slope
+from cofm_triton.cpu.blocked import linear_scan
+from cofm_triton.cpu.blocked.packed import spans
+
+
+def forward(
+    x: Tensor, rate: Tensor, h0: Tensor | None, seq_starts: Tensor | None, *,
+    dt: float, nonlinearity: str, state_dtype: torch.dtype,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """`(h, h_last)` with T >= 1: h (B, T, D) in x's dtype, h_last (S, D) in the state's."""
+    h = torch.empty_like(x, memory_format=torch.contiguous_format)
+    act = activation(nonlinearity)
+    lasts = []
+    for rows, span in spans(seq_starts, x.shape[1]):
+        state = linear_scan.start_states(x, h0, rows, seq_starts, state_dtype)
+        for t in range(span.start, span.stop):
+            state = torch.add(state, act(torch.addcmul(x[:, t].to(state_dtype), rate, state, value=-1)), alpha=dt)
+            h[:, t] = state
+        lasts.append(state)
+    return h, torch.cat(lasts)
+
+
+def backward(
+    grad_h: Tensor, grad_last: Tensor | None, x: Tensor, rate: Tensor, h: Tensor, h0: Tensor | None,
+    seq_starts: Tensor | None, *, dt: float, nonlinearity: str, state_dtype: torch.dtype,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """`(grad_x, grad_rate, grad_h0)` with T >= 1; grad_rate (D,) and grad_h0 (S, D) in the state's dtype."""
+    slope_of = activation_slope(nonlinearity)
+    grad_x = torch.empty_like(h)
+    grad_rate = torch.zeros_like(rate)
+    grad_starts = []
+    for rows, span in spans(seq_starts, x.shape[1]):
+        end = linear_scan.start_states(x, grad_last, rows, seq_starts, state_dtype)
+        if span.start == span.stop:
+            grad_starts.append(end)
+            continue
+        before = h[:, span].to(state_dtype).roll(1, 1)
+        before[:, 0] = linear_scan.start_states(x, h0, rows, seq_starts, state_dtype)
+        slope = dt * slope_of(torch.addcmul(x[:, span].to(state_dtype), rate, before, value=-1))
+        jacobian = 1 - rate * slope
+        drive = grad_h[:, span].to(state_dtype, copy=True)
+        drive[:, -1] += end
+        # lambda[t] = drive[t] + J[t+1] lambda[t+1]; the Jacobian that wraps around meets a zero state.
+        adjoint = linear_scan.scan(drive, jacobian.roll(-1, 1), torch.zeros_like(end), True, state_dtype)
+        product = slope * adjoint
+        grad_x[:, span] = product
+        grad_rate -= (product * before).sum((0, 1))
+        grad_starts.append(jacobian[:, 0] * adjoint[:, 0])
+    return grad_x, grad_rate, torch.cat(grad_starts)

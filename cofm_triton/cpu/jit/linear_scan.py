@@ -1,0 +1,267 @@
+"""Linear scan compiled for the CPU: all channels of a row at a time, so that memory is read as one stream.
+
+Sequences are shared out to threads. Those that do not divide evenly are split in time: each thread first runs the
+recurrence up to its part without storing it, a pass that only reads, and then does its part. Every state is computed by
+the same operations in the same order as without the split.
+
+The adjoint is written with mu, what arrives from later steps: `lambda[t] = g[t] + mu[t]`, `mu[t-1] = decay[t] lambda[t]`
+(conjugate decay), `dx = lambda`, `ddecay[t] = lambda[t] conj(h[t-1])`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numba import njit
+from torch import Tensor
+
+from cofm_triton.cpu.jit.rows import OPTIONS, Rows, load, row, store, with_rows
+from cofm_triton.cpu.jit.schedule import Part, sequences, share
+
+# Time of a step that is not stored over that of one that is: time-invariant, gated.
+READ_COST = (0.4, 0.6)
+
+
+def forward(
+    x: Tensor, decay: Tensor, h0: Tensor | None, seq_starts: Tensor | None, *,
+    reverse: bool, state_dtype: torch.dtype, num_sms: int = 1,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """`(h, h_last)` with T >= 1: h (B, T, D) in x's dtype, h_last (S, D) in the state's."""
+    dtype, x = x.dtype, with_rows(x)
+    gated = decay.dim() == 3
+    decay = with_rows(decay) if gated else decay.resolve_conj().contiguous()
+    h = torch.empty(x.shape, dtype=x.dtype)
+    spans = sequences(seq_starts, x.shape[0], x.shape[1])
+    starts = initial_states(h0, len(spans), x.shape[2], state_dtype)
+    last = torch.empty_like(starts)
+    xs, hs, gates = Rows(x), Rows(h), Rows(decay) if gated else None
+
+    def work(part: Part) -> None:
+        span, state = spans[part.sequence], starts[part.sequence].clone()
+        steps = part.end - part.begin
+        if gates is None:
+            fixed = decay.numpy()
+            _advance(*span.address(xs, 0, reverse), xs.sample, fixed, state.numpy(), part.begin)
+            _forward(
+                *span.address(xs, part.begin, reverse), xs.sample, *span.address(hs, part.begin, reverse), hs.sample,
+                fixed, state.numpy(), steps,
+            )  # fmt: skip
+        else:
+            _advance_gated(
+                *span.address(xs, 0, reverse), xs.sample, *span.address(gates, 0, reverse), gates.sample,
+                state.numpy(), part.begin,
+            )  # fmt: skip
+            _forward_gated(
+                *span.address(xs, part.begin, reverse), xs.sample,
+                *span.address(gates, part.begin, reverse), gates.sample,
+                *span.address(hs, part.begin, reverse), hs.sample, state.numpy(), steps,
+            )  # fmt: skip
+        if part.end == span.length:
+            last[part.sequence] = state
+
+    share(work, [span.length for span in spans], x.shape[2], READ_COST[gated])
+    return h.to(dtype), last
+
+
+def backward(
+    grad_h: Tensor, grad_last: Tensor | None, decay: Tensor, h: Tensor, h0: Tensor | None, seq_starts: Tensor | None, *,
+    reverse: bool, state_dtype: torch.dtype, num_sms: int = 1,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """`(grad_x, grad_decay, grad_h0)` with T >= 1; a (D,) grad_decay and grad_h0 (S, D) in the state's dtype."""
+    dtype, h, grad_h = h.dtype, with_rows(h), with_rows(grad_h)
+    gated = decay.dim() == 3
+    gate_dtype, conjugate = decay.dtype, decay.conj().resolve_conj()
+    conjugate = with_rows(conjugate) if gated else conjugate.contiguous()
+    grad_x = torch.empty(h.shape, dtype=h.dtype)
+    grad_gates = torch.empty(h.shape, dtype=conjugate.dtype) if gated else conjugate.new_empty(0)
+    spans = sequences(seq_starts, h.shape[0], h.shape[1])
+    starts = initial_states(h0, len(spans), h.shape[2], state_dtype)
+    ends = initial_states(grad_last, len(spans), h.shape[2], state_dtype)
+    grad_h0 = torch.empty_like(ends)
+    gs, hs, dxs = Rows(grad_h), Rows(h), Rows(grad_x)
+    gates, das = (Rows(conjugate), Rows(grad_gates)) if gated else (None, None)
+    sums: dict[tuple[int, int], Tensor] = {}
+
+    def work(part: Part) -> None:
+        """Steps of the adjoint count from the end of the sequence."""
+        span, mu = spans[part.sequence], ends[part.sequence].clone()
+        begin, steps = part.begin, part.end - part.begin
+        first = starts[part.sequence].numpy()
+        # The earlier state of the adjoint's step k is the state at its step k + 1; the very last one is h0.
+        inner = max(min(part.end, span.length - 1) - begin, 0)
+        total = torch.zeros_like(mu)
+        before = span.address(hs, min(begin + 1, span.length - 1), not reverse)
+        if gates is None or das is None:
+            fixed = conjugate.numpy()
+            _adjoint_advance(*span.address(gs, 0, not reverse), gs.sample, fixed, mu.numpy(), begin)
+            _adjoint(
+                *span.address(gs, begin, not reverse), gs.sample, *before, hs.sample,
+                *span.address(dxs, begin, not reverse), dxs.sample,
+                fixed, mu.numpy(), first, total.numpy(), inner, steps,
+            )  # fmt: skip
+            sums[part.sequence, begin] = total
+        else:
+            _adjoint_advance_gated(
+                *span.address(gs, 0, not reverse), gs.sample, *span.address(gates, 0, not reverse), gates.sample,
+                mu.numpy(), begin,
+            )  # fmt: skip
+            _adjoint_gated(
+                *span.address(gs, begin, not reverse), gs.sample, *before, hs.sample,
+                *span.address(gates, begin, not reverse), gates.sample,
+                *span.address(dxs, begin, not reverse), dxs.sample, *span.address(das, begin, not reverse), das.sample,
+                mu.numpy(), first, inner, steps,
+            )  # fmt: skip
+        if part.end == span.length:
+            grad_h0[part.sequence] = mu
+
+    share(work, [span.length for span in spans], h.shape[2], READ_COST[gated])
+    grad_decay = grad_gates if gated else torch.stack([sums[key] for key in sorted(sums)]).sum(0)
+    return grad_x.to(dtype), grad_decay.to(gate_dtype), grad_h0
+
+
+def initial_states(states: Tensor | None, count: int, channels: int, state_dtype: torch.dtype) -> Tensor:
+    """`(count, channels)` states in the state's dtype, zeros when not given."""
+    if states is None:
+        return torch.zeros((count, channels), dtype=state_dtype)
+    return states.to(state_dtype).resolve_conj().contiguous()
+
+
+@njit(**OPTIONS)
+def _advance(x: int, x_step: int, xk: Any, decay: Any, state: Any, steps: int) -> None:
+    for t in range(steps):
+        _advance_row(row(x + t * x_step, xk, state.size), decay, state)
+
+
+@njit(**OPTIONS)
+def _advance_row(x: Any, decay: Any, state: Any) -> None:
+    for d in range(state.size):
+        state[d] = decay[d] * state[d] + load(x[d])
+
+
+@njit(**OPTIONS)
+def _advance_gated(
+    x: int, x_step: int, xk: Any, gate: int, gate_step: int, gk: Any, state: Any, steps: int
+) -> None:
+    for t in range(steps):
+        _advance_gated_row(row(x + t * x_step, xk, state.size), row(gate + t * gate_step, gk, state.size), state)
+
+
+@njit(**OPTIONS)
+def _advance_gated_row(x: Any, gate: Any, state: Any) -> None:
+    for d in range(state.size):
+        state[d] = load(gate[d]) * state[d] + load(x[d])
+
+
+@njit(**OPTIONS)
+def _forward(
+    x: int, x_step: int, xk: Any, h: int, h_step: int, hk: Any, decay: Any, state: Any, steps: int
+) -> None:
+    for t in range(steps):
+        _forward_row(row(x + t * x_step, xk, state.size), row(h + t * h_step, hk, state.size), decay, state)
+
+
+@njit(**OPTIONS)
+def _forward_row(x: Any, h: Any, decay: Any, state: Any) -> None:
+    for d in range(state.size):
+        value = decay[d] * state[d] + load(x[d])
+        state[d] = value
+        h[d] = store(value, h)
+
+
+@njit(**OPTIONS)
+def _forward_gated(
+    x: int, x_step: int, xk: Any, gate: int, gate_step: int, gk: Any, h: int, h_step: int, hk: Any, state: Any,
+    steps: int,
+) -> None:  # fmt: skip
+    size = state.size
+    for t in range(steps):
+        _forward_gated_row(
+            row(x + t * x_step, xk, size), row(gate + t * gate_step, gk, size), row(h + t * h_step, hk, size), state
+        )
+
+
+@njit(**OPTIONS)
+def _forward_gated_row(x: Any, gate: Any, h: Any, state: Any) -> None:
+    for d in range(state.size):
+        value = load(gate[d]) * state[d] + load(x[d])
+        state[d] = value
+        h[d] = store(value, h)
+
+
+@njit(**OPTIONS)
+def _adjoint_advance(g: int, g_step: int, gk: Any, decay: Any, mu: Any, steps: int) -> None:
+    for t in range(steps):
+        _adjoint_advance_row(row(g + t * g_step, gk, mu.size), decay, mu)
+
+
+@njit(**OPTIONS)
+def _adjoint_advance_row(g: Any, decay: Any, mu: Any) -> None:
+    for d in range(mu.size):
+        mu[d] = decay[d] * (load(g[d]) + mu[d])
+
+
+@njit(**OPTIONS)
+def _adjoint_advance_gated(
+    g: int, g_step: int, gk: Any, gate: int, gate_step: int, ak: Any, mu: Any, steps: int
+) -> None:
+    for t in range(steps):
+        _adjoint_advance_gated_row(row(g + t * g_step, gk, mu.size), row(gate + t * gate_step, ak, mu.size), mu)
+
+
+@njit(**OPTIONS)
+def _adjoint_advance_gated_row(g: Any, gate: Any, mu: Any) -> None:
+    for d in range(mu.size):
+        mu[d] = load(gate[d]) * (load(g[d]) + mu[d])
+
+
+@njit(**OPTIONS)
+def _adjoint(
+    g: int, g_step: int, gk: Any, before: int, before_step: int, hk: Any, dx: int, dx_step: int, dxk: Any,
+    decay: Any, mu: Any, first: Any, total: Any, inner: int, steps: int,
+) -> None:  # fmt: skip
+    size = mu.size
+    for t in range(inner):
+        _adjoint_row(
+            row(g + t * g_step, gk, size), row(before + t * before_step, hk, size), row(dx + t * dx_step, dxk, size),
+            decay, mu, total,
+        )  # fmt: skip
+    for t in range(inner, steps):
+        _adjoint_row(row(g + t * g_step, gk, size), first, row(dx + t * dx_step, dxk, size), decay, mu, total)
+
+
+@njit(**OPTIONS)
+def _adjoint_row(g: Any, before: Any, dx: Any, decay: Any, mu: Any, total: Any) -> None:
+    for d in range(mu.size):
+        adjoint = load(g[d]) + mu[d]
+        mu[d] = decay[d] * adjoint
+        total[d] += adjoint * np.conj(load(before[d]))
+        dx[d] = store(adjoint, dx)
+
+
+@njit(**OPTIONS)
+def _adjoint_gated(
+    g: int, g_step: int, gk: Any, before: int, before_step: int, hk: Any, gate: int, gate_step: int, ak: Any,
+    dx: int, dx_step: int, dxk: Any, da: int, da_step: int, dak: Any, mu: Any, first: Any, inner: int, steps: int,
+) -> None:  # fmt: skip
+    size = mu.size
+    for t in range(inner):
+        _adjoint_gated_row(
+            row(g + t * g_step, gk, size), row(before + t * before_step, hk, size), row(gate + t * gate_step, ak, size),
+            row(dx + t * dx_step, dxk, size), row(da + t * da_step, dak, size), mu,
+        )  # fmt: skip
+    for t in range(inner, steps):
+        _adjoint_gated_row(
+            row(g + t * g_step, gk, size), first, row(gate + t * gate_step, ak, size),
+            row(dx + t * dx_step, dxk, size), row(da + t * da_step, dak, size), mu,
+        )  # fmt: skip
+
+
+@njit(**OPTIONS)
+def _adjoint_gated_row(g: Any, before: Any, gate: Any, dx: Any, da: Any, mu: Any) -> None:
+    for d in range(mu.size):
+        adjoint = load(g[d]) + mu[d]
+        mu[d] = load(gate[d]) * adjoint
+        da[d] = store(adjoint * np.conj(load(before[d])), da)
+        dx[d] = store(adjoint, dx)

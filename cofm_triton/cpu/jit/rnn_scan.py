@@ -1,0 +1,146 @@
+"""Diagonal nonlinear recurrence compiled for the CPU: all channels of a row at a time.
+
+    h[t] = h[t-1] + dt * act(z[t]),   z[t] = x[t] - rate * h[t-1]
+
+Adjoint, with mu what arrives from later steps and s = act'(z): `lambda[t] = g[t] + mu[t]`, `dx[t] = dt s[t] lambda[t]`,
+`mu[t-1] = lambda[t] - rate dx[t]`, `drate -= dx[t] h[t-1]`. z is formed again from x and h[t-1]. Work is shared out as
+in the linear scan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from numba import njit
+from torch import Tensor
+
+from cofm_triton.cpu.jit.activation import activate, slope
+from cofm_triton.cpu.jit.linear_scan import initial_states
+from cofm_triton.cpu.jit.rows import OPTIONS, Rows, load, row, store, with_rows
+from cofm_triton.cpu.jit.schedule import Part, sequences, share
+from cofm_triton.nonlinearity import NONLINEARITIES
+
+# Time of a step that is not stored over that of one that is: the arithmetic is the same, only the store is saved.
+READ_COST = 0.7
+
+
+def _activation(kind: int) -> tuple[Callable[..., None], Callable[..., None], Callable[..., None]]:
+    """`(advance, forward, adjoint)` loops for one nonlinearity, which is a constant in them so that rows vectorise."""
+
+    @njit(**OPTIONS)
+    def advance_row(x: Any, rate: Any, dt: Any, state: Any) -> None:
+        for d in range(state.size):
+            state[d] += dt * activate(kind, load(x[d]) - rate[d] * state[d])
+
+    @njit(**OPTIONS)
+    def advance(x: int, x_step: int, xk: Any, rate: Any, dt: Any, state: Any, steps: int) -> None:
+        for t in range(steps):
+            advance_row(row(x + t * x_step, xk, state.size), rate, dt, state)
+
+    @njit(**OPTIONS)
+    def forward_row(x: Any, h: Any, rate: Any, dt: Any, state: Any) -> None:
+        for d in range(state.size):
+            value = state[d] + dt * activate(kind, load(x[d]) - rate[d] * state[d])
+            state[d] = value
+            h[d] = store(value, h)
+
+    @njit(**OPTIONS)
+    def run(
+        x: int, x_step: int, xk: Any, h: int, h_step: int, hk: Any, rate: Any, dt: Any, state: Any, steps: int
+    ) -> None:
+        for t in range(steps):
+            forward_row(row(x + t * x_step, xk, state.size), row(h + t * h_step, hk, state.size), rate, dt, state)
+
+    @njit(**OPTIONS)
+    def adjoint_row(g: Any, x: Any, before: Any, dx: Any, rate: Any, dt: Any, mu: Any, total: Any) -> None:
+        for d in range(mu.size):
+            previous = load(before[d])
+            adjoint = load(g[d]) + mu[d]
+            product = dt * slope(kind, load(x[d]) - rate[d] * previous) * adjoint
+            mu[d] = adjoint - rate[d] * product
+            total[d] -= product * previous
+            dx[d] = store(product, dx)
+
+    @njit(**OPTIONS)
+    def adjoint(
+        g: int, g_step: int, gk: Any, x: int, x_step: int, xk: Any, before: int, before_step: int, hk: Any,
+        dx: int, dx_step: int, dxk: Any, rate: Any, dt: Any, mu: Any, first: Any, total: Any, inner: int, steps: int,
+    ) -> None:  # fmt: skip
+        size = mu.size
+        for t in range(inner):
+            adjoint_row(
+                row(g + t * g_step, gk, size), row(x + t * x_step, xk, size), row(before + t * before_step, hk, size),
+                row(dx + t * dx_step, dxk, size), rate, dt, mu, total,
+            )  # fmt: skip
+        for t in range(inner, steps):
+            adjoint_row(
+                row(g + t * g_step, gk, size), row(x + t * x_step, xk, size), first,
+                row(dx + t * dx_step, dxk, size), rate, dt, mu, total,
+            )  # fmt: skip
+
+    return advance, run, adjoint
+
+
+_LOOPS = {name: _activation(kind) for kind, name in enumerate(NONLINEARITIES)}
+
+
+def forward(
+    x: Tensor, rate: Tensor, h0: Tensor | None, seq_starts: Tensor | None, *,
+    dt: float, nonlinearity: str, state_dtype: torch.dtype,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """`(h, h_last)` with T >= 1: h (B, T, D) in x's dtype, h_last (S, D) in the state's."""
+    dtype, x = x.dtype, with_rows(x)
+    h = torch.empty(x.shape, dtype=x.dtype)
+    spans = sequences(seq_starts, x.shape[0], x.shape[1])
+    starts = initial_states(h0, len(spans), x.shape[2], state_dtype)
+    last = torch.empty_like(starts)
+    xs, hs, rates = Rows(x), Rows(h), rate.numpy()
+    advance, run, _ = _LOOPS[nonlinearity]
+    step = rates.dtype.type(dt)
+
+    def work(part: Part) -> None:
+        span, state = spans[part.sequence], starts[part.sequence].clone()
+        advance(*span.address(xs, 0, False), xs.sample, rates, step, state.numpy(), part.begin)
+        run(
+            *span.address(xs, part.begin, False), xs.sample, *span.address(hs, part.begin, False), hs.sample,
+            rates, step, state.numpy(), part.end - part.begin,
+        )  # fmt: skip
+        if part.end == span.length:
+            last[part.sequence] = state
+
+    share(work, [span.length for span in spans], x.shape[2], READ_COST)
+    return h.to(dtype), last
+
+
+def backward(
+    grad_h: Tensor, grad_last: Tensor | None, x: Tensor, rate: Tensor, h: Tensor, h0: Tensor | None,
+    seq_starts: Tensor | None, *, dt: float, nonlinearity: str, state_dtype: torch.dtype,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """`(grad_x, grad_rate, grad_h0)` with T >= 1; grad_rate (D,) and grad_h0 (S, D) in the state's dtype.
+
+    A sequence is never split in time: its adjoint needs every Jacobian on the way, so that bringing it to a later part
+    would cost as much as the part itself.
+    """
+    dtype, x, h, grad_h = x.dtype, with_rows(x), with_rows(h), with_rows(grad_h)
+    grad_x = torch.empty(x.shape, dtype=x.dtype)
+    spans = sequences(seq_starts, x.shape[0], x.shape[1])
+    starts = initial_states(h0, len(spans), x.shape[2], state_dtype)
+    grad_h0 = initial_states(grad_last, len(spans), x.shape[2], state_dtype).clone()
+    totals = torch.zeros_like(grad_h0)
+    gs, xs, hs, dxs, rates = Rows(grad_h), Rows(x), Rows(h), Rows(grad_x), rate.numpy()
+    *_, adjoint = _LOOPS[nonlinearity]
+    step = rates.dtype.type(dt)
+
+    def work(part: Part) -> None:
+        span = spans[part.sequence]
+        before = span.address(hs, min(1, span.length - 1), True)
+        adjoint(
+            *span.address(gs, 0, True), gs.sample, *span.address(xs, 0, True), xs.sample, *before, hs.sample,
+            *span.address(dxs, 0, True), dxs.sample, rates, step, grad_h0[part.sequence].numpy(),
+            starts[part.sequence].numpy(), totals[part.sequence].numpy(), max(span.length - 1, 0), span.length,
+        )  # fmt: skip
+
+    share(work, [span.length for span in spans], x.shape[2], None)
+    return grad_x.to(dtype), totals.sum(0), grad_h0

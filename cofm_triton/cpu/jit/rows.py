@@ -1,0 +1,94 @@
+"""Rows of a tensor inside compiled loops: by address, in any dtype a recurrence takes, computed in the state's.
+
+A row is D numbers next to each other; rows may lie any distance apart. bfloat16, which numba does not know, travels as
+uint16 and is widened and rounded (to nearest, ties to even) here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numba import carray, njit, types
+from numba.extending import intrinsic, overload
+from torch import Tensor
+
+from cofm_triton.cpu.jit.bits import bits, number
+
+# Fused multiply-adds are allowed, and nothing else: infinities and NaN follow the recurrence. The GIL is released so
+# that threads run side by side; machine code is kept on disk.
+OPTIONS: dict[str, Any] = {"fastmath": {"contract"}, "error_model": "numpy", "nogil": True, "cache": True}
+
+
+class Rows:
+    """Where the rows of a (B, T, D) tensor lie: address of row (b, t), distance between rows, a sample of its dtype."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor  # keeps the memory alive
+        self.base = tensor.data_ptr()
+        size = tensor.element_size()
+        self.stride_b = tensor.stride(0) * size
+        self.step = tensor.stride(1) * size
+        dtype = np.uint16 if tensor.dtype == torch.bfloat16 else tensor.new_empty(0).numpy().dtype
+        self.sample = np.empty(0, dtype)
+
+    def at(self, b: int, t: int) -> int:
+        """Address of row t of sequence b."""
+        return self.base + b * self.stride_b + t * self.step
+
+
+def with_rows(tensor: Tensor) -> Tensor:
+    """`tensor` with its channels next to each other, copied only when they are not, and no 16-bit float but bfloat16."""
+    if tensor.dtype == torch.float16:
+        tensor = tensor.float()
+    tensor = tensor.resolve_conj().resolve_neg()
+    return tensor if tensor.stride(2) == 1 or tensor.shape[2] == 1 else tensor.contiguous()
+
+
+@intrinsic
+def _pointer(_context: Any, address: Any, sample: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
+
+    return types.CPointer(sample.dtype)(address, sample), generate
+
+
+@njit(**OPTIONS)
+def row(address: int, sample: Any, channels: int) -> Any:
+    """The row at an address, as an array of the sample's dtype."""
+    return carray(_pointer(address, sample), (channels,))
+
+
+def load(value: Any) -> Any:
+    """A stored number in the state's dtype."""
+    raise TypeError("compiled code only")
+
+
+def store(value: Any, sample: Any) -> Any:
+    """A number of the state's dtype as the tensor stores it."""
+    raise TypeError("compiled code only")
+
+
+@overload(load, inline="always")
+def _load(value: Any) -> Any:
+    def widen(value: Any) -> Any:
+        return number(np.int32(np.uint32(value) << np.uint32(16)))
+
+    def keep(value: Any) -> Any:
+        return value
+
+    return widen if value == types.uint16 else keep
+
+
+@overload(store, inline="always")
+def _store(value: Any, sample: Any) -> Any:
+    def round_to_bfloat16(value: Any, sample: Any) -> Any:
+        word = np.uint32(bits(value))
+        rounded = np.uint16((word + np.uint32(0x7FFF) + ((word >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
+        return rounded if value == value else np.uint16(0x7FC0)
+
+    def keep(value: Any, sample: Any) -> Any:
+        return value
+
+    return round_to_bfloat16 if sample.dtype == types.uint16 else keep

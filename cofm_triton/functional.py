@@ -1,0 +1,145 @@
+"""The recurrences as functions: arguments are checked here, once, and go straight to the operator."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from cofm_triton.checks import (
+    check_companion,
+    check_nonlinearity,
+    check_per_channel,
+    check_seq_starts,
+    check_sequence,
+    check_states,
+    check_step,
+)
+from cofm_triton.ops import linear_scan as linear_scan_operator
+from cofm_triton.ops import rnn_scan as rnn_scan_operator
+from cofm_triton.ops.backends import resolve
+from cofm_triton.ops.dtypes import state_dtype
+
+SOLVERS = ("auto", "sequential")
+
+
+def linear_scan(
+    x: Tensor,
+    decay: Tensor,
+    h0: Tensor | None = None,
+    *,
+    reverse: bool = False,
+    seq_starts: Tensor | None = None,
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Linear recurrence `h[t] = decay[t] * h[t-1] + x[t]`, `h[-1] = h0`, for t = 0..T-1.
+
+    The state is kept in float32 (float64 for float64 input, complex64 / complex128 for complex), whatever the dtype of
+    the tensors. Differentiable in x, decay and h0, through both results, to any order and in forward mode.
+
+    Args:
+        x: (B, T, D) input, float16, bfloat16, float32, float64, complex64 or complex128; any strides, any T >= 0.
+        decay: (D,), the same at all times and never materialised over time, or gates that broadcast to (B, T, D). In
+            x's dtype or the state's: keep the decay of 16-bit inputs in float32.
+        h0: (B, D) initial state, zeros when None; (S, D) with `seq_starts`. In x's dtype or the state's.
+        reverse: run from t = T-1 down to 0; h0 enters at the end, and h_last is the state at t = 0.
+        seq_starts: (S,) int32 or int64 start indices of sequences packed into one row (B = 1), the first one 0. Every
+            sequence starts from its own state, and no gradient leaks across a boundary.
+        backend: "triton", "cpu" ("numba" or "torch"), "reference"; None picks the fastest that can run the tensors.
+
+    Returns:
+        h: (B, T, D) all states, in x's dtype.
+        h_last: (B, D), or (S, D), the last state of every sequence, in h0's dtype (x's when h0 is None); h0 if T = 0.
+
+    Raises:
+        TypeError: an argument is no tensor or has a dtype that is not accepted.
+        ValueError: a shape, device, value or backend is not accepted.
+
+    Example:
+        >>> h, h_last = linear_scan(torch.ones(1, 3, 1), torch.tensor([0.5]))
+        >>> h.flatten().tolist(), h_last.tolist()
+        ([1.0, 1.5, 1.75], [[1.75]])
+
+    Source: arXiv 2305.19190, Eq. (1) with linear sigma and diagonal W; defined in `cofm_triton.reference.linear_scan`.
+    """
+    check_sequence("x", x, allow_complex=True)
+    check_companion("decay", decay, x)
+    if decay.dim() > 3 or not _broadcasts(decay.shape, x.shape):
+        raise ValueError(
+            f"decay must have shape (D,) or broadcast to (B, T, D) = {tuple(x.shape)}, got {tuple(decay.shape)}"
+        )
+    check_seq_starts(seq_starts, x)
+    check_states("h0", h0, x, seq_starts)
+    chosen = resolve(backend, x.device)
+    if all(size == 1 for size in decay.shape[:-1]):
+        decay = decay.reshape(-1).to(state_dtype(x.dtype)).expand(x.shape[2])
+    else:
+        decay = decay.expand(x.shape)
+    if chosen == "reference":
+        from cofm_triton.reference import linear_scan as definition
+
+        return definition(x, decay, h0, reverse=reverse, seq_starts=seq_starts)
+    return linear_scan_operator.linear_scan(x, decay, h0, seq_starts, reverse, chosen)
+
+
+def rnn_scan(
+    x: Tensor,
+    rate: Tensor,
+    h0: Tensor | None = None,
+    *,
+    dt: float = 1.0,
+    nonlinearity: str = "hardtanh",
+    solver: str = "auto",
+    seq_starts: Tensor | None = None,
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Diagonal nonlinear recurrence `h[t] = h[t-1] + dt * act(x[t] - rate * h[t-1])`, `h[-1] = h0`.
+
+    The state is kept in float32 (float64 for float64 input). Differentiable in x, rate and h0, through both results, to
+    any order and in forward mode; at the kinks of hardtanh and relu the subgradient is PyTorch's, 0.
+
+    Args:
+        x: (B, T, D) pre-activations `U x + b`, float16, bfloat16, float32 or float64; any strides, any T >= 0.
+        rate: (D,) decay rates, per unit of time; in x's dtype or the state's.
+        h0: (B, D) initial state, zeros when None; (S, D) with `seq_starts`. In x's dtype or the state's.
+        dt: time step, > 0.
+        nonlinearity: act: "linear", "tanh", "hardtanh" or "relu".
+        solver: "sequential" or "auto" (which is sequential).
+        seq_starts: (S,) int32 or int64 start indices of sequences packed into one row (B = 1), the first one 0.
+        backend: "triton", "cpu" ("numba" or "torch"), "reference"; None picks the fastest that can run the tensors.
+
+    Returns:
+        h: (B, T, D) all states, in x's dtype.
+        h_last: (B, D), or (S, D), the last state of every sequence, in h0's dtype (x's when h0 is None); h0 if T = 0.
+
+    Raises:
+        TypeError: an argument is no tensor, dt no number, or a dtype is not accepted.
+        ValueError: a shape, device, value, name or backend is not accepted.
+
+    Example:
+        >>> h, _ = rnn_scan(torch.full((1, 3, 1), 5.0), torch.tensor([1.0]))
+        >>> h.flatten().tolist()
+        [1.0, 2.0, 3.0]
+
+    Source: arXiv 2305.19190, Eq. (1) with W = -diag(rate), Euler's method; `cofm_triton.reference.rnn_scan`.
+    """
+    check_sequence("x", x, allow_complex=False)
+    check_per_channel("rate", rate, x)
+    check_step(dt)
+    check_nonlinearity(nonlinearity)
+    if solver not in SOLVERS:
+        raise ValueError(f"solver must be one of {SOLVERS}, got {solver!r}")
+    check_seq_starts(seq_starts, x)
+    check_states("h0", h0, x, seq_starts)
+    chosen = resolve(backend, x.device)
+    if chosen == "reference":
+        from cofm_triton.reference import rnn_scan as definition
+
+        return definition(x, rate, h0, dt=dt, nonlinearity=nonlinearity, seq_starts=seq_starts)
+    rate = rate.to(state_dtype(x.dtype))
+    return rnn_scan_operator.rnn_scan(x, rate, h0, seq_starts, float(dt), nonlinearity, chosen)
+
+
+def _broadcasts(shape: torch.Size, to: torch.Size) -> bool:
+    """Whether `shape` expands to `to` without changing it."""
+    aligned = to[len(to) - len(shape) :]
+    return all(size in (1, target) for size, target in zip(shape, aligned, strict=True))

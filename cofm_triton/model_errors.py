@@ -1,0 +1,249 @@
+"""Errors of many parameter vectors of one model on the same data, by the fastest way there is.
+
+    linear one-layer models             the quadratic form (`quadratic_form`), float64
+    other one-layer models              the fused sweep: compiled on the CPU, PyTorch elsewhere
+    any other `torch.nn.Module`         `torch.func.functional_call` under `torch.func.vmap`
+
+A state that overflows in float32 is computed again in float64; what is still not finite counts as
+an infinite error, so that no maximum can lose it.
+"""
+
+import importlib.util
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from cofm_triton.cpu.blocked import perturbation as blocked
+from cofm_triton.quadratic_form import QuadraticForm, step_weights
+from cofm_triton.stacked import StackedCells, is_stackable, stack
+
+METRICS = ("twe", "mse", "sup")
+
+STEERING_SEQUENCES = 64  # enough to point an ascent uphill
+_SEQUENCES = 256  # per call of an arbitrary module
+_NUMBERS = 1 << 23  # numbers per tensor inside a vectorised call, a guess: 64 MB in float64
+
+Parameters = Mapping[str, Tensor]
+
+
+class ErrorEvaluator:
+    """Errors of models on fixed data.
+
+    Args:
+        inputs: (N, T, d), float32 or float64, finite, N and T at least 1.
+        targets: (N, T, p), of the same dtype and device.
+        metric: "twe" mean((v (yhat - y))^2) with temporal weights v, "mse", or "sup" max|yhat - y|.
+        dtype: of the states of nonlinear one-layer models; None: that of the inputs.
+
+    Raises:
+        TypeError, ValueError: an argument is not as above.
+    """
+
+    def __init__(self, inputs: Tensor, targets: Tensor, metric: str, dtype: torch.dtype | None = None) -> None:
+        _check_data(inputs, targets)
+        if metric not in METRICS:
+            raise ValueError(f"metric must be one of {METRICS}, got {metric!r}")
+        if dtype not in (None, torch.float32, torch.float64):
+            raise TypeError(f"dtype must be torch.float32, torch.float64 or None, got {dtype}")
+        self.inputs, self.targets, self.metric = inputs.detach(), targets.detach(), metric
+        self.dtype = dtype or inputs.dtype
+
+    @cached_property
+    def quadratic_form(self) -> QuadraticForm:
+        """The quadratic form of the data, made when the first linear model asks for it."""
+        return QuadraticForm.from_data(self.inputs, self.targets, metric=self.metric)
+
+    def check(self, model: nn.Module) -> None:
+        """Raises TypeError or ValueError unless the model maps the inputs to the targets' shape."""
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"models must be torch.nn.Module objects, got {type(model).__name__}")
+        for name, parameter in model.named_parameters():
+            if parameter.dtype != self.inputs.dtype or parameter.device != self.inputs.device:
+                raise TypeError(
+                    f"models must have the dtype and device of inputs ({self.inputs.dtype}, "
+                    f"{self.inputs.device}), got {parameter.dtype}, {parameter.device} in {name}"
+                )
+        with torch.no_grad(), evaluating(model):
+            output = _first(model(self.inputs[:1]))
+        if output.shape != self.targets[:1].shape:
+            raise ValueError(
+                f"targets must have the shape of the model's outputs, (N, T, p) = "
+                f"{(len(self.inputs), *output.shape[1:])}, got {tuple(self.targets.shape)}"
+            )
+
+    def __call__(self, model: nn.Module, parameters: Parameters) -> Tensor:
+        """Errors of K copies of a model.
+
+        Args:
+            model: checked by `check`.
+            parameters: {name: (K, *shape) float64}, every parameter of the model.
+
+        Returns:
+            (K,) float64 on the CPU, +inf where a state overflowed.
+        """
+        with torch.no_grad():
+            if not is_stackable(model):
+                errors = self._any_module(model, parameters)
+            else:
+                errors = self._stacked(stack(model, parameters))
+        return torch.where(errors.isfinite(), errors, torch.inf).cpu()
+
+    def gradient(self, model: nn.Module, parameters: Parameters) -> tuple[Tensor, Parameters]:
+        """Errors of K copies of a model and the derivatives of their logarithms.
+
+        Linear one-layer models use all sequences (the quadratic form holds them), all others the
+        first `STEERING_SEQUENCES`, and the mean squared metric of the same weights for "sup".
+
+        Args:
+            model: as for a call.
+            parameters: as for a call.
+
+        Returns:
+            (K,) float64 on the CPU, and {name: (K, *shape)}.
+        """
+        leaves = {name: value.detach().requires_grad_() for name, value in parameters.items()}
+        with torch.enable_grad():
+            errors = self._steering(model, leaves)
+            total = torch.log(errors.clamp(min=torch.finfo(errors.dtype).tiny)).sum()
+            gradients = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
+        filled = (
+            torch.zeros_like(leaf) if gradient is None else gradient
+            for gradient, leaf in zip(gradients, leaves.values(), strict=True)
+        )
+        errors = torch.where(errors.isfinite(), errors, torch.inf).detach().cpu()
+        return errors, dict(zip(leaves, filled, strict=True))
+
+    def _steering(self, model: nn.Module, parameters: Parameters) -> Tensor:
+        """Differentiable errors of K copies."""
+        metric = "mse" if self.metric == "sup" else self.metric
+        few = slice(0, STEERING_SEQUENCES)
+        inputs, targets = self.inputs[few], self.targets[few]
+        weights = step_weights(inputs.shape[1], metric).to(inputs.device) / len(inputs)
+        weights = weights / targets.shape[2]
+        if is_stackable(model):
+            cells = stack(model, parameters)
+            if cells.is_linear and self.metric != "sup":
+                return self.quadratic_form.errors(cells)
+            return blocked.sweep_errors(cells, inputs, targets, weights)
+        cast = {name: value.to(inputs) for name, value in parameters.items()}
+        with evaluating(model):
+            gaps = (outputs_of_copies(model, cast, inputs) - targets).double()
+        return (gaps * gaps * weights[:, None]).sum((1, 2, 3))
+
+    def _stacked(self, cells: StackedCells) -> Tensor:
+        if cells.is_linear and self.metric != "sup":
+            return self.quadratic_form.errors(cells)
+        errors = self._swept(cells, self.dtype)
+        lost = ~errors.isfinite()
+        if self.dtype == torch.float32 and bool(lost.any()):
+            errors[lost] = self._swept(cells[lost], torch.float64)
+        return errors
+
+    def _swept(self, cells: StackedCells, dtype: torch.dtype) -> Tensor:
+        weights = None
+        if self.metric != "sup":
+            share = len(self.targets) * self.targets.shape[2]
+            length = self.inputs.shape[1]
+            weights = (step_weights(length, self.metric) / share).to(self.inputs.device)
+        inputs, targets = self.inputs.to(dtype), self.targets.to(dtype)
+        if self.inputs.device.type == "cpu" and importlib.util.find_spec("numba") is not None:
+            from cofm_triton.cpu.jit import perturbation as jit
+
+            return jit.sweep_errors(cells, inputs, targets, weights)
+        return blocked.sweep_errors(cells, inputs, targets, weights)
+
+    def _any_module(self, model: nn.Module, parameters: Parameters) -> Tensor:
+        """Chunks of models times chunks of sequences; float64 sums over both."""
+        batches = list(zip(self.inputs.split(_SEQUENCES), self.targets.split(_SEQUENCES), strict=True))
+        wide = max((size for p in model.parameters() for size in p.shape), default=1)
+        numbers = len(batches[0][0]) * self.inputs.shape[1] * max(wide, *self.inputs.shape[2:])
+        size = max(1, _NUMBERS // numbers)
+        count = len(next(iter(parameters.values())))
+        errors = []
+        with evaluating(model), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*performance drop.*")
+            for first in range(0, count, size):
+                some = {name: value[first : first + size].to(self.inputs) for name, value in parameters.items()}
+                parts = torch.stack([self._batch_errors(model, some, *batch) for batch in batches])
+                errors.append(parts.amax(0) if self.metric == "sup" else parts.sum(0))
+        return torch.cat(errors)
+
+    def _batch_errors(self, model: nn.Module, parameters: Parameters, inputs: Tensor, targets: Tensor) -> Tensor:
+        """(K,): the summed share of the error, or the largest gap, of some sequences."""
+        gaps = (outputs_of_copies(model, parameters, inputs) - targets).double()
+        if self.metric == "sup":
+            return gaps.abs().amax((1, 2, 3))
+        weights = step_weights(inputs.shape[1], self.metric).to(gaps.device)
+        total = (gaps * gaps * weights[:, None]).sum((1, 2, 3))
+        return total / (len(self.targets) * targets.shape[2])
+
+
+def outputs_of_copies(model: nn.Module, parameters: Parameters, inputs: Tensor) -> Tensor:
+    """Outputs (K, N, T, p) of K copies of any module, one after the other where vmap cannot.
+
+    Args:
+        model: maps (N, T, d) to (N, T, p) or to a tuple that starts with it.
+        parameters: {name: (K, *shape)}.
+        inputs: (N, T, d).
+    """
+
+    def run(values: dict[str, Tensor]) -> Tensor:
+        return _first(functional_call(model, values, (inputs,)))
+
+    values = dict(parameters)
+    try:
+        return vmap(run)(values)
+    except (RuntimeError, NotImplementedError, ValueError):
+        # No batching rule, or data-dependent control flow; an error of the model itself comes
+        # again from the loop, as it is.
+        count = len(next(iter(values.values())))
+        return torch.stack([run({n: v[k] for n, v in values.items()}) for k in range(count)])
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode (no dropout) for every submodule, and back as each one was."""
+    training = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in training:
+            module.training = mode
+
+
+def _first(output: Tensor | tuple[Tensor, ...]) -> Tensor:
+    """The output sequence of a module that returns it alone or first in a tuple."""
+    result = output[0] if isinstance(output, (tuple, list)) else output
+    if not isinstance(result, Tensor) or result.dim() != 3:
+        given = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
+        raise ValueError(f"models must map (N, T, d) to (N, T, p), got {given}")
+    return result
+
+
+def _check_data(inputs: Tensor, targets: Tensor) -> None:
+    for name, value in (("inputs", inputs), ("targets", targets)):
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
+        if value.dtype not in (torch.float32, torch.float64):
+            raise TypeError(f"{name} must be float32 or float64, got {value.dtype}")
+        if value.dim() != 3 or 0 in value.shape:
+            raise ValueError(
+                f"{name} must have three dimensions (N, T, channels), none empty, got {tuple(value.shape)}"
+            )
+        if not bool(value.isfinite().all()):
+            raise ValueError(f"{name} must be finite, got NaN or infinity")
+    if inputs.shape[:2] != targets.shape[:2]:
+        raise ValueError(
+            f"targets must have the N and T of inputs, {tuple(inputs.shape[:2])}, got {tuple(targets.shape[:2])}"
+        )
+    if inputs.dtype != targets.dtype or inputs.device != targets.device:
+        raise TypeError(
+            f"targets must have the dtype and device of inputs, {inputs.dtype} on {inputs.device}, "
+            f"got {targets.dtype} on {targets.device}"
+        )

@@ -1,0 +1,1 @@
+"""The operators as PyTorch sees them: registration, derivatives, choice of backend, traffic models."""

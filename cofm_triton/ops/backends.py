@@ -1,0 +1,78 @@
+"""Which backend computes: names, what each needs, and the choice made when none is forced."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+from functools import cache
+from types import ModuleType
+
+import torch
+
+# "cpu" stands for the faster of the two that can run on the CPU.
+BACKENDS = ("triton", "cpu", "numba", "torch", "reference")
+
+_PACKAGES = {
+    "triton": "cofm_triton.kernels",
+    "numba": "cofm_triton.cpu.jit",
+    "torch": "cofm_triton.cpu.blocked",
+}
+# Devices that Triton drives under these PyTorch device types.
+_TRITON_DEVICES = ("cuda", "xpu")
+
+
+# Looked for once and not imported; a table rather than a cached function, which torch.compile cannot trace.
+INSTALLED = {package: importlib.util.find_spec(package) is not None for package in ("numba", "triton")}
+
+
+def interpreting() -> bool:
+    """Whether Triton kernels run in Triton's interpreter, on CPU tensors (`TRITON_INTERPRET=1`)."""
+    return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes", "y")
+
+
+def resolve(backend: str | None, device: torch.device) -> str:
+    """The backend that will run tensors on `device`: one of "triton", "numba", "torch", "reference".
+
+    Raises:
+        ValueError: unknown name, or a forced backend that cannot run here; the message says what is missing.
+    """
+    if backend is None:
+        if device.type in _TRITON_DEVICES and INSTALLED["triton"]:
+            return "triton"
+        return "numba" if device.type == "cpu" and INSTALLED["numba"] else "torch"
+    if backend not in BACKENDS:
+        raise ValueError(f"backend must be None or one of {BACKENDS}, got {backend!r}")
+    if backend == "cpu":
+        if device.type != "cpu":
+            raise ValueError(f"backend='cpu' needs tensors on the CPU, got tensors on {device}")
+        return "numba" if INSTALLED["numba"] else "torch"
+    if backend == "numba":
+        if device.type != "cpu":
+            raise ValueError(f"backend='numba' needs tensors on the CPU, got tensors on {device}")
+        if not INSTALLED["numba"]:
+            raise ValueError("backend='numba' needs the package numba: pip install 'cofm-triton[cpu]'")
+    if backend == "triton":
+        if not INSTALLED["triton"]:
+            raise ValueError("backend='triton' needs the package triton, which has wheels for Linux only")
+        if device.type not in _TRITON_DEVICES and not interpreting():
+            raise ValueError(
+                f"backend='triton' needs tensors on a GPU, got tensors on {device}; on the CPU its kernels run in "
+                "Triton's interpreter when TRITON_INTERPRET=1 is set before triton is first imported"
+            )
+    return backend
+
+
+def implementation(backend: str, operator: str) -> ModuleType:
+    """The module that computes `operator` on a resolved backend; imported on first use."""
+    return importlib.import_module(f"{_PACKAGES[backend]}.{operator}")
+
+
+@cache
+def num_sms(device: torch.device) -> int:
+    """Multiprocessors of a device; 1 for the interpreter, whose programs run one after the other."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).multi_processor_count
+    if device.type == "xpu":
+        return torch.xpu.get_device_properties(device).gpu_subslice_count
+    return 1

@@ -1,0 +1,244 @@
+"""`cofm_triton::linear_scan`: registration with PyTorch, derivatives, traffic model.
+
+    h[t] = decay[t] * h[t-1] + x[t],   h[-1] = h0
+
+The adjoint of a scan is a scan in the other direction, and its tangent is a scan, which closes the operator under
+differentiation: a backward pass that is itself differentiated (`create_graph=True`, `torch.func`) is written in terms
+of `linear_scan`, any other one runs as one fused operator, `cofm_triton::linear_scan_backward`.
+
+`torch.compile` is given the registered operators; eager code goes through an `autograd.Function` around them, since
+PyTorch offers forward mode and `torch.func` for that only.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cofm_triton.ops.backends import implementation, num_sms
+from cofm_triton.ops.dtypes import state_dtype
+from cofm_triton.ops.shapes import fold_batch, previous_states, split_batch
+
+
+def linear_scan(
+    x: Tensor,
+    decay: Tensor,
+    h0: Tensor | None,
+    seq_starts: Tensor | None,
+    reverse: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor]:
+    """`(h, h_last)` for checked arguments: decay (D,) in the state's dtype or (B, T, D), backend resolved."""
+    if torch.compiler.is_compiling():
+        return linear_scan_op(x, decay, h0, seq_starts, reverse, backend)
+    return _LinearScan.apply(x, decay, h0, seq_starts, reverse, backend)
+
+
+@torch.library.custom_op("cofm_triton::linear_scan", mutates_args=())
+def linear_scan_op(
+    x: Tensor,
+    decay: Tensor,
+    h0: Tensor | None,
+    seq_starts: Tensor | None,
+    reverse: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor]:
+    """The forward pass: h (B, T, D) in x's dtype, h_last (S, D) in h0's dtype, x's when h0 is None."""
+    dtype = x.dtype if h0 is None else h0.dtype
+    state = state_dtype(x.dtype)
+    if x.shape[1] == 0 or x.numel() == 0:
+        sequences = x.shape[0] if seq_starts is None else seq_starts.shape[0]
+        empty = x.new_zeros((sequences, x.shape[2]), dtype=dtype) if h0 is None else h0.clone()
+        return torch.empty_like(x, memory_format=torch.contiguous_format), empty
+    h, last = implementation(backend, "linear_scan").forward(
+        x,
+        decay,
+        None if h0 is None else h0.to(state).contiguous(),
+        seq_starts,
+        reverse=reverse,
+        state_dtype=state,
+        num_sms=num_sms(x.device),
+    )
+    # A copy, never a view: the outputs of an operator must not share memory.
+    return h, torch.empty_like(last, dtype=dtype, memory_format=torch.contiguous_format).copy_(last)
+
+
+@linear_scan_op.register_fake
+def _linear_scan_fake(
+    x: Tensor, decay: Tensor, h0: Tensor | None, seq_starts: Tensor | None, reverse: bool, backend: str
+) -> tuple[Tensor, Tensor]:
+    sequences = x.shape[0] if seq_starts is None else seq_starts.shape[0]
+    last = x.new_empty((sequences, x.shape[2]), dtype=x.dtype if h0 is None else h0.dtype)
+    return x.new_empty(x.shape), last
+
+
+@torch.library.custom_op("cofm_triton::linear_scan_backward", mutates_args=())
+def linear_scan_backward_op(
+    grad_h: Tensor,
+    grad_last: Tensor | None,
+    decay: Tensor,
+    h: Tensor,
+    h0: Tensor | None,
+    seq_starts: Tensor | None,
+    reverse: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The adjoint: grad_x like h, grad_decay like decay, grad_h0 (S, D) in the state's dtype."""
+    state = state_dtype(h.dtype)
+    if h.numel() == 0:
+        sequences = h.shape[0] if seq_starts is None else seq_starts.shape[0]
+        nothing = h.new_zeros((sequences, h.shape[2]), dtype=state)
+        grad_h0 = nothing if grad_last is None else grad_last.to(state, copy=True)
+        return torch.empty_like(h), torch.zeros_like(decay), grad_h0
+    grad_x, grad_decay, grad_h0 = implementation(backend, "linear_scan").backward(
+        grad_h,
+        None if grad_last is None else grad_last.to(state).contiguous(),
+        decay,
+        h,
+        None if h0 is None else h0.to(state).contiguous(),
+        seq_starts,
+        reverse=reverse,
+        state_dtype=state,
+        num_sms=num_sms(h.device),
+    )
+    return grad_x, grad_decay, grad_h0.clone(memory_format=torch.contiguous_format)
+
+
+@linear_scan_backward_op.register_fake
+def _linear_scan_backward_fake(
+    grad_h: Tensor,
+    grad_last: Tensor | None,
+    decay: Tensor,
+    h: Tensor,
+    h0: Tensor | None,
+    seq_starts: Tensor | None,
+    reverse: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    sequences = h.shape[0] if seq_starts is None else seq_starts.shape[0]
+    grad_h0 = h.new_empty((sequences, h.shape[2]), dtype=state_dtype(h.dtype))
+    return h.new_empty(h.shape), decay.new_empty(decay.shape), grad_h0
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    x, decay, h0, seq_starts, reverse, backend = inputs
+    ctx.save_for_backward(decay, output[0], h0, seq_starts)
+    ctx.save_for_forward(decay, output[0], h0, seq_starts)
+    ctx.options = (reverse, backend)
+    ctx.set_materialize_grads(False)
+
+
+def _backward(ctx: Any, grad_h: Tensor | None, grad_last: Tensor | None) -> tuple[Tensor | None, ...]:
+    decay, h, h0, seq_starts = ctx.saved_tensors
+    reverse, backend = ctx.options
+    nothing = (None,) * 6
+    if grad_h is None and grad_last is None:
+        return nothing
+    if grad_h is None:
+        grad_h = h.new_zeros(()).expand(h.shape)  # stride 0: costs no memory and no traffic
+    if torch.is_grad_enabled():
+        grads = _differentiable_backward(grad_h, grad_last, decay, h, h0, seq_starts, reverse, backend)
+    else:
+        grads = linear_scan_backward_op(grad_h, grad_last, decay, h, h0, seq_starts, reverse, backend)
+    grad_x, grad_decay, grad_h0 = grads
+    return grad_x, grad_decay, None if h0 is None else grad_h0.to(h0.dtype), None, None, None
+
+
+def _differentiable_backward(
+    grad_h: Tensor,
+    grad_last: Tensor | None,
+    decay: Tensor,
+    h: Tensor,
+    h0: Tensor | None,
+    seq_starts: Tensor | None,
+    reverse: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The adjoint in terms of `linear_scan` and elementwise operations.
+
+    With `lambda[t] = grad_h[t] + mu[t]`, `mu[t-1] = conj(decay[t]) lambda[t]`, `mu = grad_last` at the end, mu is a scan
+    against the recurrence: `v[t] = conj(decay[t]) (v[t+1] + grad_h[t])`, and mu its states one step earlier.
+    """
+    state = state_dtype(h.dtype)
+    conjugate = decay.conj().resolve_conj()
+    weighted = conjugate * grad_h.to(state)
+    gates = conjugate if decay.dim() == 1 else conjugate.to(state)
+    start = None if grad_last is None else grad_last.to(state)
+    v, grad_h0 = linear_scan(weighted, gates, start, seq_starts, not reverse, backend)
+    adjoint = grad_h.to(state) + previous_states(v, start, seq_starts, not reverse)
+    grad_decay = adjoint * previous_states(h, h0, seq_starts, reverse).to(state).conj()
+    if decay.dim() == 1:
+        grad_decay = grad_decay.sum((0, 1))
+    return adjoint.to(h.dtype), grad_decay.to(decay.dtype), grad_h0
+
+
+linear_scan_op.register_autograd(_backward, setup_context=_setup_context)
+
+
+class _LinearScan(torch.autograd.Function):
+    """The operator for eager code: reverse mode, forward mode and `torch.func`, to any order."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(*inputs: Any) -> tuple[Tensor, Tensor]:
+        return linear_scan_op(*inputs)
+
+    setup_context = staticmethod(_setup_context)
+    backward = staticmethod(_backward)
+
+    @staticmethod
+    def jvp(
+        ctx: Any, x: Tensor | None, decay: Tensor | None, h0: Tensor | None, *_: None
+    ) -> tuple[Tensor, Tensor]:
+        """Tangent: `dh[t] = decay[t] dh[t-1] + ddecay[t] h[t-1] + dx[t]`, `dh[-1] = dh0`."""
+        gates, h, start, seq_starts = ctx.saved_tensors
+        reverse, backend = ctx.options
+        drive = h.new_zeros(h.shape) if x is None else x
+        if decay is not None:
+            drive = drive + (decay * previous_states(h, start, seq_starts, reverse)).to(h.dtype)
+        if h0 is None and start is not None:
+            h0 = torch.zeros_like(start)
+        return linear_scan(drive, gates, h0, seq_starts, reverse, backend)
+
+
+@linear_scan_op.register_vmap
+def _linear_scan_vmap(
+    info: Any, in_dims: tuple[Any, ...], x: Tensor, decay: Tensor, h0: Tensor | None,
+    seq_starts: Tensor | None, reverse: bool, backend: str,
+) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:  # fmt: skip
+    """A mapped axis joins the batch, or the channels where the batch is packed or the decay is mapped."""
+    size, (x_dim, a_dim, h_dim, *_) = info.batch_size, in_dims
+    # Packed rows have no batch axis to fold into, a mapped (D,) decay differs along the mapped axis: both fold into channels.
+    into_channels = seq_starts is not None or (decay.dim() - (a_dim is not None) == 1 and a_dim is not None)
+    x = fold_batch(x, x_dim, size, into_channels)
+    h0 = None if h0 is None else fold_batch(h0, h_dim, size, into_channels)
+    if decay.dim() - (a_dim is not None) == 3:
+        decay = fold_batch(decay, a_dim, size, into_channels)
+    elif into_channels:
+        decay = fold_batch(decay, a_dim, size, True)
+    h, last = linear_scan_op(x, decay, h0, seq_starts, reverse, backend)
+    return (split_batch(h, size, into_channels), split_batch(last, size, into_channels)), (0, 0)
+
+
+@linear_scan_backward_op.register_vmap
+def _linear_scan_backward_vmap(
+    info: Any, in_dims: tuple[Any, ...], grad_h: Tensor, grad_last: Tensor | None, decay: Tensor, h: Tensor,
+    h0: Tensor | None, seq_starts: Tensor | None, reverse: bool, backend: str,
+) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[int, int, int]]:  # fmt: skip
+    """A mapped axis joins the channels, since each of its entries has a grad_decay of its own."""
+    size = info.batch_size
+    folded = [
+        None if tensor is None else fold_batch(tensor, dim, size, True)
+        for tensor, dim in zip((grad_h, grad_last, decay, h, h0), in_dims, strict=False)
+    ]
+    grads = linear_scan_backward_op(*folded, seq_starts, reverse, backend)
+    return tuple(split_batch(grad, size, True) for grad in grads), (0, 0, 0)
+
+
+def traffic(batch: int, length: int, channels: int, itemsize: int, *, gated: bool, backward: bool) -> int:
+    """Bytes that must move: forward reads x (and the decay) and writes h; backward reads dh, h (and the decay), writes dx (and ddecay)."""
+    elements = {(False, False): 2, (True, False): 3, (False, True): 3, (True, True): 5}[gated, backward]
+    return elements * batch * length * channels * itemsize

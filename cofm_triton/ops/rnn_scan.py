@@ -1,0 +1,253 @@
+"""`cofm_triton::rnn_scan`: registration with PyTorch, derivatives, traffic model.
+
+    h[t] = h[t-1] + dt * act(z[t]),   z[t] = x[t] - rate * h[t-1],   h[-1] = h0
+
+The adjoint of a nonlinear recurrence is affine, and so is its tangent, both with the Jacobian
+`J[t] = 1 - dt * rate * act'(z[t])`: a backward pass that is itself differentiated is written in terms of `linear_scan`
+with the gates J, any other one runs as one fused operator, `cofm_triton::rnn_scan_backward`. At the kinks of hardtanh
+and relu act' is PyTorch's subgradient, 0.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cofm_triton.activation import activation, activation_slope
+from cofm_triton.ops.backends import implementation
+from cofm_triton.ops.dtypes import state_dtype
+from cofm_triton.ops.linear_scan import linear_scan
+from cofm_triton.ops.shapes import fold_batch, previous_states, split_batch
+
+
+def rnn_scan(
+    x: Tensor,
+    rate: Tensor,
+    h0: Tensor | None,
+    seq_starts: Tensor | None,
+    dt: float,
+    nonlinearity: str,
+    backend: str,
+) -> tuple[Tensor, Tensor]:
+    """`(h, h_last)` for checked arguments: rate (D,) in the state's dtype, backend resolved."""
+    if torch.compiler.is_compiling():
+        return rnn_scan_op(x, rate, h0, seq_starts, dt, nonlinearity, backend)
+    return _RnnScan.apply(x, rate, h0, seq_starts, dt, nonlinearity, backend)
+
+
+@torch.library.custom_op("cofm_triton::rnn_scan", mutates_args=())
+def rnn_scan_op(
+    x: Tensor,
+    rate: Tensor,
+    h0: Tensor | None,
+    seq_starts: Tensor | None,
+    dt: float,
+    nonlinearity: str,
+    backend: str,
+) -> tuple[Tensor, Tensor]:
+    """The forward pass: h (B, T, D) in x's dtype, h_last (S, D) in h0's dtype, x's when h0 is None."""
+    dtype = x.dtype if h0 is None else h0.dtype
+    state = state_dtype(x.dtype)
+    if x.numel() == 0:
+        sequences = x.shape[0] if seq_starts is None else seq_starts.shape[0]
+        last = x.new_zeros((sequences, x.shape[2]), dtype=dtype) if h0 is None else h0.clone()
+        return x.new_empty(x.shape), last
+    h, last = implementation(backend, "rnn_scan").forward(
+        x,
+        rate.contiguous(),
+        None if h0 is None else h0.to(state).contiguous(),
+        seq_starts,
+        dt=dt,
+        nonlinearity=nonlinearity,
+        state_dtype=state,
+    )
+    return h, last.to(dtype)
+
+
+@rnn_scan_op.register_fake
+def _rnn_scan_fake(
+    x: Tensor,
+    rate: Tensor,
+    h0: Tensor | None,
+    seq_starts: Tensor | None,
+    dt: float,
+    nonlinearity: str,
+    backend: str,
+) -> tuple[Tensor, Tensor]:
+    sequences = x.shape[0] if seq_starts is None else seq_starts.shape[0]
+    last = x.new_empty((sequences, x.shape[2]), dtype=x.dtype if h0 is None else h0.dtype)
+    return x.new_empty(x.shape), last
+
+
+@torch.library.custom_op("cofm_triton::rnn_scan_backward", mutates_args=())
+def rnn_scan_backward_op(
+    grad_h: Tensor,
+    grad_last: Tensor | None,
+    x: Tensor,
+    rate: Tensor,
+    h: Tensor,
+    h0: Tensor | None,
+    seq_starts: Tensor | None,
+    dt: float,
+    nonlinearity: str,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The adjoint: grad_x like h, grad_rate (D,) and grad_h0 (S, D) in the state's dtype."""
+    state = state_dtype(x.dtype)
+    if x.numel() == 0:
+        sequences = x.shape[0] if seq_starts is None else seq_starts.shape[0]
+        nothing = x.new_zeros((sequences, x.shape[2]), dtype=state)
+        grad_h0 = nothing if grad_last is None else grad_last.to(state, copy=True)
+        return torch.empty_like(h), torch.zeros_like(rate), grad_h0
+    grads: tuple[Tensor, Tensor, Tensor] = implementation(backend, "rnn_scan").backward(
+        grad_h,
+        None if grad_last is None else grad_last.to(state).contiguous(),
+        x,
+        rate.contiguous(),
+        h,
+        None if h0 is None else h0.to(state).contiguous(),
+        seq_starts,
+        dt=dt,
+        nonlinearity=nonlinearity,
+        state_dtype=state,
+    )
+    return grads
+
+
+@rnn_scan_backward_op.register_fake
+def _rnn_scan_backward_fake(
+    grad_h: Tensor,
+    grad_last: Tensor | None,
+    x: Tensor,
+    rate: Tensor,
+    h: Tensor,
+    h0: Tensor | None,
+    seq_starts: Tensor | None,
+    dt: float,
+    nonlinearity: str,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    sequences = x.shape[0] if seq_starts is None else seq_starts.shape[0]
+    grad_h0 = x.new_empty((sequences, x.shape[2]), dtype=state_dtype(x.dtype))
+    return x.new_empty(x.shape), rate.new_empty(rate.shape), grad_h0
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    x, rate, h0, seq_starts, dt, nonlinearity, backend = inputs
+    ctx.save_for_backward(x, rate, output[0], h0, seq_starts)
+    ctx.save_for_forward(x, rate, output[0], h0, seq_starts)
+    ctx.options = (dt, nonlinearity, backend)
+    ctx.set_materialize_grads(False)
+
+
+def _backward(ctx: Any, grad_h: Tensor | None, grad_last: Tensor | None) -> tuple[Tensor | None, ...]:
+    x, rate, h, h0, seq_starts = ctx.saved_tensors
+    nothing = (None,) * 7
+    if grad_h is None and grad_last is None:
+        return nothing
+    if grad_h is None:
+        grad_h = h.new_zeros(()).expand(h.shape)  # stride 0: costs no memory and no traffic
+    backward = _differentiable_backward if torch.is_grad_enabled() else rnn_scan_backward_op
+    grad_x, grad_rate, grad_h0 = backward(grad_h, grad_last, x, rate, h, h0, seq_starts, *ctx.options)
+    return grad_x, grad_rate, None if h0 is None else grad_h0.to(h0.dtype), None, None, None, None
+
+
+def _linearize(
+    x: Tensor, rate: Tensor, h: Tensor, h0: Tensor | None, seq_starts: Tensor | None, dt: float, nonlinearity: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`(before, slope, jacobian)`: h[t-1], dt * act'(z[t]) and J[t], (B, T, D) in the state's dtype."""
+    state = state_dtype(x.dtype)
+    before = previous_states(h, h0, seq_starts, False).to(state)
+    slope = dt * activation_slope(nonlinearity)(x.to(state) - rate * before)
+    return before, slope, 1 - rate * slope
+
+
+def _differentiable_backward(
+    grad_h: Tensor,
+    grad_last: Tensor | None,
+    x: Tensor,
+    rate: Tensor,
+    h: Tensor,
+    h0: Tensor | None,
+    seq_starts: Tensor | None,
+    dt: float,
+    nonlinearity: str,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The adjoint in terms of `linear_scan`: `v[t] = J[t] (v[t+1] + grad_h[t])`, `lambda[t] = grad_h[t] + v[t+1]`."""
+    before, slope, jacobian = _linearize(x, rate, h, h0, seq_starts, dt, nonlinearity)
+    grad = grad_h.to(before.dtype)
+    start = None if grad_last is None else grad_last.to(before.dtype)
+    v, grad_h0 = linear_scan(jacobian * grad, jacobian, start, seq_starts, True, backend)
+    grad_x = slope * (grad + previous_states(v, start, seq_starts, True))
+    return grad_x.to(x.dtype), -(grad_x * before).sum((0, 1)), grad_h0
+
+
+rnn_scan_op.register_autograd(_backward, setup_context=_setup_context)
+
+
+class _RnnScan(torch.autograd.Function):
+    """The operator for eager code: reverse mode, forward mode and `torch.func`, to any order."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(*inputs: Any) -> tuple[Tensor, Tensor]:
+        return rnn_scan_op(*inputs)
+
+    setup_context = staticmethod(_setup_context)
+    backward = staticmethod(_backward)
+
+    @staticmethod
+    def jvp(
+        ctx: Any, x_tangent: Tensor | None, rate_tangent: Tensor | None, h0_tangent: Tensor | None, *_: None
+    ) -> tuple[Tensor, Tensor]:
+        """Tangent: `dh[t] = J[t] dh[t-1] + dt act'(z[t]) (dx[t] - drate h[t-1])`, `dh[-1] = dh0`."""
+        x, rate, h, h0, seq_starts = ctx.saved_tensors
+        dt, nonlinearity, backend = ctx.options
+        before, slope, jacobian = _linearize(x, rate, h, h0, seq_starts, dt, nonlinearity)
+        drive = torch.zeros_like(before) if x_tangent is None else x_tangent.to(before.dtype)
+        if rate_tangent is not None:
+            drive = drive - rate_tangent * before
+        if h0 is not None:
+            h0_tangent = (torch.zeros_like(h0) if h0_tangent is None else h0_tangent).to(before.dtype)
+        tangent, last = linear_scan(slope * drive, jacobian, h0_tangent, seq_starts, False, backend)
+        return tangent.to(h.dtype), last.to(h.dtype if h0 is None else h0.dtype)
+
+
+@rnn_scan_op.register_vmap
+def _rnn_scan_vmap(
+    info: Any, in_dims: tuple[Any, ...], x: Tensor, rate: Tensor, h0: Tensor | None,
+    seq_starts: Tensor | None, dt: float, nonlinearity: str, backend: str,
+) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:  # fmt: skip
+    """A mapped axis joins the batch; the channels where rates differ along it, or where rows are packed."""
+    size, (x_dim, rate_dim, h_dim, *_) = info.batch_size, in_dims
+    into_channels = seq_starts is not None or rate_dim is not None
+    x = fold_batch(x, x_dim, size, into_channels)
+    h0 = None if h0 is None else fold_batch(h0, h_dim, size, into_channels)
+    if into_channels:
+        rate = fold_batch(rate, rate_dim, size, True)
+    h, last = rnn_scan_op(x, rate, h0, seq_starts, dt, nonlinearity, backend)
+    return (split_batch(h, size, into_channels), split_batch(last, size, into_channels)), (0, 0)
+
+
+@rnn_scan_backward_op.register_vmap
+def _rnn_scan_backward_vmap(
+    info: Any, in_dims: tuple[Any, ...], grad_h: Tensor, grad_last: Tensor | None, x: Tensor, rate: Tensor,
+    h: Tensor, h0: Tensor | None, seq_starts: Tensor | None, dt: float, nonlinearity: str, backend: str,
+) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[int, int, int]]:  # fmt: skip
+    """A mapped axis joins the channels, since each of its entries has a grad_rate of its own."""
+    size, dims = info.batch_size, in_dims
+    folded = [
+        None if tensor is None else fold_batch(tensor, dim, size, True)
+        for tensor, dim in zip((grad_h, grad_last, x, rate, h, h0), dims, strict=False)
+    ]
+    grads = rnn_scan_backward_op(*folded, seq_starts, dt, nonlinearity, backend)
+    return tuple(split_batch(grad, size, True) for grad in grads), (0, 0, 0)
+
+
+def traffic(batch: int, length: int, channels: int, itemsize: int, *, backward: bool) -> int:
+    """Bytes that must move: forward reads x and writes h; backward reads dh and x and writes dx (h is recomputed)."""
+    return (3 if backward else 2) * batch * length * channels * itemsize

@@ -1,0 +1,53 @@
+"""Shapes shared by the operators: earlier states, and axes that `torch.func.vmap` adds."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def previous_states(h: Tensor, h0: Tensor | None, seq_starts: Tensor | None, reverse: bool) -> Tensor:
+    """`h[t-1]` at every t, with h0 (zeros when None) before the first step of each sequence.
+
+    Args:
+        h: (B, T, D) states.
+        h0: (S, D) initial states, S = B unless packed.
+        seq_starts: (S,) start indices of packed sequences, or None.
+        reverse: the recurrence runs from t = T-1 down, so the earlier state is `h[t+1]`.
+
+    Returns:
+        (B, T, D) in the dtype of h.
+    """
+    if h.shape[1] == 0:
+        return h
+    if seq_starts is None:
+        first = torch.zeros_like(h[:, 0]) if h0 is None else h0.to(h.dtype)
+        if reverse:
+            return torch.cat([h[:, 1:], first.unsqueeze(1)], 1)
+        return torch.cat([first.unsqueeze(1), h[:, :-1]], 1)
+    length = h.shape[1]
+    starts = seq_starts.long()
+    ends = torch.cat([starts[1:], starts.new_full((1,), length)])
+    occupied = ends > starts
+    entries = torch.where(occupied, ends - 1 if reverse else starts, length)
+    # One extra row takes the entries of empty sequences and is cut off again.
+    shifted = h.roll(-1 if reverse else 1, 1)[0]
+    padded = torch.cat([shifted, shifted.new_zeros((1, shifted.shape[1]))])
+    states = padded.new_zeros((starts.shape[0], h.shape[2])) if h0 is None else h0.to(h.dtype)
+    return padded.index_copy(0, entries, states)[:-1].unsqueeze(0)
+
+
+def fold_batch(tensor: Tensor, dim: int | None, size: int, into_channels: bool) -> Tensor:
+    """Fold a mapped axis of `size` entries (absent when `dim` is None) into the first or the last axis."""
+    mapped = tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
+    if into_channels:
+        mapped = mapped.movedim(0, -2)
+        return mapped.reshape(*mapped.shape[:-2], size * mapped.shape[-1])
+    return mapped.reshape(size * mapped.shape[1], *mapped.shape[2:])
+
+
+def split_batch(tensor: Tensor, size: int, from_channels: bool) -> Tensor:
+    """Undo `fold_batch`: the mapped axis comes first."""
+    if from_channels:
+        return tensor.unflatten(-1, (size, -1)).movedim(-2, 0)
+    return tensor.unflatten(0, (size, -1))

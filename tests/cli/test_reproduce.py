@@ -1,0 +1,248 @@
+import argparse
+import csv
+import math
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from cofm_triton import targets
+from cofm_triton.cli import main
+from cofm_triton.cli.reproduce import add_arguments, settings_from
+from cofm_triton.cli.reproduction import stages
+from cofm_triton.cli.reproduction.folder import Cell, RunFolder
+from cofm_triton.cli.reproduction.report import CellVerdict, contradictions, verdict_table
+from cofm_triton.cli.reproduction.settings import PARAMETERIZATIONS, PRESETS
+from cofm_triton.loss import temporally_weighted_mse
+from cofm_triton.model_file import load_model
+from cofm_triton.parameterization import PARAMETERIZATIONS as ALL_PARAMETERIZATIONS
+from cofm_triton.verdict import judge
+
+RADII = [0.0, *(1e-3 * 2 ** (i / 2) for i in range(21))]
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    """A preset of a second or two, in place of smoke."""
+    small = replace(
+        PRESETS["smoke"],
+        targets=("exp", "pol"),
+        parameterizations=("direct", "exp"),
+        widths=(2, 3),
+        horizons=(10, 20),
+        directions=4,
+        train_sequences=32,
+        test_sequences=16,
+        horizon_sequences=16,
+        linear_steps=20,
+        sequence_steps=3,
+        batch=80,
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(PRESETS, "smoke", small)
+        yield small
+
+
+@pytest.fixture(scope="module")
+def finished(tiny, tmp_path_factory):
+    """The folder of a finished run; nobody writes to it."""
+    out = tmp_path_factory.mktemp("finished") / "run"
+    assert reproduce(out) in (0, 1)
+    return out
+
+
+def reproduce(out, *options):
+    return main(["reproduce", "--preset", "smoke", "--device", "cpu", "--quiet", "--out", str(out), *options])
+
+
+def contents(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def rows(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_errors_csv_holds_every_model_radius_and_direction(finished, tiny):
+    table = rows(finished / "errors.csv")
+    models = {(r["target"], r["nonlinearity"], r["parameterization"], r["width"]) for r in table}
+    assert len(models) == 2 * 2 * 2 * 2
+    assert len(table) == len(models) * 22 * (4 + 1)
+    radii = sorted({float(r["radius"]) for r in table})
+    np.testing.assert_allclose(radii, RADII, rtol=1e-15)
+    assert {r["direction"] for r in table} == {"0", "1", "2", "3", "slow"}
+
+
+@pytest.mark.parametrize("nonlinearity", ["linear", "hardtanh"])
+def test_errors_are_those_of_the_saved_models(finished, tiny, nonlinearity):
+    cell = Cell("pol", nonlinearity, "exp", 3)
+    model = load_model(RunFolder(finished).model(cell, 10))
+    x, y = targets.generate("pol", 16, 10, seed=1)
+    with torch.no_grad():
+        at_rest = float(temporally_weighted_mse(model(x), y))
+        model.rnn.rate_l0 -= RADII[-1]
+        slowed = float(temporally_weighted_mse(model(x), y))
+    key = {"target": "pol", "nonlinearity": nonlinearity, "parameterization": "exp", "width": "3"}
+    table = [r for r in rows(finished / "errors.csv") if key.items() <= r.items()]
+    found = {(float(r["radius"]), r["direction"]): float(r["error"]) for r in table}
+    # States in float32: a relative 1e-7 a step, T = 10 steps, and the squared error doubles it.
+    assert found[0.0, "0"] == pytest.approx(at_rest, rel=1e-5)
+    assert found[RADII[-1], "slow"] == pytest.approx(slowed, rel=1e-5)
+    zero = float(temporally_weighted_mse(torch.zeros_like(y), y))
+    for r in table:
+        assert float(r["relative_error"]) == pytest.approx(float(r["error"]) / zero, rel=1e-12)
+
+
+def test_summary_is_the_statistics_of_the_errors(finished):
+    errors = {}
+    for r in rows(finished / "errors.csv"):
+        key = (r["target"], r["nonlinearity"], r["parameterization"], r["width"], r["radius"])
+        errors.setdefault(key, {})[r["direction"]] = float(r["error"])
+    summary = rows(finished / "summary.csv")
+    assert len(summary) == len(errors)
+    running = 0.0
+    for r in summary:
+        key = (r["target"], r["nonlinearity"], r["parameterization"], r["width"], r["radius"])
+        random = [errors[key][str(i)] for i in range(4)]
+        assert float(r["mean"]) == pytest.approx(np.mean(random), rel=1e-12)
+        assert float(r["max"]) == max(random)
+        assert float(r["slow"]) == errors[key]["slow"]
+        ordered = sorted(random)
+        assert [float(r[q]) for q in ("q10", "median", "q90")] == [ordered[i] for i in (0, 1, 3)]
+        running = max(random) if float(r["radius"]) == 0 else max(running, *random)
+        assert float(r["running_max"]) == running
+        assert int(r["diverged"]) == sum(not math.isfinite(e) for e in random)
+
+
+def test_verdicts_follow_from_their_radii(finished, tiny):
+    table = rows(finished / "verdicts.csv")
+    assert len(table) == 16
+    for r in table:
+        radii = [float(r["r_10"]), float(r["r_20"])]
+        expected = judge([10, 20], radii)
+        assert r["verdict"] == expected.verdict
+        polynomial_direct = (r["target"], r["parameterization"]) == ("pol", "direct")
+        assert r["theory"] == ("unstable" if polynomial_direct else "stable")
+    assert "verdict" in (finished / "verdict.txt").read_text()
+    for name in ("exp", "pol", "exp-radii", "pol-radii"):
+        for suffix in ("png", "svg"):
+            assert (finished / f"{name}.{suffix}").stat().st_size > 1000
+
+
+def test_equal_seeds_give_equal_bytes(finished, tiny, tmp_path):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1 if threads > 1 else 2)
+    reproduce(tmp_path / "again")
+    torch.set_num_threads(threads)
+    assert contents(tmp_path / "again") == contents(finished)
+    reproduce(tmp_path / "other", "--seed", "1")
+    assert contents(tmp_path / "other")["errors.csv"] != contents(finished)["errors.csv"]
+
+
+@pytest.mark.parametrize("stage", ["train_sequences", "perturbation_error", "slow_direction_radius"])
+def test_interrupted_run_continues_to_the_same_bytes(tiny, finished, tmp_path, monkeypatch, stage):
+    real = getattr(stages, stage)
+    calls = []
+
+    def interrupted(*args, **kwargs):
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        calls.append(1)
+        return real(*args, **kwargs)
+
+    out = tmp_path / "cut"
+    with monkeypatch.context() as patch:
+        patch.setattr(stages, stage, interrupted)
+        assert reproduce(out) == 130
+    stamps = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
+    assert any(path.suffix == ".safetensors" for path in stamps)
+    assert reproduce(out) in (0, 1)
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
+    assert contents(out) == contents(finished)
+
+
+def test_other_settings_need_overwrite(finished, tiny, tmp_path, capsys):
+    out = tmp_path / "run"
+    shutil.copytree(finished, out)
+    assert reproduce(out, "--widths", "2") == 2
+    message = capsys.readouterr().err
+    assert "widths: [2, 3] there, [2] now" in message
+    assert "--overwrite" in message
+    assert contents(out) == contents(finished)
+    assert reproduce(out, "--widths", "2", "--overwrite") in (0, 1)
+    assert {r["width"] for r in rows(out / "errors.csv")} == {"2"}
+    assert not any("m3" in name for name in contents(out))
+
+
+def test_foreign_folder_is_left_alone(tiny, tmp_path, capsys):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    for options in ((), ("--overwrite",)):
+        assert reproduce(tmp_path, *options) == 2
+        assert "is not empty" in capsys.readouterr().err
+    assert list(contents(tmp_path)) == ["thesis.tex"]
+
+
+def test_quiet_prints_the_table_alone(finished, capsys):
+    reproduce(finished)  # everything is there: only the report is made again
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    assert printed.out.startswith((finished / "verdict.txt").read_text())
+    assert str(finished) in printed.out
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_cuda_without_a_gpu_is_wrong_usage(tmp_path, capsys):
+    assert main(["reproduce", "--device", "cuda", "--out", str(tmp_path / "x")]) == 2
+    assert "--device cuda" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
+
+
+def test_options_replace_what_the_preset_says():
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    line = "--preset paper --discretization euler --widths 4,2 --targets pol --seed 7"
+    line += " --nonlinearities tanh --parameterizations inverse,lru"
+    arguments = parser.parse_args(line.split())
+    settings = settings_from(arguments)
+    expected = replace(
+        PRESETS["paper"],
+        discretization="euler",
+        widths=(4, 2),
+        targets=("pol",),
+        nonlinearities=("tanh",),
+        parameterizations=("inverse", "lru"),
+        seed=7,
+        device=settings.device,
+    )
+    assert settings == expected
+
+
+def test_settings_know_every_parameterization():
+    assert set(PARAMETERIZATIONS) == set(ALL_PARAMETERIZATIONS)
+
+
+def verdict(target, parameterization, width, radii):
+    cell = Cell(target, "linear", parameterization, width)
+    return CellVerdict(cell, judge([100, 200], radii, margin=0.5), None)
+
+
+def test_table_judges_the_largest_width_and_counts_the_others():
+    flat, falling = [0.5, 0.5], [0.02, 0.01]
+    verdicts = [
+        verdict("pol", "direct", 8, flat),
+        verdict("pol", "direct", 64, falling),
+        verdict("exp", "direct", 8, falling),
+        verdict("exp", "direct", 64, flat),
+        verdict("pol", "softplus", 64, falling),
+    ]
+    lines = verdict_table(verdicts).splitlines()
+    assert [line.split()[-3:] for line in lines[2:5]] == [
+        ["unstable", "1/2", "unstable"],
+        ["stable", "1/2", "stable"],
+        ["unstable", "1/1", "stable"],
+    ]
+    assert "0.0200 0.0100" in lines[2]
+    assert [v.cell.parameterization for v in contradictions(verdicts)] == ["softplus"]

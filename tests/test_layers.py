@@ -1,0 +1,661 @@
+"""StableRNN and RNNFunctional against the reference and the conventions of torch.nn.RNN."""
+
+import copy
+import io
+import itertools
+import math
+import pickle
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pack_sequence, pad_packed_sequence
+
+from cofm_triton import reference
+from cofm_triton.layers import RECURRENCES, RNNFunctional, StableRNN
+from cofm_triton.nonlinearity import NONLINEARITIES
+from cofm_triton.parameterization import PARAMETERIZATIONS, parameterization
+
+DISCRETIZATIONS = ("exact", "euler")
+
+
+def randomise(module: nn.Module, seed: int = 0) -> None:
+    """Weights of size one, so that saturating units saturate and every bias matters."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            parameter.copy_(parameter + 0.3 * noise if "rate" in name else noise)
+
+
+def data(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 1) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+
+
+def tolerance(dtype: torch.dtype, length: int) -> float:
+    """Of states of size up to `length`: every step rounds its state a few times."""
+    return 8 * torch.finfo(dtype).eps * length**0.5 * max(1, length**0.5)
+
+
+def dynamics(rnn: StableRNN) -> reference.Dynamics:
+    names = ("parameterization", "recurrence", "nonlinearity", "dt", "discretization")
+    return reference.Dynamics(**{name: getattr(rnn, name) for name in names})
+
+
+def one_sequence(layer: StableRNN, x: Tensor, h0: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The definition: one sequence x (T, d), all layers and directions, through the reference."""
+    directions = 2 if layer.bidirectional else 1
+    states: list[Tensor] = []
+    weights = dict(layer.named_parameters())
+    for level in range(layer.num_layers):
+        outputs = []
+        for suffix in ("", "_reverse")[:directions]:
+            names = ("weight_ih", "bias", "rate")
+            params = {
+                f"rnn.{name}_l0": weights[f"{name}_l{level}{suffix}"]
+                for name in names
+                if f"{name}_l{level}{suffix}" in weights
+            }
+            source = x.flip(0) if suffix else x
+            start = None if h0 is None else h0[len(states)][None]
+            h, last = reference.hidden(params, source[None], dynamics(layer), start)
+            output = h[0]
+            if layer.recurrence == "ssm":
+                output = reference.nonlinearity(layer.nonlinearity).act(output)
+            outputs.append(output.flip(0) if suffix else output)
+            states.append(last[0])
+        x = torch.cat(outputs, -1)
+    return x, torch.stack(states)
+
+
+# --- the model is the definition ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("recurrence", RECURRENCES)
+@pytest.mark.parametrize("discretization", DISCRETIZATIONS)
+@pytest.mark.parametrize("nonlinearity", NONLINEARITIES)
+@pytest.mark.parametrize("kind", PARAMETERIZATIONS)
+def test_functional_is_the_reference(recurrence: str, discretization: str, nonlinearity: str, kind: str) -> None:
+    model = RNNFunctional(
+        2,
+        5,
+        3,
+        recurrence=recurrence,
+        discretization=discretization,
+        dt=0.5,
+        nonlinearity=nonlinearity,
+        parameterization=kind,
+        dtype=torch.float64,
+    )
+    randomise(model)
+    x = data(3, 33, 2).requires_grad_()
+    params = dict(model.named_parameters())
+    expected = reference.rnn_functional(params, x, dynamics(model.rnn))
+    y = model(x)
+    torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-12)
+    cotangent = data(3, 33, 3, seed=2)
+    ours = torch.autograd.grad(y, [x, *params.values()], cotangent)
+    theirs = torch.autograd.grad(expected, [x, *params.values()], cotangent)
+    for name, a, b in zip(["x", *params], ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10, msg=f"gradient of {name}")
+
+
+def test_heaviside_response_in_numbers() -> None:
+    model = RNNFunctional(
+        1,
+        1,
+        parameterization="direct",
+        nonlinearity="linear",
+        discretization="euler",
+        dt=0.5,
+        dtype=torch.float64,
+    )
+    values = {"rate_l0": 0.3, "weight_ih_l0": 0.7, "bias_l0": 0.1}
+    with torch.no_grad():
+        for name, value in values.items():
+            getattr(model.rnn, name).fill_(value)
+        model.readout.weight.fill_(1.3)
+        model.readout.bias.fill_(-0.2)
+    y = model(torch.full((1, 50, 1), 2.0, dtype=torch.float64))[0, :, 0]
+    expected = {0: 0.775, 9: 5.020316371785302, 49: 6.298077529685869}
+    assert [y[k].item() for k in expected] == pytest.approx(list(expected.values()), rel=1e-12)
+
+
+@pytest.mark.parametrize("recurrence", RECURRENCES)
+def test_exact_linear_layer_solves_the_differential_equation(recurrence: str) -> None:
+    """Halving dt while holding the input over two steps changes nothing: it is the solution."""
+    options: dict[str, Any] = {"recurrence": recurrence, "nonlinearity": "linear", "dtype": torch.float64}
+    coarse = StableRNN(2, 4, batch_first=True, dt=0.8, **options)
+    fine = StableRNN(2, 4, batch_first=True, dt=0.4, **options)
+    randomise(coarse)
+    fine.load_state_dict(coarse.state_dict())
+    x = data(3, 20, 2)
+    output = fine(x.repeat_interleave(2, 1))[0][:, 1::2]
+    torch.testing.assert_close(output, coarse(x)[0], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("nonlinearity", NONLINEARITIES)
+@pytest.mark.parametrize("dt", [0.1, 1.0, 5.0])
+def test_exact_is_stable_for_every_weight(nonlinearity: str, dt: float) -> None:
+    """Without input every state dies out, also where Euler's method with dt * rate > 2 does not."""
+    layer = StableRNN(
+        1,
+        4,
+        nonlinearity=nonlinearity,
+        dt=dt,
+        bias=False,
+        parameterization="exp",
+        dtype=torch.float64,
+    )
+    with torch.no_grad():
+        layer.rate_l0.copy_(torch.tensor([-1.0, 0.0, 3.0, 20.0]) - math.log(dt))
+    h0 = torch.tensor([[0.9, -0.9, 0.7, -0.5]], dtype=torch.float64) / dt
+    if nonlinearity == "relu":
+        h0 = -h0.abs()  # relu(-a h) moves only negative states, towards zero
+    _, h_n = layer(torch.zeros(400, 1, dtype=torch.float64), h0)
+    assert (h_n.abs() < 1e-12).all()
+
+
+# --- the conventions of torch.nn.RNN ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("recurrence", RECURRENCES)
+@pytest.mark.parametrize("num_layers", [1, 3])
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("with_state", [False, True])
+def test_stacked_layers_are_each_sequence_by_itself(
+    recurrence: str, num_layers: int, bidirectional: bool, batch_first: bool, with_state: bool
+) -> None:
+    layer = StableRNN(
+        3,
+        4,
+        num_layers,
+        "tanh",
+        True,
+        batch_first,
+        0.0,
+        bidirectional,
+        recurrence=recurrence,
+        dt=0.7,
+        dtype=torch.float64,
+    )
+    randomise(layer)
+    x = data(5, 11, 3)
+    h0 = data(layer.num_layers * (1 + bidirectional), 5, 4, seed=3) if with_state else None
+    output, h_n = layer(x if batch_first else x.transpose(0, 1), h0)
+    output = output if batch_first else output.transpose(0, 1)
+    for i in range(5):
+        expected = one_sequence(layer, x[i], None if h0 is None else h0[:, i])
+        torch.testing.assert_close(output[i], expected[0], rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(h_n[:, i], expected[1], rtol=1e-12, atol=1e-12)
+        unbatched = layer(x[i], None if h0 is None else h0[:, i])
+        torch.testing.assert_close(unbatched, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("recurrence", RECURRENCES)
+@pytest.mark.parametrize("num_layers", [1, 2])
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("with_state", [False, True])
+@pytest.mark.parametrize("lengths", [(7, 1, 9, 4), (3, 3), (1,), (2, 5, 8)])
+def test_packed_sequences_are_each_sequence_by_itself(
+    recurrence: str,
+    num_layers: int,
+    bidirectional: bool,
+    with_state: bool,
+    lengths: tuple[int, ...],
+) -> None:
+    layer = StableRNN(2, 3, num_layers, bidirectional=bidirectional, recurrence=recurrence, dtype=torch.float64)
+    randomise(layer)
+    sequences = [data(length, 2, seed=i).requires_grad_() for i, length in enumerate(lengths)]
+    count = num_layers * (1 + bidirectional)
+    h0 = data(count, len(lengths), 3, seed=99) if with_state else None
+    packed = pack_sequence(sequences, enforce_sorted=False)
+    output, h_n = layer(packed, h0)
+    assert isinstance(output, PackedSequence)
+    torch.testing.assert_close(output[1:], packed[1:], rtol=0, atol=0)
+    padded, _ = pad_packed_sequence(output, batch_first=True)
+    inputs = [*sequences, *layer.parameters()]
+    ours, theirs = torch.zeros(()), torch.zeros(())
+    for i, sequence in enumerate(sequences):
+        start = None if h0 is None else h0[:, i]
+        expected_output, expected_state = one_sequence(layer, sequence, start)
+        torch.testing.assert_close(padded[i, : lengths[i]], expected_output, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(h_n[:, i], expected_state, rtol=1e-12, atol=1e-12)
+        ours = ours + padded[i].square().sum() + (i + 1) * h_n[:, i].sum()
+        theirs = theirs + expected_output.square().sum() + (i + 1) * expected_state.sum()
+    grads = torch.autograd.grad(ours, inputs), torch.autograd.grad(theirs, inputs)
+    torch.testing.assert_close(*grads, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("enforce_sorted", [False, True])
+def test_packed_sequences_follow_nn_rnn(enforce_sorted: bool) -> None:
+    sequences = [data(length, 2, dtype=torch.float32) for length in (6, 4, 1)]
+    packed = pack_sequence(sequences, enforce_sorted=enforce_sorted)
+    ours, theirs = StableRNN(2, 3)(packed), nn.RNN(2, 3)(packed)
+    assert ours[0].data.shape == theirs[0].data.shape
+    assert ours[1].shape == theirs[1].shape
+    for a, b in zip(ours[0][1:], theirs[0][1:], strict=True):
+        assert (a is None and b is None) or torch.equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("num_layers", "bidirectional", "batch_first", "bias"),
+    list(itertools.product((1, 2), (False, True), (False, True), (False, True))),
+)
+@pytest.mark.parametrize("shape", [(7, 3, 2), (7, 2), (1, 1, 2), (7, 0, 2)])
+def test_shapes_are_those_of_nn_rnn(
+    num_layers: int, bidirectional: bool, batch_first: bool, bias: bool, shape: tuple[int, ...]
+) -> None:
+    if batch_first and len(shape) == 3:
+        shape = (shape[1], shape[0], shape[2])
+    x = data(*shape, dtype=torch.float32)
+    arguments = (bias, batch_first, 0.0, bidirectional)  # the positions are part of the contract
+    ours = StableRNN(2, 3, num_layers, "tanh", *arguments)
+    theirs = nn.RNN(2, 3, num_layers, "tanh", *arguments)
+    for a, b in zip(ours(x), theirs(x), strict=True):
+        assert a.shape == b.shape
+        assert a.dtype == b.dtype
+    h0 = torch.zeros_like(theirs(x)[1])
+    assert ours(x, h0)[0].shape == theirs(x, h0)[0].shape
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("recurrence", RECURRENCES)
+def test_no_time_at_all(batch_first: bool, recurrence: str) -> None:
+    layer = StableRNN(2, 3, 2, batch_first=batch_first, recurrence=recurrence)
+    shape = (4, 0, 2) if batch_first else (0, 4, 2)
+    h0 = data(2, 4, 3, dtype=torch.float32)
+    output, h_n = layer(torch.zeros(shape), h0)
+    assert output.shape == (*shape[:2], 3)
+    assert torch.equal(h_n, h0)
+
+
+def test_state_carries_a_sequence_on() -> None:
+    for recurrence in RECURRENCES:
+        layer = StableRNN(2, 3, 2, batch_first=True, recurrence=recurrence, dtype=torch.float64)
+        randomise(layer)
+        x = data(4, 20, 2)
+        whole, end = layer(x)
+        first, state = layer(x[:, :13])
+        second, state = layer(x[:, 13:], state)
+        torch.testing.assert_close(torch.cat([first, second], 1), whole, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(state, end, rtol=1e-12, atol=1e-12)
+
+
+def test_dropout_between_layers_only_while_training() -> None:
+    layer = StableRNN(2, 8, 2, batch_first=True, dropout=0.5)
+    x = data(3, 10, 2, dtype=torch.float32)
+    assert not torch.equal(layer(x)[0], layer(x)[0])
+    layer.eval()
+    assert torch.equal(layer(x)[0], layer(x)[0])
+    everything_dropped = StableRNN(2, 8, 2, batch_first=True, dropout=1.0)
+    assert (everything_dropped(x)[0] == 0).all()  # fresh biases are zero
+
+
+def test_dropout_of_a_single_layer_warns() -> None:
+    with pytest.warns(UserWarning, match="dropout option adds dropout after all but last"):
+        StableRNN(2, 3, dropout=0.5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        StableRNN(2, 3, 2, dropout=0.5)
+
+
+# --- steps, margins, weights --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("recurrence", RECURRENCES)
+@pytest.mark.parametrize("discretization", DISCRETIZATIONS)
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("batched", [False, True])
+def test_steps_are_the_scan(recurrence: str, discretization: str, batch_first: bool, batched: bool) -> None:
+    layer = StableRNN(
+        2,
+        3,
+        2,
+        batch_first=batch_first,
+        recurrence=recurrence,
+        discretization=discretization,
+        dtype=torch.float64,
+    )
+    randomise(layer)
+    x = data(9, 4, 2) if batched else data(9, 2)
+    sequence = x.transpose(0, 1) if batched and batch_first else x
+    expected, end = layer(sequence)
+    h, outputs = None, []
+    for now in x:
+        output, h = layer.step(now, h)
+        outputs.append(output)
+    stacked = torch.stack(outputs, 1 if batched and batch_first else 0)
+    torch.testing.assert_close(stacked, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(h, end, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("recurrence", RECURRENCES)
+def test_steps_of_the_functional(recurrence: str) -> None:
+    model = RNNFunctional(2, 3, 2, recurrence=recurrence, dtype=torch.float64)
+    randomise(model)
+    x = data(4, 9, 2)
+    h, outputs = None, []
+    for k in range(9):
+        y, h = model.step(x[:, k], h)
+        outputs.append(y)
+    torch.testing.assert_close(torch.stack(outputs, 1), model(x), rtol=1e-12, atol=1e-12)
+
+
+def test_steps_need_one_direction() -> None:
+    with pytest.raises(ValueError, match="step needs bidirectional=False"):
+        StableRNN(2, 3, bidirectional=True).step(torch.zeros(1, 2))
+
+
+@pytest.mark.parametrize("kind", PARAMETERIZATIONS)
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_stability_margin_is_the_smallest_rate(kind: str, bidirectional: bool) -> None:
+    layer = StableRNN(2, 4, 3, parameterization=kind, bidirectional=bidirectional, dtype=torch.float64)
+    randomise(layer)
+    name, rates = [(n, p) for n, p in layer.named_parameters() if "rate" in n][-1]
+    assert name == ("rate_l2_reverse" if bidirectional else "rate_l2")
+    with torch.no_grad():  # the slowest unit of all sits in the last layer
+        rates[2] = 90.0 if kind == "inverse" else -9.0
+    margin = layer.stability_margin()
+    assert type(margin) is float
+    assert margin == parameterization(kind).rate(rates.detach())[2].item()
+
+
+def test_margin_of_the_functional() -> None:
+    model = RNNFunctional(1, 8, parameterization="exp")
+    assert model.stability_margin() == model.rnn.stability_margin() > 0
+
+
+@pytest.mark.parametrize("kind", PARAMETERIZATIONS)
+@pytest.mark.parametrize("recurrence", RECURRENCES)
+@pytest.mark.parametrize("dt", [0.01, 1.0, 10.0])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_fresh_layers_cover_the_time_scales(kind: str, recurrence: str, dt: float, dtype: torch.dtype) -> None:
+    layer = StableRNN(
+        2,
+        32,
+        2,
+        parameterization=kind,
+        recurrence=recurrence,
+        dt=dt,
+        max_time_scale=200.0,
+        dtype=dtype,
+    )
+    for raw in (layer.get_parameter("rate_l0"), layer.get_parameter("rate_l1")):
+        steps = dt * parameterization(kind).rate(raw.detach()).double()
+        assert (steps > 0).all()
+        assert (steps < 2).all()  # stable in Euler form too
+        assert steps.unique().numel() == 32
+        fastest = min(1, 0.9 * dt * parameterization(kind).range.high)
+        # Raw weights up to log(200 * ...) = 10 in 16 bit: their rounding moves rates by 10 eps.
+        rel = 20 * torch.finfo(dtype).eps
+        assert steps.max().item() == pytest.approx(fastest, rel=rel)
+        assert steps.min().item() == pytest.approx(fastest / 200, rel=rel)
+
+
+def test_encoder_stays_bounded_as_the_width_grows() -> None:
+    """|U|_2 <= |U|_F <= sqrt(d) whatever D, and b = 0: the theorem's bounded parameters."""
+    for hidden_size in (4, 64, 1024):
+        model = RNNFunctional(3, hidden_size)
+        assert torch.linalg.matrix_norm(model.rnn.weight_ih_l0, 2) <= 3**0.5
+        assert model.rnn.get_parameter("bias_l0").count_nonzero() == 0
+        assert model.readout.weight.norm() <= 1
+
+
+def test_reset_draws_again_and_follows_the_global_seed() -> None:
+    torch.manual_seed(5)
+    layer = StableRNN(2, 4)
+    first = copy.deepcopy(layer.state_dict())
+    layer.reset_parameters()
+    assert not torch.equal(layer.weight_ih_l0, first["weight_ih_l0"])
+    torch.manual_seed(5)
+    layer.reset_parameters()
+    for name, value in layer.state_dict().items():
+        assert torch.equal(value, first[name])
+
+
+def test_parameter_names_and_shapes() -> None:
+    layer = StableRNN(3, 4, 2, bidirectional=True)
+    expected: dict[str, tuple[int, ...]] = {}
+    for suffix, width in (("_l0", 3), ("_l0_reverse", 3), ("_l1", 8), ("_l1_reverse", 8)):
+        expected |= {"weight_ih" + suffix: (4, width), "bias" + suffix: (4,), "rate" + suffix: (4,)}
+    assert {n: tuple(p.shape) for n, p in layer.named_parameters()} == expected
+    assert [n for n, _ in StableRNN(3, 4, bias=False).named_parameters()] == [
+        "weight_ih_l0",
+        "rate_l0",
+    ]
+    assert list(RNNFunctional(1, 4).state_dict()) == [
+        "rnn.weight_ih_l0",
+        "rnn.bias_l0",
+        "rnn.rate_l0",
+        "readout.weight",
+        "readout.bias",
+    ]
+
+
+def test_without_bias() -> None:
+    layer = StableRNN(2, 3, bias=False)
+    assert layer.bias_l0 is None
+    assert (layer(torch.zeros(5, 2))[0] == 0).all()
+
+
+# --- life as a module ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["state_dict", "weights_only", "deepcopy", "pickle"])
+def test_copies_compute_the_same(how: str) -> None:
+    options: dict[str, Any] = {"num_layers": 2, "bidirectional": True, "recurrence": "ssm"}
+    model = RNNFunctional(2, 3, **options)
+    randomise(model)
+    if how == "deepcopy":
+        other = copy.deepcopy(model)
+    elif how == "pickle":
+        other = pickle.loads(pickle.dumps(model))
+    else:
+        other, weights = RNNFunctional(2, 3, **options), model.state_dict()
+        if how == "weights_only":
+            file = io.BytesIO()
+            torch.save(weights, file)
+            file.seek(0)
+            weights = torch.load(file, weights_only=True)
+        other.load_state_dict(weights)
+    x = data(2, 5, 2, dtype=torch.float32)
+    assert torch.equal(model(x), other(x))
+    assert not any(p is q for p, q in zip(model.parameters(), other.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_device_and_dtype(dtype: torch.dtype) -> None:
+    model = RNNFunctional(2, 3, device="cpu", dtype=dtype)
+    assert {p.dtype for p in model.parameters()} == {dtype}
+    assert {p.device.type for p in RNNFunctional(2, 3, device="meta").parameters()} == {"meta"}
+    with torch.device("meta"):
+        assert StableRNN(2, 3).rate_l0.device.type == "meta"
+    assert model.to(torch.float32)(data(1, 4, 2, dtype=torch.float32)).dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("recurrence", RECURRENCES)
+@pytest.mark.parametrize("nonlinearity", ["linear", "hardtanh"])
+def test_sixteen_bit(dtype: torch.dtype, recurrence: str, nonlinearity: str) -> None:
+    """16-bit in and out, float32 within: a slow unit integrates far beyond what 16 bit can."""
+    layer = StableRNN(1, 2, recurrence=recurrence, nonlinearity=nonlinearity, parameterization="exp", dtype=dtype)
+    with torch.no_grad():
+        layer.rate_l0.copy_(torch.tensor([-9.0, -2.0]))
+        layer.weight_ih_l0.fill_(0.25)
+    x = torch.ones(3000, 1, dtype=dtype)
+    output, h_n = layer(x, torch.zeros(1, 2, dtype=dtype))
+    assert output.dtype == h_n.dtype == dtype
+    wide = copy.deepcopy(layer).double()
+    expected, state = wide(x.double())
+    # Roundings of U, of U times the gain, of e and of the result.
+    rtol = 4 * torch.finfo(dtype).eps
+    torch.testing.assert_close(output.double(), expected, rtol=rtol, atol=1e-3)
+    torch.testing.assert_close(h_n.double(), state, rtol=rtol, atol=1e-3)
+    for gradient in torch.autograd.grad(output.mean(), list(layer.parameters())):
+        assert gradient.dtype == dtype
+        assert gradient.isfinite().all()
+
+
+def test_autocast() -> None:
+    layer = StableRNN(4, 8, batch_first=True)
+    x, h0 = data(2, 50, 4, dtype=torch.float32), torch.ones(1, 2, 8)
+    expected, _ = layer(x, h0)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output, _ = layer(x, h0)
+    assert output.dtype == torch.bfloat16
+    torch.testing.assert_close(output.float(), expected, rtol=0.05, atol=0.3)
+
+
+@pytest.mark.parametrize("recurrence", RECURRENCES)
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_compiles_without_a_graph_break(recurrence: str, bidirectional: bool) -> None:
+    model = RNNFunctional(2, 3, num_layers=2, recurrence=recurrence, bidirectional=bidirectional)
+    x = data(2, 9, 2, dtype=torch.float32)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    y, expected = compiled(x), model(x)
+    torch.testing.assert_close(y, expected)
+    parameters = list(model.parameters())
+    for a, b in zip(
+        torch.autograd.grad(y.sum(), parameters),
+        torch.autograd.grad(expected.sum(), parameters),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b)
+    torch._dynamo.reset()
+
+
+def test_functional_call_with_other_weights() -> None:
+    model = RNNFunctional(1, 3, dtype=torch.float64)
+    other = RNNFunctional(1, 3, dtype=torch.float64)
+    randomise(other)
+    x = data(2, 7, 1)
+    y = torch.func.functional_call(model, dict(other.named_parameters()), x)
+    assert torch.equal(y, other(x))
+
+
+@pytest.mark.parametrize("view", ["transposed", "sliced", "expanded"])
+def test_strided_input(view: str) -> None:
+    layer = StableRNN(3, 4, batch_first=True, dtype=torch.float64)
+    x = {
+        "transposed": data(3, 9, 2).permute(2, 1, 0),
+        "sliced": data(4, 18, 6)[::2, ::2, ::2],
+        "expanded": data(1, 9, 1).expand(2, 9, 3),
+    }[view]
+    assert not x.is_contiguous()
+    torch.testing.assert_close(layer(x), layer(x.contiguous()), rtol=1e-13, atol=1e-13)
+
+
+def test_functional_takes_unbatched_and_packed_input() -> None:
+    model = RNNFunctional(2, 3, 2)
+    x = data(4, 9, 2, dtype=torch.float32)
+    torch.testing.assert_close(model(x[1]), model(x)[1])
+    packed = model(pack_sequence([x[0], x[1, :5]]))
+    padded, lengths = pad_packed_sequence(packed, batch_first=True)
+    assert lengths.tolist() == [9, 5]
+    torch.testing.assert_close(padded[0], model(x[0]))
+    torch.testing.assert_close(padded[1, :5], model(x[1, :5]))
+
+
+def test_repr_shows_what_is_not_default() -> None:
+    assert StableRNN(2, 3).extra_repr() == "2, 3"
+    layer = StableRNN(2, 3, 2, "relu", recurrence="ssm", dt=0.5)
+    assert layer.extra_repr() == "2, 3, num_layers=2, nonlinearity='relu', recurrence='ssm', dt=0.5"
+
+
+# --- errors -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"input_size": 0}, ValueError, "input_size must be greater than zero"),
+        ({"input_size": 2.0}, TypeError, "input_size should be of type int, got: float"),
+        ({"hidden_size": -1}, ValueError, "hidden_size must be greater than zero"),
+        ({"hidden_size": True}, TypeError, "hidden_size should be of type int, got: bool"),
+        ({"num_layers": 0}, ValueError, "num_layers must be greater than zero"),
+        ({"nonlinearity": "elu"}, ValueError, "nonlinearity must be one of .*'elu'"),
+        ({"bias": 1}, TypeError, "bias should be of type bool, got: int"),
+        ({"batch_first": None}, TypeError, "batch_first should be of type bool"),
+        ({"bidirectional": 1}, TypeError, "bidirectional should be of type bool"),
+        ({"dropout": 1.5}, ValueError, "dropout should be a number in range"),
+        ({"dropout": True}, ValueError, "dropout should be a number in range"),
+        ({"dropout": math.nan}, ValueError, "dropout should be a number in range"),
+        ({"parameterization": "sigmoid"}, ValueError, "parameterization must be one of"),
+        ({"recurrence": "lstm"}, ValueError, r"recurrence must be one of \('diagonal', 'ssm'"),
+        ({"discretization": "zoh"}, ValueError, "discretization must be one of"),
+        ({"backend": "cuda"}, ValueError, "backend must be None or one of"),
+        ({"dt": 0.0}, ValueError, "dt must be finite and greater than 0"),
+        ({"dt": math.inf}, ValueError, "dt must be finite"),
+        ({"dt": "1"}, TypeError, "dt must be a real number"),
+        ({"max_time_scale": 1.0}, ValueError, "max_time_scale must be finite and greater than 1"),
+    ],
+)
+def test_bad_options(options: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        StableRNN(**{"input_size": 2, "hidden_size": 3} | options)
+
+
+@pytest.mark.parametrize("bad", [False, None, 1])
+def test_functional_is_batch_first(bad: object) -> None:
+    assert RNNFunctional(1, 2, batch_first=True).rnn.batch_first
+    with pytest.raises(ValueError, match="batch_first must be True"):
+        RNNFunctional(1, 2, batch_first=bad)
+
+
+@pytest.mark.parametrize(("size", "error"), [(0, ValueError), (1.0, TypeError)])
+def test_bad_output_size(size: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match="output_size"):
+        RNNFunctional(1, 2, size)
+
+
+@pytest.mark.parametrize(
+    ("x", "hx", "error", "message"),
+    [
+        ([[1.0, 2.0]], None, TypeError, "input must be a torch.Tensor or PackedSequence, got list"),
+        (torch.zeros(2), None, ValueError, "Expected input to be 2D or 3D, got 1D"),
+        (torch.zeros(1, 2, 3, 2), None, ValueError, "Expected input to be 2D or 3D, got 4D"),
+        (torch.zeros(4, 5), None, ValueError, "equal to input_size. Expected 2, got 5"),
+        (torch.zeros(4, 2).double(), None, ValueError, r"dtype \(torch.float64\) does not match"),
+        (torch.zeros(4, 2).int(), None, ValueError, r"dtype \(torch.int32\) does not match"),
+        (torch.zeros(4, 2, device="meta"), None, ValueError, r"device \(meta\) does not match"),
+        (torch.zeros(4, 2), 0.0, TypeError, "hx must be a torch.Tensor or None, got float"),
+        (torch.zeros(4, 2), torch.zeros(1, 1, 3), ValueError, "unbatched input, hx should be 2-D"),
+        (torch.zeros(4, 2), torch.zeros(2, 3), ValueError, r"hx \(1, 3\), got \[2, 3\]"),
+        (
+            torch.zeros(4, 5, 2),
+            torch.zeros(1, 3),
+            ValueError,
+            "For batched input, hx should be 3-D",
+        ),
+        (
+            torch.zeros(4, 5, 2),
+            torch.zeros(1, 4, 3),
+            ValueError,
+            r"hx \(1, 5, 3\), got \[1, 4, 3\]",
+        ),
+        (torch.zeros(4, 2), torch.zeros(1, 3).double(), ValueError, "hx must have .*dtype"),
+        (torch.zeros(4, 2), torch.zeros(1, 3, device="meta"), ValueError, "hx must be on"),
+    ],
+)
+def test_bad_calls(x: Any, hx: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        StableRNN(2, 3)(x, hx)
+
+
+def test_bad_packed_calls() -> None:
+    packed = pack_sequence([torch.zeros(4, 2), torch.zeros(3, 2)])
+    with pytest.raises(ValueError, match=r"hx \(1, 2, 3\), got \[1, 4, 3\]"):
+        StableRNN(2, 3)(packed, torch.zeros(1, 4, 3))
+    with pytest.raises(ValueError, match="equal to input_size"):
+        StableRNN(5, 3)(packed)
+
+
+@pytest.mark.parametrize("x", [torch.zeros(1, 1, 2), torch.zeros(())])
+def test_bad_steps(x: Tensor) -> None:
+    with pytest.raises(ValueError, match="Expected x to be 1D or 2D"):
+        StableRNN(2, 3).step(x)

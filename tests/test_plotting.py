@@ -1,0 +1,66 @@
+import math
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+
+from cofm_triton.plotting import ErrorCurve, RadiusCurve, plot_errors, plot_radii
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def error_curve(row, column, width, scale=1.0):
+    radii = [0.0, 0.001, 0.01, 1.0]
+    values = [1e-4 * scale, 1e-3 * scale, 1.0, math.inf]
+    return ErrorCurve(row, column, width, radii, values, values, values, values)
+
+
+def radius_curve(column, label, radii):
+    return RadiusCurve("", column, label, [100, 200, 400], radii)
+
+
+def draw_errors(paths):
+    curves = [error_curve(r, c, m, m) for r in "ab" for c in ("direct", "exp") for m in (8, 16)]
+    plot_errors(curves, "Errors", paths)
+
+
+def draw_radii(paths):
+    curves = [
+        radius_curve("linear", "direct", [0.01, 0.005, 0.0]),
+        radius_curve("linear", "exp", [0.5, 0.5, 0.5]),
+    ]
+    plot_radii(curves, "Radii", paths)
+
+
+@pytest.mark.parametrize("draw", [draw_errors, draw_radii])
+def test_writes_whole_png_and_svg_with_equal_bytes_each_time(tmp_path, draw):
+    for folder in ("one", "two"):
+        draw([tmp_path / folder / "f.png", tmp_path / folder / "f.svg"])
+    for name in ("f.png", "f.svg"):
+        data = (tmp_path / "one" / name).read_bytes()
+        assert data == (tmp_path / "two" / name).read_bytes()
+    assert (tmp_path / "one" / "f.png").read_bytes().startswith(b"\x89PNG\r\n")
+    root = ElementTree.fromstring((tmp_path / "one" / "f.svg").read_bytes())
+    assert root.tag == SVG + "svg"
+    assert sorted(path.name for path in (tmp_path / "one").iterdir()) == ["f.png", "f.svg"]
+
+
+def test_every_panel_holds_its_curves(tmp_path):
+    draw_errors([tmp_path / "f.svg"])
+    root = ElementTree.parse(tmp_path / "f.svg").getroot()
+    panels = [g for g in root.iter(SVG + "g") if g.get("id", "").startswith("axes_")]
+    assert len(panels) == 4
+    for panel in panels:
+        lines = [g for g in panel.iter(SVG + "g") if g.get("id", "").startswith("line2d_")]
+        # 2 widths, each maximum and slow direction, and the zero model, beside the ticks' lines.
+        assert len(lines) >= 5
+
+
+def test_radii_that_are_all_zero_leave_an_empty_panel(tmp_path):
+    plot_radii([radius_curve("linear", "direct", [0.0, 0.0, 0.0])], "Radii", [tmp_path / "f.png"])
+    assert (tmp_path / "f.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("plot", [plot_errors, plot_radii])
+def test_nothing_to_plot_is_an_error(tmp_path, plot):
+    with pytest.raises(ValueError, match="curves must hold at least one curve"):
+        plot([], "title", [tmp_path / "f.png"])
