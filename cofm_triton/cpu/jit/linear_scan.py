@@ -17,7 +17,8 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from cofm_triton.cpu.jit.rows import OPTIONS, Rows, load, row, store, with_rows
+from cofm_triton.cpu.jit.rows import OPTIONS, Rows, load, numbers, row, store, with_rows
+from cofm_triton.cpu.memory import empty
 from cofm_triton.cpu.jit.schedule import Part, sequences, share
 
 # Time of a step that is not stored over that of one that is: time-invariant, gated.
@@ -32,37 +33,37 @@ def forward(
     dtype, x = x.dtype, with_rows(x)
     gated = decay.dim() == 3
     decay = with_rows(decay) if gated else decay.resolve_conj().contiguous()
-    h = torch.empty(x.shape, dtype=x.dtype)
+    fixed = numbers(decay) if not gated else None
+    h = empty(x.shape, x.dtype)
     spans = sequences(seq_starts, x.shape[0], x.shape[1])
     starts = initial_states(h0, len(spans), x.shape[2], state_dtype)
-    last = torch.empty_like(starts)
+    last = np.empty_like(starts)
     xs, hs, gates = Rows(x), Rows(h), Rows(decay) if gated else None
 
     def work(part: Part) -> None:
-        span, state = spans[part.sequence], starts[part.sequence].clone()
+        span, state = spans[part.sequence], starts[part.sequence].copy()
         steps = part.end - part.begin
         if gates is None:
-            fixed = decay.numpy()
-            _advance(*span.address(xs, 0, reverse), xs.sample, fixed, state.numpy(), part.begin)
+            _advance(*span.address(xs, 0, reverse), xs.sample, fixed, state, part.begin)
             _forward(
                 *span.address(xs, part.begin, reverse), xs.sample, *span.address(hs, part.begin, reverse), hs.sample,
-                fixed, state.numpy(), steps,
+                fixed, state, steps,
             )  # fmt: skip
         else:
             _advance_gated(
                 *span.address(xs, 0, reverse), xs.sample, *span.address(gates, 0, reverse), gates.sample,
-                state.numpy(), part.begin,
+                state, part.begin,
             )  # fmt: skip
             _forward_gated(
                 *span.address(xs, part.begin, reverse), xs.sample,
                 *span.address(gates, part.begin, reverse), gates.sample,
-                *span.address(hs, part.begin, reverse), hs.sample, state.numpy(), steps,
+                *span.address(hs, part.begin, reverse), hs.sample, state, steps,
             )  # fmt: skip
         if part.end == span.length:
             last[part.sequence] = state
 
     share(work, [span.length for span in spans], x.shape[2], READ_COST[gated])
-    return h.to(dtype), last
+    return h.to(dtype), torch.from_numpy(last)
 
 
 def backward(
@@ -74,58 +75,58 @@ def backward(
     gated = decay.dim() == 3
     gate_dtype, conjugate = decay.dtype, decay.conj().resolve_conj()
     conjugate = with_rows(conjugate) if gated else conjugate.contiguous()
-    grad_x = torch.empty(h.shape, dtype=h.dtype)
-    grad_gates = torch.empty(h.shape, dtype=conjugate.dtype) if gated else conjugate.new_empty(0)
+    fixed = numbers(conjugate) if not gated else None
+    grad_x = empty(h.shape, h.dtype)
+    grad_gates = empty(h.shape, conjugate.dtype) if gated else conjugate.new_empty(0)
     spans = sequences(seq_starts, h.shape[0], h.shape[1])
     starts = initial_states(h0, len(spans), h.shape[2], state_dtype)
     ends = initial_states(grad_last, len(spans), h.shape[2], state_dtype)
-    grad_h0 = torch.empty_like(ends)
+    grad_h0 = np.empty_like(ends)
     gs, hs, dxs = Rows(grad_h), Rows(h), Rows(grad_x)
     gates, das = (Rows(conjugate), Rows(grad_gates)) if gated else (None, None)
-    sums: dict[tuple[int, int], Tensor] = {}
+    sums: dict[tuple[int, int], Any] = {}
 
     def work(part: Part) -> None:
         """Steps of the adjoint count from the end of the sequence."""
-        span, mu = spans[part.sequence], ends[part.sequence].clone()
+        span, mu = spans[part.sequence], ends[part.sequence].copy()
         begin, steps = part.begin, part.end - part.begin
-        first = starts[part.sequence].numpy()
+        first = starts[part.sequence]
         # The earlier state of the adjoint's step k is the state at its step k + 1; the very last one is h0.
         inner = max(min(part.end, span.length - 1) - begin, 0)
-        total = torch.zeros_like(mu)
+        total = np.zeros_like(mu)
         before = span.address(hs, min(begin + 1, span.length - 1), not reverse)
         if gates is None or das is None:
-            fixed = conjugate.numpy()
-            _adjoint_advance(*span.address(gs, 0, not reverse), gs.sample, fixed, mu.numpy(), begin)
+            _adjoint_advance(*span.address(gs, 0, not reverse), gs.sample, fixed, mu, begin)
             _adjoint(
                 *span.address(gs, begin, not reverse), gs.sample, *before, hs.sample,
                 *span.address(dxs, begin, not reverse), dxs.sample,
-                fixed, mu.numpy(), first, total.numpy(), inner, steps,
+                fixed, mu, first, total, inner, steps,
             )  # fmt: skip
             sums[part.sequence, begin] = total
         else:
             _adjoint_advance_gated(
                 *span.address(gs, 0, not reverse), gs.sample, *span.address(gates, 0, not reverse), gates.sample,
-                mu.numpy(), begin,
+                mu, begin,
             )  # fmt: skip
             _adjoint_gated(
                 *span.address(gs, begin, not reverse), gs.sample, *before, hs.sample,
                 *span.address(gates, begin, not reverse), gates.sample,
                 *span.address(dxs, begin, not reverse), dxs.sample, *span.address(das, begin, not reverse), das.sample,
-                mu.numpy(), first, inner, steps,
+                mu, first, inner, steps,
             )  # fmt: skip
         if part.end == span.length:
             grad_h0[part.sequence] = mu
 
     share(work, [span.length for span in spans], h.shape[2], READ_COST[gated])
-    grad_decay = grad_gates if gated else torch.stack([sums[key] for key in sorted(sums)]).sum(0)
-    return grad_x.to(dtype), grad_decay.to(gate_dtype), grad_h0
+    grad_decay = grad_gates if gated else torch.from_numpy(np.stack([sums[key] for key in sorted(sums)]).sum(0))
+    return grad_x.to(dtype), grad_decay.to(gate_dtype), torch.from_numpy(grad_h0)
 
 
-def initial_states(states: Tensor | None, count: int, channels: int, state_dtype: torch.dtype) -> Tensor:
-    """`(count, channels)` states in the state's dtype, zeros when not given."""
+def initial_states(states: Tensor | None, count: int, channels: int, state_dtype: torch.dtype) -> Any:
+    """`(count, channels)` states as an array in the state's dtype, zeros when not given."""
     if states is None:
-        return torch.zeros((count, channels), dtype=state_dtype)
-    return states.to(state_dtype).resolve_conj().contiguous()
+        states = torch.zeros((count, channels), dtype=state_dtype)
+    return numbers(states.to(state_dtype).resolve_conj().contiguous())
 
 
 @njit(**OPTIONS)

@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 import torch
 from numba import njit
-from numba.misc.special import literally
 from torch import Tensor
 
 from cofm_triton.cpu.jit.activation import OPTIONS, activate
@@ -132,8 +131,8 @@ def _block_error(y: Any, target: Any, weights: Any, sup: bool, error: Any, valid
 
 @njit(cache=True, nogil=True, **OPTIONS)
 def _task(
-    act_in: int,
-    act_out: int,
+    act_in: tuple[int, ...],
+    act_out: tuple[int, ...],
     x: Any,
     target: Any,
     valid: int,
@@ -144,8 +143,10 @@ def _task(
     sup: bool,
     errors: Any,
 ) -> None:
-    """Errors of some models on one block: units (K, m, 2 + d + p), errors (K,)."""
-    act_in, act_out = literally(act_in), literally(act_out)  # compile for these two alone
+    """Errors of some models on one block: units (K, m, 2 + d + p), errors (K,).
+
+    The nonlinearities are tuples of that length (see `_as_type`).
+    """
     steps, _, lanes = x.shape
     outputs = target.shape[1]
     y = np.empty((steps, outputs, lanes), x.dtype)
@@ -155,8 +156,17 @@ def _task(
     for k in range(units.shape[0]):
         for q in range(outputs):
             y[:, q] = offset[k, q]
-        _run_model(act_in, act_out, x, y, h, z, units[k], dt)
+        _run_model(len(act_in), len(act_out), x, y, h, z, units[k], dt)
         errors[k] = _block_error(y, target, weights, sup, error, valid)
+
+
+def _as_type(nonlinearity: str) -> tuple[int, ...]:
+    """A tuple whose length is the index of the nonlinearity.
+
+    The length belongs to the type, so the compiler makes one specialised (and cached) loop for each
+    nonlinearity that is used, in a quarter of the time that one loop for all of them takes.
+    """
+    return (0,) * NONLINEARITIES.index(nonlinearity)
 
 
 def _lanes(sequences: int, steps: int, numbers: int, item_size: int) -> int:
@@ -207,13 +217,14 @@ def sweep_errors(cells: StackedCells, inputs: Tensor, targets: Tensor, weights: 
     threads = torch.get_num_threads()
     chunks = min(len(units), -(-_TASKS_PER_THREAD * threads // len(x)))
     errors = np.empty((len(x), len(units)))
+    act_in, act_out = _as_type(cells.act_in), _as_type(cells.act_out)
 
     def run(task: tuple[int, int]) -> None:
         block, chunk = task
         some = slice(chunk, None, chunks)
         _task(
-            NONLINEARITIES.index(cells.act_in),
-            NONLINEARITIES.index(cells.act_out),
+            act_in,
+            act_out,
             x[block],
             target[block],
             min(lanes, count - block * lanes),

@@ -12,13 +12,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from numba import njit
 from torch import Tensor
 
 from cofm_triton.cpu.jit.activation import activate, slope
 from cofm_triton.cpu.jit.linear_scan import initial_states
-from cofm_triton.cpu.jit.rows import OPTIONS, Rows, load, row, store, with_rows
+from cofm_triton.cpu.jit.rows import OPTIONS, Rows, load, numbers, row, store, with_rows
+from cofm_triton.cpu.memory import empty
 from cofm_triton.cpu.jit.schedule import Part, sequences, share
 from cofm_triton.nonlinearity import NONLINEARITIES
 
@@ -92,26 +94,26 @@ def forward(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """`(h, h_last)` with T >= 1: h (B, T, D) in x's dtype, h_last (S, D) in the state's."""
     dtype, x = x.dtype, with_rows(x)
-    h = torch.empty(x.shape, dtype=x.dtype)
+    h = empty(x.shape, x.dtype)
     spans = sequences(seq_starts, x.shape[0], x.shape[1])
     starts = initial_states(h0, len(spans), x.shape[2], state_dtype)
-    last = torch.empty_like(starts)
-    xs, hs, rates = Rows(x), Rows(h), rate.numpy()
+    last = np.empty_like(starts)
+    xs, hs, rates = Rows(x), Rows(h), numbers(rate)
     advance, run, _ = _LOOPS[nonlinearity]
     step = rates.dtype.type(dt)
 
     def work(part: Part) -> None:
-        span, state = spans[part.sequence], starts[part.sequence].clone()
-        advance(*span.address(xs, 0, False), xs.sample, rates, step, state.numpy(), part.begin)
+        span, state = spans[part.sequence], starts[part.sequence].copy()
+        advance(*span.address(xs, 0, False), xs.sample, rates, step, state, part.begin)
         run(
             *span.address(xs, part.begin, False), xs.sample, *span.address(hs, part.begin, False), hs.sample,
-            rates, step, state.numpy(), part.end - part.begin,
+            rates, step, state, part.end - part.begin,
         )  # fmt: skip
         if part.end == span.length:
             last[part.sequence] = state
 
     share(work, [span.length for span in spans], x.shape[2], READ_COST)
-    return h.to(dtype), last
+    return h.to(dtype), torch.from_numpy(last)
 
 
 def backward(
@@ -124,12 +126,12 @@ def backward(
     would cost as much as the part itself.
     """
     dtype, x, h, grad_h = x.dtype, with_rows(x), with_rows(h), with_rows(grad_h)
-    grad_x = torch.empty(x.shape, dtype=x.dtype)
+    grad_x = empty(x.shape, x.dtype)
     spans = sequences(seq_starts, x.shape[0], x.shape[1])
     starts = initial_states(h0, len(spans), x.shape[2], state_dtype)
-    grad_h0 = initial_states(grad_last, len(spans), x.shape[2], state_dtype).clone()
-    totals = torch.zeros_like(grad_h0)
-    gs, xs, hs, dxs, rates = Rows(grad_h), Rows(x), Rows(h), Rows(grad_x), rate.numpy()
+    grad_h0 = initial_states(grad_last, len(spans), x.shape[2], state_dtype).copy()
+    totals = np.zeros_like(grad_h0)
+    gs, xs, hs, dxs, rates = Rows(grad_h), Rows(x), Rows(h), Rows(grad_x), numbers(rate)
     *_, adjoint = _LOOPS[nonlinearity]
     step = rates.dtype.type(dt)
 
@@ -138,9 +140,9 @@ def backward(
         before = span.address(hs, min(1, span.length - 1), True)
         adjoint(
             *span.address(gs, 0, True), gs.sample, *span.address(xs, 0, True), xs.sample, *before, hs.sample,
-            *span.address(dxs, 0, True), dxs.sample, rates, step, grad_h0[part.sequence].numpy(),
-            starts[part.sequence].numpy(), totals[part.sequence].numpy(), max(span.length - 1, 0), span.length,
+            *span.address(dxs, 0, True), dxs.sample, rates, step, grad_h0[part.sequence],
+            starts[part.sequence], totals[part.sequence], max(span.length - 1, 0), span.length,
         )  # fmt: skip
 
     share(work, [span.length for span in spans], x.shape[2], None)
-    return grad_x.to(dtype), totals.sum(0), grad_h0
+    return grad_x.to(dtype), torch.from_numpy(totals.sum(0)), torch.from_numpy(grad_h0)

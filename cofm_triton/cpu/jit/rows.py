@@ -30,7 +30,7 @@ class Rows:
         size = tensor.element_size()
         self.stride_b = tensor.stride(0) * size
         self.step = tensor.stride(1) * size
-        dtype = np.uint16 if tensor.dtype == torch.bfloat16 else tensor.new_empty(0).numpy().dtype
+        dtype = np.uint16 if tensor.dtype == torch.bfloat16 else numbers(tensor.new_empty(0)).dtype
         self.sample = np.empty(0, dtype)
 
     def at(self, b: int, t: int) -> int:
@@ -44,6 +44,11 @@ def with_rows(tensor: Tensor) -> Tensor:
         tensor = tensor.float()
     tensor = tensor.resolve_conj().resolve_neg()
     return tensor if tensor.stride(2) == 1 or tensor.shape[2] == 1 else tensor.contiguous()
+
+
+def numbers(tensor: Tensor) -> Any:
+    """A contiguous tensor as an array that shares its memory; taken before work goes to threads without autograd."""
+    return tensor.detach().numpy()
 
 
 @intrinsic

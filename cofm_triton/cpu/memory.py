@@ -1,0 +1,68 @@
+"""Memory for large results: kept when they are freed, and handed out again.
+
+A fresh large tensor is memory that the operating system maps page by page while it is first written: several times the
+cost of the scan that writes it. PyTorch caches freed memory on GPUs for the same reason, but not on the CPU. Blocks are
+private anonymous memory in huge pages where the system offers them; a block returns when the last tensor that uses it is
+gone, and at most `KEPT_BYTES` lie idle.
+"""
+
+from __future__ import annotations
+
+import mmap
+import threading
+import weakref
+from math import prod
+
+import numpy as np
+import torch
+from torch import Tensor
+
+# Smaller tensors come from the C library, which reuses its memory.
+MIN_BYTES = 2**20
+KEPT_BYTES = 2**29
+HUGE_PAGE = 2**21
+
+_idle: list[mmap.mmap] = []
+_lock = threading.Lock()
+
+
+def empty(shape: tuple[int, ...] | torch.Size, dtype: torch.dtype) -> Tensor:
+    """An uninitialised contiguous CPU tensor, like `torch.empty`.
+
+    Example:
+        >>> empty((2, 3), torch.float32).shape
+        torch.Size([2, 3])
+    """
+    count = prod(shape)
+    size = count * dtype.itemsize
+    if size < MIN_BYTES or not hasattr(mmap, "MAP_ANONYMOUS"):
+        return torch.empty(shape, dtype=dtype)
+    block = _take(size)
+    lease = np.frombuffer(block, np.uint8, size)
+    weakref.finalize(lease, _give_back, block).atexit = False
+    return torch.from_numpy(lease).view(dtype).view(shape)
+
+
+def _take(size: int) -> mmap.mmap:
+    """An idle block of at least `size` bytes and at most twice that, or a new one."""
+    with _lock:
+        fitting = [block for block in _idle if size <= len(block) <= 2 * max(size, HUGE_PAGE)]
+        if fitting:
+            best = min(fitting, key=len)
+            _idle.remove(best)
+            return best
+    block = mmap.mmap(-1, -(-size // HUGE_PAGE) * HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        try:
+            block.madvise(mmap.MADV_HUGEPAGE)
+        except OSError:  # a kernel without huge pages: ordinary ones do
+            pass
+    return block
+
+
+def _give_back(block: mmap.mmap) -> None:
+    """Keep a freed block, and let the oldest ones go when too much lies idle."""
+    with _lock:
+        _idle.append(block)
+        while sum(map(len, _idle)) > KEPT_BYTES:
+            _idle.pop(0)
