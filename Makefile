@@ -23,7 +23,7 @@ lint: setup
 	$(BIN)/ruff check .
 
 types: setup
-	$(BIN)/mypy cofm_triton tests
+	$(BIN)/mypy cofm_triton
 
 pytest: setup
 	$(BIN)/pytest -n 2 $(ARGS)

@@ -6,15 +6,21 @@ from cofm_triton.functional import linear_scan, rnn_scan
 from cofm_triton.layers import RNNFunctional, StableRNN
 from cofm_triton.loss import temporal_weights, temporally_weighted_mse
 from cofm_triton.parameterization import PARAMETERIZATIONS, parameterization
+from cofm_triton.perturbation import PerturbationCurve, perturbation_error
+from cofm_triton.verdict import StabilityVerdict, stability_verdict
 
 __all__ = [
     "PARAMETERIZATIONS",
+    "PerturbationCurve",
     "RNNFunctional",
+    "StabilityVerdict",
     "StableRNN",
     "__version__",
     "linear_scan",
     "parameterization",
+    "perturbation_error",
     "rnn_scan",
+    "stability_verdict",
     "targets",
     "temporal_weights",
     "temporally_weighted_mse",

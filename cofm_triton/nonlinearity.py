@@ -1,4 +1,4 @@
-"""The nonlinearities by name, and the one approximation behind every fast tanh here: pure numbers, read by all backends.
+"""The nonlinearities by name, and the numbers behind the tanh of the Triton kernels.
 
 `tanh(z) = z + z w P(w)`, `w = z^2`, for `|z| < threshold`, where `1 - 2 / (exp(2 |z|) + 1)` would cancel, and that
 expression, with the sign of z, beyond. In float32, P is a minimax fit in relative error (1.7e-9): at most 1.5 ulp off

@@ -1,9 +1,11 @@
+from pathlib import Path
+
 import pytest
 
 from cofm_triton.files import atomic_path, write_bytes, write_text
 
 
-def test_writes_whole_files_and_makes_folders(tmp_path):
+def test_writes_whole_files_and_makes_folders(tmp_path: Path) -> None:
     path = tmp_path / "new" / "deep" / "file.txt"
     write_text(path, "a\nβ\n")
     assert path.read_bytes() == "a\nβ\n".encode()
@@ -13,12 +15,12 @@ def test_writes_whole_files_and_makes_folders(tmp_path):
 
 
 @pytest.mark.parametrize("exists", [False, True])
-def test_interrupted_write_leaves_what_was_there(tmp_path, exists):
+def test_interrupted_write_leaves_what_was_there(tmp_path: Path, exists: bool) -> None:
     path = tmp_path / "file.csv"
     if exists:
         path.write_text("old")
 
-    def interrupted_write():
+    def interrupted_write() -> None:
         with atomic_path(path) as part:
             part.write_text("half")
             raise KeyboardInterrupt
@@ -28,7 +30,7 @@ def test_interrupted_write_leaves_what_was_there(tmp_path, exists):
     assert [p.read_text() for p in tmp_path.iterdir()] == (["old"] if exists else [])
 
 
-def test_part_keeps_suffix_and_is_as_readable_as_a_plain_file(tmp_path):
+def test_part_keeps_suffix_and_is_as_readable_as_a_plain_file(tmp_path: Path) -> None:
     with atomic_path(tmp_path / "figure.svg") as part:
         assert part.suffix == ".svg"
         part.write_text("x")

@@ -1,7 +1,10 @@
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 
-import cofm_triton as cofm
+from cofm_triton.layers import RNNFunctional
 from cofm_triton.model_file import load_model, read_notes, save_model
 
 
@@ -15,8 +18,8 @@ from cofm_triton.model_file import load_model, read_notes, save_model
         {"num_layers": 2, "parameterization": "inverse"},
     ],
 )
-def test_round_trip_restores_options_and_bits(tmp_path, options, dtype):
-    model = cofm.RNNFunctional(2, 3, 4, dtype=dtype, **options)
+def test_round_trip_restores_options_and_bits(tmp_path: Path, options: dict[str, Any], dtype: torch.dtype) -> None:
+    model = RNNFunctional(2, 3, 4, dtype=dtype, **options)
     path = tmp_path / "model.safetensors"
     save_model(path, model, {"target": "exp"})
     copy = load_model(path)
@@ -29,16 +32,16 @@ def test_round_trip_restores_options_and_bits(tmp_path, options, dtype):
     assert read_notes(path) == {"target": "exp"}
 
 
-def test_equal_models_give_equal_bytes(tmp_path):
-    model = cofm.RNNFunctional(1, 5)
+def test_equal_models_give_equal_bytes(tmp_path: Path) -> None:
+    model = RNNFunctional(1, 5)
     for name in ("a", "b"):
         save_model(tmp_path / name, model, {"x": 1, "y": [2, 3]})
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
-def test_refuses_other_models_and_other_files(tmp_path):
+def test_refuses_other_models_and_other_files(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="model must be an RNNFunctional, got Linear"):
-        save_model(tmp_path / "m", torch.nn.Linear(1, 1))
+        save_model(tmp_path / "m", torch.nn.Linear(1, 1))  # type: ignore[arg-type]
     path = tmp_path / "text"
     path.write_text("not a model")
     with pytest.raises(ValueError, match="path must be a cofm model file"):

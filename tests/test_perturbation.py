@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cofm_triton.directions import parameter_shapes, random_direction, slow_direction
+from cofm_triton.directions import norm, parameter_shapes, random_direction, slow_direction
 from cofm_triton.layers import RNNFunctional
 from cofm_triton.loss import temporally_weighted_mse
 from cofm_triton.perturbation import PerturbationCurve, perturbation_error
@@ -124,7 +124,7 @@ def test_paper_grid_and_more_directions_keep_the_first() -> None:
 def test_given_directions_are_added_as_given() -> None:
     x, y = data()
     model = functional()
-    directions = [{"readout.bias": torch.tensor([2.0])}, {}]
+    directions = [{"readout.bias": torch.tensor([2.0], dtype=torch.float64)}, {}]
     curve = perturbation_error(model, x, y, radii=RADII, directions=directions)
     expected = one_by_one(model, x, y, directions, "twe")
     torch.testing.assert_close(curve.per_direction[0], expected, rtol=RTOL, atol=0)
@@ -148,11 +148,11 @@ def test_gradient_search_beats_random_and_slow_and_stays_in_the_ball(make: Any, 
     if not isinstance(model, Wrapped):
         slow = perturbation_error(model, x, y, search="slow", **options)
         assert bool((worst.error >= slow.error * (1 - RTOL)).all())
-    assert worst.error[0, 2] > 1.5 * worst.per_direction[0, 2].max()
+    assert worst.error[0, 2] > 1.2 * worst.per_direction[0, 2].max()
     assert worst.found is not None
     for r, radius in enumerate(RADII):
         for value in worst.found[0][r].values():
-            size = value.abs().max() if ball == "inf" else torch.linalg.norm(value.flatten())
+            size = norm(value, ball)
             assert size.item() <= radius * (1 + 1e-12)
     found = [{name: value / RADII[2] for name, value in worst.found[0][2].items()}]
     again = perturbation_error(model, x, y, radii=[RADII[2]], directions=found)

@@ -1,5 +1,7 @@
 import math
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -8,22 +10,22 @@ from cofm_triton.plotting import ErrorCurve, RadiusCurve, plot_errors, plot_radi
 SVG = "{http://www.w3.org/2000/svg}"
 
 
-def error_curve(row, column, width, scale=1.0):
+def error_curve(row: str, column: str, width: int, scale: float = 1.0) -> ErrorCurve:
     radii = [0.0, 0.001, 0.01, 1.0]
     values = [1e-4 * scale, 1e-3 * scale, 1.0, math.inf]
     return ErrorCurve(row, column, width, radii, values, values, values, values)
 
 
-def radius_curve(column, label, radii):
+def radius_curve(column: str, label: str, radii: list[float]) -> RadiusCurve:
     return RadiusCurve("", column, label, [100, 200, 400], radii)
 
 
-def draw_errors(paths):
+def draw_errors(paths: list[Path]) -> None:
     curves = [error_curve(r, c, m, m) for r in "ab" for c in ("direct", "exp") for m in (8, 16)]
     plot_errors(curves, "Errors", paths)
 
 
-def draw_radii(paths):
+def draw_radii(paths: list[Path]) -> None:
     curves = [
         radius_curve("linear", "direct", [0.01, 0.005, 0.0]),
         radius_curve("linear", "exp", [0.5, 0.5, 0.5]),
@@ -32,7 +34,9 @@ def draw_radii(paths):
 
 
 @pytest.mark.parametrize("draw", [draw_errors, draw_radii])
-def test_writes_whole_png_and_svg_with_equal_bytes_each_time(tmp_path, draw):
+def test_writes_whole_png_and_svg_with_equal_bytes_each_time(
+    tmp_path: Path, draw: Callable[[list[Path]], None]
+) -> None:
     for folder in ("one", "two"):
         draw([tmp_path / folder / "f.png", tmp_path / folder / "f.svg"])
     for name in ("f.png", "f.svg"):
@@ -44,7 +48,7 @@ def test_writes_whole_png_and_svg_with_equal_bytes_each_time(tmp_path, draw):
     assert sorted(path.name for path in (tmp_path / "one").iterdir()) == ["f.png", "f.svg"]
 
 
-def test_every_panel_holds_its_curves(tmp_path):
+def test_every_panel_holds_its_curves(tmp_path: Path) -> None:
     draw_errors([tmp_path / "f.svg"])
     root = ElementTree.parse(tmp_path / "f.svg").getroot()
     panels = [g for g in root.iter(SVG + "g") if g.get("id", "").startswith("axes_")]
@@ -55,12 +59,12 @@ def test_every_panel_holds_its_curves(tmp_path):
         assert len(lines) >= 5
 
 
-def test_radii_that_are_all_zero_leave_an_empty_panel(tmp_path):
+def test_radii_that_are_all_zero_leave_an_empty_panel(tmp_path: Path) -> None:
     plot_radii([radius_curve("linear", "direct", [0.0, 0.0, 0.0])], "Radii", [tmp_path / "f.png"])
     assert (tmp_path / "f.png").stat().st_size > 1000
 
 
 @pytest.mark.parametrize("plot", [plot_errors, plot_radii])
-def test_nothing_to_plot_is_an_error(tmp_path, plot):
+def test_nothing_to_plot_is_an_error(tmp_path: Path, plot: Callable[..., None]) -> None:
     with pytest.raises(ValueError, match="curves must hold at least one curve"):
         plot([], "title", [tmp_path / "f.png"])

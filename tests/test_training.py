@@ -1,9 +1,12 @@
 import copy
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from cofm_triton import targets
+from cofm_triton.layers import RNNFunctional
 from cofm_triton.loss import temporally_weighted_mse
 from cofm_triton.parameterization import PARAMETERIZATIONS, parameterization
 from cofm_triton.quadratic_form import QuadraticForm
@@ -18,17 +21,17 @@ from cofm_triton.training import (
 LENGTH = 45  # not a multiple of the block of powers
 
 
-def data(target="exp", count=64, length=LENGTH):
+def data(target: str = "exp", count: int = 64, length: int = LENGTH) -> tuple[Tensor, Tensor]:
     return targets.generate(target, count, length, seed=3)
 
 
-def relative_error(model, inputs, outputs):
+def relative_error(model: RNNFunctional, inputs: Tensor, outputs: Tensor) -> float:
     with torch.no_grad():
         error = temporally_weighted_mse(model(inputs), outputs)
         return float(error / temporally_weighted_mse(torch.zeros_like(outputs), outputs))
 
 
-def mixed_models(discretization="exact", nonlinearity="linear"):
+def mixed_models(discretization: str = "exact", nonlinearity: str = "linear") -> list[RNNFunctional]:
     return [
         initial_model(
             width,
@@ -44,7 +47,7 @@ def mixed_models(discretization="exact", nonlinearity="linear"):
 @pytest.mark.parametrize("name", PARAMETERIZATIONS)
 @pytest.mark.parametrize("discretization", ["exact", "euler"])
 @pytest.mark.parametrize("dt", [1.0, 0.5])
-def test_initial_rates_are_fast_and_stable(name, discretization, dt):
+def test_initial_rates_are_fast_and_stable(name: str, discretization: str, dt: float) -> None:
     model = initial_model(200, parameterization=name, discretization=discretization, dt=dt)
     kind = parameterization(name)
     rate = dt * kind.rate(model.rnn.rate_l0.detach())
@@ -57,7 +60,7 @@ def test_initial_rates_are_fast_and_stable(name, discretization, dt):
         assert abs(float(weight.detach().norm() ** 2) - 1) < 6 * (2 / 200) ** 0.5
 
 
-def test_initial_model_is_the_same_for_every_parameterization_and_differs_by_seed():
+def test_initial_model_is_the_same_for_every_parameterization_and_differs_by_seed() -> None:
     first, second = (initial_model(16, parameterization=name, seed=4) for name in ("exp", "direct"))
     assert torch.equal(first.rnn.weight_ih_l0, second.rnn.weight_ih_l0)
     rates = [parameterization(m.rnn.parameterization).rate(m.rnn.rate_l0) for m in (first, second)]
@@ -68,28 +71,28 @@ def test_initial_model_is_the_same_for_every_parameterization_and_differs_by_see
 
 @pytest.mark.parametrize("discretization", ["exact", "euler"])
 @pytest.mark.parametrize("nonlinearity", ["hardtanh", "tanh"])
-def test_with_nonlinearity_is_the_linear_model_for_small_inputs(discretization, nonlinearity):
+def test_with_nonlinearity_is_the_linear_model_for_small_inputs(discretization: str, nonlinearity: str) -> None:
     model = initial_model(7, parameterization="softplus", discretization=discretization)
     with torch.no_grad():
-        model.rnn.bias_l0.uniform_(-1, 1)
+        model.get_parameter("rnn.bias_l0").uniform_(-1, 1)
     bent = with_nonlinearity(model, nonlinearity)
     scale = 1e-6
     with torch.no_grad():
         for m in (model, bent):
-            m.rnn.bias_l0.mul_(scale)
+            m.get_parameter("rnn.bias_l0").mul_(scale)
         x = scale * torch.rand(2, 20, 1, dtype=torch.float64) * 0.01
         # tanh(z) = z up to z^3 / 3, and |z| stays below 1e-5.
         torch.testing.assert_close(bent(x), model(x), rtol=1e-9, atol=1e-16)
 
 
-def test_with_nonlinearity_refuses_a_nonlinear_model():
+def test_with_nonlinearity_refuses_a_nonlinear_model() -> None:
     model = initial_model(3, parameterization="exp", nonlinearity="tanh")
     with pytest.raises(ValueError, match="model must be linear, got nonlinearity='tanh'"):
         with_nonlinearity(model, "hardtanh")
 
 
 @pytest.mark.parametrize("discretization", ["exact", "euler"])
-def test_linear_training_takes_adam_steps_of_the_loss_on_the_sequences(discretization):
+def test_linear_training_takes_adam_steps_of_the_loss_on_the_sequences(discretization: str) -> None:
     inputs, outputs = data()
     form = QuadraticForm.from_data(inputs, outputs)
     models = mixed_models(discretization)
@@ -114,11 +117,11 @@ def test_linear_training_takes_adam_steps_of_the_loss_on_the_sequences(discretiz
 
 
 @pytest.mark.parametrize("nonlinearity", ["hardtanh", "tanh"])
-def test_sequence_training_of_many_is_the_training_of_each(nonlinearity):
+def test_sequence_training_of_many_is_the_training_of_each(nonlinearity: str) -> None:
     inputs, outputs = data()
     together = mixed_models(nonlinearity=nonlinearity)
     alone = copy.deepcopy(together)
-    options = {"steps": 4, "batch_size": 8, "learning_rate": 0.05, "seed": 9}
+    options: dict[str, Any] = {"steps": 4, "batch_size": 8, "learning_rate": 0.05, "seed": 9}
     losses = train_sequences(together, inputs, outputs, **options)
     for model, other, loss in zip(together, alone, losses, strict=True):
         own = train_sequences([other], inputs, outputs, **options)
@@ -127,7 +130,7 @@ def test_sequence_training_of_many_is_the_training_of_each(nonlinearity):
             torch.testing.assert_close(value, expected, rtol=1e-6, atol=1e-8)
 
 
-def test_sequence_training_starts_at_the_loss_of_the_models():
+def test_sequence_training_starts_at_the_loss_of_the_models() -> None:
     inputs, outputs = data(count=1)  # every minibatch is the one sequence
     models = mixed_models(nonlinearity="hardtanh")
     expected = [relative_error(model, inputs, outputs) for model in models]
@@ -136,7 +139,7 @@ def test_sequence_training_starts_at_the_loss_of_the_models():
 
 
 @pytest.mark.parametrize("target", ["exp", "pol"])
-def test_trained_models_approximate_the_target(target):
+def test_trained_models_approximate_the_target(target: str) -> None:
     inputs, outputs = data(target, count=256, length=50)
     models = mixed_models()
     train_linear(models, QuadraticForm.from_data(inputs, outputs), steps=600)
@@ -151,7 +154,7 @@ def test_trained_models_approximate_the_target(target):
     assert after < 0.01
 
 
-def test_training_is_reproducible_bit_for_bit():
+def test_training_is_reproducible_bit_for_bit() -> None:
     inputs, outputs = data()
     runs = []
     for threads in (1, 2):
@@ -167,9 +170,9 @@ def test_training_is_reproducible_bit_for_bit():
     assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
 
 
-def test_progress_counts_to_the_end():
+def test_progress_counts_to_the_end() -> None:
     inputs, outputs = data()
-    seen = []
+    seen: list[tuple[int, int]] = []
     train_linear(
         mixed_models(),
         QuadraticForm.from_data(inputs, outputs),
@@ -179,7 +182,7 @@ def test_progress_counts_to_the_end():
     assert seen == [(1, 3), (2, 3), (3, 3)]
 
 
-def test_errors_name_the_argument():
+def test_errors_name_the_argument() -> None:
     inputs, outputs = data()
     form = QuadraticForm.from_data(inputs, outputs)
     linear, bent = mixed_models(), mixed_models(nonlinearity="hardtanh")

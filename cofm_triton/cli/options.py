@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeVar
 
@@ -37,6 +38,23 @@ def add_common_options(parser: argparse.ArgumentParser, *, out: str) -> None:
         help="all random numbers follow from it: equal seeds give equal bytes (default: 0)",
     )
     parser.add_argument("--quiet", action="store_true", help="print the results alone, no progress")
+
+
+def require(modules: Sequence[str], extra: str) -> None:
+    """Make sure of optional dependencies before long work starts.
+
+    Args:
+        modules: names to import.
+        extra: of this package, that brings them.
+
+    Raises:
+        UsageError: one is not installed.
+    """
+    missing = [name for name in modules if find_spec(name) is None]
+    if missing:
+        raise UsageError(
+            f"{', '.join(missing)} not installed: pip install 'cofm-triton[{extra}]' brings what is missing"
+        )
 
 
 def non_negative(text: str) -> int:

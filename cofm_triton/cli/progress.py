@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-OnStep = Callable[[int, int], None]
-"""Called as `on_step(done, total)` by long computations."""
+if TYPE_CHECKING:
+    from cofm_triton.training import OnStep
 
 
 class Progress:

@@ -17,6 +17,7 @@ from cofm_triton._version import __version__
 from cofm_triton.cli.options import (
     add_common_options,
     name_list,
+    require,
     resolve_device,
     width_list,
 )
@@ -70,6 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
     Returns:
         0 if every verdict is the one theory predicts, else 1.
     """
+    require(("matplotlib", "safetensors", "tqdm"), extra="reproduce")
     settings = settings_from(arguments)
     out: Path = arguments.out or Path("out") / f"reproduce-{settings.preset}"
     folder = RunFolder(out)

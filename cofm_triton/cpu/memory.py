@@ -1,9 +1,9 @@
 """Memory for large results: kept when they are freed, and handed out again.
 
-A fresh large tensor is memory that the operating system maps page by page while it is first written: several times the
-cost of the scan that writes it. PyTorch caches freed memory on GPUs for the same reason, but not on the CPU. Blocks are
-private anonymous memory in huge pages where the system offers them; a block returns when the last tensor that uses it is
-gone, and at most `KEPT_BYTES` lie idle.
+A fresh large tensor is memory that the operating system maps page by page while it is first written: several times
+the cost of the scan that writes it. PyTorch caches freed memory on GPUs for the same reason, but not on the CPU. Blocks
+are private anonymous memory in huge pages where the system offers them; a block returns when the last tensor that uses
+it is gone, and at most `KEPT_BYTES` lie idle.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import mmap
 import threading
 import weakref
+from contextlib import suppress
 from math import prod
 
 import numpy as np
@@ -53,10 +54,8 @@ def _take(size: int) -> mmap.mmap:
             return best
     block = mmap.mmap(-1, -(-size // HUGE_PAGE) * HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):
-        try:
+        with suppress(OSError):  # a kernel without huge pages: ordinary ones do
             block.madvise(mmap.MADV_HUGEPAGE)
-        except OSError:  # a kernel without huge pages: ordinary ones do
-            pass
     return block
 
 

@@ -31,6 +31,7 @@ from typing import Any
 import triton
 import triton.language as tl
 
+from cofm_triton.kernels.interleaved import multiply, multiply_conj, one
 from cofm_triton.kernels.launch import NUM_WARPS, Chunks, channels, split, split_carries
 from cofm_triton.kernels.rows import chunk_rows, live_row, load_last_rows, load_row, load_rows, store_row
 
@@ -47,18 +48,19 @@ def linear_scan_forward_kernel(
     stride_xb: tl.int64, stride_xt: tl.int64, stride_xd,
     stride_ab: tl.int64, stride_at: tl.int64, stride_ad,
     GATED: tl.constexpr, HAS_START: tl.constexpr, HAS_CARRY: tl.constexpr, STORE_ROWS: tl.constexpr,
-    PACKED: tl.constexpr, REVERSE: tl.constexpr,
+    PACKED: tl.constexpr, REVERSE: tl.constexpr, COMPLEX: tl.constexpr,
     STATE: tl.constexpr, BLOCK_D: tl.constexpr, ROWS: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
     """Writes h (B, T, D), contiguous, last (S, num_chunks, D), the state after each chunk, and, for the summaries of a
     gated scan, product (S, num_chunks, D), the product of the decays of each chunk; S = B unless PACKED. The steps
-    [begin, end) start from start (S, D), row stride stride_s, and chunk c > 0 of them from carry[c-1]."""
+    [begin, end) start from start (S, D), row stride stride_s, and chunk c > 0 of them from carry[c-1].
+    """
     pid = tl.program_id(0)
     chunk = (pid // num_blocks) % num_chunks
     sequence = pid // num_blocks // num_chunks
     d = (pid % num_blocks).to(tl.int64) * BLOCK_D + tl.arange(0, BLOCK_D)
     mask = d < D
-    entry, skipped, n, batch = chunk_rows(
+    entry, _skipped, n, batch = chunk_rows(
         starts_ptr, sequence, num_sequences, T, begin, end, chunk, chunk_length, PACKED, REVERSE
     )
     SIGN: tl.constexpr = -1 if REVERSE else 1
@@ -82,7 +84,7 @@ def linear_scan_forward_kernel(
     decay = tl.zeros((BLOCK_D,), STATE)
     if not GATED:
         decay = load_row(a_row, mask, MASKED).to(STATE)
-    product = tl.full((BLOCK_D,), 1.0, STATE)
+    product = one(BLOCK_D, STATE, COMPLEX)
 
     for _ in range(n // ROWS):
         xs = load_rows(x_row, x_step, mask, ROWS, MASKED)
@@ -93,11 +95,11 @@ def linear_scan_forward_kernel(
         for j in tl.static_range(ROWS):
             if GATED:
                 decay = gates[j].to(STATE)
-            h = decay * h + xs[j].to(STATE)
+            h = multiply(decay, h, COMPLEX) + xs[j].to(STATE)
             if STORE_ROWS:
                 store_row(h_row + j * h_step, h, mask, MASKED)
             elif GATED:
-                product = product * decay
+                product = multiply(product, decay, COMPLEX)
         x_row += ROWS * x_step
         h_row += ROWS * h_step
     rest = n % ROWS
@@ -110,11 +112,11 @@ def linear_scan_forward_kernel(
             live = live_row(d, D, j, rest)
             if GATED:
                 decay = gates[j].to(STATE)
-            h = tl.where(live, decay * h + xs[j].to(STATE), h)
+            h = tl.where(live, multiply(decay, h, COMPLEX) + xs[j].to(STATE), h)
             if STORE_ROWS:
                 store_row(h_row + j * h_step, h, live, True)
             elif GATED:
-                product = tl.where(live, product * decay, product)
+                product = tl.where(live, multiply(product, decay, COMPLEX), product)
 
     store_row(last_ptr + state_row, h, mask, MASKED)
     if GATED:
@@ -131,12 +133,13 @@ def linear_scan_backward_kernel(
     stride_gb: tl.int64, stride_gt: tl.int64, stride_gd,
     stride_ab: tl.int64, stride_at: tl.int64, stride_ad,
     GATED: tl.constexpr, HAS_H0: tl.constexpr, HAS_GRAD_END: tl.constexpr, HAS_CARRY: tl.constexpr,
-    STORE_ROWS: tl.constexpr, PACKED: tl.constexpr, REVERSE: tl.constexpr,
+    STORE_ROWS: tl.constexpr, PACKED: tl.constexpr, REVERSE: tl.constexpr, COMPLEX: tl.constexpr,
     STATE: tl.constexpr, BLOCK_D: tl.constexpr, ROWS: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
     """Writes grad_x (B, T, D), contiguous, grad_start (S, num_chunks, D): mu before each chunk, and grad_decay: GATED
     (B, T, D), otherwise one row per chunk, (S, num_chunks, D). Summaries write grad_start and product only. The steps
-    [begin, end) end with mu = grad_end (S, D), row stride stride_s, and chunk c < last of them with carry[c+1]."""
+    [begin, end) end with mu = grad_end (S, D), row stride stride_s, and chunk c < last of them with carry[c+1].
+    """
     pid = tl.program_id(0)
     chunk = (pid // num_blocks) % num_chunks
     sequence = pid // num_blocks // num_chunks
@@ -171,7 +174,7 @@ def linear_scan_backward_kernel(
     decay = tl.zeros((BLOCK_D,), STATE)
     if not GATED:
         decay = load_row(a_row, mask, MASKED).to(STATE)
-    product = tl.full((BLOCK_D,), 1.0, STATE)
+    product = one(BLOCK_D, STATE, COMPLEX)
     grad_decay = tl.zeros((BLOCK_D,), STATE)
 
     # The first row of a sequence has no earlier row: its h[t-1] is h0. It belongs to the last, partial block.
@@ -192,15 +195,15 @@ def linear_scan_backward_kernel(
             if GATED:
                 decay = gates[j].to(STATE)
             adjoint = gs[j].to(STATE) + mu
-            mu = decay * adjoint
+            mu = multiply_conj(decay, adjoint, COMPLEX)
             if STORE_ROWS:
                 store_row(dx_row + j * h_step, adjoint, mask, MASKED)
                 if GATED:
-                    store_row(da_row + j * h_step, adjoint * hs[j].to(STATE), mask, MASKED)
+                    store_row(da_row + j * h_step, multiply_conj(hs[j].to(STATE), adjoint, COMPLEX), mask, MASKED)
                 else:
-                    grad_decay += adjoint * hs[j].to(STATE)
+                    grad_decay += multiply_conj(hs[j].to(STATE), adjoint, COMPLEX)
             elif GATED:
-                product = product * decay
+                product = multiply(product, decay, COMPLEX)
         g_row += ROWS * g_step
         dx_row += ROWS * h_step
         da_row += ROWS * h_step
@@ -225,16 +228,16 @@ def linear_scan_backward_kernel(
             if GATED:
                 decay = gates[j].to(STATE)
             adjoint = gs[j].to(STATE) + mu
-            mu = tl.where(live, decay * adjoint, mu)
+            mu = tl.where(live, multiply_conj(decay, adjoint, COMPLEX), mu)
             if STORE_ROWS:
                 previous = tl.where(with_previous > j, hs[j].to(STATE), start)
                 store_row(dx_row + j * h_step, adjoint, live, True)
                 if GATED:
-                    store_row(da_row + j * h_step, adjoint * previous, live, True)
+                    store_row(da_row + j * h_step, multiply_conj(previous, adjoint, COMPLEX), live, True)
                 else:
-                    grad_decay += tl.where(live, adjoint * previous, 0.0)
+                    grad_decay += tl.where(live, multiply_conj(previous, adjoint, COMPLEX), 0.0)
             elif GATED:
-                product = tl.where(live, product * decay, product)
+                product = tl.where(live, multiply(product, decay, COMPLEX), product)
 
     store_row(grad_start_ptr + state_row, mu, mask, MASKED)
     if STORE_ROWS:
@@ -246,7 +249,7 @@ def linear_scan_backward_kernel(
 
 def launch_forward(
     x: Any, decay: Any, start: Any, carry: Any, seq_starts: Any, h: Any, last: Any, product: Any,
-    *, steps: tuple[int, int], chunk_length: int, reverse: bool, double: bool, store_rows: bool = True,
+    *, steps: tuple[int, int], chunk_length: int, reverse: bool, is_complex: bool, store_rows: bool = True,
 ) -> None:  # fmt: skip
     """Forward kernel over the steps [begin, end), one program per block of channels, chunk and sequence.
 
@@ -263,16 +266,15 @@ def launch_forward(
         steps[0], steps[1], chunk_length, 0 if start is None else start.stride(0),
         *x.stride(), *(decay.stride() if gated else (0, 0, 0)),
         GATED=gated, HAS_START=start is not None, HAS_CARRY=carry is not None, STORE_ROWS=store_rows,
-        PACKED=seq_starts is not None, REVERSE=reverse,
-        STATE=tl.float64 if double else tl.float32, BLOCK_D=block.block_d, ROWS=FORWARD_ROWS, MASKED=block.masked,
-        num_warps=NUM_WARPS,
+        PACKED=seq_starts is not None, REVERSE=reverse, COMPLEX=is_complex, STATE=_state(last),
+        BLOCK_D=block.block_d, ROWS=FORWARD_ROWS, MASKED=block.masked, num_warps=NUM_WARPS,
     )  # fmt: skip
 
 
 def launch_backward(
     grad_h: Any, h: Any, decay: Any, h0: Any, grad_end: Any, carry: Any, seq_starts: Any,
     grad_x: Any, grad_decay: Any, grad_start: Any, product: Any,
-    *, steps: tuple[int, int], chunk_length: int, reverse: bool, double: bool, store_rows: bool = True,
+    *, steps: tuple[int, int], chunk_length: int, reverse: bool, is_complex: bool, store_rows: bool = True,
 ) -> None:  # fmt: skip
     """Backward kernel over the steps [begin, end); `h0`, `grad_end`, `carry`, `seq_starts`, `product` may be None."""
     length, width = grad_h.shape[1], grad_h.shape[2]
@@ -285,9 +287,9 @@ def launch_backward(
         steps[0], steps[1], chunk_length, 0 if grad_end is None else grad_end.stride(0),
         *grad_h.stride(), *(decay.stride() if gated else (0, 0, 0)),
         GATED=gated, HAS_H0=h0 is not None, HAS_GRAD_END=grad_end is not None, HAS_CARRY=carry is not None,
-        STORE_ROWS=store_rows, PACKED=seq_starts is not None, REVERSE=reverse,
-        STATE=tl.float64 if double else tl.float32, BLOCK_D=block.block_d, ROWS=BACKWARD_ROWS if store_rows else FORWARD_ROWS, MASKED=block.masked,
-        num_warps=NUM_WARPS,
+        STORE_ROWS=store_rows, PACKED=seq_starts is not None, REVERSE=reverse, COMPLEX=is_complex,
+        STATE=_state(grad_start), BLOCK_D=block.block_d,
+        ROWS=BACKWARD_ROWS if store_rows else FORWARD_ROWS, MASKED=block.masked, num_warps=NUM_WARPS,
     )  # fmt: skip
 
 
@@ -295,63 +297,79 @@ def forward(
     x: Any, decay: Any, h0: Any, seq_starts: Any, *, reverse: bool, state_dtype: Any, num_sms: int
 ) -> tuple[Any, Any]:
     """`(h, h_last)` of a scan with T >= 1: h (B, T, D) in x's dtype, h_last (S, D) in the state's."""
+    dtype, is_complex = x.dtype, x.is_complex()
+    x, decay, h0, state_dtype = _reals(x), _reals(decay), _reals(h0), _real_dtype(x, state_dtype)
     h = x.new_empty(x.shape)
-    rows = x.shape[1]
+    rows, start = x.shape[1], h0
     plan = _plan(x, seq_starts, num_sms)
-    if plan.num_chunks == 1:
-        last = _states(x, seq_starts, 1, state_dtype)
-        launch_forward(
-            x, decay, h0, None, seq_starts, h, last, None,
-            steps=(0, rows), chunk_length=rows, reverse=reverse, double=last.element_size() == 8,
-        )  # fmt: skip
-        return h, last[:, 0]
-    start = h0
     for steps, num_chunks in _segments(plan, rows):
-        last = _states(x, None, num_chunks, state_dtype)
-        shape: dict[str, Any] = dict(
-            steps=steps, chunk_length=plan.length, reverse=reverse, double=last.element_size() == 8
-        )
-        ends, product = last.new_empty(last.shape), last.new_empty(last.shape) if decay.ndim == 3 else None
-        launch_forward(x, decay, start, None, None, h, ends, product, **shape, store_rows=False)
-        carry = _scan_carries(ends, _chunk_decay(decay, product, plan.length), reverse=False)
-        launch_forward(x, decay, start, carry, None, h, last, None, **shape)
+        last = _states(x, seq_starts, num_chunks, state_dtype)
+        shape: dict[str, Any] = dict(steps=steps, chunk_length=plan.length, reverse=reverse, is_complex=is_complex)
+        carry = None
+        if plan.num_chunks > 1:
+            ends, product = last.new_empty(last.shape), last.new_empty(last.shape) if decay.ndim == 3 else None
+            launch_forward(x, decay, start, None, None, h, ends, product, **shape, store_rows=False)
+            gates = _chunk_decay(decay, product, plan.length, is_complex)
+            carry = _scan_carries(ends, gates, reverse=False, is_complex=is_complex)
+        launch_forward(x, decay, start, carry, seq_starts, h, last, None, **shape)
         start = last[:, -1]
-    return h, start
+    return (h.view(dtype), start.contiguous().view(dtype)) if is_complex else (h, start)
 
 
 def backward(
     grad_h: Any, grad_last: Any, decay: Any, h: Any, h0: Any, seq_starts: Any,
     *, reverse: bool, state_dtype: Any, num_sms: int,
 ) -> tuple[Any, Any, Any]:  # fmt: skip
-    """`(grad_x, grad_decay, grad_h0)` of a scan with T >= 1; grad_h0 (S, D) and a `(D,)` grad_decay in the state's dtype."""
+    """`(grad_x, grad_decay, grad_h0)` with T >= 1; grad_h0 (S, D) and a `(D,)` grad_decay in the state's dtype."""
+    dtype, is_complex = h.dtype, h.is_complex()
+    state_dtype = _real_dtype(h, state_dtype)
+    grad_h, end, decay, h, h0 = (_reals(tensor) for tensor in (grad_h, grad_last, decay, h, h0))
     grad_x = grad_h.new_empty(grad_h.shape)
     rows, gated = grad_h.shape[1], decay.ndim == 3
     plan = _plan(grad_h, seq_starts, num_sms)
-    grad_decay = grad_h.new_empty(grad_h.shape, dtype=decay.dtype) if gated else None
-    partial_sums = []
-    end = grad_last
+    grad_decay: Any = grad_h.new_empty(grad_h.shape, dtype=decay.dtype) if gated else None
+    sums: list[Any] = []
     for steps, num_chunks in reversed(_segments(plan, rows)):
         start = _states(grad_h, seq_starts, num_chunks, state_dtype)
         per_chunk = grad_decay if gated else start.new_empty(start.shape)
-        shape: dict[str, Any] = dict(
-            steps=steps, chunk_length=plan.length, reverse=reverse, double=start.element_size() == 8
-        )
+        shape: dict[str, Any] = dict(steps=steps, chunk_length=plan.length, reverse=reverse, is_complex=is_complex)
         carry = None
         if plan.num_chunks > 1:
             mus, product = start.new_empty(start.shape), start.new_empty(start.shape) if gated else None
             launch_backward(
                 grad_h, h, decay, None, end, None, None, grad_x, per_chunk, mus, product, **shape, store_rows=False
             )
-            carry = _scan_carries(mus, _chunk_decay(decay, product, plan.length), reverse=True)
-        launch_backward(
-            grad_h, h, decay, h0, end, carry, seq_starts, grad_x, per_chunk, start, None, **shape
-        )
+            gates = _conjugate(_chunk_decay(decay, product, plan.length, is_complex), is_complex)
+            carry = _scan_carries(mus, gates, reverse=True, is_complex=is_complex)
+        launch_backward(grad_h, h, decay, h0, end, carry, seq_starts, grad_x, per_chunk, start, None, **shape)
         end = start[:, 0]
         if not gated:
-            partial_sums.append(per_chunk.flatten(0, 1).sum(0))
+            sums.append(per_chunk.flatten(0, 1).sum(0))
     if not gated:
-        grad_decay = sum(partial_sums[1:], partial_sums[0])
+        grad_decay = sum(sums[1:], sums[0])
+    if is_complex:
+        return grad_x.view(dtype), grad_decay.view(dtype), end.contiguous().view(dtype)
     return grad_x, grad_decay, end
+
+
+def _reals(tensor: Any) -> Any:
+    """A complex tensor as a real one with twice the channels, real and imaginary parts in turn."""
+    if tensor is None or not tensor.is_complex():
+        return tensor
+    tensor = tensor.resolve_conj()
+    if tensor.stride(-1) != 1:
+        tensor = tensor.contiguous()
+    return tensor.view(tensor.real.dtype)
+
+
+def _real_dtype(tensor: Any, state_dtype: Any) -> Any:
+    """The dtype that holds one part of the state."""
+    return tensor.real.dtype if tensor.is_complex() else state_dtype
+
+
+def _state(states: Any) -> Any:
+    """Triton's name for the dtype of the states."""
+    return tl.float64 if states.element_size() == 8 else tl.float32
 
 
 def _plan(x: Any, seq_starts: Any, num_sms: int) -> Chunks:
@@ -374,19 +392,37 @@ def _states(x: Any, seq_starts: Any, num_chunks: int, state_dtype: Any) -> Any:
     return x.new_empty((sequences, num_chunks, x.shape[2]), dtype=state_dtype)
 
 
-def _chunk_decay(decay: Any, product: Any, length: int) -> Any:
+def _chunk_decay(decay: Any, product: Any, length: int, is_complex: bool) -> Any:
     """Decay over a whole chunk: the product the summaries formed, or `decay ** length`.
 
-    The power is taken in float64 (relative error below 1e-13 at 2^20 steps, exact for 0, 1 and -1) and never as one
-    minus something. Only the chunk that starts the recurrence may be shorter, and no decay is applied to that one.
+    The power is taken in float64 (relative error below 1e-13 at 2^20 steps, exact for 0, 1 and -1), of a complex decay
+    by modulus and argument, and never as one minus something. Only the chunk that starts the recurrence may be shorter,
+    and no decay is applied to that one.
     """
-    return product if product is not None else decay.double().pow(length).to(decay.dtype)
+    if product is not None:
+        return product
+    if not is_complex:
+        return decay.double().pow(length).to(decay.dtype)
+    real, imaginary = decay.double().unflatten(0, (-1, 2)).unbind(1)
+    modulus, argument = real.hypot(imaginary).pow(length), imaginary.atan2(real) * length
+    power = decay.new_empty((decay.shape[0] // 2, 2))
+    power[:, 0] = modulus * argument.cos()
+    power[:, 1] = modulus * argument.sin()
+    return power.flatten()
 
 
-def _scan_carries(ends: Any, decay: Any, *, reverse: bool) -> Any:
+def _conjugate(decay: Any, is_complex: bool) -> Any:
+    """The conjugate of interleaved numbers; an adjoint's carries decay by it."""
+    if is_complex:
+        decay = decay.clone()
+        decay[..., 1::2].neg_()
+    return decay
+
+
+def _scan_carries(ends: Any, decay: Any, *, reverse: bool, is_complex: bool) -> Any:
     """`H[c] = decay * H[c-1] + ends[c]` over chunks c, from the last to the first if `reverse`."""
     carry, rows = ends.new_empty(ends.shape), ends.shape[1]
-    shape: dict[str, Any] = dict(steps=(0, rows), reverse=reverse, double=ends.element_size() == 8)
+    shape: dict[str, Any] = dict(steps=(0, rows), reverse=reverse, is_complex=is_complex)
     plan = split_carries(rows)
     sums = ends.new_empty((ends.shape[0], plan.num_chunks, ends.shape[2]))
     inner = None
@@ -395,7 +431,8 @@ def _scan_carries(ends: Any, decay: Any, *, reverse: bool) -> Any:
         launch_forward(
             ends, decay, None, None, None, carry, sums, product, **shape, chunk_length=plan.length, store_rows=False
         )
-        inner = _scan_carries(sums, _chunk_decay(decay, product, plan.length), reverse=False)
+        gates = _chunk_decay(decay, product, plan.length, is_complex)
+        inner = _scan_carries(sums, gates, reverse=False, is_complex=is_complex)
     launch_forward(
         ends, decay, None, inner, None, carry, sums.new_empty(sums.shape), None, **shape, chunk_length=plan.length
     )

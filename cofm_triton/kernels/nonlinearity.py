@@ -1,7 +1,7 @@
 """The nonlinearities and their derivatives on Triton values; names and tanh's numbers from `cofm_triton.nonlinearity`.
 
-`act` maps the pre-activation z to u = act(z); `act_derivative` gives act'(z) from z and u, with PyTorch's subgradient at
-the kinks: hardtanh'(+-1) = 0, relu'(0) = 0. NaN propagates through each of them, as it does in PyTorch.
+`act` maps the pre-activation z to u = act(z); `act_derivative` gives act'(z) from z and u, with PyTorch's subgradient
+at the kinks: hardtanh'(+-1) = 0, relu'(0) = 0. NaN propagates through each of them, as it does in PyTorch.
 """
 
 from __future__ import annotations

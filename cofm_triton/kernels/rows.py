@@ -56,9 +56,10 @@ def load_last_rows(ptr, stride, d, D, rest, ROWS: tl.constexpr):
 
 @triton.jit
 def chunk_rows(
-    starts_ptr, sequence, num_sequences, T, begin, end, chunk, chunk_length, PACKED: tl.constexpr, REVERSE: tl.constexpr
+    starts_ptr, sequence, num_sequences, T, begin, end, chunk, chunk_length,
+    PACKED: tl.constexpr, REVERSE: tl.constexpr,
 ):  # fmt: skip
-    """`(entry, skipped, n, batch)`: row where the recurrence enters a chunk, steps before it, its rows, its batch index.
+    """`(entry, skipped, n, batch)` of a chunk: the row it starts on, steps before it, its steps, its batch index.
 
     Steps are counted along the recurrence, so that REVERSE runs step 0 on the last row; chunks tile the steps
     [begin, end). A sequence is a batch entry of T rows, or, PACKED, the rows between two start indices of the only

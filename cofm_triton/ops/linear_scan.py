@@ -123,7 +123,7 @@ def _linear_scan_backward_fake(
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    x, decay, h0, seq_starts, reverse, backend = inputs
+    _x, decay, h0, seq_starts, reverse, backend = inputs
     ctx.save_for_backward(decay, output[0], h0, seq_starts)
     ctx.save_for_forward(decay, output[0], h0, seq_starts)
     ctx.options = (reverse, backend)
@@ -158,8 +158,8 @@ def _differentiable_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The adjoint in terms of `linear_scan` and elementwise operations.
 
-    With `lambda[t] = grad_h[t] + mu[t]`, `mu[t-1] = conj(decay[t]) lambda[t]`, `mu = grad_last` at the end, mu is a scan
-    against the recurrence: `v[t] = conj(decay[t]) (v[t+1] + grad_h[t])`, and mu its states one step earlier.
+    With `lambda[t] = grad_h[t] + mu[t]`, `mu[t-1] = conj(decay[t]) lambda[t]`, `mu = grad_last` at the end, mu is a
+    scan against the recurrence: `v[t] = conj(decay[t]) (v[t+1] + grad_h[t])`, and mu its states one step earlier.
     """
     state = state_dtype(h.dtype)
     conjugate = decay.conj().resolve_conj()
@@ -211,7 +211,7 @@ def _linear_scan_vmap(
 ) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:  # fmt: skip
     """A mapped axis joins the batch, or the channels where the batch is packed or the decay is mapped."""
     size, (x_dim, a_dim, h_dim, *_) = info.batch_size, in_dims
-    # Packed rows have no batch axis to fold into, a mapped (D,) decay differs along the mapped axis: both fold into channels.
+    # Packed rows have no batch axis to fold into, and a mapped (D,) decay differs along the mapped axis.
     into_channels = seq_starts is not None or (decay.dim() - (a_dim is not None) == 1 and a_dim is not None)
     x = fold_batch(x, x_dim, size, into_channels)
     h0 = None if h0 is None else fold_batch(h0, h_dim, size, into_channels)
@@ -235,10 +235,15 @@ def _linear_scan_backward_vmap(
         for tensor, dim in zip((grad_h, grad_last, decay, h, h0), in_dims, strict=False)
     ]
     grads = linear_scan_backward_op(*folded, seq_starts, reverse, backend)
-    return tuple(split_batch(grad, size, True) for grad in grads), (0, 0, 0)
+    grad_x, grad_parameter, grad_h0 = (split_batch(grad, size, True) for grad in grads)
+    return (grad_x, grad_parameter, grad_h0), (0, 0, 0)
 
 
 def traffic(batch: int, length: int, channels: int, itemsize: int, *, gated: bool, backward: bool) -> int:
-    """Bytes that must move: forward reads x (and the decay) and writes h; backward reads dh, h (and the decay), writes dx (and ddecay)."""
+    """Bytes that must move.
+
+    Forward reads x and writes h, backward reads dh and h and writes dx; a gated scan also reads the decay, and its
+    backward pass writes ddecay.
+    """
     elements = {(False, False): 2, (True, False): 3, (False, True): 3, (True, True): 5}[gated, backward]
     return elements * batch * length * channels * itemsize

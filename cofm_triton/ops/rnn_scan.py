@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cofm_triton.activation import activation, activation_slope
+from cofm_triton.activation import activation_slope
 from cofm_triton.ops.backends import implementation
 from cofm_triton.ops.dtypes import state_dtype
 from cofm_triton.ops.linear_scan import linear_scan
@@ -245,7 +245,8 @@ def _rnn_scan_backward_vmap(
         for tensor, dim in zip((grad_h, grad_last, x, rate, h, h0), dims, strict=False)
     ]
     grads = rnn_scan_backward_op(*folded, seq_starts, dt, nonlinearity, backend)
-    return tuple(split_batch(grad, size, True) for grad in grads), (0, 0, 0)
+    grad_x, grad_parameter, grad_h0 = (split_batch(grad, size, True) for grad in grads)
+    return (grad_x, grad_parameter, grad_h0), (0, 0, 0)
 
 
 def traffic(batch: int, length: int, channels: int, itemsize: int, *, backward: bool) -> int:

@@ -2,20 +2,21 @@ import io
 
 import pytest
 
-from cofm_triton.cli import progress as module
 from cofm_triton.cli.progress import Progress
 
 
 class Terminal(io.StringIO):
-    def isatty(self):
+    def isatty(self) -> bool:
         return True
 
 
 @pytest.mark.parametrize("quiet", [False, True])
 @pytest.mark.parametrize("stream", [io.StringIO, Terminal])
-def test_bars_on_a_terminal_lines_elsewhere_silence_when_quiet(monkeypatch, quiet, stream):
+def test_bars_on_a_terminal_lines_elsewhere_silence_when_quiet(
+    monkeypatch: pytest.MonkeyPatch, quiet: bool, stream: type[io.StringIO]
+) -> None:
     error = stream()
-    monkeypatch.setattr(module.sys, "stderr", error)
+    monkeypatch.setattr("sys.stderr", error)
     progress = Progress(quiet)
     progress.line("hello")
     with progress.bar("training") as on_step:

@@ -2,19 +2,22 @@ import argparse
 import csv
 import math
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from cofm_triton import targets
-from cofm_triton.cli import main
+from cofm_triton.cli import main, options
 from cofm_triton.cli.reproduce import add_arguments, settings_from
 from cofm_triton.cli.reproduction import stages
 from cofm_triton.cli.reproduction.folder import Cell, RunFolder
 from cofm_triton.cli.reproduction.report import CellVerdict, contradictions, verdict_table
-from cofm_triton.cli.reproduction.settings import PARAMETERIZATIONS, PRESETS
+from cofm_triton.cli.reproduction.settings import PARAMETERIZATIONS, PRESETS, Settings
 from cofm_triton.loss import temporally_weighted_mse
 from cofm_triton.model_file import load_model
 from cofm_triton.parameterization import PARAMETERIZATIONS as ALL_PARAMETERIZATIONS
@@ -24,7 +27,7 @@ RADII = [0.0, *(1e-3 * 2 ** (i / 2) for i in range(21))]
 
 
 @pytest.fixture(scope="module")
-def tiny():
+def tiny() -> Iterator[Settings]:
     """A preset of a second or two, in place of smoke."""
     small = replace(
         PRESETS["smoke"],
@@ -46,27 +49,27 @@ def tiny():
 
 
 @pytest.fixture(scope="module")
-def finished(tiny, tmp_path_factory):
+def finished(tiny: Settings, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run; nobody writes to it."""
     out = tmp_path_factory.mktemp("finished") / "run"
     assert reproduce(out) in (0, 1)
     return out
 
 
-def reproduce(out, *options):
-    return main(["reproduce", "--preset", "smoke", "--device", "cpu", "--quiet", "--out", str(out), *options])
+def reproduce(out: Path, *more: str) -> int:
+    return main(["reproduce", "--preset", "smoke", "--device", "cpu", "--quiet", "--out", str(out), *more])
 
 
-def contents(folder):
+def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def rows(path):
+def rows(path: Path) -> list[dict[str, str]]:
     with path.open() as file:
         return list(csv.DictReader(file))
 
 
-def test_errors_csv_holds_every_model_radius_and_direction(finished, tiny):
+def test_errors_csv_holds_every_model_radius_and_direction(finished: Path, tiny: Settings) -> None:
     table = rows(finished / "errors.csv")
     models = {(r["target"], r["nonlinearity"], r["parameterization"], r["width"]) for r in table}
     assert len(models) == 2 * 2 * 2 * 2
@@ -77,7 +80,7 @@ def test_errors_csv_holds_every_model_radius_and_direction(finished, tiny):
 
 
 @pytest.mark.parametrize("nonlinearity", ["linear", "hardtanh"])
-def test_errors_are_those_of_the_saved_models(finished, tiny, nonlinearity):
+def test_errors_are_those_of_the_saved_models(finished: Path, tiny: Settings, nonlinearity: str) -> None:
     cell = Cell("pol", nonlinearity, "exp", 3)
     model = load_model(RunFolder(finished).model(cell, 10))
     x, y = targets.generate("pol", 16, 10, seed=1)
@@ -96,8 +99,8 @@ def test_errors_are_those_of_the_saved_models(finished, tiny, nonlinearity):
         assert float(r["relative_error"]) == pytest.approx(float(r["error"]) / zero, rel=1e-12)
 
 
-def test_summary_is_the_statistics_of_the_errors(finished):
-    errors = {}
+def test_summary_is_the_statistics_of_the_errors(finished: Path) -> None:
+    errors: dict[tuple[str, ...], dict[str, float]] = {}
     for r in rows(finished / "errors.csv"):
         key = (r["target"], r["nonlinearity"], r["parameterization"], r["width"], r["radius"])
         errors.setdefault(key, {})[r["direction"]] = float(r["error"])
@@ -117,7 +120,7 @@ def test_summary_is_the_statistics_of_the_errors(finished):
         assert int(r["diverged"]) == sum(not math.isfinite(e) for e in random)
 
 
-def test_verdicts_follow_from_their_radii(finished, tiny):
+def test_verdicts_follow_from_their_radii(finished: Path, tiny: Settings) -> None:
     table = rows(finished / "verdicts.csv")
     assert len(table) == 16
     for r in table:
@@ -132,7 +135,7 @@ def test_verdicts_follow_from_their_radii(finished, tiny):
             assert (finished / f"{name}.{suffix}").stat().st_size > 1000
 
 
-def test_equal_seeds_give_equal_bytes(finished, tiny, tmp_path):
+def test_equal_seeds_give_equal_bytes(finished: Path, tiny: Settings, tmp_path: Path) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(1 if threads > 1 else 2)
     reproduce(tmp_path / "again")
@@ -143,11 +146,13 @@ def test_equal_seeds_give_equal_bytes(finished, tiny, tmp_path):
 
 
 @pytest.mark.parametrize("stage", ["train_sequences", "perturbation_error", "slow_direction_radius"])
-def test_interrupted_run_continues_to_the_same_bytes(tiny, finished, tmp_path, monkeypatch, stage):
+def test_interrupted_run_continues_to_the_same_bytes(
+    tiny: Settings, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
     real = getattr(stages, stage)
-    calls = []
+    calls: list[int] = []
 
-    def interrupted(*args, **kwargs):
+    def interrupted(*args: Any, **kwargs: Any) -> Any:
         if len(calls) == 2:
             raise KeyboardInterrupt
         calls.append(1)
@@ -164,7 +169,9 @@ def test_interrupted_run_continues_to_the_same_bytes(tiny, finished, tmp_path, m
     assert contents(out) == contents(finished)
 
 
-def test_other_settings_need_overwrite(finished, tiny, tmp_path, capsys):
+def test_other_settings_need_overwrite(
+    finished: Path, tiny: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "run"
     shutil.copytree(finished, out)
     assert reproduce(out, "--widths", "2") == 2
@@ -177,15 +184,15 @@ def test_other_settings_need_overwrite(finished, tiny, tmp_path, capsys):
     assert not any("m3" in name for name in contents(out))
 
 
-def test_foreign_folder_is_left_alone(tiny, tmp_path, capsys):
+def test_foreign_folder_is_left_alone(tiny: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
-    for options in ((), ("--overwrite",)):
-        assert reproduce(tmp_path, *options) == 2
+    for more in ((), ("--overwrite",)):
+        assert reproduce(tmp_path, *more) == 2
         assert "is not empty" in capsys.readouterr().err
     assert list(contents(tmp_path)) == ["thesis.tex"]
 
 
-def test_quiet_prints_the_table_alone(finished, capsys):
+def test_quiet_prints_the_table_alone(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     reproduce(finished)  # everything is there: only the report is made again
     printed = capsys.readouterr()
     assert printed.err == ""
@@ -194,13 +201,22 @@ def test_quiet_prints_the_table_alone(finished, capsys):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
-def test_cuda_without_a_gpu_is_wrong_usage(tmp_path, capsys):
+def test_cuda_without_a_gpu_is_wrong_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["reproduce", "--device", "cuda", "--out", str(tmp_path / "x")]) == 2
     assert "--device cuda" in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
 
 
-def test_options_replace_what_the_preset_says():
+def test_missing_optional_dependency_is_named_before_any_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(options, "find_spec", lambda name: None if name == "matplotlib" else name)
+    assert main(["reproduce", "--out", str(tmp_path / "x")]) == 2
+    assert "matplotlib not installed" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
+
+
+def test_options_replace_what_the_preset_says() -> None:
     parser = argparse.ArgumentParser()
     add_arguments(parser)
     line = "--preset paper --discretization euler --widths 4,2 --targets pol --seed 7"
@@ -220,16 +236,16 @@ def test_options_replace_what_the_preset_says():
     assert settings == expected
 
 
-def test_settings_know_every_parameterization():
+def test_settings_know_every_parameterization() -> None:
     assert set(PARAMETERIZATIONS) == set(ALL_PARAMETERIZATIONS)
 
 
-def verdict(target, parameterization, width, radii):
+def verdict(target: str, parameterization: str, width: int, radii: list[float]) -> CellVerdict:
     cell = Cell(target, "linear", parameterization, width)
     return CellVerdict(cell, judge([100, 200], radii, margin=0.5), None)
 
 
-def test_table_judges_the_largest_width_and_counts_the_others():
+def test_table_judges_the_largest_width_and_counts_the_others() -> None:
     flat, falling = [0.5, 0.5], [0.02, 0.01]
     verdicts = [
         verdict("pol", "direct", 8, flat),

@@ -42,9 +42,9 @@ class Settings:
     horizons: tuple[int, ...] = (100, 200, 400, 800)
     directions: int = 30
     train_sequences: int = 4096
-    test_sequences: int = 1024
+    test_sequences: int = 512
     horizon_sequences: int = 256
-    linear_steps: int = 1200
+    linear_steps: int = 1600
     sequence_steps: int = 300
     batch: int = 3200
     dt: float = 1.0

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from cofm_triton import targets as target_functionals
-from cofm_triton.cli.progress import OnStep, Progress
+from cofm_triton.cli.progress import Progress
 from cofm_triton.cli.reproduction.folder import Cell, RunFolder
 from cofm_triton.cli.reproduction.settings import Settings
 from cofm_triton.files import write_text
@@ -23,6 +23,7 @@ from cofm_triton.model_file import load_model, save_model
 from cofm_triton.perturbation import PerturbationCurve, perturbation_error
 from cofm_triton.quadratic_form import QuadraticForm
 from cofm_triton.training import (
+    OnStep,
     fixed_threads,
     initial_model,
     train_linear,

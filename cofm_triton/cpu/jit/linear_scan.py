@@ -4,8 +4,8 @@ Sequences are shared out to threads. Those that do not divide evenly are split i
 recurrence up to its part without storing it, a pass that only reads, and then does its part. Every state is computed by
 the same operations in the same order as without the split.
 
-The adjoint is written with mu, what arrives from later steps: `lambda[t] = g[t] + mu[t]`, `mu[t-1] = decay[t] lambda[t]`
-(conjugate decay), `dx = lambda`, `ddecay[t] = lambda[t] conj(h[t-1])`.
+The adjoint is written with mu, what arrives from later steps: `lambda[t] = g[t] + mu[t]`,
+`mu[t-1] = conj(decay[t]) lambda[t]`, `dx = lambda`, `ddecay[t] = lambda[t] conj(h[t-1])`.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from numba import njit
 from torch import Tensor
 
 from cofm_triton.cpu.jit.rows import OPTIONS, Rows, load, numbers, row, store, with_rows
-from cofm_triton.cpu.memory import empty
 from cofm_triton.cpu.jit.schedule import Part, sequences, share
+from cofm_triton.cpu.memory import empty
 
 # Time of a step that is not stored over that of one that is: time-invariant, gated.
 READ_COST = (0.4, 0.6)

@@ -20,8 +20,8 @@ from torch import Tensor
 from cofm_triton.cpu.jit.activation import activate, slope
 from cofm_triton.cpu.jit.linear_scan import initial_states
 from cofm_triton.cpu.jit.rows import OPTIONS, Rows, load, numbers, row, store, with_rows
-from cofm_triton.cpu.memory import empty
 from cofm_triton.cpu.jit.schedule import Part, sequences, share
+from cofm_triton.cpu.memory import empty
 from cofm_triton.nonlinearity import NONLINEARITIES
 
 # Time of a step that is not stored over that of one that is: the arithmetic is the same, only the store is saved.

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import carray, njit, types
+from numba import njit, types
 from numba.extending import intrinsic, overload
+from numba.np.numpy_support import carray
 from torch import Tensor
 
 from cofm_triton.cpu.jit.bits import bits, number
@@ -39,7 +40,7 @@ class Rows:
 
 
 def with_rows(tensor: Tensor) -> Tensor:
-    """`tensor` with its channels next to each other, copied only when they are not, and no 16-bit float but bfloat16."""
+    """`tensor` with its channels next to each other, copied only when they are not; float16 becomes float32."""
     if tensor.dtype == torch.float16:
         tensor = tensor.float()
     tensor = tensor.resolve_conj().resolve_neg()
@@ -51,12 +52,15 @@ def numbers(tensor: Tensor) -> Any:
     return tensor.detach().numpy()
 
 
-@intrinsic
-def _pointer(_context: Any, address: Any, sample: Any) -> Any:
+def _pointer_to(_context: Any, address: Any, sample: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
 
     return types.CPointer(sample.dtype)(address, sample), generate
+
+
+# The address of a number of the sample's dtype, as a pointer.
+_pointer: Any = intrinsic(_pointer_to)
 
 
 @njit(**OPTIONS)

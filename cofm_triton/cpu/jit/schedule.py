@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 from torch import Tensor
@@ -78,7 +79,7 @@ def split(sequence: int, length: int, threads: int, read_cost: float) -> list[Pa
     for _ in range(threads):
         ends.append(ends[-1] * (1 - read_cost) + 1)
     bounds = [round(length * end / ends[-1]) for end in ends]
-    return [Part(sequence, begin, end) for begin, end in zip(bounds, bounds[1:], strict=False)]
+    return [Part(sequence, begin, end) for begin, end in pairwise(bounds)]
 
 
 def _perform(work: Callable[[Part], None], plan: list[Part]) -> Callable[[], None]:

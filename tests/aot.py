@@ -1,0 +1,177 @@
+"""Ahead-of-time compilation of every kernel for a GPU that need not be there: `python aot.py cuda:90`.
+
+The launchers of `cofm_triton.kernels` are called as the operators call them, on tensors of PyTorch's meta device, which
+have shapes and strides and no memory. A driver that only names its target stands in for the GPU's, and a launch compiles
+its kernel and stops there, so that signatures, options and launch shapes come from the one place that knows them.
+
+Writes a JSON list, one entry per compiled kernel: its name, the case that launched it, registers per thread, and bytes
+or registers that did not fit and spill to memory. Runs in a process of its own, without TRITON_INTERPRET.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+from triton.runtime.jit import JITFunction
+
+from cofm_triton.kernels import linear_scan, rnn_scan
+from cofm_triton.nonlinearity import NONLINEARITIES
+from cofm_triton.ops.dtypes import state_dtype
+
+# Multiprocessors: one never splits time, 132 (an H100's) does where few channels call for it.
+WHOLE, SPLIT = 1, 132
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What the compiler needed for one kernel."""
+
+    kernel: str
+    case: str
+    registers: int
+    spilled: int
+
+
+class OfflineDriver:
+    """All of a driver that compiling takes."""
+
+    def __init__(self, target: GPUTarget) -> None:
+        self.target = target
+
+    def get_current_target(self) -> GPUTarget:
+        return self.target
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
+def cases() -> dict[str, Callable[[], object]]:
+    """Everything the launchers can be asked for: all flags in float32, each dtype with the common ones."""
+    found: dict[str, Callable[[], object]] = {}
+
+    def add(name: str, run: Callable[..., object], **options: Any) -> None:
+        label = " ".join(str(value) for value in (name, *options.items()))
+        found[label] = lambda: run(**options)
+
+    wide, ragged, narrow = 512, 500, 3
+    for gated in (False, True):
+        for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
+            add("linear", _linear_scan, dtype=dtype, gated=gated)
+        for reverse, packed in itertools.product((False, True), repeat=2):
+            add("linear", _linear_scan, gated=gated, reverse=reverse, packed=packed, states=False, width=ragged)
+        add("linear", _linear_scan, gated=gated, width=narrow)
+        for dtype in (torch.float32, torch.bfloat16):
+            add("linear", _linear_scan, dtype=dtype, gated=gated, length=65536, width=64, num_sms=SPLIT)
+    for nonlinearity in NONLINEARITIES:
+        for dtype in (torch.float32, torch.bfloat16):
+            add("rnn", _rnn_scan, nonlinearity=nonlinearity, dtype=dtype)
+    for dtype in (torch.float64, torch.float16):
+        add("rnn", _rnn_scan, nonlinearity="tanh", dtype=dtype)
+    for width, packed in ((ragged, False), (narrow, False), (wide, True)):
+        add("rnn", _rnn_scan, width=width, packed=packed, states=False)
+    return found
+
+
+def _meta(*shape: int, dtype: torch.dtype) -> Tensor:
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def _linear_scan(
+    dtype: torch.dtype = torch.float32, gated: bool = False, reverse: bool = False, packed: bool = False,
+    states: bool = True, length: int = 4096, width: int = 512, num_sms: int = WHOLE,
+) -> None:  # fmt: skip
+    state = state_dtype(dtype)
+    x = _meta(1, length, width, dtype=dtype)
+    decay = x if gated else _meta(width, dtype=state)
+    seq_starts = _meta(4, dtype=torch.int64) if packed else None
+    h0 = _meta(4 if packed else 1, width, dtype=state) if states else None
+    options: dict[str, Any] = dict(reverse=reverse, state_dtype=state, num_sms=num_sms)
+    linear_scan.forward(x, decay, h0, seq_starts, **options)
+    linear_scan.backward(x, h0, decay, x, h0, seq_starts, **options)
+
+
+def _rnn_scan(
+    nonlinearity: str = "hardtanh", dtype: torch.dtype = torch.float32, packed: bool = False,
+    states: bool = True, length: int = 4096, width: int = 512,
+) -> None:  # fmt: skip
+    state = state_dtype(dtype)
+    x, rate = _meta(1, length, width, dtype=dtype), _meta(width, dtype=state)
+    seq_starts = _meta(4, dtype=torch.int64) if packed else None
+    h0 = _meta(4 if packed else 1, width, dtype=state) if states else None
+    options: dict[str, Any] = dict(dt=0.5, nonlinearity=nonlinearity, state_dtype=state)
+    rnn_scan.forward(x, rate, h0, seq_starts, **options)
+    rnn_scan.backward(x, h0, x, rate, x, h0, seq_starts, **options)
+
+
+def compile_all(target: GPUTarget) -> list[Resources]:
+    """Compile every kernel of every case once for `target`."""
+    driver.set_active(OfflineDriver(target))
+    compiled: dict[str, Resources] = {}
+    launch = JITFunction.run
+    case = ""
+
+    def compile_only(self: Any, *arguments: Any, grid: Any, warmup: bool, **options: Any) -> Any:
+        kernel = launch(self, *arguments, grid=grid, warmup=True, **options)
+        if kernel.hash not in compiled:
+            compiled[kernel.hash] = Resources(self.fn.__name__, case, *_usage(kernel.asm))
+        return kernel
+
+    JITFunction.run = compile_only
+    try:
+        for case, run in cases().items():  # noqa: B007 (read by compile_only)
+            run()
+    finally:
+        JITFunction.run = launch
+    return list(compiled.values())
+
+
+def _usage(code: dict[str, Any]) -> tuple[int, int]:
+    """`(registers, spilled)` of a compiled kernel, from the machine code's own account."""
+    if "amdgcn" in code:
+        text = str(code["amdgcn"])
+        spilled = re.findall(r"\.[sv]gpr_spill_count:\s*(\d+)", text)
+        (registers,) = re.findall(r"\.vgpr_count:\s*(\d+)", text)
+        return int(registers), sum(map(int, spilled))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "kernel.cubin")
+        path.write_bytes(code["cubin"])
+        report = subprocess.run(
+            [_cuobjdump(), "--dump-resource-usage", str(path)], capture_output=True, text=True, check=True
+        ).stdout
+    (usage,) = re.findall(r"REG:(\d+) STACK:(\d+) .*?LOCAL:(\d+)", report)
+    registers, stack, local = map(int, usage)
+    return registers, stack + local
+
+
+def _cuobjdump() -> str:
+    """Comes with Triton."""
+    return str(Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump")
+
+
+def parse_target(name: str) -> GPUTarget:
+    """"cuda:90" or "hip:gfx942"."""
+    backend, architecture = name.split(":")
+    if backend == "cuda":
+        return GPUTarget(backend, int(architecture), 32)
+    return GPUTarget(backend, architecture, 64)
+
+
+if __name__ == "__main__":
+    json.dump([asdict(entry) for entry in compile_all(parse_target(sys.argv[1]))], sys.stdout)

@@ -1,0 +1,69 @@
+"""Stacked coefficients: which models are understood, kernels of linear ones, powers."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from cofm_triton.layers import RNNFunctional
+from cofm_triton.reference import Dynamics, rnn_functional
+from cofm_triton.stacked import impulse_response, is_stackable, powers, stack
+
+
+class Shifted(RNNFunctional):
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input) + 1
+
+
+def test_one_plain_layer_is_understood() -> None:
+    assert is_stackable(RNNFunctional(1, 3))
+    assert is_stackable(RNNFunctional(2, 3, 4, recurrence="ssm", bias=False))
+
+
+def test_everything_else_is_left_alone() -> None:
+    assert not is_stackable(RNNFunctional(1, 3, num_layers=2))
+    assert not is_stackable(RNNFunctional(1, 3, bidirectional=True))
+    assert not is_stackable(Shifted(1, 3))
+    assert not is_stackable(nn.RNN(1, 3))
+    reparametrised = RNNFunctional(1, 3)
+    nn.utils.parametrizations.weight_norm(reparametrised.readout)
+    assert not is_stackable(reparametrised)
+
+
+@pytest.mark.parametrize("recurrence", ["diagonal", "ssm"])
+@pytest.mark.parametrize("discretization", ["euler", "exact"])
+def test_kernel_is_the_response_to_impulses(recurrence: str, discretization: str) -> None:
+    torch.manual_seed(0)
+    model = RNNFunctional(
+        2,
+        5,
+        3,
+        recurrence=recurrence,
+        nonlinearity="linear",
+        discretization=discretization,
+        dt=0.3,
+        dtype=torch.float64,
+    )
+    parameters = {name: value.detach()[None] for name, value in model.named_parameters()}
+    kernel = impulse_response(stack(model, parameters), 9)[0]
+    dynamics = Dynamics("softplus", recurrence, "linear", 0.3, discretization)
+    plain = dict(model.named_parameters())
+    silent = rnn_functional(plain, torch.zeros(1, 9, 2, dtype=torch.float64), dynamics)[0]
+    torch.testing.assert_close(kernel[:, 2].cumsum(-1), silent.T, rtol=1e-12, atol=1e-14)
+    for channel in range(2):
+        impulse = torch.zeros(1, 9, 2, dtype=torch.float64)
+        impulse[0, 0, channel] = 1
+        response = rnn_functional(plain, impulse, dynamics)[0] - silent
+        torch.testing.assert_close(kernel[:, channel], response.T, rtol=1e-11, atol=1e-14)
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 8, 13])
+def test_powers(length: int) -> None:
+    base = torch.tensor([[0.9, -0.7], [0.0, 1.0]], dtype=torch.float64)
+    expected = torch.stack([base**s for s in range(length)], -1)
+    torch.testing.assert_close(powers(base, length), expected, rtol=1e-14, atol=0)
+
+
+def test_powers_grow_without_false_overflow() -> None:
+    """base^(length - 1) is finite although a larger square on the way is not."""
+    base = torch.tensor([1e10], dtype=torch.float64)
+    assert powers(base, 31)[0, -1].item() == pytest.approx(1e300)
