@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 from numba import njit, types
-from numba.extending import intrinsic, overload
+from numba.extending import overload
 
+from cofm_triton.cpu.jit.bits import bits, choose, number
 from cofm_triton.nonlinearity import NONLINEARITIES
 
 LINEAR, TANH, HARDTANH, RELU = map(NONLINEARITIES.index, ("linear", "tanh", "hardtanh", "relu"))
@@ -25,30 +26,6 @@ OPTIONS: Any = {"fastmath": {"contract"}, "error_model": "numpy"}
 
 def _tanh(z: float) -> float:
     raise NotImplementedError("only inside compiled code")
-
-
-def _bits_of(_context: Any, z: Any) -> Any:
-    """Typing and code of `_bits(z)`: the bits of a float as an integer of the same size."""
-    integer = types.int32 if z == types.float32 else types.int64
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.bitcast(arguments[0], context.get_value_type(signature.return_type))
-
-    return integer(z), generate
-
-
-def _number_of(_context: Any, bits: Any) -> Any:
-    """Typing and code of `_number(bits)`: the float whose bits are an integer of the same size."""
-    real = types.float32 if bits == types.int32 else types.float64
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.bitcast(arguments[0], context.get_value_type(signature.return_type))
-
-    return real(bits), generate
-
-
-_bits: Any = intrinsic(_bits_of)
-_number: Any = intrinsic(_number_of)
 
 
 def _make_tanh(
@@ -78,7 +55,7 @@ def _make_tanh(
 
     def tanh(z: Any) -> Any:
         doubled = two * abs(z)
-        doubled = cap if doubled > cap else doubled
+        doubled = choose(doubled > cap, cap, doubled)
         shifted = doubled * log2e + magic
         n = shifted - magic
         r = doubled - n * ln2_high - n * ln2_low
@@ -86,11 +63,11 @@ def _make_tanh(
         for term in terms:
             p = p * r + term
         p = p * r * r + r
-        bits = integer(_bits(shifted) + bias)
-        power = _number(integer(bits << shift))
+        exponent = integer(bits(shifted) + bias)
+        power = number(integer(exponent << shift))
         e = power * p + (power - one)
         quotient = e / (e + two)
-        return -quotient if z < 0 else quotient
+        return choose(z < 0, -quotient, quotient)
 
     return tanh
 
@@ -111,12 +88,12 @@ def activate(kind: int, z: Any) -> Any:
     """act(z) for one number z, kind an index into the table of nonlinearities."""
     one = type(z)(1)
     if kind == HARDTANH:
-        lower = -one if z < -one else z
-        return one if lower > one else lower
+        lower = choose(z < -one, -one, z)
+        return choose(lower > one, one, lower)
     if kind == TANH:
         return _tanh(z)
     if kind == RELU:
-        return type(z)(0) if z < 0 else z
+        return choose(z < 0, type(z)(0), z)
     return z
 
 
@@ -125,10 +102,10 @@ def slope(kind: int, z: Any) -> Any:
     """act'(z) for one number z, 0 at the kinks."""
     one, zero = type(z)(1), type(z)(0)
     if kind == HARDTANH:
-        return one if abs(z) < one else zero
+        return choose(abs(z) < one, one, zero)
     if kind == TANH:
         u = _tanh(z)
         return one - u * u
     if kind == RELU:
-        return one if z > zero else zero
+        return choose(z > zero, one, zero)
     return one

@@ -17,7 +17,7 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from cofm_triton.cpu.jit.rows import OPTIONS, Rows, load, numbers, row, store, with_rows
+from cofm_triton.cpu.jit.rows import OPTIONS, Rows, held_width, hold, load, numbers, release, row, store, with_rows
 from cofm_triton.cpu.jit.schedule import Part, sequences, share
 from cofm_triton.cpu.memory import empty
 
@@ -35,6 +35,7 @@ def forward(
     decay = with_rows(decay) if gated else decay.resolve_conj().contiguous()
     fixed = numbers(decay) if not gated else None
     h = empty(x.shape, x.dtype)
+    width = held_width(h.shape[2])
     spans = sequences(seq_starts, x.shape[0], x.shape[1])
     starts = initial_states(h0, len(spans), x.shape[2], state_dtype)
     last = np.empty_like(starts)
@@ -44,18 +45,19 @@ def forward(
         span, state = spans[part.sequence], starts[part.sequence].copy()
         steps = part.end - part.begin
         if gates is None:
-            _advance(*span.address(xs, 0, reverse), xs.sample, fixed, state, part.begin)
+            _advance(width, *span.address(xs, 0, reverse), xs.sample, fixed, state, part.begin)
             _forward(
-                *span.address(xs, part.begin, reverse), xs.sample, *span.address(hs, part.begin, reverse), hs.sample,
+                width, *span.address(xs, part.begin, reverse), xs.sample,
+                *span.address(hs, part.begin, reverse), hs.sample,
                 fixed, state, steps,
             )  # fmt: skip
         else:
             _advance_gated(
-                *span.address(xs, 0, reverse), xs.sample, *span.address(gates, 0, reverse), gates.sample,
+                width, *span.address(xs, 0, reverse), xs.sample, *span.address(gates, 0, reverse), gates.sample,
                 state, part.begin,
             )  # fmt: skip
             _forward_gated(
-                *span.address(xs, part.begin, reverse), xs.sample,
+                width, *span.address(xs, part.begin, reverse), xs.sample,
                 *span.address(gates, part.begin, reverse), gates.sample,
                 *span.address(hs, part.begin, reverse), hs.sample, state, steps,
             )  # fmt: skip
@@ -78,6 +80,7 @@ def backward(
     fixed = numbers(conjugate) if not gated else None
     grad_x = empty(h.shape, h.dtype)
     grad_gates = empty(h.shape, conjugate.dtype) if gated else conjugate.new_empty(0)
+    width = held_width(h.shape[2])
     spans = sequences(seq_starts, h.shape[0], h.shape[1])
     starts = initial_states(h0, len(spans), h.shape[2], state_dtype)
     ends = initial_states(grad_last, len(spans), h.shape[2], state_dtype)
@@ -96,20 +99,20 @@ def backward(
         total = np.zeros_like(mu)
         before = span.address(hs, min(begin + 1, span.length - 1), not reverse)
         if gates is None or das is None:
-            _adjoint_advance(*span.address(gs, 0, not reverse), gs.sample, fixed, mu, begin)
+            _adjoint_advance(width, *span.address(gs, 0, not reverse), gs.sample, fixed, mu, begin)
             _adjoint(
-                *span.address(gs, begin, not reverse), gs.sample, *before, hs.sample,
+                width, *span.address(gs, begin, not reverse), gs.sample, *before, hs.sample,
                 *span.address(dxs, begin, not reverse), dxs.sample,
                 fixed, mu, first, total, inner, steps,
             )  # fmt: skip
             sums[part.sequence, begin] = total
         else:
             _adjoint_advance_gated(
-                *span.address(gs, 0, not reverse), gs.sample, *span.address(gates, 0, not reverse), gates.sample,
+                width, *span.address(gs, 0, not reverse), gs.sample, *span.address(gates, 0, not reverse), gates.sample,
                 mu, begin,
             )  # fmt: skip
             _adjoint_gated(
-                *span.address(gs, begin, not reverse), gs.sample, *before, hs.sample,
+                width, *span.address(gs, begin, not reverse), gs.sample, *before, hs.sample,
                 *span.address(gates, begin, not reverse), gates.sample,
                 *span.address(dxs, begin, not reverse), dxs.sample, *span.address(das, begin, not reverse), das.sample,
                 mu, first, inner, steps,
@@ -130,12 +133,14 @@ def initial_states(states: Tensor | None, count: int, channels: int, state_dtype
 
 
 @njit(**OPTIONS)
-def _advance(x: int, x_step: int, xk: Any, decay: Any, state: Any, steps: int) -> None:
+def _advance(width: Any, x: int, x_step: int, xk: Any, decay: Any, state: Any, steps: int) -> None:
+    held, gates = hold(width, state), hold(width, decay)
     for t in range(steps):
-        _advance_row(row(x + t * x_step, xk, state.size), decay, state)
+        _advance_row(row(x + t * x_step, xk, held.size), gates, held)
+    release(width, held, state)
 
 
-@njit(**OPTIONS)
+@njit(forceinline=True, **OPTIONS)
 def _advance_row(x: Any, decay: Any, state: Any) -> None:
     for d in range(state.size):
         state[d] = decay[d] * state[d] + load(x[d])
@@ -143,13 +148,15 @@ def _advance_row(x: Any, decay: Any, state: Any) -> None:
 
 @njit(**OPTIONS)
 def _advance_gated(
-    x: int, x_step: int, xk: Any, gate: int, gate_step: int, gk: Any, state: Any, steps: int
+    width: Any, x: int, x_step: int, xk: Any, gate: int, gate_step: int, gk: Any, state: Any, steps: int
 ) -> None:
+    held = hold(width, state)
     for t in range(steps):
-        _advance_gated_row(row(x + t * x_step, xk, state.size), row(gate + t * gate_step, gk, state.size), state)
+        _advance_gated_row(row(x + t * x_step, xk, held.size), row(gate + t * gate_step, gk, held.size), held)
+    release(width, held, state)
 
 
-@njit(**OPTIONS)
+@njit(forceinline=True, **OPTIONS)
 def _advance_gated_row(x: Any, gate: Any, state: Any) -> None:
     for d in range(state.size):
         state[d] = load(gate[d]) * state[d] + load(x[d])
@@ -157,13 +164,15 @@ def _advance_gated_row(x: Any, gate: Any, state: Any) -> None:
 
 @njit(**OPTIONS)
 def _forward(
-    x: int, x_step: int, xk: Any, h: int, h_step: int, hk: Any, decay: Any, state: Any, steps: int
+    width: Any, x: int, x_step: int, xk: Any, h: int, h_step: int, hk: Any, decay: Any, state: Any, steps: int
 ) -> None:
+    held, gates = hold(width, state), hold(width, decay)
     for t in range(steps):
-        _forward_row(row(x + t * x_step, xk, state.size), row(h + t * h_step, hk, state.size), decay, state)
+        _forward_row(row(x + t * x_step, xk, held.size), row(h + t * h_step, hk, held.size), gates, held)
+    release(width, held, state)
 
 
-@njit(**OPTIONS)
+@njit(forceinline=True, **OPTIONS)
 def _forward_row(x: Any, h: Any, decay: Any, state: Any) -> None:
     for d in range(state.size):
         value = decay[d] * state[d] + load(x[d])
@@ -173,17 +182,19 @@ def _forward_row(x: Any, h: Any, decay: Any, state: Any) -> None:
 
 @njit(**OPTIONS)
 def _forward_gated(
-    x: int, x_step: int, xk: Any, gate: int, gate_step: int, gk: Any, h: int, h_step: int, hk: Any, state: Any,
-    steps: int,
+    width: Any, x: int, x_step: int, xk: Any, gate: int, gate_step: int, gk: Any, h: int, h_step: int, hk: Any,
+    state: Any, steps: int,
 ) -> None:  # fmt: skip
-    size = state.size
+    held = hold(width, state)
+    size = held.size
     for t in range(steps):
         _forward_gated_row(
-            row(x + t * x_step, xk, size), row(gate + t * gate_step, gk, size), row(h + t * h_step, hk, size), state
+            row(x + t * x_step, xk, size), row(gate + t * gate_step, gk, size), row(h + t * h_step, hk, size), held
         )
+    release(width, held, state)
 
 
-@njit(**OPTIONS)
+@njit(forceinline=True, **OPTIONS)
 def _forward_gated_row(x: Any, gate: Any, h: Any, state: Any) -> None:
     for d in range(state.size):
         value = load(gate[d]) * state[d] + load(x[d])
@@ -192,12 +203,14 @@ def _forward_gated_row(x: Any, gate: Any, h: Any, state: Any) -> None:
 
 
 @njit(**OPTIONS)
-def _adjoint_advance(g: int, g_step: int, gk: Any, decay: Any, mu: Any, steps: int) -> None:
+def _adjoint_advance(width: Any, g: int, g_step: int, gk: Any, decay: Any, mu: Any, steps: int) -> None:
+    held, gates = hold(width, mu), hold(width, decay)
     for t in range(steps):
-        _adjoint_advance_row(row(g + t * g_step, gk, mu.size), decay, mu)
+        _adjoint_advance_row(row(g + t * g_step, gk, held.size), gates, held)
+    release(width, held, mu)
 
 
-@njit(**OPTIONS)
+@njit(forceinline=True, **OPTIONS)
 def _adjoint_advance_row(g: Any, decay: Any, mu: Any) -> None:
     for d in range(mu.size):
         mu[d] = decay[d] * (load(g[d]) + mu[d])
@@ -205,13 +218,15 @@ def _adjoint_advance_row(g: Any, decay: Any, mu: Any) -> None:
 
 @njit(**OPTIONS)
 def _adjoint_advance_gated(
-    g: int, g_step: int, gk: Any, gate: int, gate_step: int, ak: Any, mu: Any, steps: int
+    width: Any, g: int, g_step: int, gk: Any, gate: int, gate_step: int, ak: Any, mu: Any, steps: int
 ) -> None:
+    held = hold(width, mu)
     for t in range(steps):
-        _adjoint_advance_gated_row(row(g + t * g_step, gk, mu.size), row(gate + t * gate_step, ak, mu.size), mu)
+        _adjoint_advance_gated_row(row(g + t * g_step, gk, held.size), row(gate + t * gate_step, ak, held.size), held)
+    release(width, held, mu)
 
 
-@njit(**OPTIONS)
+@njit(forceinline=True, **OPTIONS)
 def _adjoint_advance_gated_row(g: Any, gate: Any, mu: Any) -> None:
     for d in range(mu.size):
         mu[d] = load(gate[d]) * (load(g[d]) + mu[d])
@@ -219,20 +234,24 @@ def _adjoint_advance_gated_row(g: Any, gate: Any, mu: Any) -> None:
 
 @njit(**OPTIONS)
 def _adjoint(
-    g: int, g_step: int, gk: Any, before: int, before_step: int, hk: Any, dx: int, dx_step: int, dxk: Any,
+    width: Any, g: int, g_step: int, gk: Any, before: int, before_step: int, hk: Any, dx: int, dx_step: int, dxk: Any,
     decay: Any, mu: Any, first: Any, total: Any, inner: int, steps: int,
 ) -> None:  # fmt: skip
-    size = mu.size
+    """The steps from `inner` on (one at most) have h[t-1] = first, the others find it `before_step` further."""
+    held, gates, sums = hold(width, mu), hold(width, decay), hold(width, total)
+    size = held.size
     for t in range(inner):
         _adjoint_row(
             row(g + t * g_step, gk, size), row(before + t * before_step, hk, size), row(dx + t * dx_step, dxk, size),
-            decay, mu, total,
+            gates, held, sums,
         )  # fmt: skip
     for t in range(inner, steps):
-        _adjoint_row(row(g + t * g_step, gk, size), first, row(dx + t * dx_step, dxk, size), decay, mu, total)
+        _adjoint_row(row(g + t * g_step, gk, size), first, row(dx + t * dx_step, dxk, size), gates, held, sums)
+    release(width, held, mu)
+    release(width, sums, total)
 
 
-@njit(**OPTIONS)
+@njit(forceinline=True, **OPTIONS)
 def _adjoint_row(g: Any, before: Any, dx: Any, decay: Any, mu: Any, total: Any) -> None:
     for d in range(mu.size):
         adjoint = load(g[d]) + mu[d]
@@ -243,23 +262,27 @@ def _adjoint_row(g: Any, before: Any, dx: Any, decay: Any, mu: Any, total: Any) 
 
 @njit(**OPTIONS)
 def _adjoint_gated(
-    g: int, g_step: int, gk: Any, before: int, before_step: int, hk: Any, gate: int, gate_step: int, ak: Any,
-    dx: int, dx_step: int, dxk: Any, da: int, da_step: int, dak: Any, mu: Any, first: Any, inner: int, steps: int,
+    width: Any, g: int, g_step: int, gk: Any, before: int, before_step: int, hk: Any, gate: int, gate_step: int,
+    ak: Any, dx: int, dx_step: int, dxk: Any, da: int, da_step: int, dak: Any, mu: Any, first: Any, inner: int,
+    steps: int,
 ) -> None:  # fmt: skip
-    size = mu.size
+    """As `_adjoint`, with a decay per step and its gradient written out."""
+    held = hold(width, mu)
+    size = held.size
     for t in range(inner):
         _adjoint_gated_row(
             row(g + t * g_step, gk, size), row(before + t * before_step, hk, size), row(gate + t * gate_step, ak, size),
-            row(dx + t * dx_step, dxk, size), row(da + t * da_step, dak, size), mu,
+            row(dx + t * dx_step, dxk, size), row(da + t * da_step, dak, size), held,
         )  # fmt: skip
     for t in range(inner, steps):
         _adjoint_gated_row(
             row(g + t * g_step, gk, size), first, row(gate + t * gate_step, ak, size),
-            row(dx + t * dx_step, dxk, size), row(da + t * da_step, dak, size), mu,
+            row(dx + t * dx_step, dxk, size), row(da + t * da_step, dak, size), held,
         )  # fmt: skip
+    release(width, held, mu)
 
 
-@njit(**OPTIONS)
+@njit(forceinline=True, **OPTIONS)
 def _adjoint_gated_row(g: Any, before: Any, gate: Any, dx: Any, da: Any, mu: Any) -> None:
     for d in range(mu.size):
         adjoint = load(g[d]) + mu[d]

@@ -9,7 +9,6 @@ in the linear scan.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from torch import Tensor
 
 from cofm_triton.cpu.jit.activation import activate, slope
 from cofm_triton.cpu.jit.linear_scan import initial_states
-from cofm_triton.cpu.jit.rows import OPTIONS, Rows, load, numbers, row, store, with_rows
+from cofm_triton.cpu.jit.rows import OPTIONS, Rows, held_width, hold, load, numbers, release, row, store, with_rows
 from cofm_triton.cpu.jit.schedule import Part, sequences, share
 from cofm_triton.cpu.memory import empty
 from cofm_triton.nonlinearity import NONLINEARITIES
@@ -28,64 +27,76 @@ from cofm_triton.nonlinearity import NONLINEARITIES
 READ_COST = 0.7
 
 
-def _activation(kind: int) -> tuple[Callable[..., None], Callable[..., None], Callable[..., None]]:
-    """`(advance, forward, adjoint)` loops for one nonlinearity, which is a constant in them so that rows vectorise."""
-
-    @njit(**OPTIONS)
-    def advance_row(x: Any, rate: Any, dt: Any, state: Any) -> None:
-        for d in range(state.size):
-            state[d] += dt * activate(kind, load(x[d]) - rate[d] * state[d])
-
-    @njit(**OPTIONS)
-    def advance(x: int, x_step: int, xk: Any, rate: Any, dt: Any, state: Any, steps: int) -> None:
-        for t in range(steps):
-            advance_row(row(x + t * x_step, xk, state.size), rate, dt, state)
-
-    @njit(**OPTIONS)
-    def forward_row(x: Any, h: Any, rate: Any, dt: Any, state: Any) -> None:
-        for d in range(state.size):
-            value = state[d] + dt * activate(kind, load(x[d]) - rate[d] * state[d])
-            state[d] = value
-            h[d] = store(value, h)
-
-    @njit(**OPTIONS)
-    def run(
-        x: int, x_step: int, xk: Any, h: int, h_step: int, hk: Any, rate: Any, dt: Any, state: Any, steps: int
-    ) -> None:
-        for t in range(steps):
-            forward_row(row(x + t * x_step, xk, state.size), row(h + t * h_step, hk, state.size), rate, dt, state)
-
-    @njit(**OPTIONS)
-    def adjoint_row(g: Any, x: Any, before: Any, dx: Any, rate: Any, dt: Any, mu: Any, total: Any) -> None:
-        for d in range(mu.size):
-            previous = load(before[d])
-            adjoint = load(g[d]) + mu[d]
-            product = dt * slope(kind, load(x[d]) - rate[d] * previous) * adjoint
-            mu[d] = adjoint - rate[d] * product
-            total[d] -= product * previous
-            dx[d] = store(product, dx)
-
-    @njit(**OPTIONS)
-    def adjoint(
-        g: int, g_step: int, gk: Any, x: int, x_step: int, xk: Any, before: int, before_step: int, hk: Any,
-        dx: int, dx_step: int, dxk: Any, rate: Any, dt: Any, mu: Any, first: Any, total: Any, inner: int, steps: int,
-    ) -> None:  # fmt: skip
-        size = mu.size
-        for t in range(inner):
-            adjoint_row(
-                row(g + t * g_step, gk, size), row(x + t * x_step, xk, size), row(before + t * before_step, hk, size),
-                row(dx + t * dx_step, dxk, size), rate, dt, mu, total,
-            )  # fmt: skip
-        for t in range(inner, steps):
-            adjoint_row(
-                row(g + t * g_step, gk, size), row(x + t * x_step, xk, size), first,
-                row(dx + t * dx_step, dxk, size), rate, dt, mu, total,
-            )  # fmt: skip
-
-    return advance, run, adjoint
+@njit(**OPTIONS)
+def _advance(act: Any, width: Any, x: int, x_step: int, xk: Any, rate: Any, dt: Any, state: Any, steps: int) -> None:
+    held, rates = hold(width, state), hold(width, rate)
+    for t in range(steps):
+        _advance_row(act, row(x + t * x_step, xk, held.size), rates, dt, held)
+    release(width, held, state)
 
 
-_LOOPS = {name: _activation(kind) for kind, name in enumerate(NONLINEARITIES)}
+@njit(forceinline=True, **OPTIONS)
+def _advance_row(act: Any, x: Any, rate: Any, dt: Any, state: Any) -> None:
+    for d in range(state.size):
+        state[d] += dt * activate(len(act), load(x[d]) - rate[d] * state[d])
+
+
+@njit(**OPTIONS)
+def _forward(
+    act: Any, width: Any, x: int, x_step: int, xk: Any, h: int, h_step: int, hk: Any, rate: Any, dt: Any, state: Any,
+    steps: int,
+) -> None:  # fmt: skip
+    held, rates = hold(width, state), hold(width, rate)
+    for t in range(steps):
+        _forward_row(act, row(x + t * x_step, xk, held.size), row(h + t * h_step, hk, held.size), rates, dt, held)
+    release(width, held, state)
+
+
+@njit(forceinline=True, **OPTIONS)
+def _forward_row(act: Any, x: Any, h: Any, rate: Any, dt: Any, state: Any) -> None:
+    for d in range(state.size):
+        value = state[d] + dt * activate(len(act), load(x[d]) - rate[d] * state[d])
+        state[d] = value
+        h[d] = store(value, h)
+
+
+@njit(**OPTIONS)
+def _adjoint(
+    act: Any, width: Any, g: int, g_step: int, gk: Any, x: int, x_step: int, xk: Any, before: int, before_step: int,
+    hk: Any, dx: int, dx_step: int, dxk: Any, rate: Any, dt: Any, mu: Any, first: Any, total: Any, inner: int,
+    steps: int,
+) -> None:  # fmt: skip
+    """The steps from `inner` on (one at most) have h[t-1] = first, the others find it `before_step` further."""
+    held, rates, sums = hold(width, mu), hold(width, rate), hold(width, total)
+    size = held.size
+    for t in range(inner):
+        _adjoint_row(
+            act, row(g + t * g_step, gk, size), row(x + t * x_step, xk, size),
+            row(before + t * before_step, hk, size), row(dx + t * dx_step, dxk, size), rates, dt, held, sums,
+        )  # fmt: skip
+    for t in range(inner, steps):
+        _adjoint_row(
+            act, row(g + t * g_step, gk, size), row(x + t * x_step, xk, size), first,
+            row(dx + t * dx_step, dxk, size), rates, dt, held, sums,
+        )  # fmt: skip
+    release(width, held, mu)
+    release(width, sums, total)
+
+
+@njit(forceinline=True, **OPTIONS)
+def _adjoint_row(act: Any, g: Any, x: Any, before: Any, dx: Any, rate: Any, dt: Any, mu: Any, total: Any) -> None:
+    for d in range(mu.size):
+        previous = load(before[d])
+        adjoint = load(g[d]) + mu[d]
+        product = dt * slope(len(act), load(x[d]) - rate[d] * previous) * adjoint
+        mu[d] = adjoint - rate[d] * product
+        total[d] -= product * previous
+        dx[d] = store(product, dx)
+
+
+def _constant(nonlinearity: str) -> tuple[int, ...]:
+    """A nonlinearity as a type, so that it is a constant in compiled rows: a tuple of as many entries as its index."""
+    return (0,) * NONLINEARITIES.index(nonlinearity)
 
 
 def forward(
@@ -99,14 +110,15 @@ def forward(
     starts = initial_states(h0, len(spans), x.shape[2], state_dtype)
     last = np.empty_like(starts)
     xs, hs, rates = Rows(x), Rows(h), numbers(rate)
-    advance, run, _ = _LOOPS[nonlinearity]
+    act, width = _constant(nonlinearity), held_width(x.shape[2])
     step = rates.dtype.type(dt)
 
     def work(part: Part) -> None:
         span, state = spans[part.sequence], starts[part.sequence].copy()
-        advance(*span.address(xs, 0, False), xs.sample, rates, step, state, part.begin)
-        run(
-            *span.address(xs, part.begin, False), xs.sample, *span.address(hs, part.begin, False), hs.sample,
+        _advance(act, width, *span.address(xs, 0, False), xs.sample, rates, step, state, part.begin)
+        _forward(
+            act, width, *span.address(xs, part.begin, False), xs.sample,
+            *span.address(hs, part.begin, False), hs.sample,
             rates, step, state, part.end - part.begin,
         )  # fmt: skip
         if part.end == span.length:
@@ -132,14 +144,15 @@ def backward(
     grad_h0 = initial_states(grad_last, len(spans), x.shape[2], state_dtype).copy()
     totals = np.zeros_like(grad_h0)
     gs, xs, hs, dxs, rates = Rows(grad_h), Rows(x), Rows(h), Rows(grad_x), numbers(rate)
-    *_, adjoint = _LOOPS[nonlinearity]
+    act, width = _constant(nonlinearity), held_width(x.shape[2])
     step = rates.dtype.type(dt)
 
     def work(part: Part) -> None:
         span = spans[part.sequence]
         before = span.address(hs, min(1, span.length - 1), True)
-        adjoint(
-            *span.address(gs, 0, True), gs.sample, *span.address(xs, 0, True), xs.sample, *before, hs.sample,
+        _adjoint(
+            act, width, *span.address(gs, 0, True), gs.sample, *span.address(xs, 0, True), xs.sample,
+            *before, hs.sample,
             *span.address(dxs, 0, True), dxs.sample, rates, step, grad_h0[part.sequence],
             starts[part.sequence], totals[part.sequence], max(span.length - 1, 0), span.length,
         )  # fmt: skip

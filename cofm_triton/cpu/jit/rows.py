@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from llvmlite import ir
 from numba import njit, types
+from numba.core import cgutils
 from numba.extending import intrinsic, overload
 from numba.np.numpy_support import carray
 from torch import Tensor
@@ -101,3 +103,62 @@ def _store(value: Any, sample: Any) -> Any:
         return value
 
     return round_to_bfloat16 if sample.dtype == types.uint16 else keep
+
+
+# Rows of up to this many channels are compiled for their width, with their state in registers: around a shorter loop,
+# the checks that a row of unknown width begins with would cost more than its arithmetic.
+MAX_HELD = 32
+
+
+def held_width(channels: int) -> tuple[int, ...]:
+    """The width of a row as a type: a tuple of as many entries, empty for rows too wide to be held in registers."""
+    return (0,) * channels if channels <= MAX_HELD else ()
+
+
+def _room_for(context: Any, width: Any, sample: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        number_type = context.get_value_type(sample.dtype)
+        room = cgutils.alloca_once(builder, ir.ArrayType(number_type, width.count))
+        return builder.bitcast(room, number_type.as_pointer())
+
+    return types.CPointer(sample.dtype)(width, sample), generate
+
+
+# Room for one row on the stack, which the compiler turns into registers.
+_room: Any = intrinsic(_room_for)
+
+
+def hold(width, state):  # type: ignore[no-untyped-def]
+    """A copy of a state that registers can hold, or the state itself if its width is not known."""
+    raise TypeError("compiled code only")
+
+
+def release(width, held, state):  # type: ignore[no-untyped-def]
+    """Write a held state back."""
+    raise TypeError("compiled code only")
+
+
+@overload(hold, inline="always")
+def _hold(width, state):  # type: ignore[no-untyped-def]
+    if not len(width):
+        return lambda width, state: state
+
+    def copy(width, state):  # type: ignore[no-untyped-def]
+        held = carray(_room(width, state), (len(width),))
+        for d in range(len(width)):
+            held[d] = state[d]
+        return held
+
+    return copy
+
+
+@overload(release, inline="always")
+def _release(width, held, state):  # type: ignore[no-untyped-def]
+    if not len(width):
+        return lambda width, held, state: None
+
+    def copy(width, held, state):  # type: ignore[no-untyped-def]
+        for d in range(len(width)):
+            state[d] = held[d]
+
+    return copy

@@ -1,0 +1,254 @@
+"""The linear scan as PyTorch sees it: closed under differentiation, batching and compilation, on every backend.
+
+The independent oracle is PyTorch's generic `associative_scan` over pairs (decay, x), differentiated by autograd.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from scan_cases import BACKENDS, COMPLEX_BACKENDS, CPU_BACKENDS, decays, device_of, linear_case, normal
+from torch import Tensor
+from torch._higher_order_ops.associative_scan import associative_scan
+from torch.autograd import gradcheck, gradgradcheck
+from torch.func import grad, hessian, jacfwd, jacrev, jvp, vmap
+from torch.library import opcheck
+
+from cofm_triton.functional import linear_scan
+from cofm_triton.ops.linear_scan import traffic
+
+STARTS = (0, 2, 2, 5)
+
+
+def by_associative_scan(x: Tensor, decay: Tensor, h0: Tensor, reverse: bool = False) -> tuple[Tensor, Tensor]:
+    """`(h, h_last)` by a parallel scan over pairs, the initial state folded into the first step."""
+    start = x.shape[1] - 1 if reverse else 0
+    first = (torch.arange(x.shape[1], device=x.device) == start)[:, None]
+    decay = decay.expand(x.shape)
+    x = x + torch.where(first, decay * h0[:, None], torch.zeros_like(x))
+
+    def combine(left: tuple[Tensor, Tensor], right: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        return left[0] * right[0], right[0] * left[1] + right[1]
+
+    pairs = (decay.contiguous(), x.contiguous())
+    h: Tensor = associative_scan(combine, pairs, dim=1, reverse=reverse, combine_mode="generic")[1]
+    return h, h[:, 0 if reverse else -1]
+
+
+def arguments(
+    backend: str, dtype: torch.dtype, gated: bool, packed: bool = False, length: int = 6
+) -> tuple[Tensor, Tensor, Tensor]:
+    batch, states = (1, len(STARTS)) if packed else (2, 2)
+    shape = (batch, length, 3)
+    tensors = (
+        normal(*shape, dtype=dtype),
+        decays(*(shape if gated else (3,)), dtype=dtype),
+        normal(states, 3, dtype=dtype, seed=2),
+    )
+    x, decay, h0 = (tensor.to(device_of(backend)).requires_grad_() for tensor in tensors)
+    return x, decay, h0
+
+
+def scan(backend: str, reverse: bool = False, packed: bool = False) -> Callable[..., tuple[Tensor, Tensor]]:
+    starts = torch.tensor(STARTS, device=device_of(backend)) if packed else None
+
+    def run(x: Tensor, decay: Tensor, h0: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return linear_scan(x, decay, h0, reverse=reverse, seq_starts=starts, backend=backend)
+
+    return run
+
+
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("packed", [False, True])
+class TestDerivatives:
+    """Against finite differences, to second order, in reverse and forward mode, one by one and batched."""
+
+    @pytest.mark.parametrize("backend", BACKENDS)
+    def test_real(self, backend: str, packed: bool, reverse: bool, gated: bool) -> None:
+        self.check(backend, torch.float64, packed, reverse, gated)
+
+    @pytest.mark.parametrize("backend", COMPLEX_BACKENDS)
+    def test_complex(self, backend: str, packed: bool, reverse: bool, gated: bool) -> None:
+        self.check(backend, torch.complex128, packed, reverse, gated)
+
+    def check(self, backend: str, dtype: torch.dtype, packed: bool, reverse: bool, gated: bool) -> None:
+        run, inputs = scan(backend, reverse, packed), arguments(backend, dtype, gated, packed)
+        fast = backend == "triton"  # one random direction in place of every component: the interpreter is slow
+        assert gradcheck(
+            run, inputs, check_forward_ad=True, check_batched_grad=not fast, check_batched_forward_grad=not packed,
+            fast_mode=fast,
+        )  # fmt: skip
+        assert gradgradcheck(run, inputs, fast_mode=fast)
+
+
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("reverse", [False, True])
+class TestAgainstAssociativeScan:
+    """Values, first and second derivatives, tangents, batched gradients: the same as through PyTorch's own scan."""
+
+    @pytest.mark.parametrize("backend", BACKENDS)
+    def test_real(self, backend: str, reverse: bool, gated: bool) -> None:
+        self.check(backend, torch.float64, reverse, gated)
+
+    @pytest.mark.parametrize("backend", COMPLEX_BACKENDS)
+    def test_complex(self, backend: str, reverse: bool, gated: bool) -> None:
+        self.check(backend, torch.complex128, reverse, gated)
+
+    def check(self, backend: str, dtype: torch.dtype, reverse: bool, gated: bool) -> None:
+        run, inputs = scan(backend, reverse), arguments(backend, dtype, gated)
+        weights = tuple(normal(*shape, dtype=dtype, seed=7).to(inputs[0].device) for shape in ((2, 6, 3), (2, 3)))
+
+        def oracle(x: Tensor, decay: Tensor, h0: Tensor) -> tuple[Tensor, Tensor]:
+            return by_associative_scan(x, decay, h0, reverse)
+
+        ours, theirs = run(*inputs), oracle(*inputs)
+        close(ours, theirs)
+        first, expected = (torch.autograd.grad(r, inputs, weights, create_graph=True) for r in (ours, theirs))
+        close(first, expected)
+        second = [torch.autograd.grad(sum((g * g.conj()).real.sum() for g in gs), inputs) for gs in (first, expected)]
+        close(*second)
+
+
+def close(ours: Any, theirs: Any) -> None:
+    """float64 and a few steps: the defaults of PyTorch (relative 1e-7) leave no room for a wrong term."""
+    torch.testing.assert_close(tuple(ours), tuple(theirs))
+
+
+def loss(h_and_last: tuple[Tensor, Tensor]) -> Tensor:
+    h, h_last = h_and_last
+    return (h * h.conj()).real.sum() + h_last.real.sin().sum()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("reverse", [False, True])
+def test_tangents(reverse: bool, backend: str) -> None:
+    run = scan(backend, reverse)
+    for gated in (False, True):
+        inputs = tuple(t.detach() for t in arguments(backend, torch.float64, gated))
+        tangents = tuple(normal(*t.shape, dtype=t.dtype, seed=8).to(t.device) for t in inputs)
+        _, actual = jvp(run, inputs, tangents)
+        rows = jacrev(lambda *args: by_associative_scan(*args, reverse), argnums=(0, 1, 2))(*inputs)
+        for result, expected_rows in zip(actual, rows, strict=True):
+            expected = sum(
+                torch.tensordot(jacobian, tangent, tangent.dim())
+                for jacobian, tangent in zip(expected_rows, tangents, strict=True)
+            )
+            torch.testing.assert_close(result, expected)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("argument", [0, 1, 2])
+def test_tangent_of_one_argument(argument: int, backend: str) -> None:
+    inputs = tuple(t.detach() for t in arguments(backend, torch.float64, False))
+    run = scan(backend)
+
+    def alone(value: Tensor) -> tuple[Tensor, Tensor]:
+        return run(*inputs[:argument], value, *inputs[argument + 1 :])
+
+    forward, backward = jacfwd(alone)(inputs[argument]), jacrev(alone)(inputs[argument])
+    close(forward, backward)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("argument", [0, 1, 2])
+@pytest.mark.parametrize("gated", [False, True])
+def test_hessian(gated: bool, argument: int, backend: str) -> None:
+    inputs = tuple(t.detach()[..., :2] for t in arguments(backend, torch.float64, gated, length=3))
+    ours = hessian(lambda *args: loss(scan(backend)(*args)), argnums=argument)(*inputs)
+    theirs = jacrev(jacrev(lambda *args: loss(by_associative_scan(*args)), argnums=argument), argnums=argument)(*inputs)
+    torch.testing.assert_close(ours, theirs)
+
+
+MAPPED = [dims for dims in itertools.product((None, 0), repeat=3) if any(d is not None for d in dims)]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dims", [*MAPPED, (1, 1, 1), (2, 0, None)], ids=str)
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("packed", [False, True])
+def test_vmap(packed: bool, gated: bool, dims: tuple[int | None, ...], backend: str) -> None:
+    size, run = 4, scan(backend, packed=packed)
+    inputs = [t.detach() for t in arguments(backend, torch.float64, gated, packed)]
+    mapped = tuple(
+        tensor if dim is None else torch.stack([tensor * (1 - 0.1 * i) for i in range(size)], dim)
+        for tensor, dim in zip(inputs, dims, strict=True)
+    )
+
+    def one(i: int) -> tuple[Tensor, ...]:
+        return tuple(t if dim is None else t.select(dim, i) for t, dim in zip(mapped, dims, strict=True))
+
+    values = vmap(run, in_dims=dims)(*mapped)
+    for actual, expected in zip(values, zip(*(run(*one(i)) for i in range(size)), strict=True), strict=True):
+        torch.testing.assert_close(actual, torch.stack(expected))
+    gradient = grad(lambda *args: loss(run(*args)), argnums=(0, 1, 2))
+    grads = vmap(gradient, in_dims=dims)(*mapped)
+    for actual, expected in zip(grads, zip(*(gradient(*one(i)) for i in range(size)), strict=True), strict=True):
+        torch.testing.assert_close(actual, torch.stack(expected))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("differentiated", [False, True])
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("packed", [False, True])
+def test_operator_keeps_pytorchs_rules(packed: bool, gated: bool, differentiated: bool, backend: str) -> None:
+    x, decay, h0 = (t.detach().float() for t in arguments(backend, torch.float64, gated, packed))
+    tensors = [t.requires_grad_(differentiated) for t in (x, decay, h0)]
+    starts = torch.tensor(STARTS, device=x.device) if packed else None
+    for reverse in (False, True):
+        opcheck(torch.ops.cofm_triton.linear_scan.default, (*tensors, starts, reverse, backend))
+        opcheck(torch.ops.cofm_triton.linear_scan.default, (*tensors[:2], None, starts, reverse, backend))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("length", [0, 6])
+def test_backward_operator_keeps_pytorchs_rules(length: int, gated: bool, backend: str) -> None:
+    x, decay, h0 = (t.detach() for t in arguments(backend, torch.float64, gated, length=length))
+    for last, start in ((h0, h0), (None, None)):
+        opcheck(torch.ops.cofm_triton.linear_scan_backward.default, (x, last, decay, x, start, None, False, backend))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_compiles_as_one_graph(dynamic: bool, backend: str) -> None:
+    def step(x: Tensor, decay: Tensor, h0: Tensor) -> Tensor:
+        h, h_last = linear_scan(x, decay, h0, backend=backend)
+        h, h_last = linear_scan(h.sin(), x.sigmoid(), h_last, reverse=True, backend=backend)
+        return h.sum() + h_last.square().sum()
+
+    torch._dynamo.reset()
+    compiled = torch.compile(step, fullgraph=True, backend="aot_eager", dynamic=dynamic)
+    for length in (6, 9):
+        inputs = arguments(backend, torch.float32, False, length=length)
+        torch.testing.assert_close(compiled(*inputs), step(*inputs))
+        torch.testing.assert_close(
+            torch.autograd.grad(compiled(*inputs), inputs), torch.autograd.grad(step(*inputs), inputs)
+        )
+
+
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_graph_of_the_gradient_agrees_with_the_fused_one(dtype: torch.dtype, gated: bool, backend: str) -> None:
+    # With create_graph the adjoint is written in terms of scans; both are held to the same bounds.
+    case = linear_case(2, 33, 5, dtype=dtype, gated=gated)
+    assert case.h0 is not None
+    leaves = [t.detach().requires_grad_() for t in (case.x, case.factor, case.h0)]
+    results = linear_scan(*leaves, backend=backend)
+    grads = torch.autograd.grad(results, leaves, [case.grad_h, case.grad_last], create_graph=True)
+    bounds = case.bounds_of(case.x, case.factor, case.h0, case.grad_h, case.grad_last, **case.options)
+    for name, gradient in zip(case.names, grads, strict=True):
+        # Its own scan stores mu in the state's dtype; the first state enters grad_decay rounded like all others.
+        assert bounds[name].excess(gradient) <= 1.5, name
+
+
+@pytest.mark.parametrize(
+    ("gated", "backward", "elements"), [(False, False, 2), (True, False, 3), (False, True, 3), (True, True, 5)]
+)
+def test_traffic(gated: bool, backward: bool, elements: int) -> None:
+    assert traffic(8, 4096, 256, 4, gated=gated, backward=backward) == elements * 8 * 4096 * 256 * 4

@@ -1,0 +1,180 @@
+"""The nonlinear scan as PyTorch sees it: derivatives to any order, batching and compilation, on every backend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from scan_cases import BACKENDS, CPU_BACKENDS, device_of, normal, rnn_case
+from torch import Tensor
+from torch.autograd import gradcheck, gradgradcheck
+from torch.func import grad, hessian, jacfwd, jacrev, vmap
+from torch.library import opcheck
+
+from cofm_triton import reference
+from cofm_triton.functional import rnn_scan
+from cofm_triton.nonlinearity import NONLINEARITIES
+from cofm_triton.ops.rnn_scan import traffic
+
+STARTS = [0, 2, 2, 5]
+
+
+def arguments(backend: str, nonlinearity: str, packed: bool = False, length: int = 6) -> tuple[Tensor, ...]:
+    """x, rate, h0 in float64, away from kinks."""
+    starts = STARTS if packed else None
+    case = rnn_case(1 if packed else 2, length, 3, dtype=torch.float64, nonlinearity=nonlinearity, starts=starts)
+    assert case.h0 is not None
+    return tuple(t.to(device_of(backend)).requires_grad_() for t in (case.x, case.factor, case.h0))
+
+
+def scan(backend: str, nonlinearity: str, packed: bool = False) -> Callable[..., tuple[Tensor, Tensor]]:
+    starts = torch.tensor(STARTS, device=device_of(backend)) if packed else None
+
+    def run(x: Tensor, rate: Tensor, h0: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return rnn_scan(x, rate, h0, dt=0.7, nonlinearity=nonlinearity, seq_starts=starts, backend=backend)
+
+    return run
+
+
+def definition(nonlinearity: str) -> Callable[..., tuple[Tensor, Tensor]]:
+    def run(x: Tensor, rate: Tensor, h0: Tensor) -> tuple[Tensor, Tensor]:
+        return reference.rnn_scan(x, rate, h0, dt=0.7, nonlinearity=nonlinearity)
+
+    return run
+
+
+def loss(h_and_last: tuple[Tensor, Tensor]) -> Tensor:
+    h, h_last = h_and_last
+    return h.square().sum() + h_last.sin().sum()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("nonlinearity", NONLINEARITIES)
+@pytest.mark.parametrize("packed", [False, True])
+def test_derivatives(packed: bool, nonlinearity: str, backend: str) -> None:
+    run, inputs = scan(backend, nonlinearity, packed), arguments(backend, nonlinearity, packed)
+    fast = backend == "triton"  # one random direction in place of every component: the interpreter is slow
+    assert gradcheck(run, inputs, check_forward_ad=True, check_batched_grad=not fast, fast_mode=fast)
+    assert gradgradcheck(run, inputs, fast_mode=fast)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("nonlinearity", NONLINEARITIES)
+def test_second_derivatives_are_those_of_the_definition(nonlinearity: str, backend: str) -> None:
+    inputs = arguments(backend, nonlinearity)
+    pair = []
+    for run in (scan(backend, nonlinearity), definition(nonlinearity)):
+        first = torch.autograd.grad(loss(run(*inputs)), inputs, create_graph=True)
+        pair.append((first, torch.autograd.grad(sum(g.square().sum() for g in first), inputs)))
+    torch.testing.assert_close(*pair)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("nonlinearity", ["tanh", "hardtanh"])
+@pytest.mark.parametrize("argument", [0, 1, 2])
+def test_forward_and_reverse_mode_agree(argument: int, nonlinearity: str, backend: str) -> None:
+    inputs = tuple(t.detach() for t in arguments(backend, nonlinearity, length=3))
+
+    def alone(value: Tensor) -> tuple[Tensor, Tensor]:
+        return scan(backend, nonlinearity)(*inputs[:argument], value, *inputs[argument + 1 :])
+
+    torch.testing.assert_close(jacfwd(alone)(inputs[argument]), jacrev(alone)(inputs[argument]))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("argument", [0, 1, 2])
+def test_hessian(argument: int, backend: str) -> None:
+    inputs = tuple(t.detach()[..., :2] for t in arguments(backend, "tanh", length=3))
+    ours, theirs = (
+        hessian(lambda *args, run=run: loss(run(*args)), argnums=argument)(*inputs)
+        for run in (scan(backend, "tanh"), definition("tanh"))
+    )
+    torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dims", [(0, None, None), (None, 0, None), (None, None, 0), (0, 0, 0), (1, 1, 1)], ids=str)
+@pytest.mark.parametrize("packed", [False, True])
+def test_vmap(packed: bool, dims: tuple[int | None, ...], backend: str) -> None:
+    size, run = 3, scan(backend, "tanh", packed)
+    inputs = [t.detach() for t in arguments(backend, "tanh", packed)]
+    mapped = tuple(
+        tensor if dim is None else torch.stack([tensor * (1 - 0.1 * i) for i in range(size)], dim)
+        for tensor, dim in zip(inputs, dims, strict=True)
+    )
+
+    def one(i: int) -> tuple[Tensor, ...]:
+        return tuple(t if dim is None else t.select(dim, i) for t, dim in zip(mapped, dims, strict=True))
+
+    gradient = grad(lambda *args: loss(run(*args)), argnums=(0, 1, 2))
+    for function in (run, gradient):
+        results = vmap(function, in_dims=dims)(*mapped)
+        for actual, expected in zip(results, zip(*(function(*one(i)) for i in range(size)), strict=True), strict=True):
+            torch.testing.assert_close(actual, torch.stack(expected))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("differentiated", [False, True])
+@pytest.mark.parametrize("packed", [False, True])
+def test_operator_keeps_pytorchs_rules(packed: bool, differentiated: bool, backend: str) -> None:
+    tensors = [t.detach().float().requires_grad_(differentiated) for t in arguments(backend, "tanh", packed)]
+    starts = torch.tensor(STARTS, device=tensors[0].device) if packed else None
+    options: tuple[Any, ...] = (starts, 0.5, "hardtanh", backend)
+    opcheck(torch.ops.cofm_triton.rnn_scan.default, (*tensors, *options))
+    opcheck(torch.ops.cofm_triton.rnn_scan.default, (*tensors[:2], None, *options))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("length", [0, 6])
+def test_backward_operator_keeps_pytorchs_rules(length: int, backend: str) -> None:
+    x, rate, h0 = (t.detach() for t in arguments(backend, "tanh", length=length))
+    for last, start in ((h0, h0), (None, None)):
+        inputs = (x, last, x, rate, x, start, None, 0.5, "tanh", backend)
+        opcheck(torch.ops.cofm_triton.rnn_scan_backward.default, inputs)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_compiles_as_one_graph(backend: str) -> None:
+    def step(x: Tensor, rate: Tensor, h0: Tensor) -> Tensor:
+        h, h_last = rnn_scan(x, rate, h0, nonlinearity="tanh", backend=backend)
+        h, h_last = rnn_scan(h.sin(), rate, h_last, dt=0.5, nonlinearity="relu", backend=backend)
+        return h.sum() + h_last.square().sum()
+
+    torch._dynamo.reset()
+    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
+    for length in (6, 9):
+        inputs = arguments(backend, "tanh", length=length)
+        torch.testing.assert_close(compiled(*inputs), step(*inputs))
+        torch.testing.assert_close(
+            torch.autograd.grad(compiled(*inputs), inputs), torch.autograd.grad(step(*inputs), inputs)
+        )
+
+
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+@pytest.mark.parametrize("nonlinearity", NONLINEARITIES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_graph_of_the_gradient_agrees_with_the_fused_one(dtype: torch.dtype, nonlinearity: str, backend: str) -> None:
+    case = rnn_case(2, 33, 5, dtype=dtype, nonlinearity=nonlinearity)
+    assert case.h0 is not None
+    leaves = [t.detach().requires_grad_() for t in (case.x, case.factor, case.h0)]
+    results = rnn_scan(*leaves, dt=0.7, nonlinearity=nonlinearity, backend=backend)
+    grads = torch.autograd.grad(results, leaves, [case.grad_h, case.grad_last], create_graph=True)
+    bounds = case.bounds_of(case.x, case.factor, case.h0, case.grad_h, case.grad_last, **case.options)
+    for name, gradient in zip(case.names, grads, strict=True):
+        # The first state enters rounded to 16 bits, like all others.
+        assert bounds[name].excess(gradient) <= 1.5, name
+
+
+@pytest.mark.parametrize(("backward", "elements"), [(False, 2), (True, 3)])
+def test_traffic(backward: bool, elements: int) -> None:
+    assert traffic(8, 4096, 256, 4, backward=backward) == elements * 8 * 4096 * 256 * 4
+
+
+def test_rates_scale_the_state() -> None:
+    # One step from h0 = 1 without input: h = 1 - dt * rate.
+    rate = normal(5, dtype=torch.float64).abs()
+    _, h_last = rnn_scan(torch.zeros(1, 1, 5, dtype=torch.float64), rate, torch.ones(1, 5, dtype=torch.float64),
+                         dt=0.5, nonlinearity="linear")  # fmt: skip
+    torch.testing.assert_close(h_last[0], 1 - 0.5 * rate)

@@ -1,0 +1,539 @@
+"""The recurrences on every backend against their definitions: values and gradients, within the derived bounds."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scan_cases import (
+    BACKENDS,
+    BACKENDS_AND_DTYPES,
+    COMPLEX_BACKENDS,
+    CPU_BACKENDS,
+    SEQUENTIAL_BACKENDS,
+    Case,
+    decays,
+    device_of,
+    linear_case,
+    normal,
+    rnn_case,
+)
+from torch import Tensor
+
+from cofm_triton import reference
+from cofm_triton.functional import linear_scan, rnn_scan
+from cofm_triton.nonlinearity import NONLINEARITIES
+from cofm_triton.ops.backends import INSTALLED
+from cofm_triton.ops.dtypes import state_dtype
+
+SHAPES = (
+    *itertools.product((2,), (0, 1, 2, 7, 8, 33), (1, 3, 40, 129)),
+    *itertools.product((2,), (3, 4, 5, 6, 9), (3,)),
+    (1, 300, 3),
+    (2, 300, 129),
+    (0, 4, 2),
+)
+# Ordinary, single-step and empty sequences, at both ends too.
+STARTS = ([0], [0, 7, 19, 27, 93], [0, 0, 3, 3, 10], [0, 1, 2, 50, 100, 100], list(range(100)))
+
+
+def equal(a: Tensor, b: Tensor) -> bool:
+    """The same numbers in the same dtype, NaN where the other has NaN."""
+    return a.dtype == b.dtype and bool(((a == b) | (a.isnan() & b.isnan())).all())
+
+
+def assert_same(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
+    different = [name for name in a if not equal(a[name], b[name])]
+    assert not different
+
+
+# Shapes, dtypes, strides
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_linear_scan_of_any_shape(shape: tuple[int, int, int], reverse: bool, gated: bool, backend: str) -> None:
+    linear_case(*shape, gated=gated, reverse=reverse).check(backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("nonlinearity", NONLINEARITIES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_rnn_scan_of_any_shape(shape: tuple[int, int, int], nonlinearity: str, backend: str) -> None:
+    rnn_case(*shape, nonlinearity=nonlinearity).check(backend)
+
+
+@pytest.mark.parametrize(("backend", "dtype"), BACKENDS_AND_DTYPES)
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("states", [False, True])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_linear_scan_of_any_dtype(dtype: torch.dtype, backend: str, gated: bool, states: bool, reverse: bool) -> None:
+    linear_case(2, 33, 40, dtype=dtype, gated=gated, states=states, reverse=reverse).check(backend)
+
+
+@pytest.mark.parametrize(("backend", "dtype"), BACKENDS_AND_DTYPES)
+@pytest.mark.parametrize("nonlinearity", NONLINEARITIES)
+@pytest.mark.parametrize("states", [False, True])
+def test_rnn_scan_of_any_dtype(dtype: torch.dtype, backend: str, nonlinearity: str, states: bool) -> None:
+    if dtype.is_complex:
+        pytest.skip("nonlinear recurrences are real")
+    rnn_case(2, 33, 40, dtype=dtype, nonlinearity=nonlinearity, states=states).check(backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("gated", [False, True])
+def test_companions_in_either_dtype(gated: bool, dtype: torch.dtype, backend: str) -> None:
+    case = linear_case(2, 9, 40, dtype=dtype, gated=gated)
+    assert case.h0 is not None and case.grad_last is not None
+    other = state_dtype(dtype) if gated else dtype  # gates in float32, a decay in 16 bits
+    case.with_(factor=case.factor.to(other)).check(backend)
+    case.with_(h0=case.h0.to(dtype), grad_last=case.grad_last.to(dtype)).check(backend)
+    nonlinear = rnn_case(2, 9, 40, dtype=dtype)
+    assert nonlinear.h0 is not None and nonlinear.grad_last is not None
+    nonlinear.with_(h0=nonlinear.h0.to(dtype), grad_last=nonlinear.grad_last.to(dtype)).check(backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_sixteen_bit_states_do_not_stall(backend: str) -> None:
+    # A bfloat16 state of ones stalls at 256.
+    x = torch.ones(1, 700, 1, dtype=torch.bfloat16, device=device_of(backend))
+    h, h_last = linear_scan(x, torch.ones(1, device=x.device), torch.zeros(1, 1, device=x.device), backend=backend)
+    assert h_last.item() == 700
+    assert abs(h[0, -1, 0].item() - 700) <= 4
+    _, h_last = rnn_scan(
+        x, torch.zeros(1, device=x.device), torch.zeros(1, 1, device=x.device), nonlinearity="relu", backend=backend
+    )
+    assert h_last.item() == 700
+
+
+LAYOUTS = {
+    "time first": lambda b, t, d, dtype, seed: normal(t, b, d, dtype=dtype, seed=seed).transpose(0, 1),
+    "channels first": lambda b, t, d, dtype, seed: normal(b, d, t, dtype=dtype, seed=seed).transpose(1, 2),
+    "batch last": lambda b, t, d, dtype, seed: normal(d, t, b, dtype=dtype, seed=seed).permute(2, 1, 0),
+    "sliced": lambda b, t, d, dtype, seed: normal(2 * b, 3 * t, 2 * d + 1, dtype=dtype, seed=seed)[1::2, ::3, 1::2],
+    "rows apart": lambda b, t, d, dtype, seed: normal(b, t, 2 * d, dtype=dtype, seed=seed)[:, :, d:],
+    "one sequence": lambda b, t, d, dtype, seed: normal(1, t, d, dtype=dtype, seed=seed).expand(b, t, d),
+    "one step": lambda b, t, d, dtype, seed: normal(b, 1, d, dtype=dtype, seed=seed).expand(b, t, d),
+    "one channel": lambda b, t, d, dtype, seed: normal(b, t, 1, dtype=dtype, seed=seed).expand(b, t, d),
+    "one number": lambda b, t, d, dtype, seed: normal(1, 1, 1, dtype=dtype, seed=seed).expand(b, t, d),
+}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_any_strides(layout: str, dtype: torch.dtype, backend: str) -> None:
+    make, shape = LAYOUTS[layout], (2, 17, 5)
+    states = normal(5, 2, seed=2).t()
+    for case in (linear_case(*shape, dtype=dtype, gated=True), rnn_case(*shape, dtype=dtype, nonlinearity="tanh")):
+        strided = case.with_(x=make(*shape, dtype, 0), grad_h=make(*shape, dtype, 3), h0=states, grad_last=states)
+        if case.call is linear_scan:
+            strided = strided.with_(factor=make(*shape, dtype, 1).clamp(-1, 1))
+        else:
+            strided = strided.with_(factor=torch.rand(10, generator=torch.Generator().manual_seed(7))[::2])
+        dense = strided.with_(
+            **{
+                name: getattr(strided, name).contiguous()
+                for name in ("x", "factor", "h0", "grad_h", "grad_last")
+            }
+        )
+        assert_same(strided.run(backend), dense.run(backend))
+
+
+@pytest.mark.parametrize("backend", COMPLEX_BACKENDS)
+@pytest.mark.parametrize("reverse", [False, True])
+def test_lazily_conjugated_tensors(reverse: bool, backend: str) -> None:
+    case = linear_case(2, 9, 3, dtype=torch.complex128, gated=True, reverse=reverse)
+    lazy = case.with_(x=case.x.conj(), factor=case.factor.conj(), h0=case.h0.conj(), grad_h=case.grad_h.conj())  # type: ignore[union-attr]
+    dense = lazy.with_(
+        **{name: getattr(lazy, name).resolve_conj() for name in ("x", "factor", "h0", "grad_h")}
+    )
+    assert_same(lazy.run(backend), dense.run(backend))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    "shape",
+    [(), (1,), (5,), (1, 5), (9, 1), (9, 5), *itertools.product((1, 2), (1, 9), (1, 5))],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_decay_broadcasts(shape: tuple[int, ...], dtype: torch.dtype, backend: str) -> None:
+    case = linear_case(2, 9, 5, dtype=dtype).with_(factor=decays(*shape, dtype=dtype))
+    results = case.run(backend)
+    assert results["grad_decay"].shape == shape
+    case.check(backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("part", ["grad_h", "grad_last"])
+def test_gradient_through_one_result_only(part: str, backend: str) -> None:
+    for case in (linear_case(2, 9, 5), linear_case(2, 9, 5, gated=True, reverse=True), rnn_case(2, 9, 5)):
+        case.with_(**{part: None}).check(backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("wanted", ["x", "factor", "h0"])
+def test_gradient_of_one_argument_only(wanted: str, backend: str) -> None:
+    for case in (linear_case(2, 9, 5), linear_case(2, 9, 5, gated=True), rnn_case(2, 9, 5)):
+        everything = case.run(backend)
+        arguments = {n: getattr(case, n).to(device_of(backend)) for n in ("x", "factor", "h0")}
+        leaf = arguments[wanted].requires_grad_()
+        assert case.grad_h is not None and case.grad_last is not None
+        h, h_last = case.call(*arguments.values(), **case.options, backend=backend)
+        weights = [case.grad_h.to(h.device), case.grad_last.to(h.device)]
+        (grad,) = torch.autograd.grad((h, h_last), leaf, weights)
+        name = dict(zip(("x", "factor", "h0"), case.names, strict=True))[wanted]
+        assert equal(grad.cpu(), everything[name])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_no_steps_return_the_initial_state(backend: str) -> None:
+    for case in (linear_case(2, 0, 3), linear_case(2, 0, 3, gated=True), rnn_case(2, 0, 3)):
+        results = case.run(backend)
+        assert case.h0 is not None and case.grad_last is not None
+        assert results["h"].shape == (2, 0, 3)
+        assert equal(results["h_last"], case.h0)
+        assert equal(results["grad_h0"], case.grad_last)
+    assert not linear_case(2, 0, 3, states=False).run(backend)["h_last"].any()
+
+
+# Packed sequences
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("states", [False, True])
+@pytest.mark.parametrize("starts", STARTS, ids=str)
+def test_packed_linear_scan(starts: list[int], states: bool, reverse: bool, gated: bool, backend: str) -> None:
+    linear_case(1, 100, 3, gated=gated, reverse=reverse, states=states, starts=starts).check(backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("nonlinearity", ["tanh", "hardtanh"])
+@pytest.mark.parametrize("starts", STARTS, ids=str)
+def test_packed_rnn_scan(starts: list[int], nonlinearity: str, backend: str) -> None:
+    rnn_case(1, 100, 3, nonlinearity=nonlinearity, starts=starts).check(backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("starts", [[0], [0, 0, 0]], ids=str)
+def test_packed_sequences_without_steps(starts: list[int], backend: str) -> None:
+    for case in (linear_case(1, 0, 3, starts=starts), rnn_case(1, 0, 3, starts=starts)):
+        results = case.run(backend)
+        assert case.h0 is not None
+        assert equal(results["h_last"], case.h0)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_packed_starts_of_either_integer(backend: str) -> None:
+    case = linear_case(1, 100, 3, starts=STARTS[1])
+    narrow = case.with_(options=case.options | dict(seq_starts=case.options["seq_starts"].int()))
+    assert_same(case.run(backend), narrow.run(backend))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("kind", ["linear", "gated", "reverse", "rnn"])
+def test_nothing_passes_a_boundary(kind: str, backend: str) -> None:
+    # NaN in one sequence, in values and in gradients, would show anywhere it got to.
+    starts, length = [0, 7, 7, 19, 27], 40
+    if kind == "rnn":
+        case = rnn_case(1, length, 3, starts=starts)
+    else:
+        case = linear_case(1, length, 3, starts=starts, gated=kind == "gated", reverse=kind == "reverse")
+    clean = case.run(backend)
+    poisoned = {name: getattr(case, name).clone() for name in ("x", "h0", "grad_h", "grad_last")}
+    poisoned["x"][:, 7:19] = poisoned["grad_h"][:, 7:19] = torch.nan
+    poisoned["h0"][2] = poisoned["grad_last"][2] = torch.nan
+    if kind == "gated":
+        gates = case.factor.clone()
+        gates[:, 7:19] = torch.nan
+        case = case.with_(factor=gates)
+    dirty = case.with_(**poisoned).run(backend)
+    for name in ("h", "grad_x"):
+        assert dirty[name][:, 7:19].isnan().all()
+        assert torch.equal(dirty[name][:, :7], clean[name][:, :7])
+        assert torch.equal(dirty[name][:, 19:], clean[name][:, 19:])
+    for name in ("h_last", "grad_h0"):
+        assert dirty[name][2].isnan().all()
+        assert torch.equal(dirty[name][[0, 1, 3, 4]], clean[name][[0, 1, 3, 4]])
+    if kind == "gated":
+        assert torch.equal(dirty["grad_decay"][:, 19:], clean["grad_decay"][:, 19:])
+
+
+@pytest.mark.parametrize("backend", SEQUENTIAL_BACKENDS)
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("gated", [False, True])
+def test_packed_is_one_by_one(gated: bool, reverse: bool, backend: str) -> None:
+    starts, length = [0, 7, 7, 19, 27], 40
+    case = linear_case(1, length, 3, gated=gated, reverse=reverse, starts=starts)
+    packed = case.run(backend)
+    assert case.h0 is not None and case.grad_h is not None and case.grad_last is not None
+    for i, (a, b) in enumerate(itertools.pairwise([*starts, length])):
+        alone = case.with_(
+            x=case.x[:, a:b],
+            factor=case.factor[:, a:b] if gated else case.factor,
+            h0=case.h0[i : i + 1],
+            grad_h=case.grad_h[:, a:b],
+            grad_last=case.grad_last[i : i + 1],
+            options=dict(reverse=reverse),
+        ).run(backend)
+        for name in ("h", "grad_x"):
+            assert torch.equal(packed[name][:, a:b], alone[name])
+        for name in ("h_last", "grad_h0"):
+            assert torch.equal(packed[name][i : i + 1], alone[name])
+
+
+# The state is all that passes from one call to the next
+
+
+def in_two_calls(case: Case, cut: int, backend: str) -> dict[str, Tensor]:
+    """The case as two calls, the second one from the state of the first, gradients included."""
+    device = device_of(backend)
+    x, factor, h0 = (getattr(case, n).to(device).detach().requires_grad_() for n in ("x", "factor", "h0"))
+    parts = [slice(0, cut), slice(cut, x.shape[1])]
+    if case.options.get("reverse"):
+        parts.reverse()
+    state, pieces = h0, {}
+    for part in parts:
+        here = factor[:, part] if factor.dim() == 3 else factor
+        pieces[part.start], state = case.call(x[:, part], here, state, **case.options, backend=backend)
+    h = torch.cat([pieces[start] for start in sorted(pieces)], 1)
+    assert case.grad_h is not None and case.grad_last is not None
+    weights = [case.grad_h.to(device), case.grad_last.to(device)]
+    grads = torch.autograd.grad((h, state), (x, factor, h0), weights)
+    return {"h": h, "h_last": state, **dict(zip(case.names, grads, strict=True))}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("cut", [1, 8, 20, 32])
+@pytest.mark.parametrize("kind", ["linear", "gated", "reverse", "tanh", "hardtanh"])
+def test_chunk_by_chunk_is_the_whole(kind: str, cut: int, dtype: torch.dtype, backend: str) -> None:
+    if kind in NONLINEARITIES and kind != "linear":
+        case = rnn_case(2, 33, 5, dtype=dtype, nonlinearity=kind)
+    else:
+        case = linear_case(2, 33, 5, dtype=dtype, gated=kind == "gated", reverse=kind == "reverse")
+    whole, parts = case.run(backend), in_two_calls(case, cut, backend)
+    sequential = backend in ("numba", "triton")
+    rounded_states = dtype != torch.float32  # Triton's adjoint recomputes states from stored, rounded ones, by blocks
+    for name in whole:
+        summed = name == "grad_rate" or (name == "grad_decay" and kind != "gated")
+        recomputed = rounded_states and kind in ("tanh", "hardtanh") and name.startswith("grad")
+        if sequential and not summed and not recomputed:
+            assert torch.equal(parts[name].cpu(), whole[name]), name
+    bounds = case.bounds_of(case.x, case.factor, case.h0, case.grad_h, case.grad_last, **case.options)
+    # Parts round once more what they sum, and what passes between them in 16 bits not at all: h_last is float32.
+    for name, bound in bounds.items():
+        assert bound.excess(parts[name].detach().cpu()) <= 2, name
+
+
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+@settings(max_examples=40)
+@given(data=st.data())
+def test_linear_scan_of_drawn_arguments(backend: str, data: st.DataObject) -> None:
+    batch, length, channels = (data.draw(st.integers(0, top)) for top in (3, 40, 12))
+    starts = None
+    if data.draw(st.booleans()):
+        batch = 1
+        starts = [0, *sorted(data.draw(st.lists(st.integers(0, length), max_size=5)))]
+    case = linear_case(
+        batch,
+        length,
+        channels + 1,
+        dtype=data.draw(st.sampled_from([torch.float32, torch.float64, torch.bfloat16, torch.complex64])),
+        gated=data.draw(st.booleans()),
+        states=data.draw(st.booleans()),
+        reverse=data.draw(st.booleans()),
+        starts=starts,
+    )
+    case.check(backend)
+
+
+# Determinism
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_repeats_are_bitwise_equal(dtype: torch.dtype, backend: str) -> None:
+    for case in (
+        linear_case(3, 100, 129, dtype=dtype),
+        linear_case(3, 100, 129, dtype=dtype, gated=True),
+        rnn_case(3, 100, 129, dtype=dtype),
+    ):
+        first = case.run(backend)
+        for _ in range(2):
+            assert_same(case.run(backend), first)
+
+
+# Special values: exact in any order of the same operations, so the definition in the same dtype is met bit for bit
+
+SPECIAL_DECAYS = (1.0, 0.0, -0.0, -1.0, 0.5, -0.5, 2.0, 1e-40, 1e-20)
+
+
+def special_inputs(length: int) -> Tensor:
+    """Small integers at every other step, so that nothing is rounded on the way."""
+    x = torch.zeros(1, length, len(SPECIAL_DECAYS))
+    x[:, ::4] = 1
+    x[:, 2::4] = -2
+    return x
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_special_decays(reverse: bool, gated: bool, backend: str) -> None:
+    x, h0 = special_inputs(19), torch.full((1, len(SPECIAL_DECAYS)), 3.0)
+    decay = torch.tensor(SPECIAL_DECAYS)
+    decay = decay.expand(x.shape) if gated else decay
+    expected = reference.linear_scan(x, decay, h0, reverse=reverse)
+    device = device_of(backend)
+    actual = linear_scan(x.to(device), decay.to(device), h0.to(device), reverse=reverse, backend=backend)
+    for ours, theirs in zip(actual, expected, strict=True):
+        assert torch.equal(ours.cpu(), theirs)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("value", [torch.inf, -torch.inf, torch.nan])
+@pytest.mark.parametrize("step", [0, 5, 17, 39])
+@pytest.mark.parametrize("gated", [False, True])
+def test_non_finite_inputs(gated: bool, step: int, value: float, backend: str) -> None:
+    device = device_of(backend)
+    for decay in (0.5, -1.0, 1e-20, 0.0):
+        x, factor = torch.ones(1, 40, 2), torch.full((2,), decay)
+        x[0, step, 0] = value
+        factor = factor.expand(x.shape) if gated else factor
+        expected = reference.linear_scan(x, factor)[0]
+        actual = linear_scan(x.to(device), factor.to(device), backend=backend)[0].cpu()
+        finite = expected.isfinite()
+        assert torch.equal(actual.isnan(), expected.isnan()), decay
+        assert torch.equal(actual[~finite].nan_to_num(7.0), expected[~finite].nan_to_num(7.0)), decay
+        torch.testing.assert_close(actual[finite], expected[finite], rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("backend", SEQUENTIAL_BACKENDS)
+@pytest.mark.parametrize("value", [torch.inf, -torch.inf, torch.nan])
+def test_non_finite_decays(value: float, backend: str) -> None:
+    device = device_of(backend)
+    x, h0 = torch.ones(1, 9, 2), torch.tensor([[1.0, -2.0]])
+    gates = torch.full((1, 9, 2), 0.5)
+    gates[0, 4] = value
+    for decay in (torch.tensor([0.5, value]), gates):
+        expected = reference.linear_scan(x, decay, h0)[0]
+        actual = linear_scan(x.to(device), decay.to(device), h0.to(device), backend=backend)[0].cpu()
+        assert equal(actual, expected)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("nonlinearity", NONLINEARITIES)
+def test_non_finite_inputs_of_a_nonlinear_scan(nonlinearity: str, backend: str) -> None:
+    device = device_of(backend)
+    x = torch.zeros(1, 9, 3)
+    x[0, 4] = torch.tensor([torch.inf, -torch.inf, torch.nan])
+    rate = torch.full((3,), 0.5)
+    expected = reference.rnn_scan(x, rate, nonlinearity=nonlinearity)[0]
+    actual = rnn_scan(x.to(device), rate.to(device), nonlinearity=nonlinearity, backend=backend)[0].cpu()
+    assert torch.equal(actual.isnan(), expected.isnan())
+    torch.testing.assert_close(actual, expected, equal_nan=True, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_gradient_at_the_kinks_is_zero(backend: str) -> None:
+    device = device_of(backend)
+    for nonlinearity, kinks in (("hardtanh", [-1.0, 1.0]), ("relu", [0.0])):
+        x = torch.tensor(kinks, device=device).reshape(1, 1, -1).requires_grad_()
+        h, _ = rnn_scan(x, torch.zeros(len(kinks), device=device), nonlinearity=nonlinearity, backend=backend)
+        (slope,) = torch.autograd.grad(h.sum(), x)
+        assert not slope.any()
+
+
+# Arguments
+
+X = torch.zeros(2, 5, 3)
+DECAY = torch.zeros(3)
+BAD: dict[str, tuple[tuple[Any, ...], dict[str, Any], type[Exception], str]] = {
+    "no tensor": (([1.0], DECAY), {}, TypeError, r"x must be a torch\.Tensor, got list"),
+    "no decay": ((X, 0.5), {}, TypeError, r"decay must be a torch\.Tensor, got float"),
+    "x of two axes": ((X[0], DECAY), {}, ValueError, r"x must have shape \(B, T, D\) .*got \(5, 3\)"),
+    "no channels": ((X[..., :0], DECAY[:0]), {}, ValueError, r"x must have .* D >= 1, got \(2, 5, 0\)"),
+    "integers": ((X.int(), DECAY), {}, TypeError, r"x must have one of the dtypes .*got torch\.int32"),
+    "decay too short": ((X, DECAY[:2]), {}, ValueError, r"decay must have shape \(D,\).*got \(2,\)"),
+    "decay of four axes": ((X, X[None]), {}, ValueError, r"decay must have shape.*got \(1, 2, 5, 3\)"),
+    "decay over batch": ((X, X[:, :, :1].expand(2, 5, 1).repeat(2, 1, 1)), {}, ValueError, r"decay .*got \(4, 5, 1\)"),
+    "decay dtype": ((X, DECAY.double()), {}, TypeError, r"decay must have the dtype .*got torch\.float64"),
+    "complex decay": ((X, DECAY.to(torch.complex64)), {}, TypeError, r"decay must .*got torch\.complex64"),
+    "h0 shape": ((X, DECAY, X[0]), {}, ValueError, r"h0 must have shape \(B, D\) = \(2, 3\), got \(5, 3\)"),
+    "h0 dtype": ((X, DECAY, X[:, 0].double()), {}, TypeError, r"h0 must have the dtype .*got torch\.float64"),
+    "h0 device": ((X, DECAY, X[:, 0].to("meta")), {}, ValueError, r"h0 must be on the device of x, cpu, got meta"),
+    "decay device": ((X, DECAY.to("meta")), {}, ValueError, r"decay must be on the device of x, cpu, got meta"),
+    "backend": ((X, DECAY), {"backend": "cuda"}, ValueError, r"backend must be None or one of .*got 'cuda'"),
+    "packed batch": ((X, DECAY), {"seq_starts": torch.tensor([0])}, ValueError, r"x must have B = 1, got B = 2"),
+    "packed list": ((X[:1], DECAY), {"seq_starts": [0]}, TypeError, r"seq_starts must be a torch\.Tensor, got list"),
+    "packed dtype": ((X[:1], DECAY), {"seq_starts": torch.tensor([0.0])}, TypeError, r"starts .*got torch\.float32"),
+    "packed axes": ((X[:1], DECAY), {"seq_starts": torch.tensor(0)}, ValueError, r"seq_starts must have shape \(S,\)"),
+    "packed nothing": ((X[:1], DECAY), {"seq_starts": torch.tensor([]).int()}, ValueError, r"seq_starts .*S >= 1"),
+    "packed late": ((X[:1], DECAY), {"seq_starts": torch.tensor([1])}, ValueError, r"seq_starts must start with 0"),
+    "packed back": ((X[:1], DECAY), {"seq_starts": torch.tensor([0, 3, 2])}, ValueError, r"not decrease .*\[0, 3, 2\]"),
+    "packed beyond": ((X[:1], DECAY), {"seq_starts": torch.tensor([0, 6])}, ValueError, r"up to T = 5, got \[0, 6\]"),
+    "packed h0": (
+        (X[:1], DECAY, X[:1, 0]), {"seq_starts": torch.tensor([0, 2])}, ValueError, r"h0 .*\(S, D\) = \(2, 3\)"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_linear_scan_refuses(name: str) -> None:
+    arguments, options, error, message = BAD[name]
+    with pytest.raises(error, match=message):
+        linear_scan(*arguments, **options)
+
+
+@pytest.mark.parametrize("name", [n for n in BAD if not n.startswith(("decay", "no decay", "complex decay"))])
+def test_rnn_scan_refuses(name: str) -> None:
+    arguments, options, error, message = BAD[name]
+    with pytest.raises(error, match=message):
+        rnn_scan(*arguments, **options)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "error", "message"),
+    [
+        ((X, DECAY[:2]), {}, ValueError, r"rate must have shape \(D,\) = \(3,\), got \(2,\)"),
+        ((X, X), {}, ValueError, r"rate must have shape \(D,\) = \(3,\), got \(2, 5, 3\)"),
+        ((X.to(torch.complex64), DECAY), {}, TypeError, r"x must have one of the dtypes .*got torch\.complex64"),
+        ((X, DECAY), {"nonlinearity": "ReLU"}, ValueError, r"nonlinearity must be one of .*got 'ReLU'"),
+        ((X, DECAY), {"solver": "parallel"}, ValueError, r"solver must be one of .*got 'parallel'"),
+        ((X, DECAY), {"dt": 0.0}, ValueError, r"dt must be finite and positive, got 0\.0"),
+        ((X, DECAY), {"dt": float("nan")}, ValueError, r"dt must be finite and positive, got nan"),
+        ((X, DECAY), {"dt": "1"}, TypeError, r"dt must be a number, got str"),
+        ((X, DECAY), {"dt": True}, TypeError, r"dt must be a number, got bool"),
+    ],
+)
+def test_rnn_scan_refuses_its_own(
+    arguments: tuple[Any, ...], options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        rnn_scan(*arguments, **options)
+
+
+def test_every_backend_refuses_alike() -> None:
+    for backend in ("torch", "reference", *(["numba"] if INSTALLED["numba"] else [])):
+        with pytest.raises(ValueError, match=re.escape("h0 must have shape (B, D) = (2, 3), got (1, 3)")):
+            linear_scan(X, DECAY, X[:1, 0], backend=backend)
+
+
+def test_reference_backend_is_the_definition() -> None:
+    case = linear_case(2, 9, 3)
+    assert equal(linear_scan(case.x, case.factor, case.h0, backend="reference")[0],
+                 reference.linear_scan(case.x, case.factor, case.h0)[0])  # fmt: skip
+    case = rnn_case(2, 9, 3)
+    assert equal(rnn_scan(case.x, case.factor, dt=0.5, backend="reference")[0],
+                 reference.rnn_scan(case.x, case.factor, dt=0.5)[0])  # fmt: skip
