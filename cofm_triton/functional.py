@@ -14,10 +14,10 @@ from cofm_triton.checks import (
     check_states,
     check_step,
 )
-from cofm_triton.ops import linear_scan as linear_scan_operator
-from cofm_triton.ops import rnn_scan as rnn_scan_operator
 from cofm_triton.ops.backends import resolve
 from cofm_triton.ops.dtypes import state_dtype
+from cofm_triton.ops.linear_scan import apply_linear_scan
+from cofm_triton.ops.rnn_scan import apply_rnn_scan
 
 SOLVERS = ("auto", "sequential")
 
@@ -78,7 +78,7 @@ def linear_scan(
         from cofm_triton.reference import linear_scan as definition
 
         return definition(x, decay, h0, reverse=reverse, seq_starts=seq_starts)
-    return linear_scan_operator.linear_scan(x, decay, h0, seq_starts, reverse, chosen)
+    return apply_linear_scan(x, decay, h0, seq_starts, reverse, chosen)
 
 
 def rnn_scan(
@@ -136,7 +136,7 @@ def rnn_scan(
 
         return definition(x, rate, h0, dt=dt, nonlinearity=nonlinearity, seq_starts=seq_starts)
     rate = rate.to(state_dtype(x.dtype))
-    return rnn_scan_operator.rnn_scan(x, rate, h0, seq_starts, float(dt), nonlinearity, chosen)
+    return apply_rnn_scan(x, rate, h0, seq_starts, float(dt), nonlinearity, chosen)
 
 
 def _broadcasts(shape: torch.Size, to: torch.Size) -> bool:

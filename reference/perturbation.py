@@ -16,8 +16,8 @@ from torch import Tensor
 from .model import Parameters
 from .parameterization import parameterization as lookup
 
-BALLS: dict[str, float] = {"inf": math.inf, "l2": 2.0}
-"""Order of the vector norm of each flattened parameter tensor."""
+BALLS = ("inf", "l2")
+"""The largest |entry| (the paper's code), or |.|_2 of matrices and vectors (its definition)."""
 
 
 class PerturbationError(NamedTuple):
@@ -45,18 +45,29 @@ def paper_radii() -> Tensor:
     return torch.cat([torch.zeros(1, dtype=torch.float64), grid])
 
 
-def normalise(direction: Mapping[str, Tensor], ball: str) -> dict[str, Tensor]:
-    """Scale every tensor to norm 1: the largest |entry| ("inf"), or the vector 2-norm ("l2").
+def norm(tensor: Tensor, ball: str) -> Tensor:
+    """Norm of one parameter tensor: max |entry| ("inf"), or |.|_2 ("l2").
+
+    |.|_2 of a matrix is its largest singular value (of a tensor of more dimensions, that of the
+    matrix whose rows are the first dimension); of a vector, the Euclidean length.
 
     Raises:
         ValueError: unknown ball.
     """
     if ball not in BALLS:
-        raise ValueError(f"ball must be one of {tuple(BALLS)}, got {ball!r}")
-    order = BALLS[ball]
-    return {
-        name: noise / torch.linalg.vector_norm(noise, order) for name, noise in direction.items()
-    }
+        raise ValueError(f"ball must be one of {BALLS}, got {ball!r}")
+    if ball == "inf":
+        return tensor.abs().max()
+    return torch.linalg.norm(tensor.flatten(1) if tensor.dim() > 2 else tensor, 2)
+
+
+def normalise(direction: Mapping[str, Tensor], ball: str) -> dict[str, Tensor]:
+    """Scale every tensor to norm 1.
+
+    Raises:
+        ValueError: unknown ball.
+    """
+    return {name: noise / norm(noise, ball) for name, noise in direction.items()}
 
 
 def random_directions(

@@ -27,7 +27,7 @@ _TRITON = pytest.param(
 )
 CPU_BACKENDS = (_NUMBA, "torch")
 BACKENDS = (*CPU_BACKENDS, _TRITON)
-COMPLEX_BACKENDS = CPU_BACKENDS
+COMPLEX_BACKENDS = BACKENDS
 # Backends that take every step in the order of the recurrence, so that a result does not depend on how T is cut.
 SEQUENTIAL_BACKENDS = (_NUMBA, _TRITON)
 

@@ -19,10 +19,11 @@ from torch import Tensor
 
 from cofm_triton.ops.backends import implementation, num_sms
 from cofm_triton.ops.dtypes import state_dtype
+from cofm_triton.ops.registration import register, register_derivative
 from cofm_triton.ops.shapes import fold_batch, previous_states, split_batch
 
 
-def linear_scan(
+def apply_linear_scan(
     x: Tensor,
     decay: Tensor,
     h0: Tensor | None,
@@ -36,8 +37,7 @@ def linear_scan(
     return _LinearScan.apply(x, decay, h0, seq_starts, reverse, backend)
 
 
-@torch.library.custom_op("cofm_triton::linear_scan", mutates_args=())
-def linear_scan_op(
+def linear_scan(
     x: Tensor,
     decay: Tensor,
     h0: Tensor | None,
@@ -65,7 +65,6 @@ def linear_scan_op(
     return h, torch.empty_like(last, dtype=dtype, memory_format=torch.contiguous_format).copy_(last)
 
 
-@linear_scan_op.register_fake
 def _linear_scan_fake(
     x: Tensor, decay: Tensor, h0: Tensor | None, seq_starts: Tensor | None, reverse: bool, backend: str
 ) -> tuple[Tensor, Tensor]:
@@ -74,8 +73,7 @@ def _linear_scan_fake(
     return x.new_empty(x.shape), last
 
 
-@torch.library.custom_op("cofm_triton::linear_scan_backward", mutates_args=())
-def linear_scan_backward_op(
+def linear_scan_backward(
     grad_h: Tensor,
     grad_last: Tensor | None,
     decay: Tensor,
@@ -106,7 +104,6 @@ def linear_scan_backward_op(
     return grad_x, grad_decay, grad_h0.clone(memory_format=torch.contiguous_format)
 
 
-@linear_scan_backward_op.register_fake
 def _linear_scan_backward_fake(
     grad_h: Tensor,
     grad_last: Tensor | None,
@@ -166,15 +163,12 @@ def _differentiable_backward(
     weighted = conjugate * grad_h.to(state)
     gates = conjugate if decay.dim() == 1 else conjugate.to(state)
     start = None if grad_last is None else grad_last.to(state)
-    v, grad_h0 = linear_scan(weighted, gates, start, seq_starts, not reverse, backend)
+    v, grad_h0 = apply_linear_scan(weighted, gates, start, seq_starts, not reverse, backend)
     adjoint = grad_h.to(state) + previous_states(v, start, seq_starts, not reverse)
     grad_decay = adjoint * previous_states(h, h0, seq_starts, reverse).to(state).conj()
     if decay.dim() == 1:
         grad_decay = grad_decay.sum((0, 1))
     return adjoint.to(h.dtype), grad_decay.to(decay.dtype), grad_h0
-
-
-linear_scan_op.register_autograd(_backward, setup_context=_setup_context)
 
 
 class _LinearScan(torch.autograd.Function):
@@ -201,10 +195,9 @@ class _LinearScan(torch.autograd.Function):
             drive = drive + (decay * previous_states(h, start, seq_starts, reverse)).to(h.dtype)
         if h0 is None and start is not None:
             h0 = torch.zeros_like(start)
-        return linear_scan(drive, gates, h0, seq_starts, reverse, backend)
+        return apply_linear_scan(drive, gates, h0, seq_starts, reverse, backend)
 
 
-@linear_scan_op.register_vmap
 def _linear_scan_vmap(
     info: Any, in_dims: tuple[Any, ...], x: Tensor, decay: Tensor, h0: Tensor | None,
     seq_starts: Tensor | None, reverse: bool, backend: str,
@@ -223,7 +216,6 @@ def _linear_scan_vmap(
     return (split_batch(h, size, into_channels), split_batch(last, size, into_channels)), (0, 0)
 
 
-@linear_scan_backward_op.register_vmap
 def _linear_scan_backward_vmap(
     info: Any, in_dims: tuple[Any, ...], grad_h: Tensor, grad_last: Tensor | None, decay: Tensor, h: Tensor,
     h0: Tensor | None, seq_starts: Tensor | None, reverse: bool, backend: str,
@@ -237,6 +229,12 @@ def _linear_scan_backward_vmap(
     grads = linear_scan_backward_op(*folded, seq_starts, reverse, backend)
     grad_x, grad_parameter, grad_h0 = (split_batch(grad, size, True) for grad in grads)
     return (grad_x, grad_parameter, grad_h0), (0, 0, 0)
+
+linear_scan_op = register(linear_scan, fake=_linear_scan_fake, vmap=_linear_scan_vmap)
+linear_scan_backward_op = register(
+    linear_scan_backward, fake=_linear_scan_backward_fake, vmap=_linear_scan_backward_vmap
+)
+register_derivative("linear_scan", _backward, _setup_context)
 
 
 def traffic(batch: int, length: int, channels: int, itemsize: int, *, gated: bool, backward: bool) -> int:

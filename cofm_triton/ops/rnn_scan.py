@@ -18,11 +18,12 @@ from torch import Tensor
 from cofm_triton.activation import activation_slope
 from cofm_triton.ops.backends import implementation
 from cofm_triton.ops.dtypes import state_dtype
-from cofm_triton.ops.linear_scan import linear_scan
+from cofm_triton.ops.linear_scan import apply_linear_scan
+from cofm_triton.ops.registration import register, register_derivative
 from cofm_triton.ops.shapes import fold_batch, previous_states, split_batch
 
 
-def rnn_scan(
+def apply_rnn_scan(
     x: Tensor,
     rate: Tensor,
     h0: Tensor | None,
@@ -37,8 +38,7 @@ def rnn_scan(
     return _RnnScan.apply(x, rate, h0, seq_starts, dt, nonlinearity, backend)
 
 
-@torch.library.custom_op("cofm_triton::rnn_scan", mutates_args=())
-def rnn_scan_op(
+def rnn_scan(
     x: Tensor,
     rate: Tensor,
     h0: Tensor | None,
@@ -66,7 +66,6 @@ def rnn_scan_op(
     return h, last.to(dtype)
 
 
-@rnn_scan_op.register_fake
 def _rnn_scan_fake(
     x: Tensor,
     rate: Tensor,
@@ -81,8 +80,7 @@ def _rnn_scan_fake(
     return x.new_empty(x.shape), last
 
 
-@torch.library.custom_op("cofm_triton::rnn_scan_backward", mutates_args=())
-def rnn_scan_backward_op(
+def rnn_scan_backward(
     grad_h: Tensor,
     grad_last: Tensor | None,
     x: Tensor,
@@ -116,7 +114,6 @@ def rnn_scan_backward_op(
     return grads
 
 
-@rnn_scan_backward_op.register_fake
 def _rnn_scan_backward_fake(
     grad_h: Tensor,
     grad_last: Tensor | None,
@@ -180,12 +177,9 @@ def _differentiable_backward(
     before, slope, jacobian = _linearize(x, rate, h, h0, seq_starts, dt, nonlinearity)
     grad = grad_h.to(before.dtype)
     start = None if grad_last is None else grad_last.to(before.dtype)
-    v, grad_h0 = linear_scan(jacobian * grad, jacobian, start, seq_starts, True, backend)
+    v, grad_h0 = apply_linear_scan(jacobian * grad, jacobian, start, seq_starts, True, backend)
     grad_x = slope * (grad + previous_states(v, start, seq_starts, True))
     return grad_x.to(x.dtype), -(grad_x * before).sum((0, 1)), grad_h0
-
-
-rnn_scan_op.register_autograd(_backward, setup_context=_setup_context)
 
 
 class _RnnScan(torch.autograd.Function):
@@ -213,11 +207,10 @@ class _RnnScan(torch.autograd.Function):
             drive = drive - rate_tangent * before
         if h0 is not None:
             h0_tangent = (torch.zeros_like(h0) if h0_tangent is None else h0_tangent).to(before.dtype)
-        tangent, last = linear_scan(slope * drive, jacobian, h0_tangent, seq_starts, False, backend)
+        tangent, last = apply_linear_scan(slope * drive, jacobian, h0_tangent, seq_starts, False, backend)
         return tangent.to(h.dtype), last.to(h.dtype if h0 is None else h0.dtype)
 
 
-@rnn_scan_op.register_vmap
 def _rnn_scan_vmap(
     info: Any, in_dims: tuple[Any, ...], x: Tensor, rate: Tensor, h0: Tensor | None,
     seq_starts: Tensor | None, dt: float, nonlinearity: str, backend: str,
@@ -233,7 +226,6 @@ def _rnn_scan_vmap(
     return (split_batch(h, size, into_channels), split_batch(last, size, into_channels)), (0, 0)
 
 
-@rnn_scan_backward_op.register_vmap
 def _rnn_scan_backward_vmap(
     info: Any, in_dims: tuple[Any, ...], grad_h: Tensor, grad_last: Tensor | None, x: Tensor, rate: Tensor,
     h: Tensor, h0: Tensor | None, seq_starts: Tensor | None, dt: float, nonlinearity: str, backend: str,
@@ -247,6 +239,10 @@ def _rnn_scan_backward_vmap(
     grads = rnn_scan_backward_op(*folded, seq_starts, dt, nonlinearity, backend)
     grad_x, grad_parameter, grad_h0 = (split_batch(grad, size, True) for grad in grads)
     return (grad_x, grad_parameter, grad_h0), (0, 0, 0)
+
+rnn_scan_op = register(rnn_scan, fake=_rnn_scan_fake, vmap=_rnn_scan_vmap)
+rnn_scan_backward_op = register(rnn_scan_backward, fake=_rnn_scan_backward_fake, vmap=_rnn_scan_backward_vmap)
+register_derivative("rnn_scan", _backward, _setup_context)
 
 
 def traffic(batch: int, length: int, channels: int, itemsize: int, *, backward: bool) -> int:

@@ -1,0 +1,42 @@
+"""Operators registered with PyTorch under `torch.ops.cofm_triton`, for eager code, `torch.compile` and `opcheck`.
+
+The pieces of `torch.library` are used one by one: its `custom_op` decorator wraps every call for the compiler, whose
+import costs seconds that a plain eager call never needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+NAMESPACE = "cofm_triton"
+_LIBRARY = torch.library.Library(NAMESPACE, "FRAGMENT")
+
+
+def register(
+    implementation: Callable[..., Any], *, fake: Callable[..., Any], vmap: Callable[..., Any]
+) -> Callable[..., Any]:
+    """Register a function as an operator of the same name and return the operator.
+
+    Args:
+        implementation: computes on real tensors of any device; its annotations give the schema. It mutates nothing, and
+            none of its results shares memory with an argument or another result.
+        fake: results of the right shape and dtype for tensors without data.
+        vmap: `(info, in_dims, *args) -> (results, out_dims)` for `torch.func.vmap`.
+    """
+    name = implementation.__name__
+    schema = torch.library.infer_schema(implementation, mutates_args=())
+    _LIBRARY.define(name + schema, tags=torch.Tag.pt2_compliant_tag)
+    _LIBRARY.impl(name, implementation, "CompositeExplicitAutograd")
+    qualified = f"{NAMESPACE}::{name}"
+    torch.library.register_fake(qualified, fake, lib=_LIBRARY)
+    torch.library.register_vmap(qualified, vmap, lib=_LIBRARY)
+    operator: Callable[..., Any] = getattr(getattr(torch.ops, NAMESPACE), name).default
+    return operator
+
+
+def register_derivative(name: str, backward: Callable[..., Any], setup_context: Callable[..., None]) -> None:
+    """Give an operator its backward pass, which eager code and `torch.compile` share."""
+    torch.library.register_autograd(f"{NAMESPACE}::{name}", backward, setup_context=setup_context, lib=_LIBRARY)

@@ -1,0 +1,150 @@
+"""The derived bounds: never too small for any way of computing, never so large that a mistake fits in."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scan_cases import COMPLEX, REAL, decays, linear_case, normal, rnn_case
+from torch import Tensor
+
+from cofm_triton import reference
+from cofm_triton.nonlinearity import NONLINEARITIES
+from cofm_triton.ops.dtypes import state_dtype
+from cofm_triton.tolerance import Bound, linear_scan_bounds, rnn_scan_bounds, unit_roundoff
+
+
+@pytest.mark.parametrize("dtype", [*REAL, *COMPLEX])
+def test_unit_roundoff_is_the_largest_that_is_lost(dtype: torch.dtype) -> None:
+    one, u = torch.ones((), dtype=dtype), unit_roundoff(dtype)
+    assert one + u == one  # a tie, which goes to the even neighbour
+    assert one + 2 * u != one
+
+
+@pytest.mark.parametrize("dtype", [*REAL, *COMPLEX])
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("starts", [None, [0, 7, 7, 20]])
+@given(seed=st.integers(0, 1000), reverse=st.booleans())
+def test_the_definition_keeps_the_bounds(
+    dtype: torch.dtype, gated: bool, starts: list[int] | None, seed: int, reverse: bool
+) -> None:
+    case = linear_case(1, 30, 3, dtype=dtype, gated=gated, reverse=reverse, starts=starts)
+    assert case.h0 is not None
+    case = case.with_(x=normal(1, 30, 3, dtype=dtype, seed=seed), factor=case.factor)
+    leaves = [t.detach().requires_grad_() for t in (case.x, case.factor, case.h0)]
+    results = reference.linear_scan(*leaves, **case.options)
+    results = (results[0], results[1].to(case.h0.dtype))
+    grads = torch.autograd.grad(results, leaves, [case.grad_h, case.grad_last])
+    bounds = linear_scan_bounds(case.x, case.factor, case.h0, case.grad_h, case.grad_last, **case.options)
+    for name, value in zip(bounds, (results[0], results[1]), strict=False):
+        # The definition answers in x's dtype: its h_last is rounded to 16 bits before h0's dtype gets it back.
+        slack = 1 if name == "h" or dtype == state_dtype(dtype) else torch.inf
+        assert bounds[name].excess(value) <= slack
+    if dtype == state_dtype(dtype):  # autograd rounds gradients of 16-bit graphs to 16 bits on the way
+        for name, gradient in zip(case.names, grads, strict=True):
+            assert bounds[name].excess(gradient) <= 1
+
+
+@pytest.mark.parametrize("nonlinearity", NONLINEARITIES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_nonlinear_definition_keeps_the_bounds(dtype: torch.dtype, nonlinearity: str) -> None:
+    for starts in (None, [0, 7, 7, 20]):
+        case = rnn_case(1, 30, 3, dtype=dtype, nonlinearity=nonlinearity, starts=starts)
+        assert case.h0 is not None
+        leaves = [t.detach().requires_grad_() for t in (case.x, case.factor, case.h0)]
+        results = reference.rnn_scan(*leaves, **case.options)
+        grads = torch.autograd.grad(results, leaves, [case.grad_h, case.grad_last])
+        bounds = rnn_scan_bounds(case.x, case.factor, case.h0, case.grad_h, case.grad_last, **case.options)
+        for name, value in zip(bounds, (*results, *grads), strict=True):
+            assert bounds[name].excess(value) <= 1, name
+
+
+@pytest.mark.parametrize("order", ["forwards", "backwards", "pairwise", "blocks"])
+def test_any_order_of_evaluation_keeps_the_bound(order: str) -> None:
+    """h[T-1] as a sum of `a^(T-1-t) x[t]` in float32, powers by repeated multiplication."""
+    length = 256
+    x, decay = normal(1, length, 3, seed=3), decays(3)
+    powers = torch.stack([decay] * length)
+    powers[0] = 1
+    powers = powers.cumprod(0).flip(0)
+    terms = powers * x[0]
+    if order == "backwards":
+        terms = terms.flip(0)
+    if order == "pairwise":
+        while len(terms) > 1:
+            terms = terms[::2] + terms[1::2]
+    elif order == "blocks":
+        terms = torch.stack([block.cumsum(0)[-1] for block in terms.split(16)])
+    total = torch.zeros(3)
+    for term in terms:
+        total = total + term
+    assert linear_scan_bounds(x, decay)["h_last"].excess(total[None]) <= 1
+
+
+WRONG = {
+    "a decay off by a thousandth": lambda x, a, h0: reference.linear_scan(x, a * 1.001, h0),
+    "no initial state": lambda x, a, h0: reference.linear_scan(x, a, None),
+    "one step late": lambda x, a, h0: reference.linear_scan(x.roll(1, 1), a, h0),
+    "reversed": lambda x, a, h0: reference.linear_scan(x, a, h0, reverse=True),
+    "decay after the input": lambda x, a, h0: tuple(t * a for t in reference.linear_scan(x, a, h0)),
+    "a 16-bit state": lambda x, a, h0: reference.linear_scan(x, a.bfloat16().to(a.dtype), h0),
+}
+
+
+@pytest.mark.parametrize("mistake", WRONG)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("length", [7, 300])
+def test_mistakes_are_far_outside(length: int, dtype: torch.dtype, mistake: str) -> None:
+    case = linear_case(2, length, 3, dtype=dtype)
+    assert case.h0 is not None
+    h, h_last = WRONG[mistake](case.x, case.factor, case.h0)
+    bounds = linear_scan_bounds(case.x, case.factor, case.h0)
+    assert bounds["h"].excess(h) > 10
+    if mistake != "no initial state":  # forgotten by then
+        assert bounds["h_last"].excess(h_last) > 10
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("length", [1, 33, 300])
+def test_bounds_are_small_beside_the_values(length: int, dtype: torch.dtype) -> None:
+    """In units of roundoff at most the steps a state remembers, 1 / (1 - |a|), some, and the number of terms of a sum."""
+    unit = unit_roundoff(dtype)
+    for case in (linear_case(2, length, 3, dtype=dtype), rnn_case(2, length, 3, dtype=dtype, nonlinearity="tanh")):
+        bounds = case.bounds_of(case.x, case.factor, case.h0, case.grad_h, case.grad_last, **case.options)
+        for name in ("h", "grad_x"):
+            bound = bounds[name]
+            assert bound.error.median() < 400 * unit * bound.exact.abs().median()
+
+
+def test_bounds_scale_with_the_unit_roundoff() -> None:
+    case = linear_case(2, 50, 3, dtype=torch.float32)
+    assert case.h0 is not None
+    arguments = (case.x, case.factor, case.h0, case.grad_h, case.grad_last)
+    narrow = linear_scan_bounds(*arguments)
+    wide = linear_scan_bounds(*(t.double() if isinstance(t, Tensor) else t for t in arguments))
+    for name in narrow:
+        torch.testing.assert_close(narrow[name].exact, wide[name].exact, rtol=1e-12, atol=1e-12)
+        # The exact value has the error of float64 itself, once more.
+        ratio = (narrow[name].error / wide[name].error).median()
+        assert 2.0**27 < ratio < 2.0**30
+
+
+def test_a_jump_within_reach_leaves_the_gradient_open() -> None:
+    # z = 1 exactly: rounding decides between the slopes 0 and 1.
+    x, weights = torch.tensor([[[1.0], [0.2]]]), torch.ones(1, 2, 1)
+    bounds = rnn_scan_bounds(x, torch.tensor([0.5]), grad_h=weights, nonlinearity="hardtanh")
+    assert bounds["grad_x"].error[0, 0, 0] > 1
+    assert bounds["grad_x"].error[0, 1, 0] < 1e-5
+    assert bounds["h"].error.max() < 1e-5
+
+
+def test_excess() -> None:
+    bound = Bound(torch.tensor([1.0, torch.inf, torch.nan]).double(), torch.tensor([0.5, torch.nan, torch.nan]).double())
+    assert bound.excess(torch.tensor([1.25, torch.inf, torch.nan])) == 0.5
+    assert bound.excess(torch.tensor([1.0, 0.0, torch.nan])) == torch.inf
+    assert bound.excess(torch.tensor([torch.nan, torch.inf, torch.nan])) == torch.inf
+    assert bound.excess(torch.tensor([1.0, torch.inf, 0.0])) == torch.inf
+    with pytest.raises(ValueError, match=r"actual must have shape \(3,\), got \(2,\)"):
+        bound.excess(torch.zeros(2))
+    assert Bound(torch.zeros(0), torch.zeros(0)).excess(torch.zeros(0)) == 0
