@@ -14,10 +14,11 @@ The adjoint is a scan of the same kind, so its bound is the adjoint of the bound
 of magnitudes and that of errors, and the derivatives by |x|, |a| and |h0| bound the errors of the gradients. A gradient
 that sums N products adds N u times the sum of their magnitudes, the worst of all orders of summation.
 
-The nonlinear recurrence has the error factor `|1 - dt rate s|` with a slope s in [0, 1], hence at most
-`max(1, |1 - dt rate|)`. Its adjoint multiplies by `J = 1 - dt rate act'(z)`, where act' is as uncertain as z makes it;
-hardtanh and relu have jumps in act', and wherever the error of z reaches a jump the bound takes any slope in [0, 1] for
-possible. Nothing is masked: the bound grows where the data leave the gradient undecided, so data should avoid that.
+The nonlinear recurrence has the error factor `|1 - dt rate s|`, s the slope of act between the exact and the computed
+z. A first bound takes s anywhere in [0, 1]; with it, s is known to the error of z times |act''|, which gives the final
+one. The adjoint multiplies by `J = 1 - dt rate act'(z)`, with act' as uncertain as that. Hardtanh and relu have jumps
+in act': wherever the error of z reaches one, any slope in [0, 1] counts as possible. Nothing is masked; the bound grows
+where data leave the gradient undecided, so test data should keep away from there.
 
 Last, u of the stored dtype times the value for the final rounding. All bounds are of first order in u, enlarged by
 `SECOND_ORDER`; they include the error of the exact value itself, which is computed in float64 by the definitions.
@@ -68,6 +69,7 @@ class Bound(NamedTuple):
             raise ValueError(f"actual must have shape {tuple(self.exact.shape)}, got {tuple(actual.shape)}")
         if actual.numel() == 0:
             return 0.0
+        actual = actual.detach()
         error = (actual.to(self.exact.dtype) - self.exact).abs()
         equal = (actual == self.exact) | (actual.isnan() & self.exact.isnan())
         ratio = torch.where(equal, 0.0, error / self.error)
@@ -201,21 +203,30 @@ def rnn_scan_bounds(
     scale = inputs[0].abs() + (inputs[1] * before).abs()  # what z is rounded against
     act = activation(nonlinearity)(z).abs()
 
+    slope = activation_slope(nonlinearity)(z)
+    turn = dt * inputs[1].abs()
+
+    def uncertainty(e_state: Tensor) -> Tensor:
+        """How far act'(z) may be off when z is formed from states with these errors."""
+        e_z = 2 * u * scale + inputs[1].abs() * previous_states(e_state, torch.zeros_like(starts), seq_starts, False)
+        if nonlinearity in KINKS:
+            return torch.where((z.abs() - KINKS[nonlinearity]).abs() <= SECOND_ORDER * e_z, 1.0, 0.0).double()
+        return CURVATURE[nonlinearity] * e_z
+
     # Forward: z takes two roundings, dt * act(z) two and act's own, the sum one.
+    made = u * (dt * (2 * scale + (2 + ACT_ROUNDINGS[nonlinearity]) * act) + h.abs())
     growth = (1 - dt * inputs[1]).abs()
     growth = growth if nonlinearity == "linear" else growth.clamp(min=1)
-    made = u * (dt * (2 * scale + (2 + ACT_ROUNDINGS[nonlinearity]) * act) + h.abs())
+    rough, _ = reference.linear_scan(made, growth, torch.zeros_like(starts), seq_starts=seq_starts)
+    growth = (1 - dt * inputs[1] * slope).abs() + turn * uncertainty(rough)
     e, e_last = reference.linear_scan(made, growth, torch.zeros_like(starts), seq_starts=seq_starts)
 
     # The adjoint forms z again from x and stored states, or from states recomputed from an earlier stored one.
     stored = e + _storage(x.dtype) * (h.abs().cummax(1).values if h.shape[1] else h)
     e_before = previous_states(stored, torch.zeros_like(starts), seq_starts, False)
-    e_z = 2 * u * scale + inputs[1].abs() * e_before
-    slope = activation_slope(nonlinearity)(z)
-    e_slope = CURVATURE[nonlinearity] * e_z + 2 * ACT_ROUNDINGS[nonlinearity] * u * act + 2 * u
-    if nonlinearity in KINKS:
-        e_slope = torch.where((z.abs() - KINKS[nonlinearity]).abs() <= SECOND_ORDER * e_z, 1.0, 0.0).double()
-    turn = dt * inputs[1].abs()
+    e_slope = uncertainty(stored)
+    if nonlinearity == "tanh":  # formed as 1 - u^2
+        e_slope = e_slope + 2 * (1 + ACT_ROUNDINGS[nonlinearity]) * u
     jacobian = (1 - dt * inputs[1] * slope).abs() + turn * e_slope
 
     def adjoint(drive: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
@@ -245,7 +256,7 @@ def rnn_scan_bounds(
 
 
 def _differentiate(run: Run, inputs: list[Tensor], weights: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """Results of `run`, and the gradients of `sum(weights * results)` by its inputs (by their conjugates if complex)."""
+    """Results of `run`, and the gradients of `sum(weights * results)` by its inputs."""
     leaves = [tensor.detach().requires_grad_() for tensor in inputs]
     results = run(*leaves)
     grads = torch.autograd.grad(results, leaves, weights)

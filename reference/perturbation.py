@@ -58,7 +58,9 @@ def norm(tensor: Tensor, ball: str) -> Tensor:
         raise ValueError(f"ball must be one of {BALLS}, got {ball!r}")
     if ball == "inf":
         return tensor.abs().max()
-    return torch.linalg.norm(tensor.flatten(1) if tensor.dim() > 2 else tensor, 2)
+    if tensor.dim() < 2:
+        return torch.linalg.vector_norm(tensor)
+    return torch.linalg.matrix_norm(tensor.flatten(1), 2)
 
 
 def normalise(direction: Mapping[str, Tensor], ball: str) -> dict[str, Tensor]:

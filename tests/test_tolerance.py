@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from scan_cases import COMPLEX, REAL, decays, linear_case, normal, rnn_case
 from torch import Tensor
 
@@ -25,25 +23,24 @@ def test_unit_roundoff_is_the_largest_that_is_lost(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("dtype", [*REAL, *COMPLEX])
 @pytest.mark.parametrize("gated", [False, True])
 @pytest.mark.parametrize("starts", [None, [0, 7, 7, 20]])
-@given(seed=st.integers(0, 1000), reverse=st.booleans())
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("seed", [10, 11])
 def test_the_definition_keeps_the_bounds(
-    dtype: torch.dtype, gated: bool, starts: list[int] | None, seed: int, reverse: bool
+    seed: int, reverse: bool, starts: list[int] | None, gated: bool, dtype: torch.dtype
 ) -> None:
     case = linear_case(1, 30, 3, dtype=dtype, gated=gated, reverse=reverse, starts=starts)
     assert case.h0 is not None
-    case = case.with_(x=normal(1, 30, 3, dtype=dtype, seed=seed), factor=case.factor)
+    case = case.with_(x=normal(1, 30, 3, dtype=dtype, seed=seed))
     leaves = [t.detach().requires_grad_() for t in (case.x, case.factor, case.h0)]
     results = reference.linear_scan(*leaves, **case.options)
     results = (results[0], results[1].to(case.h0.dtype))
     grads = torch.autograd.grad(results, leaves, [case.grad_h, case.grad_last])
     bounds = linear_scan_bounds(case.x, case.factor, case.h0, case.grad_h, case.grad_last, **case.options)
-    for name, value in zip(bounds, (results[0], results[1]), strict=False):
-        # The definition answers in x's dtype: its h_last is rounded to 16 bits before h0's dtype gets it back.
-        slack = 1 if name == "h" or dtype == state_dtype(dtype) else torch.inf
-        assert bounds[name].excess(value) <= slack
-    if dtype == state_dtype(dtype):  # autograd rounds gradients of 16-bit graphs to 16 bits on the way
-        for name, gradient in zip(case.names, grads, strict=True):
-            assert bounds[name].excess(gradient) <= 1
+    assert bounds["h"].excess(results[0]) <= 1
+    # In 16 bits the definition rounds h_last to the dtype of x, and autograd its gradients on the way.
+    if dtype == state_dtype(dtype):
+        for name, value in zip(bounds, (*results, *grads), strict=True):
+            assert bounds[name].excess(value) <= 1, name
 
 
 @pytest.mark.parametrize("nonlinearity", NONLINEARITIES)
@@ -108,13 +105,13 @@ def test_mistakes_are_far_outside(length: int, dtype: torch.dtype, mistake: str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("length", [1, 33, 300])
 def test_bounds_are_small_beside_the_values(length: int, dtype: torch.dtype) -> None:
-    """In units of roundoff at most the steps a state remembers, 1 / (1 - |a|), some, and the number of terms of a sum."""
+    """Some units of roundoff for each step that a state remembers, of which there are about 1 / (1 - |a|) = 10."""
     unit = unit_roundoff(dtype)
     for case in (linear_case(2, length, 3, dtype=dtype), rnn_case(2, length, 3, dtype=dtype, nonlinearity="tanh")):
         bounds = case.bounds_of(case.x, case.factor, case.h0, case.grad_h, case.grad_last, **case.options)
         for name in ("h", "grad_x"):
             bound = bounds[name]
-            assert bound.error.median() < 400 * unit * bound.exact.abs().median()
+            assert bound.error.median() < 100 * unit * bound.exact.abs().max(), name
 
 
 def test_bounds_scale_with_the_unit_roundoff() -> None:
@@ -140,7 +137,7 @@ def test_a_jump_within_reach_leaves_the_gradient_open() -> None:
 
 
 def test_excess() -> None:
-    bound = Bound(torch.tensor([1.0, torch.inf, torch.nan]).double(), torch.tensor([0.5, torch.nan, torch.nan]).double())
+    bound = Bound(torch.tensor([1.0, torch.inf, torch.nan]), torch.tensor([0.5, torch.nan, torch.nan]))
     assert bound.excess(torch.tensor([1.25, torch.inf, torch.nan])) == 0.5
     assert bound.excess(torch.tensor([1.0, 0.0, torch.nan])) == torch.inf
     assert bound.excess(torch.tensor([torch.nan, torch.inf, torch.nan])) == torch.inf

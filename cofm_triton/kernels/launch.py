@@ -14,6 +14,7 @@ import triton
 # A warp of 32 lanes moves 16 bytes per lane and row at full width; wider rows only cost registers.
 LANES = 32
 VECTOR_BYTES = 16
+ALIGNED_CHANNELS = 16
 NUM_WARPS = 1
 # Splitting: rows of a chunk that still amortise a program's start, and the longest chain of carries left unsplit.
 MIN_CHUNK = 16
@@ -42,8 +43,13 @@ class Chunks(NamedTuple):
 
 
 def channels(channels: int, element_size: int) -> Channels:
-    """Blocks of channels with 16-byte accesses, narrower where the tensor has fewer channels than that."""
-    full = LANES * VECTOR_BYTES // element_size
+    """Blocks of channels: 16-byte accesses where rows are aligned for them, otherwise two numbers a lane.
+
+    Triton knows a stride to be aligned when it is divisible by 16. Where it is not, every number has an address of its
+    own, and more than two a lane spill.
+    """
+    aligned = channels % ALIGNED_CHANNELS == 0
+    full = LANES * VECTOR_BYTES // element_size if aligned else 2 * LANES
     block_d = min(full, max(LANES, triton.next_power_of_2(channels)))
     return Channels(block_d, triton.cdiv(channels, block_d), channels % block_d != 0)
 

@@ -1,0 +1,85 @@
+"""Options of a benchmark session, its cases, and the table and file at its end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from . import machine, table
+from .contract import Case, Peer
+from .peers import declines, missing, peers
+from .registry import OPERATORS, cases
+from .results import OURS, Results
+
+RESULTS = pytest.StashKey[Results]()
+DEFAULT_FILE = "out/bench.json"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--smoke`, `--results`, `--device`."""
+    group = parser.getgroup("cofm_triton")
+    group.addoption("--smoke", action="store_true", help="every case once, tiny, with its result checked")
+    group.addoption("--results", default=DEFAULT_FILE, metavar="FILE", help=f"JSON to write ({DEFAULT_FILE})")
+    group.addoption("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="device of the tensors")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """One collection of results per session."""
+    config.stash[RESULTS] = Results()
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Contestants of a case follow one another, so that the machine changes little between them."""
+    if "contestant" not in metafunc.fixturenames:
+        return
+    results = metafunc.config.stash[RESULTS]
+    parameters = [
+        pytest.param(case, pass_name, peer, id="-".join([case.operator, case.study, case.size, case.dtype_name, pass_name, name]))
+        for case in cases(metafunc.config.getoption("smoke"))
+        for pass_name in OPERATORS[case.operator].passes
+        for name, peer in [(OURS, None), *((peer.name, peer) for peer in _running(case, results))]
+    ]
+    metafunc.parametrize(("case", "pass_name", "contestant"), parameters)
+
+
+def _running(case: Case, results: Results) -> list[Peer]:
+    """Peers that can run a case; why the others cannot is kept for the report."""
+    found = []
+    for peer in peers():
+        if case.operator not in peer.prepare:
+            continue
+        reason = missing(peer) or declines(peer, case)
+        if reason is None:
+            found.append(peer)
+        else:
+            results.leave_out(peer.name, case.operator, reason)
+    return found
+
+
+@pytest.fixture
+def results(request: pytest.FixtureRequest) -> Results:
+    """What this session has measured so far."""
+    return request.config.stash[RESULTS]
+
+
+@pytest.fixture
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """The device of all tensors."""
+    return torch.device(request.config.getoption("device"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Print the table and write the file, whatever has been measured."""
+    results = config.stash[RESULTS]
+    if not results.records:
+        return
+    terminalreporter.section("benchmarks")
+    other_work = [peer.name for peer in peers() if not peer.same_work]
+    for line in table.lines(results, other_work):
+        terminalreporter.write_line(line)
+    path = Path(config.getoption("results"))
+    where = machine.describe(torch.device(config.getoption("device")))
+    results.write(path, where, config.getoption("smoke"))
+    terminalreporter.write_line(f"{where['device']}, {where['threads']} threads, {where['date']}: {path}")

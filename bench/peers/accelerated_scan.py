@@ -1,0 +1,41 @@
+"""accelerated-scan: its Triton kernels on a GPU, its PyTorch reference on the CPU.
+
+Gates are stored for every step, (B, C, T) like the tokens; storing them for a time-invariant decay is not timed. The
+state is in the tensors' dtype.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..contract import Contestant, Peer, Problem, torch_contestant
+
+
+def _scan(problem: Problem) -> Callable[[Tensor, Tensor], Tensor]:
+    if problem.x.device.type == "cpu":
+        from accelerated_scan.ref import scan
+    elif problem.case.dtype.is_complex:
+        from accelerated_scan.complex import scan
+    else:
+        from accelerated_scan.scalar import scan
+    function: Callable[[Tensor, Tensor], Tensor] = scan
+    return function
+
+
+def _prepare(problem: Problem) -> Contestant:
+    scan = _scan(problem)
+    gates = problem.given["decay"].expand(problem.case.shape).to(problem.case.dtype)
+    x, gates, grad = (tensor.mT.contiguous() for tensor in (problem.x, gates, problem.grad))
+    return torch_contestant(lambda x, gates: scan(gates, x), [x, gates], grad, to_states=lambda h: h.mT)
+
+
+PEER = Peer(
+    name="accelerated-scan",
+    prepare={"linear_scan": _prepare, "gated_scan": _prepare},
+    modules=("accelerated_scan",),
+    install="accelerated-scan",
+    dtypes=(torch.float32, torch.bfloat16, torch.complex64),
+)

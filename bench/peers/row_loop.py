@@ -1,0 +1,43 @@
+"""A Python loop over the rows, as anybody would write it; the state is as wide as ours."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..contract import Contestant, Peer, Problem, torch_contestant
+
+
+def _linear_scan(x: Tensor, decay: Tensor) -> Tensor:
+    gates = decay.expand(x.shape)
+    h = torch.zeros_like(gates[:, 0])
+    states = []
+    for t in range(x.shape[1]):
+        h = gates[:, t] * h + x[:, t]
+        states.append(h)
+    return torch.stack(states, 1).to(x.dtype)
+
+
+def _rnn_scan(x: Tensor, rate: Tensor) -> Tensor:
+    h = rate.new_zeros(x.shape[0], x.shape[2])
+    states = []
+    for t in range(x.shape[1]):
+        h = h + torch.nn.functional.hardtanh(x[:, t] - rate * h)
+        states.append(h)
+    return torch.stack(states, 1).to(x.dtype)
+
+
+def _linear(problem: Problem) -> Contestant:
+    return torch_contestant(_linear_scan, [problem.x, problem.given["decay"]], problem.grad)
+
+
+def _nonlinear(problem: Problem) -> Contestant:
+    return torch_contestant(_rnn_scan, [problem.x, problem.given["rate"]], problem.grad)
+
+
+PEER = Peer(
+    name="row loop",
+    prepare={"linear_scan": _linear, "gated_scan": _linear, "rnn_scan": _nonlinear},
+    dtypes=(torch.float32, torch.bfloat16, torch.complex64),
+    max_steps=2**16,
+)

@@ -1,0 +1,219 @@
+"""Memory of K copies of one model with different parameters, by the fastest way there is.
+
+    linear one-layer models      closed form, the exact sup                  `heaviside.HeavisideCells.kernel`
+    other one-layer models       increments, never a difference, and search  `heaviside`, `memory_search`
+    any other module             differences of its float64 outputs, and search
+
+A value that is not finite counts as infinite, so that no maximum can lose it.
+"""
+
+import copy
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from cofm_triton.heaviside import HeavisideCells
+from cofm_triton.layers import RNNFunctional
+from cofm_triton.memory_search import NORMS, Best, Domain, Response, corners, over, search
+from cofm_triton.model_errors import evaluating, outputs_of_copies
+from cofm_triton.stacked import BIAS, OFFSET, is_stackable
+
+_NUMBERS = 1 << 20  # numbers per tensor at a time: 8 MB, about the last-level cache
+_FEWEST_INPUTS = 16  # inputs per call that are worth the call
+_ROUNDING = 64  # units in the last place by which outputs of a module may be off
+_AT_REST = 1e-12  # relative change of the answer to zero input that is rounding
+
+Parameters = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Memories of K models at S steps, float64 on the CPU.
+
+    Attributes:
+        values: (K, S).
+        argmax: (K, S, d).
+        slowest: (K,), the smallest decay rate of the models' modes, 1 / time; NaN for modules.
+        floor: (K,), what is rounding; 0 where nothing was subtracted.
+    """
+
+    values: Tensor
+    argmax: Tensor
+    slowest: Tensor
+    floor: Tensor
+
+
+class MemoryEvaluator:
+    """Memories of copies of a model.
+
+    Args:
+        model: a module that maps (N, T, d) to (N, T, p) or to a tuple that starts with it.
+        size: d.
+        steps: (S,) int64, ascending from 0.
+        dt: step, time.
+        domain: the inputs that the sup is over.
+        inputs: (n, d) float64, those it is over instead of the domain, whose norm alone counts then.
+        rest: y[-1] of a module that is no `RNNFunctional`, a number or (p,); None: see `_at_rest`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        size: int,
+        steps: Tensor,
+        dt: float,
+        domain: Domain,
+        inputs: Tensor | None = None,
+        rest: Tensor | float | None = None,
+    ) -> None:
+        self.is_fused = is_stackable(model)
+        self.model: nn.Module = model if self.is_fused else copy.deepcopy(model).double()
+        self.device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        self.size, self.dt, self.domain, self.rest = size, dt, domain, rest
+        self.steps = steps.to(self.device)
+        self.inputs = None if inputs is None else inputs.to(self.device)
+
+    @torch.no_grad()
+    def __call__(self, parameters: Parameters) -> Memory:
+        """Memories of K copies.
+
+        Args:
+            parameters: {name: (K, *shape) float64}, every parameter of the model.
+        """
+        if isinstance(self.model, RNNFunctional) and self.is_fused:
+            parts = [self._fused(cells) for cells in self._chunks(HeavisideCells.of(self.model, parameters))]
+        else:
+            parts = [self._module(some) for some in _each(parameters)]
+        values, points, slowest, floor = (torch.cat(column).cpu() for column in zip(*parts, strict=True))
+        return Memory(values, points, slowest, floor)
+
+    def is_biased(self, parameters: Parameters) -> bool:
+        """Whether the answer of any of K copies does not vanish with the input; arguments of a call."""
+        if self.is_fused:
+            return BIAS in parameters and bool((parameters[BIAS] != 0).any())
+        with torch.no_grad():
+            return any(not _is_constant(self._silence(some)) for some in _each(parameters))
+
+    def _chunks(self, cells: HeavisideCells) -> Iterator[HeavisideCells]:
+        """Some models at a time: their answers to a few inputs at all steps fit the memory limit."""
+        numbers = _FEWEST_INPUTS * len(self.steps) * cells.decay.shape[1]
+        count = max(1, _NUMBERS // numbers)
+        for first in range(0, cells.cells.count, count):
+            yield cells[first : first + count]
+
+    def _fused(self, cells: HeavisideCells) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """A few models; segments of steps where the closed forms answer each step by itself."""
+        width = cells.decay.shape[1]
+        segments = self.steps.split(max(1, _NUMBERS // width)) if cells.is_closed else (self.steps,)
+        parts = [self._segment(cells, steps) for steps in segments]
+        slowest = (-cells.log_decay).amin(1) / self.dt
+        values, points = (torch.cat(column, 1) for column in zip(*parts, strict=True))
+        return values, points, slowest, torch.zeros_like(slowest)
+
+    def _segment(self, cells: HeavisideCells, steps: Tensor) -> tuple[Tensor, Tensor]:
+        models, width = cells.decay.shape
+        if cells.cells.is_linear and self.inputs is None:
+            best = linear_supremum(cells.kernel(steps), self.domain)
+            return best.values, best.points
+        held = width if cells.is_closed else cells.cells.readout.shape[1]
+        chunk = max(1, _NUMBERS // (models * len(steps) * held))
+
+        def response(inputs: Tensor) -> Tensor:
+            return cells.increments(inputs, steps)
+
+        best = self._supremum(response, models, chunk, odd=cells.is_odd, paired=cells.is_closed)
+        return best.values, best.points
+
+    def _supremum(self, response: Response, models: int, chunk: int, *, odd: bool, paired: bool) -> Best:
+        if self.inputs is not None:
+            return over(response, self.inputs, models, self.domain, chunk=chunk)
+        signs = corners(self.size, odd=odd).to(self.device)
+        return search(response, signs, models, self.domain, chunk=chunk, paired=paired)
+
+    def _module(self, parameters: Parameters) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """One copy of any module."""
+        before = self._at_rest(parameters)
+        largest = torch.zeros((), dtype=torch.float64, device=self.device)
+
+        def response(inputs: Tensor) -> Tensor:
+            nonlocal largest
+            y = self._outputs(parameters, inputs[0])
+            largest = torch.maximum(largest, y.abs().max())
+            earlier = torch.where(self.steps[:, None] > 0, y[:, (self.steps - 1).clamp(min=0)], before)
+            return ((y[:, self.steps] - earlier) / self.dt)[None]
+
+        wide = max((length for p in self.model.parameters() for length in p.shape), default=1)
+        chunk = max(1, _NUMBERS // (self._length * max(wide, self.size)))
+        best = self._supremum(response, 1, chunk, odd=False, paired=False)
+        size = best.points.abs().amax() + NORMS[self.domain.norm]
+        floor = _ROUNDING * torch.finfo(torch.float64).eps * largest / self.dt / size
+        return best.values, best.points, torch.full_like(best.values[:, 0], torch.nan), floor[None]
+
+    @property
+    def _length(self) -> int:
+        return int(self.steps[-1]) + 1
+
+    def _outputs(self, parameters: Parameters, inputs: Tensor) -> Tensor:
+        """Outputs (n, T, p) of one copy under Heaviside inputs (n, d)."""
+        x = inputs[:, None].expand(-1, self._length, -1)
+        with evaluating(self.model):
+            return outputs_of_copies(self.model, parameters, x)[0]
+
+    def _silence(self, parameters: Parameters) -> Tensor:
+        """Outputs (T, p) of one copy under zero input."""
+        return self._outputs(parameters, torch.zeros(1, self.size, dtype=torch.float64, device=self.device))[0]
+
+    def _at_rest(self, parameters: Parameters) -> Tensor:
+        """y[-1], (p,) or a number: the read-out bias of our models, a module's constant answer to zero input, else 0."""
+        if self.rest is not None:
+            return torch.as_tensor(self.rest, dtype=torch.float64, device=self.device)
+        if isinstance(self.model, RNNFunctional):
+            return parameters[OFFSET][0]
+        silence = self._silence(parameters)
+        return silence[0] if _is_constant(silence) else torch.zeros_like(silence[0])
+
+
+def linear_supremum(kernel: Tensor, domain: Domain) -> Best:
+    """The exact sup for linear models.
+
+        M = max over r in {smallest, largest} and outputs q of (r |kappa_q|_1 + |kb_q|) / (r + {0 or 1})
+
+    The ratio is monotone in r, and corners of the cube |x|_inf = r maximise its numerator.
+
+    Args:
+        kernel: (K, p, d + 1, S), see `HeavisideCells.kernel`.
+        domain: smallest and largest r.
+    """
+    kappa, constant = kernel[:, :, :-1], kernel[:, :, -1]
+    best = None
+    for size in (domain.largest, domain.smallest):
+        ratio = (size * kappa.abs().sum(2) + constant.abs()) / (size + NORMS[domain.norm])
+        values, output = torch.where(ratio.isnan(), torch.inf, ratio).max(1)
+        index = output[:, None, None].expand(-1, 1, kappa.shape[2], -1)
+        signs = _sign(kappa.gather(1, index)[:, 0]) * _sign(constant.gather(1, output[:, None]))
+        points = size * signs.mT
+        better = None if best is None else best.improved(values[:, None], points[:, None])
+        best = Best(values, points) if better is None else better
+    assert best is not None
+    return best
+
+
+def _sign(values: Tensor) -> Tensor:
+    return torch.where(values < 0, -1.0, 1.0).to(values.dtype)
+
+
+def _is_constant(outputs: Tensor) -> bool:
+    """Whether outputs (T, p) do not change in time."""
+    spread = (outputs - outputs[:1]).abs().max()
+    return bool(spread <= _AT_REST * outputs.abs().max())
+
+
+def _count(parameters: Parameters) -> int:
+    return len(next(iter(parameters.values())))
+
+
+def _each(parameters: Parameters) -> Iterator[Parameters]:
+    for k in range(_count(parameters)):
+        yield {name: value[k : k + 1] for name, value in parameters.items()}

@@ -1,0 +1,66 @@
+"""Launch shapes: the written rule holds its promises for every problem."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+pytest.importorskip("triton")
+
+from cofm_triton.kernels.launch import (
+    LANES,
+    MAX_CARRIES,
+    MIN_CHUNK,
+    SEGMENT_BYTES,
+    VECTOR_BYTES,
+    channels,
+    split,
+    split_carries,
+)
+
+
+@given(width=st.integers(1, 10_000), size=st.sampled_from([2, 4, 8]))
+def test_blocks_cover_the_channels(width: int, size: int) -> None:
+    block = channels(width, size)
+    assert (block.num_blocks - 1) * block.block_d < width <= block.num_blocks * block.block_d
+    assert block.masked == (width != block.num_blocks * block.block_d)
+    assert LANES <= block.block_d <= LANES * VECTOR_BYTES // size
+    assert block.block_d & (block.block_d - 1) == 0
+
+
+@given(
+    rows=st.integers(1, 2**21),
+    programs=st.integers(1, 1000),
+    row_bytes=st.integers(1, 2**14),
+    num_sms=st.integers(1, 200),
+)
+def test_chunks_cover_a_segment(rows: int, programs: int, row_bytes: int, num_sms: int) -> None:
+    plan = split(rows, programs, row_bytes, num_sms)
+    assert 1 <= plan.segment <= rows or plan.segment == MIN_CHUNK
+    if plan.num_chunks == 1 and plan.length == rows:
+        return
+    assert (plan.num_chunks - 1) * plan.length < plan.segment <= plan.num_chunks * plan.length
+    assert plan.length >= MIN_CHUNK
+    assert plan.segment <= MIN_CHUNK or plan.segment * row_bytes <= SEGMENT_BYTES
+
+
+@given(carries=st.integers(1, 2**17))
+def test_carries_split_by_the_square_root(carries: int) -> None:
+    plan = split_carries(carries)
+    assert plan.segment == carries
+    assert (plan.num_chunks - 1) * plan.length < carries <= plan.num_chunks * plan.length
+    if carries > MAX_CARRIES:
+        assert max(plan.num_chunks, plan.length) <= carries**0.5 + 1
+
+
+def test_large_problems_stay_whole() -> None:
+    assert split(4096, 66, 2**16, 132).num_chunks == 1  # half a program per multiprocessor
+    assert split(MAX_CARRIES, 1, 128, 132).num_chunks == 1  # too short to gain anything
+
+
+def test_one_chain_fills_the_device() -> None:
+    # 64 float32 channels, 2^20 steps, an H100: what one multiprocessor can hold, on each of them.
+    plan = split(2**20, 1, 64 * 4, 132)
+    assert plan.num_chunks >= 4000
+    assert plan.segment * 64 * 4 <= SEGMENT_BYTES

@@ -1,0 +1,111 @@
+"""Split time in the linear scan's kernels: launches are forced to split, and must compute what the whole computes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from scan_cases import Case, device_of, linear_case, rounding_slack
+
+from cofm_triton.ops.backends import INSTALLED, interpreting
+from cofm_triton.ops.dtypes import state_dtype
+
+if not INSTALLED["triton"] or not (torch.cuda.is_available() or interpreting()):
+    pytest.skip("triton cannot run here", allow_module_level=True)
+
+from cofm_triton.kernels import launch, linear_scan
+
+DTYPES = [torch.float32, torch.bfloat16, torch.float64, torch.complex64]
+
+
+@pytest.fixture(autouse=True)
+def short_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks, and chains of carries, a few steps long: short sequences split as long ones do."""
+    monkeypatch.setattr(launch, "MIN_CHUNK", 4)
+    monkeypatch.setattr(launch, "MAX_CARRIES", 3)
+
+
+def run(case: Case, num_sms: int) -> dict[str, torch.Tensor]:
+    """Forward and backward as the operator calls them."""
+    device = device_of("triton")
+    x, decay, h0, grad_h, grad_last = (
+        None if t is None else t.to(device) for t in (case.x, case.factor, case.h0, case.grad_h, case.grad_last)
+    )
+    options: dict[str, Any] = dict(
+        reverse=case.options["reverse"], state_dtype=state_dtype(case.x.dtype), num_sms=num_sms
+    )
+    state = options["state_dtype"]
+    h, h_last = linear_scan.forward(x, decay, h0, None, **options)
+    assert grad_last is not None
+    grads = linear_scan.backward(grad_h, grad_last.to(state), decay, h, h0, None, **options)
+    results = {"h": h, "h_last": h_last, **dict(zip(case.names, grads, strict=True))}
+    return {name: result.cpu() for name, result in results.items()}
+
+
+def check(case: Case, num_sms: int) -> None:
+    bounds = case.bounds_of(case.x, case.factor, case.h0, case.grad_h, case.grad_last, **case.options)
+    slack = rounding_slack("triton", case.x.dtype)
+    missed = {name: ratio for name, value in run(case, num_sms).items() if (ratio := bounds[name].excess(value)) > slack}
+    assert not missed, f"error over bound: {missed}"
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize(("batch", "length", "channels", "num_sms"), [(1, 77, 40, 8), (2, 100, 3, 200), (1, 5, 3, 9)])
+def test_split_time(
+    batch: int, length: int, channels: int, num_sms: int, reverse: bool, gated: bool, dtype: torch.dtype
+) -> None:
+    case = linear_case(batch, length, channels, dtype=dtype, gated=gated, reverse=reverse)
+    assert launch.split(length, batch, channels * case.x.element_size(), num_sms).num_chunks > 1
+    check(case, num_sms)
+
+
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex64])
+def test_segments(dtype: torch.dtype, reverse: bool, gated: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three segments, the last one partial, each in chunks, carries in two levels."""
+    case = linear_case(2, 90, 3, dtype=dtype, gated=gated, reverse=reverse)
+    monkeypatch.setattr(launch, "SEGMENT_BYTES", 40 * 2 * 3 * case.x.element_size())
+    plan = launch.split(90, 2, 2 * 3 * case.x.element_size(), 200)
+    assert plan.segment == 40 and plan.num_chunks == 10
+    assert launch.split_carries(10).num_chunks > 1
+    check(case, 200)
+
+
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("length", range(4, 18))
+def test_every_remainder(length: int, gated: bool) -> None:
+    check(linear_case(1, length, 3, gated=gated), 100)
+
+
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_split_repeats_are_bitwise_equal(dtype: torch.dtype, gated: bool) -> None:
+    case = linear_case(1, 50, 40, dtype=dtype, gated=gated)
+    first, second = run(case, 100), run(case, 100)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("decay", [1.0, -1.0, 0.0, 0.5, 2.0])
+def test_exact_decays_stay_exact_when_split(decay: float) -> None:
+    """Small integers: no order of operations rounds."""
+    case = linear_case(1, 24, 3)
+    whole_numbers = (torch.arange(72) % 5 - 2.0).reshape(1, 24, 3)
+    case = case.with_(x=whole_numbers, factor=torch.full((3,), decay), h0=torch.ones(1, 3), grad_h=whole_numbers)
+    case = case.with_(grad_last=torch.ones(1, 3))
+    split, whole = run(case, 100), run(case, 1)
+    for name in split:
+        assert torch.equal(split[name], whole[name]), name
+
+
+@pytest.mark.parametrize("gated", [False, True])
+def test_infinity_crosses_chunks(gated: bool) -> None:
+    case = linear_case(1, 40, 3, gated=gated)
+    x = case.x.clone()
+    x[0, 2, 0], x[0, 3, 1] = torch.inf, torch.nan
+    split, whole = run(case.with_(x=x), 100)["h"], run(case.with_(x=x), 1)["h"]
+    assert torch.equal(split.isnan(), whole.isnan())
+    assert torch.equal(split.isinf(), whole.isinf())

@@ -1,0 +1,58 @@
+"""The nonlinearities on Triton values: accuracy, NaN, infinity and slopes at the kinks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scan_cases import device_of
+
+from cofm_triton.activation import activation, activation_slope
+from cofm_triton.nonlinearity import NONLINEARITIES
+from cofm_triton.ops.backends import INSTALLED, interpreting
+
+if not INSTALLED["triton"] or not (torch.cuda.is_available() or interpreting()):
+    pytest.skip("triton cannot run here", allow_module_level=True)
+
+import triton
+import triton.language as tl
+
+from cofm_triton.kernels.nonlinearity import act, act_derivative
+
+
+@triton.jit
+def apply_kernel(z_ptr, act_ptr, slope_ptr, count, NONLINEARITY: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    z = tl.load(z_ptr + i, mask=i < count, other=0.0)
+    u = act(z, NONLINEARITY)
+    tl.store(act_ptr + i, u, mask=i < count)
+    tl.store(slope_ptr + i, act_derivative(z, u, NONLINEARITY), mask=i < count)
+
+
+def arguments(dtype: torch.dtype) -> torch.Tensor:
+    tiny = torch.logspace(-30, 2, 4001, dtype=torch.float64)
+    grid = torch.linspace(-25, 25, 20_001, dtype=torch.float64)
+    special = [0.0, -0.0, torch.inf, -torch.inf, torch.nan, 1.0, -1.0, float(torch.finfo(dtype).max)]
+    return torch.cat([tiny, -tiny, grid, torch.tensor(special, dtype=torch.float64)]).to(dtype)
+
+
+@pytest.mark.parametrize("name", NONLINEARITIES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_values_and_slopes(name: str, dtype: torch.dtype) -> None:
+    z = arguments(dtype)
+    device = device_of("triton")
+    values, slopes = torch.empty_like(z, device=device), torch.empty_like(z, device=device)
+    apply_kernel[(triton.cdiv(z.numel(), 2048),)](z.to(device), values, slopes, z.numel(), name, BLOCK=2048)
+    values, slopes = values.cpu(), slopes.cpu()
+    nan = z.isnan()
+    assert torch.equal(values.isnan(), nan)
+    if name == "tanh":
+        exact = np.tanh(z[~nan].numpy().astype(np.longdouble))
+        unit = np.spacing(np.abs(exact.astype(z.numpy().dtype)))
+        assert (np.abs(values[~nan].numpy() - exact) / unit).max() <= 2  # what the docstring says
+        # 1 - u^2 from a u that is 2 ulp off: 2 * 2 ulp of 1, and its own rounding.
+        torch.testing.assert_close(slopes[~nan].double(), activation_slope(name)(z[~nan].double()), rtol=0,
+                                   atol=5 * torch.finfo(dtype).eps)  # fmt: skip
+    else:
+        assert torch.equal(values[~nan], activation(name)(z[~nan]))
+        assert torch.equal(slopes[~nan], activation_slope(name)(z[~nan]))

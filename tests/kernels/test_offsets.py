@@ -1,0 +1,108 @@
+"""No offset into a tensor is ever formed in 32 bits: read off the source of every kernel.
+
+An integer argument of a kernel arrives in 32 bits when its value fits. So each one that is a size or a stride has to be
+declared `tl.int64`, which every product it takes part in then is. Exempt are the counts of programs, `num_*`, which
+only divide the program's number, and the strides of channels, `stride_*d`, which only multiply d; that, and every
+number of a sequence that is multiplied, has to be widened by `.to(tl.int64)`.
+"""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import cofm_triton
+
+KERNELS = sorted((Path(cofm_triton.__file__).parent / "kernels").glob("*.py"))
+NARROW = {"pid", "sequence", "chunk"}
+
+
+def is_kernel(node: ast.AST) -> bool:
+    """A function that is launched: it reads its program's number."""
+    return isinstance(node, ast.FunctionDef) and "program_id" in ast.dump(node)
+
+
+FOUND = [
+    pytest.param(node, id=f"{path.stem}.{node.name}")
+    for path in KERNELS
+    for node in ast.walk(ast.parse(path.read_text()))
+    if isinstance(node, ast.FunctionDef) and is_kernel(node)
+]
+
+
+def exempt(name: str) -> bool:
+    return name.endswith("_ptr") or name.startswith("num_") or (name.startswith("stride_") and name.endswith("d"))
+
+
+def narrow_names(node: ast.expr) -> set[str]:
+    """Names in an expression that are 32-bit numbers there: those not inside a `.to(...)`."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "to":
+        return set()
+    if isinstance(node, ast.Name):
+        return {node.id} & NARROW
+    return set().union(*(narrow_names(child) for child in ast.iter_child_nodes(node) if isinstance(child, ast.expr)))
+
+
+def narrow_products(kernel: ast.FunctionDef) -> list[str]:
+    """Products with a factor that is the number of a program, sequence or chunk in 32 bits."""
+    return [
+        ast.unparse(node)
+        for node in ast.walk(kernel)
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult)
+        if narrow_names(node.left) and not declared_wide(kernel, node.right)
+    ]
+
+
+def declared_wide(kernel: ast.FunctionDef, factor: ast.expr) -> bool:
+    """Whether a factor is an argument declared tl.int64: then the product is one too."""
+    annotations = {argument.arg: argument.annotation for argument in kernel.args.args}
+    annotation = annotations.get(factor.id) if isinstance(factor, ast.Name) else None
+    return annotation is not None and ast.unparse(annotation) == "tl.int64"
+
+
+def test_kernels_are_found() -> None:
+    assert len(FOUND) >= 4
+
+
+@pytest.mark.parametrize("kernel", FOUND)
+def test_sizes_and_strides_are_declared_wide(kernel: ast.FunctionDef) -> None:
+    wanted = [argument for argument in kernel.args.args if not exempt(argument.arg)]
+    declared = {argument.arg: argument.annotation and ast.unparse(argument.annotation) for argument in wanted}
+    accepted = ("tl.int64", "tl.constexpr", "tl.float64", "tl.float32")
+    assert not {name: annotation for name, annotation in declared.items() if annotation not in accepted}
+    assert "tl.int64" in declared.values()
+
+
+@pytest.mark.parametrize("kernel", FOUND)
+def test_channels_are_numbered_wide(kernel: ast.FunctionDef) -> None:
+    definitions = [
+        ast.unparse(node.value)
+        for node in ast.walk(kernel)
+        if isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == ["d"]
+    ]
+    assert definitions
+    assert all(".to(tl.int64) * BLOCK_D" in definition for definition in definitions)
+
+
+@pytest.mark.parametrize("kernel", FOUND)
+def test_no_narrow_number_is_multiplied(kernel: ast.FunctionDef) -> None:
+    assert not narrow_products(kernel)
+
+
+@pytest.mark.parametrize(
+    ("line", "caught"),
+    [
+        ("row = sequence * D", False),
+        ("row = sequence * width", True),
+        ("row = sequence.to(tl.int64) * width", False),
+        ("row = (sequence * num_chunks + chunk) * D", True),
+        ("row = (sequence.to(tl.int64) * num_chunks + chunk) * D", False),
+        ("row = (pid + 1) * BLOCK_D", True),
+    ],
+)
+def test_the_lint_itself(line: str, caught: bool) -> None:
+    kernel = ast.parse(f"def kernel(x_ptr, D: tl.int64, width, num_chunks):\n    {line}").body[0]
+    assert isinstance(kernel, ast.FunctionDef)
+    assert bool(narrow_products(kernel)) == caught

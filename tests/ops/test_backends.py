@@ -1,0 +1,130 @@
+"""Which backend runs, and what the others say when they cannot."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from cofm_triton.ops import backends
+from cofm_triton.ops.backends import BACKENDS, implementation, num_sms, resolve
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> dict[str, bool]:
+    """What is installed, to be changed."""
+    table = {"numba": True, "triton": True}
+    monkeypatch.setattr(backends, "INSTALLED", table)
+    return table
+
+
+@pytest.mark.parametrize(
+    ("backend", "device", "numba", "triton", "expected"),
+    [
+        (None, CPU, True, True, "numba"),
+        (None, CPU, False, True, "torch"),
+        (None, GPU, True, True, "triton"),
+        (None, GPU, True, False, "torch"),
+        (None, torch.device("mps"), True, True, "torch"),
+        ("cpu", CPU, True, True, "numba"),
+        ("cpu", CPU, False, False, "torch"),
+        ("numba", CPU, True, False, "numba"),
+        ("torch", CPU, True, True, "torch"),
+        ("torch", GPU, True, True, "torch"),
+        ("triton", GPU, False, True, "triton"),
+        ("reference", GPU, True, True, "reference"),
+    ],
+)
+def test_resolution(
+    backend: str | None, device: torch.device, numba: bool, triton: bool, expected: str, installed: dict[str, bool]
+) -> None:
+    installed.update(numba=numba, triton=triton)
+    assert resolve(backend, device) == expected
+
+
+@pytest.mark.parametrize(
+    ("backend", "device", "missing", "message"),
+    [
+        ("cpu", GPU, (), r"backend='cpu' needs tensors on the CPU, got tensors on cuda:0"),
+        ("numba", GPU, (), r"backend='numba' needs tensors on the CPU, got tensors on cuda:0"),
+        ("numba", CPU, ("numba",), r"backend='numba' needs the package numba: pip install 'cofm-triton\[cpu\]'"),
+        ("triton", GPU, ("triton",), r"backend='triton' needs the package triton"),
+        ("fast", CPU, (), r"backend must be None or one of \('triton', 'cpu', 'numba', .*got 'fast'"),
+        ("", CPU, (), r"backend must be None or one of .*got ''"),
+    ],
+)
+def test_what_is_missing(
+    backend: str, device: torch.device, missing: tuple[str, ...], message: str, installed: dict[str, bool]
+) -> None:
+    installed.update(dict.fromkeys(missing, False))
+    with pytest.raises(ValueError, match=message):
+        resolve(backend, device)
+
+
+@pytest.mark.parametrize("value", [None, "0", "false"])
+def test_triton_on_the_cpu_names_the_interpreter(
+    value: str | None, installed: dict[str, bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    if value is not None:
+        monkeypatch.setenv("TRITON_INTERPRET", value)
+    with pytest.raises(ValueError, match=r"backend='triton' needs tensors on a GPU, got tensors on cpu; .*INTERPRET=1"):
+        resolve("triton", CPU)
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert resolve("triton", CPU) == "triton"
+
+
+def run(code: str, **environment: str) -> str:
+    """What a fresh Python prints, without TRITON_INTERPRET unless it is given."""
+    clean = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=clean | environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_process_without_the_interpreter_is_told() -> None:
+    printed = run(
+        "import torch, cofm_triton as cofm\n"
+        "try: cofm.linear_scan(torch.zeros(1, 2, 1), torch.zeros(1), backend='triton')\n"
+        "except ValueError as error: print(error)"
+    )
+    assert "backend='triton' needs " in printed
+
+
+def test_importing_the_package_imports_no_compiler() -> None:
+    loaded = "print([m for m in ('triton', 'numba', 'cofm_triton.kernels', 'cofm_triton.cpu.jit') if m in sys.modules])"
+    before = run(f"import sys, torch\n{loaded}")  # torch itself may
+    assert run(f"import sys, torch, cofm_triton\n{loaded}") == before
+
+
+def test_computing_without_numba() -> None:
+    printed = run(
+        "import sys; sys.modules['numba'] = None\n"
+        "import torch, cofm_triton as cofm\n"
+        "from cofm_triton.ops import backends; backends.INSTALLED['numba'] = False\n"
+        "h, _ = cofm.linear_scan(torch.ones(1, 3, 1), torch.tensor([0.5]))\n"
+        "g, _ = cofm.rnn_scan(torch.full((1, 3, 1), 5.0), torch.tensor([1.0]))\n"
+        "print(h.flatten().tolist(), g.flatten().tolist())"
+    )
+    assert printed.strip() == "[1.0, 1.5, 1.75] [1.0, 2.0, 3.0]"
+
+
+@pytest.mark.parametrize("operator", ["linear_scan", "rnn_scan"])
+def test_every_backend_offers_the_same_functions(operator: str) -> None:
+    for backend in BACKENDS:
+        if backend in ("cpu", "reference") or not backends.INSTALLED.get(backend, True):
+            continue
+        module = implementation(backend, operator)
+        assert callable(module.forward)
+        assert callable(module.backward)
+
+
+def test_the_cpu_counts_as_one_multiprocessor() -> None:
+    assert num_sms(CPU) == 1

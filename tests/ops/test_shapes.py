@@ -1,0 +1,66 @@
+"""Earlier states, and axes folded for vmap."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from scan_cases import normal
+
+from cofm_triton.ops.shapes import fold_batch, previous_states, split_batch
+
+STARTS = ([0], [0, 3], [0, 0, 3, 3, 7], [0, 1, 2, 3, 4, 5, 6, 7], [0, 7, 7])
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("with_h0", [False, True])
+@pytest.mark.parametrize("length", [0, 1, 7])
+def test_previous_states(length: int, with_h0: bool, reverse: bool) -> None:
+    h, h0 = normal(2, length, 3), normal(2, 3, seed=2) if with_h0 else None
+    previous = previous_states(h, h0, None, reverse)
+    assert previous.shape == h.shape
+    for t in range(length):
+        before = t + 1 if reverse else t - 1
+        outside = torch.zeros(2, 3) if h0 is None else h0
+        assert torch.equal(previous[:, t], h[:, before] if 0 <= before < length else outside)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("with_h0", [False, True])
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+@pytest.mark.parametrize("starts", STARTS, ids=str)
+def test_previous_states_of_packed_sequences(
+    starts: list[int], dtype: torch.dtype, with_h0: bool, reverse: bool
+) -> None:
+    h, h0 = normal(1, 7, 3), normal(len(starts), 3, seed=2) if with_h0 else None
+    previous = previous_states(h, h0, torch.tensor(starts, dtype=dtype), reverse)
+    for i, (a, b) in enumerate(itertools.pairwise([*starts, 7])):
+        alone = previous_states(h[:, a:b], None if h0 is None else h0[i : i + 1], None, reverse)
+        assert torch.equal(previous[:, a:b], alone)
+
+
+@pytest.mark.parametrize("starts", [None, [0, 0, 3, 3, 7]], ids=str)
+def test_previous_states_can_be_differentiated(starts: list[int] | None) -> None:
+    h = normal(1, 7, 2, dtype=torch.float64).requires_grad_()
+    h0 = normal(1 if starts is None else 5, 2, dtype=torch.float64, seed=2).requires_grad_()
+    packed = None if starts is None else torch.tensor(starts)
+    for reverse in (False, True):
+        assert torch.autograd.gradcheck(lambda h, h0, r=reverse: previous_states(h, h0, packed, r), (h, h0))
+
+
+@pytest.mark.parametrize("into_channels", [False, True])
+@pytest.mark.parametrize("dim", [0, 1, 2, 3])
+def test_folding_and_splitting(dim: int, into_channels: bool) -> None:
+    tensor = normal(4, 2, 5, 3)
+    mapped = tensor.movedim(0, dim)
+    folded = fold_batch(mapped, dim, 4, into_channels)
+    assert folded.shape == ((2, 5, 12) if into_channels else (8, 5, 3))
+    assert torch.equal(split_batch(folded, 4, into_channels), tensor)
+
+
+@pytest.mark.parametrize("into_channels", [False, True])
+def test_folding_what_is_not_mapped(into_channels: bool) -> None:
+    tensor = normal(2, 5, 3)
+    folded = fold_batch(tensor, None, 4, into_channels)
+    assert torch.equal(split_batch(folded, 4, into_channels), tensor.expand(4, 2, 5, 3))
