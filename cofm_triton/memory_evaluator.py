@@ -13,11 +13,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from cofm_triton.heaviside import HeavisideCells
 from cofm_triton.layers import RNNFunctional
 from cofm_triton.memory_search import NORMS, Best, Domain, Response, corners, over, search
-from cofm_triton.model_errors import evaluating, outputs_of_copies
+from cofm_triton.model_errors import _first
 from cofm_triton.stacked import BIAS, OFFSET, is_stackable
 
 _NUMBERS = 1 << 20  # numbers per tensor at a time: 8 MB, about the last-level cache
@@ -69,7 +70,7 @@ class MemoryEvaluator:
         rest: Tensor | float | None = None,
     ) -> None:
         self.is_fused = is_stackable(model)
-        self.model: nn.Module = model if self.is_fused else copy.deepcopy(model).double()
+        self.model: nn.Module = model if self.is_fused else copy.deepcopy(model).double().eval()
         self.device = next((p.device for p in model.parameters()), torch.device("cpu"))
         self.size, self.dt, self.domain, self.rest = size, dt, domain, rest
         self.steps = steps.to(self.device)
@@ -158,8 +159,7 @@ class MemoryEvaluator:
     def _outputs(self, parameters: Parameters, inputs: Tensor) -> Tensor:
         """Outputs (n, T, p) of one copy under Heaviside inputs (n, d)."""
         x = inputs[:, None].expand(-1, self._length, -1)
-        with evaluating(self.model):
-            return outputs_of_copies(self.model, parameters, x)[0]
+        return _first(functional_call(self.model, {name: value[0] for name, value in parameters.items()}, (x,)))
 
     def _silence(self, parameters: Parameters) -> Tensor:
         """Outputs (T, p) of one copy under zero input."""
@@ -210,10 +210,8 @@ def _is_constant(outputs: Tensor) -> bool:
     return bool(spread <= _AT_REST * outputs.abs().max())
 
 
-def _count(parameters: Parameters) -> int:
-    return len(next(iter(parameters.values())))
-
-
 def _each(parameters: Parameters) -> Iterator[Parameters]:
-    for k in range(_count(parameters)):
+    """The copies one by one; a module without parameters has one."""
+    count = min((len(value) for value in parameters.values()), default=1)
+    for k in range(count):
         yield {name: value[k : k + 1] for name, value in parameters.items()}
