@@ -1,5 +1,5 @@
 # Two commands do everything, from a bare machine on: `make reproduce` and `make test`.
-.PHONY: help setup reproduce test lint types pytest build clean
+.PHONY: help setup reproduce test lint types pytest bench build clean
 
 BIN := .venv/bin
 
@@ -7,6 +7,7 @@ help:
 	@echo 'make reproduce [ARGS="--preset smoke"]  set up .venv and run the paper'"'"'s experiment'
 	@echo 'make test                               set up .venv and run ruff, mypy and pytest'
 	@echo 'make lint | types | pytest              one of these checks alone'
+	@echo 'make bench [ARGS="-k targets"]          measure everything: a table and bench/results/bench.json'
 	@echo 'make build                              wheel and source archive, in dist/'
 	@echo 'make clean                              remove .venv, dist/ and caches'
 	@echo 'PYTHON=/path/to/python3 picks the interpreter of .venv'
@@ -27,6 +28,9 @@ types: setup
 
 pytest: setup
 	$(BIN)/pytest -n 2 $(ARGS)
+
+bench: setup
+	$(BIN)/pytest bench --benchmark-only --benchmark-quiet --results bench/results/bench.json $(ARGS)
 
 build: setup
 	$(BIN)/python -m build

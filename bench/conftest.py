@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from . import machine, table
-from .contract import Case, Peer
+from .contract import FORWARD, Case, Peer
 from .peers import declines, missing, peers
 from .registry import OPERATORS, cases
 from .results import OURS, Results
 
 RESULTS = pytest.StashKey[Results]()
+LOAD = pytest.StashKey[float | None]()
 DEFAULT_FILE = "out/bench.json"
 
 
@@ -26,31 +27,35 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """One collection of results per session."""
+    """One collection of results per session, and how busy the machine was before it."""
     config.stash[RESULTS] = Results()
+    config.stash[LOAD] = machine.load()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Contestants of a case follow one another, so that the machine changes little between them."""
     if "contestant" not in metafunc.fixturenames:
         return
-    results = metafunc.config.stash[RESULTS]
+    smoke, results = metafunc.config.getoption("smoke"), metafunc.config.stash[RESULTS]
     parameters = [
-        pytest.param(case, pass_name, peer, id="-".join([case.operator, case.study, case.size, case.dtype_name, pass_name, name]))
-        for case in cases(metafunc.config.getoption("smoke"))
+        pytest.param(case, pass_name, peer, id=f"{case.label(pass_name)}-{peer.name if peer else OURS}")
+        for case in cases(smoke)
         for pass_name in OPERATORS[case.operator].passes
-        for name, peer in [(OURS, None), *((peer.name, peer) for peer in _running(case, results))]
+        for peer in [None, *_running(case, pass_name, results, smoke)]
     ]
     metafunc.parametrize(("case", "pass_name", "contestant"), parameters)
 
 
-def _running(case: Case, results: Results) -> list[Peer]:
+def _running(case: Case, pass_name: str, results: Results, smoke: bool) -> list[Peer]:
     """Peers that can run a case; why the others cannot is kept for the report."""
     found = []
+    compiled_once = case.operator == "linear_scan" and case.dtype == torch.float32 and pass_name == FORWARD
     for peer in peers():
         if case.operator not in peer.prepare:
             continue
         reason = missing(peer) or declines(peer, case)
+        if smoke and peer.slow_to_compile and not compiled_once:
+            reason = reason or "slow to compile, so once in a smoke run"
         if reason is None:
             found.append(peer)
         else:
@@ -80,6 +85,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     for line in table.lines(results, other_work):
         terminalreporter.write_line(line)
     path = Path(config.getoption("results"))
-    where = machine.describe(torch.device(config.getoption("device")))
+    load = config.stash[LOAD]
+    where = machine.describe(torch.device(config.getoption("device")), load)
     results.write(path, where, config.getoption("smoke"))
     terminalreporter.write_line(f"{where['device']}, {where['threads']} threads, {where['date']}: {path}")
+    if load is not None and load > machine.BUSY:
+        terminalreporter.write_line(f"The machine was busy: {load:.1f} processes per processor. Measure again.")

@@ -42,6 +42,10 @@ class Case:
         """`8x4096x256`."""
         return "x".join(map(str, self.shape))
 
+    def label(self, pass_name: str) -> str:
+        """Name of one pass over the case, for test ids and groups."""
+        return "-".join([self.operator, self.study, self.size, self.dtype_name, pass_name])
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -135,6 +139,7 @@ class Peer:
         dtypes: what it accepts.
         max_steps: longest T; beyond it a single run takes minutes.
         same_work: whether its result is ours; others compute something comparable and are marked.
+        slow_to_compile: a smoke run has no time for it, except once.
     """
 
     name: str
@@ -144,6 +149,7 @@ class Peer:
     dtypes: Sequence[torch.dtype] = (torch.float32, torch.bfloat16)
     max_steps: int | None = None
     same_work: bool = True
+    slow_to_compile: bool = False
 
 
 def torch_contestant(

@@ -14,15 +14,34 @@ import torch
 PACKAGES = ("cofm-triton", "torch", "triton", "numba", "numpy", "jax", "accelerated-scan", "mamba-ssm")
 
 
-def describe(device: torch.device) -> dict[str, object]:
-    """Machine, versions and date, ready for JSON."""
+# Others at work on more than this share of the processors: threads wait for one another, and times mean little.
+BUSY = 0.25
+
+
+def load() -> float | None:
+    """Runnable processes of the last minute per processor; None where the system does not count them."""
+    return os.getloadavg()[0] / processors() if hasattr(os, "getloadavg") else None
+
+
+def processors() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def describe(device: torch.device, load_before: float | None) -> dict[str, object]:
+    """Machine, versions and date, ready for JSON.
+
+    Args:
+        device: where the tensors were.
+        load_before: what `load` said before the first measurement.
+    """
     return {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
         "device_type": device.type,
         "threads": torch.get_num_threads(),
-        "processors": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        "processors": processors(),
+        "load_before": load_before,
         "system": f"{platform.system()} {platform.machine()}",
         "python": sys.version.split()[0],
         "versions": {name: found for name in PACKAGES if (found := _version(name))},

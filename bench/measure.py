@@ -1,4 +1,4 @@
-"""Timing by turns: yardstick, candidate, yardstick, candidate, ... so that the machine's drift cancels in the ratios."""
+"""Timing by turns, yardstick and candidate one after the other, so that the machine's drift cancels in ratios."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 
 MAX_ROUNDS = 200
 # A candidate this slow is run once more after its first run, and that is the measurement.
-SLOW_SECONDS = 10.0
+SLOW_SECONDS = 5.0
 
 Run = Callable[[], Any]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 Shape = tuple[int, int, int]
 
-LENGTHS = tuple(2**k for k in range(8, 21, 2))
+LENGTHS = tuple(2**k for k in range(8, 21, 3))
 ELEMENTS = 2**23
 CHANNELS = 64
 FEW_CHANNELS = 32

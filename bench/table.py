@@ -73,7 +73,8 @@ def _losses(results: Results, other_work: Sequence[str]) -> Iterator[str]:
         for name, peer in row.items()
         if name not in (OURS, *other_work) and advantage(row[OURS], peer) < 1
     ]
-    yield f"Lost: {len(lost)} of {sum(OURS not in (r.contestant,) for r in results.records)} comparisons"
+    comparisons = sum(entry.contestant not in (OURS, *other_work) for entry in results.records)
+    yield f"Lost: {len(lost)} of {comparisons} comparisons with peers that do the same work"
     yield from lost
 
 
@@ -85,5 +86,6 @@ def _short(number: float) -> str:
 def _aligned(table: Sequence[Sequence[str]]) -> Iterator[str]:
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for cells in table:
-        first, *others = (cell.ljust(w) if i < 2 else cell.rjust(w) for i, (cell, w) in enumerate(zip(cells, widths, strict=True)))
-        yield "  ".join([f"  {first}", *others])
+        padded = zip(cells, widths, strict=True)
+        columns = [cell.ljust(width) if i < 2 else cell.rjust(width) for i, (cell, width) in enumerate(padded)]
+        yield "  " + "  ".join(columns)

@@ -30,23 +30,23 @@ def test_operator(
         runner = operator.ours(problem) if contestant is None else contestant.prepare[case.operator](problem)
         turns = Turns(lambda: target.copy_(problem.x), runner.passes()[pass_name], device)
         if request.config.getoption("smoke"):
-            _check(problem, runner, pass_name, contestant)
+            check(problem, runner, pass_name, contestant)
             rounds = 1
         else:
-            limits = (request.config.getoption(f"benchmark_{limit}") for limit in ("max_time", "min_rounds"))
-            rounds = turns.warm_up(*map(float, limits))
+            option = request.config.getoption
+            rounds = turns.warm_up(float(option("benchmark_max_time")), int(option("benchmark_min_rounds")))
     except Unsupported as reason:
         results.leave_out(name, case.operator, str(reason))
         pytest.skip(f"{name}: {reason}")
-    benchmark.group = "-".join([case.operator, case.study, case.size, case.dtype_name, pass_name])
-    benchmark.pedantic(turns.run, setup=turns.before, rounds=int(rounds))
+    benchmark.group = case.label(pass_name)
+    benchmark.pedantic(turns.run, setup=turns.before, rounds=rounds)
     moved = operator.bytes_moved(case, pass_name) if contestant is None else None
     entry = record(case, pass_name, name, turns, moved, 2 * problem.x.nbytes)
     benchmark.extra_info["ratio_to_copy"] = entry.ratio._asdict()
     results.records.append(entry)
 
 
-def _check(problem: Problem, runner: Contestant, pass_name: str, contestant: Peer | None) -> None:
+def check(problem: Problem, runner: Contestant, pass_name: str, contestant: Peer | None) -> None:
     """Whoever claims the same work must have the same result.
 
     Bounds hold for states as wide as ours, so 16-bit peers are only checked for their dtype and shape.

@@ -5,18 +5,24 @@ from cofm_triton._version import __version__
 from cofm_triton.functional import linear_scan, rnn_scan
 from cofm_triton.layers import RNNFunctional, StableRNN
 from cofm_triton.loss import temporal_weights, temporally_weighted_mse
+from cofm_triton.memory import MemoryFunction, memory_function
+from cofm_triton.memory_sweep import MemorySweep, memory_sweep
 from cofm_triton.parameterization import PARAMETERIZATIONS, parameterization
 from cofm_triton.perturbation import PerturbationCurve, perturbation_error
 from cofm_triton.verdict import StabilityVerdict, stability_verdict
 
 __all__ = [
     "PARAMETERIZATIONS",
+    "MemoryFunction",
+    "MemorySweep",
     "PerturbationCurve",
     "RNNFunctional",
     "StabilityVerdict",
     "StableRNN",
     "__version__",
     "linear_scan",
+    "memory_function",
+    "memory_sweep",
     "parameterization",
     "perturbation_error",
     "rnn_scan",

@@ -24,12 +24,15 @@ DECAYS = ("exponential", "polynomial", "none")
 
 _BEGIN, _END = 0.25, 0.9  # of the record; the envelope of its last stretch looks at too few steps
 _FEWEST = 6  # points that are worth a fit of three parameters
+_MOST = 2000
 _TINY = 1e-300  # below it float64 loses digits
 _ABRUPT = 1e-30  # memory that stops dead above this share of its largest value is compact
-_FLAT = 2.0  # nats that a memory must fall within the window unless a fit explains it
-_EXPLAINED = 0.9
+_CLEAR = 1e3  # above this multiple of rounding a value is one
+# Falls in nats within the window that are decay only if a fit explains this share of the variance.
+_SLIGHT, _SLIGHT_EXPLAINED = 0.5, 0.9
+_MODERATE, _MODERATE_EXPLAINED = 2.0, 0.5
 _EXACT = 1e-9  # residual in nats that counts as zero
-_SHIFTS = 400
+_SHIFTS = 120  # in six decades
 _STEEPEST = 10.0  # largest exponent of a polynomial: steeper ones are exponentials in disguise
 
 
@@ -113,7 +116,7 @@ def fit_decay(times: Tensor, values: Tensor, *, floor: float = 0.0, beta0: float
     envelope = value.flip(0).cummax(0).values.flip(0)
     kept = envelope > max(floor, _TINY)
     count = int(kept.sum())  # the envelope falls: the first ones
-    if _ends_abruptly(envelope, count, floor):
+    if _ends_abruptly(t, envelope, count, floor):
         window = (0.0, t[max(0, count - 1)].item())
         return DecayFit("exponential", math.inf, math.nan, 0.0, 0.0, math.inf, 1.0, window, beta0)
     if count < _FEWEST:
@@ -122,18 +125,20 @@ def fit_decay(times: Tensor, values: Tensor, *, floor: float = 0.0, beta0: float
     return _decide(t, envelope.log(), beta0)
 
 
-def _ends_abruptly(envelope: Tensor, count: int, floor: float) -> bool:
-    """Whether memory is exactly 0 from step `count` on, and was not about to underflow or to drown in rounding."""
-    if count == len(envelope) or envelope[count] > 0:
+def _ends_abruptly(t: Tensor, envelope: Tensor, count: int, floor: float) -> bool:
+    """Whether memory is exactly 0 from well before the end, and was not about to underflow or to drown in rounding."""
+    if count == len(t) or envelope[count] > 0 or t[count] > _END * t[-1]:
         return False
-    return count == 0 or bool(envelope[count - 1] > max(_ABRUPT * envelope[0], 1e3 * floor))
+    return count == 0 or envelope[count - 1].item() > max(_ABRUPT * envelope[0].item(), _CLEAR * floor)
 
 
 def _window(t: Tensor, envelope: Tensor) -> tuple[Tensor, Tensor]:
-    """The later part of a record, all of it if that has too few points."""
-    inside = (t >= _BEGIN * t[-1]) & (t <= _END * t[-1])
-    if int(inside.sum()) < _FEWEST:
-        return t, envelope
+    """The later part of a record, all of it if that has too few points; every so many steps if it has too many."""
+    inside = ((t >= _BEGIN * t[-1]) & (t <= _END * t[-1])).nonzero()[:, 0]
+    if len(inside) < _FEWEST:
+        inside = torch.arange(len(t))
+    if len(inside) > _MOST:
+        inside = inside[torch.linspace(0, len(inside) - 1, _MOST).round().long()]
     return t[inside], envelope[inside]
 
 
@@ -143,7 +148,7 @@ def _decide(t: Tensor, log: Tensor, beta0: float) -> DecayFit:
     shift, exponent, height, other = _polynomial(t, log)
     best = min(miss, other)
     explained = 1 - best**2 / variance if variance > 0 else 0.0
-    if math.sqrt(variance) <= _EXACT or (float(log[0] - log[-1]) < _FLAT and explained < _EXPLAINED):
+    if not _is_decay(float(log[0] - log[-1]), variance, explained):
         return _no_decay(t, float(log.mean().exp()), beta0)
     window = (t[0].item(), t[-1].item())
     margin = abs(math.log(max(other, _EXACT) / max(miss, _EXACT)))
@@ -153,14 +158,21 @@ def _decide(t: Tensor, log: Tensor, beta0: float) -> DecayFit:
     return DecayFit("polynomial", exponent, exponent, shift, scale, margin, explained, window, beta0)
 
 
+def _is_decay(fall: float, variance: float, explained: float) -> bool:
+    """Whether the envelope falls by more than its last stretch and its noise."""
+    if math.sqrt(variance) <= _EXACT or (fall < _SLIGHT and explained < _SLIGHT_EXPLAINED):
+        return False
+    return fall >= _MODERATE or explained >= _MODERATE_EXPLAINED
+
+
 def _no_decay(t: Tensor, scale: float, beta0: float) -> DecayFit:
     return DecayFit("none", 0.0, math.nan, 0.0, scale, 0.0, 0.0, (t[0].item(), t[-1].item()), beta0)
 
 
-def _line(x: Tensor, y: Tensor) -> tuple[float, float, float]:
-    """Least squares y = level - slope x: slope, level, root mean square of what is left."""
+def _line(x: Tensor, y: Tensor, steepest: float = math.inf) -> tuple[float, float, float]:
+    """Least squares y = level - slope x, slope <= steepest: slope, level, root mean square of what is left."""
     centred = x - x.mean()
-    slope = -(centred * y).sum() / centred.square().sum()
+    slope = (-(centred * y).sum() / centred.square().sum()).clamp(max=steepest)
     left = y - y.mean() + slope * centred
     return float(slope), float(y.mean() + slope * x.mean()), float(left.square().mean().sqrt())
 
@@ -172,21 +184,19 @@ def _polynomial(t: Tensor, y: Tensor) -> tuple[float, float, float, float]:
     shifts = [first, *(end * 10 ** (-6 + 6 * i / _SHIFTS) for i in range(_SHIFTS + 1))]
 
     def residual(shift: float) -> float:
-        exponent, _, miss = _line(torch.log(t + shift), y)
-        return miss if exponent <= _STEEPEST else math.inf
+        return _line(torch.log(t + shift), y, _STEEPEST)[2]
 
-    residuals = [residual(shift) for shift in shifts]
-    i = min(range(len(shifts)), key=residuals.__getitem__)
+    i = min(range(len(shifts)), key=lambda i: residual(shifts[i]))
     shift = _golden(residual, shifts[max(0, i - 1)], shifts[min(len(shifts) - 1, i + 1)])
     shift = min(shift, shifts[i], key=residual)
-    exponent, height, _ = _line(torch.log(t + shift), y)
-    return shift, exponent, height, residual(shift)
+    exponent, height, miss = _line(torch.log(t + shift), y, _STEEPEST)
+    return shift, exponent, height, miss
 
 
 def _golden(function: Callable[[float], float], low: float, high: float) -> float:
     """The minimum of a unimodal function by golden sections."""
     share = (math.sqrt(5) - 1) / 2
-    for _ in range(80):
+    for _ in range(60):
         left, right = high - share * (high - low), low + share * (high - low)
         if function(left) <= function(right):
             high = right
@@ -201,4 +211,6 @@ def _check(times: Tensor, values: Tensor) -> None:
             given = value.dtype if isinstance(value, Tensor) else type(value).__name__
             raise TypeError(f"{name} must be a real floating-point tensor, got {given}")
         if value.dim() != 1 or value.shape != times.shape:
-            raise ValueError(f"{name} must have the shape (n,) of times, {tuple(times.shape)}, got {tuple(value.shape)}")
+            raise ValueError(
+                f"{name} must have shape (n,), that of times, {tuple(times.shape)}, got {tuple(value.shape)}"
+            )

@@ -13,7 +13,7 @@ it is R / 2^20, which is as good as 0. norm="inf+1", of the paper's proofs (eq 4
 import csv
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from os import PathLike
 from typing import TYPE_CHECKING
@@ -25,14 +25,10 @@ from cofm_triton.decay_fit import DecayFit, fit_decay
 from cofm_triton.files import write_text
 from cofm_triton.layers import RNNFunctional, StableRNN
 from cofm_triton.memory_evaluator import MemoryEvaluator
-from cofm_triton.memory_search import NORMS, Domain
+from cofm_triton.memory_search import NORMS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-SMALLEST_SHARE = 2.0**-20
-"""Lower radius of models without bias, in upper radii."""
-
 
 @dataclass(frozen=True)
 class Settings:
@@ -50,6 +46,12 @@ class Settings:
     radius: float
     min_radius: float
     norm: str
+
+    @classmethod
+    def of(cls, evaluator: MemoryEvaluator) -> "Settings":
+        """Those of an evaluator."""
+        domain = evaluator.domain
+        return cls(evaluator.steps.cpu(), evaluator.dt, domain.largest, domain.smallest, domain.norm)
 
     @property
     def times(self) -> Tensor:
@@ -134,8 +136,8 @@ def memory_function(
     One-layer `RNNFunctional` models are computed without cancellation (linear ones exactly, all
     others with a search over inputs that gives a lower bound of the sup), any other module by
     differences of its outputs in float64, with the same search: sign vectors (all of them up to 10
-    dimensions) at up to 64 radii from `radius` down to `min_radius` in a geometric progression, then
-    refinement of size and coordinates.
+    dimensions) and, up to 4 dimensions, points between them, at 12 to 256 radii from `radius` down to
+    `min_radius` in a geometric progression, then refinement of size and coordinates.
 
     Args:
         model: a cofm model, or any module that maps (N, T, d) to (N, T, p), or to a tuple that starts
@@ -165,9 +167,11 @@ def memory_function(
         >>> memory.fit().decay
         'exponential'
     """
-    evaluator, settings = prepare(
+    parameters = {name: p.detach().double()[None] for name, p in _checked(model).named_parameters()}
+    evaluator = evaluator_of(
         model,
         length,
+        parameters,
         radius=radius,
         inputs=inputs,
         norm=norm,
@@ -177,7 +181,151 @@ def memory_function(
         dt=dt,
         initial_output=initial_output,
     )
-    memory = evaluator({name: p.detach().double()[None] for name, p in model.named_parameters()})
-    return MemoryFunction(
-        memory.values[0], memory.argmax[0], settings, memory.slowest[0].item(), memory.floor[0].item()
+    memory = evaluator(parameters)
+    slowest, floor = memory.slowest[0].item(), memory.floor[0].item()
+    return MemoryFunction(memory.values[0], memory.argmax[0], Settings.of(evaluator), slowest, floor)
+
+
+def evaluator_of(
+    model: nn.Module,
+    length: int,
+    probe: Mapping[str, Tensor],
+    *,
+    radius: float,
+    inputs: Tensor | None,
+    norm: str,
+    min_radius: float | None,
+    samples: int | None,
+    input_size: int | None,
+    dt: float | None,
+    initial_output: Tensor | float | None,
+) -> MemoryEvaluator:
+    """What computes memories with the options of `memory_function`, checked.
+
+    Args:
+        model: as for `memory_function`.
+        length: T.
+        probe: parameters of some copies, see `MemoryEvaluator`.
+        radius: as for `memory_function`.
+        inputs: as for `memory_function`.
+        norm: as for `memory_function`.
+        min_radius: as for `memory_function`.
+        samples: as for `memory_function`.
+        input_size: as for `memory_function`.
+        dt: as for `memory_function`.
+        initial_output: as for `memory_function`.
+
+    Raises:
+        TypeError, ValueError: as `memory_function`.
+    """
+    _checked(model)
+    steps = log_steps(length, samples)
+    check_number("radius", radius)
+    if norm not in NORMS:
+        raise ValueError(f"norm must be one of {tuple(NORMS)}, got {norm!r}")
+    if min_radius is not None:
+        check_number("min_radius", min_radius)
+        if min_radius > radius:
+            raise ValueError(f"min_radius must not exceed radius, {radius!r}, got {min_radius!r}")
+    size = _input_size(model, input_size, inputs)
+    if initial_output is not None and isinstance(model, RNNFunctional):
+        raise ValueError("initial_output must be None for an RNNFunctional: it is the bias of the read-out")
+    return MemoryEvaluator(
+        model,
+        size,
+        steps,
+        _step(model, dt),
+        radius=float(radius),
+        min_radius=None if min_radius is None else float(min_radius),
+        norm=norm,
+        probe=probe,
+        inputs=_inputs(inputs, size),
+        rest=initial_output,
     )
+
+
+def log_steps(length: int, samples: int | None) -> Tensor:
+    """All steps 0..T-1, or about `samples` of them: 0, and a geometric progression from 1 to T - 1.
+
+    Raises:
+        TypeError, ValueError: not integers, or out of range.
+
+    Example:
+        >>> log_steps(1001, 5).tolist()
+        [0, 1, 10, 100, 1000]
+    """
+    check_count("length", length, 1)
+    if samples is not None:
+        check_count("samples", samples, 2)
+    if samples is None or samples >= length:
+        return torch.arange(length)
+    share = torch.linspace(0, 1, samples - 1, dtype=torch.float64)
+    return torch.cat((torch.zeros(1), ((length - 1) ** share).round())).long().unique()
+
+
+def check_count(name: str, value: int, least: int) -> None:
+    """Raises TypeError or ValueError unless the argument is an int of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an int, got {type(value).__name__}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+
+
+def check_number(name: str, value: float) -> None:
+    """Raises TypeError or ValueError unless the argument is a positive finite number."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a real number, got {type(value).__name__}")
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name} must be positive and finite, got {value!r}")
+
+
+def _checked(model: nn.Module) -> nn.Module:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    if getattr(model, "batch_first", True) is False:
+        raise ValueError("model must take (N, T, d): make it with batch_first=True, got batch_first=False")
+    return model
+
+
+def _step(model: nn.Module, dt: float | None) -> float:
+    layer = model.rnn if isinstance(model, RNNFunctional) else model
+    own = layer.dt if isinstance(layer, StableRNN) else None
+    if dt is None:
+        return 1.0 if own is None else own
+    check_number("dt", dt)
+    if own is not None and dt != own:
+        raise ValueError(f"dt must be None or that of the model, {own!r}, got {dt!r}")
+    return float(dt)
+
+
+def _input_size(model: nn.Module, input_size: int | None, inputs: Tensor | None) -> int:
+    """d: of the model's own, of the argument, or of the inputs."""
+    layer = model.rnn if isinstance(model, RNNFunctional) else model
+    own = getattr(layer, "input_size", None)
+    given = input_size
+    if given is None and isinstance(inputs, Tensor) and inputs.dim() == 2:
+        given = inputs.shape[1]
+    if given is not None:
+        check_count("input_size", given, 1)
+    if isinstance(own, int) and given is not None and given != own:
+        name = "inputs must have shape (n, d) with d" if input_size is None else "input_size must be that of the model,"
+        raise ValueError(f"{name} = {own}, got {given}")
+    size = own if isinstance(own, int) else given
+    if size is None:
+        raise ValueError(f"input_size must be given for a {type(model).__name__}, which has no input_size of its own")
+    return size
+
+
+def _inputs(inputs: Tensor | None, size: int) -> Tensor | None:
+    if inputs is None:
+        return None
+    if not isinstance(inputs, Tensor) or not inputs.is_floating_point():
+        given = inputs.dtype if isinstance(inputs, Tensor) else type(inputs).__name__
+        raise TypeError(f"inputs must be a real floating-point tensor, got {given}")
+    if inputs.dim() != 2 or len(inputs) == 0 or inputs.shape[1] != size:
+        raise ValueError(f"inputs must have shape (n, d) = (n, {size}) with n >= 1, got {tuple(inputs.shape)}")
+    if not bool(inputs.isfinite().all()):
+        raise ValueError("inputs must be finite, got NaN or infinity")
+    if bool((inputs == 0).all(1).any()):
+        raise ValueError("inputs must not contain the zero vector: the sup is over x != 0")
+    return inputs.detach().double()

@@ -17,9 +17,12 @@ from torch.func import functional_call
 
 from cofm_triton.heaviside import HeavisideCells
 from cofm_triton.layers import RNNFunctional
-from cofm_triton.memory_search import NORMS, Best, Domain, Response, corners, over, search
+from cofm_triton.memory_search import NORMS, PAIRED, SHARED, Best, Domain, Effort, Response, directions, over, search
 from cofm_triton.model_errors import _first
 from cofm_triton.stacked import BIAS, OFFSET, is_stackable
+
+SMALLEST_SHARE = 2.0**-20
+"""Lower radius where there is no bias, in upper radii: as good as 0."""
 
 _NUMBERS = 1 << 20  # numbers per tensor at a time: 8 MB, about the last-level cache
 _FEWEST_INPUTS = 16  # inputs per call that are worth the call
@@ -54,8 +57,11 @@ class MemoryEvaluator:
         size: d.
         steps: (S,) int64, ascending from 0.
         dt: step, time.
-        domain: the inputs that the sup is over.
-        inputs: (n, d) float64, those it is over instead of the domain, whose norm alone counts then.
+        radius: R.
+        min_radius: r; None: R for biased copies and norm "inf", else R / 2^20.
+        norm: "inf" or "inf+1".
+        probe: parameters of some copies, by which to judge whether there is a bias.
+        inputs: (n, d) float64, the sup is over these alone.
         rest: y[-1] of a module that is no `RNNFunctional`, a number or (p,); None: see `_at_rest`.
     """
 
@@ -65,16 +71,27 @@ class MemoryEvaluator:
         size: int,
         steps: Tensor,
         dt: float,
-        domain: Domain,
+        *,
+        radius: float,
+        min_radius: float | None,
+        norm: str,
+        probe: Parameters,
         inputs: Tensor | None = None,
         rest: Tensor | float | None = None,
     ) -> None:
         self.is_fused = is_stackable(model)
         self.model: nn.Module = model if self.is_fused else copy.deepcopy(model).double().eval()
         self.device = next((p.device for p in model.parameters()), torch.device("cpu"))
-        self.size, self.dt, self.domain, self.rest = size, dt, domain, rest
+        self.size, self.dt, self.rest = size, dt, rest
         self.steps = steps.to(self.device)
         self.inputs = None if inputs is None else inputs.to(self.device)
+        if inputs is not None:
+            sizes = inputs.abs().amax(1)
+            radius, min_radius = float(sizes.max()), float(sizes.min())
+        if min_radius is None:
+            whole_ball = norm != "inf" or not self._is_biased(probe)
+            min_radius = radius * SMALLEST_SHARE if whole_ball else radius
+        self.domain = Domain(min_radius, radius, norm)
 
     @torch.no_grad()
     def __call__(self, parameters: Parameters) -> Memory:
@@ -90,12 +107,12 @@ class MemoryEvaluator:
         values, points, slowest, floor = (torch.cat(column).cpu() for column in zip(*parts, strict=True))
         return Memory(values, points, slowest, floor)
 
-    def is_biased(self, parameters: Parameters) -> bool:
-        """Whether the answer of any of K copies does not vanish with the input; arguments of a call."""
+    @torch.no_grad()
+    def _is_biased(self, parameters: Parameters) -> bool:
+        """Whether the answer of any of K copies does not vanish with the input."""
         if self.is_fused:
             return BIAS in parameters and bool((parameters[BIAS] != 0).any())
-        with torch.no_grad():
-            return any(not _is_constant(self._silence(some)) for some in _each(parameters))
+        return any(not _is_constant(self._silence(some)) for some in _each(parameters))
 
     def _chunks(self, cells: HeavisideCells) -> Iterator[HeavisideCells]:
         """Some models at a time: their answers to a few inputs at all steps fit the memory limit."""
@@ -124,14 +141,14 @@ class MemoryEvaluator:
         def response(inputs: Tensor) -> Tensor:
             return cells.increments(inputs, steps)
 
-        best = self._supremum(response, models, chunk, odd=cells.is_odd, paired=cells.is_closed)
+        best = self._supremum(response, models, chunk, odd=cells.is_odd, effort=PAIRED if cells.is_closed else SHARED)
         return best.values, best.points
 
-    def _supremum(self, response: Response, models: int, chunk: int, *, odd: bool, paired: bool) -> Best:
+    def _supremum(self, response: Response, models: int, chunk: int, *, odd: bool, effort: Effort) -> Best:
         if self.inputs is not None:
             return over(response, self.inputs, models, self.domain, chunk=chunk)
-        signs = corners(self.size, odd=odd).to(self.device)
-        return search(response, signs, models, self.domain, chunk=chunk, paired=paired)
+        ways = directions(self.size, odd=odd).to(self.device)
+        return search(response, ways, models, self.domain, chunk=chunk, effort=effort)
 
     def _module(self, parameters: Parameters) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """One copy of any module."""
@@ -147,7 +164,7 @@ class MemoryEvaluator:
 
         wide = max((length for p in self.model.parameters() for length in p.shape), default=1)
         chunk = max(1, _NUMBERS // (self._length * max(wide, self.size)))
-        best = self._supremum(response, 1, chunk, odd=False, paired=False)
+        best = self._supremum(response, 1, chunk, odd=False, effort=SHARED)
         size = best.points.abs().amax() + NORMS[self.domain.norm]
         floor = _ROUNDING * torch.finfo(torch.float64).eps * largest / self.dt / size
         return best.values, best.points, torch.full_like(best.values[:, 0], torch.nan), floor[None]
@@ -166,7 +183,7 @@ class MemoryEvaluator:
         return self._outputs(parameters, torch.zeros(1, self.size, dtype=torch.float64, device=self.device))[0]
 
     def _at_rest(self, parameters: Parameters) -> Tensor:
-        """y[-1], (p,) or a number: the read-out bias of our models, a module's constant answer to zero input, else 0."""
+        """y[-1], (p,) or a number: the read-out bias of our models; a module's constant answer to zero input, or 0."""
         if self.rest is not None:
             return torch.as_tensor(self.rest, dtype=torch.float64, device=self.device)
         if isinstance(self.model, RNNFunctional):

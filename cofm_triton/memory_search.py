@@ -2,10 +2,11 @@
 
     M(k dt) = sup { |v_x[k]|_inf / (|x|_inf + {0 or 1}) : r <= |x|_inf <= R }
 
-First a grid: corners of cubes (`corners`) of `LEVELS` sizes between r and R, in a geometric
-progression. Then every step k refines its own best input: it tries sizes a little larger and
-smaller and every coordinate moved both ways, by distances that shrink round after round. The result
-is attained by an input that was tried: a lower bound of the sup, never above it.
+First a grid: directions (sign vectors and, in few dimensions, points between them, see `directions`)
+times sizes from R down to r in a geometric progression. Then every step k refines its own best input:
+it tries sizes a little larger and smaller, every coordinate moved both ways and random directions, by
+distances that shrink round after round. The result is attained by an input that was tried: a lower
+bound of the sup, never above it.
 """
 
 import math
@@ -19,15 +20,35 @@ from torch import Tensor
 NORMS = {"inf": 0.0, "inf+1": 1.0}
 """What is added to |x|_inf under the bar."""
 
-LEVELS = 64
-_MAX_POINTS = 1 << 14  # of the grid; in many dimensions there are fewer sizes
-_FEWEST_LEVELS = 12
 _MAX_ALL_CORNERS = 10  # dimensions up to which every corner is tried
 _RANDOM_CORNERS = 1 << _MAX_ALL_CORNERS
-_ROUNDS, _SHRINK = 24, 0.62  # ends at 1e-5 of the first distance
-_SHARED_ROUNDS, _SHARED_COLUMNS = 8, 12  # where each input tried costs a whole trajectory
+_MAX_LATTICE = 4  # dimensions up to which points between corners are tried
+_FEWEST_SIZES = 12
+_LAST_DISTANCE = 1e-5  # of the first one
+_TIE = 1e-12  # relative differences that are rounding
 
 Response = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How hard to search.
+
+    Attributes:
+        sizes: at most this many.
+        points: of the grid, about; in many dimensions there are fewer sizes.
+        rounds: of refinement, the first number and what each dimension after the first adds.
+        columns: how many steps refine in a round; None: all, each answering its own inputs alone.
+    """
+
+    sizes: int
+    points: int
+    rounds: tuple[int, int]
+    columns: int | None
+
+
+PAIRED = Effort(256, 1 << 14, (24, 12), None)
+SHARED = Effort(64, 1 << 11, (10, 4), 16)  # every input tried costs a whole trajectory
 
 
 @dataclass(frozen=True)
@@ -53,10 +74,12 @@ class Domain:
         return sizes
 
     def nearest(self, points: Tensor) -> Tensor:
-        """Points (..., d) moved into the domain: coordinates cut off at R, short ones stretched to r."""
+        """Points (..., d) moved into the domain: coordinates cut off at R, short points stretched to r."""
         cut = points.clamp(-self.largest, self.largest)
         size = cut.abs().amax(-1, keepdim=True)
-        return torch.where(size < self.smallest, cut * (self.smallest / size), cut)
+        tiny = torch.finfo(cut.dtype).tiny
+        stretched = torch.where(size < tiny, self.smallest, cut * (self.smallest / size.clamp(min=tiny)))
+        return torch.where(size < self.smallest, stretched, cut)
 
     def ratio(self, velocities: Tensor, points: Tensor) -> Tensor:
         """|v|_inf / (|x|_inf + {0 or 1}) for v (..., p) and x (..., d); NaN, which is lost overflow, as +inf."""
@@ -73,10 +96,12 @@ class Best:
 
     def improved(self, values: Tensor, points: Tensor) -> "Best":
         """The better of this and candidates: values (K, n, S), points (K, n, 1 or S, d)."""
-        found, where = values.max(1)
+        # Of equals the first, which is the largest on the grid: beyond the end of a plateau there may be a peak.
+        found = values.amax(1)
+        where = (values >= (1 - _TIE) * found[:, None]).byte().argmax(1)
         index = where[:, None, :, None].expand(-1, 1, -1, points.shape[-1])
         chosen = points.expand(-1, -1, values.shape[2], -1).gather(1, index)[:, 0]
-        better = found > self.values
+        better = found * (1 - _TIE) > self.values
         return Best(torch.where(better, found, self.values), torch.where(better[..., None], chosen, self.points))
 
 
@@ -95,24 +120,36 @@ def corners(size: int, *, odd: bool = False, seed: int = 0) -> Tensor:
     return 2.0 * torch.randint(2, (_RANDOM_CORNERS, size), generator=generator).double() - 1
 
 
-def search(response: Response, signs: Tensor, models: int, domain: Domain, *, chunk: int, paired: bool) -> Best:
-    """The sup over the grid of all sizes times all sign vectors, and what refinement finds.
+def directions(size: int, *, odd: bool = False) -> Tensor:
+    """Points with |x|_inf = 1: `corners`, then in up to 4 dimensions others with coordinates in {0, 1/2, 1}."""
+    signs = corners(size, odd=odd)
+    if not 1 < size <= _MAX_LATTICE:
+        return signs
+    between = torch.tensor([*product((1.0, 0.5, 0.0, -0.5, -1.0), repeat=size)], dtype=torch.float64)
+    between = between[(between.abs().amax(1) == 1) & (between.abs().amin(1) < 1)]
+    if odd:
+        first = torch.tensor([next(value for value in point if value != 0) for point in between.tolist()])
+        between = between[first > 0]
+    return torch.cat((signs, between))
+
+
+def search(response: Response, ways: Tensor, models: int, domain: Domain, *, chunk: int, effort: Effort) -> Best:
+    """The sup over the grid of all sizes times all directions, and what refinement finds.
 
     Args:
-        response: maps inputs (K, n, d) to v (K, n, S, p), and if `paired` also (K, n, S, d), one input per step.
-        signs: (n, d), see `corners`.
+        response: maps inputs (K, n, d) to v (K, n, S, p), and for `PAIRED` also (K, n, S, d), one input per step.
+        ways: (n, d), see `directions`.
         models: K.
         domain: of the inputs.
         chunk: inputs per call.
-        paired: see `response`.
+        effort: `PAIRED` or `SHARED`.
     """
-    sizes = domain.sizes(max(_FEWEST_LEVELS, min(LEVELS, _MAX_POINTS // len(signs)))).to(signs)
-    best = over(response, (sizes[:, None, None] * signs).flatten(0, 1), models, domain, chunk=chunk)
-    if signs.shape[1] == 1 and len(sizes) == 1:
+    sizes = domain.sizes(max(_FEWEST_SIZES, min(effort.sizes, effort.points // len(ways)))).to(ways)
+    best = over(response, (sizes[:, None, None] * ways).flatten(0, 1), models, domain, chunk=chunk)
+    if ways.shape[1] == 1 and len(sizes) == 1:
         return best
     spacing = math.log(domain.largest / domain.smallest) / max(1, len(sizes) - 1)
-    refine = _refine_each if paired else _refine_together
-    return refine(response, best, domain, spacing, chunk)
+    return _refine(response, best, domain, spacing, chunk, effort)
 
 
 def over(response: Response, points: Tensor, models: int, domain: Domain, *, chunk: int) -> Best:
@@ -127,36 +164,40 @@ def over(response: Response, points: Tensor, models: int, domain: Domain, *, chu
     return best
 
 
-def _moves(points: Tensor, domain: Domain, radial: float, lateral: float) -> Tensor:
-    """Neighbours (K, q, S, d) of points (K, S, d): longer and shorter, and each coordinate both ways."""
-    moved = [] if radial == 0 else [points * math.exp(radial), points * math.exp(-radial)]
-    size = points.abs().amax(-1)
-    if points.shape[-1] > 1:
-        for axis in range(points.shape[-1]):
-            for side in (lateral, -lateral):
-                shifted = points.clone()
-                shifted[..., axis] += side * size
-                moved.append(shifted)
-    return domain.nearest(torch.stack(moved, 1))
-
-
-def _refine_each(response: Response, best: Best, domain: Domain, spacing: float, chunk: int) -> Best:
-    """Every step refines its own input, which the closed forms answer at that step alone."""
-    for turn in range(_ROUNDS):
-        shrink = _SHRINK**turn
-        for near in _moves(best.points, domain, spacing * shrink, shrink).split(max(1, chunk), 1):
-            best = best.improved(domain.ratio(response(near), near), near)
-    return best
-
-
-def _refine_together(response: Response, best: Best, domain: Domain, spacing: float, chunk: int) -> Best:
-    """Some steps, other ones every round, refine their inputs; every step may use what they find."""
-    steps = best.values.shape[1]
-    for turn in range(_SHARED_ROUNDS):
-        shrink = _SHRINK**turn
-        share = (torch.arange(min(steps, _SHARED_COLUMNS)) + turn / _SHARED_ROUNDS) / min(steps, _SHARED_COLUMNS)
-        chosen = (share * steps).long()
-        near = _moves(best.points[:, chosen.to(best.points.device)], domain, spacing * shrink, shrink)
-        for some in near.flatten(1, 2).split(chunk, 1):
+def _refine(response: Response, best: Best, domain: Domain, spacing: float, chunk: int, effort: Effort) -> Best:
+    """Steps look around their inputs, at distances that shrink from `spacing` in log size and 1 in direction."""
+    size, steps = best.points.shape[2], best.values.shape[1]
+    rounds = effort.rounds[0] + effort.rounds[1] * (size - 1)
+    generator = torch.Generator().manual_seed(0)
+    for turn in range(rounds):
+        shrink = _LAST_DISTANCE ** (turn / rounds)
+        ways = _unit_steps(size, generator).to(best.points)
+        if effort.columns is None:
+            near = _moves(best.points, domain, spacing * shrink, shrink * ways)
+            for some in near.split(chunk, 1):
+                best = best.improved(domain.ratio(response(some), some), some)
+            continue
+        # Some steps, other ones every round; every step may use what they find.
+        count = min(steps, effort.columns)
+        chosen = ((torch.arange(count) + turn / rounds) * steps / count).long().to(best.points.device)
+        near = _moves(best.points[:, chosen], domain, spacing * shrink, shrink * ways).flatten(1, 2)
+        for some in near.split(chunk, 1):
             best = best.improved(domain.ratio(response(some), some[:, :, None]), some[:, :, None])
     return best
+
+
+def _unit_steps(size: int, generator: torch.Generator) -> Tensor:
+    """Steps of |.|_inf = 1: both ways along d coordinates and d random directions, (4 d, d); none in one dimension."""
+    if size == 1:
+        return torch.empty(0, 1, dtype=torch.float64)
+    random = 2 * torch.rand(size, size, generator=generator, dtype=torch.float64) - 1
+    ways = torch.cat((torch.eye(size, dtype=torch.float64), random / random.abs().amax(1, keepdim=True)))
+    return torch.cat((ways, -ways))
+
+
+def _moves(points: Tensor, domain: Domain, radial: float, ways: Tensor) -> Tensor:
+    """Neighbours (K, q, S, d) of points (K, S, d): longer and shorter ones, and steps relative to their size."""
+    factors = torch.tensor([radial, -radial] if radial > 0 else [], dtype=points.dtype, device=points.device).exp()
+    scaled = factors[:, None, None] * points[:, None]
+    shifted = points[:, None] + ways[:, None] * points.abs().amax(-1, keepdim=True)[:, None]
+    return domain.nearest(torch.cat((scaled, shifted), 1))

@@ -171,7 +171,7 @@ def train_linear(
     packed = _Packed(models)
     if packed.nonlinearity != "linear":
         raise ValueError(f"models must be linear, got nonlinearity={packed.nonlinearity!r}")
-    with fixed_threads(1):  # the operations are small
+    with one_thread():
         zero_error = _form_error(torch.zeros_like(form.centre), form)
 
         def losses(_: int) -> Tensor:
@@ -218,7 +218,6 @@ def train_sequences(
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     packed = _Packed(models, inputs)
     weights = temporal_weights(inputs.shape[1]).to(inputs)[:, None]
-    zero_error = (weights * targets).square().mean()
     generator = torch.Generator().manual_seed(seed)
     recent: list[Tensor] = []
 
@@ -230,26 +229,24 @@ def train_sequences(
             recent.append(loss.detach())
         return loss
 
-    with fixed_threads(2):
+    with one_thread():
+        zero_error = (weights * targets).square().mean()
         _adam(packed, losses, steps, learning_rate, on_step)
     packed.write_back()
     return torch.stack(recent).mean(0).double().cpu()
 
 
 @contextmanager
-def fixed_threads(count: int) -> Iterator[None]:
-    """Torch on a number of threads that does not depend on the machine, so that sums keep their order.
-
-    Args:
-        count: of threads, within the block.
+def one_thread() -> Iterator[None]:
+    """Torch on one thread: sums keep their order on every machine, and small operations wait for nobody.
 
     Example:
-        >>> with fixed_threads(1):
+        >>> with one_thread():
         ...     torch.get_num_threads()
         1
     """
     before = torch.get_num_threads()
-    torch.set_num_threads(count)
+    torch.set_num_threads(1)
     try:
         yield
     finally:

@@ -80,9 +80,13 @@ def cases() -> dict[str, Callable[[], object]]:
             add("linear", _linear_scan, gated=gated, dtype=dtype, width=ragged, packed=True)
         add("linear", _linear_scan, gated=gated, width=ragged, reverse=True, states=False)
         add("linear", _linear_scan, gated=gated, width=64, length=4096, num_sms=SPLIT)
+        add("linear", _linear_scan, gated=gated, width=even, sliced=True)
+        add("linear", _linear_scan, gated=gated, dtype=torch.complex64, width=even)
+        add("linear", _linear_scan, gated=gated, dtype=torch.complex64, width=ragged)
     add("linear", _linear_scan, width=narrow)
     for nonlinearity in NONLINEARITIES:
         add("rnn", _rnn_scan, nonlinearity=nonlinearity)
+    add("rnn", _rnn_scan, dtype=torch.bfloat16, sliced=True)
     for dtype, width in itertools.product((torch.bfloat16, torch.float64), (even, ragged)):
         add("rnn", _rnn_scan, nonlinearity="tanh", dtype=dtype, width=width)
     add("rnn", _rnn_scan, width=ragged, packed=True)
@@ -94,31 +98,38 @@ def _meta(*shape: int, dtype: torch.dtype) -> Tensor:
     return torch.empty(shape, dtype=dtype, device="meta")
 
 
+def _sequence(length: int, width: int, dtype: torch.dtype, sliced: bool) -> Tensor:
+    """(1, length, width); `sliced` out of rows one number longer, which leaves them unaligned."""
+    return _meta(1, length, width + sliced, dtype=dtype)[..., :width]
+
+
 def _linear_scan(
     dtype: torch.dtype = torch.float32, gated: bool = False, reverse: bool = False, packed: bool = False,
-    states: bool = True, length: int = 4096, width: int = 512, num_sms: int = WHOLE,
+    states: bool = True, length: int = 4096, width: int = 512, num_sms: int = WHOLE, sliced: bool = False,
 ) -> None:  # fmt: skip
     state = state_dtype(dtype)
-    x = _meta(1, length, width, dtype=dtype)
+    x = _sequence(length, width, dtype, sliced)
     decay = x if gated else _meta(width, dtype=state)
     seq_starts = _meta(4, dtype=torch.int64) if packed else None
     h0 = _meta(4 if packed else 1, width, dtype=state) if states else None
     options: dict[str, Any] = dict(reverse=reverse, state_dtype=state, num_sms=num_sms)
     linear_scan.forward(x, decay, h0, seq_starts, **options)
-    linear_scan.backward(x, h0, decay, x, h0, seq_starts, **options)
+    h = _meta(*x.shape, dtype=dtype)
+    linear_scan.backward(x, h0, decay, h, h0, seq_starts, **options)
 
 
 def _rnn_scan(
     nonlinearity: str = "hardtanh", dtype: torch.dtype = torch.float32, packed: bool = False,
-    states: bool = True, length: int = 4096, width: int = 512,
+    states: bool = True, length: int = 4096, width: int = 512, sliced: bool = False,
 ) -> None:  # fmt: skip
     state = state_dtype(dtype)
-    x, rate = _meta(1, length, width, dtype=dtype), _meta(width, dtype=state)
+    x, rate = _sequence(length, width, dtype, sliced), _meta(width, dtype=state)
     seq_starts = _meta(4, dtype=torch.int64) if packed else None
     h0 = _meta(4 if packed else 1, width, dtype=state) if states else None
     options: dict[str, Any] = dict(dt=0.5, nonlinearity=nonlinearity, state_dtype=state)
     rnn_scan.forward(x, rate, h0, seq_starts, **options)
-    rnn_scan.backward(x, h0, x, rate, x, h0, seq_starts, **options)
+    h = _meta(*x.shape, dtype=dtype)
+    rnn_scan.backward(x, h0, x, rate, h, h0, seq_starts, **options)
 
 
 def compile_all(target: GPUTarget) -> list[Resources]:

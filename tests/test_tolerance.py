@@ -111,7 +111,7 @@ def test_bounds_are_small_beside_the_values(length: int, dtype: torch.dtype) -> 
         bounds = case.bounds_of(case.x, case.factor, case.h0, case.grad_h, case.grad_last, **case.options)
         for name in ("h", "grad_x"):
             bound = bounds[name]
-            assert bound.error.median() < 100 * unit * bound.exact.abs().max(), name
+            assert bound.error.median() < 300 * unit * bound.exact.abs().max(), name
 
 
 def test_bounds_scale_with_the_unit_roundoff() -> None:

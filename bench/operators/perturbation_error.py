@@ -1,4 +1,4 @@
-"""`cofm.perturbation_error` of a hardtanh model: B sequences of T steps, D units, the paper's 22 radii, 4 directions."""
+"""`cofm.perturbation_error` of a hardtanh model: B sequences, T steps, D units, the paper's 22 radii, 4 directions."""
 
 from __future__ import annotations
 

@@ -17,9 +17,7 @@ def make(case: Case, device: torch.device) -> Problem:
 
 def module_contestant(problem: Problem, layer: torch.nn.Module) -> Contestant:
     """Any layer that is called as `torch.nn.RNN` is, with `batch_first=True`."""
-    return torch_contestant(
-        lambda x: layer(x)[0], [problem.x], problem.grad, parameters=list(layer.parameters())
-    )
+    return torch_contestant(lambda x: layer(x)[0], [problem.x], problem.grad, parameters=list(layer.parameters()))
 
 
 def _ours(problem: Problem) -> Contestant:

@@ -6,11 +6,11 @@ scan is in the tensors' dtype, as its combination requires.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
+from torch.utils.dlpack import from_dlpack
 
 from ..contract import Contestant, Peer, Problem
 
@@ -40,27 +40,27 @@ def _contestant(problem: Problem, function: Callable[[Any, Any], Any], parameter
     import jax
 
     x, recurrent, grad = (_to_jax(t) for t in (problem.x, problem.given[parameter], problem.grad))
-    forward = jax.jit(function)
 
-    @jax.jit
     def forward_backward(x: Any, recurrent: Any, grad: Any) -> Any:
         h, pull = jax.vjp(function, x, recurrent)
-        return h, *pull(grad)  # h too: a training step needs it
+        return *pull(grad), h  # without h, XLA could leave parts of the forward pass out
 
-    def both() -> Sequence[Any]:
-        return jax.block_until_ready(forward_backward(x, recurrent, grad))[1:]
-
-    return Contestant(lambda: jax.block_until_ready(forward(x, recurrent)), both, _to_torch)
+    one, both = jax.jit(function), jax.jit(forward_backward)
+    return Contestant(
+        lambda: jax.block_until_ready(one(x, recurrent)),
+        lambda: jax.block_until_ready(both(x, recurrent, grad)),
+        _to_torch,
+    )
 
 
 def _to_jax(tensor: Tensor) -> Any:
     import jax
 
-    return jax.dlpack.from_dlpack(tensor.contiguous())
+    return jax.dlpack.from_dlpack(tensor)
 
 
 def _to_torch(array: Any) -> Tensor:
-    return torch.from_dlpack(array).clone()
+    return from_dlpack(array).clone()
 
 
 PEER = Peer(

@@ -1,4 +1,4 @@
-"""torch's generic `associative_scan`, eager. Both elements must have one dtype, so 16-bit inputs have a 16-bit state."""
+"""torch's generic `associative_scan`, eager. Gates and inputs share a dtype, so 16-bit inputs have a 16-bit state."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ def _prepare(problem: Problem) -> Contestant:
 
 PEER = Peer(
     name="nn.RNN",
-    prepare={name: _prepare for name in ("linear_scan", "rnn_scan", "stable_rnn")},
+    prepare=dict.fromkeys(("linear_scan", "rnn_scan", "stable_rnn"), _prepare),
     max_steps=2**16,
     same_work=False,
 )

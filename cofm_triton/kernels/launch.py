@@ -16,8 +16,9 @@ LANES = 32
 VECTOR_BYTES = 16
 ALIGNED_CHANNELS = 16
 NUM_WARPS = 1
-# Splitting: rows of a chunk that still amortise a program's start, and the longest chain of carries left unsplit.
-MIN_CHUNK = 16
+# Splitting: bytes of a channel in a chunk that still amortise a program's start and its summary, which is float32
+# whatever the tensor is, and the longest chain of carries left unsplit.
+MIN_CHUNK_BYTES = 64
 MAX_CARRIES = 128
 # x and h of one segment together stay below the 40 MB of L2 that an A100 has (H100: 50, B200: 126), so that the
 # replay finds x where the summaries left it.
@@ -54,8 +55,9 @@ def channels(channels: int, element_size: int) -> Channels:
     return Channels(block_d, triton.cdiv(channels, block_d), channels % block_d != 0)
 
 
-def split(rows: int, programs: int, row_bytes: int, num_sms: int) -> Chunks:
-    """Chunks of time for `programs` independent chains of `rows` rows, `row_bytes` of input per row over all chains.
+def split(rows: int, programs: int, row_bytes: int, element_size: int, num_sms: int) -> Chunks:
+    """Chunks of time for `programs` independent chains of `rows` rows, `row_bytes` of input per row over all
+    chains.
 
     Half a program per multiprocessor already keeps the memory busy (16 rows of 512 bytes in flight each), and short
     chains gain nothing: these are left whole. Otherwise 64 chunks if they make a program per multiprocessor (the
@@ -63,9 +65,10 @@ def split(rows: int, programs: int, row_bytes: int, num_sms: int) -> Chunks:
     """
     if 2 * programs >= num_sms or rows <= MAX_CARRIES:
         return Chunks(1, rows, rows)
-    segment = max(MIN_CHUNK, min(rows, SEGMENT_BYTES // row_bytes))
+    shortest = max(16, MIN_CHUNK_BYTES // element_size)
+    segment = max(shortest, min(rows, SEGMENT_BYTES // row_bytes))
     chunks = 64 if 64 * programs >= num_sms else RESIDENT_PROGRAMS * num_sms // programs
-    length = max(MIN_CHUNK, triton.cdiv(segment, chunks))
+    length = max(shortest, triton.cdiv(segment, chunks))
     return Chunks(triton.cdiv(segment, length), length, segment)
 
 

@@ -35,9 +35,11 @@ from cofm_triton.kernels.interleaved import multiply, multiply_conj, one
 from cofm_triton.kernels.launch import NUM_WARPS, Chunks, channels, split, split_carries
 from cofm_triton.kernels.rows import chunk_rows, live_row, load_last_rows, load_row, load_rows, store_row
 
-# Rows in flight. Forward: one tensor is read, 16 rows x 16 bytes are 64 registers a thread. Backward: two or three are.
+# Rows in flight, as many as registers allow. Forward, one tensor is read, and 16 rows of 16 bytes are 64 registers a
+# thread; backward, two are, and three if gated.
 FORWARD_ROWS = 16
-BACKWARD_ROWS = 8
+BACKWARD_ROWS = 12
+GATED_BACKWARD_ROWS = 8
 
 
 @triton.jit
@@ -289,7 +291,7 @@ def launch_backward(
         GATED=gated, HAS_H0=h0 is not None, HAS_GRAD_END=grad_end is not None, HAS_CARRY=carry is not None,
         STORE_ROWS=store_rows, PACKED=seq_starts is not None, REVERSE=reverse, COMPLEX=is_complex,
         STATE=_state(grad_start), BLOCK_D=block.block_d,
-        ROWS=BACKWARD_ROWS if store_rows else FORWARD_ROWS, MASKED=block.masked, num_warps=NUM_WARPS,
+        ROWS=_backward_rows(gated, store_rows), MASKED=block.masked, num_warps=NUM_WARPS,
     )  # fmt: skip
 
 
@@ -367,6 +369,13 @@ def _real_dtype(tensor: Any, state_dtype: Any) -> Any:
     return tensor.real.dtype if tensor.is_complex() else state_dtype
 
 
+def _backward_rows(gated: bool, store_rows: bool) -> int:
+    """Rows in flight of a backward launch; summaries read what a forward pass reads."""
+    if not store_rows:
+        return FORWARD_ROWS
+    return GATED_BACKWARD_ROWS if gated else BACKWARD_ROWS
+
+
 def _state(states: Any) -> Any:
     """Triton's name for the dtype of the states."""
     return tl.float64 if states.element_size() == 8 else tl.float32
@@ -378,7 +387,7 @@ def _plan(x: Any, seq_starts: Any, num_sms: int) -> Chunks:
     if seq_starts is not None:
         return Chunks(1, rows, rows)
     programs = sequences * channels(width, x.element_size()).num_blocks
-    return split(rows, programs, sequences * width * x.element_size(), num_sms)
+    return split(rows, programs, sequences * width * x.element_size(), x.element_size(), num_sms)
 
 
 def _segments(plan: Chunks, rows: int) -> list[tuple[tuple[int, int], int]]:

@@ -33,7 +33,7 @@ def _tanh(z, THRESHOLD: tl.constexpr, FIT: tl.constexpr, DEGREE: tl.constexpr):
 
 @triton.jit
 def tanh(z):
-    """tanh to 2 ulp; the state's dtype chooses the fit."""
+    """tanh to 2.5 ulp; the state's dtype chooses the fit."""
     if z.dtype == tl.float64:
         u = _tanh(z, _THRESHOLD_64, _FIT_64, _DEGREE_64)
     else:

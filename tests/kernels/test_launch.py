@@ -11,7 +11,8 @@ pytest.importorskip("triton")
 from cofm_triton.kernels.launch import (
     LANES,
     MAX_CARRIES,
-    MIN_CHUNK,
+    MIN_CHUNK_BYTES,
+    RESIDENT_PROGRAMS,
     SEGMENT_BYTES,
     VECTOR_BYTES,
     channels,
@@ -27,22 +28,25 @@ def test_blocks_cover_the_channels(width: int, size: int) -> None:
     assert block.masked == (width != block.num_blocks * block.block_d)
     assert LANES <= block.block_d <= LANES * VECTOR_BYTES // size
     assert block.block_d & (block.block_d - 1) == 0
+    if width % 16:  # every number has an address of its own
+        assert block.block_d <= 2 * LANES
 
 
 @given(
     rows=st.integers(1, 2**21),
     programs=st.integers(1, 1000),
-    row_bytes=st.integers(1, 2**14),
+    width=st.integers(1, 2**12),
+    size=st.sampled_from([2, 4, 8]),
     num_sms=st.integers(1, 200),
 )
-def test_chunks_cover_a_segment(rows: int, programs: int, row_bytes: int, num_sms: int) -> None:
-    plan = split(rows, programs, row_bytes, num_sms)
-    assert 1 <= plan.segment <= rows or plan.segment == MIN_CHUNK
+def test_chunks_cover_a_segment(rows: int, programs: int, width: int, size: int, num_sms: int) -> None:
+    plan = split(rows, programs, width * size, size, num_sms)
     if plan.num_chunks == 1 and plan.length == rows:
         return
     assert (plan.num_chunks - 1) * plan.length < plan.segment <= plan.num_chunks * plan.length
-    assert plan.length >= MIN_CHUNK
-    assert plan.segment <= MIN_CHUNK or plan.segment * row_bytes <= SEGMENT_BYTES
+    assert plan.length * size >= MIN_CHUNK_BYTES
+    assert plan.segment * width * size <= SEGMENT_BYTES or plan.segment == plan.length
+    assert programs * plan.num_chunks <= max(64 * programs, RESIDENT_PROGRAMS * num_sms)
 
 
 @given(carries=st.integers(1, 2**17))
@@ -55,12 +59,12 @@ def test_carries_split_by_the_square_root(carries: int) -> None:
 
 
 def test_large_problems_stay_whole() -> None:
-    assert split(4096, 66, 2**16, 132).num_chunks == 1  # half a program per multiprocessor
-    assert split(MAX_CARRIES, 1, 128, 132).num_chunks == 1  # too short to gain anything
+    assert split(4096, 66, 2**16, 4, 132).num_chunks == 1  # half a program per multiprocessor
+    assert split(MAX_CARRIES, 1, 128, 4, 132).num_chunks == 1  # too short to gain anything
 
 
 def test_one_chain_fills_the_device() -> None:
     # 64 float32 channels, 2^20 steps, an H100: what one multiprocessor can hold, on each of them.
-    plan = split(2**20, 1, 64 * 4, 132)
+    plan = split(2**20, 1, 64 * 4, 4, 132)
     assert plan.num_chunks >= 4000
     assert plan.segment * 64 * 4 <= SEGMENT_BYTES

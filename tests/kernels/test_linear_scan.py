@@ -21,9 +21,9 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float64, torch.complex64]
 
 @pytest.fixture(autouse=True)
 def short_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Chunks, and chains of carries, a few steps long: short sequences split as long ones do."""
-    monkeypatch.setattr(launch, "MIN_CHUNK", 4)
-    monkeypatch.setattr(launch, "MAX_CARRIES", 3)
+    """The shortest chunks there are, and chains of two carries: short sequences split as long ones do."""
+    monkeypatch.setattr(launch, "MIN_CHUNK_BYTES", 1)
+    monkeypatch.setattr(launch, "MAX_CARRIES", 2)
 
 
 def run(case: Case, num_sms: int) -> dict[str, torch.Tensor]:
@@ -46,19 +46,21 @@ def run(case: Case, num_sms: int) -> dict[str, torch.Tensor]:
 def check(case: Case, num_sms: int) -> None:
     bounds = case.bounds_of(case.x, case.factor, case.h0, case.grad_h, case.grad_last, **case.options)
     slack = rounding_slack("triton", case.x.dtype)
-    missed = {name: ratio for name, value in run(case, num_sms).items() if (ratio := bounds[name].excess(value)) > slack}
+    ratios = {name: bounds[name].excess(value) / slack for name, value in run(case, num_sms).items()}
+    missed = {name: ratio for name, ratio in ratios.items() if not ratio <= 1}
     assert not missed, f"error over bound: {missed}"
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("gated", [False, True])
 @pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize(("batch", "length", "channels", "num_sms"), [(1, 77, 40, 8), (2, 100, 3, 200), (1, 5, 3, 9)])
+@pytest.mark.parametrize(("batch", "length", "channels", "num_sms"), [(1, 77, 40, 8), (2, 50, 3, 200), (1, 17, 3, 9)])
 def test_split_time(
     batch: int, length: int, channels: int, num_sms: int, reverse: bool, gated: bool, dtype: torch.dtype
 ) -> None:
     case = linear_case(batch, length, channels, dtype=dtype, gated=gated, reverse=reverse)
-    assert launch.split(length, batch, channels * case.x.element_size(), num_sms).num_chunks > 1
+    size = case.x.element_size()
+    assert launch.split(length, batch, batch * channels * size, size, num_sms).num_chunks > 1
     check(case, num_sms)
 
 
@@ -67,18 +69,18 @@ def test_split_time(
 @pytest.mark.parametrize("dtype", [torch.float32, torch.complex64])
 def test_segments(dtype: torch.dtype, reverse: bool, gated: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three segments, the last one partial, each in chunks, carries in two levels."""
-    case = linear_case(2, 90, 3, dtype=dtype, gated=gated, reverse=reverse)
-    monkeypatch.setattr(launch, "SEGMENT_BYTES", 40 * 2 * 3 * case.x.element_size())
-    plan = launch.split(90, 2, 2 * 3 * case.x.element_size(), 200)
-    assert plan.segment == 40 and plan.num_chunks == 10
-    assert launch.split_carries(10).num_chunks > 1
+    case = linear_case(2, 120, 3, dtype=dtype, gated=gated, reverse=reverse)
+    size = case.x.element_size()
+    monkeypatch.setattr(launch, "SEGMENT_BYTES", 50 * 2 * 3 * size)
+    plan = launch.split(120, 2, 2 * 3 * size, size, 200)
+    assert plan.segment == 50 and plan.num_chunks == 4
+    assert launch.split_carries(4).num_chunks > 1
     check(case, 200)
 
 
-@pytest.mark.parametrize("gated", [False, True])
-@pytest.mark.parametrize("length", range(4, 18))
-def test_every_remainder(length: int, gated: bool) -> None:
-    check(linear_case(1, length, 3, gated=gated), 100)
+@pytest.mark.parametrize("length", range(17, 33))
+def test_every_remainder(length: int) -> None:
+    check(linear_case(1, length, 3, gated=length % 2 == 0), 100)
 
 
 @pytest.mark.parametrize("gated", [False, True])
@@ -92,8 +94,8 @@ def test_split_repeats_are_bitwise_equal(dtype: torch.dtype, gated: bool) -> Non
 @pytest.mark.parametrize("decay", [1.0, -1.0, 0.0, 0.5, 2.0])
 def test_exact_decays_stay_exact_when_split(decay: float) -> None:
     """Small integers: no order of operations rounds."""
-    case = linear_case(1, 24, 3)
-    whole_numbers = (torch.arange(72) % 5 - 2.0).reshape(1, 24, 3)
+    case = linear_case(1, 40, 3)
+    whole_numbers = (torch.arange(120) % 5 - 2.0).reshape(1, 40, 3)
     case = case.with_(x=whole_numbers, factor=torch.full((3,), decay), h0=torch.ones(1, 3), grad_h=whole_numbers)
     case = case.with_(grad_last=torch.ones(1, 3))
     split, whole = run(case, 100), run(case, 1)

@@ -49,8 +49,8 @@ def test_values_and_slopes(name: str, dtype: torch.dtype) -> None:
     if name == "tanh":
         exact = np.tanh(z[~nan].numpy().astype(np.longdouble))
         unit = np.spacing(np.abs(exact.astype(z.numpy().dtype)))
-        assert (np.abs(values[~nan].numpy() - exact) / unit).max() <= 2  # what the docstring says
-        # 1 - u^2 from a u that is 2 ulp off: 2 * 2 ulp of 1, and its own rounding.
+        assert (np.abs(values[~nan].numpy() - exact) / unit).max() <= 2.5  # what the docstring says
+        # 1 - u^2 from a u that is 2.5 ulp off: 2 * 2.5 ulp of at most 1/2 unit each, and its own rounding.
         torch.testing.assert_close(slopes[~nan].double(), activation_slope(name)(z[~nan].double()), rtol=0,
                                    atol=5 * torch.finfo(dtype).eps)  # fmt: skip
     else:

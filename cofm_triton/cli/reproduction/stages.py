@@ -24,8 +24,8 @@ from cofm_triton.perturbation import PerturbationCurve, perturbation_error
 from cofm_triton.quadratic_form import QuadraticForm
 from cofm_triton.training import (
     OnStep,
-    fixed_threads,
     initial_model,
+    one_thread,
     train_linear,
     train_sequences,
     with_nonlinearity,
@@ -78,7 +78,7 @@ def run_stages(settings: Settings, folder: RunFolder, progress: Progress) -> Non
 
 def _threads(nonlinearity: str) -> AbstractContextManager[None]:
     """Matrix products depend on the number of threads in their last bits, compiled sweeps do not."""
-    return fixed_threads(1) if nonlinearity == "linear" else nullcontext()
+    return one_thread() if nonlinearity == "linear" else nullcontext()
 
 
 def _data(settings: Settings, target: str, length: int, kind: int) -> tuple[Tensor, Tensor]:
@@ -115,7 +115,7 @@ def _train_linear_models(
     inputs, outputs = _data(settings, target, length, _TRAIN)
     kernel = target_functionals.target(target).kernel(length, dt=settings.dt)
     centre = torch.stack([kernel, torch.zeros_like(kernel)])[None]
-    with fixed_threads(1):
+    with one_thread():
         form = QuadraticForm.from_data(inputs, outputs, centre=centre)
     with progress.bar(f"train {target} T={length} linear") as on_step:
         losses = train_linear(models, form, steps=settings.linear_steps, on_step=on_step)
@@ -168,7 +168,7 @@ def _sweep(settings: Settings, folder: RunFolder, progress: Progress, target: st
     if not missing:
         return
     inputs, outputs = _data(settings, target, settings.horizons[0], _TEST)
-    with fixed_threads(1):
+    with one_thread():
         zero_error = float(temporally_weighted_mse(torch.zeros_like(outputs), outputs))
     inputs, outputs = inputs.to(settings.device), outputs.to(settings.device)
     with progress.bar(f"perturb {target} {nonlinearity}") as on_step:

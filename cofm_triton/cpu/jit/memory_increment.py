@@ -83,12 +83,12 @@ def sampled_increments(name: str, drive: Tensor, decay: Tensor, step: Tensor, re
     units = _blocked(drive)
     models, blocks, _, lanes = units.shape
     result = np.zeros((models, blocks, len(steps), readout.shape[1], lanes))
-    l, a, c = (value.contiguous().numpy() for value in (decay, step, readout))
+    per_model = [value.contiguous().numpy() for value in (decay, step, readout)]
     tasks = list(product(range(models), range(blocks)))
 
     def work(some: Sequence[tuple[int, int]]) -> None:
         for k, block in some:
-            _task(kind, units[k, block], l[k], a[k], c[k], steps.numpy(), result[k, block])
+            _task(kind, units[k, block], *(value[k] for value in per_model), steps.numpy(), result[k, block])
 
     work(tasks[:1])  # compiles at the first call: one thread, not all
     threads = workers()

@@ -1,0 +1,92 @@
+"""Figures of memory functions."""
+
+from collections.abc import Callable
+from os import PathLike
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cofm_triton.files import atomic_path
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from cofm_triton.memory import MemoryFunction
+    from cofm_triton.memory_sweep import MemorySweep
+
+_DECADES = 16  # shown below the largest value
+_MOST_BANDS = 5
+_COLOURS = ("#000000", "#0072B2", "#E69F00", "#009E73", "#CC79A7")  # Okabe and Ito: safe for colour-blind eyes
+
+
+def draw(path_or_axes: "str | PathLike[str] | Axes", plot: "Callable[[Axes], None]") -> "Axes":
+    """Draw on axes as they are, or on new ones that are written to a file.
+
+    Args:
+        path_or_axes: a file (its suffix chooses the format), or matplotlib axes.
+        plot: draws on axes.
+    """
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    if isinstance(path_or_axes, Axes):
+        plot(path_or_axes)
+        return path_or_axes
+    figure = Figure(figsize=(6.0, 4.2), layout="constrained")
+    axes: Axes = figure.subplots()
+    plot(axes)
+    with atomic_path(path_or_axes) as part:
+        figure.savefig(part, dpi=150)
+    return axes
+
+
+def plot_memory(axes: "Axes", memory: "MemoryFunction") -> None:
+    """M(t), its fit where there is one, and the theorem's bound M(0) e^(-beta0 t)."""
+    times, values = memory.times, memory.values
+    axes.plot(times.numpy(), _shown(values), color=_COLOURS[0], label="memory M(t)")
+    logarithmic = False
+    try:
+        fit = memory.fit()
+    except ValueError:  # too short a record has no fit
+        fit = None
+    if fit is not None:
+        logarithmic = fit.decay == "polynomial"
+        late = times >= fit.window[0]
+        axes.plot(times[late].numpy(), _shown(fit.curve(times[late])), "--", color=_COLOURS[1], label=f"fit: {fit}")
+    if memory.beta0 > 0:
+        bound = values[0] * torch.exp(-memory.beta0 * times)
+        axes.plot(times.numpy(), _shown(bound), ":", color=_COLOURS[2], label=f"theorem: exp(-{memory.beta0:.3g} t)")
+    _finish(axes, values, times, logarithmic)
+    settings = memory.settings
+    axes.set_title(f"Memory, |x| from {settings.min_radius:.2g} to {settings.radius:.3g}, norm {settings.norm}")
+
+
+def plot_sweep(axes: "Axes", sweep: "MemorySweep") -> None:
+    """The band between the envelopes over directions, of at most five radii."""
+    count = len(sweep.radii)
+    picked = torch.linspace(0, count - 1, min(count, _MOST_BANDS)).round().long().tolist()
+    for colour, r in zip(_COLOURS, picked, strict=False):
+        upper, lower = _shown(sweep.upper[r]), _shown(sweep.lower[r])
+        axes.plot(sweep.times.numpy(), upper, color=colour, label=f"radius {sweep.radii[r]:.3g}")
+        axes.fill_between(sweep.times.numpy(), lower, upper, color=colour, alpha=0.15, linewidth=0)
+    _finish(axes, sweep.upper[picked], sweep.times, logarithmic=True)
+    axes.set_title("Memory of perturbed models: largest of all directions (line), all (band)")
+
+
+def _shown(values: Tensor) -> np.ndarray[Any, Any]:
+    """What a logarithmic axis can show."""
+    return torch.where(values.isfinite() & (values > 0), values, torch.nan).numpy()
+
+
+def _finish(axes: "Axes", values: Tensor, times: Tensor, logarithmic: bool) -> None:
+    axes.set(xlabel="time t", ylabel="M(t)", yscale="log")
+    if logarithmic and len(times) > 1:
+        axes.set_xscale("symlog", linthresh=times[1].item())
+    finite = values[values.isfinite() & (values > 0)]
+    if len(finite):
+        top = finite.max().item()
+        axes.set_ylim(max(finite.min().item() / 2, top * 10.0**-_DECADES), top * 2)
+    axes.grid(alpha=0.3, linewidth=0.5)
+    axes.legend(fontsize="small")

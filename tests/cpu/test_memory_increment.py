@@ -1,0 +1,63 @@
+"""The compiled and the PyTorch iteration of pre-activations: each other's numbers, and the definition's."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from cofm_triton.cpu.blocked import memory_increment as blocked
+
+jit = pytest.importorskip("cofm_triton.cpu.jit.memory_increment", reason="numba is not installed")
+
+
+def arguments(models: int, inputs: int, units: int, outputs: int, steps: list[int]) -> tuple[Tensor, ...]:
+    generator = torch.Generator().manual_seed(units)
+
+    def randn(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    rate = randn(models, units).exp()
+    drive, readout = 3 * randn(models, inputs, units), randn(models, outputs, units)
+    return drive, torch.exp(-rate), -torch.expm1(-rate), readout, torch.tensor(steps)
+
+
+@pytest.mark.parametrize("name", ["tanh", "hardtanh", "relu"])
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 1, 1, [0]), (3, 150, 7, 2, [0, 1, 9]), (2, 16, 1, 3, [4, 5, 50]), (1, 300, 4, 1, [33])]
+)
+def test_both_are_the_recursion(shape: tuple[int, int, int, int, list[int]], name: str) -> None:
+    drive, decay, step, readout, steps = arguments(*shape)
+    act = {"tanh": torch.tanh, "hardtanh": torch.nn.functional.hardtanh, "relu": torch.relu}[name]
+    z, rows = drive, []
+    for _ in range(int(steps[-1]) + 1):
+        rows.append(torch.einsum("knm,kpm->knp", act(z), readout))
+        z = z - step[:, None] * act(z)
+    wanted = torch.stack(rows, 2)[:, :, steps]
+    # The plain recursion rounds z to 2^-53 of its first size, 10 at most, at every step.
+    tolerance = dict(rtol=1e-12, atol=1e-14 * (int(steps[-1]) + 10))
+    for module in (jit, blocked):
+        actual = module.sampled_increments(name, drive, decay, step, readout, steps)
+        torch.testing.assert_close(actual, wanted, **tolerance)
+
+
+def test_threads_change_no_bit() -> None:
+    given = arguments(3, 260, 5, 2, [0, 7, 20])
+    threads = torch.get_num_threads()
+    try:
+        results = []
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            results.append(jit.sampled_increments("tanh", *given))
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(*results)
+
+
+@pytest.mark.parametrize("module", [jit, blocked])
+def test_overflow_and_nan_stay_in_sight(module: object) -> None:
+    """A growing relu unit overflows; a NaN of one unit reaches the read-out."""
+    one = torch.ones(1, 1, dtype=torch.float64)
+    drive = torch.tensor([[[1.0], [torch.nan]]], dtype=torch.float64)
+    steps = torch.tensor([0, 2000])
+    result = module.sampled_increments("relu", drive, 2 * one, -one, one[None], steps)  # type: ignore[attr-defined]
+    assert result[0, 0, :, 0].isfinite().tolist() == [True, False]
+    assert bool(result[0, 1].isnan().all())
