@@ -7,7 +7,7 @@ has no zeros in between, on the later part of the record (from a quarter to nine
     polynomial    log env = a - exponent log(t + shift),  0 <= shift <= the end of the record, exponent <= 10
 
 by least squares. The smaller residual decides, and the logarithm of the residuals' ratio is the
-margin: 0 where the record cannot tell, above 1 where one curve is clearly better. A polynomial with
+margin: below about 0.5 the record cannot tell, above 1 one curve is clearly better. A polynomial with
 a shift beyond the record is an exponential as far as the record shows, hence the bound.
 A record that ends before its slowest mode decays may look polynomial: the verdict is about the times
 covered, so ask for a length of several times the slowest time scale.

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from cofm_triton.memory_sweep import MemorySweep
 
 _DECADES = 16  # shown below the largest value
+_HIGHEST = 1e100  # growth without bound beyond it is not drawn
 _MOST_BANDS = 5
 _COLOURS = ("#000000", "#0072B2", "#E69F00", "#009E73", "#CC79A7")  # Okabe and Ito: safe for colour-blind eyes
 
@@ -72,21 +73,23 @@ def plot_sweep(axes: "Axes", sweep: "MemorySweep") -> None:
         axes.plot(sweep.times.numpy(), upper, color=colour, label=f"radius {sweep.radii[r]:.3g}")
         axes.fill_between(sweep.times.numpy(), lower, upper, color=colour, alpha=0.15, linewidth=0)
     _finish(axes, sweep.upper[picked], sweep.times, logarithmic=True)
-    axes.set_title("Memory of perturbed models: largest of all directions (line), all (band)")
+    axes.set_title("Memory of perturbed models: largest (line), all (band)")
 
 
 def _shown(values: Tensor) -> np.ndarray[Any, Any]:
     """What a logarithmic axis can show."""
-    return torch.where(values.isfinite() & (values > 0), values, torch.nan).numpy()
+    return torch.where((values <= _HIGHEST) & (values > 0), values, torch.nan).numpy()
 
 
 def _finish(axes: "Axes", values: Tensor, times: Tensor, logarithmic: bool) -> None:
     axes.set(xlabel="time t", ylabel="M(t)", yscale="log")
-    if logarithmic and len(times) > 1:
-        axes.set_xscale("symlog", linthresh=times[1].item())
+    if len(times) > 1:
+        if logarithmic:
+            axes.set_xscale("symlog", linthresh=times[1].item())
+        axes.set_xlim(0, times[-1].item())
     finite = values[values.isfinite() & (values > 0)]
     if len(finite):
-        top = finite.max().item()
-        axes.set_ylim(max(finite.min().item() / 2, top * 10.0**-_DECADES), top * 2)
+        top = min(finite.max().item(), _HIGHEST)
+        axes.set_ylim(max(min(finite.min().item(), top) / 2, top * 10.0**-_DECADES), top * 2)
     axes.grid(alpha=0.3, linewidth=0.5)
     axes.legend(fontsize="small")

@@ -2,10 +2,11 @@
 
     M(k dt) = sup { |v_x[k]|_inf / (|x|_inf + {0 or 1}) : r <= |x|_inf <= R }
 
-First a grid: directions (sign vectors and, in few dimensions, points between them, see `directions`)
-times sizes from R down to r in a geometric progression. Then every step k refines its own best input:
-it tries sizes a little larger and smaller, every coordinate moved both ways and random directions, by
-distances that shrink round after round. The result is attained by an input that was tried: a lower
+First a grid: directions (sign vectors and points between them, see `directions`) times sizes from R
+down to r in a geometric progression. Then every step k refines its own best input: it tries those of
+the steps beside it, sizes a little larger and smaller, every coordinate moved both ways and random
+directions, by distances that shrink round after round. In two dimensions or more, parts of the
+directions start such a search each, as there are several optima. The result is attained by an input that was tried: a lower
 bound of the sup, never above it.
 """
 
@@ -22,7 +23,8 @@ NORMS = {"inf": 0.0, "inf+1": 1.0}
 
 _MAX_ALL_CORNERS = 10  # dimensions up to which every corner is tried
 _RANDOM_CORNERS = 1 << _MAX_ALL_CORNERS
-_MAX_LATTICE = 4  # dimensions up to which points between corners are tried
+_MAX_LATTICE = 4  # dimensions up to which a lattice of points between corners is tried
+_RANDOM_BETWEEN = 128  # and in two dimensions or more, so many points at random
 _FEWEST_SIZES = 12
 _LAST_DISTANCE = 1e-5  # of the first one
 _TIE = 1e-12  # relative differences that are rounding
@@ -38,17 +40,21 @@ class Effort:
         sizes: at most this many.
         points: of the grid, about; in many dimensions there are fewer sizes.
         rounds: of refinement, the first number and what each dimension after the first adds.
+        starts: parts of the directions that are searched one after the other, in two dimensions or more.
+        random: random steps tried in a round, in two dimensions or more.
         columns: how many steps refine in a round; None: all, each answering its own inputs alone.
     """
 
     sizes: int
     points: int
     rounds: tuple[int, int]
+    starts: int
+    random: int
     columns: int | None
 
 
-PAIRED = Effort(256, 1 << 14, (24, 12), None)
-SHARED = Effort(64, 1 << 11, (10, 4), 16)  # every input tried costs a whole trajectory
+PAIRED = Effort(256, 1 << 14, (32, 16), 4, 16, None)
+SHARED = Effort(64, 1 << 11, (10, 4), 1, 2, 16)  # every input tried costs a whole trajectory
 
 
 @dataclass(frozen=True)
@@ -121,9 +127,18 @@ def corners(size: int, *, odd: bool = False, seed: int = 0) -> Tensor:
 
 
 def directions(size: int, *, odd: bool = False) -> Tensor:
-    """Points with |x|_inf = 1: `corners`, then in up to 4 dimensions others with coordinates in {0, 1/2, 1}."""
+    """Points with |x|_inf = 1, (n, d) float64.
+
+    `corners`; from two dimensions on also random points between them; and in up to 4 dimensions those with
+    coordinates in {0, 1/2, 1} and their negatives.
+    """
     signs = corners(size, odd=odd)
-    if not 1 < size <= _MAX_LATTICE:
+    if size == 1:
+        return signs
+    uniform = torch.rand(_RANDOM_BETWEEN, size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    random = 2 * uniform - 1
+    signs = torch.cat((signs, random / random.abs().amax(1, keepdim=True)))
+    if size > _MAX_LATTICE:
         return signs
     between = torch.tensor([*product((1.0, 0.5, 0.0, -0.5, -1.0), repeat=size)], dtype=torch.float64)
     between = between[(between.abs().amax(1) == 1) & (between.abs().amin(1) < 1)]
@@ -145,11 +160,16 @@ def search(response: Response, ways: Tensor, models: int, domain: Domain, *, chu
         effort: `PAIRED` or `SHARED`.
     """
     sizes = domain.sizes(max(_FEWEST_SIZES, min(effort.sizes, effort.points // len(ways)))).to(ways)
-    best = over(response, (sizes[:, None, None] * ways).flatten(0, 1), models, domain, chunk=chunk)
-    if ways.shape[1] == 1 and len(sizes) == 1:
-        return best
     spacing = math.log(domain.largest / domain.smallest) / max(1, len(sizes) - 1)
-    return _refine(response, best, domain, spacing, chunk, effort)
+    found: Best | None = None
+    for start in range(min(effort.starts, len(ways)) if ways.shape[1] > 1 else 1):
+        some = ways[start :: effort.starts] if ways.shape[1] > 1 else ways
+        best = over(response, (sizes[:, None, None] * some).flatten(0, 1), models, domain, chunk=chunk)
+        if ways.shape[1] > 1 or len(sizes) > 1:
+            best = _refine(response, best, domain, spacing, chunk, effort)
+        found = best if found is None else found.improved(best.values[:, None], best.points[:, None])
+    assert found is not None
+    return found
 
 
 def over(response: Response, points: Tensor, models: int, domain: Domain, *, chunk: int) -> Best:
@@ -171,9 +191,10 @@ def _refine(response: Response, best: Best, domain: Domain, spacing: float, chun
     generator = torch.Generator().manual_seed(0)
     for turn in range(rounds):
         shrink = _LAST_DISTANCE ** (turn / rounds)
-        ways = _unit_steps(size, generator).to(best.points)
+        ways = _steps(size, effort.random, generator).to(best.points)
         if effort.columns is None:
-            near = _moves(best.points, domain, spacing * shrink, shrink * ways)
+            beside = torch.stack((best.points.roll(1, 1), best.points.roll(-1, 1)), 1)
+            near = torch.cat((beside, _moves(best.points, domain, spacing * shrink, shrink * ways)), 1)
             for some in near.split(chunk, 1):
                 best = best.improved(domain.ratio(response(some), some), some)
             continue
@@ -186,13 +207,13 @@ def _refine(response: Response, best: Best, domain: Domain, spacing: float, chun
     return best
 
 
-def _unit_steps(size: int, generator: torch.Generator) -> Tensor:
-    """Steps of |.|_inf = 1: both ways along d coordinates and d random directions, (4 d, d); none in one dimension."""
+def _steps(size: int, count: int, generator: torch.Generator) -> Tensor:
+    """Steps of |.|_inf <= 1: both ways along the coordinates and `count` random ones, (n, d); none in one dimension."""
     if size == 1:
         return torch.empty(0, 1, dtype=torch.float64)
-    random = 2 * torch.rand(size, size, generator=generator, dtype=torch.float64) - 1
-    ways = torch.cat((torch.eye(size, dtype=torch.float64), random / random.abs().amax(1, keepdim=True)))
-    return torch.cat((ways, -ways))
+    random = 2 * torch.rand(count, size, generator=generator, dtype=torch.float64) - 1
+    axes = torch.eye(size, dtype=torch.float64)
+    return torch.cat((axes, -axes, random))
 
 
 def _moves(points: Tensor, domain: Domain, radial: float, ways: Tensor) -> Tensor:

@@ -189,7 +189,7 @@ def train_sequences(
     *,
     steps: int,
     batch_size: int,
-    learning_rate: float = 0.003,
+    learning_rate: float = 0.006,
     seed: int = 0,
     on_step: OnStep | None = None,
 ) -> Tensor:

@@ -6,7 +6,7 @@ and `deviations` gives the largest error of every result over the bound derived 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -26,20 +26,22 @@ _TRITON = pytest.param(
     marks=pytest.mark.skipif(not (INSTALLED["triton"] and (_GPU or interpreting())), reason="triton cannot run here"),
 )
 CPU_BACKENDS = (_NUMBA, "torch")
-BACKENDS = (*CPU_BACKENDS, _TRITON)
+TRITON = (_TRITON,)
+BACKENDS = (*CPU_BACKENDS, *TRITON)
 COMPLEX_BACKENDS = BACKENDS
 # Backends that take every step in the order of the recurrence, so that a result does not depend on how T is cut.
 SEQUENTIAL_BACKENDS = (_NUMBA, _TRITON)
 
 REAL = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 COMPLEX = (torch.complex128, torch.complex64)
-# Backends with the dtypes they take.
-BACKENDS_AND_DTYPES = tuple(
-    pytest.param(*backend.values, dtype, marks=backend.marks) if isinstance(backend, type(_NUMBA)) else (backend, dtype)
-    for backends, dtypes in ((BACKENDS, REAL), (COMPLEX_BACKENDS, COMPLEX))
-    for backend in backends
-    for dtype in dtypes
-)
+
+def for_backends(backends: Iterable[Any], values: Iterable[Any]) -> tuple[Any, ...]:
+    """Parameters ("backend", "value"): every value on every backend, marked like the backend."""
+    pairs = [(backend, value) for backend in backends for value in values]
+    return tuple(
+        (backend, value) if isinstance(backend, str) else pytest.param(*backend.values, value, marks=backend.marks)
+        for backend, value in pairs
+    )
 
 
 def device_of(backend: str) -> torch.device:

@@ -26,15 +26,18 @@ def test_corners() -> None:
     assert torch.equal(many, corners(40)) and not torch.equal(many, corners(40, seed=1))
 
 
-def test_directions_fill_the_surface_of_the_cube() -> None:
+def test_directions_lie_on_the_surface_of_the_cube() -> None:
     assert directions(1).tolist() == corners(1).tolist()
-    assert torch.equal(directions(5), corners(5))
-    for size, count in ((2, 5**2 - 3**2), (3, 5**3 - 3**3), (4, 5**4 - 3**4)):
+    for size in (2, 3, 4, 5, 12):
         ways = directions(size)
-        assert len(ways) == len(ways.unique(dim=0)) == count
-        assert (ways.abs().amax(1) == 1).all()
-        half = directions(size, odd=True)
-        assert len(torch.cat((half, -half)).unique(dim=0)) == count == 2 * len(half)
+        torch.testing.assert_close(ways.abs().amax(1), torch.ones(len(ways), dtype=torch.float64))
+        assert torch.equal(ways[: len(corners(size))], corners(size))
+    for size, count in ((2, 5**2 - 3**2), (3, 5**3 - 3**3), (4, 5**4 - 3**4)):
+        for odd in (False, True):
+            ways = directions(size, odd=odd)
+            lattice = ways[((2 * ways) % 1 == 0).all(1)]
+            whole = torch.cat((lattice, -lattice)).unique(dim=0) if odd else lattice
+            assert len(whole) == count and len(lattice) == (count // 2 if odd else count)
 
 
 @given(st.lists(st.floats(-5, 5), min_size=1, max_size=4), st.floats(0.01, 3), st.floats(0.01, 1))

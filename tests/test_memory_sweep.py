@@ -4,6 +4,7 @@ import copy
 import csv
 import math
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,8 @@ def test_many_copies_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     model = functional(nonlinearity="hardtanh")
     arguments: dict[str, Any] = dict(radii=[0.1, 0.2], directions=5, samples=10)
     whole = memory_sweep(model, 60, **arguments)
-    monkeypatch.setattr("cofm_triton.memory_sweep._HELD_NUMBERS", 100)
+    # By its name in the table of modules: as an attribute of the package it is the function.
+    monkeypatch.setattr(import_module("cofm_triton.memory_sweep"), "_HELD_NUMBERS", 100)
     monkeypatch.setattr("cofm_triton.memory_evaluator._NUMBERS", 500)
     pieces = memory_sweep(model, 60, **arguments)
     torch.testing.assert_close(pieces.values, whole.values, rtol=1e-12, atol=0)

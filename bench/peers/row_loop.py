@@ -1,4 +1,7 @@
-"""A Python loop over the rows, as anybody would write it; the state is as wide as ours."""
+"""A Python loop over the rows; the state is as wide as ours.
+
+Rows come from `unbind`: with `x[:, t]` every row's gradient would be a tensor of the whole sequence's size.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,11 @@ from ..contract import Contestant, Peer, Problem, torch_contestant
 
 
 def _linear_scan(x: Tensor, decay: Tensor) -> Tensor:
-    gates = decay.expand(x.shape)
-    h = torch.zeros_like(gates[:, 0])
+    gates = decay.unbind(1) if decay.dim() == 3 else [decay] * x.shape[1]
+    h = decay.new_zeros(x.shape[0], x.shape[2])
     states = []
-    for t in range(x.shape[1]):
-        h = gates[:, t] * h + x[:, t]
+    for row, gate in zip(x.unbind(1), gates, strict=True):
+        h = gate * h + row
         states.append(h)
     return torch.stack(states, 1).to(x.dtype)
 
@@ -21,8 +24,8 @@ def _linear_scan(x: Tensor, decay: Tensor) -> Tensor:
 def _rnn_scan(x: Tensor, rate: Tensor) -> Tensor:
     h = rate.new_zeros(x.shape[0], x.shape[2])
     states = []
-    for t in range(x.shape[1]):
-        h = h + torch.nn.functional.hardtanh(x[:, t] - rate * h)
+    for row in x.unbind(1):
+        h = h + torch.nn.functional.hardtanh(row - rate * h)
         states.append(h)
     return torch.stack(states, 1).to(x.dtype)
 

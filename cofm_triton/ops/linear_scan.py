@@ -230,6 +230,7 @@ def _linear_scan_backward_vmap(
     grad_x, grad_parameter, grad_h0 = (split_batch(grad, size, True) for grad in grads)
     return (grad_x, grad_parameter, grad_h0), (0, 0, 0)
 
+
 linear_scan_op = register(linear_scan, fake=_linear_scan_fake, vmap=_linear_scan_vmap)
 linear_scan_backward_op = register(
     linear_scan_backward, fake=_linear_scan_backward_fake, vmap=_linear_scan_backward_vmap

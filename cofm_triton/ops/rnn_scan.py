@@ -240,6 +240,7 @@ def _rnn_scan_backward_vmap(
     grad_x, grad_parameter, grad_h0 = (split_batch(grad, size, True) for grad in grads)
     return (grad_x, grad_parameter, grad_h0), (0, 0, 0)
 
+
 rnn_scan_op = register(rnn_scan, fake=_rnn_scan_fake, vmap=_rnn_scan_vmap)
 rnn_scan_backward_op = register(rnn_scan_backward, fake=_rnn_scan_backward_fake, vmap=_rnn_scan_backward_vmap)
 register_derivative("rnn_scan", _backward, _setup_context)

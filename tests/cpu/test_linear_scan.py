@@ -86,7 +86,8 @@ def test_packed_sequences_on_several_threads(starts: list[int], threads: None) -
 
 @pytest.mark.parametrize("backend", CPU_BACKENDS)
 def test_calls_from_several_threads(backend: str) -> None:
-    cases = [linear_case(2, 1000, 40, gated=gated, reverse=reverse) for gated in (False, True) for reverse in (0, 1)]
+    flags = itertools.product((False, True), repeat=2)
+    cases = [linear_case(2, 1000, 40, gated=gated, reverse=reverse) for gated, reverse in flags]
     expected = [case.run(backend) for case in cases]
     with ThreadPoolExecutor(4) as pool:
         for _ in range(3):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import mmap
 import os
 
 import pytest
@@ -28,7 +29,7 @@ def test_like_torch_empty(count: int, dtype: torch.dtype) -> None:
     assert (tensor == 2).all()
 
 
-@pytest.mark.skipif(not hasattr(memory.mmap, "MAP_ANONYMOUS"), reason="memory comes from the C library here")
+@pytest.mark.skipif(not hasattr(mmap, "MAP_ANONYMOUS"), reason="memory comes from the C library here")
 def test_freed_memory_is_handed_out_again() -> None:
     tensor = empty((MIN_BYTES,), torch.float32)
     address = tensor.data_ptr()

@@ -61,3 +61,20 @@ def test_overflow_and_nan_stay_in_sight(module: object) -> None:
     result = module.sampled_increments("relu", drive, 2 * one, -one, one[None], steps)  # type: ignore[attr-defined]
     assert result[0, 0, :, 0].isfinite().tolist() == [True, False]
     assert bool(result[0, 1].isnan().all())
+
+
+@pytest.mark.parametrize("name", ["tanh", "hardtanh"])
+def test_jumps_over_the_linear_regime(name: str) -> None:
+    """Every step one by one, and from far to far: the power of l that replaces small steps."""
+    drive, decay, step, readout, _ = arguments(2, 20, 3, 1, [0])
+    decay, step = decay.clamp(min=0.5), step.clamp(max=0.5)  # 1e-6 after some 20 steps, 1e-90 after 300
+    far = torch.tensor([0, 100, 299])
+    every = torch.arange(300)
+    for module in (jit, blocked):
+        slow = module.sampled_increments(name, drive, decay, step, readout, every)[:, :, far]
+        fast = module.sampled_increments(name, drive, decay, step, readout, far)
+        # Both round 300 times; the sum over 3 units may cancel digits.
+        torch.testing.assert_close(fast, slow, rtol=1e-10, atol=1e-300)
+    nan = torch.full_like(drive, torch.nan)
+    for module in (jit, blocked):
+        assert bool(module.sampled_increments(name, nan, decay, step, readout, far).isnan().all())

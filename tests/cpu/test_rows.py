@@ -16,35 +16,36 @@ from cofm_triton.cpu.jit.bits import bits, choose, number
 from cofm_triton.cpu.jit.rows import OPTIONS, Rows, load, row, store, with_rows
 
 
-@njit(**OPTIONS)
-def store_all(values: Any, result: Any) -> None:
+def _store_all(values: Any, result: Any) -> None:
     for i in range(values.size):
         result[i] = store(values[i], result)
 
 
-@njit(**OPTIONS)
-def load_all(values: Any, result: Any) -> None:
+def _load_all(values: Any, result: Any) -> None:
     for i in range(values.size):
         result[i] = load(values[i])
 
 
-@njit(**OPTIONS)
-def read_row(address: int, sample: Any, channels: int, result: Any) -> None:
+def _read_row(address: int, sample: Any, channels: int, result: Any) -> None:
     source = row(address, sample, channels)
     for d in range(channels):
         result[d] = source[d]
 
 
-@njit(**OPTIONS)
-def round_trip(values: Any, result: Any) -> None:
+def _round_trip(values: Any, result: Any) -> None:
     for i in range(values.size):
         result[i] = number(bits(values[i]))
 
 
-@njit(**OPTIONS)
-def larger(a: Any, b: Any, result: Any) -> None:
+def _larger(a: Any, b: Any, result: Any) -> None:
     for i in range(a.size):
         result[i] = choose(a[i] > b[i], a[i], b[i])
+
+
+# Called rather than written above the functions: the decorator carries no types.
+store_all, load_all, read_row, round_trip, larger = (
+    njit(**OPTIONS)(function) for function in (_store_all, _load_all, _read_row, _round_trip, _larger)
+)
 
 
 def test_bfloat16_is_rounded_to_nearest_even() -> None:

@@ -45,7 +45,7 @@ class Settings:
     test_sequences: int = 512
     horizon_sequences: int = 256
     linear_steps: int = 1600
-    sequence_steps: int = 300
+    sequence_steps: int = 400
     batch: int = 3200
     dt: float = 1.0
     discretization: str = "exact"

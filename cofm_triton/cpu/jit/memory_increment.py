@@ -19,7 +19,8 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from cofm_triton.cpu.jit.activation import OPTIONS, TANH, activate
+from cofm_triton.cpu.blocked.memory_increment import LOOK_EVERY, SMALL
+from cofm_triton.cpu.jit.activation import OPTIONS, RELU, TANH, activate
 from cofm_triton.cpu.jit.threads import run, workers
 from cofm_triton.nonlinearity import NONLINEARITIES, TANH_FLOAT64
 
@@ -51,6 +52,17 @@ def _advance(kind: int, z: Any, decay: float, step: float) -> None:
 
 
 @njit(forceinline=True, **OPTIONS)
+def _is_linear(kind: int, z: Any, decay: float) -> bool:
+    """Whether every z is where act is linear, and stays there; relu never is, on both sides of 0."""
+    if kind == RELU or abs(decay) > 1:
+        return False
+    large = 0.0
+    for s in range(z.shape[0]):
+        large = max(large, abs(z[s]))
+    return large < SMALL
+
+
+@njit(forceinline=True, **OPTIONS)
 def _read(kind: int, z: Any, readout: Any, y: Any) -> None:
     for q in range(y.shape[0]):
         weight = readout[q]
@@ -71,8 +83,14 @@ def _task(kind: tuple[int, ...], drive: Any, decay: Any, step: Any, readout: Any
         now = 0
         for row in range(steps.shape[0]):
             while now < steps[row]:
-                _advance(len(kind), z, decay[i], step[i])
-                now += 1
+                if now % LOOK_EVERY == 0 and _is_linear(len(kind), z, decay[i]):
+                    power = decay[i] ** (steps[row] - now)
+                    for s in range(z.shape[0]):
+                        z[s] *= power
+                    now = steps[row]
+                else:
+                    _advance(len(kind), z, decay[i], step[i])
+                    now += 1
             _read(len(kind), z, readout[:, i], y[row])
 
 

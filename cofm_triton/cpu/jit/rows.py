@@ -128,37 +128,37 @@ def _room_for(context: Any, width: Any, sample: Any) -> Any:
 _room: Any = intrinsic(_room_for)
 
 
-def hold(width, state):  # type: ignore[no-untyped-def]
+def hold(width: Any, state: Any) -> Any:
     """A copy of a state that registers can hold, or the state itself if its width is not known."""
     raise TypeError("compiled code only")
 
 
-def release(width, held, state):  # type: ignore[no-untyped-def]
+def release(width: Any, held: Any, state: Any) -> None:
     """Write a held state back."""
     raise TypeError("compiled code only")
 
 
 @overload(hold, inline="always")
-def _hold(width, state):  # type: ignore[no-untyped-def]
-    if not len(width):
-        return lambda width, state: state
+def _hold(width: Any, state: Any) -> Any:
+    def itself(width: Any, state: Any) -> Any:
+        return state
 
-    def copy(width, state):  # type: ignore[no-untyped-def]
+    def copy(width: Any, state: Any) -> Any:
         held = carray(_room(width, state), (len(width),))
         for d in range(len(width)):
             held[d] = state[d]
         return held
 
-    return copy
+    return copy if len(width) else itself
 
 
 @overload(release, inline="always")
-def _release(width, held, state):  # type: ignore[no-untyped-def]
-    if not len(width):
-        return lambda width, held, state: None
+def _release(width: Any, held: Any, state: Any) -> Any:
+    def nothing(width: Any, held: Any, state: Any) -> None:
+        pass
 
-    def copy(width, held, state):  # type: ignore[no-untyped-def]
+    def copy(width: Any, held: Any, state: Any) -> None:
         for d in range(len(width)):
             state[d] = held[d]
 
-    return copy
+    return copy if len(width) else nothing
