@@ -66,15 +66,17 @@ def _peer(ours: Record, peer: Record | None) -> str:
 
 def _losses(results: Results, other_work: Sequence[str]) -> Iterator[str]:
     """Every case in which a peer is faster."""
-    lost = [
-        f"  {', '.join(key)}: {name} takes {_short(advantage(row[OURS], peer))} of our time"
+    compared = [
+        (key, name, advantage(row[OURS], peer))
         for key, row in results.by_row().items()
         if OURS in row
         for name, peer in row.items()
-        if name not in (OURS, *other_work) and advantage(row[OURS], peer) < 1
+        if name not in (OURS, *other_work)
     ]
-    comparisons = sum(entry.contestant not in (OURS, *other_work) for entry in results.records)
-    yield f"Lost: {len(lost)} of {comparisons} comparisons with peers that do the same work"
+    lost = [
+        f"  {', '.join(key)}: {name} takes {_short(times)} of our time" for key, name, times in compared if times < 1
+    ]
+    yield f"Lost: {len(lost)} of {len(compared)} comparisons with peers that do the same work"
     yield from lost
 
 

@@ -28,6 +28,7 @@ from cofm_triton.layers import RNNFunctional
 from cofm_triton.parameterization import parameterization
 from cofm_triton.stacked import RATE, StackedCells, stack
 
+_LOG_ZERO = -1e4  # stands for log(0), whose product with 0 would be NaN: e^-1e4 is 0
 _LARGEST_STEP = 2.0  # A up to which a hardtanh unit that has left saturation never returns
 
 
@@ -151,7 +152,9 @@ class HeavisideCells:
     def _powers(self, times: Tensor) -> Tensor:
         """l^k, (K, 1, S, m) for times (S, 1), or the shape of times (K, n, S, m)."""
         log, negative = self._wide(self.log_decay), self._wide(self.decay) < 0
-        size = torch.where(times == 0, 1.0, torch.exp(times * log))  # 0 * log(0) is NaN
+        size = torch.exp(times * log.clamp(min=_LOG_ZERO))
+        if not bool(negative.any()):
+            return size
         return torch.where(negative & (times % 2 == 1), -size, size)
 
     def _wide(self, value: Tensor) -> Tensor:

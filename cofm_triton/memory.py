@@ -167,7 +167,7 @@ def memory_function(
         >>> memory.fit().decay
         'exponential'
     """
-    parameters = {name: p.detach().double()[None] for name, p in _checked(model).named_parameters()}
+    parameters = {name: p.detach().double()[None] for name, p in checked_module(model).named_parameters()}
     evaluator = evaluator_of(
         model,
         length,
@@ -218,7 +218,7 @@ def evaluator_of(
     Raises:
         TypeError, ValueError: as `memory_function`.
     """
-    _checked(model)
+    checked_module(model)
     steps = log_steps(length, samples)
     check_number("radius", radius)
     if norm not in NORMS:
@@ -279,7 +279,8 @@ def check_number(name: str, value: float) -> None:
         raise ValueError(f"{name} must be positive and finite, got {value!r}")
 
 
-def _checked(model: nn.Module) -> nn.Module:
+def checked_module(model: nn.Module) -> nn.Module:
+    """The model, if it is a module that takes batch-first input."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     if getattr(model, "batch_first", True) is False:

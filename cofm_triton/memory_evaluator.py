@@ -18,7 +18,7 @@ from torch.func import functional_call
 from cofm_triton.heaviside import HeavisideCells
 from cofm_triton.layers import RNNFunctional
 from cofm_triton.memory_search import NORMS, PAIRED, SHARED, Best, Domain, Effort, Response, directions, over, search
-from cofm_triton.model_errors import _first
+from cofm_triton.model_errors import first_tensor
 from cofm_triton.stacked import BIAS, OFFSET, is_stackable
 
 SMALLEST_SHARE = 2.0**-20
@@ -176,7 +176,7 @@ class MemoryEvaluator:
     def _outputs(self, parameters: Parameters, inputs: Tensor) -> Tensor:
         """Outputs (n, T, p) of one copy under Heaviside inputs (n, d)."""
         x = inputs[:, None].expand(-1, self._length, -1)
-        return _first(functional_call(self.model, {name: value[0] for name, value in parameters.items()}, (x,)))
+        return first_tensor(functional_call(self.model, {name: value[0] for name, value in parameters.items()}, (x,)))
 
     def _silence(self, parameters: Parameters) -> Tensor:
         """Outputs (T, p) of one copy under zero input."""

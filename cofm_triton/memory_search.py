@@ -6,8 +6,8 @@ First a grid: directions (sign vectors and points between them, see `directions`
 down to r in a geometric progression. Then every step k refines its own best input: it tries those of
 the steps beside it, sizes a little larger and smaller, every coordinate moved both ways and random
 directions, by distances that shrink round after round. In two dimensions or more, parts of the
-directions start such a search each, as there are several optima. The result is attained by an input that was tried: a lower
-bound of the sup, never above it.
+directions start such a search each, as there are several optima. The result is attained by an input
+that was tried: a lower bound of the sup, never above it.
 """
 
 import math
@@ -53,7 +53,7 @@ class Effort:
     columns: int | None
 
 
-PAIRED = Effort(256, 1 << 14, (32, 16), 4, 16, None)
+PAIRED = Effort(256, 1 << 12, (32, 16), 4, 16, None)
 SHARED = Effort(64, 1 << 11, (10, 4), 1, 2, 16)  # every input tried costs a whole trajectory
 
 

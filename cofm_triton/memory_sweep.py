@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from cofm_triton.decay_fit import DecayFit, fit_decay
 from cofm_triton.directions import check_ball
 from cofm_triton.files import write_text
-from cofm_triton.memory import Settings, _checked, evaluator_of
-from cofm_triton.perturbation import _directions, _radii
+from cofm_triton.memory import Settings, checked_module, evaluator_of
+from cofm_triton.perturbation import check_radii, make_directions
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -160,9 +160,9 @@ def memory_sweep(
     """
     if radii is None:
         raise TypeError("radii must be a list of numbers, got None")
-    grid = _radii(radii)
+    grid = check_radii(radii)
     check_ball(ball)
-    chosen = _directions(_checked(model), directions, seed, "random", ball)
+    chosen = make_directions(checked_module(model), directions, seed, "random", ball)
     copies = _Copies(model, chosen)
     evaluator = evaluator_of(
         model,

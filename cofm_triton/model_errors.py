@@ -69,7 +69,7 @@ class ErrorEvaluator:
                     f"{self.inputs.device}), got {parameter.dtype}, {parameter.device} in {name}"
                 )
         with torch.no_grad(), evaluating(model):
-            output = _first(model(self.inputs[:1]))
+            output = first_tensor(model(self.inputs[:1]))
         if output.shape != self.targets[:1].shape:
             raise ValueError(
                 f"targets must have the shape of the model's outputs, (N, T, p) = "
@@ -193,7 +193,7 @@ def outputs_of_copies(model: nn.Module, parameters: Parameters, inputs: Tensor) 
     """
 
     def run(values: dict[str, Tensor]) -> Tensor:
-        return _first(functional_call(model, values, (inputs,)))
+        return first_tensor(functional_call(model, values, (inputs,)))
 
     values = dict(parameters)
     try:
@@ -217,7 +217,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def _first(output: Tensor | tuple[Tensor, ...]) -> Tensor:
+def first_tensor(output: Tensor | tuple[Tensor, ...]) -> Tensor:
     """The output sequence of a module that returns it alone or first in a tuple."""
     result = output[0] if isinstance(output, (tuple, list)) else output
     if not isinstance(result, Tensor) or result.dim() != 3:

@@ -198,14 +198,14 @@ def perturbation_error(
     if not family:
         raise ValueError("models must hold at least one model, got none")
     evaluator = ErrorEvaluator(inputs, targets, metric, dtype)
-    grid = _radii(radii)
+    grid = check_radii(radii)
     check_ball(ball)
     if search not in SEARCHES:
         raise ValueError(f"search must be one of {SEARCHES}, got {search!r}")
     for model in family:
         evaluator.check(model)
     # Everything is checked before the first model is computed.
-    all_directions = [_directions(model, directions, seed, search, ball) for model in family]
+    all_directions = [make_directions(model, directions, seed, search, ball) for model in family]
     curves = []
     for done, (model, chosen) in enumerate(zip(family, all_directions, strict=True), 1):
         curves.append(_curve(evaluator, model, grid, chosen, search, ball))
@@ -281,7 +281,8 @@ def _like(radii: Tensor, value: Tensor) -> Tensor:
     return radii.to(value.device).reshape(-1, *([1] * value.dim()))
 
 
-def _radii(radii: Tensor | Sequence[float] | None) -> Tensor:
+def check_radii(radii: Tensor | Sequence[float] | None) -> Tensor:
+    """The radii as a float64 tensor, the paper's when None."""
     if radii is None:
         return paper_radii()
     grid = torch.as_tensor(radii, dtype=torch.float64).detach().cpu()
@@ -292,7 +293,7 @@ def _radii(radii: Tensor | Sequence[float] | None) -> Tensor:
     return grid
 
 
-def _directions(
+def make_directions(
     model: nn.Module,
     directions: int | Sequence[Mapping[str, Tensor]],
     seed: int,

@@ -41,14 +41,20 @@ def sources(folder: Path) -> list[Path]:
 
 
 def imported_modules(source: Path, package: str) -> Iterator[str]:
-    """Absolute names of all that a file imports, `from a import b` as `a.b`, at any depth."""
-    for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
+    """Absolute names of all that a file imports when it runs, `from a import b` as `a.b`, at any depth."""
+    tree = ast.parse(source.read_text(encoding="utf-8"))
+    tree.body = [node for node in tree.body if not is_for_type_checkers(node)]
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             base = package.split(".")[: len(package.split(".")) - node.level + 1]
             start = [*(base if node.level else []), *([node.module] if node.module else [])]
             yield from (".".join([*start, alias.name]) for alias in node.names)
+
+
+def is_for_type_checkers(node: ast.stmt) -> bool:
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
 
 
 def package_of(source: Path, folder: Path, name: str) -> str:
@@ -131,8 +137,14 @@ def test_link_to_the_reference_is_relative() -> None:
 
 def test_import_is_light(tmp_path: Path) -> None:
     """Optional and slow packages are imported where they are used, not by `import cofm_triton`."""
-    code = "import cofm_triton, json, sys; print(json.dumps(sorted(sys.modules)))"
+    code = """
+import json, sys, torch
+with_torch = set(sys.modules)
+import cofm_triton
+print(json.dumps(sorted(set(sys.modules) - with_torch)))
+"""
     imported = {module.split(".")[0] for module in json.loads(run(code, tmp_path))}
+    assert "cofm_triton" in imported
     assert not imported & {"matplotlib", "numba", "safetensors", "tqdm", "triton"}
 
 
