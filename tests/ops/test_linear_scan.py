@@ -11,7 +11,17 @@ from typing import Any
 
 import pytest
 import torch
-from scan_cases import BACKENDS, COMPLEX_BACKENDS, CPU_BACKENDS, decays, device_of, linear_case, normal
+from scan_cases import (
+    BACKENDS,
+    COMPLEX_BACKENDS,
+    CPU_BACKENDS,
+    TRITON,
+    decays,
+    device_of,
+    for_backends,
+    linear_case,
+    normal,
+)
 from torch import Tensor
 from torch._higher_order_ops.associative_scan import associative_scan
 from torch.autograd import gradcheck, gradgradcheck
@@ -62,28 +72,31 @@ def scan(backend: str, reverse: bool = False, packed: bool = False) -> Callable[
     return run
 
 
-@pytest.mark.parametrize("gated", [False, True])
-@pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize("packed", [False, True])
-class TestDerivatives:
+# (packed, reverse, gated). Finite differences take a hundred calls, of which the interpreter does ten a second.
+FLAGS = tuple(itertools.product((False, True), repeat=3))
+REAL_FLAGS = for_backends(CPU_BACKENDS, FLAGS) + for_backends(TRITON, [(False, False, False), (True, True, True)])
+COMPLEX_FLAGS = for_backends(CPU_BACKENDS, FLAGS) + for_backends(TRITON, [(False, True, True)])
+
+
+@pytest.mark.parametrize(("backend", "flags"), REAL_FLAGS)
+def test_derivatives(flags: tuple[bool, bool, bool], backend: str) -> None:
+    check_derivatives(backend, torch.float64, *flags)
+
+
+@pytest.mark.parametrize(("backend", "flags"), COMPLEX_FLAGS)
+def test_complex_derivatives(flags: tuple[bool, bool, bool], backend: str) -> None:
+    check_derivatives(backend, torch.complex128, *flags)
+
+
+def check_derivatives(backend: str, dtype: torch.dtype, packed: bool, reverse: bool, gated: bool) -> None:
     """Against finite differences, to second order, in reverse and forward mode, one by one and batched."""
-
-    @pytest.mark.parametrize("backend", BACKENDS)
-    def test_real(self, backend: str, packed: bool, reverse: bool, gated: bool) -> None:
-        self.check(backend, torch.float64, packed, reverse, gated)
-
-    @pytest.mark.parametrize("backend", COMPLEX_BACKENDS)
-    def test_complex(self, backend: str, packed: bool, reverse: bool, gated: bool) -> None:
-        self.check(backend, torch.complex128, packed, reverse, gated)
-
-    def check(self, backend: str, dtype: torch.dtype, packed: bool, reverse: bool, gated: bool) -> None:
-        run, inputs = scan(backend, reverse, packed), arguments(backend, dtype, gated, packed)
-        fast = backend == "triton"  # one random direction in place of every component: the interpreter is slow
-        assert gradcheck(
-            run, inputs, check_forward_ad=True, check_batched_grad=not fast, check_batched_forward_grad=not packed,
-            fast_mode=fast,
-        )  # fmt: skip
-        assert gradgradcheck(run, inputs, fast_mode=fast)
+    run, inputs = scan(backend, reverse, packed), arguments(backend, dtype, gated, packed)
+    fast = backend == "triton"  # one random direction in place of every component
+    assert gradcheck(
+        run, inputs, check_forward_ad=True, check_batched_grad=not fast, check_batched_forward_grad=not packed,
+        fast_mode=fast,
+    )  # fmt: skip
+    assert gradgradcheck(run, inputs, fast_mode=fast)
 
 
 @pytest.mark.parametrize("gated", [False, True])
@@ -169,14 +182,15 @@ def test_hessian(gated: bool, argument: int, backend: str) -> None:
 
 
 MAPPED = [dims for dims in itertools.product((None, 0), repeat=3) if any(d is not None for d in dims)]
+MAPPED_BY_BACKEND = for_backends(CPU_BACKENDS, [*MAPPED, (1, 1, 1), (2, 0, None)])
+MAPPED_BY_BACKEND += for_backends(TRITON, [(0, None, None), (None, 0, 0)])
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("dims", [*MAPPED, (1, 1, 1), (2, 0, None)], ids=str)
+@pytest.mark.parametrize(("backend", "dims"), MAPPED_BY_BACKEND)
 @pytest.mark.parametrize("gated", [False, True])
 @pytest.mark.parametrize("packed", [False, True])
 def test_vmap(packed: bool, gated: bool, dims: tuple[int | None, ...], backend: str) -> None:
-    size, run = 4, scan(backend, packed=packed)
+    size, run = 3, scan(backend, packed=packed)
     inputs = [t.detach() for t in arguments(backend, torch.float64, gated, packed)]
     mapped = tuple(
         tensor if dim is None else torch.stack([tensor * (1 - 0.1 * i) for i in range(size)], dim)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from scan_cases import BACKENDS, CPU_BACKENDS, device_of, normal, rnn_case
+from scan_cases import BACKENDS, CPU_BACKENDS, TRITON, device_of, for_backends, normal, rnn_case
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 from torch.func import grad, hessian, jacfwd, jacrev, vmap
@@ -50,8 +50,9 @@ def loss(h_and_last: tuple[Tensor, Tensor]) -> Tensor:
     return h.square().sum() + h_last.sin().sum()
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("nonlinearity", NONLINEARITIES)
+@pytest.mark.parametrize(
+    ("backend", "nonlinearity"), for_backends(CPU_BACKENDS, NONLINEARITIES) + for_backends(TRITON, ["tanh"])
+)
 @pytest.mark.parametrize("packed", [False, True])
 def test_derivatives(packed: bool, nonlinearity: str, backend: str) -> None:
     run, inputs = scan(backend, nonlinearity, packed), arguments(backend, nonlinearity, packed)
@@ -95,8 +96,11 @@ def test_hessian(argument: int, backend: str) -> None:
     torch.testing.assert_close(ours, theirs)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("dims", [(0, None, None), (None, 0, None), (None, None, 0), (0, 0, 0), (1, 1, 1)], ids=str)
+@pytest.mark.parametrize(
+    ("backend", "dims"),
+    for_backends(CPU_BACKENDS, [(0, None, None), (None, 0, None), (None, None, 0), (0, 0, 0), (1, 1, 1)])
+    + for_backends(TRITON, [(0, None, None), (None, 0, 0)]),
+)
 @pytest.mark.parametrize("packed", [False, True])
 def test_vmap(packed: bool, dims: tuple[int | None, ...], backend: str) -> None:
     size, run = 3, scan(backend, "tanh", packed)
