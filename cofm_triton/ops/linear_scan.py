@@ -20,7 +20,7 @@ from torch import Tensor
 from cofm_triton.ops.backends import implementation, num_sms
 from cofm_triton.ops.dtypes import state_dtype
 from cofm_triton.ops.registration import register, register_derivative
-from cofm_triton.ops.shapes import fold_batch, previous_states, split_batch
+from cofm_triton.ops.shapes import fold_batch, packed_starts, previous_states, split_batch
 
 
 def apply_linear_scan(
@@ -54,9 +54,9 @@ def linear_scan(
         return torch.empty_like(x, memory_format=torch.contiguous_format), empty
     h, last = implementation(backend, "linear_scan").forward(
         x,
-        decay,
+        decay.contiguous() if decay.dim() == 1 else decay,
         None if h0 is None else h0.to(state).contiguous(),
-        seq_starts,
+        packed_starts(seq_starts),
         reverse=reverse,
         state_dtype=state,
         num_sms=num_sms(x.device),
@@ -93,10 +93,10 @@ def linear_scan_backward(
     grad_x, grad_decay, grad_h0 = implementation(backend, "linear_scan").backward(
         grad_h,
         None if grad_last is None else grad_last.to(state).contiguous(),
-        decay,
-        h,
+        decay.contiguous() if decay.dim() == 1 else decay,
+        h.contiguous(),
         None if h0 is None else h0.to(state).contiguous(),
-        seq_starts,
+        packed_starts(seq_starts),
         reverse=reverse,
         state_dtype=state,
         num_sms=num_sms(h.device),

@@ -20,7 +20,7 @@ from cofm_triton.ops.backends import implementation
 from cofm_triton.ops.dtypes import state_dtype
 from cofm_triton.ops.linear_scan import apply_linear_scan
 from cofm_triton.ops.registration import register, register_derivative
-from cofm_triton.ops.shapes import fold_batch, previous_states, split_batch
+from cofm_triton.ops.shapes import fold_batch, packed_starts, previous_states, split_batch
 
 
 def apply_rnn_scan(
@@ -58,7 +58,7 @@ def rnn_scan(
         x,
         rate.contiguous(),
         None if h0 is None else h0.to(state).contiguous(),
-        seq_starts,
+        packed_starts(seq_starts),
         dt=dt,
         nonlinearity=nonlinearity,
         state_dtype=state,
@@ -104,9 +104,9 @@ def rnn_scan_backward(
         None if grad_last is None else grad_last.to(state).contiguous(),
         x,
         rate.contiguous(),
-        h,
+        h.contiguous(),
         None if h0 is None else h0.to(state).contiguous(),
-        seq_starts,
+        packed_starts(seq_starts),
         dt=dt,
         nonlinearity=nonlinearity,
         state_dtype=state,

@@ -51,3 +51,8 @@ def split_batch(tensor: Tensor, size: int, from_channels: bool) -> Tensor:
     if from_channels:
         return tensor.unflatten(-1, (size, -1)).movedim(-2, 0)
     return tensor.unflatten(0, (size, -1))
+
+
+def packed_starts(seq_starts: Tensor | None) -> Tensor | None:
+    """Start indices next to each other in memory, where kernels look for them."""
+    return None if seq_starts is None else seq_starts.contiguous()

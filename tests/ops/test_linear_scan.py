@@ -232,6 +232,16 @@ def test_backward_operator_keeps_pytorchs_rules(length: int, gated: bool, backen
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("gated", [False, True])
+def test_backward_operator_takes_states_of_any_stride(gated: bool, backend: str) -> None:
+    # Eager code saves them as they were written; a compiler may choose another layout.
+    x, decay, h0 = (t.detach() for t in arguments(backend, torch.float64, gated))
+    run = torch.ops.cofm_triton.linear_scan_backward.default
+    apart = x.transpose(0, 1).contiguous().transpose(0, 1)
+    close(run(x, h0, decay, apart, h0, None, False, backend), run(x, h0, decay, x, h0, None, False, backend))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_compiles_as_one_graph(dynamic: bool, backend: str) -> None:
     def step(x: Tensor, decay: Tensor, h0: Tensor) -> Tensor:

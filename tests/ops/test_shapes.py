@@ -8,7 +8,7 @@ import pytest
 import torch
 from scan_cases import normal
 
-from cofm_triton.ops.shapes import fold_batch, previous_states, split_batch
+from cofm_triton.ops.shapes import fold_batch, packed_starts, previous_states, split_batch
 
 STARTS = ([0], [0, 3], [0, 0, 3, 3, 7], [0, 1, 2, 3, 4, 5, 6, 7], [0, 7, 7])
 
@@ -64,3 +64,10 @@ def test_folding_what_is_not_mapped(into_channels: bool) -> None:
     tensor = normal(2, 5, 3)
     folded = fold_batch(tensor, None, 4, into_channels)
     assert torch.equal(split_batch(folded, 4, into_channels), tensor.expand(4, 2, 5, 3))
+
+
+def test_packed_starts_lie_next_to_each_other() -> None:
+    starts = packed_starts(torch.arange(8)[::2])
+    assert starts is not None and starts.is_contiguous()
+    assert starts.tolist() == [0, 2, 4, 6]
+    assert packed_starts(None) is None
