@@ -35,6 +35,8 @@ from cofm_triton.ops.dtypes import state_dtype
 
 # Multiprocessors: one never splits time, 132 (an H100's) does where few channels call for it.
 WHOLE, SPLIT = 1, 132
+# Bytes of a row that keeps 132 multiprocessors busy in narrow blocks only.
+NARROW_BYTES = 66 * 256
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,8 @@ def cases() -> dict[str, Callable[[], object]]:
         add("linear", _linear_scan, gated=gated, width=ragged, reverse=True, states=False)
         add("linear", _linear_scan, gated=gated, width=64, length=4096, num_sms=SPLIT)
         add("linear", _linear_scan, gated=gated, width=even, sliced=True)
+        for dtype in (torch.float32, torch.bfloat16, torch.complex64):
+            add("linear", _linear_scan, gated=gated, dtype=dtype, width=NARROW_BYTES // dtype.itemsize, num_sms=SPLIT)
         add("linear", _linear_scan, gated=gated, dtype=torch.complex64, width=even)
         add("linear", _linear_scan, gated=gated, dtype=torch.complex64, width=ragged)
     add("linear", _linear_scan, width=narrow)

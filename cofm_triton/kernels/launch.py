@@ -28,11 +28,12 @@ RESIDENT_PROGRAMS = 32
 
 
 class Channels(NamedTuple):
-    """How channels are laid over programs."""
+    """How channels are laid over programs; a narrow block has half the channels and keeps twice the rows in flight."""
 
     block_d: int
     num_blocks: int
     masked: bool
+    narrow: bool = False
 
 
 class Chunks(NamedTuple):
@@ -43,27 +44,50 @@ class Chunks(NamedTuple):
     segment: int
 
 
-def channels(channels: int, element_size: int) -> Channels:
-    """Blocks of channels: 16-byte accesses where rows are aligned for them, otherwise two numbers a lane.
+def channels(channels: int, element_size: int, *, narrow: bool = False) -> Channels:
+    """Blocks of channels: 16-byte accesses (8-byte if `narrow`) where rows are aligned, otherwise two numbers a lane.
 
     Triton knows a stride to be aligned when it is divisible by 16. Where it is not, every number has an address of its
     own, and more than two a lane spill.
     """
     aligned = channels % ALIGNED_CHANNELS == 0
+    narrow = narrow and aligned and element_size <= VECTOR_BYTES // 4
     full = LANES * VECTOR_BYTES // element_size if aligned else 2 * LANES
-    block_d = min(full, max(LANES, triton.next_power_of_2(channels)))
-    return Channels(block_d, triton.cdiv(channels, block_d), channels % block_d != 0)
+    block_d = min(full // 2 if narrow else full, max(LANES, triton.next_power_of_2(channels)))
+    return Channels(block_d, triton.cdiv(channels, block_d), channels % block_d != 0, narrow)
+
+
+def layout(
+    rows: int, sequences: int, width: int, element_size: int, num_sms: int, *, packed: bool = False
+) -> tuple[Channels, Chunks]:
+    """Blocks of channels and chunks of time of `sequences` sequences, `rows` rows of `width` channels each.
+
+    Blocks of full width if they keep the device busy; narrow ones if only these do; otherwise time is split, which
+    reads its input twice. Packed sequences stay whole: they have lengths that the host does not know.
+    """
+    full, narrow = channels(width, element_size), channels(width, element_size, narrow=True)
+    starved = not _busy(sequences * full.num_blocks, num_sms)
+    if starved and (packed or _busy(sequences * narrow.num_blocks, num_sms)):
+        return narrow, Chunks(1, rows, rows)
+    if packed:
+        return full, Chunks(1, rows, rows)
+    return full, split(rows, sequences * full.num_blocks, sequences * width * element_size, element_size, num_sms)
+
+
+def _busy(programs: int, num_sms: int) -> bool:
+    """Half a program per multiprocessor already keeps the memory busy: 16 rows of 512 bytes in flight each."""
+    return 2 * programs >= num_sms
 
 
 def split(rows: int, programs: int, row_bytes: int, element_size: int, num_sms: int) -> Chunks:
     """Chunks of time for `programs` independent chains of `rows` rows, `row_bytes` of input per row over all
     chains.
 
-    Half a program per multiprocessor already keeps the memory busy (16 rows of 512 bytes in flight each), and short
-    chains gain nothing: these are left whole. Otherwise 64 chunks if they make a program per multiprocessor (the
-    chain of 64 carries is one short launch); failing that, as many programs as the device can hold at once.
+    A busy device and short chains gain nothing: these are left whole. Otherwise 64 chunks if they make a program per
+    multiprocessor (the chain of 64 carries is one short launch); failing that, as many programs as the device can hold
+    at once.
     """
-    if 2 * programs >= num_sms or rows <= MAX_CARRIES:
+    if _busy(programs, num_sms) or rows <= MAX_CARRIES:
         return Chunks(1, rows, rows)
     shortest = max(16, MIN_CHUNK_BYTES // element_size)
     segment = max(shortest, min(rows, SEGMENT_BYTES // row_bytes))

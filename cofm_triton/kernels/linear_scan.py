@@ -32,14 +32,14 @@ import triton
 import triton.language as tl
 
 from cofm_triton.kernels.interleaved import multiply, multiply_conj, one
-from cofm_triton.kernels.launch import NUM_WARPS, Chunks, channels, split, split_carries
+from cofm_triton.kernels.launch import NUM_WARPS, Channels, Chunks, channels, layout, split_carries
 from cofm_triton.kernels.rows import chunk_rows, live_row, load_last_rows, load_row, load_rows, store_row
 
 # Rows in flight, as many as registers allow. Forward, one tensor is read, and 16 rows of 16 bytes are 64 registers a
-# thread; backward, two are, and three if gated.
-FORWARD_ROWS = 16
-BACKWARD_ROWS = 12
-GATED_BACKWARD_ROWS = 8
+# thread; backward, two are, and three if gated. A narrow block has room for twice as many, short of spilling.
+FORWARD_ROWS, NARROW_FORWARD_ROWS = 16, 32
+BACKWARD_ROWS, NARROW_BACKWARD_ROWS = 12, 18
+GATED_BACKWARD_ROWS, NARROW_GATED_BACKWARD_ROWS = 8, 16
 
 
 @triton.jit
@@ -250,8 +250,8 @@ def linear_scan_backward_kernel(
 
 
 def launch_forward(
-    x: Any, decay: Any, start: Any, carry: Any, seq_starts: Any, h: Any, last: Any, product: Any,
-    *, steps: tuple[int, int], chunk_length: int, reverse: bool, is_complex: bool, store_rows: bool = True,
+    x: Any, decay: Any, start: Any, carry: Any, seq_starts: Any, h: Any, last: Any, product: Any, *, block: Channels,
+    steps: tuple[int, int], chunk_length: int, reverse: bool, is_complex: bool, store_rows: bool = True,
 ) -> None:  # fmt: skip
     """Forward kernel over the steps [begin, end), one program per block of channels, chunk and sequence.
 
@@ -260,7 +260,6 @@ def launch_forward(
     """
     length, width = x.shape[1], x.shape[2]
     num_sequences, num_chunks = last.shape[0], last.shape[1]
-    block = channels(width, x.element_size())
     gated = decay.ndim == 3
     linear_scan_forward_kernel[(block.num_blocks * num_chunks * num_sequences,)](
         x, decay, start, carry, seq_starts, h, last, product,
@@ -269,19 +268,18 @@ def launch_forward(
         *x.stride(), *(decay.stride() if gated else (0, 0, 0)),
         GATED=gated, HAS_START=start is not None, HAS_CARRY=carry is not None, STORE_ROWS=store_rows,
         PACKED=seq_starts is not None, REVERSE=reverse, COMPLEX=is_complex, STATE=_state(last),
-        BLOCK_D=block.block_d, ROWS=FORWARD_ROWS, MASKED=block.masked, num_warps=NUM_WARPS,
+        BLOCK_D=block.block_d, ROWS=_forward_rows(block), MASKED=block.masked, num_warps=NUM_WARPS,
     )  # fmt: skip
 
 
 def launch_backward(
     grad_h: Any, h: Any, decay: Any, h0: Any, grad_end: Any, carry: Any, seq_starts: Any,
-    grad_x: Any, grad_decay: Any, grad_start: Any, product: Any,
-    *, steps: tuple[int, int], chunk_length: int, reverse: bool, is_complex: bool, store_rows: bool = True,
+    grad_x: Any, grad_decay: Any, grad_start: Any, product: Any, *, block: Channels,
+    steps: tuple[int, int], chunk_length: int, reverse: bool, is_complex: bool, store_rows: bool = True,
 ) -> None:  # fmt: skip
     """Backward kernel over the steps [begin, end); `h0`, `grad_end`, `carry`, `seq_starts`, `product` may be None."""
     length, width = grad_h.shape[1], grad_h.shape[2]
     num_sequences, num_chunks = grad_start.shape[0], grad_start.shape[1]
-    block = channels(width, grad_h.element_size())
     gated = decay.ndim == 3
     linear_scan_backward_kernel[(block.num_blocks * num_chunks * num_sequences,)](
         grad_h, h, decay, h0, grad_end, carry, seq_starts, grad_x, grad_decay, grad_start, product,
@@ -291,7 +289,7 @@ def launch_backward(
         GATED=gated, HAS_H0=h0 is not None, HAS_GRAD_END=grad_end is not None, HAS_CARRY=carry is not None,
         STORE_ROWS=store_rows, PACKED=seq_starts is not None, REVERSE=reverse, COMPLEX=is_complex,
         STATE=_state(grad_start), BLOCK_D=block.block_d,
-        ROWS=_backward_rows(gated, store_rows), MASKED=block.masked, num_warps=NUM_WARPS,
+        ROWS=_backward_rows(block, gated, store_rows), MASKED=block.masked, num_warps=NUM_WARPS,
     )  # fmt: skip
 
 
@@ -303,10 +301,12 @@ def forward(
     x, decay, h0, state_dtype = _reals(x), _reals(decay), _reals(h0), _real_dtype(x, state_dtype)
     h = x.new_empty(x.shape)
     rows, start = x.shape[1], h0
-    plan = _plan(x, seq_starts, num_sms)
+    block, plan = _layout(x, seq_starts, num_sms)
     for steps, num_chunks in _segments(plan, rows):
         last = _states(x, seq_starts, num_chunks, state_dtype)
-        shape: dict[str, Any] = dict(steps=steps, chunk_length=plan.length, reverse=reverse, is_complex=is_complex)
+        shape: dict[str, Any] = dict(
+            block=block, steps=steps, chunk_length=plan.length, reverse=reverse, is_complex=is_complex
+        )
         carry = None
         if plan.num_chunks > 1:
             ends, product = last.new_empty(last.shape), last.new_empty(last.shape) if decay.ndim == 3 else None
@@ -328,13 +328,15 @@ def backward(
     grad_h, end, decay, h, h0 = (_reals(tensor) for tensor in (grad_h, grad_last, decay, h, h0))
     grad_x = grad_h.new_empty(grad_h.shape)
     rows, gated = grad_h.shape[1], decay.ndim == 3
-    plan = _plan(grad_h, seq_starts, num_sms)
+    block, plan = _layout(grad_h, seq_starts, num_sms)
     grad_decay: Any = grad_h.new_empty(grad_h.shape, dtype=decay.dtype) if gated else None
     sums: list[Any] = []
     for steps, num_chunks in reversed(_segments(plan, rows)):
         start = _states(grad_h, seq_starts, num_chunks, state_dtype)
         per_chunk = grad_decay if gated else start.new_empty(start.shape)
-        shape: dict[str, Any] = dict(steps=steps, chunk_length=plan.length, reverse=reverse, is_complex=is_complex)
+        shape: dict[str, Any] = dict(
+            block=block, steps=steps, chunk_length=plan.length, reverse=reverse, is_complex=is_complex
+        )
         carry = None
         if plan.num_chunks > 1:
             mus, product = start.new_empty(start.shape), start.new_empty(start.shape) if gated else None
@@ -369,11 +371,18 @@ def _real_dtype(tensor: Any, state_dtype: Any) -> Any:
     return tensor.real.dtype if tensor.is_complex() else state_dtype
 
 
-def _backward_rows(gated: bool, store_rows: bool) -> int:
+def _forward_rows(block: Channels) -> int:
+    """Rows in flight of a forward launch."""
+    return NARROW_FORWARD_ROWS if block.narrow else FORWARD_ROWS
+
+
+def _backward_rows(block: Channels, gated: bool, store_rows: bool) -> int:
     """Rows in flight of a backward launch; summaries read what a forward pass reads."""
     if not store_rows:
-        return FORWARD_ROWS
-    return GATED_BACKWARD_ROWS if gated else BACKWARD_ROWS
+        return _forward_rows(block)
+    if gated:
+        return NARROW_GATED_BACKWARD_ROWS if block.narrow else GATED_BACKWARD_ROWS
+    return NARROW_BACKWARD_ROWS if block.narrow else BACKWARD_ROWS
 
 
 def _state(states: Any) -> Any:
@@ -381,13 +390,10 @@ def _state(states: Any) -> Any:
     return tl.float64 if states.element_size() == 8 else tl.float32
 
 
-def _plan(x: Any, seq_starts: Any, num_sms: int) -> Chunks:
-    """Chunks of time; packed sequences stay whole, they have lengths that the host does not know."""
-    sequences, rows, width = x.shape
-    if seq_starts is not None:
-        return Chunks(1, rows, rows)
-    programs = sequences * channels(width, x.element_size()).num_blocks
-    return split(rows, programs, sequences * width * x.element_size(), x.element_size(), num_sms)
+def _layout(x: Any, seq_starts: Any, num_sms: int) -> tuple[Channels, Chunks]:
+    """Blocks of channels and chunks of time for a tensor."""
+    sequences = x.shape[0] if seq_starts is None else seq_starts.shape[0]
+    return layout(x.shape[1], sequences, x.shape[2], x.element_size(), num_sms, packed=seq_starts is not None)
 
 
 def _segments(plan: Chunks, rows: int) -> list[tuple[tuple[int, int], int]]:
@@ -431,7 +437,8 @@ def _conjugate(decay: Any, is_complex: bool) -> Any:
 def _scan_carries(ends: Any, decay: Any, *, reverse: bool, is_complex: bool) -> Any:
     """`H[c] = decay * H[c-1] + ends[c]` over chunks c, from the last to the first if `reverse`."""
     carry, rows = ends.new_empty(ends.shape), ends.shape[1]
-    shape: dict[str, Any] = dict(steps=(0, rows), reverse=reverse, is_complex=is_complex)
+    block = channels(ends.shape[2], ends.element_size())
+    shape: dict[str, Any] = dict(block=block, steps=(0, rows), reverse=reverse, is_complex=is_complex)
     plan = split_carries(rows)
     sums = ends.new_empty((ends.shape[0], plan.num_chunks, ends.shape[2]))
     inner = None

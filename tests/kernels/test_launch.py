@@ -16,6 +16,7 @@ from cofm_triton.kernels.launch import (
     SEGMENT_BYTES,
     VECTOR_BYTES,
     channels,
+    layout,
     split,
     split_carries,
 )
@@ -56,6 +57,26 @@ def test_carries_split_by_the_square_root(carries: int) -> None:
     assert (plan.num_chunks - 1) * plan.length < carries <= plan.num_chunks * plan.length
     if carries > MAX_CARRIES:
         assert max(plan.num_chunks, plan.length) <= carries**0.5 + 1
+
+
+@given(
+    rows=st.integers(1, 2**16),
+    sequences=st.integers(1, 64),
+    width=st.integers(1, 2**13),
+    size=st.sampled_from([2, 4, 8]),
+    num_sms=st.integers(1, 200),
+    packed=st.booleans(),
+)
+def test_time_is_split_last(rows: int, sequences: int, width: int, size: int, num_sms: int, packed: bool) -> None:
+    block, plan = layout(rows, sequences, width, size, num_sms, packed=packed)
+    full = channels(width, size)
+    if block.narrow:
+        assert 2 * sequences * full.num_blocks < num_sms
+        assert plan.num_chunks == 1
+        assert block.block_d * size >= LANES * size
+    if plan.num_chunks > 1:
+        assert not packed
+        assert 2 * sequences * channels(width, size, narrow=True).num_blocks < num_sms
 
 
 def test_large_problems_stay_whole() -> None:

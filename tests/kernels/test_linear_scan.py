@@ -70,6 +70,24 @@ def test_split_time(
     ("dtype", "reverse", "gated"),
     [
         (torch.float32, False, False),
+        (torch.bfloat16, True, False),
+        (torch.float32, True, True),
+        (torch.complex64, False, False),
+    ],
+)
+def test_narrow_blocks(dtype: torch.dtype, reverse: bool, gated: bool) -> None:
+    """A device that only narrow blocks keep busy: two of them where one of full width would do."""
+    case = linear_case(1, 43, 512 // dtype.itemsize, dtype=dtype, gated=gated, reverse=reverse)
+    real = 4 if dtype.is_complex else dtype.itemsize
+    block, plan = launch.layout(43, 1, 512 // real, real, 4)
+    assert (block.narrow, block.num_blocks, plan.num_chunks) == (True, 2, 1)
+    check(case, 4)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "reverse", "gated"),
+    [
+        (torch.float32, False, False),
         (torch.float32, True, False),
         (torch.float32, False, True),
         (torch.complex64, True, True),

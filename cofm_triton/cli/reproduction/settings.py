@@ -71,7 +71,7 @@ PRESETS: dict[str, Settings] = {
     "smoke": Settings(
         "smoke",
         widths=(8, 16),
-        horizons=(100, 200, 400),
+        horizons=(50, 100, 200),
         train_sequences=512,
         test_sequences=64,
         horizon_sequences=64,
