@@ -4,6 +4,10 @@ Sequences are shared out to threads. Those that do not divide evenly are split i
 recurrence up to its part without storing it, a pass that only reads, and then does its part. Every state is computed by
 the same operations in the same order as without the split.
 
+A decay that does not change over time is to these loops a gate whose rows all lie at one address. Rows of at most
+`rows.MAX_HELD` channels are compiled for their width, with their state in registers; wider ones are done in blocks,
+which leave past the cache where results are large.
+
 The adjoint is written with mu, what arrives from later steps: `lambda[t] = g[t] + mu[t]`,
 `mu[t-1] = conj(decay[t]) lambda[t]`, `dx = lambda`, `ddecay[t] = lambda[t] conj(h[t-1])`.
 """
@@ -17,8 +21,24 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from cofm_triton.cpu.jit.rows import OPTIONS, Rows, held_width, hold, load, numbers, release, row, store, with_rows
+from cofm_triton.cpu.jit.rows import (
+    BLOCK,
+    OPTIONS,
+    Rows,
+    block,
+    block_at,
+    held_width,
+    hold,
+    load,
+    numbers,
+    release,
+    row,
+    store,
+    store_row,
+    with_rows,
+)
 from cofm_triton.cpu.jit.schedule import Part, sequences, share
+from cofm_triton.cpu.jit.streams import fence, stream, streams
 from cofm_triton.cpu.memory import empty
 
 # Time of a step that is not stored over that of one that is: time-invariant, gated.
@@ -32,35 +52,32 @@ def forward(
     """`(h, h_last)` with T >= 1: h (B, T, D) in x's dtype, h_last (S, D) in the state's."""
     dtype, x = x.dtype, with_rows(x)
     gated = decay.dim() == 3
-    decay = with_rows(decay) if gated else decay.resolve_conj().contiguous()
-    fixed = numbers(decay) if not gated else None
+    decay = with_rows(decay.resolve_conj().expand(x.shape))
     h = empty(x.shape, x.dtype)
-    width = held_width(h.shape[2])
+    width = held_width(x.shape[2])
     spans = sequences(seq_starts, x.shape[0], x.shape[1])
     starts = initial_states(h0, len(spans), x.shape[2], state_dtype)
     last = np.empty_like(starts)
-    xs, hs, gates = Rows(x), Rows(h), Rows(decay) if gated else None
+    xs, hs, gates = Rows(x), Rows(h), Rows(decay)
+    streamed = streams(hs)
 
     def work(part: Part) -> None:
         span, state = spans[part.sequence], starts[part.sequence].copy()
+        before = (*span.address(xs, 0, reverse), xs.sample, *span.address(gates, 0, reverse), gates.sample)
+        given = (
+            *span.address(xs, part.begin, reverse), xs.sample,
+            *span.address(gates, part.begin, reverse), gates.sample,
+        )  # fmt: skip
+        result = (*span.address(hs, part.begin, reverse), hs.sample)
         steps = part.end - part.begin
-        if gates is None:
-            _advance(width, *span.address(xs, 0, reverse), xs.sample, fixed, state, part.begin)
-            _forward(
-                width, *span.address(xs, part.begin, reverse), xs.sample,
-                *span.address(hs, part.begin, reverse), hs.sample,
-                fixed, state, steps,
-            )  # fmt: skip
+        if part.begin and width:
+            _advance_narrow(width, *before, state, part.begin)
+        elif part.begin:
+            _advance(*before, state, part.begin)
+        if width:
+            _forward_narrow(width, *given, *result, state, steps)
         else:
-            _advance_gated(
-                width, *span.address(xs, 0, reverse), xs.sample, *span.address(gates, 0, reverse), gates.sample,
-                state, part.begin,
-            )  # fmt: skip
-            _forward_gated(
-                width, *span.address(xs, part.begin, reverse), xs.sample,
-                *span.address(gates, part.begin, reverse), gates.sample,
-                *span.address(hs, part.begin, reverse), hs.sample, state, steps,
-            )  # fmt: skip
+            _forward(*given, *result, streamed, state, steps)
         if part.end == span.length:
             last[part.sequence] = state
 
@@ -74,49 +91,50 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """`(grad_x, grad_decay, grad_h0)` with T >= 1; a (D,) grad_decay and grad_h0 (S, D) in the state's dtype."""
     dtype, h, grad_h = h.dtype, with_rows(h), with_rows(grad_h)
-    gated = decay.dim() == 3
-    gate_dtype, conjugate = decay.dtype, decay.conj().resolve_conj()
-    conjugate = with_rows(conjugate) if gated else conjugate.contiguous()
-    fixed = numbers(conjugate) if not gated else None
+    gated, gate_dtype = decay.dim() == 3, decay.dtype
+    decay = with_rows(decay.conj().resolve_conj().expand(h.shape))
     grad_x = empty(h.shape, h.dtype)
-    grad_gates = empty(h.shape, conjugate.dtype) if gated else conjugate.new_empty(0)
+    grad_gates = empty(h.shape, decay.dtype) if gated else decay.new_empty(0)
     width = held_width(h.shape[2])
     spans = sequences(seq_starts, h.shape[0], h.shape[1])
     starts = initial_states(h0, len(spans), h.shape[2], state_dtype)
     ends = initial_states(grad_last, len(spans), h.shape[2], state_dtype)
     grad_h0 = np.empty_like(ends)
-    gs, hs, dxs = Rows(grad_h), Rows(h), Rows(grad_x)
-    gates, das = (Rows(conjugate), Rows(grad_gates)) if gated else (None, None)
+    gs, hs, dxs, gates = Rows(grad_h), Rows(h), Rows(grad_x), Rows(decay)
+    das = Rows(grad_gates) if gated else None
+    streamed = streams(dxs) and (das is None or streams(das))
     sums: dict[tuple[int, int], Any] = {}
 
     def work(part: Part) -> None:
         """Steps of the adjoint count from the end of the sequence."""
-        span, mu = spans[part.sequence], ends[part.sequence].copy()
-        begin, steps = part.begin, part.end - part.begin
-        first = starts[part.sequence]
+        span, mu, first = spans[part.sequence], ends[part.sequence].copy(), starts[part.sequence]
+        begin, steps, back = part.begin, part.end - part.begin, not reverse
         # The earlier state of the adjoint's step k is the state at its step k + 1; the very last one is h0.
         inner = max(min(part.end, span.length - 1) - begin, 0)
-        total = np.zeros_like(mu)
-        before = span.address(hs, min(begin + 1, span.length - 1), not reverse)
-        if gates is None or das is None:
-            _adjoint_advance(width, *span.address(gs, 0, not reverse), gs.sample, fixed, mu, begin)
-            _adjoint(
-                width, *span.address(gs, begin, not reverse), gs.sample, *before, hs.sample,
-                *span.address(dxs, begin, not reverse), dxs.sample,
-                fixed, mu, first, total, inner, steps,
-            )  # fmt: skip
+        later = (*span.address(gs, 0, back), gs.sample, *span.address(gates, 0, back), gates.sample)
+        given = (
+            *span.address(gs, begin, back), gs.sample,
+            *span.address(hs, min(begin + 1, span.length - 1), back), hs.sample,
+            *span.address(gates, begin, back), gates.sample,
+            *span.address(dxs, begin, back), dxs.sample,
+        )  # fmt: skip
+        if begin and width:
+            _adjoint_advance_narrow(width, *later, mu, begin)
+        elif begin:
+            _adjoint_advance(*later, mu, begin)
+        if das is None:
+            total = np.zeros_like(mu)
+            if width:
+                _adjoint_narrow(width, *given, mu, first, total, inner, steps)
+            else:
+                _adjoint(*given, streamed, mu, first, total, inner, steps)
             sums[part.sequence, begin] = total
         else:
-            _adjoint_advance_gated(
-                width, *span.address(gs, 0, not reverse), gs.sample, *span.address(gates, 0, not reverse), gates.sample,
-                mu, begin,
-            )  # fmt: skip
-            _adjoint_gated(
-                width, *span.address(gs, begin, not reverse), gs.sample, *before, hs.sample,
-                *span.address(gates, begin, not reverse), gates.sample,
-                *span.address(dxs, begin, not reverse), dxs.sample, *span.address(das, begin, not reverse), das.sample,
-                mu, first, inner, steps,
-            )  # fmt: skip
+            result = (*span.address(das, begin, back), das.sample)
+            if width:
+                _adjoint_gated_narrow(width, *given, *result, mu, first, inner, steps)
+            else:
+                _adjoint_gated(*given, *result, streamed, mu, first, inner, steps)
         if part.end == span.length:
             grad_h0[part.sequence] = mu
 
@@ -132,141 +150,197 @@ def initial_states(states: Tensor | None, count: int, channels: int, state_dtype
     return numbers(states.to(state_dtype).resolve_conj().contiguous())
 
 
-@njit(**OPTIONS)
-def _advance(width: Any, x: int, x_step: int, xk: Any, decay: Any, state: Any, steps: int) -> None:
-    held, gates = hold(width, state), hold(width, decay)
-    for t in range(steps):
-        _advance_row(row(x + t * x_step, xk, held.size), gates, held)
-    release(width, held, state)
-
-
 @njit(forceinline=True, **OPTIONS)
-def _advance_row(x: Any, decay: Any, state: Any) -> None:
-    for d in range(state.size):
-        state[d] = decay[d] * state[d] + load(x[d])
-
-
-@njit(**OPTIONS)
-def _advance_gated(
-    width: Any, x: int, x_step: int, xk: Any, gate: int, gate_step: int, gk: Any, state: Any, steps: int
-) -> None:
-    held = hold(width, state)
-    for t in range(steps):
-        _advance_gated_row(row(x + t * x_step, xk, held.size), row(gate + t * gate_step, gk, held.size), held)
-    release(width, held, state)
-
-
-@njit(forceinline=True, **OPTIONS)
-def _advance_gated_row(x: Any, gate: Any, state: Any) -> None:
-    for d in range(state.size):
+def _advance_row(x: Any, gate: Any, state: Any) -> None:
+    for d in range(x.size):
         state[d] = load(gate[d]) * state[d] + load(x[d])
 
 
 @njit(**OPTIONS)
-def _forward(
-    width: Any, x: int, x_step: int, xk: Any, h: int, h_step: int, hk: Any, decay: Any, state: Any, steps: int
+def _advance_narrow(
+    width: Any, x: int, x_step: int, xk: Any, gate: int, gate_step: int, gk: Any, state: Any, steps: int
 ) -> None:
-    held, gates = hold(width, state), hold(width, decay)
+    held = hold(width, state)
     for t in range(steps):
-        _forward_row(row(x + t * x_step, xk, held.size), row(h + t * h_step, hk, held.size), gates, held)
+        _advance_row(row(x + t * x_step, xk, held.size), row(gate + t * gate_step, gk, held.size), held)
     release(width, held, state)
-
-
-@njit(forceinline=True, **OPTIONS)
-def _forward_row(x: Any, h: Any, decay: Any, state: Any) -> None:
-    for d in range(state.size):
-        value = decay[d] * state[d] + load(x[d])
-        state[d] = value
-        h[d] = store(value, h)
 
 
 @njit(**OPTIONS)
-def _forward_gated(
-    width: Any, x: int, x_step: int, xk: Any, gate: int, gate_step: int, gk: Any, h: int, h_step: int, hk: Any,
-    state: Any, steps: int,
-) -> None:  # fmt: skip
-    held = hold(width, state)
-    size = held.size
+def _advance(x: int, x_step: int, xk: Any, gate: int, gate_step: int, gk: Any, state: Any, steps: int) -> None:
+    blocks = state.size // BLOCK
+    whole = blocks * BLOCK
+    rest = state.size - whole
     for t in range(steps):
-        _forward_gated_row(
-            row(x + t * x_step, xk, size), row(gate + t * gate_step, gk, size), row(h + t * h_step, hk, size), held
-        )
-    release(width, held, state)
+        xt, at = x + t * x_step, gate + t * gate_step
+        for k in range(blocks):
+            c = block_at(k, blocks, x_step)
+            _advance_row(block(xt, xk, c), block(at, gk, c), state[c : c + BLOCK])
+        if rest:
+            _advance_row(row(xt, xk, whole + rest)[whole:], row(at, gk, whole + rest)[whole:], state[whole:])
 
 
 @njit(forceinline=True, **OPTIONS)
-def _forward_gated_row(x: Any, gate: Any, h: Any, state: Any) -> None:
-    for d in range(state.size):
+def _forward_row(x: Any, gate: Any, h: Any, state: Any) -> None:
+    for d in range(x.size):
         value = load(gate[d]) * state[d] + load(x[d])
         state[d] = value
         h[d] = store(value, h)
 
 
 @njit(**OPTIONS)
-def _adjoint_advance(width: Any, g: int, g_step: int, gk: Any, decay: Any, mu: Any, steps: int) -> None:
-    held, gates = hold(width, mu), hold(width, decay)
+def _forward_narrow(
+    width: Any, x: int, x_step: int, xk: Any, gate: int, gate_step: int, gk: Any, h: int, h_step: int, hk: Any,
+    state: Any, steps: int,
+) -> None:  # fmt: skip
+    held = hold(width, state)
+    size = held.size
     for t in range(steps):
-        _adjoint_advance_row(row(g + t * g_step, gk, held.size), gates, held)
-    release(width, held, mu)
-
-
-@njit(forceinline=True, **OPTIONS)
-def _adjoint_advance_row(g: Any, decay: Any, mu: Any) -> None:
-    for d in range(mu.size):
-        mu[d] = decay[d] * (load(g[d]) + mu[d])
+        _advance_row(row(x + t * x_step, xk, size), row(gate + t * gate_step, gk, size), held)
+        store_row(held, row(h + t * h_step, hk, size))
+    release(width, held, state)
 
 
 @njit(**OPTIONS)
-def _adjoint_advance_gated(
-    width: Any, g: int, g_step: int, gk: Any, gate: int, gate_step: int, ak: Any, mu: Any, steps: int
-) -> None:
-    held = hold(width, mu)
+def _forward(
+    x: int, x_step: int, xk: Any, gate: int, gate_step: int, gk: Any, h: int, h_step: int, hk: Any, streamed: bool,
+    state: Any, steps: int,
+) -> None:  # fmt: skip
+    blocks = state.size // BLOCK
+    whole = blocks * BLOCK
+    rest = state.size - whole
+    gathered = np.empty(BLOCK, hk.dtype)
     for t in range(steps):
-        _adjoint_advance_gated_row(row(g + t * g_step, gk, held.size), row(gate + t * gate_step, ak, held.size), held)
-    release(width, held, mu)
+        xt, at, ht = x + t * x_step, gate + t * gate_step, h + t * h_step
+        for k in range(blocks):
+            c = block_at(k, blocks, x_step)
+            if streamed:
+                _forward_row(block(xt, xk, c), block(at, gk, c), gathered, state[c : c + BLOCK])
+                stream(gathered, ht + c * hk.itemsize)
+            else:
+                _forward_row(block(xt, xk, c), block(at, gk, c), block(ht, hk, c), state[c : c + BLOCK])
+        if rest:
+            _forward_row(
+                row(xt, xk, whole + rest)[whole:], row(at, gk, whole + rest)[whole:],
+                row(ht, hk, whole + rest)[whole:], state[whole:],
+            )  # fmt: skip
+    fence()
 
 
 @njit(forceinline=True, **OPTIONS)
-def _adjoint_advance_gated_row(g: Any, gate: Any, mu: Any) -> None:
-    for d in range(mu.size):
+def _adjoint_advance_row(g: Any, gate: Any, mu: Any) -> None:
+    for d in range(g.size):
         mu[d] = load(gate[d]) * (load(g[d]) + mu[d])
 
 
 @njit(**OPTIONS)
-def _adjoint(
-    width: Any, g: int, g_step: int, gk: Any, before: int, before_step: int, hk: Any, dx: int, dx_step: int, dxk: Any,
-    decay: Any, mu: Any, first: Any, total: Any, inner: int, steps: int,
-) -> None:  # fmt: skip
-    """The steps from `inner` on (one at most) have h[t-1] = first, the others find it `before_step` further."""
-    held, gates, sums = hold(width, mu), hold(width, decay), hold(width, total)
-    size = held.size
-    for t in range(inner):
-        _adjoint_row(
-            row(g + t * g_step, gk, size), row(before + t * before_step, hk, size), row(dx + t * dx_step, dxk, size),
-            gates, held, sums,
-        )  # fmt: skip
-    for t in range(inner, steps):
-        _adjoint_row(row(g + t * g_step, gk, size), first, row(dx + t * dx_step, dxk, size), gates, held, sums)
+def _adjoint_advance_narrow(
+    width: Any, g: int, g_step: int, gk: Any, gate: int, gate_step: int, ak: Any, mu: Any, steps: int
+) -> None:
+    held = hold(width, mu)
+    for t in range(steps):
+        _adjoint_advance_row(row(g + t * g_step, gk, held.size), row(gate + t * gate_step, ak, held.size), held)
     release(width, held, mu)
-    release(width, sums, total)
+
+
+@njit(**OPTIONS)
+def _adjoint_advance(g: int, g_step: int, gk: Any, gate: int, gate_step: int, ak: Any, mu: Any, steps: int) -> None:
+    blocks = mu.size // BLOCK
+    whole = blocks * BLOCK
+    rest = mu.size - whole
+    for t in range(steps):
+        gt, at = g + t * g_step, gate + t * gate_step
+        for k in range(blocks):
+            c = block_at(k, blocks, g_step)
+            _adjoint_advance_row(block(gt, gk, c), block(at, ak, c), mu[c : c + BLOCK])
+        if rest:
+            _adjoint_advance_row(row(gt, gk, whole + rest)[whole:], row(at, ak, whole + rest)[whole:], mu[whole:])
 
 
 @njit(forceinline=True, **OPTIONS)
-def _adjoint_row(g: Any, before: Any, dx: Any, decay: Any, mu: Any, total: Any) -> None:
-    for d in range(mu.size):
+def _adjoint_row(g: Any, before: Any, gate: Any, dx: Any, mu: Any, total: Any) -> None:
+    for d in range(g.size):
         adjoint = load(g[d]) + mu[d]
-        mu[d] = decay[d] * adjoint
+        mu[d] = load(gate[d]) * adjoint
         total[d] += adjoint * np.conj(load(before[d]))
         dx[d] = store(adjoint, dx)
 
 
 @njit(**OPTIONS)
-def _adjoint_gated(
+def _adjoint_narrow(
+    width: Any, g: int, g_step: int, gk: Any, before: int, before_step: int, hk: Any, gate: int, gate_step: int,
+    ak: Any, dx: int, dx_step: int, dxk: Any, mu: Any, first: Any, total: Any, inner: int, steps: int,
+) -> None:  # fmt: skip
+    """The steps from `inner` on (one at most) have h[t-1] = first, the others find it `before_step` further."""
+    held, sums = hold(width, mu), hold(width, total)
+    size = held.size
+    for t in range(inner):
+        _adjoint_row(
+            row(g + t * g_step, gk, size), row(before + t * before_step, hk, size), row(gate + t * gate_step, ak, size),
+            row(dx + t * dx_step, dxk, size), held, sums,
+        )  # fmt: skip
+    for t in range(inner, steps):
+        _adjoint_row(
+            row(g + t * g_step, gk, size), first, row(gate + t * gate_step, ak, size),
+            row(dx + t * dx_step, dxk, size), held, sums,
+        )  # fmt: skip
+    release(width, held, mu)
+    release(width, sums, total)
+
+
+@njit(**OPTIONS)
+def _adjoint(
+    g: int, g_step: int, gk: Any, before: int, before_step: int, hk: Any, gate: int, gate_step: int, ak: Any,
+    dx: int, dx_step: int, dxk: Any, streamed: bool, mu: Any, first: Any, total: Any, inner: int, steps: int,
+) -> None:  # fmt: skip
+    """As `_adjoint_narrow`."""
+    size = mu.size
+    blocks = size // BLOCK
+    whole = blocks * BLOCK
+    gathered = np.empty(BLOCK, dxk.dtype)
+    for t in range(inner):
+        gt, bt, at, dt = g + t * g_step, before + t * before_step, gate + t * gate_step, dx + t * dx_step
+        for k in range(blocks):
+            c = block_at(k, blocks, g_step)
+            end = c + BLOCK
+            if streamed:
+                _adjoint_row(
+                    block(gt, gk, c), block(bt, hk, c), block(at, ak, c), gathered, mu[c:end], total[c:end]
+                )
+                stream(gathered, dt + c * dxk.itemsize)
+            else:
+                _adjoint_row(
+                    block(gt, gk, c), block(bt, hk, c), block(at, ak, c), block(dt, dxk, c), mu[c:end], total[c:end]
+                )
+        if size > whole:
+            _adjoint_row(
+                row(gt, gk, size)[whole:], row(bt, hk, size)[whole:], row(at, ak, size)[whole:],
+                row(dt, dxk, size)[whole:], mu[whole:], total[whole:],
+            )  # fmt: skip
+    fence()
+    for t in range(inner, steps):
+        _adjoint_row(
+            row(g + t * g_step, gk, size), first, row(gate + t * gate_step, ak, size),
+            row(dx + t * dx_step, dxk, size), mu, total,
+        )  # fmt: skip
+
+
+@njit(forceinline=True, **OPTIONS)
+def _adjoint_gated_row(g: Any, before: Any, gate: Any, dx: Any, da: Any, mu: Any) -> None:
+    for d in range(g.size):
+        adjoint = load(g[d]) + mu[d]
+        mu[d] = load(gate[d]) * adjoint
+        da[d] = store(adjoint * np.conj(load(before[d])), da)
+        dx[d] = store(adjoint, dx)
+
+
+@njit(**OPTIONS)
+def _adjoint_gated_narrow(
     width: Any, g: int, g_step: int, gk: Any, before: int, before_step: int, hk: Any, gate: int, gate_step: int,
     ak: Any, dx: int, dx_step: int, dxk: Any, da: int, da_step: int, dak: Any, mu: Any, first: Any, inner: int,
     steps: int,
 ) -> None:  # fmt: skip
-    """As `_adjoint`, with a decay per step and its gradient written out."""
+    """As `_adjoint_narrow`, with the gradient of each gate written out."""
     held = hold(width, mu)
     size = held.size
     for t in range(inner):
@@ -282,10 +356,40 @@ def _adjoint_gated(
     release(width, held, mu)
 
 
-@njit(forceinline=True, **OPTIONS)
-def _adjoint_gated_row(g: Any, before: Any, gate: Any, dx: Any, da: Any, mu: Any) -> None:
-    for d in range(mu.size):
-        adjoint = load(g[d]) + mu[d]
-        mu[d] = load(gate[d]) * adjoint
-        da[d] = store(adjoint * np.conj(load(before[d])), da)
-        dx[d] = store(adjoint, dx)
+@njit(**OPTIONS)
+def _adjoint_gated(
+    g: int, g_step: int, gk: Any, before: int, before_step: int, hk: Any, gate: int, gate_step: int, ak: Any,
+    dx: int, dx_step: int, dxk: Any, da: int, da_step: int, dak: Any, streamed: bool, mu: Any, first: Any, inner: int,
+    steps: int,
+) -> None:  # fmt: skip
+    """As `_adjoint_gated_narrow`."""
+    size = mu.size
+    blocks = size // BLOCK
+    whole = blocks * BLOCK
+    dxs, das = np.empty(BLOCK, dxk.dtype), np.empty(BLOCK, dak.dtype)
+    for t in range(inner):
+        gt, bt, at, dt = g + t * g_step, before + t * before_step, gate + t * gate_step, dx + t * dx_step
+        ut = da + t * da_step
+        for k in range(blocks):
+            c = block_at(k, blocks, g_step)
+            end = c + BLOCK
+            if streamed:
+                _adjoint_gated_row(block(gt, gk, c), block(bt, hk, c), block(at, ak, c), dxs, das, mu[c:end])
+                stream(dxs, dt + c * dxk.itemsize)
+                stream(das, ut + c * dak.itemsize)
+            else:
+                _adjoint_gated_row(
+                    block(gt, gk, c), block(bt, hk, c), block(at, ak, c), block(dt, dxk, c), block(ut, dak, c),
+                    mu[c:end],
+                )  # fmt: skip
+        if size > whole:
+            _adjoint_gated_row(
+                row(gt, gk, size)[whole:], row(bt, hk, size)[whole:], row(at, ak, size)[whole:],
+                row(dt, dxk, size)[whole:], row(ut, dak, size)[whole:], mu[whole:],
+            )  # fmt: skip
+    fence()
+    for t in range(inner, steps):
+        _adjoint_gated_row(
+            row(g + t * g_step, gk, size), first, row(gate + t * gate_step, ak, size),
+            row(dx + t * dx_step, dxk, size), row(da + t * da_step, dak, size), mu,
+        )  # fmt: skip

@@ -18,8 +18,24 @@ from torch import Tensor
 
 from cofm_triton.cpu.jit.activation import activate, slope
 from cofm_triton.cpu.jit.linear_scan import initial_states
-from cofm_triton.cpu.jit.rows import OPTIONS, Rows, held_width, hold, load, numbers, release, row, store, with_rows
+from cofm_triton.cpu.jit.rows import (
+    BLOCK,
+    OPTIONS,
+    Rows,
+    block,
+    block_at,
+    held_width,
+    hold,
+    load,
+    numbers,
+    release,
+    row,
+    store,
+    store_row,
+    with_rows,
+)
 from cofm_triton.cpu.jit.schedule import Part, sequences, share
+from cofm_triton.cpu.jit.streams import fence, stream, streams
 from cofm_triton.cpu.memory import empty
 from cofm_triton.nonlinearity import NONLINEARITIES
 
@@ -27,41 +43,89 @@ from cofm_triton.nonlinearity import NONLINEARITIES
 READ_COST = 0.7
 
 
+@njit(forceinline=True, **OPTIONS)
+def _advance_row(act: Any, x: Any, rate: Any, dt: Any, state: Any) -> None:
+    for d in range(x.size):
+        state[d] += dt * activate(len(act), load(x[d]) - rate[d] * state[d])
+
+
 @njit(**OPTIONS)
-def _advance(act: Any, width: Any, x: int, x_step: int, xk: Any, rate: Any, dt: Any, state: Any, steps: int) -> None:
+def _advance_narrow(
+    act: Any, width: Any, x: int, x_step: int, xk: Any, rate: Any, dt: Any, state: Any, steps: int
+) -> None:
     held, rates = hold(width, state), hold(width, rate)
     for t in range(steps):
         _advance_row(act, row(x + t * x_step, xk, held.size), rates, dt, held)
     release(width, held, state)
 
 
-@njit(forceinline=True, **OPTIONS)
-def _advance_row(act: Any, x: Any, rate: Any, dt: Any, state: Any) -> None:
-    for d in range(state.size):
-        state[d] += dt * activate(len(act), load(x[d]) - rate[d] * state[d])
-
-
 @njit(**OPTIONS)
-def _forward(
-    act: Any, width: Any, x: int, x_step: int, xk: Any, h: int, h_step: int, hk: Any, rate: Any, dt: Any, state: Any,
-    steps: int,
-) -> None:  # fmt: skip
-    held, rates = hold(width, state), hold(width, rate)
+def _advance(act: Any, x: int, x_step: int, xk: Any, rate: Any, dt: Any, state: Any, steps: int) -> None:
+    size = state.size
+    whole = size - size % BLOCK
     for t in range(steps):
-        _forward_row(act, row(x + t * x_step, xk, held.size), row(h + t * h_step, hk, held.size), rates, dt, held)
-    release(width, held, state)
+        xt = x + t * x_step
+        for c in range(0, whole, BLOCK):
+            _advance_row(act, block(xt, xk, c), rate[c : c + BLOCK], dt, state[c : c + BLOCK])
+        if size > whole:
+            _advance_row(act, row(xt, xk, size)[whole:], rate[whole:], dt, state[whole:])
 
 
 @njit(forceinline=True, **OPTIONS)
 def _forward_row(act: Any, x: Any, h: Any, rate: Any, dt: Any, state: Any) -> None:
-    for d in range(state.size):
+    for d in range(x.size):
         value = state[d] + dt * activate(len(act), load(x[d]) - rate[d] * state[d])
         state[d] = value
         h[d] = store(value, h)
 
 
 @njit(**OPTIONS)
-def _adjoint(
+def _forward_narrow(
+    act: Any, width: Any, x: int, x_step: int, xk: Any, h: int, h_step: int, hk: Any, rate: Any, dt: Any, state: Any,
+    steps: int,
+) -> None:  # fmt: skip
+    held, rates = hold(width, state), hold(width, rate)
+    for t in range(steps):
+        _advance_row(act, row(x + t * x_step, xk, held.size), rates, dt, held)
+        store_row(held, row(h + t * h_step, hk, held.size))
+    release(width, held, state)
+
+
+@njit(**OPTIONS)
+def _forward(
+    act: Any, x: int, x_step: int, xk: Any, h: int, h_step: int, hk: Any, streamed: bool, rate: Any, dt: Any,
+    state: Any, steps: int,
+) -> None:  # fmt: skip
+    size = state.size
+    whole = size - size % BLOCK
+    gathered = np.empty(BLOCK, hk.dtype)
+    for t in range(steps):
+        xt, ht = x + t * x_step, h + t * h_step
+        for c in range(0, whole, BLOCK):
+            rates, held = rate[c : c + BLOCK], state[c : c + BLOCK]
+            if streamed:
+                _forward_row(act, block(xt, xk, c), gathered, rates, dt, held)
+                stream(gathered, ht + c * hk.itemsize)
+            else:
+                _forward_row(act, block(xt, xk, c), block(ht, hk, c), rates, dt, held)
+        if size > whole:
+            _forward_row(act, row(xt, xk, size)[whole:], row(ht, hk, size)[whole:], rate[whole:], dt, state[whole:])
+    fence()
+
+
+@njit(forceinline=True, **OPTIONS)
+def _adjoint_row(act: Any, g: Any, x: Any, before: Any, dx: Any, rate: Any, dt: Any, mu: Any, total: Any) -> None:
+    for d in range(g.size):
+        previous = load(before[d])
+        adjoint = load(g[d]) + mu[d]
+        product = dt * slope(len(act), load(x[d]) - rate[d] * previous) * adjoint
+        mu[d] = adjoint - rate[d] * product
+        total[d] -= product * previous
+        dx[d] = store(product, dx)
+
+
+@njit(**OPTIONS)
+def _adjoint_narrow(
     act: Any, width: Any, g: int, g_step: int, gk: Any, x: int, x_step: int, xk: Any, before: int, before_step: int,
     hk: Any, dx: int, dx_step: int, dxk: Any, rate: Any, dt: Any, mu: Any, first: Any, total: Any, inner: int,
     steps: int,
@@ -83,15 +147,44 @@ def _adjoint(
     release(width, sums, total)
 
 
-@njit(forceinline=True, **OPTIONS)
-def _adjoint_row(act: Any, g: Any, x: Any, before: Any, dx: Any, rate: Any, dt: Any, mu: Any, total: Any) -> None:
-    for d in range(mu.size):
-        previous = load(before[d])
-        adjoint = load(g[d]) + mu[d]
-        product = dt * slope(len(act), load(x[d]) - rate[d] * previous) * adjoint
-        mu[d] = adjoint - rate[d] * product
-        total[d] -= product * previous
-        dx[d] = store(product, dx)
+@njit(**OPTIONS)
+def _adjoint(
+    act: Any, g: int, g_step: int, gk: Any, x: int, x_step: int, xk: Any, before: int, before_step: int, hk: Any,
+    dx: int, dx_step: int, dxk: Any, streamed: bool, rate: Any, dt: Any, mu: Any, first: Any, total: Any, inner: int,
+    steps: int,
+) -> None:  # fmt: skip
+    """As `_adjoint_narrow`."""
+    size = mu.size
+    blocks = size // BLOCK
+    whole = blocks * BLOCK
+    gathered = np.empty(BLOCK, dxk.dtype)
+    for t in range(inner):
+        gt, xt, bt, dxt = g + t * g_step, x + t * x_step, before + t * before_step, dx + t * dx_step
+        for k in range(blocks):
+            c = block_at(k, blocks, g_step)
+            end = c + BLOCK
+            if streamed:
+                _adjoint_row(
+                    act, block(gt, gk, c), block(xt, xk, c), block(bt, hk, c), gathered, rate[c:end], dt, mu[c:end],
+                    total[c:end],
+                )  # fmt: skip
+                stream(gathered, dxt + c * dxk.itemsize)
+            else:
+                _adjoint_row(
+                    act, block(gt, gk, c), block(xt, xk, c), block(bt, hk, c), block(dxt, dxk, c), rate[c:end], dt,
+                    mu[c:end], total[c:end],
+                )  # fmt: skip
+        if size > whole:
+            _adjoint_row(
+                act, row(gt, gk, size)[whole:], row(xt, xk, size)[whole:], row(bt, hk, size)[whole:],
+                row(dxt, dxk, size)[whole:], rate[whole:], dt, mu[whole:], total[whole:],
+            )  # fmt: skip
+    fence()
+    for t in range(inner, steps):
+        _adjoint_row(
+            act, row(g + t * g_step, gk, size), row(x + t * x_step, xk, size), first,
+            row(dx + t * dx_step, dxk, size), rate, dt, mu, total,
+        )  # fmt: skip
 
 
 def _constant(nonlinearity: str) -> tuple[int, ...]:
@@ -113,14 +206,22 @@ def forward(
     act, width = _constant(nonlinearity), held_width(x.shape[2])
     step = rates.dtype.type(dt)
 
+    streamed = streams(hs)
+
     def work(part: Part) -> None:
-        span, state = spans[part.sequence], starts[part.sequence].copy()
-        _advance(act, width, *span.address(xs, 0, False), xs.sample, rates, step, state, part.begin)
-        _forward(
-            act, width, *span.address(xs, part.begin, False), xs.sample,
-            *span.address(hs, part.begin, False), hs.sample,
-            rates, step, state, part.end - part.begin,
+        span, state, steps = spans[part.sequence], starts[part.sequence].copy(), part.end - part.begin
+        before = (*span.address(xs, 0, False), xs.sample)
+        given = (
+            *span.address(xs, part.begin, False), xs.sample, *span.address(hs, part.begin, False), hs.sample,
         )  # fmt: skip
+        if part.begin and width:
+            _advance_narrow(act, width, *before, rates, step, state, part.begin)
+        elif part.begin:
+            _advance(act, *before, rates, step, state, part.begin)
+        if width:
+            _forward_narrow(act, width, *given, rates, step, state, steps)
+        else:
+            _forward(act, *given, streamed, rates, step, state, steps)
         if part.end == span.length:
             last[part.sequence] = state
 
@@ -147,15 +248,20 @@ def backward(
     act, width = _constant(nonlinearity), held_width(x.shape[2])
     step = rates.dtype.type(dt)
 
+    streamed = streams(dxs)
+
     def work(part: Part) -> None:
         span = spans[part.sequence]
-        before = span.address(hs, min(1, span.length - 1), True)
-        _adjoint(
-            act, width, *span.address(gs, 0, True), gs.sample, *span.address(xs, 0, True), xs.sample,
-            *before, hs.sample,
-            *span.address(dxs, 0, True), dxs.sample, rates, step, grad_h0[part.sequence],
-            starts[part.sequence], totals[part.sequence], max(span.length - 1, 0), span.length,
+        given = (
+            *span.address(gs, 0, True), gs.sample, *span.address(xs, 0, True), xs.sample,
+            *span.address(hs, min(1, span.length - 1), True), hs.sample, *span.address(dxs, 0, True), dxs.sample,
         )  # fmt: skip
+        states = (grad_h0[part.sequence], starts[part.sequence], totals[part.sequence])
+        steps = (max(span.length - 1, 0), span.length)
+        if width:
+            _adjoint_narrow(act, width, *given, rates, step, *states, *steps)
+        else:
+            _adjoint(act, *given, streamed, rates, step, *states, *steps)
 
     share(work, [span.length for span in spans], x.shape[2], None)
     return grad_x.to(dtype), torch.from_numpy(totals.sum(0)), torch.from_numpy(grad_h0)

@@ -71,6 +71,24 @@ def row(address: int, sample: Any, channels: int) -> Any:
     return carray(_pointer(address, sample), (channels,))
 
 
+# Wide rows are done in blocks of as many channels: the compiler knows the length of a block, and a walk that goes down
+# goes down within rows too. Whole rows walked up one after the other from the last to the first run at half the speed
+# of memory: prefetchers run ahead into the row that has just been done.
+BLOCK = 64
+
+
+@njit(forceinline=True, **OPTIONS)
+def block(address: int, sample: Any, c: int) -> Any:
+    """Channels c to c + BLOCK of the row at an address."""
+    return carray(_pointer(address + c * sample.itemsize, sample), (BLOCK,))
+
+
+@njit(forceinline=True, **OPTIONS)
+def block_at(k: int, blocks: int, step: int) -> int:
+    """First channel of the k-th of a row's blocks on a walk whose rows are `step` bytes apart."""
+    return BLOCK * (k if step > 0 else blocks - 1 - k)
+
+
 def load(value: Any) -> Any:
     """A stored number in the state's dtype."""
     raise TypeError("compiled code only")
@@ -162,3 +180,10 @@ def _release(width: Any, held: Any, state: Any) -> Any:
             state[d] = held[d]
 
     return copy if len(width) else nothing
+
+
+@njit(forceinline=True, **OPTIONS)
+def store_row(held: Any, target: Any) -> None:
+    """Write a held row to memory, rounded as the tensor stores it."""
+    for d in range(held.size):
+        target[d] = store(held[d], target)

@@ -1,0 +1,45 @@
+"""Results that go past the cache: the same numbers as results that do not."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+pytest.importorskip("numba")
+
+from scan_cases import linear_case, rnn_case
+
+from cofm_triton.cpu.jit import streams
+from cofm_triton.cpu.jit.rows import Rows
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64, torch.complex64])
+@pytest.mark.parametrize("channels", [64, 192, 200])
+@pytest.mark.parametrize("kind", ["linear", "gated", "reverse", "packed", "rnn"])
+def test_streamed_results_are_the_same(
+    kind: str, channels: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if kind == "rnn" and dtype.is_complex:
+        pytest.skip("rnn_scan is real")
+    if kind == "rnn":
+        case = rnn_case(2, 9, channels, dtype=dtype)
+    else:
+        starts = [0, 3, 3, 10] if kind == "packed" else None
+        batch = 1 if starts else 2
+        case = linear_case(
+            batch, 17, channels, dtype=dtype, gated=kind == "gated", reverse=kind == "reverse", starts=starts
+        )
+    ordinary = case.run("numba")
+    monkeypatch.setattr(streams, "MIN_BYTES", 0)
+    case.check("numba")
+    for name, result in case.run("numba").items():
+        assert torch.equal(result, ordinary[name]), name
+
+
+def test_only_large_aligned_results_are_streamed(monkeypatch: pytest.MonkeyPatch) -> None:
+    large = torch.empty(1, streams.MIN_BYTES // 256, 64)
+    assert streams.streams(Rows(large))
+    assert not streams.streams(Rows(large[:, 1:]))
+    monkeypatch.setattr(streams, "MIN_BYTES", 0)
+    assert not streams.streams(Rows(torch.empty(2, 3, 65)))
+    assert not streams.streams(Rows(torch.empty(1 + 3 * 64)[1:].view(1, 3, 64)))
