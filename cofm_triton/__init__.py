@@ -2,7 +2,7 @@
 
 from cofm_triton import targets
 from cofm_triton._version import __version__
-from cofm_triton.functional import linear_scan, rnn_scan
+from cofm_triton.functional import dense_rnn, linear_scan, rnn_scan
 from cofm_triton.layers import RNNFunctional, StableRNN
 from cofm_triton.loss import temporal_weights, temporally_weighted_mse
 from cofm_triton.memory import MemoryFunction, memory_function
@@ -20,6 +20,7 @@ __all__ = [
     "StabilityVerdict",
     "StableRNN",
     "__version__",
+    "dense_rnn",
     "linear_scan",
     "memory_function",
     "memory_sweep",

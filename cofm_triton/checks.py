@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cofm_triton.nonlinearity import NONLINEARITIES
-from cofm_triton.ops.dtypes import DTYPES, REAL_DTYPES, state_dtype
+from cofm_triton.ops.dtypes import DTYPES, PRECISIONS, REAL_DTYPES, state_dtype
 
 
 def check_sequence(name: str, x: Any, *, allow_complex: bool) -> None:
@@ -41,6 +41,20 @@ def check_per_channel(name: str, tensor: Any, x: Tensor) -> None:
     check_companion(name, tensor, x)
     if tuple(tensor.shape) != (x.shape[2],):
         raise ValueError(f"{name} must have shape (D,) = ({x.shape[2]},), got {tuple(tensor.shape)}")
+
+
+def check_matrix(name: str, tensor: Any, x: Tensor) -> None:
+    """`tensor` is (D, D), from all channels of x to all of them."""
+    check_companion(name, tensor, x)
+    size = x.shape[2]
+    if tuple(tensor.shape) != (size, size):
+        raise ValueError(f"{name} must have shape (D, D) = ({size}, {size}), got {tuple(tensor.shape)}")
+
+
+def check_precision(precision: Any) -> None:
+    """`precision` is a name in the table."""
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {PRECISIONS}, got {precision!r}")
 
 
 def check_states(name: str, h0: Any, x: Tensor, seq_starts: Tensor | None) -> None:

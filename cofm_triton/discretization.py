@@ -9,6 +9,9 @@ The nonlinear step is  h' = h + dt * act(e - a h), the linear one  h' = l h + g 
 and phi(x) = (1 - exp(-x)) / x. "euler" is the scheme of the paper's code (arXiv 2305.19190, eq 1),
 stable only while 0 < dt * rate < 2. "exact" is stable for every positive rate; its linear step is
 the true solution over one step with e held constant (zero-order hold).
+
+A matrix W takes the place of the rates in  dh/dt = -W h + e : a and g become the matrices of `effective_matrix` and
+`matrix_gain`, with the matrix exponential in place of exp, and the linear step is again  h' = h + dt (g/dt e - a h).
 """
 
 import torch
@@ -102,6 +105,50 @@ def linear_gain(rate: Tensor, dt: float, discretization: str) -> Tensor:
         [0.5]
     """
     return dt * phi(dt * rate) if is_exact(discretization) else torch.full_like(rate, dt)
+
+
+def effective_matrix(matrix: Tensor, dt: float, discretization: str) -> Tensor:
+    """The matrix A to put into the nonlinear step  h + dt * act(e - A h), so that I - dt A is the decay.
+
+    "exact": A = (I - exp(-dt W)) / dt. Where every dt * W is small its last digits cancel, an error of one rounding of
+    1 / dt; the eigenvalues of dt A lie inside the unit circle around 1 if those of W have positive real parts.
+
+    Args:
+        matrix: W, (D, D), float32 or float64, 1 / time.
+        dt: step, time.
+        discretization: "exact" or "euler".
+
+    Returns:
+        A, (D, D), 1 / time.
+
+    Raises:
+        ValueError: unknown discretization.
+
+    Example:
+        >>> effective_matrix(torch.tensor([[2.0]]), 0.5, "euler").tolist()
+        [[2.0]]
+    """
+    if not is_exact(discretization):
+        return matrix
+    return (torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device) - torch.matrix_exp(-dt * matrix)) / dt
+
+
+def matrix_gain(matrix: Tensor, dt: float, discretization: str) -> Tensor:
+    """The gain G of the linear step  (I - dt A) h + G e: "exact" dt phi(dt W), "euler" dt I; otherwise as above.
+
+    phi needs no inverse of W: it is a block of the exponential of [[-dt W, I], [0, 0]].
+    Source: C. Van Loan, "Computing integrals involving the matrix exponential", IEEE TAC 23(3), 1978.
+
+    Example:
+        >>> matrix_gain(torch.tensor([[0.0]]), 0.5, "exact").tolist()
+        [[0.5]]
+    """
+    size = len(matrix)
+    eye = torch.eye(size, dtype=matrix.dtype, device=matrix.device)
+    if not is_exact(discretization):
+        return dt * eye
+    block = torch.cat((torch.cat((-dt * matrix, eye), 1), torch.zeros_like(torch.cat((matrix, eye), 1))))
+    return dt * torch.matrix_exp(block)[:size, size:]
 
 
 def is_exact(discretization: str) -> bool:

@@ -7,14 +7,17 @@ from torch import Tensor
 
 from cofm_triton.checks import (
     check_companion,
+    check_matrix,
     check_nonlinearity,
     check_per_channel,
+    check_precision,
     check_seq_starts,
     check_sequence,
     check_states,
     check_step,
 )
 from cofm_triton.ops.backends import resolve
+from cofm_triton.ops.dense_rnn import apply_dense_rnn
 from cofm_triton.ops.dtypes import state_dtype
 from cofm_triton.ops.linear_scan import apply_linear_scan
 from cofm_triton.ops.rnn_scan import apply_rnn_scan
@@ -137,6 +140,65 @@ def rnn_scan(
         return definition(x, rate, h0, dt=dt, nonlinearity=nonlinearity, seq_starts=seq_starts)
     rate = rate.to(state_dtype(x.dtype))
     return apply_rnn_scan(x, rate, h0, seq_starts, float(dt), nonlinearity, chosen)
+
+
+def dense_rnn(
+    x: Tensor,
+    weight: Tensor,
+    h0: Tensor | None = None,
+    *,
+    dt: float = 1.0,
+    nonlinearity: str = "hardtanh",
+    precision: str = "ieee",
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Dense nonlinear recurrence `h[t] = h[t-1] + dt * act(x[t] - weight @ h[t-1])`, `h[-1] = h0`.
+
+    The state is kept, and the product formed, in float32 (float64 for float64 input). Differentiable in x, weight and
+    h0, through both results, to any order and in forward mode; at the kinks of hardtanh and relu the subgradient is
+    PyTorch's, 0. The gradient of the weight is one large matrix product after the loop over time.
+
+    Args:
+        x: (B, T, D) pre-activations `U x + b`, float16, bfloat16, float32 or float64; any strides, any T >= 0.
+        weight: (D, D), per unit of time, row i makes unit i; in x's dtype or the state's.
+        h0: (B, D) initial state, zeros when None. In x's dtype or the state's.
+        dt: time step, > 0.
+        nonlinearity: act: "linear", "tanh", "hardtanh" or "relu".
+        precision: of the products inside float32 Triton kernels, "ieee" (fused multiply-adds) or "tf32x3" (three
+            products on the tensor cores of NVIDIA GPUs, errors of a few float32 roundings per term; "ieee" on others).
+            Products that PyTorch does, the gradient of the weight and everything on the CPU, follow PyTorch's setting,
+            `torch.set_float32_matmul_precision`.
+        backend: "triton", "cpu" ("numba" or "torch"), "reference"; None picks the fastest that can run the tensors.
+
+    Returns:
+        h: (B, T, D) all states, in x's dtype.
+        h_last: (B, D), the last state, in h0's dtype (x's when h0 is None); h0 if T = 0.
+
+    Raises:
+        TypeError: an argument is no tensor, dt no number, or a dtype is not accepted.
+        ValueError: a shape, device, value, name or backend is not accepted.
+
+    Example:
+        >>> swap = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
+        >>> h, _ = dense_rnn(torch.tensor([[[1.0, 0.0], [0.0, 0.0]]]), swap)
+        >>> h[0].tolist()
+        [[1.0, 0.0], [1.0, -1.0]]
+
+    Source: arXiv 2305.19190, Eq. (1) with W = -weight, Euler's method; `cofm_triton.reference.dense_rnn`.
+    """
+    check_sequence("x", x, allow_complex=False)
+    check_matrix("weight", weight, x)
+    check_step(dt)
+    check_nonlinearity(nonlinearity)
+    check_precision(precision)
+    check_states("h0", h0, x, None)
+    chosen = resolve(backend, x.device)
+    if chosen == "reference":
+        from cofm_triton.reference import dense_rnn as definition
+
+        return definition(x, weight, h0, dt=dt, nonlinearity=nonlinearity)
+    weight = weight.to(state_dtype(x.dtype))
+    return apply_dense_rnn(x, weight, h0, float(dt), nonlinearity, precision, chosen)
 
 
 def _broadcasts(shape: torch.Size, to: torch.Size) -> bool:

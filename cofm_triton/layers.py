@@ -5,6 +5,9 @@ With e[k] = U x[k] + b, rate = f(w), and a, l, g from `discretization.py`:
     diagonal, nonlinear act    h[k+1] = h[k] + dt * act(e[k] - a h[k])       output[k] = h[k+1]
     diagonal, linear           h[k+1] = l h[k] + g e[k]                      output[k] = h[k+1]
     ssm                        h[k+1] = l h[k] + g e[k]                      output[k] = act(h[k+1])
+    orthogonal, dense          the same with matrices, rate = W:
+        orthogonal             W = P^T diag(f(w)) P,  P kept orthogonal
+        dense                  W = diag(f(w)) + S,    S the skew-symmetric part of a free matrix
 
 Source: arXiv 2305.19190, eq 1 (model) and eq 16 (stable reparameterisation).
 """
@@ -17,21 +20,27 @@ from typing import Any, overload
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from cofm_triton.activation import activation
 from cofm_triton.discretization import (
+    effective_matrix,
     effective_rate,
     is_exact,
     linear_decay,
     linear_gain,
+    matrix_gain,
 )
-from cofm_triton.functional import linear_scan, rnn_scan
+from cofm_triton.functional import dense_rnn, linear_scan, rnn_scan
 from cofm_triton.ops.backends import BACKENDS
+from cofm_triton.parameterization import lru_normalization, spread_rates
 from cofm_triton.parameterization import parameterization as look_up
-from cofm_triton.parameterization import spread_rates
+from cofm_triton.recurrent_matrix import congruence, decay_rate, diagonal_plus
 
-RECURRENCES = ("diagonal", "ssm")
+RECURRENCES = ("diagonal", "orthogonal", "dense", "ssm")
+# The matrix that a recurrence has besides its rates.
+_MATRICES = {"orthogonal": "basis", "dense": "weight_hh"}
 
 
 class StableRNN(nn.Module):
@@ -49,10 +58,17 @@ class StableRNN(nn.Module):
         dropout: probability, on the outputs of every layer but the last while training.
         bidirectional: a second set of units runs backward in time.
         parameterization: f, one of `PARAMETERIZATIONS`.
-        recurrence: "diagonal", or "ssm" (linear recurrence, nonlinearity on the output).
+        recurrence: "diagonal"; "orthogonal" (W = P^T diag(rate) P); "dense" (W = diag(rate) + S, S the skew-symmetric
+            part of weight_hh: the rates bound every mode, and turns are free); or "ssm" (diagonal linear recurrence,
+            nonlinearity on the output).
         dt: step, time.
         discretization: "exact" (stable for every rate > 0) or "euler" (the paper's; only while
             dt * rate < 2).
+        constrained: whether P stays orthogonal (`torch.nn.utils.parametrizations.orthogonal`, by Cayley's map) and only
+            the skew-symmetric part of weight_hh counts. Without, P and W = diag(rate) + weight_hh move freely: the
+            paper's way, with no guarantee that W stays stable.
+        normalize_input: scale the encoded input of every unit by sqrt(1 - rate^2), as the paper's LRU cell does; needs
+            parameterization "lru" and recurrence "diagonal".
         max_time_scale: memory of the slowest unit of a fresh layer, in steps.
         backend: passed on to the scans; None takes the fastest.
         device, dtype: of the parameters.
@@ -61,6 +77,10 @@ class StableRNN(nn.Module):
         weight_ih_l0: U, (D, d); in layers above, (D, directions * D).
         bias_l0: b, (D,); None without bias.
         rate_l0: w, the raw recurrent weight, (D,).
+        basis_l0: P, (D, D), of "orthogonal"; its free parameter is parametrizations.basis_l0.original if constrained.
+            Constrained layers are copied through `copy.deepcopy` or `state_dict`, not pickled, and compute in float32
+            or float64; `torch.nn.utils.parametrize.remove_parametrizations(layer, "basis_l0")` lifts both.
+        weight_hh_l0: (D, D), of "dense".
         Layer k has the suffix `_l{k}`, the backward direction `_l{k}_reverse`.
 
     Shapes:
@@ -83,6 +103,8 @@ class StableRNN(nn.Module):
     weight_ih_l0: Tensor
     bias_l0: Tensor | None
     rate_l0: Tensor
+    basis_l0: Tensor
+    weight_hh_l0: Tensor
 
     def __init__(
         self,
@@ -99,6 +121,8 @@ class StableRNN(nn.Module):
         recurrence: str = "diagonal",
         dt: float = 1.0,
         discretization: str = "exact",
+        constrained: bool = True,
+        normalize_input: bool = False,
         max_time_scale: float = 1000.0,
         backend: str | None = None,
         device: torch.device | str | None = None,
@@ -111,6 +135,8 @@ class StableRNN(nn.Module):
         _check_bool("bias", bias)
         _check_bool("batch_first", batch_first)
         _check_bool("bidirectional", bidirectional)
+        _check_bool("constrained", constrained)
+        _check_bool("normalize_input", normalize_input)
         _check_dropout(dropout, num_layers)
         _check_number("dt", dt, above=0.0)
         _check_number("max_time_scale", max_time_scale, above=1.0)
@@ -124,6 +150,11 @@ class StableRNN(nn.Module):
             (is_exact, discretization),
         ):
             look_up_or_raise(name)
+        if normalize_input and (parameterization, recurrence) != ("lru", "diagonal"):
+            raise ValueError(
+                "normalize_input needs parameterization='lru' and recurrence='diagonal', "
+                f"got {parameterization!r} and {recurrence!r}"
+            )
         self.input_size = input_size
         self.hidden_size = hidden_size
         self.num_layers = num_layers
@@ -136,6 +167,8 @@ class StableRNN(nn.Module):
         self.recurrence = recurrence
         self.dt = float(dt)
         self.discretization = discretization
+        self.constrained = constrained
+        self.normalize_input = normalize_input
         self.max_time_scale = float(max_time_scale)
         self.backend = backend
         self._suffixes = [
@@ -162,6 +195,11 @@ class StableRNN(nn.Module):
         bias = empty(self.hidden_size) if self.bias else None
         self.register_parameter("bias" + suffix, bias)
         self.register_parameter("rate" + suffix, empty(self.hidden_size))
+        if self.recurrence in _MATRICES:
+            name = _MATRICES[self.recurrence] + suffix
+            self.register_parameter(name, empty(self.hidden_size, self.hidden_size))
+            if self.recurrence == "orthogonal" and self.constrained:
+                _constrain(self, name)
 
     @property
     def _directions(self) -> int:
@@ -173,7 +211,8 @@ class StableRNN(nn.Module):
         Rates are spread log-uniformly from one step to `max_time_scale` steps (`spread_rates`), so
         every parameterisation starts stable. U is uniform within 1 / sqrt(D), as in `nn.RNN`: its
         norm then stays bounded as D grows, which the paper's theorem assumes. b starts at 0,
-        because a slow unit integrates it up to b / rate.
+        because a slow unit integrates it up to b / rate. P is a random orthogonal matrix, weight_hh
+        is 0: a fresh dense layer is a diagonal one, stable in Euler form too.
         """
         kind = look_up(self.parameterization)
         rates = spread_rates(self.hidden_size, kind, dt=self.dt, max_time_scale=self.max_time_scale)
@@ -186,6 +225,23 @@ class StableRNN(nn.Module):
                 nn.init.zeros_(bias)
             with torch.no_grad():
                 rate.copy_(raw)
+                if self.recurrence == "dense":
+                    self._matrix(suffix).zero_()
+                elif self.recurrence == "orthogonal":
+                    self._set_basis(suffix, _random_orthogonal(self.hidden_size))
+
+    def _set_basis(self, suffix: str, basis: Tensor) -> None:
+        """Replace P; under the constraint that means to find the parameter that gives it."""
+        current = self._matrix(suffix)
+        if self.constrained:
+            setattr(self, "basis" + suffix, basis.to(current))
+        else:
+            current.copy_(basis)
+
+    def _matrix(self, suffix: str) -> Tensor:
+        """P or weight_hh, (D, D)."""
+        matrix: Tensor = getattr(self, _MATRICES[self.recurrence] + suffix)
+        return matrix
 
     def _raw(self, suffix: str) -> tuple[Tensor, Tensor | None, Tensor]:
         weight: Tensor = getattr(self, "weight_ih" + suffix)
@@ -250,11 +306,24 @@ class StableRNN(nn.Module):
     def stability_margin(self) -> float:
         """The smallest rate f(w) of all layers, 1 / time; positive means that h decays.
 
-        In Euler form dt * rate < 2 is needed as well.
+        Unconstrained matrices W have the smallest real part of their eigenvalues instead. In Euler
+        form the decay 1 - dt * rate, or the eigenvalues of I - dt W, must lie inside the unit circle
+        as well.
         """
-        f = look_up(self.parameterization)
-        rates = [f.rate(self._raw(suffix)[2]).min() for suffix in chain.from_iterable(self._suffixes)]
-        return float(torch.stack(rates).min())
+        return min(self._margin(suffix) for suffix in chain.from_iterable(self._suffixes))
+
+    def _margin(self, suffix: str) -> float:
+        rate = look_up(self.parameterization).rate(self._raw(suffix)[2])
+        if self.recurrence in _MATRICES and not self.constrained:
+            return decay_rate(self._recurrent_matrix(suffix, rate))
+        return float(rate.min())
+
+    def _recurrent_matrix(self, suffix: str, rate: Tensor) -> Tensor:
+        """W (D, D) in the dtype of the rates."""
+        matrix = self._matrix(suffix).to(rate.dtype)
+        if self.recurrence == "orthogonal":
+            return congruence(rate, matrix)
+        return diagonal_plus(rate, matrix, skew=self.constrained)
 
     def _batch_first(self, sequence: Tensor) -> Tensor:
         """Swap the first two dimensions unless the user's are ours; its own inverse."""
@@ -291,31 +360,74 @@ class StableRNN(nn.Module):
 
     def _run(self, suffix: str, x: Tensor, h0: Tensor | None, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
         """One direction of one layer: x (B, T, d) to output (B, T, D) and state (B, D)."""
-        weight, bias, w = self._raw(suffix)
-        rate = look_up(self.parameterization).rate(w)
-        if self.recurrence == "ssm" or self.nonlinearity == "linear":
-            # The gain goes into the encoder: D * d products instead of B * T * D.
-            gain = linear_gain(rate, self.dt, self.discretization)
-            weight = (gain.unsqueeze(1) * weight).to(weight.dtype)
-            bias = None if bias is None else (gain * bias).to(bias.dtype)
-            e = F.linear(x, weight, bias)
-            decay = linear_decay(rate, self.dt, self.discretization)
-            h, h_last = linear_scan(e, decay, _like(h0, e), backend=self.backend)
+        rate = look_up(self.parameterization).rate(self._raw(suffix)[2])
+        if self.recurrence not in _MATRICES:
+            run = self._run_diagonal
+        elif self.recurrence == "orthogonal" and self.constrained and self.nonlinearity == "linear":
+            run = self._run_rotated
         else:
-            e = F.linear(x, weight, bias)
-            h, h_last = rnn_scan(
-                e,
-                effective_rate(rate, self.dt, self.discretization),
-                _like(h0, e),
-                dt=self.dt,
-                nonlinearity=self.nonlinearity,
-                backend=self.backend,
-            )
+            run = self._run_dense
+        h, h_last = run(suffix, rate, x, h0)
         if lengths is not None:
             rows = torch.arange(len(lengths), device=h.device)
             h_last = h[rows, lengths - 1]
         output = activation(self.nonlinearity)(h) if self.recurrence == "ssm" else h
         return output, h_last
+
+    def _encode(self, suffix: str, x: Tensor, gain: Tensor | None = None) -> Tensor:
+        """gain (U x + b), (B, T, D); gain is None, (D,) or (D, D).
+
+        It goes into the encoder: D * d products instead of B * T * D.
+        """
+        weight, bias, _ = self._raw(suffix)
+        if gain is not None:
+            scaled = gain.unsqueeze(1) * weight if gain.dim() == 1 else gain @ weight.to(gain.dtype)
+            if bias is not None:
+                bias = (gain * bias if gain.dim() == 1 else gain @ bias.to(gain.dtype)).to(weight.dtype)
+            weight = scaled.to(weight.dtype)
+        return F.linear(x, weight, bias)
+
+    def _run_diagonal(self, suffix: str, rate: Tensor, x: Tensor, h0: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Recurrences of every unit by itself."""
+        scale = lru_normalization(self._raw(suffix)[2]) if self.normalize_input else None
+        if self.recurrence == "ssm" or self.nonlinearity == "linear":
+            gain = linear_gain(rate, self.dt, self.discretization)
+            e = self._encode(suffix, x, gain if scale is None else gain * scale)
+            decay = linear_decay(rate, self.dt, self.discretization)
+            return linear_scan(e, decay, _like(h0, e), backend=self.backend)
+        e = self._encode(suffix, x, scale)
+        return rnn_scan(
+            e,
+            effective_rate(rate, self.dt, self.discretization),
+            _like(h0, e),
+            dt=self.dt,
+            nonlinearity=self.nonlinearity,
+            backend=self.backend,
+        )
+
+    def _run_rotated(self, suffix: str, rate: Tensor, x: Tensor, h0: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The linear orthogonal recurrence in the basis P h, where it is diagonal."""
+        basis = self._matrix(suffix)
+        gain = linear_gain(rate, self.dt, self.discretization)
+        e = self._encode(suffix, x, gain.unsqueeze(1) * basis)
+        start = None if h0 is None else _like(h0 @ basis.T, e)
+        decay = linear_decay(rate, self.dt, self.discretization)
+        h, h_last = linear_scan(e, decay, start, backend=self.backend)
+        return h @ basis.to(h.dtype), h_last @ basis.to(h.dtype)
+
+    def _run_dense(self, suffix: str, rate: Tensor, x: Tensor, h0: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Recurrences with a full matrix A in place of the rates."""
+        gain = None
+        if self.recurrence == "orthogonal" and self.constrained:
+            basis = self._matrix(suffix).to(rate.dtype)
+            matrix = congruence(effective_rate(rate, self.dt, self.discretization), basis)
+        else:
+            recurrent = self._recurrent_matrix(suffix, rate)
+            matrix = effective_matrix(recurrent, self.dt, self.discretization)
+            if self.nonlinearity == "linear":
+                gain = matrix_gain(recurrent, self.dt, self.discretization) / self.dt
+        e = self._encode(suffix, x, gain)
+        return dense_rnn(e, matrix, _like(h0, e), dt=self.dt, nonlinearity=self.nonlinearity, backend=self.backend)
 
     def _check_input(self, x: Tensor, dims: tuple[int, ...], argument: str = "input") -> None:
         if not isinstance(x, Tensor):
@@ -369,6 +481,8 @@ class StableRNN(nn.Module):
             "recurrence": "diagonal",
             "dt": 1.0,
             "discretization": "exact",
+            "constrained": True,
+            "normalize_input": False,
             "max_time_scale": 1000.0,
             "backend": None,
         }
@@ -464,6 +578,25 @@ def _reverse(x: Tensor, lengths: Tensor | None) -> Tensor:
 def _like(h0: Tensor | None, e: Tensor) -> Tensor | None:
     """The state in the dtype of the encoded input, which autocast may have made narrower."""
     return None if h0 is None else h0.to(e.dtype)
+
+
+def _constrain(layer: nn.Module, name: str) -> None:
+    """Keep a square parameter orthogonal from now on."""
+    parameter = layer.get_parameter(name)
+    if parameter.device.type == "meta":
+        raise ValueError("device='meta' needs constrained=False where recurrence='orthogonal'")
+    if parameter.dtype not in (torch.float32, torch.float64):
+        raise TypeError(
+            "dtype must be torch.float32 or torch.float64 where recurrence='orthogonal' and constrained=True, "
+            f"got {parameter.dtype}"
+        )
+    nn.init.eye_(parameter)  # what is registered must be orthogonal
+    parametrizations.orthogonal(layer, name, orthogonal_map="cayley")
+
+
+def _random_orthogonal(size: int) -> Tensor:
+    """A random orthogonal matrix, (size, size) float64 on the CPU."""
+    return nn.init.orthogonal_(torch.empty(size, size, dtype=torch.float64, device="cpu"))
 
 
 def _check_size(argument: str, value: int) -> None:

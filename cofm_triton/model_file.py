@@ -27,6 +27,8 @@ _OPTIONS = (
     "recurrence",
     "dt",
     "discretization",
+    "constrained",
+    "normalize_input",
 )
 
 

@@ -192,6 +192,22 @@ def _lru(w: Tensor) -> Tensor:
     return complement(_exp(w))
 
 
+def lru_normalization(w: Tensor) -> Tensor:
+    """The input gain sqrt(1 - a^2) of parameterization "lru", a = 1 - exp(-exp(w)), elementwise.
+
+    Accurate, with a finite derivative, also where a rounds to 1. Source: arXiv 2303.06349, section 3.4.
+
+    Raises:
+        TypeError: `w` is not a real floating-point tensor.
+
+    Example:
+        >>> lru_normalization(torch.tensor([-30.0])).tolist()
+        [1.0]
+    """
+    w = _working("w", w)
+    return torch.exp(-_exp(w) / 2) * torch.sqrt(1 + _lru(w))
+
+
 def _lru_inverse(rate: Tensor) -> Tensor:
     return torch.log(-torch.log1p(-rate))
 

@@ -75,6 +75,8 @@ def is_stackable(model: nn.Module) -> TypeGuard[RNNFunctional]:
     """
     if type(model) is not RNNFunctional or model.rnn.recurrence not in ("diagonal", "ssm"):
         return False
+    if model.rnn.normalize_input:
+        return False
     names = {name for name, _ in model.named_parameters()}
     return {RATE, ENCODER, READOUT} <= names <= {RATE, ENCODER, BIAS, READOUT, OFFSET}
 

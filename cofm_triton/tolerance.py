@@ -20,6 +20,9 @@ one. The adjoint multiplies by `J = 1 - dt rate act'(z)`, with act' as uncertain
 in act': wherever the error of z reaches one, any slope in [0, 1] counts as possible. Nothing is masked; the bound grows
 where data leave the gradient undecided, so test data should keep away from there.
 
+The dense recurrence has the matrix `|I - dt diag(s) W|` in place of that factor, and a product of D terms rounds D + 2
+times on the way to z, whatever the order of its terms.
+
 Last, u of the stored dtype times the value for the final rounding. All bounds are of first order in u, enlarged by
 `SECOND_ORDER`; they include the error of the exact value itself, which is computed in float64 by the definitions.
 Source of the method: running error analysis, N. Higham, "Accuracy and Stability of Numerical Algorithms", 3.3.
@@ -252,6 +255,113 @@ def rnn_scan_bounds(
         "grad_x": _bound(exact_grads[0], e_x, x.dtype),
         "grad_rate": _bound(exact_grads[1], e_rate, rate.dtype),
         "grad_h0": _bound(exact_grads[2], e_first + LEVELS * u * mu_first, last_dtype),
+    }
+
+
+def dense_rnn_bounds(
+    x: Tensor,
+    weight: Tensor,
+    h0: Tensor | None = None,
+    grad_h: Tensor | None = None,
+    grad_last: Tensor | None = None,
+    *,
+    dt: float = 1.0,
+    nonlinearity: str = "hardtanh",
+) -> dict[str, Bound]:
+    """Exact results of `cofm_triton.dense_rnn` and the errors that any correct evaluation stays below.
+
+    Args:
+        x: (B, T, D) in the dtype that is tested.
+        weight: (D, D).
+        h0: (B, D) or None.
+        grad_h: (B, T, D), derivative of a loss by h; None for zeros.
+        grad_last: like h_last, derivative of a loss by it; None for zeros.
+        dt: see `dense_rnn`.
+        nonlinearity: see `dense_rnn`.
+
+    Returns:
+        "h", "h_last", "grad_x", "grad_weight" and "grad_h0" (as if h0 were zeros when None).
+
+    Example:
+        >>> bounds = dense_rnn_bounds(torch.full((1, 2, 1), 5.0), torch.ones(1, 1))
+        >>> bounds["h"].exact.flatten().tolist()
+        [1.0, 2.0]
+    """
+    last_dtype = x.dtype if h0 is None else h0.dtype
+    starts = (x.new_zeros((x.shape[0], x.shape[2])) if h0 is None else h0).double()
+    pull = x.new_zeros(x.shape).double() if grad_h is None else grad_h.double()
+    pull_last = torch.zeros_like(starts) if grad_last is None else grad_last.double()
+
+    def run(x: Tensor, weight: Tensor, h0: Tensor) -> tuple[Tensor, Tensor]:
+        return reference.dense_rnn(x, weight, h0, dt=dt, nonlinearity=nonlinearity)
+
+    u = _rounding(state_dtype(x.dtype))
+    inputs = [x.double(), weight.double(), starts]
+    exact, exact_grads = _differentiate(run, inputs, [pull, pull_last])
+    h, matrix = exact[0], inputs[1]
+    size, eye, nothing = len(matrix), torch.eye(len(matrix), dtype=torch.float64), torch.zeros_like(starts)
+    before = previous_states(h, starts, None, False)
+    z = inputs[0] - before @ matrix.T
+    scale = inputs[0].abs() + before.abs() @ matrix.abs().T  # what z is rounded against
+    slope = activation_slope(nonlinearity)(z)
+    roundings = (size + 2) * u
+
+    def uncertainty(e_state: Tensor) -> Tensor:
+        """How far act'(z) may be off when z is formed from states with these errors."""
+        e_z = roundings * scale + previous_states(e_state, nothing, None, False) @ matrix.abs().T
+        if nonlinearity in KINKS:
+            return torch.where((z.abs() - KINKS[nonlinearity]).abs() <= SECOND_ORDER * e_z, 1.0, 0.0).double()
+        return CURVATURE[nonlinearity] * e_z
+
+    def growth(e_slope: Tensor) -> Tensor:
+        """|I - dt diag(s) W| for every s within e_slope of act'(z), (B, T, D, D)."""
+        exactly = (eye - dt * slope.unsqueeze(-1) * matrix).abs()
+        return exactly + dt * e_slope.unsqueeze(-1) * matrix.abs()
+
+    def accumulate(drive: Tensor, factors: Tensor) -> Tensor:
+        """Errors (B, T, D) of states that are driven by what every step makes."""
+        e, rows = nothing, []
+        for t in range(drive.shape[1]):
+            e = (factors[:, t] @ e.unsqueeze(-1)).squeeze(-1) + drive[:, t]
+            rows.append(e)
+        return torch.stack(rows, 1) if rows else drive
+
+    act = activation(nonlinearity)(z).abs()
+    made = u * (dt * ((size + 2) * scale + (2 + ACT_ROUNDINGS[nonlinearity]) * act) + h.abs())
+    anything = torch.zeros_like(slope) if nonlinearity == "linear" else torch.ones_like(slope)
+    e = accumulate(made, growth(uncertainty(accumulate(made, growth(anything)))))
+
+    # The adjoint takes the slopes from the forward pass, or forms them again from stored states.
+    stored = e + _storage(x.dtype) * h.abs()
+    e_slope = uncertainty(stored)
+    if nonlinearity == "tanh":  # formed as 1 - u^2
+        e_slope = e_slope + 2 * (1 + ACT_ROUNDINGS[nonlinearity]) * u
+    jacobian, turn = growth(e_slope), matrix.abs().T
+    mu, e_mu, rows = pull_last.abs(), nothing, []
+    for t in reversed(range(x.shape[1])):
+        reach = pull[:, t].abs() + mu  # Lambda, the magnitude of the adjoint
+        e_lambda = e_mu + 2 * u * reach
+        product = (slope[:, t] + e_slope[:, t]) * reach
+        rows.append((dt * product, dt * ((slope[:, t] + e_slope[:, t]) * e_lambda + reach * e_slope[:, t])))
+        back = jacobian[:, t].transpose(1, 2)
+        mu = (back @ reach.unsqueeze(-1)).squeeze(-1)
+        e_mu = (back @ e_lambda.unsqueeze(-1)).squeeze(-1) + dt * (reach * e_slope[:, t]) @ turn.T
+        e_mu = e_mu + (size + 6) * u * (reach + dt * product @ turn.T)
+    # Two columns, from the last step to the first.
+    grad_x, e_x = (
+        torch.stack([row[column] for row in reversed(rows)], 1) if rows else x.double() for column in range(2)
+    )
+    e_x = e_x + LEVELS * u * grad_x
+    e_before = previous_states(stored, nothing, None, False)
+    flat = [tensor.flatten(0, 1) for tensor in (grad_x, e_x, before.abs(), e_before)]
+    e_weight = flat[1].T @ flat[2] + flat[0].T @ flat[3]
+    e_weight = e_weight + x.shape[0] * x.shape[1] * u * (flat[0].T @ (flat[2] + flat[3]))
+    return {
+        "h": _bound(exact[0], e, x.dtype),
+        "h_last": _bound(exact[1], e[:, -1] if x.shape[1] else nothing, last_dtype),
+        "grad_x": _bound(exact_grads[0], e_x, x.dtype),
+        "grad_weight": _bound(exact_grads[1], e_weight, weight.dtype),
+        "grad_h0": _bound(exact_grads[2], e_mu + LEVELS * u * mu, last_dtype),
     }
 
 

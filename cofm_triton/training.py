@@ -267,6 +267,8 @@ class _Packed:
             raise ValueError(f"models must share nonlinearity, dt and discretization, got {sorted(kinds)}")
         if any(m.rnn.recurrence != "diagonal" for m in models):
             raise ValueError("models must have recurrence='diagonal'")
+        if any(m.rnn.normalize_input for m in models):
+            raise ValueError("models must have normalize_input=False")
         if any(m.rnn.weight_ih_l0.shape[1] != 1 or m.readout.out_features != 1 for m in models):
             raise ValueError("models must have one input and one output")
         self.models = list(models)

@@ -9,7 +9,15 @@ the rest is re-exported here.
 
 from . import quadratic_form, targets, verdict
 from .dense_rnn import dense_rnn
-from .discretization import DISCRETIZATIONS, effective_rate, linear_decay, linear_gain, phi
+from .discretization import (
+    DISCRETIZATIONS,
+    effective_matrix,
+    effective_rate,
+    linear_decay,
+    linear_gain,
+    matrix_gain,
+    phi,
+)
 from .linear_kernel import linear_kernel
 from .linear_scan import linear_scan
 from .loss import mse, sup_error, tail_weights, temporal_weights, temporally_weighted_mse
@@ -52,6 +60,7 @@ __all__ = [
     "dense_rnn",
     "diagonal_cell",
     "differences",
+    "effective_matrix",
     "effective_rate",
     "encode",
     "hidden",
@@ -62,6 +71,7 @@ __all__ = [
     "linear_memory",
     "linear_scan",
     "lru_cell",
+    "matrix_gain",
     "memory_function",
     "mse",
     "nonlinearity",

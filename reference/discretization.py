@@ -74,6 +74,40 @@ def linear_gain(rate: Tensor, dt: float, discretization: str) -> Tensor:
     return dt * phi(dt * rate) if _is_exact(discretization) else dt * torch.ones_like(rate)
 
 
+def effective_matrix(matrix: Tensor, dt: float, discretization: str) -> Tensor:
+    """The matrix A to put into the nonlinear step h + dt * act(e - A h) of  dh/dt = -W h + e.
+
+        euler: A = W;   exact: A = (I - exp(-dt W)) / dt
+
+    Args:
+        matrix: W, (D, D), 1 / time.
+        dt: step, time.
+        discretization: "euler" or "exact".
+
+    Raises:
+        ValueError: unknown discretization.
+    """
+    if _is_exact(discretization):
+        return (torch.eye(len(matrix), dtype=matrix.dtype) - torch.matrix_exp(-dt * matrix)) / dt
+    return matrix
+
+
+def matrix_gain(matrix: Tensor, dt: float, discretization: str) -> Tensor:
+    """Gain G of the linear step h -> (I - dt A) h + G e; euler: dt I, exact: the integral of
+    exp(-s W) over a step.
+
+    The integral solves dG/ds = I - W G, G(0) = 0, a linear system with an exponential of its own.
+    """
+    size = len(matrix)
+    eye = torch.eye(size, dtype=matrix.dtype)
+    if not _is_exact(discretization):
+        return dt * eye
+    system = torch.zeros(2 * size, 2 * size, dtype=matrix.dtype)
+    system[:size, :size] = -matrix
+    system[:size, size:] = eye
+    return torch.matrix_exp(dt * system)[:size, size:]
+
+
 def _is_exact(discretization: str) -> bool:
     if discretization not in DISCRETIZATIONS:
         raise ValueError(f"discretization must be one of {DISCRETIZATIONS}, got {discretization!r}")

@@ -5,21 +5,32 @@ The model is a function of its parameters, which are named as in `RNNFunctional`
     rnn.weight_ih_l0 (D, d)   U          rnn.rate_l0    (D,)     w, raw recurrent weight
     rnn.bias_l0      (D,)     b          readout.weight (p, D)   c^T
                                          readout.bias   (p,)     d
-The two biases may be missing.
+The two biases may be missing. Two recurrences have a matrix besides:
+
+    rnn.basis_l0     (D, D)   P, "orthogonal":   W = P^T diag(f(w)) P
+    rnn.weight_hh_l0 (D, D)   V, "dense":        W = diag(f(w)) + (V - V^T) / 2
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from .discretization import effective_rate, linear_decay, linear_gain
+from .dense_rnn import dense_rnn
+from .discretization import (
+    effective_matrix,
+    effective_rate,
+    linear_decay,
+    linear_gain,
+    matrix_gain,
+)
 from .linear_scan import linear_scan
 from .nonlinearity import nonlinearity as lookup_nonlinearity
 from .parameterization import parameterization as lookup_parameterization
 from .rnn_scan import rnn_scan
 
-RECURRENCES = ("diagonal", "ssm")
+RECURRENCES = ("diagonal", "orthogonal", "dense", "ssm")
 
 Parameters = Mapping[str, Tensor]
 
@@ -30,11 +41,13 @@ class Dynamics:
 
     Attributes:
         parameterization: f in rate = f(w).
-        recurrence: "diagonal" (act inside the recurrence) or "ssm" (linear recurrence, act on the
-            output).
+        recurrence: "diagonal", "orthogonal" or "dense" (act inside the recurrence) or "ssm"
+            (diagonal linear recurrence, act on the output).
         nonlinearity: act.
         dt: step, time.
         discretization: "exact" or "euler" (the paper's).
+        constrained: whether W = diag(f(w)) + (V - V^T) / 2 in "dense"; diag(f(w)) + V otherwise.
+        normalize_input: whether e is multiplied by sqrt(1 - f(w)^2) (the paper's LRU).
 
     Raises:
         ValueError: unknown recurrence.
@@ -45,6 +58,8 @@ class Dynamics:
     nonlinearity: str = "hardtanh"
     dt: float = 1.0
     discretization: str = "exact"
+    constrained: bool = True
+    normalize_input: bool = False
 
     def __post_init__(self) -> None:
         """Refuse an unknown recurrence at once; the other names are checked where they are used."""
@@ -60,17 +75,37 @@ class Dynamics:
         """Rates f(w), (D,), 1 / time."""
         return lookup_parameterization(self.parameterization).rate(params["rnn.rate_l0"])
 
+    @property
+    def has_matrix(self) -> bool:
+        """Whether W is more than its rates."""
+        return self.recurrence in ("orthogonal", "dense")
+
+    def matrix(self, params: Parameters) -> Tensor:
+        """W of a recurrence that has one, (D, D), 1 / time."""
+        rate = self.rate(params)
+        if self.recurrence == "orthogonal":
+            basis = params["rnn.basis_l0"]
+            return basis.T @ torch.diag(rate) @ basis
+        free = params["rnn.weight_hh_l0"]
+        return torch.diag(rate) + ((free - free.T) / 2 if self.constrained else free)
+
+    def _unit_rate(self, params: Parameters) -> Tensor:
+        """Rates of units that do not see each other."""
+        if self.has_matrix:
+            raise ValueError(f"{self.recurrence!r} has a matrix in place of one rate for each unit")
+        return self.rate(params)
+
     def effective_rate(self, params: Parameters) -> Tensor:
         """Rate a in the nonlinear step h + dt act(e - a h), (D,)."""
-        return effective_rate(self.rate(params), self.dt, self.discretization)
+        return effective_rate(self._unit_rate(params), self.dt, self.discretization)
 
     def decay(self, params: Parameters) -> Tensor:
         """Decay l in the linear step l h + g e, (D,)."""
-        return linear_decay(self.rate(params), self.dt, self.discretization)
+        return linear_decay(self._unit_rate(params), self.dt, self.discretization)
 
     def gain(self, params: Parameters) -> Tensor:
         """Gain g in the linear step l h + g e, (D,)."""
-        return linear_gain(self.rate(params), self.dt, self.discretization)
+        return linear_gain(self._unit_rate(params), self.dt, self.discretization)
 
 
 def encode(params: Parameters, x: Tensor) -> Tensor:
@@ -88,7 +123,7 @@ def hidden(
         linear state (act linear, ssm):   h[k+1] = l h[k] + g e[k]
 
     with e = U x + b and a, l, g from `Dynamics`. For Euler's method the second line is the first
-    with act(z) = z.
+    with act(z) = z. With a matrix W the same holds for matrices a, l = I - dt a and g.
 
     Args:
         params: see the module.
@@ -100,6 +135,10 @@ def hidden(
         h (B, T, D) and h_last (B, D).
     """
     e = encode(params, x)
+    if dynamics.normalize_input:
+        e = e * torch.sqrt(1 - dynamics.rate(params) ** 2)
+    if dynamics.has_matrix:
+        return _hidden_dense(params, e, dynamics, h0)
     if dynamics.linear_state:
         return linear_scan(dynamics.gain(params) * e, dynamics.decay(params), h0)
     return rnn_scan(
@@ -109,6 +148,17 @@ def hidden(
         dt=dynamics.dt,
         nonlinearity=dynamics.nonlinearity,
     )
+
+
+def _hidden_dense(
+    params: Parameters, e: Tensor, dynamics: Dynamics, h0: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """`hidden` for a matrix W; the linear step is h + dt (g e / dt - a h)."""
+    matrix, dt = dynamics.matrix(params), dynamics.dt
+    effective = effective_matrix(matrix, dt, dynamics.discretization)
+    if dynamics.linear_state:
+        e = e @ matrix_gain(matrix, dt, dynamics.discretization).T / dt
+    return dense_rnn(e, effective, h0, dt=dt, nonlinearity=dynamics.nonlinearity)
 
 
 def read_out(params: Parameters, h: Tensor, dynamics: Dynamics) -> Tensor:

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from cofm_triton.functional import linear_scan, rnn_scan
+from cofm_triton.activation import activation
+from cofm_triton.functional import dense_rnn, linear_scan, rnn_scan
 from cofm_triton.ops.backends import INSTALLED, interpreting
 from cofm_triton.ops.dtypes import state_dtype
-from cofm_triton.tolerance import Bound, linear_scan_bounds, rnn_scan_bounds
+from cofm_triton.tolerance import Bound, dense_rnn_bounds, linear_scan_bounds, rnn_scan_bounds
 
 _GPU = torch.cuda.is_available()
 _NUMBA = pytest.param("numba", marks=pytest.mark.skipif(not INSTALLED["numba"], reason="numba is not installed"))
@@ -152,31 +154,63 @@ def linear_case(
     )
 
 
+def away_from_kinks(*shape: int) -> Tensor:
+    """Pre-activations z with `0.1 <= |z| <= 0.8` or `1.25 <= |z| <= 3`, float64."""
+    draw = normal(*shape, dtype=torch.float64, seed=6)
+    size = draw.abs()
+    return draw.sgn() * torch.where(size < 0.9, 0.1 + 0.75 * size, (1.25 + size - 0.9).clamp(max=3))
+
+
+def dense_case(
+    batch: int, length: int, channels: int, *, dtype: torch.dtype = torch.float32, nonlinearity: str = "hardtanh",
+    states: bool = True, dt: float = 0.7, precision: str = "ieee",
+) -> Case:  # fmt: skip
+    """A dense recurrence whose pre-activations keep away from kinks, with a matrix that neither forgets nor grows."""
+    state = state_dtype(dtype)
+    coupling = normal(channels, channels, dtype=torch.float64, seed=5) / (4 * channels)
+    weight = (0.5 * torch.eye(channels, dtype=torch.float64) + coupling).to(state)
+    h0 = normal(batch, channels, dtype=state, seed=2) if states else torch.zeros(batch, channels, dtype=state)
+    z, x = away_from_kinks(batch, length, channels), torch.empty(batch, length, channels, dtype=dtype)
+    state_now = h0.double()
+    for t in range(length):
+        turned = state_now @ weight.double().T
+        x[:, t] = z[:, t] + turned
+        state_now = state_now + dt * activation(nonlinearity)(x[:, t].double() - turned)
+    options = dict(dt=dt, nonlinearity=nonlinearity)
+    return Case(
+        x=x,
+        factor=weight,
+        h0=h0 if states else None,
+        grad_h=normal(batch, length, channels, dtype=dtype, seed=3),
+        grad_last=normal(batch, channels, dtype=state if states else dtype, seed=4),
+        options=options,
+        call=partial(dense_rnn, precision=precision),
+        bounds_of=dense_rnn_bounds,
+        names=("grad_x", "grad_weight", "grad_h0"),
+    )
+
+
 def rnn_case(
     batch: int, length: int, channels: int, *, dtype: torch.dtype = torch.float32, nonlinearity: str = "hardtanh",
     states: bool = True, dt: float = 0.7, starts: list[int] | None = None,
 ) -> Case:  # fmt: skip
     """A nonlinear scan whose pre-activations keep away from the kinks of hardtanh and relu.
 
-    They are drawn first, `0.1 <= |z| <= 0.8` or `1.25 <= |z| <= 3`, and x is what leads to them. Where gradients jump,
-    the bound could not tell right from wrong.
+    They are drawn first, and x is what leads to them. Where gradients jump, the bound could not tell right from wrong.
     """
     state = state_dtype(dtype)
     sequences = batch if starts is None else len(starts)
     rate = (0.05 + 0.9 * normal(channels, dtype=torch.float64, seed=5).abs() / 2).clamp(max=1.2).to(state)
     h0 = normal(sequences, channels, dtype=state, seed=2) if states else torch.zeros(sequences, channels, dtype=state)
-    draw = normal(batch, length, channels, dtype=torch.float64, seed=6)
-    size = draw.abs()
-    z = draw.sgn() * torch.where(size < 0.9, 0.1 + 0.75 * size, (1.25 + size - 0.9).clamp(max=3))
-    x = torch.empty(batch, length, channels, dtype=dtype)
-    act = {"linear": lambda v: v, "tanh": torch.tanh, "hardtanh": lambda v: v.clamp(-1, 1), "relu": lambda v: v.relu()}
+    z, x = away_from_kinks(batch, length, channels), torch.empty(batch, length, channels, dtype=dtype)
+    act = activation(nonlinearity)
     state_now = h0.double()
     for t in range(length):
         if starts is not None and t in starts:
             entered = max(i for i, start in enumerate(starts) if start == t)
             state_now = h0[entered : entered + 1].double()
         x[:, t] = z[:, t] + rate.double() * state_now
-        state_now = state_now + dt * act[nonlinearity](x[:, t].double() - rate.double() * state_now)
+        state_now = state_now + dt * act(x[:, t].double() - rate.double() * state_now)
     return Case(
         x=x,
         factor=rate,

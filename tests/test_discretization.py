@@ -10,10 +10,12 @@ from cofm_triton import reference
 from cofm_triton.discretization import (
     DISCRETIZATIONS,
     complement,
+    effective_matrix,
     effective_rate,
     is_exact,
     linear_decay,
     linear_gain,
+    matrix_gain,
     phi,
 )
 
@@ -90,3 +92,24 @@ def test_unknown_discretization(function: Any, bad: Any) -> None:
 
 def test_is_exact() -> None:
     assert [is_exact(name) for name in ("exact", "euler")] == [True, False]
+
+
+@pytest.mark.parametrize("discretization", DISCRETIZATIONS)
+def test_matrices_that_are_diagonal_up_to_a_rotation(discretization: str) -> None:
+    rate, dt = torch.tensor([0.0, 1e-3, 0.4, 7.0], dtype=torch.float64), 0.3
+    basis, _ = torch.linalg.qr(torch.randn(4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))
+    for function, of_rates in ((effective_matrix, effective_rate), (matrix_gain, linear_gain)):
+        ours = function(basis.T @ torch.diag(rate) @ basis, dt, discretization)
+        expected = basis.T @ torch.diag(of_rates(rate, dt, discretization)) @ basis
+        torch.testing.assert_close(ours, expected, rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("discretization", DISCRETIZATIONS)
+@pytest.mark.parametrize("name", ["effective_matrix", "matrix_gain"])
+def test_matrices_that_turn(name: str, discretization: str) -> None:
+    matrix = torch.randn(4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    ours = globals()[name](matrix, 0.3, discretization)
+    torch.testing.assert_close(ours, getattr(reference, name)(matrix, 0.3, discretization), rtol=1e-13, atol=1e-13)
+    assert torch.autograd.gradcheck(lambda m: globals()[name](m, 0.3, discretization), matrix.requires_grad_())
+    with pytest.raises(ValueError, match="discretization must be one of"):
+        globals()[name](matrix, 0.3, "zoh")

@@ -20,6 +20,7 @@ from scan_cases import (
     TRITON,
     Case,
     decays,
+    dense_case,
     device_of,
     for_backends,
     linear_case,
@@ -29,7 +30,7 @@ from scan_cases import (
 from torch import Tensor
 
 from cofm_triton import reference
-from cofm_triton.functional import linear_scan, rnn_scan
+from cofm_triton.functional import dense_rnn, linear_scan, rnn_scan
 from cofm_triton.nonlinearity import NONLINEARITIES
 from cofm_triton.ops.backends import INSTALLED
 from cofm_triton.ops.dtypes import state_dtype
@@ -389,6 +390,45 @@ def test_linear_scan_of_drawn_arguments(backend: str, data: st.DataObject) -> No
     case.check(backend)
 
 
+# The dense recurrence
+
+
+@pytest.mark.parametrize(
+    ("backend", "nonlinearity"), for_backends(CPU_BACKENDS, NONLINEARITIES) + for_backends(TRITON, NONLINEARITIES)
+)
+@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 17, 5), (5, 9, 40)])
+def test_dense_rnn_of_any_shape(shape: tuple[int, int, int], nonlinearity: str, backend: str) -> None:
+    if backend != "triton" or shape[0] != 5 or nonlinearity == "tanh":
+        dense_case(*shape, nonlinearity=nonlinearity).check(backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", REAL)
+@pytest.mark.parametrize("states", [False, True])
+def test_dense_rnn_of_any_dtype(states: bool, dtype: torch.dtype, backend: str) -> None:
+    case = dense_case(2, 9, 20, dtype=dtype, nonlinearity="tanh", states=states)
+    case.check(backend)
+    if dtype.itemsize == 2:  # a weight as narrow as x
+        case.with_(factor=case.factor.to(dtype)).check(backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_dense_rnn_of_any_strides(backend: str) -> None:
+    case = dense_case(3, 6, 5)
+    assert case.h0 is not None and case.grad_h is not None
+    strided = case.with_(
+        x=case.x.permute(2, 0, 1).contiguous().permute(1, 2, 0),
+        factor=case.factor.T.contiguous().T,
+        h0=case.h0.T.contiguous().T,
+        grad_h=case.grad_h.transpose(0, 1).contiguous().transpose(0, 1),
+    )
+    strided.check(backend)
+    first = case.run(backend)
+    assert_same(case.run(backend), first)  # repeats are equal bit for bit
+    h, h_last = dense_rnn(case.x[:, :0], case.factor, case.h0, backend="torch")
+    assert h.shape == (3, 0, 5) and torch.equal(h_last, case.h0)
+
+
 # Determinism
 
 
@@ -552,6 +592,33 @@ def test_rnn_scan_refuses_its_own(
         rnn_scan(*arguments, **options)
 
 
+WEIGHT = torch.zeros(3, 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "error", "message"),
+    [
+        ((X[0], WEIGHT), {}, ValueError, r"x must have shape \(B, T, D\) .*got \(5, 3\)"),
+        ((X.to(torch.complex64), WEIGHT), {}, TypeError, r"x must have one of the dtypes .*got torch\.complex64"),
+        ((X, WEIGHT[:2]), {}, ValueError, r"weight must have shape \(D, D\) = \(3, 3\), got \(2, 3\)"),
+        ((X, DECAY), {}, ValueError, r"weight must have shape \(D, D\) = \(3, 3\), got \(3,\)"),
+        ((X, WEIGHT.double()), {}, TypeError, r"weight must have the dtype .*got torch\.float64"),
+        ((X, WEIGHT.to("meta")), {}, ValueError, r"weight must be on the device of x, cpu, got meta"),
+        ((X, [[0.0]]), {}, TypeError, r"weight must be a torch\.Tensor, got list"),
+        ((X, WEIGHT, X[0]), {}, ValueError, r"h0 must have shape \(B, D\) = \(2, 3\), got \(5, 3\)"),
+        ((X, WEIGHT), {"nonlinearity": "ReLU"}, ValueError, r"nonlinearity must be one of .*got 'ReLU'"),
+        ((X, WEIGHT), {"precision": "tf32"}, ValueError, r"precision must be one of \('ieee', 'tf32x3'\), got 'tf32'"),
+        ((X, WEIGHT), {"dt": -1}, ValueError, r"dt must be finite and positive, got -1"),
+        ((X, WEIGHT), {"backend": "gpu"}, ValueError, r"backend must be None or one of .*got 'gpu'"),
+    ],
+)
+def test_dense_rnn_refuses(
+    arguments: tuple[Any, ...], options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        dense_rnn(*arguments, **options)
+
+
 def test_every_backend_refuses_alike() -> None:
     for backend in ("torch", "reference", *(["numba"] if INSTALLED["numba"] else [])):
         with pytest.raises(ValueError, match=re.escape("h0 must have shape (B, D) = (2, 3), got (1, 3)")):
@@ -565,3 +632,6 @@ def test_reference_backend_is_the_definition() -> None:
     case = rnn_case(2, 9, 3)
     assert equal(rnn_scan(case.x, case.factor, dt=0.5, backend="reference")[0],
                  reference.rnn_scan(case.x, case.factor, dt=0.5)[0])  # fmt: skip
+    case = dense_case(2, 9, 3)
+    assert equal(dense_rnn(case.x, case.factor, dt=0.5, backend="reference")[0],
+                 reference.dense_rnn(case.x, case.factor, dt=0.5)[0])  # fmt: skip

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cofm_triton import reference
-from cofm_triton.parameterization import PARAMETERIZATIONS, parameterization, spread_rates
+from cofm_triton.parameterization import PARAMETERIZATIONS, lru_normalization, parameterization, spread_rates
 
 STABLE = ("exp", "softplus", "inverse", "lru")
 # Every value and derivative is a handful of roundings, each at most half an ulp, with condition
@@ -212,3 +212,15 @@ def test_spread_rates(name: str, count: int, dt: float, scale: float) -> None:
         assert logs[-1].item() == pytest.approx(math.log(high), abs=1e-12)
         step = math.log(scale) / (count - 1)
         assert logs.diff().tolist() == pytest.approx([step] * (count - 1), abs=1e-12)
+
+
+def test_lru_normalization() -> None:
+    """sqrt(1 - a^2) to the last digits, with a finite derivative also where a rounds to 1."""
+    w = torch.tensor([-9.0, -1.0, 0.0, 1.0, 8.0], dtype=torch.float64, requires_grad=True)
+    value = lru_normalization(w)
+    assert torch.autograd.grad(value.sum(), w)[0].isfinite().all()
+    for raw, ours in zip(w.tolist(), value.tolist(), strict=True):
+        share = math.exp(-math.exp(raw))  # 1 - a^2 = share (2 - share)
+        assert ours == pytest.approx(math.sqrt(share) * math.sqrt(2 - share), rel=1e-13)
+    with pytest.raises(TypeError, match="w must have a real floating-point dtype"):
+        lru_normalization(torch.zeros(1, dtype=torch.int64))

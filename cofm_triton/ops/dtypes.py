@@ -14,6 +14,8 @@ _STATE = {
 }
 REAL_DTYPES = tuple(dtype for dtype in _STATE if not dtype.is_complex)
 DTYPES = tuple(_STATE)
+# How float32 matrix products are formed on GPUs: fused multiply-adds, or three products of TF32 numbers.
+PRECISIONS = ("ieee", "tf32x3")
 
 
 def state_dtype(dtype: torch.dtype) -> torch.dtype:

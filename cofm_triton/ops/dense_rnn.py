@@ -1,0 +1,266 @@
+"""`cofm_triton::dense_rnn`: registration with PyTorch, derivatives, traffic and work models.
+
+    h[t] = h[t-1] + dt * act(z[t]),   z[t] = x[t] - weight @ h[t-1],   h[-1] = h0
+
+The adjoint, with s[t] = act'(z[t]) and mu what arrives from later steps, is `cofm_triton::dense_rnn_backward`:
+
+    lambda[t] = g[t] + mu[t],   dx[t] = dt * s[t] * lambda[t],   mu[t-1] = lambda[t] - weight^T dx[t],   dh0 = mu[-1]
+    dweight = -sum_t dx[t] h[t-1]^T
+
+The sum over time is one matrix product after the loop. A forward pass that will be differentiated keeps the slopes s,
+which would otherwise cost a product of the same size again. A backward pass that is itself differentiated, and forward
+mode, go step by step through PyTorch's own operations. At the kinks of hardtanh and relu act' is PyTorch's, 0.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cofm_triton.activation import activation_slope
+from cofm_triton.ops.backends import implementation
+from cofm_triton.ops.dtypes import state_dtype
+from cofm_triton.ops.registration import register, register_derivative
+from cofm_triton.ops.shapes import fold_batch, previous_states, split_batch
+
+
+def apply_dense_rnn(
+    x: Tensor, weight: Tensor, h0: Tensor | None, dt: float, nonlinearity: str, precision: str, backend: str
+) -> tuple[Tensor, Tensor]:
+    """`(h, h_last)` for checked arguments: weight (D, D) in the state's dtype, backend resolved."""
+    keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, h0))
+    run = dense_rnn_op if torch.compiler.is_compiling() else _DenseRNN.apply
+    h, last, _slope = run(x, weight, h0, dt, nonlinearity, precision, backend, keep)
+    return h, last
+
+
+def dense_rnn(
+    x: Tensor, weight: Tensor, h0: Tensor | None, dt: float, nonlinearity: str, precision: str, backend: str, keep: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The forward pass: h (B, T, D) in x's dtype, h_last (B, D) in h0's dtype, x's when h0 is None, and the slopes.
+
+    The slopes act'(z) are (B, T, D) in the state's dtype if `keep`, otherwise (B, 0, D).
+    """
+    dtype = x.dtype if h0 is None else h0.dtype
+    state = state_dtype(x.dtype)
+    if x.numel() == 0:
+        last = x.new_zeros((x.shape[0], x.shape[2]), dtype=dtype) if h0 is None else h0.clone()
+        return x.new_empty(x.shape), last, x.new_empty(_kept(x, keep), dtype=state)
+    h, last, slope = implementation(backend, "dense_rnn").forward(
+        x,
+        weight.contiguous(),
+        None if h0 is None else h0.to(state).contiguous(),
+        dt=dt,
+        nonlinearity=nonlinearity,
+        precision=precision,
+        keep=keep,
+        state_dtype=state,
+    )
+    return h, last.to(dtype), slope
+
+
+def _dense_rnn_fake(
+    x: Tensor, weight: Tensor, h0: Tensor | None, dt: float, nonlinearity: str, precision: str, backend: str, keep: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    last = x.new_empty((x.shape[0], x.shape[2]), dtype=x.dtype if h0 is None else h0.dtype)
+    return x.new_empty(x.shape), last, x.new_empty(_kept(x, keep), dtype=state_dtype(x.dtype))
+
+
+def _kept(x: Tensor, keep: bool) -> tuple[int, int, int]:
+    """Shape of the slopes."""
+    return x.shape[0], x.shape[1] if keep else 0, x.shape[2]
+
+
+def dense_rnn_backward(
+    grad_h: Tensor,
+    grad_last: Tensor | None,
+    slope: Tensor,
+    weight: Tensor,
+    h: Tensor,
+    h0: Tensor | None,
+    dt: float,
+    precision: str,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The adjoint: grad_x like h, grad_weight (D, D) and grad_h0 (B, D) in the state's dtype."""
+    state = slope.dtype
+    if h.numel() == 0:
+        grad_h0 = slope.new_zeros((h.shape[0], h.shape[2])) if grad_last is None else grad_last.to(state, copy=True)
+        return torch.empty_like(h), torch.zeros_like(weight), grad_h0
+    grad_z, grad_h0 = implementation(backend, "dense_rnn").adjoint(
+        grad_h,
+        None if grad_last is None else grad_last.to(state).contiguous(),
+        slope.contiguous(),
+        weight.contiguous(),
+        dt=dt,
+        precision=precision,
+    )
+    before = previous_states(h, h0, None, False).to(state)
+    return _in_dtype(grad_z, h.dtype), _weight_gradient(grad_z, before), grad_h0
+
+
+def _dense_rnn_backward_fake(
+    grad_h: Tensor,
+    grad_last: Tensor | None,
+    slope: Tensor,
+    weight: Tensor,
+    h: Tensor,
+    h0: Tensor | None,
+    dt: float,
+    precision: str,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    grad_h0 = slope.new_empty((h.shape[0], h.shape[2]))
+    return torch.empty_like(h), weight.new_empty(weight.shape), grad_h0
+
+
+def _in_dtype(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return tensor if tensor.dtype == dtype else tensor.to(dtype)
+
+
+def _weight_gradient(grad_z: Tensor, before: Tensor) -> Tensor:
+    """`-sum over b and t of grad_z[b, t] before[b, t]^T`, one product of (D, B T) and (B T, D)."""
+    return -(grad_z.flatten(0, 1).T @ before.flatten(0, 1))
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    x, weight, h0, dt, nonlinearity, precision, backend, _keep = inputs
+    h, _last, slope = output
+    ctx.save_for_backward(x, weight, h0, h, slope)
+    ctx.save_for_forward(x, weight, h0, h)
+    ctx.mark_non_differentiable(slope)
+    ctx.options = (dt, nonlinearity, precision, backend)
+    ctx.set_materialize_grads(False)
+
+
+def _backward(
+    ctx: Any, grad_h: Tensor | None, grad_last: Tensor | None, _grad_slope: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    x, weight, h0, h, slope = ctx.saved_tensors
+    dt, nonlinearity, precision, backend = ctx.options
+    if grad_h is None and grad_last is None:
+        return (None,) * 8
+    if grad_h is None:
+        grad_h = h.new_zeros(()).expand(h.shape)  # stride 0: costs no memory and no traffic
+    if torch.is_grad_enabled():
+        grads = _differentiable_backward(grad_h, grad_last, x, weight, h, h0, dt, nonlinearity)
+    else:
+        if slope.shape != h.shape:
+            slope = _linearize(x, weight, h, h0, nonlinearity)[1]
+        grads = dense_rnn_backward_op(grad_h, grad_last, slope, weight, h, h0, dt, precision, backend)
+    grad_x, grad_weight, grad_h0 = grads
+    return grad_x, grad_weight, None if h0 is None else grad_h0.to(h0.dtype), None, None, None, None, None
+
+
+def _linearize(x: Tensor, weight: Tensor, h: Tensor, h0: Tensor | None, nonlinearity: str) -> tuple[Tensor, Tensor]:
+    """`(before, slope)`: h[t-1] and act'(z[t]), (B, T, D) in the state's dtype."""
+    before = previous_states(h, h0, None, False).to(weight.dtype)
+    return before, activation_slope(nonlinearity)(x.to(weight.dtype) - before @ weight.T)
+
+
+def _differentiable_backward(
+    grad_h: Tensor,
+    grad_last: Tensor | None,
+    x: Tensor,
+    weight: Tensor,
+    h: Tensor,
+    h0: Tensor | None,
+    dt: float,
+    nonlinearity: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The adjoint step by step, every operation PyTorch's."""
+    before, slope = _linearize(x, weight, h, h0, nonlinearity)
+    grad = grad_h.to(before.dtype)
+    mu = grad.new_zeros((h.shape[0], h.shape[2])) if grad_last is None else grad_last.to(before.dtype)
+    rows = []
+    for t in reversed(range(h.shape[1])):
+        adjoint = grad[:, t] + mu
+        rows.append(dt * slope[:, t] * adjoint)
+        mu = adjoint - rows[-1] @ weight
+    grad_z = torch.stack(rows[::-1], 1) if rows else slope
+    return grad_z.to(x.dtype), _weight_gradient(grad_z, before), mu
+
+
+class _DenseRNN(torch.autograd.Function):
+    """The operator for eager code: reverse mode, forward mode and `torch.func`, to any order."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
+        return dense_rnn_op(*inputs)
+
+    setup_context = staticmethod(_setup_context)
+    backward = staticmethod(_backward)
+
+    @staticmethod
+    def jvp(
+        ctx: Any, x_tangent: Tensor | None, weight_tangent: Tensor | None, h0_tangent: Tensor | None, *_: None
+    ) -> tuple[Tensor, Tensor, None]:
+        """Tangent: `dh[t] = dh[t-1] + dt act'(z[t]) (dx[t] - dweight h[t-1] - weight dh[t-1])`, `dh[-1] = dh0`."""
+        x, weight, h0, h = ctx.saved_tensors
+        dt, nonlinearity, _precision, _backend = ctx.options
+        before, slope = _linearize(x, weight, h, h0, nonlinearity)
+        drive = torch.zeros_like(before) if x_tangent is None else x_tangent.to(before.dtype)
+        if weight_tangent is not None:
+            drive = drive - before @ weight_tangent.T
+        state = torch.zeros_like(h[:, :0].sum(1), dtype=before.dtype) if h0_tangent is None else h0_tangent
+        state = state.to(before.dtype)
+        rows = []
+        for t in range(h.shape[1]):
+            state = state + dt * slope[:, t] * (drive[:, t] - state @ weight.T)
+            rows.append(state)
+        tangent = torch.stack(rows, 1) if rows else drive
+        return tangent.to(h.dtype), state.to(h.dtype if h0 is None else h0.dtype), None
+
+
+def _dense_rnn_vmap(
+    info: Any, in_dims: tuple[Any, ...], x: Tensor, weight: Tensor, h0: Tensor | None,
+    dt: float, nonlinearity: str, precision: str, backend: str, keep: bool,
+) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[int, int, int]]:  # fmt: skip
+    """A mapped axis joins the batch; where weights differ along it, its entries run one after the other."""
+    size, (x_dim, weight_dim, h_dim, *_) = info.batch_size, in_dims
+    options = (dt, nonlinearity, precision, backend, keep)
+    if weight_dim is not None:
+        mapped = ((x, x_dim), (weight, weight_dim), (h0, h_dim))
+        entries = zip(*(_entries(tensor, dim, size) for tensor, dim in mapped), strict=True)
+        results = zip(*(dense_rnn_op(*entry, *options) for entry in entries), strict=True)
+        h, last, slope = (torch.stack(result) for result in results)
+        return (h, last, slope), (0, 0, 0)
+    x = fold_batch(x, x_dim, size, False)
+    h0 = None if h0 is None else fold_batch(h0, h_dim, size, False)
+    h, last, slope = (split_batch(result, size, False) for result in dense_rnn_op(x, weight, h0, *options))
+    return (h, last, slope), (0, 0, 0)
+
+
+def _dense_rnn_backward_vmap(
+    info: Any, in_dims: tuple[Any, ...], *arguments: Any
+) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[int, int, int]]:
+    """Entries run one after the other: each has a grad_weight of its own."""
+    tensors, options = arguments[:6], arguments[6:]
+    mapped = zip(*(_entries(t, dim, info.batch_size) for t, dim in zip(tensors, in_dims, strict=False)), strict=True)
+    results = zip(*(dense_rnn_backward_op(*entry, *options) for entry in mapped), strict=True)
+    grad_x, grad_weight, grad_h0 = (torch.stack(result) for result in results)
+    return (grad_x, grad_weight, grad_h0), (0, 0, 0)
+
+
+def _entries(tensor: Tensor | None, dim: int | None, size: int) -> tuple[Tensor | None, ...]:
+    """What each entry of a mapped axis of `size` gets."""
+    return (tensor,) * size if tensor is None or dim is None else tensor.unbind(dim)
+
+
+dense_rnn_op = register(dense_rnn, fake=_dense_rnn_fake, vmap=_dense_rnn_vmap)
+dense_rnn_backward_op = register(dense_rnn_backward, fake=_dense_rnn_backward_fake, vmap=_dense_rnn_backward_vmap)
+register_derivative("dense_rnn", _backward, _setup_context)
+
+
+def traffic(batch: int, length: int, channels: int, itemsize: int, *, backward: bool) -> int:
+    """Bytes that must move with the weight on chip: forward x, h and the slopes; backward dh, the slopes, h and dx."""
+    return (4 if backward else 3) * batch * length * channels * itemsize
+
+
+def work(batch: int, length: int, channels: int, *, backward: bool) -> int:
+    """Multiply-adds of the matrix products: one per step forward, two backward (adjoint and weight gradient)."""
+    return (2 if backward else 1) * batch * length * channels * channels

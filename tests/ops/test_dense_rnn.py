@@ -1,0 +1,144 @@
+"""The dense recurrence as PyTorch sees it: derivatives to any order, batching and compilation, on every backend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from scan_cases import BACKENDS, CPU_BACKENDS, TRITON, dense_case, device_of, for_backends
+from torch import Tensor
+from torch.autograd import gradcheck, gradgradcheck
+from torch.func import grad, hessian, jacfwd, jacrev, vmap
+from torch.library import opcheck
+
+from cofm_triton import reference
+from cofm_triton.functional import dense_rnn
+from cofm_triton.nonlinearity import NONLINEARITIES
+from cofm_triton.ops.dense_rnn import traffic, work
+
+
+def arguments(backend: str, nonlinearity: str, length: int = 4) -> tuple[Tensor, ...]:
+    """x, weight, h0 in float64, away from kinks."""
+    case = dense_case(2, length, 3, dtype=torch.float64, nonlinearity=nonlinearity)
+    assert case.h0 is not None
+    return tuple(t.to(device_of(backend)).requires_grad_() for t in (case.x, case.factor, case.h0))
+
+
+def recurrence(backend: str, nonlinearity: str) -> Callable[..., tuple[Tensor, Tensor]]:
+    def run(x: Tensor, weight: Tensor, h0: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return dense_rnn(x, weight, h0, dt=0.7, nonlinearity=nonlinearity, backend=backend)
+
+    return run
+
+
+def loss(h_and_last: tuple[Tensor, Tensor]) -> Tensor:
+    h, h_last = h_and_last
+    return h.square().sum() + h_last.sin().sum()
+
+
+@pytest.mark.parametrize(
+    ("backend", "nonlinearity"), for_backends(CPU_BACKENDS, NONLINEARITIES) + for_backends(TRITON, ["tanh"])
+)
+def test_derivatives(nonlinearity: str, backend: str) -> None:
+    run, inputs = recurrence(backend, nonlinearity), arguments(backend, nonlinearity)
+    fast = backend == "triton"  # one random direction in place of every component: the interpreter is slow
+    assert gradcheck(run, inputs, check_forward_ad=True, check_batched_grad=not fast, fast_mode=fast)
+    assert gradgradcheck(run, inputs, fast_mode=fast)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("argument", [0, 1, 2])
+def test_derivatives_in_every_mode(argument: int, backend: str) -> None:
+    inputs = tuple(t.detach() for t in arguments(backend, "tanh", length=3))
+
+    def alone(value: Tensor) -> tuple[Tensor, Tensor]:
+        return recurrence(backend, "tanh")(*inputs[:argument], value, *inputs[argument + 1 :])
+
+    def definition(value: Tensor) -> tuple[Tensor, Tensor]:
+        given = (*inputs[:argument], value, *inputs[argument + 1 :])
+        return reference.dense_rnn(*given, dt=0.7, nonlinearity="tanh")
+
+    value = inputs[argument]
+    torch.testing.assert_close(jacfwd(alone)(value), jacrev(alone)(value))
+    ours, theirs = (hessian(lambda v, run=run: loss(run(v)))(value) for run in (alone, definition))
+    torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("backend", "dims"),
+    for_backends(CPU_BACKENDS, [(0, None, None), (None, 0, None), (None, None, 0), (1, 1, 1)])
+    + for_backends(TRITON, [(0, None, None), (None, 0, 0)]),
+)
+def test_vmap(dims: tuple[int | None, ...], backend: str) -> None:
+    size, run = 3, recurrence(backend, "tanh")
+    inputs = [t.detach() for t in arguments(backend, "tanh")]
+    mapped = tuple(
+        tensor if dim is None else torch.stack([tensor * (1 - 0.1 * i) for i in range(size)], dim)
+        for tensor, dim in zip(inputs, dims, strict=True)
+    )
+
+    def one(i: int) -> tuple[Tensor, ...]:
+        return tuple(t if dim is None else t.select(dim, i) for t, dim in zip(mapped, dims, strict=True))
+
+    gradient = grad(lambda *args: loss(run(*args)), argnums=(0, 1, 2))
+    for function in (run, gradient):
+        results = vmap(function, in_dims=dims)(*mapped)
+        for actual, expected in zip(results, zip(*(function(*one(i)) for i in range(size)), strict=True), strict=True):
+            torch.testing.assert_close(actual, torch.stack(expected))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize("length", [0, 3])
+def test_operators_keep_pytorchs_rules(length: int, keep: bool, backend: str) -> None:
+    tensors = [t.detach().float().requires_grad_(keep) for t in arguments(backend, "tanh", length=length)]
+    options = (0.5, "tanh", "ieee", backend, keep)
+    opcheck(torch.ops.cofm_triton.dense_rnn.default, (*tensors, *options))
+    opcheck(torch.ops.cofm_triton.dense_rnn.default, (*tensors[:2], None, *options))
+    x, weight, h0 = (t.detach() for t in tensors)
+    for last, start in ((h0, h0), (None, None)):
+        inputs = (x, last, x.sigmoid(), weight, x, start, 0.5, "ieee", backend)
+        opcheck(torch.ops.cofm_triton.dense_rnn_backward.default, inputs)
+
+
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+def test_compiles_as_one_graph(backend: str) -> None:
+    def step(x: Tensor, weight: Tensor, h0: Tensor) -> Tensor:
+        h, h_last = dense_rnn(x, weight, h0, nonlinearity="tanh", backend=backend)
+        h, h_last = dense_rnn(h.sin(), weight, h_last, dt=0.5, nonlinearity="relu", backend=backend)
+        return h.sum() + h_last.square().sum()
+
+    torch._dynamo.reset()
+    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
+    for length in (4, 6):
+        inputs = arguments(backend, "tanh", length=length)
+        torch.testing.assert_close(compiled(*inputs), step(*inputs))
+        torch.testing.assert_close(
+            torch.autograd.grad(compiled(*inputs), inputs), torch.autograd.grad(step(*inputs), inputs)
+        )
+
+
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+@pytest.mark.parametrize("nonlinearity", NONLINEARITIES)
+def test_slopes_that_were_not_kept_are_formed_again(nonlinearity: str, backend: str) -> None:
+    """A graph of the gradient, and a backward pass through a forward pass that kept nothing, as within the bounds."""
+    case = dense_case(2, 9, 3, nonlinearity=nonlinearity)
+    assert case.h0 is not None
+    leaves = [t.detach().requires_grad_() for t in (case.x, case.factor, case.h0)]
+    bounds = case.bounds_of(case.x, case.factor, case.h0, case.grad_h, case.grad_last, **case.options)
+    weights = [case.grad_h, case.grad_last]
+    results = dense_rnn(*leaves, **case.options, backend=backend)
+    with_graph = torch.autograd.grad(results, leaves, weights, create_graph=True)
+    bare = torch.ops.cofm_triton.dense_rnn(*leaves, 0.7, nonlinearity, "ieee", backend, False)
+    assert bare[2].shape == (2, 0, 3)
+    for grads in (with_graph, torch.autograd.grad(bare[:2], leaves, weights)):
+        for name, gradient in zip(case.names, grads, strict=True):
+            assert bounds[name].excess(gradient) <= 1, name
+
+
+def test_models_of_traffic_and_work() -> None:
+    assert traffic(8, 512, 64, 4, backward=False) == 3 * 8 * 512 * 64 * 4
+    assert traffic(8, 512, 64, 4, backward=True) == 4 * 8 * 512 * 64 * 4
+    assert work(8, 512, 64, backward=False) == 8 * 512 * 64**2
+    assert work(8, 512, 64, backward=True) == 2 * 8 * 512 * 64**2
