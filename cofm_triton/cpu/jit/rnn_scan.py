@@ -94,7 +94,7 @@ def _adjoint_row(act: Any, g: Any, x: Any, before: Any, dx: Any, rate: Any, dt: 
         dx[d] = store(product, dx)
 
 
-def _constant(nonlinearity: str) -> tuple[int, ...]:
+def constant(nonlinearity: str) -> tuple[int, ...]:
     """A nonlinearity as a type, so that it is a constant in compiled rows: a tuple of as many entries as its index."""
     return (0,) * NONLINEARITIES.index(nonlinearity)
 
@@ -110,7 +110,7 @@ def forward(
     starts = initial_states(h0, len(spans), x.shape[2], state_dtype)
     last = np.empty_like(starts)
     xs, hs, rates = Rows(x), Rows(h), numbers(rate)
-    act, width = _constant(nonlinearity), held_width(x.shape[2])
+    act, width = constant(nonlinearity), held_width(x.shape[2])
     step = rates.dtype.type(dt)
 
     def work(part: Part) -> None:
@@ -144,7 +144,7 @@ def backward(
     grad_h0 = initial_states(grad_last, len(spans), x.shape[2], state_dtype).copy()
     totals = np.zeros_like(grad_h0)
     gs, xs, hs, dxs, rates = Rows(grad_h), Rows(x), Rows(h), Rows(grad_x), numbers(rate)
-    act, width = _constant(nonlinearity), held_width(x.shape[2])
+    act, width = constant(nonlinearity), held_width(x.shape[2])
     step = rates.dtype.type(dt)
 
     def work(part: Part) -> None:
