@@ -73,13 +73,13 @@ def rnn_readout_forward_kernel(
 ):  # fmt: skip
     """Writes y (num_blocks, B, T, OUTPUTS), partial sums, and states (B, num_chunks, D) if KEEP."""
     pid = tl.program_id(0)
-    sequence = (pid // num_blocks).to(tl.int64)
+    sequence = pid // num_blocks
     block = pid % num_blocks
     d = block.to(tl.int64) * BLOCK_D + tl.arange(0, BLOCK_D)
     mask = d < D
-    x_row = x_ptr + sequence * T * INPUTS
-    y_row = y_ptr + (block.to(tl.int64) * B + sequence) * T * OUTPUTS
-    state_row = states_ptr + sequence * num_chunks * D + d
+    x_row = x_ptr + sequence.to(tl.int64) * T * INPUTS
+    y_row = y_ptr + (block.to(tl.int64) * B + sequence.to(tl.int64)) * T * OUTPUTS
+    state_row = states_ptr + sequence.to(tl.int64) * num_chunks * D + d
     dt = tl.full((), dt, STATE)
 
     # The encoder is transposed: coefficients of neighbouring units lie next to each other.
@@ -118,15 +118,15 @@ def rnn_readout_backward_kernel(
     grad_x (num_blocks, B, T, INPUTS), partial sums, if WITH_GRAD_X. scratch is (programs, CHUNK_BLOCKS, BLOCK_D).
     """
     pid = tl.program_id(0)
-    sequence = (pid // num_blocks).to(tl.int64)
+    sequence = pid // num_blocks
     block = pid % num_blocks
     d = block.to(tl.int64) * BLOCK_D + tl.arange(0, BLOCK_D)
     mask = d < D
-    x_base = x_ptr + sequence * T * INPUTS
-    g_base = grad_y_ptr + sequence * T * OUTPUTS
-    dx_base = grad_x_ptr + (block.to(tl.int64) * B + sequence) * T * INPUTS
+    x_base = x_ptr + sequence.to(tl.int64) * T * INPUTS
+    g_base = grad_y_ptr + sequence.to(tl.int64) * T * OUTPUTS
+    dx_base = grad_x_ptr + (block.to(tl.int64) * B + sequence.to(tl.int64)) * T * INPUTS
     scratch = scratch_ptr + pid.to(tl.int64) * CHUNK_BLOCKS * BLOCK_D + tl.arange(0, BLOCK_D)
-    grad_row = grad_ptr + sequence * (2 + INPUTS + OUTPUTS) * D + d
+    grad_row = grad_ptr + sequence.to(tl.int64) * (2 + INPUTS + OUTPUTS) * D + d
     dt = tl.full((), dt, STATE)
 
     weights = _coefficients(weight_ptr, D, d, mask, INPUTS)
@@ -148,7 +148,7 @@ def rnn_readout_backward_kernel(
         chunk = (num_chunks - 1 - later).to(tl.int64)
         first = chunk * CHUNK_BLOCKS
         count = tl.minimum(tl.cdiv(T, ROWS) - first, CHUNK_BLOCKS)
-        h = load_row(states_ptr + (sequence * num_chunks + chunk) * D + d, mask, True)
+        h = load_row(states_ptr + (sequence.to(tl.int64) * num_chunks + chunk) * D + d, mask, True)
         for i in range(count):
             tl.store(scratch + i * BLOCK_D, h)
             row = (first + i) * ROWS
