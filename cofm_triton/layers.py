@@ -33,7 +33,9 @@ from cofm_triton.discretization import (
     matrix_gain,
 )
 from cofm_triton.functional import dense_rnn, linear_scan, rnn_scan
-from cofm_triton.ops.backends import BACKENDS
+from cofm_triton.ops.backends import BACKENDS, resolve
+from cofm_triton.ops.dtypes import state_dtype
+from cofm_triton.ops.rnn_readout import apply_rnn_readout, is_fused
 from cofm_triton.parameterization import lru_normalization, spread_rates
 from cofm_triton.parameterization import parameterization as look_up
 from cofm_triton.recurrent_matrix import congruence, decay_rate, diagonal_plus
@@ -547,8 +549,47 @@ class RNNFunctional(nn.Module):
         if isinstance(input, PackedSequence):
             packed, _ = self.rnn(input)
             return PackedSequence(self.readout(packed.data), *packed[1:])
+        if isinstance(input, Tensor) and self._is_fused(input):
+            return self._read_out(input)
         output, _ = self.rnn(input)
         return self.readout(output)
+
+    def _is_fused(self, input: Tensor) -> bool:
+        """Whether encoder, recurrence and read-out run as one operator, which never stores a state.
+
+        That takes one layer in one direction with an elementwise recurrence, modules that do no more than their class
+        says, the dtype of the parameters, and sizes for which `ops/rnn_readout.py` has it.
+        """
+        rnn, readout = self.rnn, self.readout
+        simple = rnn.num_layers == 1 and not rnn.bidirectional and rnn.recurrence not in _MATRICES
+        simple = simple and not rnn.normalize_input
+        plain = type(rnn) is StableRNN and type(readout) is nn.Linear and not (_has_hooks(rnn) or _has_hooks(readout))
+        if not (simple and plain) or torch.is_autocast_enabled(input.device.type):
+            return False
+        batch = input.shape[0] if input.dim() == 3 else 1
+        return is_fused(batch, rnn.input_size, readout.out_features, resolve(rnn.backend, input.device))
+
+    def _read_out(self, input: Tensor) -> Tensor:
+        """y by one operator; input as in `forward`."""
+        rnn, readout = self.rnn, self.readout
+        rnn._check_input(input, (2, 3))
+        weight, bias, w = rnn._raw("_l0")
+        bias = weight.new_zeros(rnn.hidden_size) if bias is None else bias
+        offset = weight.new_zeros(readout.out_features) if readout.bias is None else readout.bias
+        rate = look_up(rnn.parameterization).rate(w)
+        step_rate = effective_rate(rate, rnn.dt, rnn.discretization)
+        act_in, act_out, dt = rnn.nonlinearity, "linear", rnn.dt
+        if rnn.recurrence == "ssm" or rnn.nonlinearity == "linear":
+            # h <- l h + g e is a step of length 1 with the rate 1 - l = dt * step_rate, accurate for slow units.
+            gain = linear_gain(rate, rnn.dt, rnn.discretization)
+            weight, bias, step_rate = gain.unsqueeze(1) * weight, gain * bias, rnn.dt * step_rate
+            act_in, act_out, dt = "linear", rnn.nonlinearity, 1.0
+        x = input if input.dim() == 3 else input.unsqueeze(0)
+        y = apply_rnn_readout(
+            x, weight, bias, step_rate.to(state_dtype(x.dtype)), readout.weight, offset, dt, act_in, act_out,
+            resolve(rnn.backend, x.device),
+        )  # fmt: skip
+        return y if input.dim() == 3 else y.squeeze(0)
 
     def step(self, x: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """One time step: x (B, d) or (d,), hx as in `StableRNN.step`; returns y and the state.
@@ -563,6 +604,12 @@ class RNNFunctional(nn.Module):
     def stability_margin(self) -> float:
         """The smallest rate of the recurrence, 1 / time."""
         return self.rnn.stability_margin()
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    """Whether something listens to calls of the module, which therefore have to happen."""
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return any(hooks)
 
 
 def _reverse(x: Tensor, lengths: Tensor | None) -> Tensor:

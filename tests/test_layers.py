@@ -116,6 +116,45 @@ def test_functional_is_the_reference(recurrence: str, discretization: str, nonli
         torch.testing.assert_close(a, b, rtol=1e-10, atol=atol, msg=f"gradient of {name}")
 
 
+@pytest.mark.parametrize("backend", ["cpu", "torch"])
+@pytest.mark.parametrize("recurrence", RECURRENCES)
+@pytest.mark.parametrize("discretization", DISCRETIZATIONS)
+@pytest.mark.parametrize("nonlinearity", ["linear", "tanh"])
+def test_fused_functional_is_the_reference(
+    recurrence: str, discretization: str, nonlinearity: str, backend: str
+) -> None:
+    options = dict(recurrence=recurrence, discretization=discretization, nonlinearity=nonlinearity)
+    model = RNNFunctional(2, 5, 3, dt=0.5, bias=False, dtype=torch.float64, backend=backend, **options)
+    randomise(model)
+    x = data(9, 33, 2)
+    assert model._is_fused(x)
+    params = dict(model.named_parameters())
+    expected = reference.rnn_functional(params, x, dynamics(model.rnn))
+    y = model(x)
+    torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-12)
+    ours, theirs = (torch.autograd.grad(result.square().sum(), list(params.values())) for result in (y, expected))
+    for name, a, b in zip(params, ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10, msg=f"gradient of {name}")
+
+
+def test_what_the_fused_functional_leaves_to_its_parts() -> None:
+    x = data(9, 5, 1, dtype=torch.float32)
+    model = RNNFunctional(1, 4)
+    assert model._is_fused(x)
+    for options in ({"num_layers": 2}, {"bidirectional": True}, {"backend": "reference"}):
+        assert not RNNFunctional(1, 4, **options)._is_fused(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert not model._is_fused(x)
+    fused = model(x)
+    seen: list[Tensor] = []
+    handle = model.readout.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    torch.testing.assert_close(model(x), fused)
+    assert torch.equal(seen[0], model(x))
+    handle.remove()
+    model.readout = nn.utils.parametrizations.weight_norm(model.readout)
+    assert not model._is_fused(x)
+
+
 def test_heaviside_response_in_numbers() -> None:
     model = RNNFunctional(
         1,

@@ -79,6 +79,15 @@ def _busy(programs: int, num_sms: int) -> bool:
     return 2 * programs >= num_sms
 
 
+def units(width: int, features: int, element_size: int) -> Channels:
+    """Blocks of recurrent units that hold `features` coefficients each, and as many gradients, in registers: 16 bytes
+    of each a lane, less where features are many.
+    """
+    a_lane = max(1, VECTOR_BYTES // element_size // triton.cdiv(features, 4))
+    block_d = min(LANES * triton.next_power_of_2(a_lane), max(LANES, triton.next_power_of_2(width)))
+    return Channels(block_d, triton.cdiv(width, block_d), width % block_d != 0)
+
+
 def split(rows: int, programs: int, row_bytes: int, element_size: int, num_sms: int) -> Chunks:
     """Chunks of time for `programs` independent chains of `rows` rows, `row_bytes` of input per row over all
     chains.

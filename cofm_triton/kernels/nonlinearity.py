@@ -47,7 +47,11 @@ def act(z, NONLINEARITY: tl.constexpr):
     if NONLINEARITY == "tanh":
         u = tanh(z)
     elif NONLINEARITY == "hardtanh":
-        u = tl.clamp(z, -1.0, 1.0, propagate_nan=tl.PropagateNan.ALL)
+        if z.dtype == tl.float64:  # no target has the fused instruction for it, and on sm_90 Triton asks for one
+            low = tl.maximum(z, -1.0, propagate_nan=tl.PropagateNan.ALL)
+            u = tl.minimum(low, 1.0, propagate_nan=tl.PropagateNan.ALL)
+        else:
+            u = tl.clamp(z, -1.0, 1.0, propagate_nan=tl.PropagateNan.ALL)
     elif NONLINEARITY == "relu":
         u = tl.maximum(z, 0.0, propagate_nan=tl.PropagateNan.ALL)
     else:

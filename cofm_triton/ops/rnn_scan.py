@@ -151,7 +151,7 @@ def _backward(ctx: Any, grad_h: Tensor | None, grad_last: Tensor | None) -> tupl
     return grad_x, grad_rate, None if h0 is None else grad_h0.to(h0.dtype), None, None, None, None
 
 
-def _linearize(
+def linearize(
     x: Tensor, rate: Tensor, h: Tensor, h0: Tensor | None, seq_starts: Tensor | None, dt: float, nonlinearity: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`(before, slope, jacobian)`: h[t-1], dt * act'(z[t]) and J[t], (B, T, D) in the state's dtype."""
@@ -174,7 +174,7 @@ def _differentiable_backward(
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The adjoint in terms of `linear_scan`: `v[t] = J[t] (v[t+1] + grad_h[t])`, `lambda[t] = grad_h[t] + v[t+1]`."""
-    before, slope, jacobian = _linearize(x, rate, h, h0, seq_starts, dt, nonlinearity)
+    before, slope, jacobian = linearize(x, rate, h, h0, seq_starts, dt, nonlinearity)
     grad = grad_h.to(before.dtype)
     start = None if grad_last is None else grad_last.to(before.dtype)
     v, grad_h0 = apply_linear_scan(jacobian * grad, jacobian, start, seq_starts, True, backend)
@@ -201,7 +201,7 @@ class _RnnScan(torch.autograd.Function):
         """Tangent: `dh[t] = J[t] dh[t-1] + dt act'(z[t]) (dx[t] - drate h[t-1])`, `dh[-1] = dh0`."""
         x, rate, h, h0, seq_starts = ctx.saved_tensors
         dt, nonlinearity, backend = ctx.options
-        before, slope, jacobian = _linearize(x, rate, h, h0, seq_starts, dt, nonlinearity)
+        before, slope, jacobian = linearize(x, rate, h, h0, seq_starts, dt, nonlinearity)
         drive = torch.zeros_like(before) if x_tangent is None else x_tangent.to(before.dtype)
         if rate_tangent is not None:
             drive = drive - rate_tangent * before

@@ -18,6 +18,8 @@ KERNELS = {
     "linear_scan_backward_kernel",
     "rnn_scan_forward_kernel",
     "rnn_scan_backward_kernel",
+    "rnn_readout_forward_kernel",
+    "rnn_readout_backward_kernel",
 }
 
 
