@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from cofm_triton.cpu.blocked import perturbation as blocked
+from cofm_triton.layers import RNNFunctional
 from cofm_triton.quadratic_form import QuadraticForm, step_weights
 from cofm_triton.stacked import StackedCells, is_stackable, stack
 
@@ -57,6 +58,24 @@ class ErrorEvaluator:
     def quadratic_form(self) -> QuadraticForm:
         """The quadratic form of the data, made when the first linear model asks for it."""
         return QuadraticForm.from_data(self.inputs, self.targets, metric=self.metric)
+
+    @property
+    def zero_error(self) -> float:
+        """Error of the model that is always zero: what other errors are relative to."""
+        if self.metric == "sup":
+            return float(self.targets.abs().max())
+        weights = step_weights(self.targets.shape[1], self.metric).to(self.targets.device)
+        return float((self.targets.double().square().mean((0, 2)) * weights).sum())
+
+    def depends_on_threads(self, model: nn.Module) -> bool:
+        """Whether the last bits of the errors follow `torch.get_num_threads()`: not those of the compiled sweep."""
+        is_linear = isinstance(model, RNNFunctional) and model.rnn.nonlinearity == "linear" and self.metric != "sup"
+        return is_linear or not is_stackable(model) or not self._is_compiled
+
+    @property
+    def _is_compiled(self) -> bool:
+        """Whether the fused sweep is the compiled one."""
+        return self.inputs.device.type == "cpu" and importlib.util.find_spec("numba") is not None
 
     def check(self, model: nn.Module) -> None:
         """Raises TypeError or ValueError unless the model maps the inputs to the targets' shape."""
@@ -151,7 +170,7 @@ class ErrorEvaluator:
             length = self.inputs.shape[1]
             weights = (step_weights(length, self.metric) / share).to(self.inputs.device)
         inputs, targets = self.inputs.to(dtype), self.targets.to(dtype)
-        if self.inputs.device.type == "cpu" and importlib.util.find_spec("numba") is not None:
+        if self._is_compiled:
             from cofm_triton.cpu.jit import perturbation as jit
 
             return jit.sweep_errors(cells, inputs, targets, weights)
