@@ -1,14 +1,13 @@
 """Errors of many parameter vectors of one model on the same data, by the fastest way there is.
 
     linear one-layer models             the quadratic form (`quadratic_form`), float64
-    other one-layer models              the fused sweep: compiled on the CPU, PyTorch elsewhere
+    other one-layer models              the fused sweep: compiled, on GPUs in Triton, else in PyTorch
     any other `torch.nn.Module`         `torch.func.functional_call` under `torch.func.vmap`
 
 A state that overflows in float32 is computed again in float64; what is still not finite counts as
 an infinite error, so that no maximum can lose it.
 """
 
-import importlib.util
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from torch.func import functional_call, vmap
 
 from cofm_triton.cpu.blocked import perturbation as blocked
 from cofm_triton.layers import RNNFunctional
+from cofm_triton.ops.backends import resolve
 from cofm_triton.quadratic_form import QuadraticForm, step_weights
 from cofm_triton.stacked import StackedCells, is_stackable, stack
 
@@ -74,8 +74,8 @@ class ErrorEvaluator:
 
     @property
     def _is_compiled(self) -> bool:
-        """Whether the fused sweep is the compiled one."""
-        return self.inputs.device.type == "cpu" and importlib.util.find_spec("numba") is not None
+        """Whether the fused sweep is the one compiled for the CPU."""
+        return resolve(None, self.inputs.device) == "numba"
 
     def check(self, model: nn.Module) -> None:
         """Raises TypeError or ValueError unless the model maps the inputs to the targets' shape."""
@@ -174,6 +174,11 @@ class ErrorEvaluator:
             from cofm_triton.cpu.jit import perturbation as jit
 
             return jit.sweep_errors(cells, inputs, targets, weights)
+        if resolve(None, inputs.device) == "triton":
+            from cofm_triton.kernels import perturbation as kernel
+
+            if kernel.fits(cells.rate.shape[1], inputs.shape[2], targets.shape[2], inputs.element_size()):
+                return kernel.sweep_errors(cells, inputs, targets, weights)
         return blocked.sweep_errors(cells, inputs, targets, weights)
 
     def _any_module(self, model: nn.Module, parameters: Parameters) -> Tensor:

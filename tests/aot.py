@@ -29,9 +29,10 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
-from cofm_triton.kernels import linear_scan, rnn_scan
+from cofm_triton.kernels import linear_scan, perturbation, rnn_scan
 from cofm_triton.nonlinearity import NONLINEARITIES
 from cofm_triton.ops.dtypes import state_dtype
+from cofm_triton.stacked import StackedCells
 
 # Multiprocessors: one never splits time, 132 (an H100's) does where few channels call for it.
 WHOLE, SPLIT = 1, 132
@@ -91,6 +92,10 @@ def cases() -> dict[str, Callable[[], object]]:
         add("rnn", _rnn_scan, nonlinearity="tanh", dtype=dtype, width=width)
     add("rnn", _rnn_scan, width=ragged, packed=True)
     add("rnn", _rnn_scan, width=narrow, states=False)
+    add("rnn", _rnn_scan, dtype=torch.float64)
+    add("sweep", _sweep, units=64, act_in="tanh")
+    add("sweep", _sweep, units=32, act_in="hardtanh", dtype=torch.float64)
+    add("sweep", _sweep, units=9, act_out="relu", inputs=2, outputs=3, sup=True)
     return found
 
 
@@ -130,6 +135,17 @@ def _rnn_scan(
     rnn_scan.forward(x, rate, h0, seq_starts, **options)
     h = _meta(*x.shape, dtype=dtype)
     rnn_scan.backward(x, h0, x, rate, h, h0, seq_starts, **options)
+
+
+def _sweep(
+    units: int, act_in: str = "linear", act_out: str = "linear", dtype: torch.dtype = torch.float32,
+    inputs: int = 1, outputs: int = 1, sup: bool = False,
+) -> None:  # fmt: skip
+    count, coefficient = 40, torch.float64
+    shapes = ((count, units), (count, units, inputs), (count, units), (count, outputs, units), (count, outputs))
+    cells = StackedCells(*(_meta(*shape, dtype=coefficient) for shape in shapes), 0.5, act_in, act_out)
+    x, targets = _meta(300, 100, inputs, dtype=dtype), _meta(300, 100, outputs, dtype=dtype)
+    perturbation.sweep_errors(cells, x, targets, None if sup else _meta(100, dtype=coefficient))
 
 
 def compile_all(target: GPUTarget) -> list[Resources]:

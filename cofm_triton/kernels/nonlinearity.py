@@ -47,7 +47,11 @@ def act(z, NONLINEARITY: tl.constexpr):
     if NONLINEARITY == "tanh":
         u = tanh(z)
     elif NONLINEARITY == "hardtanh":
-        u = tl.clamp(z, -1.0, 1.0, propagate_nan=tl.PropagateNan.ALL)
+        if z.dtype == tl.float64:  # sm_90's short form of clamp has no float64
+            floored = tl.maximum(z, -1.0, propagate_nan=tl.PropagateNan.ALL)
+            u = tl.minimum(floored, 1.0, propagate_nan=tl.PropagateNan.ALL)
+        else:
+            u = tl.clamp(z, -1.0, 1.0, propagate_nan=tl.PropagateNan.ALL)
     elif NONLINEARITY == "relu":
         u = tl.maximum(z, 0.0, propagate_nan=tl.PropagateNan.ALL)
     else:

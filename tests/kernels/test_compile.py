@@ -18,6 +18,7 @@ KERNELS = {
     "linear_scan_backward_kernel",
     "rnn_scan_forward_kernel",
     "rnn_scan_backward_kernel",
+    "sweep_errors_kernel",
 }
 
 
