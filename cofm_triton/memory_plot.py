@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cofm_triton.files import atomic_path
+from cofm_triton.figure_file import save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,8 +38,7 @@ def draw(path_or_axes: "str | PathLike[str] | Axes", plot: "Callable[[Axes], Non
     figure = Figure(figsize=(6.0, 4.2), layout="constrained")
     axes: Axes = figure.subplots()
     plot(axes)
-    with atomic_path(path_or_axes) as part:
-        figure.savefig(part, dpi=150)
+    save_figure(figure, [path_or_axes])
     return axes
 
 
@@ -61,7 +60,9 @@ def plot_memory(axes: "Axes", memory: "MemoryFunction") -> None:
         axes.plot(times.numpy(), _shown(bound), ":", color=_COLOURS[2], label=f"theorem: exp(-{memory.beta0:.3g} t)")
     _finish(axes, values, times, logarithmic)
     settings = memory.settings
-    axes.set_title(f"Memory, |x| from {settings.min_radius:.2g} to {settings.radius:.3g}, norm {settings.norm}")
+    whole = settings.min_radius < settings.radius
+    sizes = f"from {settings.min_radius:.2g} to {settings.radius:.3g}" if whole else f"= {settings.radius:.3g}"
+    axes.set_title(f"Memory, |x| {sizes}, norm {settings.norm}")
 
 
 def plot_sweep(axes: "Axes", sweep: "MemorySweep") -> None:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from os import PathLike
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,8 @@ from cofm_triton.decay_fit import DecayFit, fit_decay
 from cofm_triton.directions import check_ball
 from cofm_triton.files import write_text
 from cofm_triton.memory import Settings, checked_module, evaluator_of
+from cofm_triton.memory_evaluator import MemoryEvaluator
+from cofm_triton.memory_search import Domain
 from cofm_triton.perturbation import check_radii, make_directions
 
 if TYPE_CHECKING:
@@ -158,16 +160,13 @@ def memory_sweep(
         >>> sweep.values.shape
         torch.Size([2, 3, 50])
     """
-    if radii is None:
-        raise TypeError("radii must be a list of numbers, got None")
-    grid = check_radii(radii)
-    check_ball(ball)
-    chosen = make_directions(checked_module(model), directions, seed, "random", ball)
-    copies = _Copies(model, chosen)
-    evaluator = evaluator_of(
+    grid, copies, evaluator = _prepared(
         model,
         length,
-        copies.at(grid.max().expand(len(chosen)), torch.arange(len(chosen))),
+        radii,
+        directions,
+        seed,
+        ball,
         radius=radius,
         inputs=inputs,
         norm=norm,
@@ -177,7 +176,7 @@ def memory_sweep(
         dt=dt,
         initial_output=initial_output,
     )
-    values = torch.empty(len(grid), len(chosen), len(evaluator.steps), dtype=torch.float64)
+    values = torch.empty(len(grid), copies.count, len(evaluator.steps), dtype=torch.float64)
     slowest = torch.empty(values.shape[:2], dtype=torch.float64)
     floor = 0.0
     for r, j in copies.jobs(grid):
@@ -187,6 +186,83 @@ def memory_sweep(
     still = grid == 0
     values[still], slowest[still] = values[still, :1], slowest[still, :1]
     return MemorySweep(grid, values, slowest, Settings.of(evaluator), floor)
+
+
+def sweep_domain(
+    model: nn.Module,
+    length: int,
+    *,
+    radii: Tensor | Sequence[float],
+    directions: int | Sequence[Mapping[str, Tensor]] = 30,
+    seed: int = 0,
+    radius: float = 1.0,
+    norm: str = "inf",
+    ball: str = "inf",
+    min_radius: float | None = None,
+    samples: int | None = None,
+    input_size: int | None = None,
+    dt: float | None = None,
+) -> Domain:
+    """The inputs that `memory_sweep` of the same arguments would look at: for parts of it made one by one.
+
+    Args:
+        model: as for `memory_sweep`, like all others.
+        length: T.
+        radii: of the perturbations.
+        directions: of the perturbations.
+        seed: of the random directions.
+        radius: of the inputs.
+        norm: "inf" or "inf+1".
+        ball: norm of the random directions.
+        min_radius: of the inputs.
+        samples: at most this many steps.
+        input_size: d.
+        dt: step, time.
+
+    Raises:
+        TypeError, ValueError: as `memory_sweep`.
+
+    Example:
+        >>> import cofm_triton as cofm
+        >>> sweep_domain(cofm.RNNFunctional(1, 4), 50, radii=[0.1]).smallest
+        1.0
+    """
+    return _prepared(
+        model,
+        length,
+        radii,
+        directions,
+        seed,
+        ball,
+        radius=radius,
+        inputs=None,
+        norm=norm,
+        min_radius=min_radius,
+        samples=samples,
+        input_size=input_size,
+        dt=dt,
+        initial_output=None,
+    )[2].domain
+
+
+def _prepared(
+    model: nn.Module,
+    length: int,
+    radii: Tensor | Sequence[float],
+    directions: int | Sequence[Mapping[str, Tensor]],
+    seed: int,
+    ball: str,
+    **options: Any,
+) -> tuple[Tensor, "_Copies", MemoryEvaluator]:
+    """Radii, copies and evaluator of a sweep, checked; options as of `evaluator_of`."""
+    if radii is None:
+        raise TypeError("radii must be a list of numbers, got None")
+    grid = check_radii(radii)
+    check_ball(ball)
+    chosen = make_directions(checked_module(model), directions, seed, "random", ball)
+    copies = _Copies(model, chosen)
+    probe = copies.at(grid.max().expand(len(chosen)), torch.arange(len(chosen)))
+    return grid, copies, evaluator_of(model, length, probe, **options)
 
 
 class _Copies:

@@ -1,14 +1,13 @@
 """Errors of many parameter vectors of one model on the same data, by the fastest way there is.
 
     linear one-layer models             the quadratic form (`quadratic_form`), float64
-    other one-layer models              the fused sweep: compiled on the CPU, PyTorch elsewhere
+    other one-layer models              the fused sweep: compiled, on GPUs in Triton, else in PyTorch
     any other `torch.nn.Module`         `torch.func.functional_call` under `torch.func.vmap`
 
 A state that overflows in float32 is computed again in float64; what is still not finite counts as
 an infinite error, so that no maximum can lose it.
 """
 
-import importlib.util
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +18,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from cofm_triton.cpu.blocked import perturbation as blocked
+from cofm_triton.layers import RNNFunctional
+from cofm_triton.ops.backends import resolve
 from cofm_triton.quadratic_form import QuadraticForm, step_weights
 from cofm_triton.stacked import StackedCells, is_stackable, stack
 
@@ -57,6 +58,24 @@ class ErrorEvaluator:
     def quadratic_form(self) -> QuadraticForm:
         """The quadratic form of the data, made when the first linear model asks for it."""
         return QuadraticForm.from_data(self.inputs, self.targets, metric=self.metric)
+
+    @property
+    def zero_error(self) -> float:
+        """Error of the model that is always zero: what other errors are relative to."""
+        if self.metric == "sup":
+            return float(self.targets.abs().max())
+        weights = step_weights(self.targets.shape[1], self.metric).to(self.targets.device)
+        return float((self.targets.double().square().mean((0, 2)) * weights).sum())
+
+    def depends_on_threads(self, model: nn.Module) -> bool:
+        """Whether the last bits of the errors follow `torch.get_num_threads()`: not those of the compiled sweep."""
+        is_linear = isinstance(model, RNNFunctional) and model.rnn.nonlinearity == "linear" and self.metric != "sup"
+        return is_linear or not is_stackable(model) or not self._is_compiled
+
+    @property
+    def _is_compiled(self) -> bool:
+        """Whether the fused sweep is the one compiled for the CPU."""
+        return resolve(None, self.inputs.device) == "numba"
 
     def check(self, model: nn.Module) -> None:
         """Raises TypeError or ValueError unless the model maps the inputs to the targets' shape."""
@@ -151,10 +170,15 @@ class ErrorEvaluator:
             length = self.inputs.shape[1]
             weights = (step_weights(length, self.metric) / share).to(self.inputs.device)
         inputs, targets = self.inputs.to(dtype), self.targets.to(dtype)
-        if self.inputs.device.type == "cpu" and importlib.util.find_spec("numba") is not None:
+        if self._is_compiled:
             from cofm_triton.cpu.jit import perturbation as jit
 
             return jit.sweep_errors(cells, inputs, targets, weights)
+        if resolve(None, inputs.device) == "triton":
+            from cofm_triton.kernels import perturbation as kernel
+
+            if kernel.fits(cells.rate.shape[1], inputs.shape[2], targets.shape[2], inputs.element_size()):
+                return kernel.sweep_errors(cells, inputs, targets, weights)
         return blocked.sweep_errors(cells, inputs, targets, weights)
 
     def _any_module(self, model: nn.Module, parameters: Parameters) -> Tensor:

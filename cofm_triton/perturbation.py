@@ -114,7 +114,7 @@ class PerturbationCurve:
         """
         from matplotlib.axes import Axes
 
-        from cofm_triton.files import atomic_path
+        from cofm_triton.figure_file import save_figure
 
         if isinstance(path_or_axes, Axes):
             return self._draw(path_or_axes)
@@ -122,8 +122,7 @@ class PerturbationCurve:
 
         figure = Figure(figsize=(6.0, 4.2), layout="constrained")
         axes = self._draw(figure.subplots())
-        with atomic_path(path_or_axes) as part:
-            figure.savefig(part, dpi=150)
+        save_figure(figure, [path_or_axes])
         return axes
 
     def _draw(self, axes: "Axes") -> "Axes":

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cofm_triton.files import atomic_path
+from cofm_triton.figure_file import save_figure
 
 if TYPE_CHECKING:
+    import numpy as np
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -21,10 +22,12 @@ _STYLE: dict[Any, Any] = {
     "axes.grid": True,
     "grid.alpha": 0.3,
     "grid.linewidth": 0.5,
-    "svg.hashsalt": "cofm_triton",  # equal data, equal bytes
 }
 _COLOURS = "viridis"  # ordered, and safe for colour-blind eyes
 _MARKERS = "osD^vP*X"
+_RANDOM, _SLOW, _WORST = "#0072B2", "#009E73", "#D55E00"  # Okabe and Ito: safe for colour-blind eyes
+_COLUMNS = 3  # panels side by side
+_TITLE = 40  # characters over a panel
 _LOWEST, _HIGH = 1e-9, 1e5  # relative errors shown; beyond lies rounding, or growth without bound
 
 
@@ -69,6 +72,28 @@ class RadiusCurve:
     label: str
     horizons: Sequence[int]
     radii: Sequence[float]
+
+
+@dataclass(frozen=True)
+class SweepCurve:
+    """E(beta) of one model in a panel of its own, relative to the error of the zero model.
+
+    Attributes:
+        name: of the model.
+        radii: beta.
+        maximum: of the random directions.
+        low, high: quantiles of the random directions.
+        slow: along the slow direction; empty for a model without one.
+        worst: found by ascent; empty where none was made.
+    """
+
+    name: str
+    radii: Sequence[float]
+    maximum: Sequence[float]
+    low: Sequence[float]
+    high: Sequence[float]
+    slow: Sequence[float] = ()
+    worst: Sequence[float] = ()
 
 
 def plot_errors(curves: Sequence[ErrorCurve], title: str, paths: Sequence[os.PathLike[str]]) -> None:
@@ -133,39 +158,101 @@ def plot_radii(curves: Sequence[RadiusCurve], title: str, paths: Sequence[os.Pat
     _finish(figure, handles, "slow-direction radius r(T)", paths)
 
 
+def plot_sweeps(curves: Sequence[SweepCurve], title: str, paths: Sequence[os.PathLike[str]]) -> None:
+    """E(beta) of models of any kind, a panel each: band and maximum of random directions, slow direction, worst case.
+
+    Arguments and errors as `plot_errors`.
+    """
+    rows = -(-len(curves) // _COLUMNS)
+    figure, grid = _grid(rows, min(len(curves), _COLUMNS), title)
+    shown = [value for curve in curves for value in (*curve.low, *curve.slow) if 0 < value < math.inf]
+    largest = [value for curve in curves for value in (*curve.maximum, *curve.slow, *curve.worst) if value < math.inf]
+    limits = (min(max(min(shown, default=1) / 3, _LOWEST), 0.1), min(max([*largest, 1.0]) * 3, _HIGH))
+    for axes, curve in zip(grid.flat, curves, strict=False):
+        _draw_sweep(axes, curve, limits)
+    for i, axes in enumerate(grid.flat):
+        axes.set_visible(i < len(curves))
+        if not any(radius > 0 for curve in curves for radius in curve.radii):
+            axes.set_xlim(1e-3, 1)  # a logarithmic axis cannot choose limits for no data
+        if i + grid.shape[1] >= len(curves):  # nothing below it
+            axes.set_xlabel("perturbation radius β")
+            axes.tick_params(labelbottom=True)
+    handles = [
+        _line(_RANDOM, "-", "maximum of random directions (band: 10 to 90 %)"),
+        _line("0.35", (0, (4, 2)), "error of the zero model"),
+    ]
+    if any(curve.slow for curve in curves):
+        handles.append(_line(_SLOW, ":", "slow direction"))
+    if any(curve.worst for curve in curves):
+        handles.append(_line(_WORST, "--", "worst case found by ascent"))
+    _finish(figure, handles, "relative error E(β) / P", paths)
+
+
+def _draw_sweep(axes: Axes, curve: SweepCurve, limits: tuple[float, float]) -> None:
+    radii, shown = _on_logarithmic_axes(curve.radii, limits)
+    axes.fill_between(radii, shown(curve.low), shown(curve.high), color=_RANDOM, alpha=0.2, lw=0)
+    axes.plot(radii, shown(curve.maximum), color=_RANDOM, linewidth=1.2)
+    if curve.slow:
+        axes.plot(radii, shown(curve.slow), color=_SLOW, linewidth=1.4, linestyle=":")
+    if curve.worst:
+        axes.plot(radii, shown(curve.worst), color=_WORST, linewidth=1.2, linestyle="--")
+    axes.axhline(1.0, color="0.35", linewidth=0.9, linestyle=(0, (4, 2)))
+    axes.set(xscale="log", yscale="log", ylim=limits)
+    axes.set_title(_shortened(curve.name), fontsize=9)
+    axes.minorticks_off()
+
+
+def _shortened(name: str) -> str:
+    """A name that fits over a panel."""
+    return name if len(name) <= _TITLE else f"{name[: _TITLE // 2 - 1]}…{name[-_TITLE // 2 :]}"
+
+
+def _on_logarithmic_axes(
+    radii: Sequence[float], limits: tuple[float, float]
+) -> tuple[list[float], Callable[[Sequence[float]], list[float]]]:
+    """Positive radii, and what a curve shows at them: infinity leaves at the top."""
+    keep = [i for i, radius in enumerate(radii) if radius > 0]
+
+    def shown(values: Sequence[float]) -> list[float]:
+        return [min(max(values[i], limits[0] / 10), limits[1] * 10) for i in keep]
+
+    return [radii[i] for i in keep], shown
+
+
 def _panels(
     curves: Sequence[ErrorCurve] | Sequence[RadiusCurve], title: str
 ) -> tuple[Figure, dict[tuple[str, str], Axes]]:
     """A grid of axes with shared scales, by row and column label."""
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    if not curves:
-        raise ValueError("curves must hold at least one curve, got none")
     rows = list(dict.fromkeys(curve.row for curve in curves))
     columns = list(dict.fromkeys(curve.column for curve in curves))
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(1.0 + 2.9 * max(len(columns), 2), 1.5 + 2.4 * len(rows)), layout="constrained")
-        FigureCanvasAgg(figure)
-        grid = figure.subplots(len(rows), len(columns), sharex=True, sharey=True, squeeze=False)
+    figure, grid = _grid(len(rows), len(columns), title)
     panels = {}
     for i, row in enumerate(rows):
         for j, column in enumerate(columns):
             grid[i, j].set_title(f"{column}, {row}" if row else column, fontsize=9)
             panels[row, column] = grid[i, j]
-    figure.suptitle(title, fontsize=11)
     return figure, panels
+
+
+def _grid(rows: int, columns: int, title: str) -> tuple[Figure, np.ndarray[Any, Any]]:
+    """Axes (rows, columns) with shared scales."""
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    if rows == 0 or columns == 0:
+        raise ValueError("curves must hold at least one curve, got none")
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(1.0 + 2.9 * max(columns, 2), 1.5 + 2.4 * rows), layout="constrained")
+        FigureCanvasAgg(figure)
+        grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    figure.suptitle(title, fontsize=11)
+    return figure, grid
 
 
 def _draw_errors(axes: Axes, curve: ErrorCurve, limits: tuple[float, float], rank: int, count: int) -> None:
     colour = _colour(rank, count)
-    keep = [i for i, radius in enumerate(curve.radii) if radius > 0]
-    radii = [curve.radii[i] for i in keep]
-
-    def shown(values: Sequence[float]) -> list[float]:
-        return [min(max(values[i], limits[0] / 10), limits[1] * 10) for i in keep]  # infinity leaves at the top
-
+    radii, shown = _on_logarithmic_axes(curve.radii, limits)
     if rank == count - 1:  # one band; several hide each other
         axes.fill_between(radii, shown(curve.low), shown(curve.high), color="0.5", alpha=0.2, lw=0)
     axes.plot(
@@ -200,8 +287,5 @@ def _finish(figure: Figure, handles: Sequence[Any], ylabel: str, paths: Sequence
     figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
     figure.canvas.draw()
     figure.set_layout_engine("none")  # the layout is found; finding it again costs a second a file
-    for path in paths:
-        svg = os.fspath(path).endswith(".svg")
-        metadata = {"Date": None} if svg else {"Software": None}
-        with matplotlib.rc_context(_STYLE), atomic_path(path) as part:
-            figure.savefig(part, dpi=150, metadata=metadata)
+    with matplotlib.rc_context(_STYLE):
+        save_figure(figure, paths)

@@ -28,9 +28,10 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
-from cofm_triton.kernels import linear_scan, rnn_readout, rnn_scan
+from cofm_triton.kernels import linear_scan, perturbation, rnn_readout, rnn_scan
 from cofm_triton.nonlinearity import NONLINEARITIES
 from cofm_triton.ops.dtypes import state_dtype
+from cofm_triton.stacked import StackedCells
 
 # Multiprocessors: one never splits time, 132 (an H100's) does where few channels call for it.
 WHOLE, SPLIT = 1, 132
@@ -102,6 +103,9 @@ def cases() -> dict[str, Callable[[], object]]:
     for features in (2, 4, 8):  # twice that many inputs and outputs together: the limits of each number of units a lane
         for dtype in (torch.float32, torch.float64):
             add("readout", _rnn_readout, act_in="tanh", features=features, width=ragged, dtype=dtype)
+    add("sweep", _sweep, units=64, act_in="tanh")
+    add("sweep", _sweep, units=32, act_in="hardtanh", dtype=torch.float64)
+    add("sweep", _sweep, units=9, act_out="relu", inputs=2, outputs=3, sup=True)
     return found
 
 
@@ -154,6 +158,17 @@ def _rnn_readout(
     rnn_readout.forward(x, weight, rate, rate, readout, **options, keep=False)
     for with_grad_x in (False, True):
         rnn_readout.backward(x, x, weight, rate, rate, readout, states, **options, with_grad_x=with_grad_x)
+
+
+def _sweep(
+    units: int, act_in: str = "linear", act_out: str = "linear", dtype: torch.dtype = torch.float32,
+    inputs: int = 1, outputs: int = 1, sup: bool = False,
+) -> None:  # fmt: skip
+    count, coefficient = 40, torch.float64
+    shapes = ((count, units), (count, units, inputs), (count, units), (count, outputs, units), (count, outputs))
+    cells = StackedCells(*(_meta(*shape, dtype=coefficient) for shape in shapes), 0.5, act_in, act_out)
+    x, targets = _meta(300, 100, inputs, dtype=dtype), _meta(300, 100, outputs, dtype=dtype)
+    perturbation.sweep_errors(cells, x, targets, None if sup else _meta(100, dtype=coefficient))
 
 
 def compile_all(target: GPUTarget) -> list[Resources]:

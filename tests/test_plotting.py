@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cofm_triton.plotting import ErrorCurve, RadiusCurve, plot_errors, plot_radii
+from cofm_triton.plotting import ErrorCurve, RadiusCurve, SweepCurve, plot_errors, plot_radii, plot_sweeps
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -33,7 +33,13 @@ def draw_radii(paths: list[Path]) -> None:
     plot_radii(curves, "Radii", paths)
 
 
-@pytest.mark.parametrize("draw", [draw_errors, draw_radii])
+def draw_sweeps(paths: list[Path]) -> None:
+    radii, values = [0.0, 0.001, 0.01, 1.0], [1e-4, 1e-3, 1.0, math.inf]
+    curves = [SweepCurve(f"model {i}", radii, values, values, values, values, values) for i in range(4)]
+    plot_sweeps(curves, "Sweeps", paths)
+
+
+@pytest.mark.parametrize("draw", [draw_errors, draw_radii, draw_sweeps])
 def test_writes_whole_png_and_svg_with_equal_bytes_each_time(
     tmp_path: Path, draw: Callable[[list[Path]], None]
 ) -> None:
@@ -64,7 +70,12 @@ def test_radii_that_are_all_zero_leave_an_empty_panel(tmp_path: Path) -> None:
     assert (tmp_path / "f.png").stat().st_size > 1000
 
 
-@pytest.mark.parametrize("plot", [plot_errors, plot_radii])
+def test_radius_zero_alone_leaves_an_empty_panel(tmp_path: Path) -> None:
+    plot_sweeps([SweepCurve("model", [0.0], [0.5], [0.5], [0.5])], "Sweep", [tmp_path / "f.png"])
+    assert (tmp_path / "f.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("plot", [plot_errors, plot_radii, plot_sweeps])
 def test_nothing_to_plot_is_an_error(tmp_path: Path, plot: Callable[..., None]) -> None:
     with pytest.raises(ValueError, match="curves must hold at least one curve"):
         plot([], "title", [tmp_path / "f.png"])

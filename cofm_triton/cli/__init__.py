@@ -20,6 +20,8 @@ from cofm_triton.cli.options import UsageError
 
 COMMANDS: dict[str, str] = {
     "reproduce": "the paper's experiment end to end: train, perturb, decide stable or unstable",
+    "sweep": "errors of models whose parameters are perturbed, over radii and directions",
+    "memory": "memory functions of models, how they decay, and how perturbations change that",
 }
 """Name of each command, which is its module here, and what it does."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -75,6 +76,20 @@ def positive(text: str) -> int:
     return _integer(text, 1)
 
 
+def positive_number(text: str) -> float:
+    """A finite number > 0.
+
+    Raises:
+        argparse.ArgumentTypeError: anything else.
+    """
+    return _number(text, positive=True)
+
+
+def radius_list(text: str) -> tuple[float, ...]:
+    """Converter of comma-separated finite numbers >= 0, none twice."""
+    return _distinct(tuple(_number(word, positive=False) for word in text.split(",")), text)
+
+
 def name_list(known: tuple[str, ...]) -> Callable[[str], tuple[str, ...]]:
     """Converter of comma-separated names, each one of `known` and none twice."""
 
@@ -114,6 +129,16 @@ def _integer(text: str, least: int) -> int:
         value = least - 1
     if value < least:
         raise argparse.ArgumentTypeError(f"expected an integer >= {least}, got {text!r}")
+    return value
+
+
+def _number(text: str, *, positive: bool) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (0 < value < math.inf or (value == 0 and not positive)):
+        raise argparse.ArgumentTypeError(f"expected a finite number {'>' if positive else '>='} 0, got {text!r}")
     return value
 
 

@@ -26,6 +26,20 @@ SEGMENT_BYTES = 16 * 2**20
 # One-warp programs that one multiprocessor holds at a time (CUDA compute capability 8.0 and 9.0: 32 blocks).
 RESIDENT_PROGRAMS = 32
 
+# Sweeps: units come in groups, so that few widths need a compilation of their own. Of a thread's 255 registers
+# MAX_STATE_WORDS hold states at the most, SHARED_STATE_WORDS where two sequences share coefficients, and the wider the
+# model, the fewer steps are left for its block of inputs and outputs. Rounds of sequences that a program walks make
+# 8,400 programs of the paper's sweep at m = 64 (12,800 sequences, 660 models) and one number per model out of each.
+SWEEP_GROUP = 8
+MAX_STATE_WORDS = 64
+SHARED_STATE_WORDS = 16
+MAX_PER_THREAD = 2
+MAX_SWEEP_CHANNELS = 8
+MAX_SWEEP_ROWS = 8
+SWEEP_ROW_WORDS = 256
+SWEEP_WARPS = 4
+SWEEP_ROUNDS = 8
+
 
 class Channels(NamedTuple):
     """How channels are laid over programs; a narrow block has half the channels and keeps twice the rows in flight."""
@@ -111,3 +125,31 @@ def split_carries(carries: int) -> Chunks:
         return Chunks(1, carries, carries)
     length = math.isqrt(carries - 1) + 1
     return Chunks(triton.cdiv(carries, length), length, carries)
+
+
+class Sweep(NamedTuple):
+    """How a sweep over models and sequences is laid over programs, see `kernels.perturbation`."""
+
+    groups: int
+    group: int
+    block_k: int
+    block_n: int
+    per_thread: int
+    rows: int
+    rounds: int
+    num_warps: int
+
+
+def sweep(units: int, inputs: int, outputs: int, element_size: int) -> Sweep | None:
+    """Launch shape for models of `units` units, or None where a thread's registers cannot hold their states.
+
+    Lanes are models, warps are sequences. Narrow models take several sequences per thread: independent chains, and
+    coefficients that are loaded once for all of them.
+    """
+    groups, size = triton.cdiv(units, SWEEP_GROUP), element_size // 4
+    words = groups * SWEEP_GROUP * size
+    if words > MAX_STATE_WORDS or max(inputs, outputs) > MAX_SWEEP_CHANNELS:
+        return None
+    per_thread = max(1, min(MAX_PER_THREAD, SHARED_STATE_WORDS // words))
+    rows = max(1, min(MAX_SWEEP_ROWS, SWEEP_ROW_WORDS // (words * size)) // max(inputs, outputs))
+    return Sweep(groups, SWEEP_GROUP, LANES, SWEEP_WARPS, per_thread, rows, SWEEP_ROUNDS, SWEEP_WARPS)

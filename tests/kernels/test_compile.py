@@ -20,6 +20,7 @@ KERNELS = {
     "rnn_scan_backward_kernel",
     "rnn_readout_forward_kernel",
     "rnn_readout_backward_kernel",
+    "sweep_errors_kernel",
 }
 
 

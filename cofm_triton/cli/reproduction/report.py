@@ -15,6 +15,7 @@ import numpy as np
 from cofm_triton.cli.reproduction.folder import Cell, RunFolder
 from cofm_triton.cli.reproduction.settings import Settings
 from cofm_triton.cli.reproduction.stages import ERROR_COLUMNS, SLOW, cells
+from cofm_triton.cli.table import aligned
 from cofm_triton.files import write_text
 from cofm_triton.parameterization import parameterization
 from cofm_triton.plotting import ErrorCurve, RadiusCurve, plot_errors, plot_radii
@@ -123,7 +124,7 @@ def verdict_table(verdicts: Sequence[CellVerdict]) -> str:
         "limit: of the target's formula,\nfor widths without bound. margin: smallest rate of the "
         "trained models. widths: how many of the trained widths agree.\n"
     )
-    return _aligned(rows) + "\n" + notes
+    return aligned(rows) + "\n" + notes
 
 
 _HEADER = (
@@ -308,11 +309,3 @@ def contradictions(verdicts: Sequence[CellVerdict]) -> list[CellVerdict]:
 def _widest(verdicts: Sequence[CellVerdict]) -> list[CellVerdict]:
     """The verdict of the largest width of every kind."""
     return [max(group, key=lambda v: v.cell.width) for group in _by_kind(verdicts)]
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Columns padded to their widest entry, a rule under the header."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    lines.insert(1, "  ".join("-" * width for width in widths))
-    return "\n".join(lines) + "\n"

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from cofm_triton import targets as target_functionals
+from cofm_triton.cli.jobs.data import HORIZON, TEST, TRAIN, data_seed
 from cofm_triton.cli.progress import Progress
 from cofm_triton.cli.reproduction.folder import Cell, RunFolder
 from cofm_triton.cli.reproduction.settings import Settings
@@ -48,8 +49,6 @@ SLOW = "slow"
 _STATE = torch.float32
 """Nonlinear states are bounded, and errors are summed in float64; linear models have a closed form."""
 
-_TRAIN, _TEST, _HORIZON = range(3)  # which data set: each has random numbers of its own
-
 
 def cells(settings: Settings, target: str, nonlinearity: str) -> list[Cell]:
     """The models of one target and activation."""
@@ -81,10 +80,10 @@ def _threads(nonlinearity: str) -> AbstractContextManager[None]:
     return one_thread() if nonlinearity == "linear" else nullcontext()
 
 
-def _data(settings: Settings, target: str, length: int, kind: int) -> tuple[Tensor, Tensor]:
+def _data(settings: Settings, target: str, length: int, data_set: int) -> tuple[Tensor, Tensor]:
     """Inputs and outputs (N, T, 1) float64 of a data set."""
-    count = (settings.train_sequences, settings.test_sequences, settings.horizon_sequences)[kind]
-    return target_functionals.generate(target, count, length, dt=settings.dt, seed=3 * settings.seed + kind)
+    count = (settings.train_sequences, settings.test_sequences, settings.horizon_sequences)[data_set]
+    return target_functionals.generate(target, count, length, dt=settings.dt, seed=data_seed(settings.seed, data_set))
 
 
 def _train(settings: Settings, folder: RunFolder, progress: Progress, target: str, length: int) -> None:
@@ -112,7 +111,7 @@ def _train_linear_models(
         )
         for cell in group
     ]
-    inputs, outputs = _data(settings, target, length, _TRAIN)
+    inputs, outputs = _data(settings, target, length, TRAIN)
     kernel = target_functionals.target(target).kernel(length, dt=settings.dt)
     centre = torch.stack([kernel, torch.zeros_like(kernel)])[None]
     with one_thread():
@@ -136,7 +135,7 @@ def _train_nonlinear_models(
     if all(folder.model(cell, length).exists() for cell in group):
         return
     models = [with_nonlinearity(model, nonlinearity) for model in linear]
-    inputs, outputs = _data(settings, target, length, _TRAIN)
+    inputs, outputs = _data(settings, target, length, TRAIN)
     with progress.bar(f"train {target} T={length} {nonlinearity}") as on_step:
         losses = train_sequences(
             models,
@@ -167,7 +166,7 @@ def _sweep(settings: Settings, folder: RunFolder, progress: Progress, target: st
     missing = [c for c in cells(settings, target, nonlinearity) if not folder.errors(c).exists()]
     if not missing:
         return
-    inputs, outputs = _data(settings, target, settings.horizons[0], _TEST)
+    inputs, outputs = _data(settings, target, settings.horizons[0], TEST)
     with one_thread():
         zero_error = float(temporally_weighted_mse(torch.zeros_like(outputs), outputs))
     inputs, outputs = inputs.to(settings.device), outputs.to(settings.device)
@@ -201,7 +200,7 @@ def _find_radii(
     missing = [cell for cell in group if not folder.radius(cell, length).exists()]
     if not missing:
         return
-    inputs, outputs = _data(settings, target, length, _HORIZON)
+    inputs, outputs = _data(settings, target, length, HORIZON)
     inputs, outputs = inputs.to(settings.device), outputs.to(settings.device)
     with progress.bar(f"radius {target} T={length} {nonlinearity}") as on_step:
         for batch in _batches(missing, nonlinearity, on_step):

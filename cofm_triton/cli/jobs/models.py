@@ -1,0 +1,106 @@
+"""Models that a job is about: model files of ours, and anything that a user's function makes."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cofm_triton.cli.options import UsageError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+HELP = "a model file (see cofm_triton.model_file), or MODULE:FUNCTION, a function that returns a torch.nn.Module"
+
+
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")  # of a function inside a module: another one in every process
+
+
+@dataclass(frozen=True)
+class NamedModel:
+    """A model of a job.
+
+    Attributes:
+        name: for tables and file names.
+        source: as the user gave it.
+        module: the model, in evaluation mode.
+    """
+
+    name: str
+    source: str
+    module: nn.Module
+
+    def as_dict(self) -> dict[str, Any]:
+        """What identifies the model, JSON values: equal dicts, equal results."""
+        return {"name": self.name, "source": self.source, "sha256": self._digest()}
+
+    def _digest(self) -> str:
+        import torch
+
+        digest = hashlib.sha256(_ADDRESS.sub("", repr(self.module)).encode())
+        for name, value in self.module.state_dict().items():
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            digest.update(value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+
+def load_models(sources: Sequence[str], device: str, seed: int) -> list[NamedModel]:
+    """The models, named after their files or functions.
+
+    Args:
+        sources: see `HELP`.
+        device: where to put them.
+        seed: of torch's random numbers when a user's function is called.
+
+    Raises:
+        UsageError: no such file, module or function, or two models of one name.
+    """
+    models = [_load(source, device, seed) for source in sources]
+    names = [model.name for model in models]
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(f"MODEL: two models have the name {name!r}; give files of different names")
+    return models
+
+
+def _load(source: str, device: str, seed: int) -> NamedModel:
+    path = Path(source)
+    if path.is_file():
+        from cofm_triton.model_file import load_model
+
+        try:
+            return NamedModel(_file_name(path.stem), source, load_model(path, device).eval())
+        except ValueError as error:
+            raise UsageError(f"MODEL: {error}") from error
+    if ":" not in source:
+        raise UsageError(f"MODEL: no file {source!r}; accepted: {HELP}")
+    return NamedModel(_file_name(source), source, _made(source, seed).to(device).eval())
+
+
+def _made(source: str, seed: int) -> nn.Module:
+    """What MODULE:FUNCTION returns; the current folder is searched too."""
+    import torch
+
+    module, _, function = source.partition(":")
+    sys.path.insert(0, "")
+    try:
+        factory = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UsageError(f"MODEL: cannot import {source!r}: {error}") from error
+    finally:
+        sys.path.remove("")
+    torch.manual_seed(seed)
+    model = factory()
+    if not isinstance(model, torch.nn.Module):
+        raise UsageError(f"MODEL: {source} must return a torch.nn.Module, got {type(model).__name__}")
+    return model
+
+
+def _file_name(text: str) -> str:
+    return re.sub(r"[^\w.+-]+", "-", text)

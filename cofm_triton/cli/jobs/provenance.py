@@ -1,0 +1,38 @@
+"""What the bits of a job's results depend on beside its settings."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from cofm_triton._version import __version__
+
+_PACKAGES = ("torch", "numpy", "numba", "triton")
+
+
+def provenance(device: str) -> dict[str, Any]:
+    """Versions and device, JSON values.
+
+    Args:
+        device: "cpu", "cuda" or "cuda:1".
+
+    Example:
+        >>> sorted(provenance("cpu"))
+        ['device', 'versions']
+    """
+    versions = {"cofm_triton": __version__, "python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = "none"
+    return {"versions": versions, "device": _device_name(device)}
+
+
+def _device_name(device: str) -> str:
+    if not device.startswith("cuda"):
+        return f"{device} ({platform.machine()})"
+    import torch
+
+    return f"cuda ({torch.cuda.get_device_name(device)})"

@@ -1,0 +1,205 @@
+"""Errors of K one-layer models on the same sequences: Triton kernel (arXiv 2305.19190, Definition 3.4).
+
+    h[t] = h[t-1] + dt act_in(U x[t] + b - a h[t-1]),  h[-1] = 0,  y[t] = c^T act_out(h[t]) + d
+    E = sum over sequences n, steps t and outputs q of  w[t] (y - target)^2,  or  max |y - target|
+
+Indices: k model, n sequence, t time, i unit; x is (N, T, d), targets (N, T, p). Lanes are models, so one number of x
+serves BLOCK_K models; warps are sequences. A program owns BLOCK_K models and walks ROUNDS times PER_THREAD blocks of
+BLOCK_N sequences from their first step to their last. The states of all units, in groups of GROUP, stay in registers in
+STATE. Time is cut into blocks of ROWS steps: within one, the groups take turns, so that a coefficient is loaded once for
+ROWS steps, and y of the block is summed in registers. Errors are float64: a number per program and model, in a fixed
+order, added by the launcher: no atomics.
+
+Padding units have coefficients 0 and stay at 0; steps beyond T and sequences beyond N are computed and left out.
+
+Traffic in elements: x and targets once per BLOCK_K models; from cache, (2 + d + p) / (ROWS PER_THREAD) coefficients per
+unit and step.
+Source: the sweep of Definition 3.4; defined in `reference/perturbation.py`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import triton
+import triton.language as tl
+
+from cofm_triton.kernels.launch import Sweep, sweep
+from cofm_triton.kernels.nonlinearity import act
+from cofm_triton.kernels.rows import live_row
+
+
+@triton.jit
+def load_shared(ptr, mask, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr):
+    """The number of each sequence, `ptr` (BLOCK_N, 1), in every lane: (BLOCK_N, BLOCK_K).
+
+    Loaded in that shape: a column of BLOCK_N numbers would have to pass through shared memory to reach the lanes.
+    """
+    shape: tl.constexpr = (BLOCK_N, BLOCK_K)
+    return tl.load(tl.broadcast_to(ptr, shape), mask=tl.broadcast_to(mask, shape), other=0.0)
+
+
+@triton.jit
+def load_units(ptr, GROUP: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr):
+    """One coefficient of a group of units, `ptr` (GROUP, 1, BLOCK_K), for every sequence: (GROUP, BLOCK_N, BLOCK_K)."""
+    return tl.load(tl.broadcast_to(ptr, (GROUP, BLOCK_N, BLOCK_K)))
+
+
+@triton.jit
+def states_at_rest(
+    COUNT: tl.constexpr, GROUP: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, STATE: tl.constexpr
+):
+    """COUNT groups of states that are zero."""
+    states = ()
+    for _ in tl.static_range(COUNT):
+        states = states + (tl.zeros((GROUP, BLOCK_N, BLOCK_K), STATE),)
+    return states
+
+
+@triton.jit
+def larger(a, b):
+    """max(a, b), NaN if either is."""
+    return tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
+def sweep_errors_kernel(
+    x_ptr, target_ptr, weight_ptr, unit_ptr, offset_ptr, error_ptr,
+    N: tl.int64, T: tl.int64, K: tl.int64, num_sequence_blocks, stride_ut: tl.int64, dt: tl.float64,
+    GROUPS: tl.constexpr, GROUP: tl.constexpr, INPUTS: tl.constexpr, OUTPUTS: tl.constexpr,
+    ACT_IN: tl.constexpr, ACT_OUT: tl.constexpr, SUP: tl.constexpr, STATE: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, PER_THREAD: tl.constexpr, ROWS: tl.constexpr, ROUNDS: tl.constexpr,
+):  # fmt: skip
+    """Writes errors (num_sequence_blocks, K), K a multiple of BLOCK_K.
+
+    Coefficients are units (K / BLOCK_K, GROUPS, 2 + d + p, GROUP, BLOCK_K), rows a, b, U, c, so that one address and
+    constant offsets reach all of them, and offset (p, K); all tensors are contiguous. Coefficients do not change in
+    time, stride_ut is 0: as an argument it keeps the compiler from loading all of them before the loop over time, where
+    they would not fit the registers.
+    """
+    COEFFICIENTS: tl.constexpr = 2 + INPUTS + OUTPUTS
+    PLANE: tl.constexpr = GROUP * BLOCK_K
+    pid = tl.program_id(0)
+    block_n = (pid % num_sequence_blocks).to(tl.int64)
+    block_k = (pid // num_sequence_blocks).to(tl.int64)
+    lane = tl.arange(0, BLOCK_K)
+    k = block_k * BLOCK_K + lane[None, :]
+    plane = tl.arange(0, GROUP)[:, None, None] * BLOCK_K + lane[None, None, :]
+    dt = tl.full((), dt, STATE)
+    error = tl.zeros((BLOCK_N, BLOCK_K), tl.float64)
+
+    for turn in range(ROUNDS):
+        unit = unit_ptr + block_k * (GROUPS * COEFFICIENTS * PLANE) + plane
+        hs = states_at_rest(GROUPS * PER_THREAD, GROUP, BLOCK_N, BLOCK_K, STATE)
+        for t in range(0, T, ROWS):
+            rest = T - t
+            xs = ()
+            ys = ()
+            for s in tl.static_range(PER_THREAD):
+                n = ((block_n * ROUNDS + turn) * PER_THREAD + s) * BLOCK_N + tl.arange(0, BLOCK_N)[:, None]
+                for j in tl.static_range(ROWS):
+                    there = live_row(n, N, j, rest)
+                    for e in tl.static_range(INPUTS):
+                        xs = xs + (load_shared(x_ptr + (n * T + t + j) * INPUTS + e, there, BLOCK_N, BLOCK_K),)
+                    for q in tl.static_range(OUTPUTS):
+                        ys = ys + (tl.broadcast_to(tl.load(offset_ptr + q * K + k), (BLOCK_N, BLOCK_K)),)
+
+            after = ()
+            for g in tl.static_range(GROUPS):
+                row = unit + g * (COEFFICIENTS * PLANE)
+                a = load_units(row, GROUP, BLOCK_N, BLOCK_K)
+                b = load_units(row + PLANE, GROUP, BLOCK_N, BLOCK_K)
+                encoder = ()
+                for e in tl.static_range(INPUTS):
+                    encoder = encoder + (load_units(row + (2 + e) * PLANE, GROUP, BLOCK_N, BLOCK_K),)
+                readout = ()
+                for q in tl.static_range(OUTPUTS):
+                    readout = readout + (load_units(row + (2 + INPUTS + q) * PLANE, GROUP, BLOCK_N, BLOCK_K),)
+                sums = ()
+                for s in tl.static_range(PER_THREAD):
+                    h = hs[g * PER_THREAD + s]
+                    for j in tl.static_range(ROWS):
+                        z = b - a * h
+                        for e in tl.static_range(INPUTS):
+                            z += encoder[e] * xs[(s * ROWS + j) * INPUTS + e][None, :, :]
+                        h += dt * act(z, ACT_IN)
+                        u = act(h, ACT_OUT)
+                        for q in tl.static_range(OUTPUTS):
+                            sums = sums + (ys[(s * ROWS + j) * OUTPUTS + q] + tl.sum(readout[q] * u, 0),)
+                    after = after + (h,)
+                ys = sums
+            hs = after
+            unit += stride_ut
+
+            for s in tl.static_range(PER_THREAD):
+                n = ((block_n * ROUNDS + turn) * PER_THREAD + s) * BLOCK_N + tl.arange(0, BLOCK_N)[:, None]
+                for j in tl.static_range(ROWS):
+                    there = live_row(n, N, j, rest)
+                    weight = 0.0
+                    if not SUP:
+                        weight = tl.load(weight_ptr + t + j, mask=rest > j, other=0.0)
+                    for q in tl.static_range(OUTPUTS):
+                        target = load_shared(target_ptr + (n * T + t + j) * OUTPUTS + q, there, BLOCK_N, BLOCK_K)
+                        gap = (ys[(s * ROWS + j) * OUTPUTS + q] - target).to(tl.float64)
+                        if SUP:
+                            error = tl.where(there, larger(error, tl.abs(gap)), error)
+                        else:
+                            error = tl.where(there, error + weight * gap * gap, error)
+
+    if SUP:
+        total = tl.reduce(error, 0, larger)
+    else:
+        total = tl.sum(error, 0)
+    tl.store(error_ptr + block_n * K + block_k * BLOCK_K + lane, total)
+
+
+def fits(units: int, inputs: int, outputs: int, element_size: int) -> bool:
+    """Whether the registers of a thread hold the states of a model."""
+    return sweep(units, inputs, outputs, element_size) is not None
+
+
+def sweep_errors(cells: Any, inputs: Any, targets: Any, weights: Any) -> Any:
+    """Errors of K models on the same data; see the module's equation.
+
+    Args:
+        cells: K models of one shape (`cofm_triton.stacked.StackedCells`) that `fits`.
+        inputs: (N, T, d), float32 or float64: the type of the states too.
+        targets: (N, T, p), the same type.
+        weights: (T,) float64, w[t]; None for the largest |y - target|.
+
+    Returns:
+        (K,) float64; not finite where a state overflowed.
+    """
+    count, steps, channels = inputs.shape
+    shape = sweep(cells.rate.shape[1], channels, targets.shape[2], inputs.element_size())
+    assert shape is not None
+    units, offset = _coefficients(cells, inputs, shape)
+    sequence_blocks = triton.cdiv(count, shape.block_n * shape.per_thread * shape.rounds)
+    partial = inputs.new_empty((sequence_blocks, offset.shape[1]), dtype=cells.rate.dtype)
+    sweep_errors_kernel[(sequence_blocks * len(units),)](
+        inputs.contiguous(), targets.contiguous(), weights, units, offset, partial,
+        count, steps, offset.shape[1], sequence_blocks, 0, cells.dt,
+        GROUPS=shape.groups, GROUP=shape.group, INPUTS=channels, OUTPUTS=targets.shape[2],
+        ACT_IN=cells.act_in, ACT_OUT=cells.act_out, SUP=weights is None,
+        STATE=tl.float64 if inputs.element_size() == 8 else tl.float32,
+        BLOCK_N=shape.block_n, BLOCK_K=shape.block_k, PER_THREAD=shape.per_thread, ROWS=shape.rows,
+        ROUNDS=shape.rounds, num_warps=shape.num_warps,
+    )  # fmt: skip
+    total = partial.amax(0) if weights is None else partial.sum(0)
+    return total[: cells.count]
+
+
+def _coefficients(cells: Any, like: Any, shape: Sweep) -> tuple[Any, Any]:
+    """Units and offset as the kernel wants them, in the states' dtype, K and m rounded up with zeros."""
+    blocks = triton.cdiv(cells.count, shape.block_k)
+    inputs, outputs = cells.encoder.shape[2], cells.readout.shape[1]
+    units = like.new_zeros((blocks * shape.block_k, shape.groups * shape.group, 2 + inputs + outputs))
+    some = units[: cells.count, : cells.rate.shape[1]]
+    some[:, :, 0] = cells.rate
+    some[:, :, 1] = cells.bias
+    some[:, :, 2 : 2 + inputs] = cells.encoder
+    some[:, :, 2 + inputs :] = cells.readout.mT
+    offset = like.new_zeros((outputs, len(units)))
+    offset[:, : cells.count] = cells.offset.T
+    units = units.unflatten(0, (blocks, shape.block_k)).unflatten(2, (shape.groups, shape.group))
+    return units.permute(0, 2, 4, 3, 1).contiguous(), offset

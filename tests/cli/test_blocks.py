@@ -1,0 +1,69 @@
+"""Blocks of a job in several processes whose folders differ, as on machines without a common disk."""
+
+from collections.abc import Callable
+from pathlib import Path
+from threading import Barrier, Thread
+from typing import Any
+
+import torch
+
+from cofm_triton.cli.jobs.blocks import Block, Result, run_blocks
+from cofm_triton.cli.jobs.processes import Processes
+
+
+class Threads:
+    """Threads in the role of processes."""
+
+    def __init__(self, count: int) -> None:
+        self.count, self._values, self._barrier = count, [None] * count, Barrier(count)
+
+    def gather(self, rank: int, value: Any) -> list[Any]:
+        self._values[rank] = value
+        self._barrier.wait()
+        values = list(self._values)
+        self._barrier.wait()
+        return values
+
+    def run(self, action: Callable[[Processes], None]) -> None:
+        shared = self
+
+        class Member(Processes):
+            def gather(self, value: Any) -> list[Any]:
+                return shared.gather(self.rank, value)
+
+        threads = [Thread(target=action, args=(Member(rank, self.count, 0),)) for rank in range(self.count)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+
+def test_every_block_is_computed_once_and_known_everywhere(tmp_path: Path) -> None:
+    computed: list[int] = []
+    results: dict[int, list[Result]] = {}
+
+    def block(index: int) -> Block:
+        def compute() -> dict[str, torch.Tensor]:
+            computed.append(index)
+            return {"value": torch.tensor([index])}
+
+        return Block(f"block-{index}", compute)
+
+    blocks = [block(i) for i in range(7)]
+    run_blocks(blocks[2:3], tmp_path / "1", Processes(), lambda done, total: None)  # an earlier run on machine 1
+
+    def act(processes: Processes) -> None:
+        folder = tmp_path / str(processes.rank)
+        results[processes.rank] = run_blocks(blocks, folder, processes, lambda done, total: None)
+
+    Threads(3).run(act)
+    assert sorted(computed) == list(range(7))
+    for rank in range(3):
+        assert [int(result["value"]) for result in results[rank]] == list(range(7))
+
+
+def test_progress_ends_at_all_of_them(tmp_path: Path) -> None:
+    steps: list[tuple[int, int]] = []
+    blocks = [Block(str(i), lambda: {"value": torch.zeros(1)}) for i in range(3)]
+    run_blocks(blocks, tmp_path, Processes(), lambda done, total: steps.append((done, total)))
+    assert steps == [(0, 3), (1, 3), (2, 3), (3, 3), (3, 3)]

@@ -1,0 +1,196 @@
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from cofm_triton import targets
+from cofm_triton.cli import main
+from cofm_triton.layers import RNNFunctional
+from cofm_triton.model_file import save_model
+from cofm_triton.perturbation import perturbation_error
+
+# Kills its own process, unasked and at once, at call number KILL_AT.
+FACTORY = """
+import os, signal, torch
+class Net(torch.nn.Module):
+    calls = 0
+    def __init__(self):
+        super().__init__()
+        self.a, self.c = torch.nn.Parameter(torch.randn(3)), torch.nn.Parameter(torch.randn(3))
+    def forward(self, x):
+        Net.calls += 1
+        if Net.calls == int(os.environ.get("KILL_AT", 0)):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return (torch.tanh(x * self.a) * self.c).sum(-1, keepdim=True)
+def make():
+    return Net()
+def number():
+    return 3
+"""
+FEW = ["--target", "exp", "--sequences", "8", "--length", "10", "--directions", "3", "--radii", "0,0.1,0.2"]
+
+RTOL = 1e-10  # float64, at most a few thousand terms
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Model files a.safetensors (hardtanh) and b.safetensors (linear), and the module factory.py."""
+    path = tmp_path_factory.mktemp("models")
+    for seed, (name, nonlinearity) in enumerate([("a", "hardtanh"), ("b", "linear")]):
+        torch.manual_seed(seed)
+        save_model(path / f"{name}.safetensors", RNNFunctional(1, 3, nonlinearity=nonlinearity))
+    (path / "factory.py").write_text(FACTORY)
+    return path
+
+
+def sweep(folder: Path, *words: str) -> int:
+    models = [str(folder / "a.safetensors"), str(folder / "b.safetensors")]
+    return main(["sweep", *models, *FEW, "--device", "cpu", "--quiet", *words])
+
+
+def command(folder: Path, out: Path, launcher: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
+    """The same job as `whole`, in processes of its own."""
+    words = [*launcher, "-m", "cofm_triton", "sweep", "a.safetensors", "factory:make", *FEW, "--device", "cpu"]
+    path = os.pathsep.join(sys.path)
+    variables = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **environment}
+    return subprocess.run([*words, "--out", str(out)], cwd=folder, env=variables, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def whole(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """Files of a job that nobody interrupted."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        words = ["sweep", "a.safetensors", "factory:make", *FEW, "--device", "cpu", "--quiet", "--out", str(out)]
+        assert main(words) == 0
+    return contents(out)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_killed_job_continues_to_the_same_bytes(folder: Path, whole: dict[str, bytes], tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    # One call to check the shapes, then one for every direction: killed within the third block.
+    killed = command(folder, out, [sys.executable], KILL_AT="4")
+    assert killed.returncode == -signal.SIGKILL
+    before = contents(out)
+    assert "parts/001-direction-00001.safetensors" in before
+    assert "parts/001-direction-00002.safetensors" not in before
+    stamps = {name: (out / name).stat().st_mtime_ns for name in before}
+    resumed = command(folder, out, [sys.executable])
+    assert "Continuing" in resumed.stderr
+    assert contents(out) == whole
+    assert all((out / name).stat().st_mtime_ns == stamp for name, stamp in stamps.items())
+
+
+def test_two_processes_give_the_bits_of_one(folder: Path, whole: dict[str, bytes], tmp_path: Path) -> None:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = command(folder, tmp_path / "run", torchrun)
+    assert done.returncode == 0, done.stderr
+    assert contents(tmp_path / "run") == whole
+    assert done.stdout.count("Results:") == 1
+
+
+def test_errors_are_those_of_perturbation_error(folder: Path, tmp_path: Path) -> None:
+    assert sweep(folder, "--search", "gradient", "--precision", "float64", "--out", str(tmp_path)) == 0
+    x, y = targets.generate("exp", 8, 10, seed=1)
+    torch.manual_seed(0)
+    model = RNNFunctional(1, 3, nonlinearity="hardtanh").double()
+    grid = [0.0, 0.1, 0.2]
+    random = perturbation_error(model, x, y, radii=grid, directions=3)
+    slow = perturbation_error(model, x, y, radii=grid, search="slow")
+    table = {(float(r["radius"]), r["direction"]): float(r["error"]) for r in rows(tmp_path / "errors.csv")[:15]}
+    for r, radius in enumerate(grid):
+        found = [table[radius, str(j)] for j in range(3)]
+        np.testing.assert_allclose(found, random.per_direction[0, r].numpy(), rtol=RTOL)
+        assert table[radius, "slow"] == pytest.approx(slow.error[0, r].item(), rel=RTOL)
+        assert table[radius, "worst"] >= max(*found, table[radius, "slow"])
+    # The worst perturbation is kept, and gives the worst error.
+    moved = load_file(tmp_path / "worst-a.safetensors")
+    direction = {name: moved[f"2.{name}"] for name, _ in model.named_parameters()}
+    again = perturbation_error(model, x, y, radii=[1.0], directions=[direction])
+    assert again.error.item() == pytest.approx(table[0.2, "worst"], rel=RTOL)
+    assert all(d.abs().max() <= 0.2 * (1 + 1e-12) for d in direction.values())
+
+
+def test_json_says_how_the_numbers_were_made(folder: Path, whole: dict[str, bytes]) -> None:
+    report = json.loads(whole["sweep.json"])
+    config = report["config"]
+    assert config["seed"] == 0 and config["data"]["target"] == "exp" and config["device"].startswith("cpu")
+    assert config["versions"]["torch"] == torch.__version__
+    assert [model["name"] for model in config["models"]] == ["a", "factory-make"]
+    first, second = report["models"]
+    assert first["max"][1] >= first["q50"][1] and len(first["slow"]) == 3
+    assert "slow" not in second  # a module without rates
+    assert {"sweep.png", "sweep.svg", "errors.csv"} <= whole.keys()
+
+
+def test_own_data(folder: Path, tmp_path: Path) -> None:
+    x = np.random.default_rng(0).standard_normal((4, 6, 1))
+    np.savez(tmp_path / "data.npz", inputs=x, targets=2 * x)
+    words = ["sweep", str(folder / "b.safetensors"), "--data", str(tmp_path / "data.npz"), "--metric", "mse"]
+    words += ["--radii", "0", "--directions", "1", "--device", "cpu", "--quiet", "--out", str(tmp_path / "out")]
+    assert main(words) == 0
+    assert json.loads((tmp_path / "out" / "sweep.json").read_text())["models"][0]["zero_error"] == pytest.approx(
+        (4 * x**2).mean()
+    )
+
+
+def test_other_settings_need_overwrite(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = ["--out", str(tmp_path)]
+    assert sweep(folder, *out) == 0
+    assert sweep(folder, "--seed", "1", *out) == 2
+    assert "seed: 0 there, 1 now" in capsys.readouterr().err
+    assert sweep(folder, "--seed", "1", "--overwrite", *out) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nothing.safetensors", "--target", "exp"], "no file 'nothing.safetensors'"),
+        (["factory.py", "--target", "exp"], "must be a cofm model file"),
+        (["nowhere:make", "--target", "exp"], "cannot import 'nowhere:make'"),
+        (["factory:nothing", "--target", "exp"], "cannot import 'factory:nothing'"),
+        (["factory:number", "--target", "exp"], "must return a torch.nn.Module, got int"),
+        (["a.safetensors", "a.safetensors", "--target", "exp"], "two models have the name 'a'"),
+        (["a.safetensors", "--target", "cosine"], "--target must be one of exp, pol"),
+        (["a.safetensors", "--data", "nothing.npz"], "no file 'nothing.npz'"),
+        (["a.safetensors", "--data", "factory.py"], "must be a .npz file"),
+        (["a.safetensors", "--data", "zero.npz"], "targets must not all be zero"),
+        (["a.safetensors", "--data", "wide.npz"], "MODEL a: it does not fit the data"),
+    ],
+)
+def test_wrong_usage_is_status_2_and_leaves_no_folder(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, words: list[str], message: str
+) -> None:
+    monkeypatch.chdir(folder)
+    np.savez("zero.npz", inputs=np.ones((2, 3, 1)), targets=np.zeros((2, 3, 1)))
+    np.savez("wide.npz", inputs=np.ones((2, 3, 2)), targets=np.ones((2, 3, 1)))
+    assert main(["sweep", *words, "--device", "cpu", "--out", str(tmp_path / "x")]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("radii", ["-1", "nan", "inf", "x", "0.1,0.1"])
+def test_radii_are_distinct_finite_numbers(radii: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["sweep", "a", "--target", "exp", f"--radii={radii}"])
+    assert stop.value.code == 2
+    assert "--radii" in capsys.readouterr().err
