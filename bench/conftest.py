@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from . import machine, table
+from cofm_triton import machine
+
+from . import table
 from .contract import FORWARD, Case, Peer
 from .peers import declines, missing, peers
 from .registry import OPERATORS, cases
