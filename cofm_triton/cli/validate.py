@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,8 +16,6 @@ from cofm_triton.cli.progress import Progress
 
 if TYPE_CHECKING:
     from cofm_triton.validation.check import Outcome
-    from cofm_triton.validation.place import Place
-    from cofm_triton.validation.problem import Problem
 
 FAULTS = ("forward", "backward")
 
@@ -57,9 +53,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _validate(arguments: argparse.Namespace, progress: Progress) -> list[Outcome]:
-    """All problems in all places; the interpreter's process works beside this one."""
+    """All problems in all places."""
     from cofm_triton.validation.place import places
     from cofm_triton.validation.registry import operators, problems
+    from cofm_triton.validation.run import run
 
     resolve_device(arguments.device)
     chosen = tuple(operators()) if arguments.operators is None else tuple(arguments.operators.split(","))
@@ -70,12 +67,14 @@ def _validate(arguments: argparse.Namespace, progress: Progress) -> list[Outcome
     for place, reason in absent.items():
         progress.line(f"{place} left out: {reason}")
     progress.line(f"Validating {', '.join(chosen)} on {', '.join(place.text for place in present)}")
-
-    def some(interpreted: bool) -> list[Problem]:
-        return list(problems(chosen, arguments.seed, interpreted=interpreted, exhaustive=arguments.exhaustive))
-
-    tasks = [(problem, place) for place in present for problem in some(place.interpreted)]
-    return _run(tasks, arguments.inject_fault)
+    exhaustive, fault = arguments.exhaustive, arguments.inject_fault
+    pairs = [
+        (problem, place)
+        for place in present
+        for problem in problems(chosen, arguments.seed, interpreted=place.interpreted, exhaustive=exhaustive)
+    ]
+    with progress.bar(f"{len(pairs)} calls") as on_step:
+        return run(pairs, fault, on_step)
 
 
 def _replay(text: str, fault: str | None) -> list[Outcome]:
@@ -83,6 +82,7 @@ def _replay(text: str, fault: str | None) -> list[Outcome]:
     from cofm_triton.validation.place import places
     from cofm_triton.validation.problem import Problem
     from cofm_triton.validation.registry import draw
+    from cofm_triton.validation.run import run
 
     words, _, where = text.rpartition(":")
     present = {place.text: place for place in places("auto")[0]}
@@ -93,32 +93,7 @@ def _replay(text: str, fault: str | None) -> list[Outcome]:
         draw(problem)
     except ValueError as error:
         raise UsageError(f"--replay: {error}") from error
-    return _run([(problem, present[where])], fault)
-
-
-def _run(tasks: Iterable[tuple[Problem, Place]], fault: str | None) -> list[Outcome]:
-    """Outcomes of problems in their places, the interpreter's last."""
-    from cofm_triton.validation.check import check
-    from cofm_triton.validation.fault import injected
-    from cofm_triton.validation.interpreter import InterpreterRun
-    from cofm_triton.validation.registry import operators
-
-    able = [(problem, place) for problem, place in tasks if place.backend in operators()[problem.operator].backends]
-    interpreted = [problem for problem, place in able if place.interpreted]
-    here: dict[Problem, list[Place]] = {}
-    for problem, place in able:
-        if not place.interpreted:
-            here.setdefault(problem, []).append(place)
-
-    def compiled() -> Iterator[Outcome]:
-        with injected(fault, list({place: None for found in here.values() for place in found})):
-            for problem, found in here.items():
-                yield from check(problem, found)
-
-    if not interpreted:
-        return list(compiled())
-    with closing(InterpreterRun(interpreted, fault)) as beside:
-        return [*compiled(), *beside.outcomes()]
+    return run([(problem, present[where])], fault, lambda done, total: None)
 
 
 def _write(folder: Path, arguments: argparse.Namespace, outcomes: list[Outcome]) -> Path:

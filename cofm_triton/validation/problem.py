@@ -50,6 +50,7 @@ class Operator:
         dtypes: that it accepts.
         backends: that compute it.
         largest: most channels that are worth a try; None for no limit.
+        splits: whether its Triton kernels split time where there are few channels.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Operator:
     dtypes: tuple[torch.dtype, ...]
     backends: tuple[str, ...] = tuple(name for name in BACKENDS if name not in ("cpu", "reference"))
     largest: int | None = None
+    splits: bool = False
 
 
 @dataclass(frozen=True)

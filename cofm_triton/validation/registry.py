@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import cache
 from importlib import import_module
+from itertools import product
 from pkgutil import iter_modules
 
 import torch
@@ -15,20 +16,25 @@ from cofm_triton.validation.problem import PACKED, PLAIN, STATES, STRIDED, Check
 
 Shape = tuple[int, int, int]
 
-# One step; fewer channels than a vector; odd everything; several blocks of time; a row of several blocks of channels.
+# One step; two; odd everything; several blocks of time; enough work for two threads, which share the last sequence.
+# Narrow rows have few widths: the CPU's kernels compile anew for each.
 SHAPES: tuple[tuple[Shape, str], ...] = (
-    ((1, 1, 1), PLAIN),
-    ((3, 2, 5), STATES),
+    ((1, 1, 3), PLAIN),
+    ((3, 2, 3), STATES),
     ((2, 33, 17), f"{STATES}+{STRIDED}"),
     ((1, 257, 3), PLAIN),
-    ((2, 65, 130), STATES),
+    ((3, 90, 130), STATES),
 )
-# Triton's interpreter takes a millisecond a row; 150 steps of few channels are split in time, as on a GPU.
+# Triton's interpreter takes some milliseconds a row.
 INTERPRETED: tuple[tuple[Shape, str], ...] = (
     ((1, 1, 1), PLAIN),
     ((2, 18, 5), f"{STATES}+{STRIDED}"),
-    ((1, 150, 3), STATES),
 )
+# So many steps of so few channels are split in time, as on a GPU.
+SPLIT: tuple[Shape, str] = ((1, 150, 3), STATES)
+# The others take the same paths: a quick run tries narrow rows and split time in these alone.
+TELLING_DTYPES = (torch.bfloat16, torch.float32, torch.complex64)
+NARROW = 16
 EXHAUSTIVE: tuple[tuple[Shape, str], ...] = (
     ((2, 0, 3), STATES),
     ((1, 7, 1), STRIDED),
@@ -58,18 +64,21 @@ def problems(chosen: tuple[str, ...], seed: int, *, interpreted: bool, exhaustiv
         interpreted: those that Triton's interpreter has time for.
         exhaustive: many more.
     """
-    shapes = list(INTERPRETED if interpreted else SHAPES)
-    if exhaustive:
-        shapes += SHAPES[1:4] if interpreted else (*EXHAUSTIVE, *_random_shapes(seed))
     for name in chosen:
         operator = operators()[name]
-        for variant in operator.draws:
-            for dtype in operator.dtypes:
-                for index, (shape, layout) in enumerate(shapes):
-                    if operator.largest is None or shape[2] <= operator.largest:
-                        size = _packed(shape) if PACKED in variant.split("+") else shape
-                        text = str(dtype).removeprefix("torch.")
-                        yield Problem(name, variant, text, size, layout, seed * len(shapes) + index)
+        for variant, dtype in product(operator.draws, operator.dtypes):
+            packed = PACKED in variant.split("+")
+            thorough = exhaustive or dtype in TELLING_DTYPES
+            shapes = [*INTERPRETED, *([SPLIT] if operator.splits and not packed and thorough else [])]
+            if not interpreted:
+                shapes = [(shape, layout) for shape, layout in SHAPES if thorough or shape[2] >= NARROW]
+            if exhaustive:
+                shapes += SHAPES[1:4] if interpreted else (*EXHAUSTIVE, *_random_shapes(seed))
+            for index, (shape, layout) in enumerate(shapes):
+                if operator.largest is None or shape[2] <= operator.largest:
+                    size = (1, shape[0] * shape[1], shape[2]) if packed else shape
+                    text = str(dtype).removeprefix("torch.")
+                    yield Problem(name, variant, text, size, layout, seed * len(shapes) + index)
 
 
 def draw(problem: Problem) -> Checkable:
@@ -93,11 +102,6 @@ def draw(problem: Problem) -> Checkable:
         options["starts"] = starts(problem.shape[1], problem.seed)
     case = operator.draws[problem.variant](*problem.shape, **options)
     return case.strided() if STRIDED in layout else case
-
-
-def _packed(shape: Shape) -> Shape:
-    """All sequences in one row."""
-    return (1, shape[0] * shape[1], shape[2])
 
 
 def _random_shapes(seed: int) -> Iterator[tuple[Shape, str]]:

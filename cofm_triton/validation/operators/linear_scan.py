@@ -42,4 +42,5 @@ OPERATOR = Operator(
         "packed+reverse": partial(linear_case, reverse=True),
     },
     dtypes=DTYPES,
+    splits=True,
 )
