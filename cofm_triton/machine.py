@@ -8,6 +8,7 @@ import sys
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -28,7 +29,7 @@ def processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def describe(device: torch.device, load_before: float | None) -> dict[str, object]:
+def describe(device: torch.device, load_before: float | None) -> dict[str, Any]:
     """Machine, versions and date, ready for JSON.
 
     Args:
@@ -46,6 +47,14 @@ def describe(device: torch.device, load_before: float | None) -> dict[str, objec
         "python": sys.version.split()[0],
         "versions": {name: found for name in PACKAGES if (found := _version(name))},
     }
+
+
+def caption(where: dict[str, Any]) -> str:
+    """One line about a machine that `describe` described: what, versions, date, and whether it was busy."""
+    versions = ", ".join(f"{name} {number}" for name, number in where["versions"].items())
+    load = where["load_before"]
+    busy = f"; busy: {load:.1f} processes per processor" if load is not None and load > BUSY else ""
+    return f"{where['device']}, {where['threads']} threads, {where['date']}{busy}; {versions}"
 
 
 def _version(package: str) -> str | None:

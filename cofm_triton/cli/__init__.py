@@ -20,6 +20,7 @@ from cofm_triton.cli.options import UsageError
 
 COMMANDS: dict[str, str] = {
     "reproduce": "the paper's experiment end to end: train, perturb, decide stable or unstable",
+    "bench": "how time grows with the length of a sequence, next to a copy and to other libraries",
     "kernels": "what the compiler makes of each kernel, for GPUs that need not be there",
     "validate": "every operator against its definition in float64, on every backend present",
 }

@@ -96,6 +96,7 @@ class Operator:
         traffic: bytes that a pass must move, `traffic(case, backward)`; None where no model exists.
         bounds: exact "h" and "grad_x" with the largest error allowed; None where no definition exists.
         passes: those of `PASSES` that exist.
+        scales: whether `cofm bench` shows how its time grows with the length of a sequence.
     """
 
     name: str
@@ -105,6 +106,7 @@ class Operator:
     traffic: Callable[[Case, bool], int] | None = None
     bounds: Callable[[Problem], Mapping[str, Bound]] | None = None
     passes: tuple[str, ...] = PASSES
+    scales: bool = False
 
     def cases(self) -> list[Case]:
         """All cases of all studies."""
@@ -140,6 +142,7 @@ class Peer:
         max_steps: longest T; beyond it a single run takes minutes.
         same_work: whether its result is ours; others compute something comparable and are marked.
         slow_to_compile: a smoke run has no time for it, except once.
+        devices: types of devices it runs on.
     """
 
     name: str
@@ -150,6 +153,7 @@ class Peer:
     max_steps: int | None = None
     same_work: bool = True
     slow_to_compile: bool = False
+    devices: Sequence[str] = ("cpu", "cuda")
 
 
 def torch_contestant(

@@ -5,12 +5,11 @@ from __future__ import annotations
 import torch
 
 import cofm_triton as cofm
+from cofm_triton.benchmark.contract import Case, Contestant, Operator, Problem, torch_contestant
+from cofm_triton.benchmark.operators.inputs import decays, randn
+from cofm_triton.benchmark.shapes import FIXED_BATCH, FIXED_BATCH_STUDY, FIXED_SIZE, FIXED_SIZE_STUDY, TARGETS
 from cofm_triton.ops.linear_scan import traffic
 from cofm_triton.tolerance import linear_scan_bounds
-
-from ..contract import Case, Contestant, Operator, Problem, torch_contestant
-from ..shapes import FIXED_BATCH, FIXED_SIZE, TARGETS
-from .inputs import decays, randn
 
 
 def make(case: Case, device: torch.device) -> Problem:
@@ -30,12 +29,13 @@ def contestant(problem: Problem, backend: str | None = None) -> Contestant:
 OPERATOR = Operator(
     name="linear_scan",
     studies={
-        "fixed size": (FIXED_SIZE, [torch.float32]),
-        "fixed batch": (FIXED_BATCH, [torch.float32]),
+        FIXED_SIZE_STUDY: (FIXED_SIZE, [torch.float32]),
+        FIXED_BATCH_STUDY: (FIXED_BATCH, [torch.float32]),
         "targets": (TARGETS, [torch.float32, torch.bfloat16]),
         "complex": ([(8, 4096, 128)], [torch.complex64]),
     },
     make=make,
+    scales=True,
     ours=contestant,
     traffic=lambda case, backward: traffic(*case.shape, case.dtype.itemsize, gated=False, backward=backward),
     bounds=lambda problem: linear_scan_bounds(problem.x, problem.given["decay"], grad_h=problem.grad),

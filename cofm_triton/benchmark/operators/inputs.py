@@ -7,9 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from cofm_triton.benchmark.contract import Case
 from cofm_triton.ops.dtypes import state_dtype
-
-from ..contract import Case
 
 
 def randn(case: Case, device: torch.device, seed: int) -> Tensor:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import torch
 
 import cofm_triton as cofm
+from cofm_triton.benchmark.contract import Case, Contestant, Operator, Problem, torch_contestant
+from cofm_triton.benchmark.operators.inputs import randn, rates
 from cofm_triton.ops.rnn_scan import traffic
 from cofm_triton.tolerance import rnn_scan_bounds
-
-from ..contract import Case, Contestant, Operator, Problem, torch_contestant
-from .inputs import randn, rates
 
 
 def make(case: Case, device: torch.device) -> Problem:
@@ -30,6 +29,7 @@ OPERATOR = Operator(
     name="rnn_scan",
     studies={"shapes": ([(8, 4096, 256), (2, 65536, 64)], [torch.float32])},
     make=make,
+    scales=True,
     ours=contestant,
     traffic=lambda case, backward: traffic(*case.shape, case.dtype.itemsize, backward=backward),
     bounds=lambda problem: rnn_scan_bounds(problem.x, problem.given["rate"], grad_h=problem.grad),

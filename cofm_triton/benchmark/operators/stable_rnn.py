@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 
 import cofm_triton as cofm
-
-from ..contract import Case, Contestant, Operator, Problem, torch_contestant
-from .inputs import randn
+from cofm_triton.benchmark.contract import Case, Contestant, Operator, Problem, torch_contestant
+from cofm_triton.benchmark.operators.inputs import randn
 
 
 def make(case: Case, device: torch.device) -> Problem:

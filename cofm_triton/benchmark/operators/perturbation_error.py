@@ -10,10 +10,9 @@ from torch.func import functional_call
 
 import cofm_triton as cofm
 from cofm_triton import reference
+from cofm_triton.benchmark.contract import FORWARD, Case, Contestant, Operator, Problem
 from cofm_triton.directions import paper_radii, parameter_shapes, random_direction
 from cofm_triton.tolerance import Bound
-
-from ..contract import FORWARD, Case, Contestant, Operator, Problem
 
 DIRECTIONS = 4
 # Two orders of summing at most a few thousand float64 terms.

@@ -7,10 +7,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cofm_triton.benchmark.contract import Case
+from cofm_triton.benchmark.measure import Spread, Turns
 from cofm_triton.files import write_text
-
-from .contract import Case
-from .measure import Spread, Turns
 
 OURS = "cofm"
 

@@ -16,6 +16,9 @@ MAX_ROUNDS = 200
 SLOW_SECONDS = 5.0
 # A first run this long was no compilation alone: it is repeated once, for the measurement, and not for an estimate.
 PATIENCE_SECONDS = 60.0
+# On a GPU, a round is a median of many runs, each after a sweep of the L2 cache.
+GPU_ROUNDS = 3
+GPU_ROUND_MILLISECONDS = 50
 
 Run = Callable[[], Any]
 
@@ -67,17 +70,18 @@ class Turns:
     first: float = 0.0
     pairs: list[tuple[float, float]] = field(default_factory=list)
 
-    def warm_up(self, max_time: float, min_rounds: int) -> int:
+    def warm_up(self, max_time: float, min_rounds: int, patience: float = PATIENCE_SECONDS) -> int:
         """Run both until nothing is left to compile, and say how many rounds fit into `max_time` seconds.
 
         Args:
             max_time: seconds to spend on all rounds.
             min_rounds: fewest rounds, whatever they take, unless they are slower than `SLOW_SECONDS` together.
+            patience: seconds of a first run after which there is one round.
         """
         seconds(self.yardstick, self.device)
         self.first = seconds(self.candidate, self.device)
         gc.collect()  # what compilation left must not be collected on the clock
-        if self.first > PATIENCE_SECONDS:
+        if self.first > patience:
             return 1
         estimate = seconds(self.candidate, self.device) + seconds(self.yardstick, self.device)
         if estimate * min_rounds > SLOW_SECONDS:
@@ -92,6 +96,23 @@ class Turns:
         """Second half of a round."""
         self.pairs[-1] = (self.pairs[-1][0], seconds(self.candidate, self.device))
 
+    def take(self, max_time: float, min_rounds: int, patience: float = PATIENCE_SECONDS) -> None:
+        """All rounds: by turns on the CPU; on a GPU by `triton.testing.do_bench`, past the L2 cache.
+
+        Args:
+            max_time: see `warm_up`, as are the others.
+            min_rounds: on the CPU.
+            patience: on the CPU.
+        """
+        if self.device.type != "cuda":
+            for _ in range(self.warm_up(max_time, min_rounds, patience)):
+                self.before()
+                self.run()
+            return
+        self.first = seconds(self.candidate, self.device)
+        for _ in range(GPU_ROUNDS):
+            self.pairs.append((_gpu_seconds(self.yardstick), _gpu_seconds(self.candidate)))
+
     def candidate_seconds(self) -> Spread:
         """Times of the candidate."""
         return spread([candidate for _, candidate in self.pairs])
@@ -103,6 +124,13 @@ class Turns:
     def ratio(self) -> Spread:
         """Candidate over yardstick, round by round."""
         return spread([candidate / yardstick for yardstick, candidate in self.pairs])
+
+
+def _gpu_seconds(run: Run) -> float:
+    from triton.testing import do_bench
+
+    milliseconds: float = do_bench(run, rep=GPU_ROUND_MILLISECONDS, return_mode="median")
+    return milliseconds / 1e3
 
 
 def _wait(device: torch.device) -> None:

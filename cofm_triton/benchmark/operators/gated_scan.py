@@ -5,12 +5,11 @@ from __future__ import annotations
 import torch
 
 import cofm_triton as cofm
+from cofm_triton.benchmark.contract import Case, Contestant, Operator, Problem, torch_contestant
+from cofm_triton.benchmark.operators.inputs import randn
+from cofm_triton.benchmark.shapes import TARGETS
 from cofm_triton.ops.linear_scan import traffic
 from cofm_triton.tolerance import linear_scan_bounds
-
-from ..contract import Case, Contestant, Operator, Problem, torch_contestant
-from ..shapes import TARGETS
-from .inputs import randn
 
 
 def make(case: Case, device: torch.device) -> Problem:
@@ -32,6 +31,7 @@ OPERATOR = Operator(
     name="gated_scan",
     studies={"targets": (TARGETS, [torch.float32])},
     make=make,
+    scales=True,
     ours=contestant,
     traffic=lambda case, backward: traffic(*case.shape, case.dtype.itemsize, gated=True, backward=backward),
     bounds=lambda problem: linear_scan_bounds(problem.x, problem.given["decay"], grad_h=problem.grad),

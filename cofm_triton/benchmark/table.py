@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from .contract import FORWARD
-from .results import OURS, Record, Results
+from cofm_triton.benchmark.contract import FORWARD
+from cofm_triton.benchmark.results import OURS, Record, Results
 
 LEGEND = (
     "ms: median of a run. x copy: time over that of y.copy_(x), median (smallest-largest) of paired rounds.",
