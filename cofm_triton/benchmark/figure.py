@@ -24,14 +24,14 @@ def draw(path: Path, records: Sequence[Record], caption: str) -> None:
     Args:
         path: of the file; its suffix chooses the format.
         records: of scaling studies.
-        caption: machine, versions and date.
+        caption: machine and date.
     """
     from matplotlib.figure import Figure
 
     operators = list(dict.fromkeys(record.operator for record in records))
     studies = list(dict.fromkeys(record.study for record in records))
     peers = [name for name in dict.fromkeys(record.contestant for record in records) if name != OURS]
-    figure = Figure(figsize=(3.6 * len(operators) + 0.6, 3.0 * len(studies) + 1.2), layout="constrained")
+    figure = Figure(figsize=(max(7.0, 3.6 * len(operators) + 0.6), 3.0 * len(studies) + 1.2), layout="constrained")
     panels = figure.subplots(len(studies), len(operators), sharex=True, sharey=True, squeeze=False)
     for row, study in zip(panels, studies, strict=True):
         for axes, operator in zip(row, operators, strict=True):
@@ -45,9 +45,10 @@ def draw(path: Path, records: Sequence[Record], caption: str) -> None:
     for axes in panels.flat:
         lines, labels = axes.get_legend_handles_labels()
         handles |= dict(zip(labels, lines, strict=True))
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, fontsize="small", frameon=False)
-    figure.suptitle("Training step (forward + backward), in copies of its input: lower is faster")
-    figure.supxlabel(caption, fontsize="x-small", color="0.4")
+    legend: dict[str, Any] = dict(loc="outside lower center", ncols=4, fontsize="small", frameon=False)
+    figure.legend(handles.values(), handles.keys(), **legend)
+    title = "Training step (forward + backward) in copies of its input: lower is faster"
+    figure.suptitle(f"{title}\n{caption}", fontsize="medium")
     with atomic_path(path) as part:
         figure.savefig(part, dpi=130)
 
@@ -59,7 +60,8 @@ def _panel(axes: Axes, records: Sequence[Record], peers: Sequence[str]) -> None:
     ours: dict[str, Any] = dict(color="black", marker="o", markersize=4)
     axes.plot(*_curve(records, OURS, FORWARD_BACKWARD), label=OURS, linewidth=2.5, **ours)
     axes.plot(*_curve(records, OURS, FORWARD), label=f"{OURS}, forward alone", linestyle="--", linewidth=1.2, **ours)
-    axes.axhline(1, color="0.6", linewidth=0.8)
+    axes.axhline(1, color="0.5", linewidth=0.8)
+    axes.text(0.99, 1.05, "a copy", transform=axes.get_yaxis_transform(), ha="right", fontsize="small", color="0.4")
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.grid(alpha=0.3, linewidth=0.5)

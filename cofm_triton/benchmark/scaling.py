@@ -5,6 +5,7 @@ A peer is followed to greater lengths for as long as its runs stay short; where 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ import torch
 
 from cofm_triton.benchmark.check import check
 from cofm_triton.benchmark.contract import Case, Operator, Peer, Problem, Unsupported
-from cofm_triton.benchmark.measure import Turns
+from cofm_triton.benchmark.measure import PATIENCE_SECONDS, Turns
 from cofm_triton.benchmark.peers import declines, missing, peers
 from cofm_triton.benchmark.registry import OPERATORS
 from cofm_triton.benchmark.results import OURS, Results, record
@@ -104,7 +105,7 @@ def _affordable(times: list[float], preset: Preset, peer: Peer, case: Case, resu
     growth = max(1.0, times[-1] / times[-2]) if len(times) > 1 else 1.0
     if times[-1] * growth <= preset.longest:
         return True
-    times.append(times[-1])  # and stays out
+    times.append(math.inf)  # and stays out
     reason = f"{case.study}, T >= {case.shape[1]:,}: more than {preset.longest:g} s a run"
     if not any(text.startswith(case.study) for text in results.left_out.get((peer.name, case.operator), [])):
         results.leave_out(peer.name, case.operator, reason)
@@ -122,7 +123,7 @@ def _measure(
         if preset.seconds == 0:
             check(problem, runner, pass_name, peer)
         turns = Turns(lambda: target.copy_(problem.x), runner.passes()[pass_name], problem.x.device)
-        turns.take(preset.seconds, min_rounds=3, patience=preset.longest)
+        turns.take(preset.seconds, min_rounds=3, patience=PATIENCE_SECONDS if peer is None else preset.longest)
     except Unsupported as reason:
         results.leave_out(name, case.operator, str(reason))
         return 0.0
