@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from . import machine, table
-from .contract import FORWARD, Case, Peer
-from .peers import declines, missing, peers
-from .registry import OPERATORS, cases
-from .results import OURS, Results
+from cofm_triton import machine
+from cofm_triton.benchmark import table
+from cofm_triton.benchmark.contract import FORWARD, Case, Peer
+from cofm_triton.benchmark.peers import declines, missing, peers
+from cofm_triton.benchmark.registry import OPERATORS, cases
+from cofm_triton.benchmark.results import OURS, Results
 
 RESULTS = pytest.StashKey[Results]()
 LOAD = pytest.StashKey[float | None]()
@@ -37,23 +38,24 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "contestant" not in metafunc.fixturenames:
         return
     smoke, results = metafunc.config.getoption("smoke"), metafunc.config.stash[RESULTS]
+    device = torch.device(metafunc.config.getoption("device"))
     parameters = [
         pytest.param(case, pass_name, peer, id=f"{case.label(pass_name)}-{peer.name if peer else OURS}")
         for case in cases(smoke)
         for pass_name in OPERATORS[case.operator].passes
-        for peer in [None, *_running(case, pass_name, results, smoke)]
+        for peer in [None, *_running(case, pass_name, results, smoke, device)]
     ]
     metafunc.parametrize(("case", "pass_name", "contestant"), parameters)
 
 
-def _running(case: Case, pass_name: str, results: Results, smoke: bool) -> list[Peer]:
+def _running(case: Case, pass_name: str, results: Results, smoke: bool, device: torch.device) -> list[Peer]:
     """Peers that can run a case; why the others cannot is kept for the report."""
     found = []
     compiled_once = case.operator == "linear_scan" and case.dtype == torch.float32 and pass_name == FORWARD
     for peer in peers():
         if case.operator not in peer.prepare:
             continue
-        reason = missing(peer) or declines(peer, case)
+        reason = missing(peer) or declines(peer, case, device)
         if smoke and peer.slow_to_compile and not compiled_once:
             reason = reason or "slow to compile, so once in a smoke run"
         if reason is None:

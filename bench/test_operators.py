@@ -6,10 +6,11 @@ import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from .contract import FORWARD, Case, Contestant, Peer, Problem, Unsupported
-from .measure import Turns
-from .registry import OPERATORS
-from .results import OURS, Results, record
+from cofm_triton.benchmark.check import check
+from cofm_triton.benchmark.contract import Case, Peer, Unsupported
+from cofm_triton.benchmark.measure import Turns
+from cofm_triton.benchmark.registry import OPERATORS
+from cofm_triton.benchmark.results import OURS, Results, record
 
 
 def test_operator(
@@ -44,20 +45,3 @@ def test_operator(
     entry = record(case, pass_name, name, turns, moved, 2 * problem.x.nbytes)
     benchmark.extra_info["ratio_to_copy"] = entry.ratio._asdict()
     results.records.append(entry)
-
-
-def check(problem: Problem, runner: Contestant, pass_name: str, contestant: Peer | None) -> None:
-    """Whoever claims the same work must have the same result.
-
-    Bounds hold for states as wide as ours, so 16-bit peers are only checked for their dtype and shape.
-    """
-    operator = OPERATORS[problem.case.operator]
-    result = runner.passes()[pass_name]()
-    result = runner.to_states(result if pass_name == FORWARD else result[0])
-    if operator.bounds is None or (contestant is not None and not contestant.same_work):
-        return
-    assert result.dtype == problem.case.dtype
-    bound = operator.bounds(problem)["h" if pass_name == FORWARD else "grad_x"]
-    assert result.shape == bound.exact.shape
-    if contestant is None or problem.case.dtype.itemsize > 2:
-        assert bound.excess(result) <= 1

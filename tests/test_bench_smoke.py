@@ -1,6 +1,5 @@
 """The benchmarks run, check their contestants, and report what they measured."""
 
-import importlib
 import json
 import math
 import os
@@ -11,6 +10,10 @@ from typing import Any
 
 import pytest
 import torch
+
+from cofm_triton.benchmark import contract, measure, registry, results, shapes, table
+from cofm_triton.benchmark.check import check
+from cofm_triton.benchmark.peers import peers
 
 pytest.importorskip("pytest_benchmark")
 
@@ -29,20 +32,11 @@ def smoke_run(path: Path) -> tuple[str, dict[str, Any]]:
     return done.stdout, json.loads(path.read_text(encoding="utf-8"))
 
 
-@pytest.fixture
-def bench(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Imports a module of bench/, which is on nobody's path."""
-    monkeypatch.syspath_prepend(str(REPOSITORY))
-    yield lambda name: importlib.import_module(f"bench.{name}")
-    for name in [name for name in sys.modules if name == "bench" or name.startswith("bench.")]:
-        del sys.modules[name]
-
-
-def test_smoke_run(tmp_path: Path, bench: Any) -> None:
+def test_smoke_run(tmp_path: Path) -> None:
     """One test, since the run takes a while: every operator is measured, every peer runs or is explained."""
     output, content = smoke_run(tmp_path / "new folder" / "bench.json")
 
-    registry, records = bench("registry"), content["records"]
+    records = content["records"]
     expected = {
         (case.operator, case.dtype_name, pass_name)
         for case in registry.cases(smoke=True)
@@ -56,7 +50,7 @@ def test_smoke_run(tmp_path: Path, bench: Any) -> None:
 
     left_out = content["left_out"]
     known = {entry["contestant"] for entry in [*records, *left_out]}
-    assert {peer.name for peer in bench("peers").peers()} <= known
+    assert {peer.name for peer in peers()} <= known
     for entry in left_out:
         assert f"{entry['contestant']}, {entry['operator']}: {'; '.join(entry['reasons'])}" in output
 
@@ -65,8 +59,7 @@ def test_smoke_run(tmp_path: Path, bench: Any) -> None:
     assert {"date", "device", "threads", "load_before"} <= set(content["machine"])
 
 
-def test_every_study_is_part_of_the_full_run(bench: Any) -> None:
-    registry = bench("registry")
+def test_every_study_is_part_of_the_full_run() -> None:
     cases = registry.cases(smoke=False)
     assert len(cases) == len(set(cases))
     assert {(case.operator, case.study) for case in cases} == {
@@ -74,15 +67,14 @@ def test_every_study_is_part_of_the_full_run(bench: Any) -> None:
     }
 
 
-def test_fixed_size_is_fixed(bench: Any) -> None:
-    shapes = bench("shapes")
+def test_fixed_size_is_fixed() -> None:
     assert {math.prod(shape) for shape in shapes.FIXED_SIZE} == {shapes.ELEMENTS}
     assert [shape[1] for shape in shapes.FIXED_SIZE] == [shape[1] for shape in shapes.FIXED_BATCH]
     assert shapes.LENGTHS[0] == 2**8 and shapes.LENGTHS[-1] == 2**20
 
 
-def test_traffic_of_both_passes_adds_up(bench: Any) -> None:
-    contract, operators = bench("contract"), bench("registry").OPERATORS
+def test_traffic_of_both_passes_adds_up() -> None:
+    operators = registry.OPERATORS
     case = contract.Case("linear_scan", "any", (2, 3, 5), torch.bfloat16)
     copied = 2 * 2 * 3 * 5 * 2
     assert operators["linear_scan"].bytes_moved(case, contract.FORWARD) == copied
@@ -91,9 +83,9 @@ def test_traffic_of_both_passes_adds_up(bench: Any) -> None:
     assert operators["stable_rnn"].bytes_moved(case, contract.FORWARD) is None
 
 
-def test_runs_and_copies_take_turns(bench: Any) -> None:
+def test_runs_and_copies_take_turns() -> None:
     order: list[str] = []
-    turns = bench("measure").Turns(lambda: order.append("copy"), lambda: order.append("run"), torch.device("cpu"))
+    turns = measure.Turns(lambda: order.append("copy"), lambda: order.append("run"), torch.device("cpu"))
     assert turns.warm_up(max_time=0.0, min_rounds=3) == 3
     order.clear()
     for _ in range(3):
@@ -103,18 +95,17 @@ def test_runs_and_copies_take_turns(bench: Any) -> None:
     assert len(turns.pairs) == 3
 
 
-def test_ratios_are_taken_round_by_round(bench: Any) -> None:
+def test_ratios_are_taken_round_by_round() -> None:
     """A machine that is ten times slower in one round changes times, but not the ratio."""
     pairs = [(1.0, 2.0), (10.0, 20.0), (1.0, 2.0), (2.0, 5.0)]
-    turns = bench("measure").Turns(lambda: None, lambda: None, torch.device("cpu"), pairs=pairs)
+    turns = measure.Turns(lambda: None, lambda: None, torch.device("cpu"), pairs=pairs)
     assert turns.ratio() == (2.0, 2.0, 2.5)
     assert turns.candidate_seconds() == (2.0, 3.5, 20.0)
     assert turns.yardstick_seconds() == (1.0, 1.5, 10.0)
 
 
-def results_of(bench: Any, **pairs: list[tuple[float, float]]) -> Any:
+def results_of(**pairs: list[tuple[float, float]]) -> Any:
     """Results of one case, from (copy, run) seconds per contestant."""
-    contract, measure, results = bench("contract"), bench("measure"), bench("results")
     case = contract.Case("linear_scan", "any", (1, 1024, 1024), torch.float32)
     session = results.Results()
     for name, rounds in pairs.items():
@@ -124,19 +115,19 @@ def results_of(bench: Any, **pairs: list[tuple[float, float]]) -> Any:
     return session
 
 
-def test_peers_are_compared_through_their_own_copies(bench: Any) -> None:
-    session = results_of(bench, cofm=[(1.0, 2.0)], peer=[(10.0, 60.0)])
+def test_peers_are_compared_through_their_own_copies() -> None:
+    session = results_of(cofm=[(1.0, 2.0)], peer=[(10.0, 60.0)])
     ours, peer = session.records
-    assert bench("table").advantage(ours, peer) == 3.0
+    assert table.advantage(ours, peer) == 3.0
     assert ours.bandwidth == 0.5
     assert peer.bandwidth is None
 
 
-def test_table_shows_losses_and_reasons(bench: Any) -> None:
-    session = results_of(bench, cofm=[(1.0, 2.0)] * 3, slow=[(1.0, 8.0)], fast=[(1.0, 1.0)] * 3, other=[(1.0, 1.0)] * 3)
+def test_table_shows_losses_and_reasons() -> None:
+    session = results_of(cofm=[(1.0, 2.0)] * 3, slow=[(1.0, 8.0)], fast=[(1.0, 1.0)] * 3, other=[(1.0, 1.0)] * 3)
     session.leave_out("absent", "linear_scan", "not installed")
     session.leave_out("absent", "linear_scan", "not installed")
-    lines = list(bench("table").lines(session, ["other"]))
+    lines = list(table.lines(session, ["other"]))
     (row,) = [line for line in lines if line.strip().startswith("1x1024x1024")]
     assert row.split() == [
         "1x1024x1024",
@@ -157,9 +148,7 @@ def test_table_shows_losses_and_reasons(bench: Any) -> None:
     assert lines[-2:] == ["Left out:", "  absent, linear_scan: not installed"]
 
 
-def test_a_wrong_contestant_fails_the_smoke_run(bench: Any) -> None:
-    contract, registry = bench("contract"), bench("registry")
-    check = bench("test_operators").check
+def test_a_wrong_contestant_fails_the_smoke_run() -> None:
     case = registry.cases(smoke=True)[0]
     operator = registry.OPERATORS[case.operator]
     problem = operator.make(case, torch.device("cpu"))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from ..contract import Peer
-from ..operators import gated_scan, linear_scan, rnn_scan
+from cofm_triton.benchmark.contract import Peer
+from cofm_triton.benchmark.operators import gated_scan, linear_scan, rnn_scan
 
 PEER = Peer(
     name="cofm, no numba",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..contract import Contestant, Peer, Problem, torch_contestant
+from cofm_triton.benchmark.contract import Contestant, Peer, Problem, torch_contestant
 
 
 def _linear_scan(x: Tensor, decay: Tensor) -> Tensor:

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch._dynamo.exc import BackendCompilerFailed, TorchDynamoException
 
-from ..contract import Contestant, Peer, Problem, Unsupported, torch_contestant
+from cofm_triton.benchmark.contract import Contestant, Peer, Problem, Unsupported, torch_contestant
+
 from .torch_associative_scan import scan
 
 

@@ -22,6 +22,9 @@ COMMANDS: dict[str, str] = {
     "reproduce": "the paper's experiment end to end: train, perturb, decide stable or unstable",
     "sweep": "errors of models whose parameters are perturbed, over radii and directions",
     "memory": "memory functions of models, how they decay, and how perturbations change that",
+    "bench": "how time grows with the length of a sequence, next to a copy and to other libraries",
+    "kernels": "what the compiler makes of each kernel, for GPUs that need not be there",
+    "validate": "every operator against its definition in float64, on every backend present",
 }
 """Name of each command, which is its module here, and what it does."""
 

@@ -6,9 +6,9 @@
 Indices: k model, n sequence, t time, i unit; x is (N, T, d), targets (N, T, p). Lanes are models, so one number of x
 serves BLOCK_K models; warps are sequences. A program owns BLOCK_K models and walks ROUNDS times PER_THREAD blocks of
 BLOCK_N sequences from their first step to their last. The states of all units, in groups of GROUP, stay in registers in
-STATE. Time is cut into blocks of ROWS steps: within one, the groups take turns, so that a coefficient is loaded once for
-ROWS steps, and y of the block is summed in registers. Errors are float64: a number per program and model, in a fixed
-order, added by the launcher: no atomics.
+STATE. Time is cut into blocks of ROWS steps: within one, the groups take turns, so that a coefficient is loaded once
+for ROWS steps, and y of the block is summed in registers. Errors are float64: a number per program and model, in a
+fixed order, added by the launcher: no atomics.
 
 Padding units have coefficients 0 and stay at 0; steps beyond T and sequences beyond N are computed and left out.
 

@@ -20,6 +20,8 @@ _PACKAGES = {
 }
 # Devices that Triton drives under these PyTorch device types.
 _TRITON_DEVICES = ("cuda", "xpu")
+# What the interpreter, whose programs run one after the other, is taken for: with 1, no launch ever splits time.
+INTERPRETED_MULTIPROCESSORS = 1
 
 
 # Looked for once and not imported; a table rather than a cached function, which torch.compile cannot trace.
@@ -70,9 +72,9 @@ def implementation(backend: str, operator: str) -> ModuleType:
 
 @cache
 def num_sms(device: torch.device) -> int:
-    """Multiprocessors of a device; 1 for the interpreter, whose programs run one after the other."""
+    """Multiprocessors of a device."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).multi_processor_count
     if device.type == "xpu":
         return torch.xpu.get_device_properties(device).gpu_subslice_count
-    return 1
+    return INTERPRETED_MULTIPROCESSORS

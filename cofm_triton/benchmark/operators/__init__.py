@@ -1,0 +1,1 @@
+"""One file per operator, of the operator's name: its shapes, inputs, traffic model and bounds."""

@@ -1,0 +1,69 @@
+"""`cofm bench`: how the time of every recurrence grows with the length of a sequence, and how long others take.
+
+Times are in copies of the input, measured by turns. Peers are the adapters in `bench/peers/` of a checkout, as far as
+their packages are installed; an installed package without a checkout measures itself alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+from cofm_triton.cli.options import UsageError, add_common_options, require, resolve_device
+from cofm_triton.cli.progress import Progress
+
+PRESETS = ("smoke", "quick", "full")
+JSON, TABLE, FIGURE = "scaling.json", "scaling.txt", "scaling.png"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options."""
+    parser.add_argument(
+        "--preset",
+        choices=PRESETS,
+        default="quick",
+        help="smoke: seconds, results checked; quick: some minutes; full: every power of two, an hour (default: quick)",
+    )
+    parser.add_argument("--operators", metavar="A,B", help="names of operators (default: all that scale)")
+    add_common_options(parser, out="out/bench-PRESET")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure, print the table, write table, JSON and figure.
+
+    Returns:
+        0: there is no wrong answer.
+    """
+    require(("matplotlib",), extra="plot")
+    import torch
+
+    from cofm_triton import machine
+    from cofm_triton.benchmark import figure, table
+    from cofm_triton.benchmark.peers import peers
+    from cofm_triton.benchmark.scaling import PRESETS, measure_scaling, scaling_operators
+    from cofm_triton.files import write_text
+
+    start = time.perf_counter()
+    progress = Progress(arguments.quiet)
+    chosen = scaling_operators() if arguments.operators is None else tuple(arguments.operators.split(","))
+    for name in chosen:
+        if name not in scaling_operators():
+            raise UsageError(f"--operators: {name!r} is not one of {', '.join(scaling_operators())}")
+    out: Path = arguments.out or Path("out") / f"bench-{arguments.preset}"
+    device, load = torch.device(resolve_device(arguments.device)), machine.load()
+    if not peers():
+        progress.line("No peers: their adapters are in bench/peers/ of a checkout.")
+    torch.manual_seed(arguments.seed)
+    with progress.bar(f"Measuring {', '.join(chosen)} on {device}") as on_step:
+        results = measure_scaling(PRESETS[arguments.preset], chosen, device, on_step)
+    where = machine.describe(device, load)
+    lines = list(table.lines(results, [peer.name for peer in peers() if not peer.same_work]))
+    lines.append(machine.caption(where))
+    print("\n".join(lines))
+    write_text(out / TABLE, "\n".join(lines) + "\n")
+    results.write(out / JSON, where, arguments.preset == "smoke")
+    figure.draw(out / FIGURE, results.records, machine.caption(where, versions=False))
+    print(f"Results: {out}")
+    progress.line(f"{time.perf_counter() - start:.0f} s")
+    return 0

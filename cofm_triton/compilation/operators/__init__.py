@@ -1,0 +1,1 @@
+"""One file per operator, of the operator's name: the launches that show its kernels."""

@@ -1,0 +1,73 @@
+"""Launches of the linear scan: gated or not, real and complex, aligned rows and others, whole and split in time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from cofm_triton.compilation.launches import SPLIT, WHOLE, Operator, Options, meta, sequence
+from cofm_triton.ops.dtypes import state_dtype
+from cofm_triton.ops.linear_scan import traffic
+
+# 512 channels fill programs with aligned rows; 500 leave rows unaligned and the last program partly empty.
+EVEN, RAGGED, FEW = 512, 500, 3
+# Bytes of a row that keeps 132 multiprocessors busy in narrow blocks only.
+NARROW_BYTES = 66 * 256
+
+
+def launch(
+    dtype: torch.dtype = torch.float32, gated: bool = False, reverse: bool = False, packed: bool = False,
+    states: bool = True, length: int = 4096, width: int = EVEN, num_sms: int = WHOLE, sliced: bool = False,
+) -> None:  # fmt: skip
+    """Both passes."""
+    from cofm_triton.kernels import linear_scan
+
+    state = state_dtype(dtype)
+    x = sequence(length, width, dtype, sliced)
+    decay = x if gated else meta(width, dtype=state)
+    seq_starts = meta(4, dtype=torch.int64) if packed else None
+    h0 = meta(4 if packed else 1, width, dtype=state) if states else None
+    options: dict[str, Any] = dict(reverse=reverse, state_dtype=state, num_sms=num_sms)
+    linear_scan.forward(x, decay, h0, seq_starts, **options)
+    h = meta(*x.shape, dtype=dtype)
+    linear_scan.backward(x, h0, decay, h, h0, seq_starts, **options)
+
+
+def bytes_per_element(kernel: str, constants: Options, options: Options) -> float | None:
+    """Per real number; None for summaries, which are a part of a pass."""
+    if not constants["STORE_ROWS"]:
+        return None
+    itemsize = options.get("dtype", torch.float32).itemsize // (2 if constants["COMPLEX"] else 1)
+    return traffic(1, 1, 1, itemsize, gated=constants["GATED"], backward="backward" in kernel)
+
+
+def _others() -> Iterator[Options]:
+    for gated in (False, True):
+        yield dict(dtype=torch.float64, gated=gated)
+        for dtype in (torch.float32, torch.bfloat16):
+            yield dict(dtype=dtype, gated=gated, width=RAGGED, packed=True)
+        yield dict(gated=gated, width=RAGGED, reverse=True, states=False)
+        yield dict(gated=gated, width=64, num_sms=SPLIT)
+        yield dict(gated=gated, sliced=True)
+        for dtype in (torch.float32, torch.bfloat16, torch.complex64):
+            yield dict(dtype=dtype, gated=gated, width=NARROW_BYTES // dtype.itemsize, num_sms=SPLIT)
+        yield dict(dtype=torch.complex64, gated=gated, width=RAGGED)
+    yield dict(dtype=torch.complex64, gated=True)
+    yield dict(width=FEW)
+
+
+OPERATOR = Operator(
+    name="linear_scan",
+    launch=launch,
+    usual=[
+        dict(dtype=torch.float32),
+        dict(dtype=torch.bfloat16),
+        dict(dtype=torch.float32, gated=True),
+        dict(dtype=torch.bfloat16, gated=True),
+        dict(dtype=torch.complex64),
+    ],
+    others=list(_others()),
+    bytes_per_element=bytes_per_element,
+)

@@ -1,0 +1,73 @@
+"""The tables of compiled kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from cofm_triton.compilation.devices import DEVICES
+from cofm_triton.compilation.machine_code import CLASSES
+from cofm_triton.compilation.offline import Compiled
+
+HEADS = ("kernel", "configuration", "rows x channels", "regs", "spill", "smem", "occ", "instr", "of which", "access",
+         "bytes", "issue")  # fmt: skip
+LEGEND = (
+    "regs: registers per thread. spill: bytes (AMD: registers) spilled. smem: bytes of shared memory. occ: warps that",
+    "can be resident, of those a multiprocessor holds. instr: thread-instructions per element of the loop along time,",
+    "counted in the machine code (complex: per real number). access: bytes of one load, store. bytes: per element by",
+    "the operator's traffic model. issue (a model, not a measurement): time to issue the instructions over time to",
+    "move the bytes at the data sheet's peaks; below 1 memory is the limit. Constants and sources: devices.py.",
+)
+_SHORT = {"float": "f", "special": "s", "convert": "c", "integer": "i", "global": "g", "shared": "sh", "local": "l",
+          "shuffle": "x", "sync": "b", "control": "j"}  # fmt: skip
+
+
+def lines(compiled: Sequence[Compiled]) -> Iterator[str]:
+    """A table per target."""
+    for target in dict.fromkeys(entry.target for entry in compiled):
+        device = DEVICES[target]
+        yield ""
+        yield (
+            f"{target}, {device.name}: {device.bandwidth / 1e12:.3g} TB/s, "
+            f"{device.instructions / 1e12:.3g}e12 thread-instructions/s"
+        )
+        rows = [HEADS, *(_cells(entry) for entry in compiled if entry.target == target)]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        for row in rows:
+            yield "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+    yield ""
+    yield from LEGEND
+    yield "of which: " + ", ".join(f"{short} {name}" for name, short in _SHORT.items())
+
+
+def _cells(entry: Compiled) -> tuple[str, ...]:
+    device = DEVICES[entry.target]
+    constants = entry.constants
+    warps = constants.get("num_warps", 4)
+    phase = "" if constants.get("STORE_ROWS", True) else ", summaries"
+    issue = "-"
+    if entry.total is not None and entry.bytes is not None:
+        issue = f"{device.issue_share(entry.total, entry.bytes):.2f}"
+    return (
+        entry.kernel.removesuffix("_kernel") + phase,
+        entry.configuration,
+        f"{constants.get('ROWS', '-')} x {constants.get('BLOCK_D', '-')}",
+        str(entry.registers),
+        str(entry.spilled),
+        str(entry.shared),
+        f"{device.occupancy(entry.registers, warps, entry.shared):.0%}",
+        "-" if entry.total is None else f"{entry.total:.2f}",
+        " ".join(f"{_SHORT[n]} {entry.instructions[n]:.2g}" for n in CLASSES if entry.instructions.get(n, 0) >= 0.05),
+        _accesses(entry),
+        "-" if entry.bytes is None else f"{entry.bytes:g}",
+        issue,
+    )
+
+
+def _accesses(entry: Compiled) -> str:
+    """`16, 16`: most frequent widths of loads and stores, narrower ones after a slash."""
+    parts = []
+    for kind in ("load", "store"):
+        widths = sorted((int(name.split()[1]) for name in entry.accesses if name.startswith(kind)), reverse=True)
+        parts.append("/".join(map(str, widths)) or "-")
+    return ", ".join(parts)
+

@@ -1,0 +1,1 @@
+"""One file per operator, of the operator's name: how its calls are drawn, in which variants and dtypes."""

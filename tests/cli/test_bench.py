@@ -1,0 +1,47 @@
+"""`cofm bench`: a smoke run leaves a table, a file and a figure; peers that grow slow are left behind."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cofm_triton.benchmark import scaling
+from cofm_triton.benchmark.contract import Case, Peer
+from cofm_triton.benchmark.results import Results
+from cofm_triton.cli import bench, main
+
+
+def test_smoke_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib")
+    words = ["bench", "--preset", "smoke", "--operators", "rnn_scan", "--device", "cpu", "--out", str(tmp_path)]
+    assert main(words) == 0
+    output = capsys.readouterr().out
+    assert "rnn_scan, fixed size, float32" in output and "rnn_scan, fixed batch, float32" in output
+    assert (tmp_path / bench.TABLE).read_text() in output
+    content = json.loads((tmp_path / bench.JSON).read_text())
+    ours = {(r["study"], r["size"], r["pass_name"]) for r in content["records"] if r["contestant"] == "cofm"}
+    assert len(ours) == 2 * 2 * len(scaling.PRESETS["smoke"].exponents)
+    assert (tmp_path / bench.FIGURE).read_bytes().startswith(b"\x89PNG")
+
+
+def test_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "--operators", "scan"]) == 2
+    assert "'scan' is not one of" in capsys.readouterr().err
+
+
+def test_presets_are_those_of_the_benchmark() -> None:
+    assert set(bench.PRESETS) == set(scaling.PRESETS)
+    exponents = scaling.PRESETS["quick"].exponents
+    assert (min(exponents), max(exponents)) == (8, 20)
+
+
+@pytest.mark.parametrize(("times", "follows"), [([], True), ([0.1, 0.1], True), ([0.05, 0.4], False), ([0.7], False)])
+def test_a_peer_is_followed_while_its_next_run_stays_short(times: list[float], follows: bool) -> None:
+    peer, results = Peer("slow", {}), Results()
+    case = Case("rnn_scan", "fixed batch", (1, 4096, 32), scaling.DTYPE)
+    assert scaling._affordable(times, scaling.PRESETS["quick"], peer, case, results) == follows
+    assert bool(results.left_out) != follows
+    if not follows:
+        assert not scaling._affordable(times, scaling.PRESETS["quick"], peer, case, results)  # nor at greater lengths
+        ((reason,),) = results.left_out.values()
+        assert reason == "fixed batch, T >= 4,096: more than 0.6 s a run"
