@@ -1,5 +1,5 @@
 # Two commands do everything, from a bare machine on: `make reproduce` and `make test`.
-.PHONY: help setup reproduce test lint types pytest bench build clean
+.PHONY: help setup reproduce test lint types pytest bench results build clean
 
 BIN := .venv/bin
 
@@ -8,6 +8,7 @@ help:
 	@echo 'make test                               set up .venv and run ruff, mypy and pytest'
 	@echo 'make lint | types | pytest              one of these checks alone'
 	@echo 'make bench [ARGS="-k targets"]          measure everything: a table and bench/results/bench.json'
+	@echo 'make results                            write bench/RESULTS.md from the files in bench/results/'
 	@echo 'make build                              wheel and source archive, in dist/'
 	@echo 'make clean                              remove .venv, dist/ and caches'
 	@echo 'PYTHON=/path/to/python3 picks the interpreter of .venv'
@@ -31,6 +32,9 @@ pytest: setup
 
 bench: setup
 	$(BIN)/pytest bench --benchmark-only --benchmark-quiet --results bench/results/bench.json $(ARGS)
+
+results: setup
+	$(BIN)/cofm bench --page
 
 build: setup
 	$(BIN)/python -m build

@@ -12,6 +12,7 @@ from cofm_triton.benchmark.measure import Spread, Turns
 from cofm_triton.files import write_text
 
 OURS = "cofm"
+_SPREADS = ("seconds", "copy_seconds", "ratio")
 
 
 @dataclass(frozen=True)
@@ -118,9 +119,20 @@ class Results:
         write_text(path, json.dumps(content, indent=1) + "\n")
 
 
+def read(path: Path) -> tuple[Results, dict[str, Any]]:
+    """`(results, machine)` of a file that `Results.write` wrote."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    records = [
+        Record(**{name: Spread(**value) if name in _SPREADS else value for name, value in entry.items()})
+        for entry in content["records"]
+    ]
+    left_out = {(entry["contestant"], entry["operator"]): entry["reasons"] for entry in content["left_out"]}
+    return Results(records, left_out), content["machine"]
+
+
 def _with_names(entry: Record) -> dict[str, Any]:
     """A record as a dictionary, its spreads too."""
     return {
-        name: getattr(entry, name)._asdict() if name in ("seconds", "copy_seconds", "ratio") else value
+        name: getattr(entry, name)._asdict() if name in _SPREADS else value
         for name, value in asdict(entry).items()
     }

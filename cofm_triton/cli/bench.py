@@ -26,6 +26,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="smoke: seconds, results checked; quick: some minutes; full: every power of two, an hour (default: quick)",
     )
     parser.add_argument("--operators", metavar="A,B", help="names of operators (default: all that scale)")
+    parser.add_argument(
+        "--page",
+        action="store_true",
+        help="measure nothing: write bench/RESULTS.md from the files in bench/results/ (in a checkout)",
+    )
     add_common_options(parser, out="out/bench-PRESET")
 
 
@@ -35,6 +40,8 @@ def run(arguments: argparse.Namespace) -> int:
     Returns:
         0: there is no wrong answer.
     """
+    if arguments.page:
+        return _write_page()
     require(("matplotlib",), extra="plot")
     import torch
 
@@ -66,4 +73,14 @@ def run(arguments: argparse.Namespace) -> int:
     figure.draw(out / FIGURE, results.records, machine.caption(where, versions=False))
     print(f"Results: {out}")
     progress.line(f"{time.perf_counter() - start:.0f} s")
+    return 0
+
+
+def _write_page() -> int:
+    from cofm_triton.results_page import FOLDER, PAGE, write_page
+
+    try:
+        print(f"Results: {write_page(FOLDER, PAGE)}")
+    except FileNotFoundError as error:
+        raise UsageError(f"--page: {error}") from error
     return 0
