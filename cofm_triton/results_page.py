@@ -1,9 +1,7 @@
 """The page of results, `bench/RESULTS.md`: everything on it comes from the JSON files beside it.
 
-    scaling.json    cofm bench --out bench/results
-    bench.json      make bench
-    validate.json   cofm validate --out bench/results
-    kernels.json    cofm kernels --write-baseline
+They are `scaling.json` (from `cofm bench --out bench/results`), `bench.json` (`make bench`), `validate.json`
+(`cofm validate --out bench/results`) and `kernels.json` (`cofm kernels --write-baseline`).
 """
 
 from __future__ import annotations

@@ -122,12 +122,17 @@ class Results:
 def read(path: Path) -> tuple[Results, dict[str, Any]]:
     """`(results, machine)` of a file that `Results.write` wrote."""
     content = json.loads(path.read_text(encoding="utf-8"))
-    records = [
-        Record(**{name: Spread(**value) if name in _SPREADS else value for name, value in entry.items()})
-        for entry in content["records"]
-    ]
+    records = [_from_names(entry) for entry in content["records"]]
     left_out = {(entry["contestant"], entry["operator"]): entry["reasons"] for entry in content["left_out"]}
     return Results(records, left_out), content["machine"]
+
+
+def _from_names(content: dict[str, Any]) -> Record:
+    """The inverse of `_with_names`."""
+    values: dict[str, Any] = {
+        name: Spread(**value) if name in _SPREADS else value for name, value in content.items()
+    }
+    return Record(**values)
 
 
 def _with_names(entry: Record) -> dict[str, Any]:
