@@ -22,6 +22,12 @@ WHOLE, SPLIT = 1, 132
 Options = Mapping[str, Any]
 
 
+def rows_of_channels(constants: Options) -> int:
+    """Elements of one turn of a scan's loop along time, all threads of a program together."""
+    rows: int = constants["ROWS"] * constants["BLOCK_D"]
+    return rows
+
+
 @dataclass(frozen=True)
 class Operator:
     """One of our operators: entered once, compiled for every target.
@@ -33,6 +39,7 @@ class Operator:
         others: every other flag, dtype and width, so that each kernel is compiled with each of its branches.
         bytes_per_element: of a kernel by the operator's traffic model, from its name, its constants and the options of
             the configuration; None where a kernel does part of a pass.
+        elements: of one turn of the loop along time, all threads of a program together, from the constants.
     """
 
     name: str
@@ -40,6 +47,7 @@ class Operator:
     usual: Sequence[Options]
     others: Sequence[Options]
     bytes_per_element: Callable[[str, Options, Options], float | None]
+    elements: Callable[[Options], int] = rows_of_channels
 
     def configurations(self, everything: bool) -> list[Options]:
         """The usual ones, or all."""

@@ -154,7 +154,8 @@ def _describe(
 ) -> Compiled:
     resources, loop = read(kernel.asm, kernel.metadata.shared)
     constants = {key: value for key, value in launch.items() if key.isupper() or key == "num_warps"}
-    elements = _elements(constants, DEVICES[target].lanes)
+    threads = DEVICES[target].lanes * constants["num_warps"]
+    elements = operators()[operator].elements(constants) / threads
     return Compiled(
         target=target,
         operator=operator,
@@ -168,11 +169,6 @@ def _describe(
         accesses={} if loop is None else {k: n / elements for k, n in loop.accesses.items()},
         bytes=operators()[operator].bytes_per_element(name, constants, options),
     )
-
-
-def _elements(constants: Options, lanes: int) -> float:
-    """Elements that a thread has in one turn of the loop along time."""
-    return constants.get("ROWS", 1) * constants.get("BLOCK_D", 1) / (lanes * constants.get("num_warps", 4))
 
 
 def _plain(value: Any) -> Any:

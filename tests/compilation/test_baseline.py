@@ -56,7 +56,7 @@ def test_another_release_of_triton_is_not_compared(path: Path) -> None:
 def test_table_shows_limits_and_their_source() -> None:
     text = "\n".join(lines([ENTRY]))
     assert "sm_90, H100: 3.35 TB/s" in text
-    assert "not a measurement" in text
+    assert "a model, not a" in text
     row = next(line for line in lines([ENTRY]) if "linear_scan_forward" in line)
     # 2.5 instructions at 33.5e12/s against 8 bytes at 3.35e12/s.
     assert row.split()[-1] == "0.03"

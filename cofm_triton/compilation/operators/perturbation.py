@@ -29,6 +29,12 @@ def launch(
     perturbation.sweep_errors(cells, x, targets, None if sup else meta(STEPS, dtype=torch.float64))
 
 
+def elements(constants: Options) -> int:
+    """Units of models, on a sequence, in a step: a program's states times the steps of a block."""
+    units: int = constants["GROUPS"] * constants["GROUP"] * constants["BLOCK_K"]
+    return units * constants["BLOCK_N"] * constants["PER_THREAD"] * constants["ROWS"]
+
+
 def bytes_per_element(kernel: str, constants: Options, options: Options) -> None:
     """None: states never leave the registers."""
 
@@ -42,4 +48,5 @@ OPERATOR = Operator(
         dict(units=9, act_out="relu", inputs=2, outputs=3, sup=True),
     ],
     bytes_per_element=bytes_per_element,
+    elements=elements,
 )
