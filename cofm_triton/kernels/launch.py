@@ -26,17 +26,22 @@ SEGMENT_BYTES = 16 * 2**20
 # One-warp programs that one multiprocessor holds at a time (CUDA compute capability 8.0 and 9.0: 32 blocks).
 RESIDENT_PROGRAMS = 32
 
-# Sweeps: units come in groups, so that few widths need a compilation of their own. Of a thread's 255 registers
-# MAX_STATE_WORDS hold states at the most, SHARED_STATE_WORDS where two sequences share coefficients, and the wider the
-# model, the fewer steps are left for its block of inputs and outputs. Rounds of sequences that a program walks make
+# Sweeps: units come in eights, so that few widths need a compilation of their own. Wide models are computed in groups
+# of units that fill one 16-byte load, which keeps the program short enough to compile in seconds; narrow ones unit by
+# unit, which saves an instruction per group. Of a thread's 255 registers
+# MAX_STATE_WORDS hold states at the most, SHARED_STATE_WORDS where two sequences share coefficients, RESIDENT_WORDS hold
+# coefficients that are loaded once and for all, and the wider the model (or with tanh), the fewer steps are left for its block of inputs and outputs. Rounds of sequences that a program walks make
 # 8,400 programs of the paper's sweep at m = 64 (12,800 sequences, 660 models) and one number per model out of each.
-SWEEP_GROUP = 8
+UNIT_STEP = 8
+MAX_SINGLE_UNITS = 16
 MAX_STATE_WORDS = 64
 SHARED_STATE_WORDS = 16
+RESIDENT_WORDS = 64
 MAX_PER_THREAD = 2
 MAX_SWEEP_CHANNELS = 8
 MAX_SWEEP_ROWS = 8
-SWEEP_ROW_WORDS = 256
+SWEEP_ROW_WORDS = 512
+TANH_WORDS = 4
 SWEEP_WARPS = 4
 SWEEP_ROUNDS = 8
 
@@ -132,6 +137,7 @@ class Sweep(NamedTuple):
 
     groups: int
     group: int
+    resident: bool
     block_k: int
     block_n: int
     per_thread: int
@@ -140,16 +146,19 @@ class Sweep(NamedTuple):
     num_warps: int
 
 
-def sweep(units: int, inputs: int, outputs: int, element_size: int) -> Sweep | None:
+def sweep(units: int, inputs: int, outputs: int, element_size: int, tanh: bool) -> Sweep | None:
     """Launch shape for models of `units` units, or None where a thread's registers cannot hold their states.
 
     Lanes are models, warps are sequences. Narrow models take several sequences per thread: independent chains, and
     coefficients that are loaded once for all of them.
     """
-    groups, size = triton.cdiv(units, SWEEP_GROUP), element_size // 4
-    words = groups * SWEEP_GROUP * size
+    padded, size = triton.cdiv(units, UNIT_STEP) * UNIT_STEP, element_size // 4
+    words = padded * size
     if words > MAX_STATE_WORDS or max(inputs, outputs) > MAX_SWEEP_CHANNELS:
         return None
+    group = 1 if padded <= MAX_SINGLE_UNITS else VECTOR_BYTES // element_size
     per_thread = max(1, min(MAX_PER_THREAD, SHARED_STATE_WORDS // words))
-    rows = max(1, min(MAX_SWEEP_ROWS, SWEEP_ROW_WORDS // (words * size)) // max(inputs, outputs))
-    return Sweep(groups, SWEEP_GROUP, LANES, SWEEP_WARPS, per_thread, rows, SWEEP_ROUNDS, SWEEP_WARPS)
+    step_words = size**2 * (TANH_WORDS if tanh else 1)
+    rows = max(1, min(MAX_SWEEP_ROWS, SWEEP_ROW_WORDS // (words * step_words)) // max(inputs, outputs))
+    resident = words * (2 + inputs + outputs) <= RESIDENT_WORDS
+    return Sweep(padded // group, group, resident, LANES, SWEEP_WARPS, per_thread, rows, SWEEP_ROUNDS, SWEEP_WARPS)

@@ -5,8 +5,8 @@
 
 Indices: k model, n sequence, t time, i unit; x is (N, T, d), targets (N, T, p). Lanes are models, so one number of x
 serves BLOCK_K models; warps are sequences. A program owns BLOCK_K models and walks ROUNDS times PER_THREAD blocks of
-BLOCK_N sequences from their first step to their last. The states of all units, in groups of GROUP, stay in registers in
-STATE. Time is cut into blocks of ROWS steps: within one, the groups take turns, so that a coefficient is loaded once
+BLOCK_N sequences from their first step to their last. The states of all units, in groups of GROUP, stay in registers
+in STATE. Time is cut into blocks of ROWS steps: within one, the groups take turns, so that a coefficient is loaded once
 for ROWS steps, and y of the block is summed in registers. Errors are float64: a number per program and model, in a
 fixed order, added by the launcher: no atomics.
 
@@ -65,17 +65,18 @@ def larger(a, b):
 @triton.jit
 def sweep_errors_kernel(
     x_ptr, target_ptr, weight_ptr, unit_ptr, offset_ptr, error_ptr,
-    N: tl.int64, T: tl.int64, K: tl.int64, num_sequence_blocks, stride_ut: tl.int64, dt: tl.float64,
+    N: tl.int64, T: tl.int64, K: tl.int64, num_sequence_blocks,
+    stride_ut: tl.int64, dt: tl.float64,
     GROUPS: tl.constexpr, GROUP: tl.constexpr, INPUTS: tl.constexpr, OUTPUTS: tl.constexpr,
-    ACT_IN: tl.constexpr, ACT_OUT: tl.constexpr, SUP: tl.constexpr, STATE: tl.constexpr,
+    ACT_IN: tl.constexpr, ACT_OUT: tl.constexpr, SUP: tl.constexpr, STATE: tl.constexpr, RESIDENT: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, PER_THREAD: tl.constexpr, ROWS: tl.constexpr, ROUNDS: tl.constexpr,
 ):  # fmt: skip
     """Writes errors (num_sequence_blocks, K), K a multiple of BLOCK_K.
 
-    Coefficients are units (K / BLOCK_K, GROUPS, 2 + d + p, GROUP, BLOCK_K), rows a, b, U, c, so that one address and
-    constant offsets reach all of them, and offset (p, K); all tensors are contiguous. Coefficients do not change in
-    time, stride_ut is 0: as an argument it keeps the compiler from loading all of them before the loop over time, where
-    they would not fit the registers.
+    Coefficients are units (K / BLOCK_K, GROUPS, 2 + d + p, BLOCK_K, GROUP), rows a, b, U, c, and offset (p, K); all
+    tensors are contiguous. Coefficients do not change in time. If RESIDENT, the compiler loads them before the loop
+    over time and keeps them in registers; otherwise they would not fit, and the stride in time, stride_ut, which is 0
+    but an argument, keeps it from doing so.
     """
     COEFFICIENTS: tl.constexpr = 2 + INPUTS + OUTPUTS
     PLANE: tl.constexpr = GROUP * BLOCK_K
@@ -84,7 +85,7 @@ def sweep_errors_kernel(
     block_k = (pid // num_sequence_blocks).to(tl.int64)
     lane = tl.arange(0, BLOCK_K)
     k = block_k * BLOCK_K + lane[None, :]
-    plane = tl.arange(0, GROUP)[:, None, None] * BLOCK_K + lane[None, None, :]
+    plane = tl.arange(0, GROUP)[:, None, None] + lane[None, None, :] * GROUP
     dt = tl.full((), dt, STATE)
     error = tl.zeros((BLOCK_N, BLOCK_K), tl.float64)
 
@@ -129,7 +130,8 @@ def sweep_errors_kernel(
                     after = after + (h,)
                 ys = sums
             hs = after
-            unit += stride_ut
+            if not RESIDENT:
+                unit += stride_ut
 
             for s in tl.static_range(PER_THREAD):
                 n = ((block_n * ROUNDS + turn) * PER_THREAD + s) * BLOCK_N + tl.arange(0, BLOCK_N)[:, None]
@@ -155,7 +157,7 @@ def sweep_errors_kernel(
 
 def fits(units: int, inputs: int, outputs: int, element_size: int) -> bool:
     """Whether the registers of a thread hold the states of a model."""
-    return sweep(units, inputs, outputs, element_size) is not None
+    return sweep(units, inputs, outputs, element_size, tanh=False) is not None
 
 
 def sweep_errors(cells: Any, inputs: Any, targets: Any, weights: Any) -> Any:
@@ -171,7 +173,8 @@ def sweep_errors(cells: Any, inputs: Any, targets: Any, weights: Any) -> Any:
         (K,) float64; not finite where a state overflowed.
     """
     count, steps, channels = inputs.shape
-    shape = sweep(cells.rate.shape[1], channels, targets.shape[2], inputs.element_size())
+    tanh = "tanh" in (cells.act_in, cells.act_out)
+    shape = sweep(cells.rate.shape[1], channels, targets.shape[2], inputs.element_size(), tanh)
     assert shape is not None
     units, offset = _coefficients(cells, inputs, shape)
     sequence_blocks = triton.cdiv(count, shape.block_n * shape.per_thread * shape.rounds)
@@ -181,7 +184,7 @@ def sweep_errors(cells: Any, inputs: Any, targets: Any, weights: Any) -> Any:
         count, steps, offset.shape[1], sequence_blocks, 0, cells.dt,
         GROUPS=shape.groups, GROUP=shape.group, INPUTS=channels, OUTPUTS=targets.shape[2],
         ACT_IN=cells.act_in, ACT_OUT=cells.act_out, SUP=weights is None,
-        STATE=tl.float64 if inputs.element_size() == 8 else tl.float32,
+        STATE=tl.float64 if inputs.element_size() == 8 else tl.float32, RESIDENT=shape.resident,
         BLOCK_N=shape.block_n, BLOCK_K=shape.block_k, PER_THREAD=shape.per_thread, ROWS=shape.rows,
         ROUNDS=shape.rounds, num_warps=shape.num_warps,
     )  # fmt: skip
@@ -202,4 +205,4 @@ def _coefficients(cells: Any, like: Any, shape: Sweep) -> tuple[Any, Any]:
     offset = like.new_zeros((outputs, len(units)))
     offset[:, : cells.count] = cells.offset.T
     units = units.unflatten(0, (blocks, shape.block_k)).unflatten(2, (shape.groups, shape.group))
-    return units.permute(0, 2, 4, 3, 1).contiguous(), offset
+    return units.permute(0, 2, 4, 1, 3).contiguous(), offset

@@ -13,8 +13,8 @@ from cofm_triton.reference import Dynamics, rnn_functional
 from cofm_triton.stacked import stack
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-# Models, units, sequences, steps, inputs and outputs: none fills its blocks.
-NARROW, WIDE = (3, 5, 5, 9, 1, 1), (33, 9, 6, 5, 2, 3)
+# Models, units, sequences, steps, inputs and outputs: none fills its blocks; WIDE takes units in groups.
+NARROW, MANY, WIDE = (3, 5, 5, 9, 1, 1), (33, 9, 6, 5, 2, 3), (2, 18, 3, 4, 1, 1)
 
 
 def randn(*shape: int, seed: int) -> Tensor:
@@ -27,8 +27,9 @@ def randn(*shape: int, seed: int) -> Tensor:
     [
         ("diagonal", "hardtanh", NARROW, True),
         ("diagonal", "tanh", NARROW, False),
-        ("diagonal", "relu", WIDE, True),
-        ("ssm", "hardtanh", WIDE, False),
+        ("diagonal", "relu", MANY, True),
+        ("ssm", "hardtanh", MANY, False),
+        ("diagonal", "hardtanh", WIDE, True),
         ("diagonal", "linear", NARROW, True),
     ],
 )
