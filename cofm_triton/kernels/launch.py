@@ -28,10 +28,11 @@ RESIDENT_PROGRAMS = 32
 
 # Sweeps: units come in eights, so that few widths need a compilation of their own. Wide models are computed in groups
 # of units that fill one 16-byte load, which keeps the program short enough to compile in seconds; narrow ones unit by
-# unit, which saves an instruction per group. Of a thread's 255 registers
-# MAX_STATE_WORDS hold states at the most, SHARED_STATE_WORDS where two sequences share coefficients, RESIDENT_WORDS hold
-# coefficients that are loaded once and for all, and the wider the model (or with tanh), the fewer steps are left for its block of inputs and outputs. Rounds of sequences that a program walks make
-# 8,400 programs of the paper's sweep at m = 64 (12,800 sequences, 660 models) and one number per model out of each.
+# unit, which saves an instruction per group. Of a thread's 255 registers MAX_STATE_WORDS hold states at the most,
+# SHARED_STATE_WORDS where two sequences share coefficients, RESIDENT_WORDS coefficients that are loaded once and for
+# all; the wider the model (or with tanh), the fewer steps are left for its block of inputs and outputs. Rounds of
+# sequences that a program walks make 8,400 programs of the paper's sweep at m = 64 (12,800 sequences, 660 models), and
+# one number per model out of each.
 UNIT_STEP = 8
 MAX_SINGLE_UNITS = 16
 MAX_STATE_WORDS = 64

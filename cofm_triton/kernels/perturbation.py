@@ -89,7 +89,8 @@ def sweep_errors_kernel(
     dt = tl.full((), dt, STATE)
     error = tl.zeros((BLOCK_N, BLOCK_K), tl.float64)
 
-    for turn in range(ROUNDS):
+    blocks_left = tl.cdiv(N, BLOCK_N * PER_THREAD) - block_n * ROUNDS
+    for turn in range(tl.minimum(blocks_left, ROUNDS)):
         unit = unit_ptr + block_k * (GROUPS * COEFFICIENTS * PLANE) + plane
         hs = states_at_rest(GROUPS * PER_THREAD, GROUP, BLOCK_N, BLOCK_K, STATE)
         for t in range(0, T, ROWS):
