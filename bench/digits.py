@@ -5,7 +5,8 @@
 
 The data are scikit-learn's (1,797 images of 8 x 8 pixels; extra `examples`), a fifth of which is the test set. Every
 layer reads one pixel at a time, a linear layer classifies its last output. Same width, optimiser, schedule, epochs and
-seed for all; nothing is chosen by looking at the test set but the settings below, which `dense` was tuned for.
+seed for all. These, and each layer's nonlinearity, were chosen in a few trials by test accuracy, for `dense` above all:
+there is no validation set, its row is optimistic, and the layers of PyTorch were not tuned.
 """
 
 from __future__ import annotations
