@@ -22,7 +22,7 @@ from cofm_triton.ops.dtypes import state_dtype
 from cofm_triton.ops.linear_scan import apply_linear_scan
 from cofm_triton.ops.rnn_scan import apply_rnn_scan
 
-SOLVERS = ("auto", "sequential")
+SOLVERS = ("auto", "sequential", "newton")
 
 
 def linear_scan(
@@ -106,7 +106,10 @@ def rnn_scan(
         h0: (B, D) initial state, zeros when None; (S, D) with `seq_starts`. In x's dtype or the state's.
         dt: time step, > 0.
         nonlinearity: act: "linear", "tanh", "hardtanh" or "relu".
-        solver: "sequential" or "auto" (which is sequential).
+        solver: "sequential"; "newton", parallel in time: Newton iterations, each one a linear scan, to the accuracy of
+            the sequential kernel, which takes over where they do not converge (`cofm_triton/ops/newton.py`); or "auto",
+            which takes "newton" on a GPU for at most 64 channels over the whole batch and at least 65,536 steps, and
+            never on the CPU, where it does not pay.
         seq_starts: (S,) int32 or int64 start indices of sequences packed into one row (B = 1), the first one 0.
         backend: "triton", "cpu" ("numba" or "torch"), "reference"; None picks the fastest that can run the tensors.
 
@@ -139,7 +142,7 @@ def rnn_scan(
 
         return definition(x, rate, h0, dt=dt, nonlinearity=nonlinearity, seq_starts=seq_starts)
     rate = rate.to(state_dtype(x.dtype))
-    return apply_rnn_scan(x, rate, h0, seq_starts, float(dt), nonlinearity, chosen)
+    return apply_rnn_scan(x, rate, h0, seq_starts, float(dt), nonlinearity, chosen, solver)
 
 
 def dense_rnn(

@@ -4,8 +4,8 @@
 
 The adjoint of a nonlinear recurrence is affine, and so is its tangent, both with the Jacobian
 `J[t] = 1 - dt * rate * act'(z[t])`: a backward pass that is itself differentiated is written in terms of `linear_scan`
-with the gates J, any other one runs as one fused operator, `cofm_triton::rnn_scan_backward`. At the kinks of hardtanh
-and relu act' is PyTorch's subgradient, 0.
+with the gates J, and so is one of few channels on a GPU, where the linear scan splits time; any other one runs as one
+fused operator, `cofm_triton::rnn_scan_backward`. At the kinks of hardtanh and relu act' is PyTorch's subgradient, 0.
 """
 
 from __future__ import annotations
@@ -19,8 +19,14 @@ from cofm_triton.activation import activation_slope
 from cofm_triton.ops.backends import implementation
 from cofm_triton.ops.dtypes import state_dtype
 from cofm_triton.ops.linear_scan import apply_linear_scan
+from cofm_triton.ops.newton import newton_scan, pays
 from cofm_triton.ops.registration import register, register_derivative
-from cofm_triton.ops.shapes import fold_batch, packed_starts, previous_states, split_batch
+from cofm_triton.ops.shapes import fold_batch, last_states, packed_starts, previous_states, split_batch
+
+# Where a GPU runs the adjoint as a linear scan split in time, after forming its gates: by the model in `newton.py`, as
+# one iteration; the linear scan's kernel would gain from a split at four times as many channels.
+MAX_SPLIT_CHANNELS = 256
+MIN_SPLIT_STEPS = 2**13
 
 
 def apply_rnn_scan(
@@ -31,11 +37,12 @@ def apply_rnn_scan(
     dt: float,
     nonlinearity: str,
     backend: str,
+    solver: str = "sequential",
 ) -> tuple[Tensor, Tensor]:
     """`(h, h_last)` for checked arguments: rate (D,) in the state's dtype, backend resolved."""
     if torch.compiler.is_compiling():
-        return rnn_scan_op(x, rate, h0, seq_starts, dt, nonlinearity, backend)
-    return _RnnScan.apply(x, rate, h0, seq_starts, dt, nonlinearity, backend)
+        return rnn_scan_op(x, rate, h0, seq_starts, dt, nonlinearity, backend, solver)
+    return _RnnScan.apply(x, rate, h0, seq_starts, dt, nonlinearity, backend, solver)
 
 
 def rnn_scan(
@@ -46,6 +53,7 @@ def rnn_scan(
     dt: float,
     nonlinearity: str,
     backend: str,
+    solver: str = "sequential",
 ) -> tuple[Tensor, Tensor]:
     """The forward pass: h (B, T, D) in x's dtype, h_last (S, D) in h0's dtype, x's when h0 is None."""
     dtype = x.dtype if h0 is None else h0.dtype
@@ -54,14 +62,13 @@ def rnn_scan(
         sequences = x.shape[0] if seq_starts is None else seq_starts.shape[0]
         last = x.new_zeros((sequences, x.shape[2]), dtype=dtype) if h0 is None else h0.clone()
         return x.new_empty(x.shape), last
+    start, starts = None if h0 is None else h0.to(state).contiguous(), packed_starts(seq_starts)
+    if solver == "newton" or (solver == "auto" and pays(x, starts, backend)):
+        found, _ = newton_scan(x, rate, start, starts, dt=dt, nonlinearity=nonlinearity, backend=backend)
+        if found is not None:
+            return found.to(x.dtype), last_states(found, start, starts).to(dtype)
     h, last = implementation(backend, "rnn_scan").forward(
-        x,
-        rate.contiguous(),
-        None if h0 is None else h0.to(state).contiguous(),
-        packed_starts(seq_starts),
-        dt=dt,
-        nonlinearity=nonlinearity,
-        state_dtype=state,
+        x, rate.contiguous(), start, starts, dt=dt, nonlinearity=nonlinearity, state_dtype=state
     )
     return h, last.to(dtype)
 
@@ -74,6 +81,7 @@ def _rnn_scan_fake(
     dt: float,
     nonlinearity: str,
     backend: str,
+    solver: str = "sequential",
 ) -> tuple[Tensor, Tensor]:
     sequences = x.shape[0] if seq_starts is None else seq_starts.shape[0]
     last = x.new_empty((sequences, x.shape[2]), dtype=x.dtype if h0 is None else h0.dtype)
@@ -99,6 +107,11 @@ def rnn_scan_backward(
         nothing = x.new_zeros((sequences, x.shape[2]), dtype=state)
         grad_h0 = nothing if grad_last is None else grad_last.to(state, copy=True)
         return torch.empty_like(h), torch.zeros_like(rate), grad_h0
+    if _splits_time(x, seq_starts, backend):
+        grad_x, grad_rate, grad_h0 = _differentiable_backward(
+            grad_h, grad_last, x, rate, h, h0, seq_starts, dt, nonlinearity, backend
+        )
+        return grad_x, grad_rate, grad_h0
     grads: tuple[Tensor, Tensor, Tensor] = implementation(backend, "rnn_scan").backward(
         grad_h,
         None if grad_last is None else grad_last.to(state).contiguous(),
@@ -112,6 +125,12 @@ def rnn_scan_backward(
         state_dtype=state,
     )
     return grads
+
+
+def _splits_time(x: Tensor, seq_starts: Tensor | None, backend: str) -> bool:
+    """Whether the adjoint runs as a linear scan, whose kernel splits time: few channels over the whole batch."""
+    few_and_long = x.shape[0] * x.shape[2] <= MAX_SPLIT_CHANNELS and x.shape[1] >= MIN_SPLIT_STEPS
+    return backend == "triton" and seq_starts is None and few_and_long
 
 
 def _rnn_scan_backward_fake(
@@ -132,7 +151,7 @@ def _rnn_scan_backward_fake(
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    x, rate, h0, seq_starts, dt, nonlinearity, backend = inputs
+    x, rate, h0, seq_starts, dt, nonlinearity, backend, _ = inputs
     ctx.save_for_backward(x, rate, output[0], h0, seq_starts)
     ctx.save_for_forward(x, rate, output[0], h0, seq_starts)
     ctx.options = (dt, nonlinearity, backend)
@@ -141,14 +160,14 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
 
 def _backward(ctx: Any, grad_h: Tensor | None, grad_last: Tensor | None) -> tuple[Tensor | None, ...]:
     x, rate, h, h0, seq_starts = ctx.saved_tensors
-    nothing = (None,) * 7
+    nothing = (None,) * 8
     if grad_h is None and grad_last is None:
         return nothing
     if grad_h is None:
         grad_h = h.new_zeros(()).expand(h.shape)  # stride 0: costs no memory and no traffic
     backward = _differentiable_backward if torch.is_grad_enabled() else rnn_scan_backward_op
     grad_x, grad_rate, grad_h0 = backward(grad_h, grad_last, x, rate, h, h0, seq_starts, *ctx.options)
-    return grad_x, grad_rate, None if h0 is None else grad_h0.to(h0.dtype), None, None, None, None
+    return grad_x, grad_rate, None if h0 is None else grad_h0.to(h0.dtype), *nothing[3:]
 
 
 def linearize(
@@ -213,7 +232,7 @@ class _RnnScan(torch.autograd.Function):
 
 def _rnn_scan_vmap(
     info: Any, in_dims: tuple[Any, ...], x: Tensor, rate: Tensor, h0: Tensor | None,
-    seq_starts: Tensor | None, dt: float, nonlinearity: str, backend: str,
+    seq_starts: Tensor | None, dt: float, nonlinearity: str, backend: str, solver: str = "sequential",
 ) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:  # fmt: skip
     """A mapped axis joins the batch; the channels where rates differ along it, or where rows are packed."""
     size, (x_dim, rate_dim, h_dim, *_) = info.batch_size, in_dims
@@ -222,7 +241,7 @@ def _rnn_scan_vmap(
     h0 = None if h0 is None else fold_batch(h0, h_dim, size, into_channels)
     if into_channels:
         rate = fold_batch(rate, rate_dim, size, True)
-    h, last = rnn_scan_op(x, rate, h0, seq_starts, dt, nonlinearity, backend)
+    h, last = rnn_scan_op(x, rate, h0, seq_starts, dt, nonlinearity, backend, solver)
     return (split_batch(h, size, into_channels), split_batch(last, size, into_channels)), (0, 0)
 
 

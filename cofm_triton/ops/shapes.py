@@ -37,6 +37,22 @@ def previous_states(h: Tensor, h0: Tensor | None, seq_starts: Tensor | None, rev
     return padded.index_copy(0, entries, states)[:-1].unsqueeze(0)
 
 
+def last_states(h: Tensor, h0: Tensor | None, seq_starts: Tensor | None) -> Tensor:
+    """The state after the last step of each sequence, (S, D); h0 (zeros when None) of an empty one.
+
+    Args:
+        h: (B, T, D) states, T >= 1.
+        h0: (S, D) initial states in the dtype of h, or None.
+        seq_starts: (S,) start indices of packed sequences, or None.
+    """
+    if seq_starts is None:
+        return h[:, -1].clone()
+    starts = seq_starts.long()
+    ends = torch.cat([starts[1:], starts.new_full((1,), h.shape[1])])
+    first = h.new_zeros((1, h.shape[2])) if h0 is None else h0
+    return torch.where((ends > starts).unsqueeze(1), h[0, (ends - 1).clamp(min=0)], first)
+
+
 def fold_batch(tensor: Tensor, dim: int | None, size: int, into_channels: bool) -> Tensor:
     """Fold a mapped axis of `size` entries (absent when `dim` is None) into the first or the last axis."""
     mapped = tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from scan_cases import normal
 
-from cofm_triton.ops.shapes import fold_batch, packed_starts, previous_states, split_batch
+from cofm_triton.ops.shapes import fold_batch, last_states, packed_starts, previous_states, split_batch
 
 STARTS = ([0], [0, 3], [0, 0, 3, 3, 7], [0, 1, 2, 3, 4, 5, 6, 7], [0, 7, 7])
 
@@ -71,3 +71,14 @@ def test_packed_starts_lie_next_to_each_other() -> None:
     assert starts is not None and starts.is_contiguous()
     assert starts.tolist() == [0, 2, 4, 6]
     assert packed_starts(None) is None
+
+
+@pytest.mark.parametrize("with_h0", [False, True])
+@pytest.mark.parametrize("starts", STARTS, ids=str)
+def test_last_states(starts: list[int], with_h0: bool) -> None:
+    h, h0 = normal(1, 7, 3), normal(len(starts), 3, seed=2) if with_h0 else None
+    last = last_states(h, h0, torch.tensor(starts))
+    for i, (a, b) in enumerate(itertools.pairwise([*starts, 7])):
+        expected = h[0, b - 1] if b > a else torch.zeros(3) if h0 is None else h0[i]
+        assert torch.equal(last[i], expected)
+    assert torch.equal(last_states(h, None, None), h[:, -1])
