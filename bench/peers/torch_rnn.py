@@ -16,7 +16,7 @@ def _prepare(problem: Problem) -> Contestant:
 
 PEER = Peer(
     name="nn.RNN",
-    prepare=dict.fromkeys(("linear_scan", "rnn_scan", "stable_rnn"), _prepare),
+    prepare=dict.fromkeys(("linear_scan", "rnn_scan", "dense_rnn", "stable_rnn"), _prepare),
     max_steps=2**16,
     same_work=False,
 )

@@ -46,6 +46,13 @@ TANH_WORDS = 4
 SWEEP_WARPS = 4
 SWEEP_ROUNDS = 8
 
+# Dense recurrences. A tile of the matrix has at most 128 x 128 numbers: with 8 warps 64 registers of a thread in
+# float32, twice that in float64. One tile and all that a step needs fit into the 255 registers of a thread; beside a
+# tile that is read in passing, a second resident one spills.
+MAX_DENSE_BLOCK = 128
+MAX_DENSE_TILES = 4
+DENSE_WARPS = 8
+
 
 class Channels(NamedTuple):
     """How channels are laid over programs; a narrow block has half the channels and keeps twice the rows in flight."""
@@ -54,6 +61,28 @@ class Channels(NamedTuple):
     num_blocks: int
     masked: bool
     narrow: bool = False
+
+
+class Dense(NamedTuple):
+    """How a program of a dense recurrence holds its matrix: BLOCKS x BLOCKS tiles, the first RESIDENT in registers."""
+
+    BLOCK: int
+    BLOCKS: int
+    RESIDENT: int
+    num_warps: int
+
+
+class Step(NamedTuple):
+    """One step of a dense recurrence: a program does TILE_B sequences by TILE_N channels, TILE_K terms each time."""
+
+    TILE_B: int
+    TILE_N: int
+    TILE_K: int
+    num_warps: int
+
+
+# The least number of rows that `tl.dot` takes; few columns, so that many programs share the reading of the matrix.
+STEP_SHAPE = Step(16, 32, 32, 4)
 
 
 class Chunks(NamedTuple):
@@ -106,6 +135,18 @@ def units(width: int, features: int, element_size: int) -> Channels:
     a_lane = max(1, VECTOR_BYTES // element_size // triton.cdiv(features, 4))
     block_d = min(LANES * triton.next_power_of_2(a_lane), max(LANES, triton.next_power_of_2(width)))
     return Channels(block_d, triton.cdiv(width, block_d), width % block_d != 0)
+
+
+def dense(channels: int, element_size: int) -> Dense | None:
+    """Tiles of a dense recurrence's matrix, or None where a step needs many programs.
+
+    `element_size` is that of the state. Small matrices take fewer warps, whose sums cost fewer barriers.
+    """
+    block = min(MAX_DENSE_BLOCK, max(16, triton.next_power_of_2(channels)))
+    blocks = triton.cdiv(channels, block)
+    if blocks * blocks > (MAX_DENSE_TILES if element_size == 4 else 1):
+        return None
+    return Dense(block, blocks, 1, max(1, min(DENSE_WARPS, block * block * element_size // (4 * 32 * LANES))))
 
 
 def split(rows: int, programs: int, row_bytes: int, element_size: int, num_sms: int) -> Chunks:

@@ -30,6 +30,8 @@ def apply_dense_rnn(
     x: Tensor, weight: Tensor, h0: Tensor | None, dt: float, nonlinearity: str, precision: str, backend: str
 ) -> tuple[Tensor, Tensor]:
     """`(h, h_last)` for checked arguments: weight (D, D) in the state's dtype, backend resolved."""
+    if torch.version.hip is not None:
+        precision = "ieee"  # AMD's compiler has no products of TF32 numbers in threes
     keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, h0))
     run = dense_rnn_op if torch.compiler.is_compiling() else _DenseRNN.apply
     h, last, _slope = run(x, weight, h0, dt, nonlinearity, precision, backend, keep)
@@ -256,9 +258,17 @@ dense_rnn_backward_op = register(dense_rnn_backward, fake=_dense_rnn_backward_fa
 register_derivative("dense_rnn", _backward, _setup_context)
 
 
-def traffic(batch: int, length: int, channels: int, itemsize: int, *, backward: bool) -> int:
-    """Bytes that must move with the weight on chip: forward x, h and the slopes; backward dh, the slopes, h and dx."""
-    return (4 if backward else 3) * batch * length * channels * itemsize
+def traffic(
+    batch: int, length: int, channels: int, itemsize: int, *, backward: bool, keep: bool = True
+) -> int:
+    """Bytes that must move with the weight on chip.
+
+    Forward reads x and writes h and, if kept, the slopes; the adjoint reads dh and the slopes and writes dx. Slopes,
+    and dx until the gradient of the weight has been taken, are in the state's dtype, at least 4 bytes.
+    """
+    wide = max(itemsize, 4)
+    each = itemsize + 2 * wide if backward else 2 * itemsize + (wide if keep else 0)
+    return each * batch * length * channels
 
 
 def work(batch: int, length: int, channels: int, *, backward: bool) -> int:

@@ -137,7 +137,9 @@ def test_slopes_that_were_not_kept_are_formed_again(nonlinearity: str, backend: 
 
 
 def test_models_of_traffic_and_work() -> None:
-    assert traffic(8, 512, 64, 4, backward=False) == 3 * 8 * 512 * 64 * 4
-    assert traffic(8, 512, 64, 4, backward=True) == 4 * 8 * 512 * 64 * 4
-    assert work(8, 512, 64, backward=False) == 8 * 512 * 64**2
-    assert work(8, 512, 64, backward=True) == 2 * 8 * 512 * 64**2
+    states = 8 * 512 * 64
+    assert traffic(8, 512, 64, 4, backward=False, keep=False) == 2 * 4 * states
+    assert traffic(8, 512, 64, 4, backward=False) == traffic(8, 512, 64, 4, backward=True) == 3 * 4 * states
+    assert traffic(8, 512, 64, 2, backward=True) == (2 + 4 + 4) * states
+    assert work(8, 512, 64, backward=False) == 64 * states
+    assert work(8, 512, 64, backward=True) == 2 * 64 * states

@@ -51,7 +51,6 @@ OPERATOR = Operator(
     name="dense_rnn",
     draws={name: partial(dense_case, nonlinearity=name) for name in NONLINEARITIES},
     dtypes=REAL_DTYPES,
-    backends=("numba", "torch"),
     largest=64,
     longest=100,  # the bound of tanh, which knows its slopes to an interval only, grows without limit
 )

@@ -1,0 +1,75 @@
+"""Launches of the dense recurrence: matrices in registers, matrices read again in every step, and launches by steps.
+
+Instructions are counted per state that a turn of the loop along time makes; those of the kernels of one step, which
+loop along the terms of a product, per term.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any
+
+import torch
+
+from cofm_triton.compilation.launches import Operator, Options, meta
+from cofm_triton.ops.dense_rnn import traffic
+from cofm_triton.ops.dtypes import state_dtype
+
+SMALL, RESIDENT, CACHED, STEPS, RAGGED = 64, 128, 256, 640, 500
+
+
+def launch(
+    dtype: torch.dtype = torch.float32, nonlinearity: str = "hardtanh", width: int = RESIDENT, length: int = 2,
+    states: bool = True, precision: str = "ieee",
+) -> None:  # fmt: skip
+    """Both passes; without initial states the forward pass keeps no slopes either."""
+    from triton.runtime import driver
+
+    from cofm_triton.kernels import dense_rnn
+
+    if driver.active.get_current_target().backend == "hip":
+        precision = "ieee"
+    state = state_dtype(dtype)
+    x, weight = meta(4, length, width, dtype=dtype), meta(width, width, dtype=state)
+    h0 = meta(4, width, dtype=state) if states else None
+    options: dict[str, Any] = dict(dt=0.5, precision=precision)
+    dense_rnn.forward(x, weight, h0, nonlinearity=nonlinearity, keep=states, state_dtype=state, **options)
+    dense_rnn.adjoint(x, h0, meta(*x.shape, dtype=state), weight, **options)
+
+
+def bytes_per_element(kernel: str, constants: Options, options: Options) -> float | None:
+    """Per element; None for the kernels of one step, which read the matrix as well."""
+    if "step" in kernel:
+        return None
+    itemsize = options.get("dtype", torch.float32).itemsize
+    return traffic(1, 1, 1, itemsize, backward="adjoint" in kernel, keep=constants.get("KEEP", True))
+
+
+def elements(constants: Options) -> int:
+    """States of one turn of the loop along time, or terms of one turn of a step's loop."""
+    if "TILE_K" in constants:
+        terms: int = constants["TILE_B"] * constants["TILE_N"] * constants["TILE_K"]
+        return terms
+    states: int = constants["BLOCK"] * constants["BLOCKS"]
+    return states
+
+
+OPERATOR = Operator(
+    name="dense_rnn",
+    launch=launch,
+    usual=[
+        *(dict(width=width, nonlinearity="tanh") for width in (SMALL, RESIDENT, CACHED, STEPS)),
+        dict(width=RESIDENT, nonlinearity="hardtanh"),
+        dict(width=RESIDENT, nonlinearity="tanh", dtype=torch.bfloat16),
+        dict(width=STEPS, nonlinearity="tanh", precision="tf32x3"),
+    ],
+    others=[
+        *(dict(width=width, nonlinearity="tanh", dtype=torch.bfloat16) for width in (CACHED, STEPS)),
+        *(dict(width=width, nonlinearity="tanh", dtype=torch.float64) for width in (SMALL, RESIDENT, STEPS)),
+        *(dict(width=width, states=False) for width in (3, 200, RAGGED)),
+        *(dict(width=width, nonlinearity=name) for width, name in product((CACHED, RAGGED), ("linear", "relu"))),
+        dict(width=RAGGED, precision="tf32x3"),
+    ],
+    bytes_per_element=bytes_per_element,
+    elements=elements,
+)
