@@ -167,9 +167,10 @@ def dense_rnn(
         h0: (B, D) initial state, zeros when None. In x's dtype or the state's.
         dt: time step, > 0.
         nonlinearity: act: "linear", "tanh", "hardtanh" or "relu".
-        precision: of the products inside float32 Triton kernels, "ieee" (fused multiply-adds) or "tf32x3" (three
-            products on the tensor cores of NVIDIA GPUs, errors of a few float32 roundings per term; "ieee" on others).
-            Products that PyTorch does, the gradient of the weight and everything on the CPU, follow PyTorch's setting,
+        precision: of float32 products in Triton kernels: "ieee" (fused multiply-adds), or "tf32x3", which lets the
+            kernels for more than 256 channels take three products on the tensor cores of NVIDIA GPUs for one, with
+            errors of a few float32 roundings per term; narrower matrices stay in registers and gain nothing by it.
+            Products that PyTorch does, the gradient of the weight and the "torch" backend, follow PyTorch's setting,
             `torch.set_float32_matmul_precision`.
         backend: "torch", "cpu" ("numba" or "torch"), "reference"; None picks the fastest that can run the tensors.
 

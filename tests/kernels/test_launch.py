@@ -16,6 +16,7 @@ from cofm_triton.kernels.launch import (
     SEGMENT_BYTES,
     VECTOR_BYTES,
     channels,
+    dense,
     layout,
     split,
     split_carries,
@@ -89,3 +90,15 @@ def test_one_chain_fills_the_device() -> None:
     plan = split(2**20, 1, 64 * 4, 4, 132)
     assert plan.num_chunks >= 4000
     assert plan.segment * 64 * 4 <= SEGMENT_BYTES
+
+
+@pytest.mark.parametrize("element_size", [4, 8])
+def test_matrices_fit_into_registers(element_size: int) -> None:
+    """A resident tile takes at most half of the 256 registers of a thread; all widths are covered."""
+    for width in (1, 3, 16, 17, 64, 100, 128, 129, 256, 257, 1000):
+        shape = dense(width, element_size)
+        assert (shape is None) == (width > (256 if element_size == 4 else 128))
+        if shape is not None:
+            assert shape.BLOCK * shape.BLOCKS >= width > shape.BLOCK * (shape.BLOCKS - 1)
+            registers = shape.RESIDENT * shape.BLOCK**2 * element_size / 4 / (32 * shape.num_warps)
+            assert registers <= 128
