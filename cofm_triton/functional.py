@@ -172,7 +172,7 @@ def dense_rnn(
             errors of a few float32 roundings per term; narrower matrices stay in registers and gain nothing by it.
             Products that PyTorch does, the gradient of the weight and the "torch" backend, follow PyTorch's setting,
             `torch.set_float32_matmul_precision`.
-        backend: "torch", "cpu" ("numba" or "torch"), "reference"; None picks the fastest that can run the tensors.
+        backend: "triton", "cpu" ("numba" or "torch"), "reference"; None picks the fastest that can run the tensors.
 
     Returns:
         h: (B, T, D) all states, in x's dtype.
@@ -197,10 +197,6 @@ def dense_rnn(
     check_precision(precision)
     check_states("h0", h0, x, None)
     chosen = resolve(backend, x.device)
-    if chosen == "triton":  # which has no kernel for it: matrix products of a GPU are PyTorch's
-        if backend == "triton":
-            raise ValueError("backend of dense_rnn must be 'torch', 'cpu', 'numba' or 'reference', got 'triton'")
-        chosen = "torch"
     if chosen == "reference":
         from cofm_triton.reference import dense_rnn as definition
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from scan_cases import CPU_BACKENDS, dense_case, device_of, for_backends
+from scan_cases import BACKENDS, CPU_BACKENDS, TRITON, dense_case, device_of, for_backends
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 from torch.func import grad, hessian, jacfwd, jacrev, vmap
@@ -38,7 +38,7 @@ def loss(h_and_last: tuple[Tensor, Tensor]) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("backend", "nonlinearity"), for_backends(CPU_BACKENDS, NONLINEARITIES)
+    ("backend", "nonlinearity"), for_backends(CPU_BACKENDS, NONLINEARITIES) + for_backends(TRITON, ["tanh"])
 )
 def test_derivatives(nonlinearity: str, backend: str) -> None:
     run, inputs = recurrence(backend, nonlinearity), arguments(backend, nonlinearity)
@@ -47,7 +47,7 @@ def test_derivatives(nonlinearity: str, backend: str) -> None:
     assert gradgradcheck(run, inputs, fast_mode=fast)
 
 
-@pytest.mark.parametrize("backend", CPU_BACKENDS)
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("argument", [0, 1, 2])
 def test_derivatives_in_every_mode(argument: int, backend: str) -> None:
     inputs = tuple(t.detach() for t in arguments(backend, "tanh", length=3))
@@ -87,7 +87,7 @@ def test_vmap(dims: tuple[int | None, ...], backend: str) -> None:
             torch.testing.assert_close(actual, torch.stack(expected))
 
 
-@pytest.mark.parametrize("backend", CPU_BACKENDS)
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("keep", [False, True])
 @pytest.mark.parametrize("length", [0, 3])
 def test_operators_keep_pytorchs_rules(length: int, keep: bool, backend: str) -> None:
