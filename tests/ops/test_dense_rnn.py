@@ -68,6 +68,7 @@ def test_derivatives_in_every_mode(argument: int, backend: str) -> None:
 @pytest.mark.parametrize(
     ("backend", "dims"),
     for_backends(CPU_BACKENDS, [(0, None, None), (None, 0, None), (None, None, 0), (1, 1, 1)])
+    + for_backends(TRITON, [(0, None, None), (None, 0, 0)]),
 )
 def test_vmap(dims: tuple[int | None, ...], backend: str) -> None:
     size, run = 3, recurrence(backend, "tanh")
