@@ -306,37 +306,35 @@ def dense_rnn_bounds(
     slope = activation_slope(nonlinearity)(z)
     roundings = (size + 2) * u
 
-    def uncertainty(e_state: Tensor) -> Tensor:
-        """How far act'(z) may be off when z is formed from states with these errors."""
-        e_z = roundings * scale + previous_states(e_state, nothing, None, False) @ matrix.abs().T
+    def uncertainty(e_before: Tensor, t: int | slice) -> Tensor:
+        """How far act'(z) may be off at the steps t when z is formed from earlier states with these errors."""
+        e_z = roundings * scale[:, t] + e_before @ matrix.abs().T
         if nonlinearity in KINKS:
-            return torch.where((z.abs() - KINKS[nonlinearity]).abs() <= SECOND_ORDER * e_z, 1.0, 0.0).double()
+            kink = (z[:, t].abs() - KINKS[nonlinearity]).abs() <= SECOND_ORDER * e_z
+            return torch.where(kink, 1.0, 0.0).double()
         return CURVATURE[nonlinearity] * e_z
 
-    def growth(e_slope: Tensor) -> Tensor:
-        """|I - dt diag(s) W| for every s within e_slope of act'(z), (B, T, D, D)."""
-        exactly = (eye - dt * slope.unsqueeze(-1) * matrix).abs()
+    def growth(e_slope: Tensor, t: int | slice) -> Tensor:
+        """|I - dt diag(s) W| for every s within e_slope of act'(z), (..., D, D)."""
+        exactly = (eye - dt * slope[:, t].unsqueeze(-1) * matrix).abs()
         return exactly + dt * e_slope.unsqueeze(-1) * matrix.abs()
-
-    def accumulate(drive: Tensor, factors: Tensor) -> Tensor:
-        """Errors (B, T, D) of states that are driven by what every step makes."""
-        e, rows = nothing, []
-        for t in range(drive.shape[1]):
-            e = (factors[:, t] @ e.unsqueeze(-1)).squeeze(-1) + drive[:, t]
-            rows.append(e)
-        return torch.stack(rows, 1) if rows else drive
 
     act = activation(nonlinearity)(z).abs()
     made = u * (dt * ((size + 2) * scale + (2 + ACT_ROUNDINGS[nonlinearity]) * act) + h.abs())
-    anything = torch.zeros_like(slope) if nonlinearity == "linear" else torch.ones_like(slope)
-    e = accumulate(made, growth(uncertainty(accumulate(made, growth(anything)))))
+    # Step by step: a slope is as uncertain as the error that has reached it, and no more.
+    e_state, errors = nothing, []
+    for t in range(h.shape[1]):
+        e_state = (growth(uncertainty(e_state, t), t) @ e_state.unsqueeze(-1)).squeeze(-1) + made[:, t]
+        errors.append(e_state)
+    e = torch.stack(errors, 1) if errors else made
 
     # The adjoint takes the slopes from the forward pass, or forms them again from stored states.
     stored = e + _storage(x.dtype) * h.abs()
-    e_slope = uncertainty(stored)
+    every = slice(None)
+    e_slope = uncertainty(previous_states(stored, nothing, None, False), every)
     if nonlinearity == "tanh":  # formed as 1 - u^2
         e_slope = e_slope + 2 * (1 + ACT_ROUNDINGS[nonlinearity]) * u
-    jacobian, turn = growth(e_slope), matrix.abs().T
+    jacobian, turn = growth(e_slope, every), matrix.abs().T
     mu, e_mu, rows = pull_last.abs(), nothing, []
     for t in reversed(range(x.shape[1])):
         reach = pull[:, t].abs() + mu  # Lambda, the magnitude of the adjoint

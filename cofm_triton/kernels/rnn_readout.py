@@ -34,6 +34,7 @@ from cofm_triton.kernels.rows import load_row, store_row
 # Scalars of x in flight, and steps that backward holds in registers with their state and slope.
 SCALARS = 16
 BACKWARD_ROWS = 4
+FEW_FEATURES = 8
 
 
 @triton.jit
@@ -231,19 +232,27 @@ def backward(
     (batch, length, inputs), (outputs, width) = x.shape, readout.shape
     block = units(width, inputs + outputs, x.element_size())
     programs = block.num_blocks * batch
-    scratch = x.new_empty(programs, chunk // BACKWARD_ROWS, block.block_d)
+    rows = _backward_rows(inputs + outputs, x.element_size())
+    scratch = x.new_empty(programs, chunk // rows, block.block_d)
     grad_x = x.new_empty(block.num_blocks, batch, length if with_grad_x else 0, inputs)
     grads = x.new_empty(batch, 2 + inputs + outputs, width)
     rnn_readout_backward_kernel[(programs,)](
         grad_y, x, weight.T.contiguous(), bias, rate, readout, states, scratch, grad_x, grads,
         batch, length, width, block.num_blocks, states.shape[1], dt,
         ACT_IN=act_in, ACT_OUT=act_out, INPUTS=inputs, OUTPUTS=outputs, WITH_GRAD_X=with_grad_x,
-        STATE=_state(x), BLOCK_D=block.block_d, ROWS=BACKWARD_ROWS, CHUNK_BLOCKS=chunk // BACKWARD_ROWS,
+        STATE=_state(x), BLOCK_D=block.block_d, ROWS=rows, CHUNK_BLOCKS=chunk // rows,
         num_warps=NUM_WARPS,
     )  # fmt: skip
     by_rate, by_bias, by_weight, by_readout = grads.sum(0).split((1, 1, inputs, outputs))
     grad_input = grad_x.sum(0) if with_grad_x else None
     return grad_input, by_weight.T.contiguous(), by_bias[0].clone(), by_rate[0].clone(), by_readout.clone()
+
+
+def _backward_rows(features: int, element_size: int) -> int:
+    """Steps in flight of a backward launch: their inputs and gradients are scalars, of which few fit beside tanh's."""
+    if element_size > 4:
+        return 1
+    return BACKWARD_ROWS if features <= FEW_FEATURES else BACKWARD_ROWS // 2
 
 
 def _state(x: Any) -> Any:

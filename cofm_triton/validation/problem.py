@@ -50,7 +50,6 @@ class Operator:
         dtypes: that it accepts.
         backends: that compute it.
         largest: most channels that are worth a try; None for no limit.
-        longest: most steps for which its bounds say anything; None for no limit.
         splits: whether its Triton kernels split time where there are few channels.
     """
 
@@ -59,7 +58,6 @@ class Operator:
     dtypes: tuple[torch.dtype, ...]
     backends: tuple[str, ...] = tuple(name for name in BACKENDS if name not in ("cpu", "reference"))
     largest: int | None = None
-    longest: int | None = None
     splits: bool = False
 
 

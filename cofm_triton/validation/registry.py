@@ -75,7 +75,7 @@ def problems(chosen: tuple[str, ...], seed: int, *, interpreted: bool, exhaustiv
             if exhaustive:
                 shapes += SHAPES[1:4] if interpreted else (*EXHAUSTIVE, *_random_shapes(seed))
             for index, (shape, layout) in enumerate(shapes):
-                if shape[2] <= (operator.largest or shape[2]) and shape[1] <= (operator.longest or shape[1]):
+                if shape[2] <= (operator.largest or shape[2]):
                     size = (1, shape[0] * shape[1], shape[2]) if packed else shape
                     text = str(dtype).removeprefix("torch.")
                     yield Problem(name, variant, text, size, layout, seed * len(shapes) + index)

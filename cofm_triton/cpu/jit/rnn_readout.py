@@ -18,6 +18,7 @@ the number of threads.
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -263,7 +264,7 @@ def _share(task: Any, groups: int, blocks: int) -> None:
         for pair in tasks[1 + thread :: threads]:
             task(*pair)
 
-    run([lambda thread=thread: perform(thread) for thread in range(threads)])  # type: ignore[misc]
+    run([partial(perform, thread) for thread in range(threads)])
 
 
 def _lanes(sequences: Tensor) -> np.ndarray[Any, Any]:
