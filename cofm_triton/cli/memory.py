@@ -16,18 +16,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cofm_triton.cli.jobs.blocks import Block, Result, run_blocks
-from cofm_triton.cli.jobs.folder import ResultFolder
 from cofm_triton.cli.jobs.models import HELP, NamedModel, load_models
 from cofm_triton.cli.jobs.processes import Processes
-from cofm_triton.cli.jobs.provenance import provenance
+from cofm_triton.cli.jobs.run import run_job
 from cofm_triton.cli.options import (
     UsageError,
     add_common_options,
     positive,
     positive_number,
     radius_list,
-    require,
-    resolve_device,
 )
 from cofm_triton.cli.progress import Progress
 from cofm_triton.cli.table import aligned
@@ -82,25 +79,11 @@ def run(arguments: argparse.Namespace) -> int:
     Returns:
         0.
     """
-    require(("matplotlib", "safetensors", "tqdm"), extra="reproduce")
-    out: Path = arguments.out or Path("out") / "memory"
-    processes = Processes.of()
-    device = processes.device(resolve_device(arguments.device))
-    progress = Progress(arguments.quiet or not processes.is_first)
-    job = MemoryJob(load_models(arguments.models, device, arguments.seed), arguments)
-    config = {**job.config(), **provenance(device)}
-    with processes.joined(device):
-        continued = ResultFolder(out).open_together(config, processes, overwrite=arguments.overwrite)
-        progress.line(f"{'Continuing' if continued else 'Writing to'} {out}: {job.headline()}, on {device}.")
-        try:
-            functions, sweeps = job.compute(out / "parts", processes, progress)
-        except KeyboardInterrupt:
-            progress.line(f"Stopped. Finished blocks are in {out}: the same command continues.")
-            raise
-    if processes.is_first:
-        print(write_report(functions, sweeps, config, out))
-        print(f"Results: {out}")
-    return 0
+
+    def make(device: str) -> MemoryJob:
+        return MemoryJob(load_models(arguments.models, device, arguments.seed), arguments)
+
+    return run_job(arguments, make, lambda results, config, out: write_report(*results, config, out))
 
 
 class MemoryJob:

@@ -21,17 +21,14 @@ from typing import TYPE_CHECKING, Any
 
 from cofm_triton.cli.jobs.blocks import Block, Result, run_blocks
 from cofm_triton.cli.jobs.data import Data, add_data_options, load_data
-from cofm_triton.cli.jobs.folder import ResultFolder
 from cofm_triton.cli.jobs.models import HELP, NamedModel, load_models
 from cofm_triton.cli.jobs.processes import Processes
-from cofm_triton.cli.jobs.provenance import provenance
+from cofm_triton.cli.jobs.run import run_job
 from cofm_triton.cli.options import (
     UsageError,
     add_common_options,
     positive,
     radius_list,
-    require,
-    resolve_device,
 )
 from cofm_triton.cli.progress import Progress
 from cofm_triton.cli.table import aligned
@@ -91,26 +88,12 @@ def run(arguments: argparse.Namespace) -> int:
     Returns:
         0.
     """
-    require(("matplotlib", "safetensors", "tqdm"), extra="reproduce")
-    out: Path = arguments.out or Path("out") / "sweep"
-    processes = Processes.of()
-    device = processes.device(resolve_device(arguments.device))
-    progress = Progress(arguments.quiet or not processes.is_first)
-    models = load_models(arguments.models, device, arguments.seed)
-    sweep = Sweep(models, load_data(arguments), device, arguments)
-    config = {**sweep.config(), **provenance(device)}
-    with processes.joined(device):
-        continued = ResultFolder(out).open_together(config, processes, overwrite=arguments.overwrite)
-        progress.line(f"{'Continuing' if continued else 'Writing to'} {out}: {sweep.headline()}, on {device}.")
-        try:
-            curves = sweep.compute(out / "parts", processes, progress)
-        except KeyboardInterrupt:
-            progress.line(f"Stopped. Finished blocks are in {out}: the same command continues.")
-            raise
-    if processes.is_first:
-        print(write_report(curves, config, out))
-        print(f"Results: {out}")
-    return 0
+
+    def make(device: str) -> Sweep:
+        models = load_models(arguments.models, device, arguments.seed)
+        return Sweep(models, load_data(arguments), device, arguments)
+
+    return run_job(arguments, make, write_report)
 
 
 @dataclass(frozen=True)
