@@ -41,7 +41,7 @@ def empty(shape: tuple[int, ...] | torch.Size, dtype: torch.dtype) -> Tensor:
     block = _take(size)
     lease = np.frombuffer(block, np.uint8, size)
     weakref.finalize(lease, _give_back, block).atexit = False
-    return torch.from_numpy(lease).view(dtype).view(shape)
+    return torch.frombuffer(lease, dtype=dtype).view(shape)
 
 
 def _take(size: int) -> mmap.mmap:

@@ -6,8 +6,8 @@ The adjoint of a scan is a scan in the other direction, and its tangent is a sca
 differentiation: a backward pass that is itself differentiated (`create_graph=True`, `torch.func`) is written in terms
 of `linear_scan`, any other one runs as one fused operator, `cofm_triton::linear_scan_backward`.
 
-`torch.compile` is given the registered operators; eager code goes through an `autograd.Function` around them, since
-PyTorch offers forward mode and `torch.func` for that only.
+`torch.compile`, and eager code that can ask for no derivative, is given the registered operators; other eager code goes
+through an `autograd.Function` around them, since PyTorch offers forward mode and `torch.func` for that only.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from cofm_triton.ops.backends import implementation, num_sms
+from cofm_triton.ops.derivatives import wanted
 from cofm_triton.ops.dtypes import state_dtype
 from cofm_triton.ops.registration import register, register_derivative
 from cofm_triton.ops.shapes import fold_batch, packed_starts, previous_states, split_batch
@@ -32,7 +33,7 @@ def apply_linear_scan(
     backend: str,
 ) -> tuple[Tensor, Tensor]:
     """`(h, h_last)` for checked arguments: decay (D,) in the state's dtype or (B, T, D), backend resolved."""
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or not wanted(x, decay, h0):
         return linear_scan_op(x, decay, h0, seq_starts, reverse, backend)
     return _LinearScan.apply(x, decay, h0, seq_starts, reverse, backend)
 

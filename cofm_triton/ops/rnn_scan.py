@@ -17,6 +17,7 @@ from torch import Tensor
 
 from cofm_triton.activation import activation_slope
 from cofm_triton.ops.backends import implementation
+from cofm_triton.ops.derivatives import wanted
 from cofm_triton.ops.dtypes import state_dtype
 from cofm_triton.ops.linear_scan import apply_linear_scan
 from cofm_triton.ops.newton import newton_scan, pays
@@ -40,7 +41,7 @@ def apply_rnn_scan(
     solver: str = "sequential",
 ) -> tuple[Tensor, Tensor]:
     """`(h, h_last)` for checked arguments: rate (D,) in the state's dtype, backend resolved."""
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or not wanted(x, rate, h0):
         return rnn_scan_op(x, rate, h0, seq_starts, dt, nonlinearity, backend, solver)
     return _RnnScan.apply(x, rate, h0, seq_starts, dt, nonlinearity, backend, solver)
 

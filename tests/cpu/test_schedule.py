@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import itertools
-import threading
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 pytest.importorskip("numba")
 
 from cofm_triton.cpu.jit.rows import Rows
-from cofm_triton.cpu.jit.schedule import MIN_NUMBERS, Part, Span, sequences, share, split
+from cofm_triton.cpu.jit.schedule import MIN_NUMBERS, Part, Span, collect, sequences, share, split, total, walk
 
 
 @pytest.fixture
@@ -25,26 +25,14 @@ def two_threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def performed(lengths: list[int], channels: int, read_cost: float | None) -> list[Part]:
-    """The parts that `share` runs, in the order of sequences."""
-    parts: list[Part] = []
-    lock = threading.Lock()
-
-    def work(part: Part) -> None:
-        with lock:
-            parts.append(part)
-
-    share(work, lengths, channels, read_cost)
-    return sorted(parts)
-
-
 @pytest.mark.parametrize("read_cost", [None, 0.4, 1.0])
 @pytest.mark.parametrize("lengths", [[5], [0], [1, 1], [100_000], [70_000, 3, 0, 9, 50_000], [40_000] * 5], ids=str)
 @pytest.mark.parametrize("channels", [1, 7])
 def test_every_step_is_done_once(
     channels: int, lengths: list[int], read_cost: float | None, two_threads: None
 ) -> None:
-    parts = performed(lengths, channels, read_cost)
+    parts, threads = share(lengths, channels, read_cost)
+    assert 1 <= threads <= 2
     for sequence, length in enumerate(lengths):
         mine = [part for part in parts if part.sequence == sequence]
         assert mine[0].begin == 0
@@ -53,12 +41,27 @@ def test_every_step_is_done_once(
 
 
 def test_small_work_is_not_shared(two_threads: None) -> None:
-    assert len(performed([MIN_NUMBERS - 1], 1, 0.4)) == 1
-    assert len(performed([MIN_NUMBERS], 1, 0.4)) == 2
+    assert share([MIN_NUMBERS - 1], 1, 0.4) == ([Part(0, 0, MIN_NUMBERS - 1)], 1)
+    parts, threads = share([MIN_NUMBERS], 1, 0.4)
+    assert len(parts) == threads == 2
 
 
 def test_whole_sequences_when_time_cannot_be_split(two_threads: None) -> None:
-    assert performed([MIN_NUMBERS], 1, None) == [Part(0, 0, MIN_NUMBERS)]
+    assert share([MIN_NUMBERS], 1, None) == ([Part(0, 0, MIN_NUMBERS)], 1)
+
+
+def test_long_sequences_come_first(two_threads: None) -> None:
+    parts, threads = share([10, 2 * MIN_NUMBERS, 20], 1, None)
+    assert [part.sequence for part in parts] == [1, 2, 0]
+    assert threads == 2
+
+
+def test_last_states_and_sums_come_from_the_right_parts(two_threads: None) -> None:
+    parts = [Part(1, 0, 9), Part(0, 0, 3), Part(0, 3, 5), Part(2, 0, 0)]
+    states = np.arange(4.0)[:, None]
+    assert collect(parts, states, [5, 9, 0]).tolist() == [[2.0], [0.0], [3.0]]
+    # 1e16 + 1 - 1e16 depends on the order: sequence 0 comes first, whatever came first here.
+    assert total(parts, np.array([[-1e16], [1e16], [1.0], [0.0]])).tolist() == [(1e16 + 1.0) - 1e16]
 
 
 @given(length=st.integers(0, 10**7), threads=st.integers(1, 64), cost=st.floats(0.05, 1.0))
@@ -74,12 +77,14 @@ def test_addresses_follow_the_recurrence() -> None:
     tensor = torch.zeros(2, 10, 3)[:, ::2]
     rows = Rows(tensor)
     step = 6 * 4
-    span = Span(1, 1, 4)
+    spans = [Span(0, 0, 5), Span(1, 1, 4)]
     first = tensor[1, 1].data_ptr()
-    assert span.address(rows, 0, False) == (first, step)
-    assert span.address(rows, 2, False) == (first + 2 * step, step)
-    assert span.address(rows, 0, True) == (tensor[1, 4].data_ptr(), -step)
-    assert span.address(rows, 3, True) == (first, -step)
+    assert spans[1].address(rows, 2, False) == first + 2 * step
+    assert spans[1].address(rows, 3, True) == first
+    places, begins, counts, *steps = walk(spans, [Part(1, 2, 4), Part(0, 0, 5)], [rows, rows], True)
+    assert places.tolist() == [[first + step] * 2, [tensor[0, 4].data_ptr()] * 2]
+    assert (begins.tolist(), counts.tolist()) == ([2, 0], [2, 5])
+    assert steps == [-step, rows.sample, -step, rows.sample]
 
 
 def test_sequences() -> None:

@@ -1,4 +1,4 @@
-"""The nonlinearities inside compiled loops: `activate(kind, z)`, z a float32 or float64 scalar.
+"""The nonlinearities inside compiled loops: `activate(kind, z)`, z a float32 or float64 number or vector of them.
 
     linear z    tanh(z)    hardtanh min(max(z, -1), 1)    relu max(z, 0)
 
@@ -16,7 +16,8 @@ import numpy as np
 from numba import njit, types
 from numba.extending import overload
 
-from cofm_triton.cpu.jit.bits import bits, choose, number
+from cofm_triton.cpu.jit.bits import choose, like, power
+from cofm_triton.cpu.jit.vectors import Vector
 from cofm_triton.nonlinearity import NONLINEARITIES
 
 LINEAR, TANH, HARDTANH, RELU = map(NONLINEARITIES.index, ("linear", "tanh", "hardtanh", "relu"))
@@ -47,7 +48,7 @@ def _make_tanh(
         degree: of p.
         limit: 2|z| from where tanh rounds to 1.
     """
-    magic, one, two, cap = real(1.5 * 2.0**mantissa), real(1), real(2), real(limit)
+    magic, zero, one, two, cap = real(1.5 * 2.0**mantissa), real(0), real(1), real(2), real(limit)
     log2e, ln2_high, ln2_low = real(1 / math.log(2)), real(high), real(low)
     first, *rest = (real(1 / math.factorial(n)) for n in range(degree, 1, -1))
     terms = tuple(rest)
@@ -55,7 +56,7 @@ def _make_tanh(
 
     def tanh(z: Any) -> Any:
         doubled = two * abs(z)
-        doubled = choose(doubled > cap, cap, doubled)
+        doubled = choose(doubled > cap, like(doubled, cap), doubled)
         shifted = doubled * log2e + magic
         n = shifted - magic
         r = doubled - n * ln2_high - n * ln2_low
@@ -63,11 +64,10 @@ def _make_tanh(
         for term in terms:
             p = p * r + term
         p = p * r * r + r
-        exponent = integer(bits(shifted) + bias)
-        power = number(integer(exponent << shift))
-        e = power * p + (power - one)
+        scale = power(shifted, bias, shift)
+        e = scale * p + (scale - one)
         quotient = e / (e + two)
-        return choose(z < 0, -quotient, quotient)
+        return choose(z < zero, -quotient, quotient)
 
     return tanh
 
@@ -80,27 +80,28 @@ _BODIES = {
 
 @overload(_tanh, jit_options=OPTIONS)
 def _tanh_overload(z: Any) -> Any:
-    return _BODIES.get(z)
+    return _BODIES.get(z.element if isinstance(z, Vector) else z)
 
 
 @njit(forceinline=True, **OPTIONS)
 def activate(kind: int, z: Any) -> Any:
-    """act(z) for one number z, kind an index into the table of nonlinearities."""
-    one = type(z)(1)
+    """act(z), kind an index into the table of nonlinearities."""
     if kind == HARDTANH:
+        one = like(z, 1.0)
         lower = choose(z < -one, -one, z)
         return choose(lower > one, one, lower)
     if kind == TANH:
         return _tanh(z)
     if kind == RELU:
-        return choose(z < 0, type(z)(0), z)
+        zero = like(z, 0.0)
+        return choose(z < zero, zero, z)
     return z
 
 
 @njit(forceinline=True, **OPTIONS)
 def slope(kind: int, z: Any) -> Any:
-    """act'(z) for one number z, 0 at the kinks."""
-    one, zero = type(z)(1), type(z)(0)
+    """act'(z), 0 at the kinks."""
+    one, zero = like(z, 1.0), like(z, 0.0)
     if kind == HARDTANH:
         return choose(abs(z) < one, one, zero)
     if kind == TANH:

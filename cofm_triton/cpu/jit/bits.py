@@ -1,4 +1,7 @@
-"""Single machine operations inside compiled loops: bits of a float as an integer and back, choice without a branch."""
+"""Single machine operations inside compiled loops, on numbers and on vectors of them.
+
+Bits of a float as an integer and back, choice without a branch, constants.
+"""
 
 from __future__ import annotations
 
@@ -7,30 +10,65 @@ from typing import Any
 from numba import types
 from numba.extending import intrinsic
 
+from cofm_triton.cpu.jit.vectors import FLOAT_OF, INTEGER_OF, Vector
+
+
+def _each(change: Any, value: Any) -> Any:
+    """The type of `value` with what it holds changed: a number's, or that of a vector's lanes."""
+    return Vector(change(value.element), value.lanes) if isinstance(value, Vector) else change(value)
+
 
 def _bits(_context: Any, value: Any) -> Any:
-    return (types.int32 if value == types.float32 else types.int64)(value), _cast
+    return _each(INTEGER_OF.__getitem__, value)(value), _cast
 
 
 def _number(_context: Any, value: Any) -> Any:
-    return (types.float32 if value == types.int32 else types.float64)(value), _cast
+    return _each(FLOAT_OF.__getitem__, value)(value), _cast
 
 
 def _cast(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
     return builder.bitcast(arguments[0], context.get_value_type(signature.return_type))
 
 
-def _choose(_context: Any, condition: Any, yes: Any, no: Any) -> Any:
+def _power(_context: Any, value: Any, bias: Any, shift: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        condition = context.cast(builder, arguments[0], signature.args[0], types.boolean)
-        return builder.select(condition, arguments[1], arguments[2])
+        integers = _each(INTEGER_OF.__getitem__, value)
+        added, shifted = (
+            context.cast(builder, number, kind, integers)
+            for number, kind in zip(arguments[1:], signature.args[1:], strict=True)
+        )
+        word = builder.bitcast(arguments[0], context.get_value_type(integers))
+        return builder.bitcast(builder.shl(builder.add(word, added), shifted), arguments[0].type)
 
-    return yes(condition, yes, yes), generate
+    return value(value, bias, shift), generate
+
+
+def _choose(_context: Any, condition: Any, yes: Any, no: Any) -> Any:
+    result = yes if isinstance(yes, Vector) else no
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        given, *options = arguments
+        if not isinstance(condition, Vector):
+            given = context.cast(builder, given, condition, types.boolean)
+        return builder.select(given, *options)
+
+    return result(condition, result, result), generate
+
+
+def _like(_context: Any, value: Any, number: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return context.cast(builder, arguments[1], number, value)
+
+    return value(value, number), generate
 
 
 # The bits of a float32 or float64 as an int32 or int64, and the float with the bits of such an integer.
 bits: Any = intrinsic(_bits)
 number: Any = intrinsic(_number)
-# `yes if condition else no` of two numbers of one type, both computed: data that saturate at random defeat branch
-# prediction, and a branch on them costs more than the arithmetic it saves.
+# The float with the bits `(bits(value) + bias) << shift`.
+power: Any = intrinsic(_power)
+# `yes if condition else no` of two numbers or vectors of one type, both computed: data that saturate at random defeat
+# branch prediction, and a branch on them costs more than the arithmetic it saves.
 choose: Any = intrinsic(_choose)
+# `number` in the type of `value`; in every lane of it if that is a vector.
+like: Any = intrinsic(_like)

@@ -19,7 +19,7 @@ from numba import njit
 from torch import Tensor
 
 from cofm_triton.cpu.jit.activation import activate, slope
-from cofm_triton.cpu.jit.linear_scan import initial_states
+from cofm_triton.cpu.jit.forward import initial_states
 from cofm_triton.cpu.jit.product import TILE_ROWS, multiply, panels
 from cofm_triton.cpu.jit.rnn_scan import constant
 from cofm_triton.cpu.jit.rows import OPTIONS, Rows, load, numbers, row, store, with_rows

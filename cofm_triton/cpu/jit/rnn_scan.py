@@ -1,10 +1,9 @@
-"""Diagonal nonlinear recurrence compiled for the CPU: all channels of a row at a time.
+"""Diagonal nonlinear recurrence compiled for the CPU; the forward pass and how work is shared out are in `forward.py`.
 
     h[t] = h[t-1] + dt * act(z[t]),   z[t] = x[t] - rate * h[t-1]
 
 Adjoint, with mu what arrives from later steps and s = act'(z): `lambda[t] = g[t] + mu[t]`, `dx[t] = dt s[t] lambda[t]`,
-`mu[t-1] = lambda[t] - rate dx[t]`, `drate -= dx[t] h[t-1]`. z is formed again from x and h[t-1]. Work is shared out as
-in the linear scan.
+`mu[t-1] = lambda[t] - rate dx[t]`, `drate -= dx[t] h[t-1]`. z is formed again from x and h[t-1].
 """
 
 from __future__ import annotations
@@ -16,175 +15,29 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from cofm_triton.cpu.jit.activation import activate, slope
-from cofm_triton.cpu.jit.linear_scan import initial_states
+from cofm_triton.cpu.jit.activation import slope
+from cofm_triton.cpu.jit.forward import initial_states, scan
+from cofm_triton.cpu.jit.region import each
 from cofm_triton.cpu.jit.rows import (
     BLOCK,
+    MAX_HELD,
     OPTIONS,
+    SINGLE,
     Rows,
-    block,
     block_at,
-    held_width,
-    hold,
-    load,
     numbers,
-    release,
-    row,
-    store,
-    store_row,
+    row_lanes,
     with_rows,
 )
-from cofm_triton.cpu.jit.schedule import Part, sequences, share
-from cofm_triton.cpu.jit.streams import fence, stream, streams
+from cofm_triton.cpu.jit.schedule import sequences, share, total, walk
+from cofm_triton.cpu.jit.streams import fence, streams
+from cofm_triton.cpu.jit.threads import launch
+from cofm_triton.cpu.jit.vectors import load, store
 from cofm_triton.cpu.memory import empty
 from cofm_triton.nonlinearity import NONLINEARITIES
 
 # Time of a step that is not stored over that of one that is: the arithmetic is the same, only the store is saved.
 READ_COST = 0.7
-
-
-@njit(forceinline=True, **OPTIONS)
-def _advance_row(act: Any, x: Any, rate: Any, dt: Any, state: Any) -> None:
-    for d in range(x.size):
-        state[d] += dt * activate(len(act), load(x[d]) - rate[d] * state[d])
-
-
-@njit(**OPTIONS)
-def _advance_narrow(
-    act: Any, width: Any, x: int, x_step: int, xk: Any, rate: Any, dt: Any, state: Any, steps: int
-) -> None:
-    held, rates = hold(width, state), hold(width, rate)
-    for t in range(steps):
-        _advance_row(act, row(x + t * x_step, xk, held.size), rates, dt, held)
-    release(width, held, state)
-
-
-@njit(**OPTIONS)
-def _advance(act: Any, x: int, x_step: int, xk: Any, rate: Any, dt: Any, state: Any, steps: int) -> None:
-    size = state.size
-    whole = size - size % BLOCK
-    for t in range(steps):
-        xt = x + t * x_step
-        for c in range(0, whole, BLOCK):
-            _advance_row(act, block(xt, xk, c), rate[c : c + BLOCK], dt, state[c : c + BLOCK])
-        if size > whole:
-            _advance_row(act, row(xt, xk, size)[whole:], rate[whole:], dt, state[whole:])
-
-
-@njit(forceinline=True, **OPTIONS)
-def _forward_row(act: Any, x: Any, h: Any, rate: Any, dt: Any, state: Any) -> None:
-    for d in range(x.size):
-        value = state[d] + dt * activate(len(act), load(x[d]) - rate[d] * state[d])
-        state[d] = value
-        h[d] = store(value, h)
-
-
-@njit(**OPTIONS)
-def _forward_narrow(
-    act: Any, width: Any, x: int, x_step: int, xk: Any, h: int, h_step: int, hk: Any, rate: Any, dt: Any, state: Any,
-    steps: int,
-) -> None:  # fmt: skip
-    held, rates = hold(width, state), hold(width, rate)
-    for t in range(steps):
-        _advance_row(act, row(x + t * x_step, xk, held.size), rates, dt, held)
-        store_row(held, row(h + t * h_step, hk, held.size))
-    release(width, held, state)
-
-
-@njit(**OPTIONS)
-def _forward(
-    act: Any, x: int, x_step: int, xk: Any, h: int, h_step: int, hk: Any, streamed: bool, rate: Any, dt: Any,
-    state: Any, steps: int,
-) -> None:  # fmt: skip
-    size = state.size
-    whole = size - size % BLOCK
-    gathered = np.empty(BLOCK, hk.dtype)
-    for t in range(steps):
-        xt, ht = x + t * x_step, h + t * h_step
-        for c in range(0, whole, BLOCK):
-            rates, held = rate[c : c + BLOCK], state[c : c + BLOCK]
-            if streamed:
-                _forward_row(act, block(xt, xk, c), gathered, rates, dt, held)
-                stream(gathered, ht + c * hk.itemsize)
-            else:
-                _forward_row(act, block(xt, xk, c), block(ht, hk, c), rates, dt, held)
-        if size > whole:
-            _forward_row(act, row(xt, xk, size)[whole:], row(ht, hk, size)[whole:], rate[whole:], dt, state[whole:])
-    fence()
-
-
-@njit(forceinline=True, **OPTIONS)
-def _adjoint_row(act: Any, g: Any, x: Any, before: Any, dx: Any, rate: Any, dt: Any, mu: Any, total: Any) -> None:
-    for d in range(g.size):
-        previous = load(before[d])
-        adjoint = load(g[d]) + mu[d]
-        product = dt * slope(len(act), load(x[d]) - rate[d] * previous) * adjoint
-        mu[d] = adjoint - rate[d] * product
-        total[d] -= product * previous
-        dx[d] = store(product, dx)
-
-
-@njit(**OPTIONS)
-def _adjoint_narrow(
-    act: Any, width: Any, g: int, g_step: int, gk: Any, x: int, x_step: int, xk: Any, before: int, before_step: int,
-    hk: Any, dx: int, dx_step: int, dxk: Any, rate: Any, dt: Any, mu: Any, first: Any, total: Any, inner: int,
-    steps: int,
-) -> None:  # fmt: skip
-    """The steps from `inner` on (one at most) have h[t-1] = first, the others find it `before_step` further."""
-    held, rates, sums = hold(width, mu), hold(width, rate), hold(width, total)
-    size = held.size
-    for t in range(inner):
-        _adjoint_row(
-            act, row(g + t * g_step, gk, size), row(x + t * x_step, xk, size),
-            row(before + t * before_step, hk, size), row(dx + t * dx_step, dxk, size), rates, dt, held, sums,
-        )  # fmt: skip
-    for t in range(inner, steps):
-        _adjoint_row(
-            act, row(g + t * g_step, gk, size), row(x + t * x_step, xk, size), first,
-            row(dx + t * dx_step, dxk, size), rates, dt, held, sums,
-        )  # fmt: skip
-    release(width, held, mu)
-    release(width, sums, total)
-
-
-@njit(**OPTIONS)
-def _adjoint(
-    act: Any, g: int, g_step: int, gk: Any, x: int, x_step: int, xk: Any, before: int, before_step: int, hk: Any,
-    dx: int, dx_step: int, dxk: Any, streamed: bool, rate: Any, dt: Any, mu: Any, first: Any, total: Any, inner: int,
-    steps: int,
-) -> None:  # fmt: skip
-    """As `_adjoint_narrow`."""
-    size = mu.size
-    blocks = size // BLOCK
-    whole = blocks * BLOCK
-    gathered = np.empty(BLOCK, dxk.dtype)
-    for t in range(inner):
-        gt, xt, bt, dxt = g + t * g_step, x + t * x_step, before + t * before_step, dx + t * dx_step
-        for k in range(blocks):
-            c = block_at(k, blocks, g_step)
-            end = c + BLOCK
-            if streamed:
-                _adjoint_row(
-                    act, block(gt, gk, c), block(xt, xk, c), block(bt, hk, c), gathered, rate[c:end], dt, mu[c:end],
-                    total[c:end],
-                )  # fmt: skip
-                stream(gathered, dxt + c * dxk.itemsize)
-            else:
-                _adjoint_row(
-                    act, block(gt, gk, c), block(xt, xk, c), block(bt, hk, c), block(dxt, dxk, c), rate[c:end], dt,
-                    mu[c:end], total[c:end],
-                )  # fmt: skip
-        if size > whole:
-            _adjoint_row(
-                act, row(gt, gk, size)[whole:], row(xt, xk, size)[whole:], row(bt, hk, size)[whole:],
-                row(dxt, dxk, size)[whole:], rate[whole:], dt, mu[whole:], total[whole:],
-            )  # fmt: skip
-    fence()
-    for t in range(inner, steps):
-        _adjoint_row(
-            act, row(g + t * g_step, gk, size), row(x + t * x_step, xk, size), first,
-            row(dx + t * dx_step, dxk, size), rate, dt, mu, total,
-        )  # fmt: skip
 
 
 def constant(nonlinearity: str) -> tuple[int, ...]:
@@ -197,36 +50,12 @@ def forward(
     dt: float, nonlinearity: str, state_dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """`(h, h_last)` with T >= 1: h (B, T, D) in x's dtype, h_last (S, D) in the state's."""
-    dtype, x = x.dtype, with_rows(x)
-    h = empty(x.shape, x.dtype)
-    spans = sequences(seq_starts, x.shape[0], x.shape[1])
-    starts = initial_states(h0, len(spans), x.shape[2], state_dtype)
-    last = np.empty_like(starts)
-    xs, hs, rates = Rows(x), Rows(h), numbers(rate)
-    act, width = constant(nonlinearity), held_width(x.shape[2])
+    rates = numbers(rate)
     step = rates.dtype.type(dt)
-
-    streamed = streams(hs)
-
-    def work(part: Part) -> None:
-        span, state, steps = spans[part.sequence], starts[part.sequence].copy(), part.end - part.begin
-        before = (*span.address(xs, 0, False), xs.sample)
-        given = (
-            *span.address(xs, part.begin, False), xs.sample, *span.address(hs, part.begin, False), hs.sample,
-        )  # fmt: skip
-        if part.begin and width:
-            _advance_narrow(act, width, *before, rates, step, state, part.begin)
-        elif part.begin:
-            _advance(act, *before, rates, step, state, part.begin)
-        if width:
-            _forward_narrow(act, width, *given, rates, step, state, steps)
-        else:
-            _forward(act, *given, streamed, rates, step, state, steps)
-        if part.end == span.length:
-            last[part.sequence] = state
-
-    share(work, [span.length for span in spans], x.shape[2], READ_COST)
-    return h.to(dtype), torch.from_numpy(last)
+    return scan(
+        (constant(nonlinearity), step), x, rate, h0, seq_starts, factors=1 - step * rates, reverse=False,
+        state_dtype=state_dtype, read_cost=READ_COST,
+    )  # fmt: skip
 
 
 def backward(
@@ -239,29 +68,121 @@ def backward(
     would cost as much as the part itself.
     """
     dtype, x, h, grad_h = x.dtype, with_rows(x), with_rows(h), with_rows(grad_h)
-    grad_x = empty(x.shape, x.dtype)
-    spans = sequences(seq_starts, x.shape[0], x.shape[1])
-    starts = initial_states(h0, len(spans), x.shape[2], state_dtype)
-    grad_h0 = initial_states(grad_last, len(spans), x.shape[2], state_dtype).copy()
-    totals = np.zeros_like(grad_h0)
-    gs, xs, hs, dxs, rates = Rows(grad_h), Rows(x), Rows(h), Rows(grad_x), numbers(rate)
-    act, width = constant(nonlinearity), held_width(x.shape[2])
+    grad_x, rates, channels = empty(x.shape, x.dtype), numbers(rate), x.shape[2]
+    held, lanes, spans = channels <= MAX_HELD, row_lanes(channels), sequences(seq_starts, x.shape[0], x.shape[1])
+    parts, threads = share([span.length for span in spans], channels, None)
+    mine = [part.sequence for part in parts]
+    mus = initial_states(grad_last, len(spans), channels, state_dtype)[mine]
+    firsts, sums = initial_states(h0, len(spans), channels, state_dtype)[mine], np.zeros_like(mus)
+    tensors = (Rows(grad_h), Rows(x), Rows(h), Rows(grad_x))
+    rows, streamed = walk(spans, parts, tensors, True), streams(tensors[3])
+    kernel = _adjoint_held if held else _adjoint
     step = rates.dtype.type(dt)
+    launch(kernel, threads, constant(nonlinearity), lanes, *rows, streamed, rates, step, mus, firsts, sums)
+    grad_h0 = np.empty_like(mus)
+    grad_h0[mine] = mus
+    return grad_x.to(dtype), torch.from_numpy(total(parts, sums)), torch.from_numpy(grad_h0)
 
-    streamed = streams(dxs)
 
-    def work(part: Part) -> None:
-        span = spans[part.sequence]
-        given = (
-            *span.address(gs, 0, True), gs.sample, *span.address(xs, 0, True), xs.sample,
-            *span.address(hs, min(1, span.length - 1), True), hs.sample, *span.address(dxs, 0, True), dxs.sample,
+@njit(forceinline=True, **OPTIONS)
+def _factor(act: Any, x: Any, before: Any, rate: Any, dt: Any) -> Any:
+    """Derivative of the increment `dt act(z)` by z."""
+    return dt * slope(len(act), x - rate * before)
+
+
+@njit(forceinline=True, **OPTIONS)
+def _adjoint_row(
+    act: Any, lanes: Any, begin: int, end: int, step: int, g: int, gk: Any, x: int, xk: Any, before: int, hk: Any,
+    dx: int, dxk: Any, streamed: bool, rate: int, dt: Any, mu: int, total: int, mk: Any,
+) -> None:  # fmt: skip
+    for k in range((end - begin) // len(lanes)):
+        c = block_at(k, lanes, begin, end, step)
+        at = c * mk.itemsize
+        previous, rates = load(lanes, before + c * hk.itemsize, hk), load(lanes, rate + at, mk)
+        adjoint = load(lanes, g + c * gk.itemsize, gk) + load(lanes, mu + at, mk)
+        product = _factor(act, load(lanes, x + c * xk.itemsize, xk), previous, rates, dt) * adjoint
+        store(product, dx + c * dxk.itemsize, dxk, streamed)
+        store(adjoint - rates * product, mu + at, mk, False)
+        store(load(lanes, total + at, mk) - product * previous, total + at, mk, False)
+
+
+@njit(**OPTIONS)
+def _adjoint_held_part(
+    i: int, act: Any, lanes: Any, places: Any, counts: Any, g_step: int, gk: Any, x_step: int, xk: Any, h_step: int,
+    hk: Any, dx_step: int, dxk: Any, streamed: bool, rate: Any, dt: Any, mus: Any, firsts: Any, totals: Any,
+) -> None:  # fmt: skip
+    """h[t-1] of step t is the next row of h; of the last step, the first one of the sequence, it is in `firsts`."""
+    if not counts[i]:
+        return
+    (g, x, h, dx), mu = (places[i, 0], places[i, 1], places[i, 2], places[i, 3]), mus[i]
+    first, total, inner = firsts[i], totals[i], counts[i] - 1
+    held, sums = load(lanes, mu.ctypes.data, mu), load(lanes, total.ctypes.data, total)
+    rates = load(lanes, rate.ctypes.data, rate)
+    for t in range(inner):
+        previous = load(lanes, h + (t + 1) * h_step, hk)
+        factor = _factor(act, load(lanes, x + t * x_step, xk), previous, rates, dt)
+        adjoint = load(lanes, g + t * g_step, gk) + held
+        product = factor * adjoint
+        store(product, dx + t * dx_step, dxk, streamed)
+        held = adjoint - rates * product
+        sums = sums - product * previous
+    store(held, mu.ctypes.data, mu, False)
+    store(sums, total.ctypes.data, total, False)
+    _adjoint_row(
+        act, lanes, 0, len(lanes), g_step, g + inner * g_step, gk, x + inner * x_step, xk, first.ctypes.data, first,
+        dx + inner * dx_step, dxk, False, rate.ctypes.data, dt, mu.ctypes.data, total.ctypes.data, mu,
+    )  # fmt: skip
+    fence()
+
+
+@njit(**OPTIONS)
+def _adjoint_part(
+    i: int, act: Any, lanes: Any, places: Any, counts: Any, g_step: int, gk: Any, x_step: int, xk: Any, h_step: int,
+    hk: Any, dx_step: int, dxk: Any, streamed: bool, rate: Any, dt: Any, mus: Any, firsts: Any, totals: Any,
+) -> None:  # fmt: skip
+    """As `_adjoint_held_part`, for rows in blocks."""
+    if not counts[i]:
+        return
+    (g, x, h, dx), mu = (places[i, 0], places[i, 1], places[i, 2], places[i, 3]), mus[i]
+    first, inner, size = firsts[i], counts[i] - 1, mu.size
+    states = (rate.ctypes.data, dt, mu.ctypes.data, totals[i].ctypes.data, mu)
+    wide = size - size % len(BLOCK)
+    for t in range(inner):
+        rows = (
+            g_step, g + t * g_step, gk, x + t * x_step, xk, h + (t + 1) * h_step, hk, dx + t * dx_step, dxk, streamed,
+            *states,
         )  # fmt: skip
-        states = (grad_h0[part.sequence], starts[part.sequence], totals[part.sequence])
-        steps = (max(span.length - 1, 0), span.length)
-        if width:
-            _adjoint_narrow(act, width, *given, rates, step, *states, *steps)
-        else:
-            _adjoint(act, *given, streamed, rates, step, *states, *steps)
+        _adjoint_row(act, BLOCK, 0, wide, *rows)
+        _adjoint_row(act, lanes, wide, size, *rows)
+    last = (
+        g_step, g + inner * g_step, gk, x + inner * x_step, xk, first.ctypes.data, first, dx + inner * dx_step, dxk,
+        False, *states,
+    )  # fmt: skip
+    _adjoint_row(act, SINGLE, 0, size, *last)  # one row: not worth compiling wider blocks once more
+    fence()
 
-    share(work, [span.length for span in spans], x.shape[2], None)
-    return grad_x.to(dtype), torch.from_numpy(totals.sum(0)), torch.from_numpy(grad_h0)
+
+@njit(**OPTIONS)
+def _adjoint_held(
+    entry: int, thread: int, threads: int, act: Any, lanes: Any, places: Any, _begins: Any, counts: Any, g_step: int,
+    gk: Any, x_step: int, xk: Any, h_step: int, hk: Any, dx_step: int, dxk: Any, streamed: bool, rate: Any, dt: Any,
+    mus: Any, firsts: Any, totals: Any,
+) -> None:  # fmt: skip
+    rest = (
+        act, lanes, places, counts, g_step, gk, x_step, xk, h_step, hk, dx_step, dxk, streamed, rate, dt, mus, firsts,
+        totals,
+    )  # fmt: skip
+    each(entry, thread, threads, counts.size, _adjoint_held_part, rest)
+
+
+@njit(**OPTIONS)
+def _adjoint(
+    entry: int, thread: int, threads: int, act: Any, lanes: Any, places: Any, _begins: Any, counts: Any, g_step: int,
+    gk: Any, x_step: int, xk: Any, h_step: int, hk: Any, dx_step: int, dxk: Any, streamed: bool, rate: Any, dt: Any,
+    mus: Any, firsts: Any, totals: Any,
+) -> None:  # fmt: skip
+    rest = (
+        act, lanes, places, counts, g_step, gk, x_step, xk, h_step, hk, dx_step, dxk, streamed, rate, dt, mus, firsts,
+        totals,
+    )  # fmt: skip
+    each(entry, thread, threads, counts.size, _adjoint_part, rest)

@@ -1,4 +1,9 @@
-"""Work on both cores: compiled loops release the GIL, so that plain threads run them side by side.
+"""Work on all cores: compiled loops release the GIL, so that threads run them side by side.
+
+The threads are those of PyTorch's own OpenMP runtime, entered by the function that compilers call (`GOMP_parallel`, in
+GNU's, LLVM's and Intel's): after an operator of PyTorch its threads wait for more work in a busy loop, and a thread
+from elsewhere would fight them for the core. Where there is no such function, or after a fork (OpenMP's threads stay
+with the parent, and entering it again would hang), plain Python threads do the work.
 
 numba's own thread pool is not used: its portable layer must not be entered from two Python threads at a time, which
 autograd and users do.
@@ -6,13 +11,30 @@ autograd and users do.
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 
+Task = Callable[[], object]
+
+_BODY = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 _pool: ThreadPoolExecutor | None = None
+_forked = False
+
+
+class OpenMP(NamedTuple):
+    """What is called in PyTorch's OpenMP runtime: a parallel region and its address, and who one is inside it."""
+
+    parallel: Any
+    address: int
+    thread: Callable[[], int]
+    threads: Callable[[], int]
 
 
 def workers() -> int:
@@ -20,10 +42,65 @@ def workers() -> int:
     return torch.get_num_threads()
 
 
-def run(tasks: Sequence[Callable[[], object]]) -> None:
-    """Run every task and wait; the first one runs in the calling thread. The first error is raised."""
-    if not tasks:
-        return
+def run(tasks: Sequence[Task]) -> None:
+    """Run every task, side by side where there are threads, and wait; the first one runs in the calling thread.
+
+    The error of the earliest task that failed is raised.
+    """
+    runtime = None if _forked else openmp()
+    if len(tasks) < 2:
+        for task in tasks:
+            task()
+    elif runtime is None:
+        _run_in_pool(tasks)
+    else:
+        _run_in_region(runtime, tasks)
+
+
+@cache
+def openmp() -> OpenMP | None:
+    """The OpenMP runtime that PyTorch has loaded, if it can be entered."""
+    for library in sorted((Path(torch.__file__).parent / "lib").glob("libtorch_cpu.*")):
+        try:
+            runtime = ctypes.CDLL(str(library))  # symbols are looked up in what it links to as well
+            parallel = runtime.GOMP_parallel
+            address = ctypes.cast(parallel, ctypes.c_void_p).value or 0
+            found = OpenMP(parallel, address, runtime.omp_get_thread_num, runtime.omp_get_num_threads)
+        except (OSError, AttributeError):
+            continue
+        parallel.argtypes, parallel.restype = (_BODY, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint), None
+        return found
+    return None
+
+
+def launch(kernel: Any, threads: int, *arguments: Any) -> None:
+    """Call `kernel(entry, first, threads, *arguments)`, compiled around `region.each`: threads share its work."""
+    runtime = None if _forked else openmp()
+    if threads < 2:
+        kernel(0, 0, 1, *arguments)
+    elif runtime is None:
+        _run_in_pool([partial(kernel, 0, first, threads, *arguments) for first in range(threads)])
+    else:
+        kernel(runtime.address, 0, threads, *arguments)
+
+
+def _run_in_region(runtime: OpenMP, tasks: Sequence[Task]) -> None:
+    """One region, whose threads take turns: there may be fewer than tasks, inside another region only one."""
+    errors: dict[int, BaseException] = {}
+
+    def body(_: Any) -> None:
+        for i in range(runtime.thread(), len(tasks), runtime.threads()):
+            try:
+                tasks[i]()
+            except BaseException as error:  # kept for the calling thread: it cannot pass through the region
+                errors[i] = error
+
+    runtime.parallel(_BODY(body), None, len(tasks), 0)
+    if errors:
+        raise errors[min(errors)]
+
+
+def _run_in_pool(tasks: Sequence[Task]) -> None:
     pending = [_executor().submit(task) for task in tasks[1:]]
     try:
         tasks[0]()
@@ -43,8 +120,8 @@ def _executor() -> ThreadPoolExecutor:
 
 def _forget() -> None:
     """A forked child has none of its parent's threads: it must start its own."""
-    global _pool
-    _pool = None
+    global _pool, _forked
+    _pool, _forked = None, True
 
 
 if hasattr(os, "register_at_fork"):

@@ -1,0 +1,66 @@
+"""Few channels, many steps: a sequence cut into parts that run side by side, each from a guess of its first state.
+
+One step of few channels is one vector, and the next step waits for it: the time of a sequence is the latency of a step
+times its length, whatever the number of cores. But a recurrence that contracts forgets where it started. Every part
+but the first guesses its first state by running the steps just before it from zero; parts run as `CHAINS` chains a
+thread, whose latencies overlap. Then, in order, every guess is compared with the state that the part before it ended
+in. Rounding makes two states that have come close the same, bit for bit, as a rule; where they differ, the part is run
+again from the right state, next to the wrong one, until both are the same. All results are those of the sequential
+recurrence, to the bit, whether guesses are right or not: what a wrong one costs is time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from cofm_triton.cpu.jit.schedule import Part
+from cofm_triton.cpu.jit.threads import workers
+
+CHAINS = 4
+# Many sequences keep the threads busy by themselves: at most so many a thread are cut.
+MAX_SEQUENCES = 2
+# A guess takes as many steps as let a difference fall below rounding this many times over: a step that saturates, or
+# that relu passes by, shrinks nothing.
+MARGIN = 4
+# A part is at least so many times as long as what its guess takes, and as this many steps.
+MIN_PART = 8
+MIN_STEPS = 2**10
+
+
+def guess_steps(factors: Any) -> int | None:
+    """Steps of a guess; None if differences between states do not shrink.
+
+    Args:
+        factors: (D,) by how much a step multiplies it, in the state's dtype.
+
+    Example:
+        >>> guess_steps(np.float32([0.1, -0.5])), guess_steps(np.float32([1.0]))
+        (92, None)
+    """
+    largest = float(np.abs(factors).max())
+    if not largest < 1:  # NaN included
+        return None
+    return math.ceil(MARGIN * math.log(np.finfo(factors.dtype).eps) / math.log(max(largest, 0.5)))
+
+
+def chained(lengths: Sequence[int], guessed: int | None) -> tuple[list[Part], int]:
+    """Parts in groups of `CHAINS`, and the number of groups; no parts where cutting does not pay.
+
+    Parts of a sequence are equally long, but for the last one, which may be longer.
+    """
+    if guessed is None or not 0 < len(lengths) <= MAX_SEQUENCES * workers():
+        return [], 0
+    groups = -(-workers() // len(lengths))
+    count = CHAINS * groups
+    steps = min(lengths) // count
+    if steps < max(MIN_PART * guessed, MIN_STEPS):
+        return [], 0
+    parts = []
+    for sequence, length in enumerate(lengths):
+        ends = [k * (length // count) for k in range(1, count)]
+        parts += [Part(sequence, begin, end) for begin, end in zip([0, *ends], [*ends, length], strict=True)]
+    return parts, len(lengths) * groups

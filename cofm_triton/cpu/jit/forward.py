@@ -1,0 +1,269 @@
+"""The forward recurrences compiled for the CPU: all channels of a row at a time, so that memory is read as one stream.
+
+    linear      h[t] = a[t] h[t-1] + x[t]
+    nonlinear   h[t] = h[t-1] + dt act(x[t] - a h[t-1])
+
+A `rule` says which one: `()`, or `(act, dt)` with act a tuple of as many entries as the nonlinearity's index, a
+constant in compiled code. Coefficients a that do not change over time are to these loops rows that all lie at one
+address.
+
+Sequences are shared out to threads. Those that do not divide evenly are split in time: each thread first runs the
+recurrence up to its part without storing it, a pass that only reads, and then does its part. Rows of at most
+`rows.MAX_HELD` channels are compiled for their width, with their state in registers, and long sequences of them may
+run in chains (`chains.py`); wider rows are done in blocks. Every state is computed by the same operations in the same
+order, however a sequence is split. Large results leave past the cache (`streams.py`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numba import njit
+from numba.extending import overload
+from torch import Tensor
+
+from cofm_triton.cpu.jit.activation import OPTIONS as INLINED
+from cofm_triton.cpu.jit.activation import activate
+from cofm_triton.cpu.jit.chains import chained, guess_steps
+from cofm_triton.cpu.jit.region import each
+from cofm_triton.cpu.jit.rows import (
+    BLOCK,
+    MAX_HELD,
+    OPTIONS,
+    SAMPLES,
+    Rows,
+    block_at,
+    numbers,
+    row_lanes,
+    with_rows,
+)
+from cofm_triton.cpu.jit.schedule import collect, sequences, share, walk
+from cofm_triton.cpu.jit.streams import fence, streams
+from cofm_triton.cpu.jit.threads import launch
+from cofm_triton.cpu.jit.vectors import load, same, store
+from cofm_triton.cpu.memory import empty
+
+
+def scan(
+    rule: tuple[Any, ...], x: Tensor, a: Tensor, h0: Tensor | None, seq_starts: Tensor | None, *,
+    factors: Any, reverse: bool, state_dtype: torch.dtype, read_cost: float,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """`(h, h_last)` with T >= 1: h (B, T, D) in x's dtype, h_last (S, D) in the state's.
+
+    Args:
+        rule: see above.
+        x: (B, T, D).
+        a: (D,) or (B, T, D).
+        h0: (S, D), zeros when None.
+        seq_starts: (S,) where packed sequences start, or None.
+        factors: (D,) by how much a step multiplies a difference between two states, None if that is not known.
+        reverse: from the last step to the first.
+        state_dtype: of the state.
+        read_cost: time of a step that is not stored over that of one that is.
+    """
+    dtype, x = x.dtype, with_rows(x)
+    h = empty(x.shape, x.dtype)
+    channels, spans = x.shape[2], sequences(seq_starts, x.shape[0], x.shape[1])
+    held, lanes = channels <= MAX_HELD, row_lanes(channels)
+    starts = initial_states(h0, len(spans), channels, state_dtype)
+    tensors = (Rows(x), Rows(with_rows(a.expand(x.shape))), Rows(h))
+    streamed, lengths = streams(tensors[2]), [span.length for span in spans]
+    guessed = guess_steps(factors) if held and factors is not None else None
+    parts, threads = chained(lengths, guessed)
+    if parts:
+        states = np.zeros((len(parts), channels), starts.dtype)
+        states[[k for k, part in enumerate(parts) if part.begin == 0]] = starts
+        rows, guesses = walk(spans, parts, tensors, reverse), np.zeros_like(states)
+        launch(_chains, threads, rule, lanes, *rows, streamed, states, guesses, guessed)
+        _settle(rule, lanes, *rows, streamed, states, guesses)
+    else:
+        parts, threads = share(lengths, channels, read_cost)
+        states = starts[[part.sequence for part in parts]]
+        kernel = _forward_held if held else _forward
+        launch(kernel, threads, rule, lanes, *walk(spans, parts, tensors, reverse), streamed, states)
+    return h.to(dtype), torch.from_numpy(collect(parts, states, lengths))
+
+
+def initial_states(states: Tensor | None, count: int, channels: int, state_dtype: torch.dtype) -> Any:
+    """`(count, channels)` states as an array in the state's dtype, zeros when not given."""
+    if states is None:
+        return np.zeros((count, channels), SAMPLES[state_dtype].dtype)
+    return numbers(states.to(state_dtype).resolve_conj().contiguous())
+
+
+def _next(rule: Any, a: Any, x: Any, state: Any) -> Any:
+    """The state after a step; `state`, `a` and `x` are vectors."""
+    raise TypeError("compiled code only")
+
+
+@overload(_next, jit_options=INLINED)
+def _next_overload(rule: Any, a: Any, x: Any, state: Any) -> Any:
+    def linear(rule: Any, a: Any, x: Any, state: Any) -> Any:
+        return a * state + x
+
+    def nonlinear(rule: Any, a: Any, x: Any, state: Any) -> Any:
+        return state + rule[1] * activate(len(rule[0]), x - a * state)
+
+    return nonlinear if len(rule) else linear
+
+
+@njit(forceinline=True, **OPTIONS)
+def _skip(
+    rule: Any, lanes: Any, x: int, x_step: int, xk: Any, a: int, a_step: int, ak: Any, held: Any, steps: int
+) -> Any:
+    """The state after the `steps` steps before the rows at x and a."""
+    for t in range(-steps, 0):
+        held = _next(rule, load(lanes, a + t * a_step, ak), load(lanes, x + t * x_step, xk), held)
+    return held
+
+
+@njit(**OPTIONS)
+def _forward_held_part(
+    i: int, rule: Any, lanes: Any, places: Any, begins: Any, counts: Any, x_step: int, xk: Any, a_step: int, ak: Any,
+    h_step: int, hk: Any, streamed: bool, states: Any,
+) -> None:  # fmt: skip
+    (x, a, h), state = (places[i, 0], places[i, 1], places[i, 2]), states[i]
+    held = load(lanes, state.ctypes.data, state)
+    held = _skip(rule, lanes, x, x_step, xk, a, a_step, ak, held, begins[i])
+    for t in range(counts[i]):
+        held = _next(rule, load(lanes, a + t * a_step, ak), load(lanes, x + t * x_step, xk), held)
+        store(held, h + t * h_step, hk, streamed)
+    store(held, state.ctypes.data, state, False)
+    fence()
+
+
+@njit(forceinline=True, **OPTIONS)
+def _row(
+    rule: Any, lanes: Any, begin: int, end: int, step: int, x: int, xk: Any, a: int, ak: Any, h: int, hk: Any,
+    stored: bool, streamed: bool, state: int, sk: Any,
+) -> None:  # fmt: skip
+    for k in range((end - begin) // len(lanes)):
+        c = block_at(k, lanes, begin, end, step)
+        at = state + c * sk.itemsize
+        coefficients, given = load(lanes, a + c * ak.itemsize, ak), load(lanes, x + c * xk.itemsize, xk)
+        value = _next(rule, coefficients, given, load(lanes, at, sk))
+        store(value, at, sk, False)
+        if stored:
+            store(value, h + c * hk.itemsize, hk, streamed)
+
+
+@njit(**OPTIONS)
+def _forward_part(
+    i: int, rule: Any, lanes: Any, places: Any, begins: Any, counts: Any, x_step: int, xk: Any, a_step: int, ak: Any,
+    h_step: int, hk: Any, streamed: bool, states: Any,
+) -> None:  # fmt: skip
+    (x, a, h), state = (places[i, 0], places[i, 1], places[i, 2]), states[i]
+    size = state.size
+    wide = size - size % len(BLOCK)
+    for t in range(-begins[i], 0):
+        skipped = (
+            x_step, x + t * x_step, xk, a + t * a_step, ak, h, hk, False, False, state.ctypes.data, state,
+        )  # fmt: skip
+        _row(rule, BLOCK, 0, wide, *skipped)
+        _row(rule, lanes, wide, size, *skipped)
+    for t in range(counts[i]):
+        rows = (
+            x_step, x + t * x_step, xk, a + t * a_step, ak, h + t * h_step, hk, True, streamed, state.ctypes.data,
+            state,
+        )  # fmt: skip
+        _row(rule, BLOCK, 0, wide, *rows)
+        _row(rule, lanes, wide, size, *rows)
+    fence()
+
+
+@njit(**OPTIONS)
+def _chains_part(
+    i: int, rule: Any, lanes: Any, places: Any, begins: Any, counts: Any, x_step: int, xk: Any, a_step: int, ak: Any,
+    h_step: int, hk: Any, streamed: bool, states: Any, guesses: Any, guessed: int,
+) -> None:  # fmt: skip
+    """The i-th group of `chains.CHAINS` parts, with coefficients that do not change over time."""
+    first, steps = 4 * i, counts[4 * i]
+    held, wrong, size = states[first].ctypes.data, guesses[first].ctypes.data, len(lanes) * states.itemsize
+    coefficients, start = load(lanes, places[first, 1], ak), load(lanes, held, states)
+    p = q = r = s = load(lanes, wrong, guesses)
+    # The first part of a sequence has nothing before it to guess from: its chain idles on the rows of another one.
+    earliest = places[first if begins[first] else first + 1, 0]
+    for t in range(-guessed, 0):
+        at = t * x_step
+        p = _next(rule, coefficients, load(lanes, earliest + at, xk), p)
+        q = _next(rule, coefficients, load(lanes, places[first + 1, 0] + at, xk), q)
+        r = _next(rule, coefficients, load(lanes, places[first + 2, 0] + at, xk), r)
+        s = _next(rule, coefficients, load(lanes, places[first + 3, 0] + at, xk), s)
+    if not begins[first]:
+        p = start
+    store(p, wrong, guesses, False)
+    store(q, wrong + size, guesses, False)
+    store(r, wrong + 2 * size, guesses, False)
+    store(s, wrong + 3 * size, guesses, False)
+    for t in range(steps):
+        at, to = t * x_step, t * h_step
+        p = _next(rule, coefficients, load(lanes, places[first, 0] + at, xk), p)
+        q = _next(rule, coefficients, load(lanes, places[first + 1, 0] + at, xk), q)
+        r = _next(rule, coefficients, load(lanes, places[first + 2, 0] + at, xk), r)
+        s = _next(rule, coefficients, load(lanes, places[first + 3, 0] + at, xk), s)
+        store(p, places[first, 2] + to, hk, streamed)
+        store(q, places[first + 1, 2] + to, hk, streamed)
+        store(r, places[first + 2, 2] + to, hk, streamed)
+        store(s, places[first + 3, 2] + to, hk, streamed)
+    for t in range(steps, counts[first + 3]):
+        s = _next(rule, coefficients, load(lanes, places[first + 3, 0] + t * x_step, xk), s)
+        store(s, places[first + 3, 2] + t * h_step, hk, streamed)
+    store(p, held, states, False)
+    store(q, held + size, states, False)
+    store(r, held + 2 * size, states, False)
+    store(s, held + 3 * size, states, False)
+    fence()
+
+
+@njit(**OPTIONS)
+def _settle(
+    rule: Any, lanes: Any, places: Any, begins: Any, counts: Any, x_step: int, xk: Any, a_step: int, ak: Any,
+    h_step: int, hk: Any, streamed: bool, states: Any, guesses: Any,
+) -> None:  # fmt: skip
+    """Run parts again, in order, as far as their guesses were wrong; states become what they would have been."""
+    size = len(lanes) * states.itemsize
+    for i in range(1, counts.size):
+        if not begins[i]:
+            continue
+        (x, a, h), t = (places[i, 0], places[i, 1], places[i, 2]), 0
+        right = load(lanes, states.ctypes.data + (i - 1) * size, states)
+        wrong = load(lanes, guesses.ctypes.data + i * size, states)
+        while t < counts[i] and not same(right, wrong):
+            coefficients, given = load(lanes, a, ak), load(lanes, x + t * x_step, xk)
+            right, wrong = _next(rule, coefficients, given, right), _next(rule, coefficients, given, wrong)
+            store(right, h + t * h_step, hk, streamed)
+            t += 1
+        if not same(right, wrong):
+            store(right, states.ctypes.data + i * size, states, False)
+    fence()
+
+
+@njit(**OPTIONS)
+def _forward_held(
+    entry: int, first: int, threads: int, rule: Any, lanes: Any, places: Any, begins: Any, counts: Any, x_step: int,
+    xk: Any, a_step: int, ak: Any, h_step: int, hk: Any, streamed: bool, states: Any,
+) -> None:  # fmt: skip
+    rest = (rule, lanes, places, begins, counts, x_step, xk, a_step, ak, h_step, hk, streamed, states)
+    each(entry, first, threads, counts.size, _forward_held_part, rest)
+
+
+@njit(**OPTIONS)
+def _forward(
+    entry: int, first: int, threads: int, rule: Any, lanes: Any, places: Any, begins: Any, counts: Any, x_step: int,
+    xk: Any, a_step: int, ak: Any, h_step: int, hk: Any, streamed: bool, states: Any,
+) -> None:  # fmt: skip
+    rest = (rule, lanes, places, begins, counts, x_step, xk, a_step, ak, h_step, hk, streamed, states)
+    each(entry, first, threads, counts.size, _forward_part, rest)
+
+
+@njit(**OPTIONS)
+def _chains(
+    entry: int, first: int, threads: int, rule: Any, lanes: Any, places: Any, begins: Any, counts: Any, x_step: int,
+    xk: Any, a_step: int, ak: Any, h_step: int, hk: Any, streamed: bool, states: Any, guesses: Any, guessed: int,
+) -> None:  # fmt: skip
+    rest = (
+        rule, lanes, places, begins, counts, x_step, xk, a_step, ak, h_step, hk, streamed, states, guesses, guessed,
+    )  # fmt: skip
+    each(entry, first, threads, counts.size // 4, _chains_part, rest)

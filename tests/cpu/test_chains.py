@@ -1,0 +1,111 @@
+"""Sequences in chains: the bits of the sequential recurrence, whether guesses are right or not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+pytest.importorskip("numba")
+
+import cofm_triton as cofm
+from cofm_triton.cpu.jit import chains, forward
+from cofm_triton.cpu.jit.chains import CHAINS, MAX_SEQUENCES, MIN_PART, MIN_STEPS, chained, guess_steps
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def sequential(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forward, "chained", lambda lengths, guessed: ([], 0))
+
+
+def check_same(run: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`run()` gives the same bits in chains, which it must use, and without them."""
+    used: list[int] = []
+
+    def watched(lengths: list[int], guessed: int | None) -> object:
+        parts, threads = chained(lengths, guessed)
+        used.append(len(parts))
+        return parts, threads
+
+    assert callable(run)
+    monkeypatch.setattr(forward, "chained", watched)
+    together = run()
+    assert used and all(used)
+    sequential(monkeypatch)
+    for one, other in zip(together, run(), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64, torch.complex64])
+@pytest.mark.parametrize("shape", [(1, 14_001, 8), (3, 8192, 1), (2, 8300, 5), (1, 15_007, 32)], ids=str)
+@pytest.mark.parametrize("reverse", [False, True])
+def test_linear(
+    shape: tuple[int, int, int], dtype: torch.dtype, reverse: bool, two_threads: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, h0 = torch.randn(shape).to(dtype), torch.randn(shape[0], shape[2]).to(dtype)
+    decay = (torch.rand(shape[2]) - 0.5).to(torch.float32 if dtype == torch.bfloat16 else dtype)
+    check_same(lambda: cofm.linear_scan(x, decay, h0, reverse=reverse, backend="numba"), monkeypatch)
+
+
+@pytest.mark.parametrize("nonlinearity", ["linear", "tanh", "hardtanh", "relu"])
+@pytest.mark.parametrize("scale", [0.1, 10.0])
+def test_nonlinear(nonlinearity: str, scale: float, two_threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, rate = scale * torch.randn(2, 12_345, 7), 0.3 + torch.rand(7)
+    check_same(
+        lambda: cofm.rnn_scan(x, rate, nonlinearity=nonlinearity, solver="sequential", backend="numba"), monkeypatch
+    )
+
+
+def test_packed_sequences(two_threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, decay = torch.randn(1, 30_000, 4), torch.tensor([0.5, -0.5, 0.0, 0.25])
+    starts, h0 = torch.tensor([0, 9_000, 18_001]), torch.randn(3, 4)
+    check_same(lambda: cofm.linear_scan(x, decay, h0, seq_starts=starts, backend="numba"), monkeypatch)
+
+
+@pytest.mark.parametrize("kind", ["never", "late", "nan", "inf"])
+def test_wrong_guesses(kind: str, two_threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A saturated state counts its steps and forgets nothing; NaN and infinity reach every later state."""
+    x, rate = torch.randn(1, 16_384, 3), torch.full((3,), 0.5)
+    h0 = torch.randn(1, 3)
+    if kind == "never":
+        x, rate = torch.full_like(x, 1e6), torch.full((3,), 0.4)
+    if kind == "late":
+        x[:, :12_000] = 1e4
+    if kind in ("nan", "inf"):
+        x[0, 5_000, 1] = float(kind)
+
+    def run() -> tuple[Tensor, ...]:
+        h, last = cofm.rnn_scan(x, rate, h0, nonlinearity="hardtanh", solver="sequential", backend="numba")
+        return h.view(torch.int32), last.view(torch.int32)
+
+    check_same(run, monkeypatch)
+
+
+def test_when_sequences_are_cut(two_threads: None) -> None:
+    parts, groups = chained([8 * MIN_STEPS + 3], 0)
+    assert groups == 2
+    assert [part.begin for part in parts] == [k * MIN_STEPS for k in range(2 * CHAINS)]
+    assert parts[-1].end == 8 * MIN_STEPS + 3
+    assert chained([8 * MIN_STEPS - 1], 0) == ([], 0)  # parts would be too short
+    assert chained([8 * MIN_STEPS], MIN_STEPS // MIN_PART + 1) == ([], 0)  # the guesses would take too long
+    assert chained([10**6], None) == ([], 0)
+    assert chained([10**6] * (2 * MAX_SEQUENCES + 1), 0) == ([], 0)
+    assert chained([10**6, 5], 0) == ([], 0)
+
+
+def test_steps_of_a_guess() -> None:
+    assert guess_steps(np.float32([0.0])) == chains.MARGIN * 23
+    assert guess_steps(np.float64([0.5, -0.25])) == chains.MARGIN * 52
+    for factors in ([1.0], [-1.5], [0.5, np.nan], [np.inf]):
+        assert guess_steps(np.float32(factors)) is None
+    assert guess_steps(np.complex64([0.5j])) == chains.MARGIN * 23
