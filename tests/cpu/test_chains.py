@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 import torch
@@ -14,14 +12,6 @@ pytest.importorskip("numba")
 import cofm_triton as cofm
 from cofm_triton.cpu.jit import chains, forward
 from cofm_triton.cpu.jit.chains import CHAINS, MAX_SEQUENCES, MIN_PART, MIN_STEPS, chained, guess_steps
-
-
-@pytest.fixture
-def two_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
 
 
 def sequential(monkeypatch: pytest.MonkeyPatch) -> None:

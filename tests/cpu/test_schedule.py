@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -15,14 +14,6 @@ pytest.importorskip("numba")
 
 from cofm_triton.cpu.jit.rows import Rows
 from cofm_triton.cpu.jit.schedule import MIN_NUMBERS, Part, Span, collect, sequences, share, split, total, walk
-
-
-@pytest.fixture
-def two_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("read_cost", [None, 0.4, 1.0])

@@ -89,8 +89,8 @@ def _mark(i: int, marks: Any, number: float) -> None:
     marks[i] += number + i
 
 
-def _mark_all(entry: int, first: int, threads: int, marks: Any, number: float) -> None:
-    each(entry, first, threads, marks.size, mark, (marks, number))
+def _mark_all(entry: int, first: int, threads: int, count: int, rest: Any) -> None:
+    each(entry, first, threads, count, mark, rest)
 
 
 # Called rather than written above the functions: the decorator carries no types.
@@ -101,7 +101,7 @@ mark, mark_all = njit(_mark), njit(nogil=True)(_mark_all)
 @pytest.mark.parametrize("threads", [1, 2, 5])
 def test_compiled_work_is_done_once(count: int, threads: int, way: str) -> None:
     marks = np.zeros(count)
-    launch(mark_all, threads, marks, 0.5)
+    launch(mark_all, threads, count, marks, 0.5)
     assert np.array_equal(marks, np.arange(count) + 0.5)
 
 
@@ -109,9 +109,9 @@ def test_compiled_work_is_done_once(count: int, threads: int, way: str) -> None:
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_a_forked_child_does_compiled_work() -> None:
     marks = np.zeros(100)
-    launch(mark_all, 2, marks, 0.0)
+    launch(mark_all, 2, 100, marks, 0.0)
     child = os.fork()
     if child == 0:
-        launch(mark_all, 2, marks, 1.0)
+        launch(mark_all, 2, 100, marks, 1.0)
         os._exit(0 if np.array_equal(marks, 2 * np.arange(100) + 1) else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

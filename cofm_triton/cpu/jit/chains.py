@@ -20,7 +20,7 @@ import numpy as np
 from cofm_triton.cpu.jit.schedule import Part
 from cofm_triton.cpu.jit.threads import workers
 
-CHAINS = 4
+CHAINS = 4  # spelled out in `forward._chains_part`, each in a register of its own
 # Many sequences keep the threads busy by themselves: at most so many a thread are cut.
 MAX_SEQUENCES = 2
 # A guess takes as many steps as let a difference fall below rounding this many times over: a step that saturates, or

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from cofm_triton.cpu.jit.activation import OPTIONS as INLINED
 from cofm_triton.cpu.jit.activation import activate
-from cofm_triton.cpu.jit.chains import chained, guess_steps
+from cofm_triton.cpu.jit.chains import CHAINS, chained, guess_steps
 from cofm_triton.cpu.jit.region import each
 from cofm_triton.cpu.jit.rows import (
     BLOCK,
@@ -41,7 +41,7 @@ from cofm_triton.cpu.jit.rows import (
 )
 from cofm_triton.cpu.jit.schedule import collect, sequences, share, walk
 from cofm_triton.cpu.jit.streams import fence, streams
-from cofm_triton.cpu.jit.threads import launch
+from cofm_triton.cpu.jit.threads import launch, workers
 from cofm_triton.cpu.jit.vectors import load, same, store
 from cofm_triton.cpu.memory import empty
 
@@ -71,18 +71,18 @@ def scan(
     tensors = (Rows(x), Rows(with_rows(a.expand(x.shape))), Rows(h))
     streamed, lengths = streams(tensors[2]), [span.length for span in spans]
     guessed = guess_steps(factors) if held and factors is not None else None
-    parts, threads = chained(lengths, guessed)
+    parts, groups = chained(lengths, guessed)
     if parts:
         states = np.zeros((len(parts), channels), starts.dtype)
         states[[k for k, part in enumerate(parts) if part.begin == 0]] = starts
         rows, guesses = walk(spans, parts, tensors, reverse), np.zeros_like(states)
-        launch(_chains, threads, rule, lanes, *rows, streamed, states, guesses, guessed)
+        launch(_chains, min(groups, workers()), groups, rule, lanes, *rows, streamed, states, guesses, guessed)
         _settle(rule, lanes, *rows, streamed, states, guesses)
     else:
         parts, threads = share(lengths, channels, read_cost)
         states = starts[[part.sequence for part in parts]]
         kernel = _forward_held if held else _forward
-        launch(kernel, threads, rule, lanes, *walk(spans, parts, tensors, reverse), streamed, states)
+        launch(kernel, threads, len(parts), rule, lanes, *walk(spans, parts, tensors, reverse), streamed, states)
     return h.to(dtype), torch.from_numpy(collect(parts, states, lengths))
 
 
@@ -179,7 +179,8 @@ def _chains_part(
     h_step: int, hk: Any, streamed: bool, states: Any, guesses: Any, guessed: int,
 ) -> None:  # fmt: skip
     """The i-th group of `chains.CHAINS` parts, with coefficients that do not change over time."""
-    first, steps = 4 * i, counts[4 * i]
+    first = CHAINS * i
+    steps = counts[first]
     held, wrong, size = states[first].ctypes.data, guesses[first].ctypes.data, len(lanes) * states.itemsize
     coefficients, start = load(lanes, places[first, 1], ak), load(lanes, held, states)
     p = q = r = s = load(lanes, wrong, guesses)
@@ -241,29 +242,15 @@ def _settle(
 
 
 @njit(**OPTIONS)
-def _forward_held(
-    entry: int, first: int, threads: int, rule: Any, lanes: Any, places: Any, begins: Any, counts: Any, x_step: int,
-    xk: Any, a_step: int, ak: Any, h_step: int, hk: Any, streamed: bool, states: Any,
-) -> None:  # fmt: skip
-    rest = (rule, lanes, places, begins, counts, x_step, xk, a_step, ak, h_step, hk, streamed, states)
-    each(entry, first, threads, counts.size, _forward_held_part, rest)
+def _forward_held(entry: int, first: int, threads: int, count: int, rest: Any) -> None:
+    each(entry, first, threads, count, _forward_held_part, rest)
 
 
 @njit(**OPTIONS)
-def _forward(
-    entry: int, first: int, threads: int, rule: Any, lanes: Any, places: Any, begins: Any, counts: Any, x_step: int,
-    xk: Any, a_step: int, ak: Any, h_step: int, hk: Any, streamed: bool, states: Any,
-) -> None:  # fmt: skip
-    rest = (rule, lanes, places, begins, counts, x_step, xk, a_step, ak, h_step, hk, streamed, states)
-    each(entry, first, threads, counts.size, _forward_part, rest)
+def _forward(entry: int, first: int, threads: int, count: int, rest: Any) -> None:
+    each(entry, first, threads, count, _forward_part, rest)
 
 
 @njit(**OPTIONS)
-def _chains(
-    entry: int, first: int, threads: int, rule: Any, lanes: Any, places: Any, begins: Any, counts: Any, x_step: int,
-    xk: Any, a_step: int, ak: Any, h_step: int, hk: Any, streamed: bool, states: Any, guesses: Any, guessed: int,
-) -> None:  # fmt: skip
-    rest = (
-        rule, lanes, places, begins, counts, x_step, xk, a_step, ak, h_step, hk, streamed, states, guesses, guessed,
-    )  # fmt: skip
-    each(entry, first, threads, counts.size // 4, _chains_part, rest)
+def _chains(entry: int, first: int, threads: int, count: int, rest: Any) -> None:
+    each(entry, first, threads, count, _chains_part, rest)

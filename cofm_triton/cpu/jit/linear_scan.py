@@ -75,11 +75,13 @@ def backward(
         tensors.append(Rows(grad_decay))
         streamed = streams(tensors[3]) and streams(tensors[4])
         kernel = _adjoint_gated_held if held else _adjoint_gated
-        launch(kernel, threads, lanes, *walk(spans, parts, tensors, not reverse), streamed, mus, firsts, inner)
+        rows = walk(spans, parts, tensors, not reverse)
+        launch(kernel, threads, len(parts), lanes, *rows, streamed, mus, firsts, inner)
     else:
         streamed, sums = streams(tensors[3]), np.zeros_like(mus)
         kernel = _adjoint_held if held else _adjoint
-        launch(kernel, threads, lanes, *walk(spans, parts, tensors, not reverse), streamed, mus, firsts, inner, sums)
+        rows = walk(spans, parts, tensors, not reverse)
+        launch(kernel, threads, len(parts), lanes, *rows, streamed, mus, firsts, inner, sums)
         grad_decay = torch.from_numpy(total(parts, sums))
     return grad_x.to(dtype), grad_decay.to(gate_dtype), torch.from_numpy(collect(parts, mus, lengths))
 
@@ -256,52 +258,20 @@ def _adjoint_gated_part(
 
 
 @njit(**OPTIONS)
-def _adjoint_held(
-    entry: int, first: int, threads: int, lanes: Any, places: Any, begins: Any, counts: Any, g_step: int, gk: Any,
-    h_step: int, hk: Any, gate_step: int, ak: Any, dx_step: int, dxk: Any, streamed: bool, mus: Any, firsts: Any,
-    inner: Any, totals: Any,
-) -> None:  # fmt: skip
-    rest = (
-        lanes, places, begins, counts, g_step, gk, h_step, hk, gate_step, ak, dx_step, dxk, streamed, mus, firsts,
-        inner, totals,
-    )  # fmt: skip
-    each(entry, first, threads, counts.size, _adjoint_held_part, rest)
+def _adjoint_held(entry: int, first: int, threads: int, count: int, rest: Any) -> None:
+    each(entry, first, threads, count, _adjoint_held_part, rest)
 
 
 @njit(**OPTIONS)
-def _adjoint(
-    entry: int, first: int, threads: int, lanes: Any, places: Any, begins: Any, counts: Any, g_step: int, gk: Any,
-    h_step: int, hk: Any, gate_step: int, ak: Any, dx_step: int, dxk: Any, streamed: bool, mus: Any, firsts: Any,
-    inner: Any, totals: Any,
-) -> None:  # fmt: skip
-    rest = (
-        lanes, places, begins, counts, g_step, gk, h_step, hk, gate_step, ak, dx_step, dxk, streamed, mus, firsts,
-        inner, totals,
-    )  # fmt: skip
-    each(entry, first, threads, counts.size, _adjoint_part, rest)
+def _adjoint(entry: int, first: int, threads: int, count: int, rest: Any) -> None:
+    each(entry, first, threads, count, _adjoint_part, rest)
 
 
 @njit(**OPTIONS)
-def _adjoint_gated_held(
-    entry: int, first: int, threads: int, lanes: Any, places: Any, begins: Any, counts: Any, g_step: int, gk: Any,
-    h_step: int, hk: Any, gate_step: int, ak: Any, dx_step: int, dxk: Any, da_step: int, dak: Any, streamed: bool,
-    mus: Any, firsts: Any, inner: Any,
-) -> None:  # fmt: skip
-    rest = (
-        lanes, places, begins, counts, g_step, gk, h_step, hk, gate_step, ak, dx_step, dxk, da_step, dak, streamed, mus,
-        firsts, inner,
-    )  # fmt: skip
-    each(entry, first, threads, counts.size, _adjoint_gated_held_part, rest)
+def _adjoint_gated_held(entry: int, first: int, threads: int, count: int, rest: Any) -> None:
+    each(entry, first, threads, count, _adjoint_gated_held_part, rest)
 
 
 @njit(**OPTIONS)
-def _adjoint_gated(
-    entry: int, first: int, threads: int, lanes: Any, places: Any, begins: Any, counts: Any, g_step: int, gk: Any,
-    h_step: int, hk: Any, gate_step: int, ak: Any, dx_step: int, dxk: Any, da_step: int, dak: Any, streamed: bool,
-    mus: Any, firsts: Any, inner: Any,
-) -> None:  # fmt: skip
-    rest = (
-        lanes, places, begins, counts, g_step, gk, h_step, hk, gate_step, ak, dx_step, dxk, da_step, dak, streamed, mus,
-        firsts, inner,
-    )  # fmt: skip
-    each(entry, first, threads, counts.size, _adjoint_gated_part, rest)
+def _adjoint_gated(entry: int, first: int, threads: int, count: int, rest: Any) -> None:
+    each(entry, first, threads, count, _adjoint_gated_part, rest)

@@ -78,7 +78,8 @@ def backward(
     rows, streamed = walk(spans, parts, tensors, True), streams(tensors[3])
     kernel = _adjoint_held if held else _adjoint
     step = rates.dtype.type(dt)
-    launch(kernel, threads, constant(nonlinearity), lanes, *rows, streamed, rates, step, mus, firsts, sums)
+    rule = (constant(nonlinearity), lanes)
+    launch(kernel, threads, len(parts), *rule, *rows, streamed, rates, step, mus, firsts, sums)
     grad_h0 = np.empty_like(mus)
     grad_h0[mine] = mus
     return grad_x.to(dtype), torch.from_numpy(total(parts, sums)), torch.from_numpy(grad_h0)
@@ -108,8 +109,9 @@ def _adjoint_row(
 
 @njit(**OPTIONS)
 def _adjoint_held_part(
-    i: int, act: Any, lanes: Any, places: Any, counts: Any, g_step: int, gk: Any, x_step: int, xk: Any, h_step: int,
-    hk: Any, dx_step: int, dxk: Any, streamed: bool, rate: Any, dt: Any, mus: Any, firsts: Any, totals: Any,
+    i: int, act: Any, lanes: Any, places: Any, _begins: Any, counts: Any, g_step: int, gk: Any, x_step: int, xk: Any,
+    h_step: int, hk: Any, dx_step: int, dxk: Any, streamed: bool, rate: Any, dt: Any, mus: Any, firsts: Any,
+    totals: Any,
 ) -> None:  # fmt: skip
     """h[t-1] of step t is the next row of h; of the last step, the first one of the sequence, it is in `firsts`."""
     if not counts[i]:
@@ -137,8 +139,9 @@ def _adjoint_held_part(
 
 @njit(**OPTIONS)
 def _adjoint_part(
-    i: int, act: Any, lanes: Any, places: Any, counts: Any, g_step: int, gk: Any, x_step: int, xk: Any, h_step: int,
-    hk: Any, dx_step: int, dxk: Any, streamed: bool, rate: Any, dt: Any, mus: Any, firsts: Any, totals: Any,
+    i: int, act: Any, lanes: Any, places: Any, _begins: Any, counts: Any, g_step: int, gk: Any, x_step: int, xk: Any,
+    h_step: int, hk: Any, dx_step: int, dxk: Any, streamed: bool, rate: Any, dt: Any, mus: Any, firsts: Any,
+    totals: Any,
 ) -> None:  # fmt: skip
     """As `_adjoint_held_part`, for rows in blocks."""
     if not counts[i]:
@@ -163,26 +166,10 @@ def _adjoint_part(
 
 
 @njit(**OPTIONS)
-def _adjoint_held(
-    entry: int, thread: int, threads: int, act: Any, lanes: Any, places: Any, _begins: Any, counts: Any, g_step: int,
-    gk: Any, x_step: int, xk: Any, h_step: int, hk: Any, dx_step: int, dxk: Any, streamed: bool, rate: Any, dt: Any,
-    mus: Any, firsts: Any, totals: Any,
-) -> None:  # fmt: skip
-    rest = (
-        act, lanes, places, counts, g_step, gk, x_step, xk, h_step, hk, dx_step, dxk, streamed, rate, dt, mus, firsts,
-        totals,
-    )  # fmt: skip
-    each(entry, thread, threads, counts.size, _adjoint_held_part, rest)
+def _adjoint_held(entry: int, first: int, threads: int, count: int, rest: Any) -> None:
+    each(entry, first, threads, count, _adjoint_held_part, rest)
 
 
 @njit(**OPTIONS)
-def _adjoint(
-    entry: int, thread: int, threads: int, act: Any, lanes: Any, places: Any, _begins: Any, counts: Any, g_step: int,
-    gk: Any, x_step: int, xk: Any, h_step: int, hk: Any, dx_step: int, dxk: Any, streamed: bool, rate: Any, dt: Any,
-    mus: Any, firsts: Any, totals: Any,
-) -> None:  # fmt: skip
-    rest = (
-        act, lanes, places, counts, g_step, gk, x_step, xk, h_step, hk, dx_step, dxk, streamed, rate, dt, mus, firsts,
-        totals,
-    )  # fmt: skip
-    each(entry, thread, threads, counts.size, _adjoint_part, rest)
+def _adjoint(entry: int, first: int, threads: int, count: int, rest: Any) -> None:
+    each(entry, first, threads, count, _adjoint_part, rest)

@@ -73,15 +73,15 @@ def openmp() -> OpenMP | None:
     return None
 
 
-def launch(kernel: Any, threads: int, *arguments: Any) -> None:
-    """Call `kernel(entry, first, threads, *arguments)`, compiled around `region.each`: threads share its work."""
+def launch(kernel: Any, threads: int, count: int, *arguments: Any) -> None:
+    """Call `kernel(entry, first, threads, count, arguments)`, compiled around `region.each`: threads share its work."""
     runtime = None if _forked else openmp()
     if threads < 2:
-        kernel(0, 0, 1, *arguments)
+        kernel(0, 0, 1, count, arguments)
     elif runtime is None:
-        _run_in_pool([partial(kernel, 0, first, threads, *arguments) for first in range(threads)])
+        _run_in_pool([partial(kernel, 0, first, threads, count, arguments) for first in range(threads)])
     else:
-        kernel(runtime.address, 0, threads, *arguments)
+        kernel(runtime.address, 0, threads, count, arguments)
 
 
 def _run_in_region(runtime: OpenMP, tasks: Sequence[Task]) -> None:
