@@ -26,8 +26,8 @@ from torch import Tensor
 from cofm_triton.loss import temporal_weights
 from cofm_triton.stacked import StackedCells, impulse_response
 
-_CHUNK_NUMBERS = 4_000_000  # numbers in the largest temporary: 32 MB
-_RELATIVE_CUTOFF = 1e-12  # eigenvalues of G below this share of the largest count as zero
+_CHUNK_NUMBERS = 1 << 17  # numbers in the largest temporary: 1 MB, which stays in the cache
+_RIDGE = 1e-13  # in traces of G: rounding of G stays below it, and the centre need not be exact
 
 
 def step_weights(length: int, metric: str) -> Tensor:
@@ -81,17 +81,18 @@ class QuadraticForm:
             >>> bool(torch.isclose(zero[0], (4 * x**2).mean()))
             True
         """
-        channels, targets = _with_constant(inputs), targets.detach().double()
-        weights = step_weights(inputs.shape[1], metric).to(channels.device)
-        gram = _gram(channels, weights)
+        count, length, _ = inputs.shape
+        flat = inputs.detach().double().transpose(1, 2).reshape(count, -1)
+        targets, weights = targets.detach().double(), step_weights(length, metric).to(flat.device)
+        gram = _gram(flat, length, weights)
         if centre is None:
-            kernel = _least_squares(gram, _cross(channels, targets, weights))
+            kernel = _least_squares(gram, _cross(flat, targets, weights))
         else:
-            kernel = centre.double().to(channels.device).flatten(1)
-        residual = targets - _response(kernel, channels)
-        slope = _cross(channels, residual, weights)
-        floor = torch.einsum("k,nkp->p", weights, residual**2) / len(channels)
-        return cls(gram, kernel, slope, floor, inputs.shape[1])
+            kernel = centre.double().to(flat.device).flatten(1)
+        residual = targets - _response(kernel, flat, length)
+        slope = _cross(flat, residual, weights)
+        floor = torch.einsum("k,nkp->p", weights, residual**2) / count
+        return cls(gram, kernel, slope, floor, length)
 
     @classmethod
     def population(cls, kernel: Tensor, *, metric: str = "twe") -> "QuadraticForm":
@@ -137,45 +138,56 @@ def in_chunks(cells: StackedCells, size: int, compute: Callable[[StackedCells], 
     return torch.cat([compute(cells[start : start + size]) for start in starts])
 
 
-def _with_constant(inputs: Tensor) -> Tensor:
-    """(N, T, d) -> (N, T, d + 1) float64, the last channel 1."""
-    return torch.nn.functional.pad(inputs.detach().double(), (0, 1), value=1.0)
+def _gram(flat: Tensor, length: int, weights: Tensor) -> Tensor:
+    """G from the second moments of the channels, the constant one included: (N, d T) -> ((d + 1) T, (d + 1) T).
+
+    With j = k - s' and the lag m = s' - s >= 0, G[(c, s), (c', s')] = sum_j w[j + s'] R_cc'[j + m, j]: the product of a
+    Hankel matrix of weights with the diagonals of R. The other half is its mirror image.
+    """
+    moments, steps = _moments(flat, length), torch.arange(length, device=flat.device)
+    later = steps[:, None] + steps
+    inside, row = later < length, later.clamp(max=length - 1)
+    diagonals = torch.where(inside, moments[:, :, row, steps], 0.0)  # (c, c', m, j)
+    sums = diagonals @ torch.where(inside, weights[row], 0.0)  # (c, c', m, s')
+    lag = steps - steps[:, None]
+    half = sums[:, :, lag.abs(), steps]  # (c, c', s, s')
+    gram = torch.where(lag >= 0, half, half.permute(1, 0, 3, 2))
+    return gram.transpose(1, 2).reshape(len(gram) * length, -1)
 
 
-def _gram(channels: Tensor, weights: Tensor) -> Tensor:
-    """G from the second moments of the channels: (N, T, C) -> (C T, C T)."""
-    count, length, width = channels.shape
-    flat = channels.transpose(1, 2).reshape(count, width * length)
-    moments = (flat.T @ flat / count).view(width, length, width, length).flip(1, 3)
-    gram = moments.new_zeros(width, length, width, length)
-    for k in range(length):  # flipped: index T - 1 - k + s is step k - s
-        first = length - 1 - k
-        gram[:, : k + 1, :, : k + 1] += weights[k] * moments[:, first:, :, first:]
-    return gram.view(width * length, width * length)
+def _moments(flat: Tensor, length: int) -> Tensor:
+    """R_cc'[k, k'] = mean of x_c[k] x_c'[k'], the last channel constant: (N, d T) -> (d + 1, d + 1, T, T)."""
+    width = flat.shape[1] // length
+    moments = flat.new_ones(width + 1, width + 1, length, length)
+    moments[:-1, :-1] = (flat.T @ flat / len(flat)).view(width, length, width, length).transpose(1, 2)
+    mean = flat.mean(0).view(width, length)
+    moments[:-1, -1], moments[-1, :-1] = mean[:, :, None], mean[:, None]
+    return moments
 
 
-def _cross(channels: Tensor, outputs: Tensor, weights: Tensor) -> Tensor:
-    """sum_k w_k mean_n x_c[n, k - s] y_p[n, k]: (N, T, C), (N, T, P) -> (P, C T)."""
-    count, length = channels.shape[:2]
-    weighted = outputs * weights[:, None] / count
-    moments = torch.einsum("nkp,njc->pckj", weighted, channels)
+def _cross(flat: Tensor, outputs: Tensor, weights: Tensor) -> Tensor:
+    """sum_k w_k mean_n x_c[n, k - s] y_p[n, k], the last channel constant: (N, d T), (N, T, P) -> (P, (d + 1) T)."""
+    count, length, width = outputs.shape
+    weighted = (outputs * weights[:, None] / count).transpose(1, 2).reshape(count, -1)
+    moments = (weighted.T @ flat).view(width, length, -1, length).transpose(1, 2)
+    constant = weighted.sum(0).view(width, 1, length, 1).expand(-1, -1, -1, length)
+    moments = torch.cat((moments, constant), 1)  # (p, c, k, j)
     lags = [torch.diagonal(moments, -s, 2, 3).sum(-1) for s in range(length)]
     return torch.stack(lags, -1).flatten(1)
 
 
 def _least_squares(gram: Tensor, cross: Tensor) -> Tensor:
-    """The smallest kernel that minimises the error, (P, C T)."""
-    values, vectors = torch.linalg.eigh(gram)
-    keep = values > _RELATIVE_CUTOFF * values[-1]
-    scaled = (cross @ vectors)[:, keep] / values[keep]
-    return scaled @ vectors[:, keep].T
+    """A kernel next to that of the smallest error, (P, C T): a ridge keeps it small where the data say nothing."""
+    ridge = (_RIDGE * gram.diagonal().sum()).clamp(min=torch.finfo(gram.dtype).tiny)
+    factor = torch.linalg.cholesky(gram + ridge * torch.eye(len(gram), dtype=gram.dtype, device=gram.device))
+    return torch.cholesky_solve(cross.T, factor).T
 
 
-def _response(kernel: Tensor, channels: Tensor) -> Tensor:
-    """y[n, k, p] = sum_{c, s <= k} kernel[p, (c, s)] x_c[n, k - s]."""
-    length, width = channels.shape[1:]
+def _response(kernel: Tensor, flat: Tensor, length: int) -> Tensor:
+    """y[n, k, p] = sum_{c, s <= k} kernel[p, (c, s)] x_c[n, k - s], the last channel constant."""
     steps = torch.arange(length, device=kernel.device)
     lag = steps[:, None] - steps
-    lags = kernel.view(-1, width, length)[..., lag.clamp(min=0)]
-    toeplitz = torch.where(lag >= 0, lags, lags.new_zeros(()))
-    return torch.einsum("pckj,njc->nkp", toeplitz, channels)
+    lags = kernel.view(len(kernel), -1, length)
+    toeplitz = torch.where(lag >= 0, lags[:, :-1, lag.clamp(min=0)], 0.0)  # (p, c, k, j)
+    answers = flat @ toeplitz.transpose(2, 3).flatten(1, 2).transpose(0, 1).flatten(1)
+    return answers.unflatten(1, (len(kernel), length)).transpose(1, 2) + lags[:, -1].cumsum(-1).T
