@@ -419,17 +419,28 @@ class StableRNN(nn.Module):
 
     def _run_dense(self, suffix: str, rate: Tensor, x: Tensor, h0: Tensor | None) -> tuple[Tensor, Tensor]:
         """Recurrences with a full matrix A in place of the rates."""
-        gain = None
-        if self.recurrence == "orthogonal" and self.constrained:
-            basis = self._matrix(suffix).to(rate.dtype)
-            matrix = congruence(effective_rate(rate, self.dt, self.discretization), basis)
-        else:
-            recurrent = self._recurrent_matrix(suffix, rate)
-            matrix = effective_matrix(recurrent, self.dt, self.discretization)
-            if self.nonlinearity == "linear":
-                gain = matrix_gain(recurrent, self.dt, self.discretization) / self.dt
+        matrix, gain = self.step_matrices(suffix, rate)
         e = self._encode(suffix, x, gain)
         return dense_rnn(e, matrix, _like(h0, e), dt=self.dt, nonlinearity=self.nonlinearity, backend=self.backend)
+
+    def step_matrices(self, suffix: str, rate: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The matrices of one step h + dt * act(G (U x + b) - A h) of an orthogonal or dense recurrence.
+
+        Args:
+            suffix: of the parameters, such as "_l0".
+            rate: f(w), (D,).
+
+        Returns:
+            A and G, (D, D), 1 / time and without unit; G is None where it is the identity.
+        """
+        if self.recurrence == "orthogonal" and self.constrained:
+            basis = self._matrix(suffix).to(rate.dtype)
+            return congruence(effective_rate(rate, self.dt, self.discretization), basis), None
+        recurrent = self._recurrent_matrix(suffix, rate)
+        matrix = effective_matrix(recurrent, self.dt, self.discretization)
+        if self.nonlinearity != "linear":
+            return matrix, None
+        return matrix, matrix_gain(recurrent, self.dt, self.discretization) / self.dt
 
     def _check_input(self, x: Tensor, dims: tuple[int, ...], argument: str = "input") -> None:
         if not isinstance(x, Tensor):

@@ -19,7 +19,7 @@ from cofm_triton.heaviside import HeavisideCells
 from cofm_triton.layers import RNNFunctional
 from cofm_triton.memory_search import NORMS, PAIRED, SHARED, Best, Domain, Effort, Response, directions, over, search
 from cofm_triton.model_errors import first_tensor
-from cofm_triton.stacked import BIAS, OFFSET, is_stackable
+from cofm_triton.stacked import BIAS, OFFSET, has_modes
 
 SMALLEST_SHARE = 2.0**-20
 """Lower radius where there is no bias, in upper radii: as good as 0."""
@@ -79,7 +79,7 @@ class MemoryEvaluator:
         inputs: Tensor | None = None,
         rest: Tensor | float | None = None,
     ) -> None:
-        self.is_fused = is_stackable(model)
+        self.is_fused = has_modes(model)
         self.model: nn.Module = model if self.is_fused else copy.deepcopy(model).double().eval()
         self.device = next((p.device for p in model.parameters()), torch.device("cpu"))
         self.size, self.dt, self.rest = size, dt, rest

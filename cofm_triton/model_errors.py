@@ -17,9 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from cofm_triton.cpu.blocked import perturbation as blocked
+from cofm_triton.fused_sweep import is_compiled, sweep_errors, sweep_errors_and_gradients
 from cofm_triton.layers import RNNFunctional
-from cofm_triton.ops.backends import resolve
 from cofm_triton.quadratic_form import QuadraticForm, step_weights
 from cofm_triton.stacked import StackedCells, is_stackable, stack
 
@@ -70,12 +69,7 @@ class ErrorEvaluator:
     def depends_on_threads(self, model: nn.Module) -> bool:
         """Whether the last bits of the errors follow `torch.get_num_threads()`: not those of the compiled sweep."""
         is_linear = isinstance(model, RNNFunctional) and model.rnn.nonlinearity == "linear" and self.metric != "sup"
-        return is_linear or not is_stackable(model) or not self._is_compiled
-
-    @property
-    def _is_compiled(self) -> bool:
-        """Whether the fused sweep is the one compiled for the CPU."""
-        return resolve(None, self.inputs.device) == "numba"
+        return is_linear or not is_stackable(model) or not is_compiled(self.inputs.device)
 
     def check(self, model: nn.Module) -> None:
         """Raises TypeError or ValueError unless the model maps the inputs to the targets' shape."""
@@ -148,7 +142,7 @@ class ErrorEvaluator:
             cells = stack(model, parameters)
             if cells.is_linear and self.metric != "sup":
                 return self.quadratic_form.errors(cells)
-            return blocked.sweep_errors(cells, inputs, targets, weights)
+            return sweep_errors_and_gradients(cells, inputs.to(self.dtype), targets.to(self.dtype), weights)
         cast = {name: value.to(inputs) for name, value in parameters.items()}
         with evaluating(model):
             gaps = (outputs_of_copies(model, cast, inputs) - targets).double()
@@ -169,17 +163,7 @@ class ErrorEvaluator:
             share = len(self.targets) * self.targets.shape[2]
             length = self.inputs.shape[1]
             weights = (step_weights(length, self.metric) / share).to(self.inputs.device)
-        inputs, targets = self.inputs.to(dtype), self.targets.to(dtype)
-        if self._is_compiled:
-            from cofm_triton.cpu.jit import perturbation as jit
-
-            return jit.sweep_errors(cells, inputs, targets, weights)
-        if resolve(None, inputs.device) == "triton":
-            from cofm_triton.kernels import perturbation as kernel
-
-            if kernel.fits(cells.rate.shape[1], inputs.shape[2], targets.shape[2], inputs.element_size()):
-                return kernel.sweep_errors(cells, inputs, targets, weights)
-        return blocked.sweep_errors(cells, inputs, targets, weights)
+        return sweep_errors(cells, self.inputs.to(dtype), self.targets.to(dtype), weights)
 
     def _any_module(self, model: nn.Module, parameters: Parameters) -> Tensor:
         """Chunks of models times chunks of sequences; float64 sums over both."""

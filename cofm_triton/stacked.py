@@ -5,22 +5,32 @@ Every model that the fused path knows is one recurrence with a read-out,
     h[k+1] = h[k] + dt act_in(U x[k] + b - a h[k]),  h[0] = 0,  y[k] = c^T act_out(h[k+1]) + d
 
 where the parameterisation and the discretisation are already inside a, U, b and dt, and at most
-one of the two nonlinearities is not linear. Everything here is differentiable by autograd.
+one of the two nonlinearities is not linear. a is one rate per unit, or a matrix where the recurrence
+is dense or orthogonal; linear orthogonal ones are turned into their basis, where they are diagonal.
+Everything here is differentiable by autograd.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call, vmap
 
 from cofm_triton.discretization import effective_rate, linear_gain
-from cofm_triton.layers import RNNFunctional
+from cofm_triton.layers import RNNFunctional, StableRNN
 from cofm_triton.parameterization import parameterization
 
 RATE, ENCODER, BIAS = "rnn.rate_l0", "rnn.weight_ih_l0", "rnn.bias_l0"
 READOUT, OFFSET = "readout.weight", "readout.bias"
+# What a recurrence has besides: the matrix, or what an orthogonal one is made of.
+_MATRICES = {
+    ("dense", True): "rnn.weight_hh_l0",
+    ("dense", False): "rnn.weight_hh_l0",
+    ("orthogonal", True): "rnn.parametrizations.basis_l0.original",
+    ("orthogonal", False): "rnn.basis_l0",
+}
 
 
 @dataclass(frozen=True)
@@ -28,7 +38,7 @@ class StackedCells:
     """Coefficients of K models of width m with d inputs and p outputs, float64.
 
     Attributes:
-        rate: (K, m), a.
+        rate: (K, m), a, or (K, m, m) if it is a matrix.
         encoder: (K, m, d), U.
         bias: (K, m), b.
         readout: (K, p, m), c.
@@ -52,33 +62,50 @@ class StackedCells:
         return self.rate.shape[0]
 
     @property
+    def is_dense(self) -> bool:
+        """Whether a is a matrix."""
+        return self.rate.dim() == 3
+
+    @property
     def is_linear(self) -> bool:
         """Whether y is a linear (affine) functional of x."""
         return self.act_in == self.act_out == "linear"
 
     def __getitem__(self, models: slice | Tensor) -> "StackedCells":
         """Some of the models."""
-        return replace(
-            self,
-            rate=self.rate[models],
-            encoder=self.encoder[models],
-            bias=self.bias[models],
-            readout=self.readout[models],
-            offset=self.offset[models],
-        )
+        return self._each(lambda value: value[models])
+
+    def as_leaves(self) -> "StackedCells":
+        """The same numbers without their history, for derivatives by them."""
+        return self._each(lambda value: value.detach().requires_grad_())
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "StackedCells":
+        """The same with every coefficient changed."""
+        names = ("rate", "encoder", "bias", "readout", "offset")
+        return replace(self, **{name: change(getattr(self, name)) for name in names})
 
 
 def is_stackable(model: nn.Module) -> TypeGuard[RNNFunctional]:
-    """Whether `stack` understands the model: one diagonal or ssm layer, one direction.
+    """Whether `stack` understands the model: one layer, one direction.
 
     Subclasses and modules with extra or re-parametrised tensors may compute anything: not them.
     """
-    if type(model) is not RNNFunctional or model.rnn.recurrence not in ("diagonal", "ssm"):
-        return False
-    if model.rnn.normalize_input:
+    if type(model) is not RNNFunctional or model.rnn.normalize_input:
         return False
     names = {name for name, _ in model.named_parameters()}
-    return {RATE, ENCODER, READOUT} <= names <= {RATE, ENCODER, BIAS, READOUT, OFFSET}
+    matrix = _MATRICES.get((model.rnn.recurrence, model.rnn.constrained))
+    needed = {RATE, ENCODER, READOUT} | ({matrix} if matrix else set())
+    return needed <= names <= needed | {BIAS, OFFSET}
+
+
+def has_modes(model: nn.Module) -> TypeGuard[RNNFunctional]:
+    """Whether `stack` gives the model one rate per unit."""
+    return is_stackable(model) and (model.rnn.recurrence in ("diagonal", "ssm") or _is_turned(model.rnn))
+
+
+def _is_turned(rnn: StableRNN) -> bool:
+    """Whether a linear recurrence is diagonal in an orthogonal basis."""
+    return rnn.recurrence == "orthogonal" and rnn.constrained and rnn.nonlinearity == "linear"
 
 
 def stack(model: RNNFunctional, parameters: Mapping[str, Tensor]) -> StackedCells:
@@ -93,6 +120,11 @@ def stack(model: RNNFunctional, parameters: Mapping[str, Tensor]) -> StackedCell
     encoder, readout = parameters[ENCODER], parameters[READOUT]
     bias = parameters.get(BIAS, torch.zeros_like(raw))
     offset = parameters.get(OFFSET, readout.new_zeros(readout.shape[:2]))
+    if _is_turned(rnn):
+        (basis,) = _recurrent(_Basis(rnn), parameters)
+        encoder, bias, readout = basis @ encoder, (basis @ bias[..., None])[..., 0], readout @ basis.mT
+    elif rnn.recurrence in ("orthogonal", "dense"):
+        return _stack_dense(rnn, parameters, encoder, bias, readout, offset)
     rate = parameterization(rnn.parameterization).rate(raw)
     step_rate = effective_rate(rate, rnn.dt, rnn.discretization)
     if rnn.recurrence == "diagonal" and rnn.nonlinearity != "linear":
@@ -100,22 +132,58 @@ def stack(model: RNNFunctional, parameters: Mapping[str, Tensor]) -> StackedCell
     # h <- l h + g e is a step of length 1 with a = 1 - l; as 1 - l = dt * effective_rate it
     # keeps its relative accuracy for slow modes.
     gain = linear_gain(rate, rnn.dt, rnn.discretization)
-    return StackedCells(
-        rnn.dt * step_rate,
-        gain[..., None] * encoder,
-        gain * bias,
-        readout,
-        offset,
-        1.0,
-        "linear",
-        rnn.nonlinearity,
-    )
+    act_out = rnn.nonlinearity if rnn.recurrence == "ssm" else "linear"
+    encoder, bias = gain[..., None] * encoder, gain * bias
+    return StackedCells(rnn.dt * step_rate, encoder, bias, readout, offset, 1.0, "linear", act_out)
+
+
+def _stack_dense(
+    rnn: StableRNN, parameters: Mapping[str, Tensor], encoder: Tensor, bias: Tensor, readout: Tensor, offset: Tensor
+) -> StackedCells:
+    """Coefficients of copies whose a is a matrix."""
+    matrix, gain = _recurrent(_StepMatrices(rnn), parameters)
+    if rnn.nonlinearity == "linear":
+        encoder, bias = gain @ encoder, (gain @ bias[..., None])[..., 0]
+    return StackedCells(matrix, encoder, bias, readout, offset, rnn.dt, rnn.nonlinearity, "linear")
+
+
+class _Basis(nn.Module):
+    """P of an orthogonal layer, as a function of its parameters."""
+
+    def __init__(self, rnn: StableRNN) -> None:
+        super().__init__()
+        self.rnn = rnn
+
+    def forward(self) -> tuple[Tensor, ...]:
+        return (self.rnn.basis_l0,)
+
+
+class _StepMatrices(_Basis):
+    """A and G of a layer, as functions of its parameters."""
+
+    def forward(self) -> tuple[Tensor, ...]:
+        rate = parameterization(self.rnn.parameterization).rate(self.rnn.rate_l0)
+        matrix, gain = self.rnn.step_matrices("_l0", rate)
+        return matrix, matrix.new_zeros(()) if gain is None else gain
+
+
+def _recurrent(module: _Basis, parameters: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+    """What the module makes of K copies of the layer's parameters, float64."""
+    buffers = {name: buffer.double() for name, buffer in module.named_buffers()}
+    layer = {name: value for name, value in parameters.items() if name.startswith("rnn.")}
+
+    def compute(one: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        result: tuple[Tensor, ...] = functional_call(module, {**buffers, **one}, ())
+        return result
+
+    made: tuple[Tensor, ...] = vmap(compute)(layer)
+    return made
 
 
 def impulse_response(cells: StackedCells, length: int) -> Tensor:
     """Kernels of linear models: y[k] = sum_{s <= k} kernel[s] (x, 1)[k - s].
 
-        kernel[s] = sum_i dt c_i (U_i, b_i) (1 - dt a_i)^s + (0, d) [s = 0]
+        kernel[s] = dt c^T (1 - dt a)^s (U, b) + (0, d) [s = 0]
 
     Args:
         cells: K linear models.
@@ -124,9 +192,15 @@ def impulse_response(cells: StackedCells, length: int) -> Tensor:
     Returns:
         (K, p, d + 1, T) in the dtype of the cells; the last channel is the constant input 1.
     """
-    drive = torch.cat((cells.encoder, cells.bias[..., None]), -1)
-    weights = cells.dt * torch.einsum("kqi,kic->kqci", cells.readout, drive)
-    kernel = torch.einsum("kqci,kit->kqct", weights, powers(1 - cells.dt * cells.rate, length))
+    drive = cells.dt * torch.cat((cells.encoder, cells.bias[..., None]), -1)
+    if cells.is_dense:
+        states = [drive]
+        for _ in range(length - 1):
+            states.append(states[-1] - cells.dt * (cells.rate @ states[-1]))
+        kernel = torch.einsum("kqi,tkic->kqct", cells.readout, torch.stack(states))
+    else:
+        weights = torch.einsum("kqi,kic->kqci", cells.readout, drive)
+        kernel = torch.einsum("kqci,kit->kqct", weights, powers(1 - cells.dt * cells.rate, length))
     start = torch.zeros_like(kernel[:, :, -1])
     start[..., 0] = 1
     offset = start * cells.offset[..., None]

@@ -156,9 +156,14 @@ def sweep_errors_kernel(
     tl.store(error_ptr + block_n * K + block_k * BLOCK_K + lane, total)
 
 
-def fits(units: int, inputs: int, outputs: int, element_size: int) -> bool:
-    """Whether the registers of a thread hold the states of a model."""
-    return sweep(units, inputs, outputs, element_size, tanh=False) is not None
+def fits(cells: Any, inputs: Any, targets: Any) -> bool:
+    """Whether the registers of a thread hold the states of a model; arguments of `sweep_errors`."""
+    return _shape(cells, inputs, targets) is not None
+
+
+def _shape(cells: Any, inputs: Any, targets: Any) -> Sweep | None:
+    tanh = "tanh" in (cells.act_in, cells.act_out)
+    return sweep(cells.rate.shape[1], inputs.shape[2], targets.shape[2], inputs.element_size(), tanh)
 
 
 def sweep_errors(cells: Any, inputs: Any, targets: Any, weights: Any) -> Any:
@@ -174,8 +179,7 @@ def sweep_errors(cells: Any, inputs: Any, targets: Any, weights: Any) -> Any:
         (K,) float64; not finite where a state overflowed.
     """
     count, steps, channels = inputs.shape
-    tanh = "tanh" in (cells.act_in, cells.act_out)
-    shape = sweep(cells.rate.shape[1], channels, targets.shape[2], inputs.element_size(), tanh)
+    shape = _shape(cells, inputs, targets)
     assert shape is not None
     units, offset = _coefficients(cells, inputs, shape)
     sequence_blocks = triton.cdiv(count, shape.block_n * shape.per_thread * shape.rounds)

@@ -6,7 +6,7 @@ The same equation, arguments and numbers as the compiled sweep (`cofm_triton.cpu
     E = sum over sequences n, steps k and outputs q of  w[k] (y - target)^2,  or  max |y - target|
 
 States `(models, m, sequences)` are computed in blocks of models and sequences of bounded size, one
-time step at a time; products are elementwise, so no reduced-precision matrix unit touches them.
+time step at a time. Where a is a rate per unit, products are elementwise.
 """
 
 import torch
@@ -48,7 +48,7 @@ def sweep_errors(cells: StackedCells, inputs: Tensor, targets: Tensor, weights: 
 def _block_errors(cells: StackedCells, inputs: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
     """(K,) errors of one block of sequences; amax and sum both keep NaN."""
     act_in, act_out = activation(cells.act_in), activation(cells.act_out)
-    rate, bias = cells.rate.to(inputs)[..., None], cells.bias.to(inputs)[..., None]
+    rate, bias = cells.rate.to(inputs), cells.bias.to(inputs)[..., None]
     encoder, readout = cells.encoder.to(inputs), cells.readout.to(inputs)
     offset = cells.offset.to(inputs)[..., None]
     h = torch.zeros_like(bias).expand(-1, -1, len(inputs))
@@ -57,7 +57,8 @@ def _block_errors(cells: StackedCells, inputs: Tensor, targets: Tensor, weights:
         drive = bias
         for j in range(inputs.shape[2]):
             drive = drive + encoder[:, :, j, None] * inputs[:, k, j]
-        h = h + cells.dt * act_in(drive - rate * h)
+        product = rate @ h if cells.is_dense else rate[..., None] * h
+        h = h + cells.dt * act_in(drive - product)
         state = act_out(h)
         columns = [(c[..., None] * state).sum(1) for c in readout.unbind(1)]
         gap = (torch.stack(columns, 1) + offset - targets[:, k].T).double()

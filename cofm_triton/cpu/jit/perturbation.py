@@ -145,7 +145,7 @@ def _task(
 ) -> None:
     """Errors of some models on one block: units (K, m, 2 + d + p), errors (K,).
 
-    The nonlinearities are tuples of that length (see `_as_type`).
+    The nonlinearities are tuples of that length (see `as_type`).
     """
     steps, _, lanes = x.shape
     outputs = target.shape[1]
@@ -160,7 +160,7 @@ def _task(
         errors[k] = _block_error(y, target, weights, sup, error, valid)
 
 
-def _as_type(nonlinearity: str) -> tuple[int, ...]:
+def as_type(nonlinearity: str) -> tuple[int, ...]:
     """A tuple whose length is the index of the nonlinearity.
 
     The length belongs to the type, so the compiler makes one specialised (and cached) loop for each
@@ -176,20 +176,25 @@ def _lanes(sequences: int, steps: int, numbers: int, item_size: int) -> int:
     return min(lanes, -(-sequences // 16) * 16)
 
 
-def _blocked(sequences: Tensor, lanes: int) -> np.ndarray[Any, Any]:
-    """(N, T, d) -> (blocks, T, d, lanes), the last block padded with zeros."""
+def pad_sequences(sequences: Tensor, together: int) -> Tensor:
+    """(N, T, d) -> (blocks, together, T, d), the last block padded with zeros."""
     count, steps, channels = sequences.shape
-    blocks = -(-count // lanes)
-    padded = sequences.new_zeros(blocks * lanes, steps, channels)
+    blocks = -(-count // together)
+    padded = sequences.new_zeros(blocks * together, steps, channels)
     padded[:count] = sequences
-    return padded.view(blocks, lanes, steps, channels).permute(0, 2, 3, 1).contiguous().numpy()
+    return padded.view(blocks, together, steps, channels)
 
 
-def _unit_rows(cells: StackedCells, dtype: torch.dtype) -> np.ndarray[Any, Any]:
-    """(K, m rounded up to an even number, 2 + d + p): a, b, U, c of each unit; padding units stay at zero."""
+def blocked(sequences: Tensor, lanes: int) -> np.ndarray[Any, Any]:
+    """(N, T, d) -> (blocks, T, d, lanes), the last block padded with zeros."""
+    return pad_sequences(sequences, lanes).permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def unit_rows(cells: StackedCells, dtype: torch.dtype, multiple: int = _UNITS) -> np.ndarray[Any, Any]:
+    """(K, m rounded up to a multiple, 2 + d + p): a, b, U, c of each unit; padding units stay at zero."""
     columns = (cells.rate[..., None], cells.bias[..., None], cells.encoder, cells.readout.mT)
     rows = torch.cat(columns, -1)
-    padding = -rows.shape[1] % _UNITS
+    padding = -rows.shape[1] % multiple
     rows = torch.nn.functional.pad(rows, (0, 0, 0, padding))
     return rows.to(dtype).contiguous().numpy()
 
@@ -210,14 +215,14 @@ def sweep_errors(cells: StackedCells, inputs: Tensor, targets: Tensor, weights: 
     count, steps, channels = inputs.shape
     outputs = targets.shape[2]
     lanes = _lanes(count, steps, channels + 2 * outputs, inputs.element_size())
-    x, target = _blocked(inputs, lanes), _blocked(targets, lanes)
-    units = _unit_rows(cells, dtype)
+    x, target = blocked(inputs, lanes), blocked(targets, lanes)
+    units = unit_rows(cells, dtype)
     offset = cells.offset.to(dtype).contiguous().numpy()
     row_weights = np.ones(steps) if weights is None else weights.numpy().repeat(outputs)
     threads = torch.get_num_threads()
     chunks = min(len(units), -(-_TASKS_PER_THREAD * threads // len(x)))
     errors = np.empty((len(x), len(units)))
-    act_in, act_out = _as_type(cells.act_in), _as_type(cells.act_out)
+    act_in, act_out = as_type(cells.act_in), as_type(cells.act_out)
 
     def run(task: tuple[int, int]) -> None:
         block, chunk = task

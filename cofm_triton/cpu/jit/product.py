@@ -25,10 +25,10 @@ TILE_ROWS = 4
 
 
 def panels(matrix: Tensor) -> Tensor:
-    """A (K, N) matrix as (panels, K, columns of a panel), the last panel filled up with zeros."""
+    """(..., K, N) matrices as (..., panels, K, columns of a panel), the last panel filled up with zeros."""
     columns = PANEL_BYTES // matrix.element_size()
-    padded = F.pad(matrix, (0, -matrix.shape[1] % columns))
-    return padded.unflatten(1, (-1, columns)).transpose(0, 1).contiguous()
+    padded = F.pad(matrix, (0, -matrix.shape[-1] % columns))
+    return padded.unflatten(-1, (-1, columns)).transpose(-3, -2).contiguous()
 
 
 def _tile_product(_context: Any, rows: Any, panel: Any, out: Any) -> Any:
