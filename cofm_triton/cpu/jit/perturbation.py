@@ -6,48 +6,72 @@
 Layout: sequences are the innermost axis of blocks (blocks, T, channels, S), so that every line of
 arithmetic runs on S neighbouring sequences and vectorises. A block of inputs, targets and outputs
 fits the second-level cache and is read from memory once for all K models of its task; the states
-of two units, `(2, S)`, stay in the first-level cache from the first step to the last. States are
-float32 or float64 as the inputs are, errors always float64: one partial sum per sequence, block
-and model, added in a fixed order, so the result does not depend on the number of threads. The
-threads are Python's, as many as torch's own, and hold no lock while they compute.
+of a few units, `(2 or 4, S)`, stay in the first-level cache from the first step to the last. States are
+float32 or float64 as the inputs are, errors always float64: one partial sum per block and model,
+added in a fixed order, so the result does not depend on the number of threads.
 Padding sequences of the last block are computed and left out of the sum.
 
 Traffic: T S (d + p) numbers per block and task in, one number per (block, model) out.
 """
 
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from itertools import product
 from typing import Any
 
 import numpy as np
 import torch
+from llvmlite.binding import get_host_cpu_features
 from numba import njit
 from torch import Tensor
 
 from cofm_triton.cpu.jit.activation import OPTIONS, activate
+from cofm_triton.cpu.jit.threads import run, workers
 from cofm_triton.nonlinearity import NONLINEARITIES
 from cofm_triton.stacked import StackedCells
 
-# Units updated together: one read of x and one update of y serve both, and their eight coefficients
-# still fit the vector registers (four units and sixteen coefficients do not: half the speed).
-_UNITS = 2
+# Units updated together: one read of x and one update of y serve all, as long as their coefficients, four each, fit the
+# vector registers. AVX-512 has 32 of them, whatever the width; with sixteen, four units run at half the speed of two.
+_UNITS = 4 if get_host_cpu_features().get("avx512vl", False) else 2
 _CACHE_BYTES = 400_000  # inputs, targets and outputs of a block, in the second-level cache
 _MIN_LANES, _MAX_LANES = 64, 256
 _TASKS_PER_THREAD = 8
 
 
 @njit(forceinline=True, **OPTIONS)
-def _run_two_units(act_in: int, act_out: int, x: Any, y: Any, h: Any, unit: Any, dt: Any) -> None:
+def _run_two_units(act_in: int, act_out: int, x: Any, y: Any, h: Any, unit: Any) -> None:
     """All time steps of two units: x and y (T, S), h (2, S), unit (2, 4) rows (a, b, U, c)."""
     a0, b0, u0, c0 = unit[0, 0], unit[0, 1], unit[0, 2], unit[0, 3]
     a1, b1, u1, c1 = unit[1, 0], unit[1, 1], unit[1, 2], unit[1, 3]
     h[:] = 0
     for t in range(x.shape[0]):
         for s in range(x.shape[1]):
-            g0 = h[0, s] + dt * activate(act_in, u0 * x[t, s] + b0 - a0 * h[0, s])
-            g1 = h[1, s] + dt * activate(act_in, u1 * x[t, s] + b1 - a1 * h[1, s])
+            e = x[t, s]
+            g0 = h[0, s] + activate(act_in, u0 * e + b0 - a0 * h[0, s])
+            g1 = h[1, s] + activate(act_in, u1 * e + b1 - a1 * h[1, s])
             h[0, s], h[1, s] = g0, g1
             y[t, s] += c0 * activate(act_out, g0) + c1 * activate(act_out, g1)
+
+
+@njit(forceinline=True, **OPTIONS)
+def _run_four_units(act_in: int, act_out: int, x: Any, y: Any, h: Any, unit: Any) -> None:
+    """The same for four units."""
+    a0, b0, u0, c0 = unit[0, 0], unit[0, 1], unit[0, 2], unit[0, 3]
+    a1, b1, u1, c1 = unit[1, 0], unit[1, 1], unit[1, 2], unit[1, 3]
+    a2, b2, u2, c2 = unit[2, 0], unit[2, 1], unit[2, 2], unit[2, 3]
+    a3, b3, u3, c3 = unit[3, 0], unit[3, 1], unit[3, 2], unit[3, 3]
+    h[:] = 0
+    for t in range(x.shape[0]):
+        for s in range(x.shape[1]):
+            e = x[t, s]
+            g0 = h[0, s] + activate(act_in, u0 * e + b0 - a0 * h[0, s])
+            g1 = h[1, s] + activate(act_in, u1 * e + b1 - a1 * h[1, s])
+            g2 = h[2, s] + activate(act_in, u2 * e + b2 - a2 * h[2, s])
+            g3 = h[3, s] + activate(act_in, u3 * e + b3 - a3 * h[3, s])
+            h[0, s], h[1, s], h[2, s], h[3, s] = g0, g1, g2, g3
+            y[t, s] += c0 * activate(act_out, g0) + c1 * activate(act_out, g1)
+            y[t, s] += c2 * activate(act_out, g2) + c3 * activate(act_out, g3)
 
 
 @njit(forceinline=True, **OPTIONS)
@@ -57,16 +81,16 @@ def _add_scaled(row: Any, factor: Any, source: Any) -> None:
 
 
 @njit(forceinline=True, **OPTIONS)
-def _step_one_unit(act_in: int, act_out: int, h: Any, z: Any, rate: Any, dt: Any) -> None:
+def _step_one_unit(act_in: int, act_out: int, h: Any, z: Any, rate: Any) -> None:
     """Advance h by one step; z holds e on entry and act_out(h) on return."""
     for s in range(h.shape[0]):
-        g = h[s] + dt * activate(act_in, z[s] - rate * h[s])
+        g = h[s] + activate(act_in, z[s] - rate * h[s])
         h[s] = g
         z[s] = activate(act_out, g)
 
 
 @njit(forceinline=True, **OPTIONS)
-def _run_one_unit(act_in: int, act_out: int, x: Any, y: Any, h: Any, z: Any, unit: Any, dt: Any) -> None:
+def _run_one_unit(act_in: int, act_out: int, x: Any, y: Any, h: Any, z: Any, unit: Any) -> None:
     """All time steps of one unit: x (T, d, S), y (T, p, S), unit (2 + d + p,): a, b, U, c."""
     inputs = x.shape[1]
     h[:] = 0
@@ -74,59 +98,52 @@ def _run_one_unit(act_in: int, act_out: int, x: Any, y: Any, h: Any, z: Any, uni
         z[:] = unit[1]
         for j in range(inputs):
             _add_scaled(z, unit[2 + j], x[t, j])
-        _step_one_unit(act_in, act_out, h, z, unit[0], dt)
+        _step_one_unit(act_in, act_out, h, z, unit[0])
         for q in range(y.shape[1]):
             _add_scaled(y[t, q], unit[2 + inputs + q], z)
 
 
 @njit(forceinline=True, **OPTIONS)
-def _run_model(act_in: int, act_out: int, x: Any, y: Any, h: Any, z: Any, units: Any, dt: Any) -> None:
-    """Add the read-out of every unit to y: units (m, 2 + d + p), m even."""
+def _run_model(act_in: int, act_out: int, x: Any, y: Any, h: Any, z: Any, units: Any) -> None:
+    """Add the read-out of every unit to y: units (m, 2 + d + p), m a multiple of _UNITS."""
     if x.shape[1] == 1 and y.shape[1] == 1:
         flat = (x.shape[0], x.shape[2])
         x_rows, y_rows = x.reshape(flat), y.reshape(flat)
         for i in range(0, units.shape[0], _UNITS):
-            _run_two_units(act_in, act_out, x_rows, y_rows, h, units[i : i + _UNITS], dt)
+            if _UNITS == 4:
+                _run_four_units(act_in, act_out, x_rows, y_rows, h, units[i : i + _UNITS])
+            else:
+                _run_two_units(act_in, act_out, x_rows, y_rows, h, units[i : i + _UNITS])
     else:
         for i in range(units.shape[0]):
-            _run_one_unit(act_in, act_out, x, y, h[0], z, units[i], dt)
+            _run_one_unit(act_in, act_out, x, y, h[0], z, units[i])
 
 
-@njit(**OPTIONS)
-def _weighted_squares(y: Any, target: Any, weights: Any, error: Any) -> None:
-    """error[s] = sum over rows r of weights[r] (y[r, s] - target[r, s])^2."""
-    error[:] = 0.0
+@njit(error_model="numpy", fastmath={"contract", "reassoc"})
+def _weighted_squares(y: Any, target: Any, weights: Any, valid: int) -> float:
+    """The sum over rows r and the first sequences of weights[r] (y[r, s] - target[r, s])^2, by vectors of partial sums."""
+    error = 0.0
     for r in range(y.shape[0]):
-        weight = weights[r]
-        for s in range(y.shape[1]):
+        total = 0.0
+        for s in range(valid):
             gap = np.float64(y[r, s] - target[r, s])
-            error[s] += weight * (gap * gap)
+            total += gap * gap
+        error += weights[r] * total
+    return error
 
 
 @njit(**OPTIONS)
-def _largest_gap(y: Any, target: Any, error: Any) -> None:
-    """error[s] = max over rows of |y[r, s] - target[r, s]|; NaN stays, whichever side it is on."""
-    error[:] = 0.0
+def _largest_gap(y: Any, target: Any, largest: Any, valid: int) -> float:
+    """The maximum over rows and the first sequences of |y[r, s] - target[r, s]|; NaN stays, whichever side it is on."""
+    largest[:] = 0.0
     for r in range(y.shape[0]):
-        for s in range(y.shape[1]):
+        for s in range(valid):
             gap = np.float64(abs(y[r, s] - target[r, s]))
-            error[s] = gap if (gap > error[s] or gap != gap) else error[s]
-
-
-@njit(**OPTIONS)
-def _block_error(y: Any, target: Any, weights: Any, sup: bool, error: Any, valid: int) -> float:
-    """Error of the first `valid` sequences: y and target (T, p, S), weights (T p,)."""
-    rows = (y.shape[0] * y.shape[1], y.shape[2])
-    total = 0.0
-    if sup:
-        _largest_gap(y.reshape(rows), target.reshape(rows), error)
-        for s in range(valid):
-            total = error[s] if (error[s] > total or error[s] != error[s]) else total
-    else:
-        _weighted_squares(y.reshape(rows), target.reshape(rows), weights, error)
-        for s in range(valid):
-            total += error[s]
-    return total
+            largest[s] = gap if (gap > largest[s] or gap != gap) else largest[s]
+    error = 0.0
+    for s in range(valid):
+        error = largest[s] if (largest[s] > error or largest[s] != largest[s]) else error
+    return error
 
 
 @njit(cache=True, nogil=True, **OPTIONS)
@@ -139,7 +156,6 @@ def _task(
     weights: Any,
     units: Any,
     offset: Any,
-    dt: Any,
     sup: bool,
     errors: Any,
 ) -> None:
@@ -152,12 +168,15 @@ def _task(
     y = np.empty((steps, outputs, lanes), x.dtype)
     h = np.empty((_UNITS, lanes), x.dtype)
     z = np.empty(lanes, x.dtype)
-    error = np.empty(lanes)
+    largest, rows = np.empty(lanes), (steps * outputs, lanes)
     for k in range(units.shape[0]):
         for q in range(outputs):
             y[:, q] = offset[k, q]
-        _run_model(len(act_in), len(act_out), x, y, h, z, units[k], dt)
-        errors[k] = _block_error(y, target, weights, sup, error, valid)
+        _run_model(len(act_in), len(act_out), x, y, h, z, units[k])
+        if sup:
+            errors[k] = _largest_gap(y.reshape(rows), target.reshape(rows), largest, valid)
+        else:
+            errors[k] = _weighted_squares(y.reshape(rows), target.reshape(rows), weights, valid)
 
 
 def as_type(nonlinearity: str) -> tuple[int, ...]:
@@ -216,33 +235,28 @@ def sweep_errors(cells: StackedCells, inputs: Tensor, targets: Tensor, weights: 
     outputs = targets.shape[2]
     lanes = _lanes(count, steps, channels + 2 * outputs, inputs.element_size())
     x, target = blocked(inputs, lanes), blocked(targets, lanes)
-    units = unit_rows(cells, dtype)
+    units = unit_rows(_of_unit_step(cells), dtype)
     offset = cells.offset.to(dtype).contiguous().numpy()
     row_weights = np.ones(steps) if weights is None else weights.numpy().repeat(outputs)
-    threads = torch.get_num_threads()
+    threads = workers()
     chunks = min(len(units), -(-_TASKS_PER_THREAD * threads // len(x)))
     errors = np.empty((len(x), len(units)))
     act_in, act_out = as_type(cells.act_in), as_type(cells.act_out)
 
-    def run(task: tuple[int, int]) -> None:
-        block, chunk = task
-        some = slice(chunk, None, chunks)
-        _task(
-            act_in,
-            act_out,
-            x[block],
-            target[block],
-            min(lanes, count - block * lanes),
-            row_weights,
-            units[some],
-            offset[some],
-            x.dtype.type(cells.dt),
-            weights is None,
-            errors[block, some],
-        )
+    def work(tasks: Sequence[tuple[int, int]]) -> None:
+        for block, chunk in tasks:
+            some, valid = slice(chunk, None, chunks), min(lanes, count - block * lanes)
+            _task(
+                act_in, act_out, x[block], target[block], valid, row_weights, units[some], offset[some],
+                weights is None, errors[block, some],
+            )  # fmt: skip
 
     tasks = list(product(range(len(x)), range(chunks)))
-    run(tasks[0])  # compiles at the first call: one thread, not all
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(run, tasks[1:]))
+    work(tasks[:1])  # compiles at the first call: one thread, not all
+    run([partial(work, tasks[1 + thread :: threads]) for thread in range(threads)])
     return torch.from_numpy(errors.max(0) if weights is None else errors.sum(0))
+
+
+def _of_unit_step(cells: StackedCells) -> StackedCells:
+    """The same models in states h / dt, which are added to without a product; where act_out is not linear, dt is 1."""
+    return replace(cells, rate=cells.dt * cells.rate, readout=cells.dt * cells.readout, dt=1.0)
