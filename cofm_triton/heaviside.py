@@ -14,7 +14,6 @@ hardtanh (z falls by A until |z| <= 1, and decays by l from there); tanh is iter
 Everything is float64: l^k of a long memory has no relative accuracy in float32.
 """
 
-import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -22,9 +21,9 @@ import torch
 from torch import Tensor
 
 from cofm_triton.activation import activation
-from cofm_triton.cpu.blocked import memory_increment as blocked
 from cofm_triton.discretization import is_exact
 from cofm_triton.layers import RNNFunctional
+from cofm_triton.ops.backends import implementation, resolve
 from cofm_triton.parameterization import parameterization
 from cofm_triton.stacked import RATE, StackedCells, stack
 
@@ -111,12 +110,9 @@ class HeavisideCells:
 
     def _iterated(self, drive: Tensor, steps: Tensor) -> Tensor:
         cells, step = self.cells, self.cells.dt * self.cells.rate
-        arguments = (cells.act_in, drive, self.decay, step, cells.readout, steps)
-        if drive.device.type == "cpu" and importlib.util.find_spec("numba") is not None:
-            from cofm_triton.cpu.jit import memory_increment as jit
-
-            return jit.sampled_increments(*arguments)
-        return blocked.sampled_increments(*arguments)
+        backend = implementation(resolve(None, drive.device), "memory_increment")
+        increments: Tensor = backend.sampled_increments(cells.act_in, drive, self.decay, step, cells.readout, steps)
+        return increments
 
     def _difference(self, drive: Tensor, times: Tensor) -> Tensor:
         """act_out(h[k+1]) - act_out(h[k]) of a linear state, drive (K, n, 1 or S, m)."""

@@ -24,7 +24,8 @@ from cofm_triton.stacked import BIAS, OFFSET, has_modes
 SMALLEST_SHARE = 2.0**-20
 """Lower radius where there is no bias, in upper radii: as good as 0."""
 
-_NUMBERS = 1 << 20  # numbers per tensor at a time: 8 MB, about the last-level cache
+_NUMBERS = 1 << 20  # numbers per tensor at a time: 8 MB, about the last-level cache of a CPU
+_GPU_NUMBERS = 1 << 26  # on other devices: 512 MB, so that a sweep is a few launches
 _FEWEST_INPUTS = 16  # inputs per call that are worth the call
 _ROUNDING = 64  # units in the last place by which outputs of a module may be off
 _AT_REST = 1e-12  # relative change of the answer to zero input that is rounding
@@ -114,29 +115,32 @@ class MemoryEvaluator:
             return BIAS in parameters and bool((parameters[BIAS] != 0).any())
         return any(not _is_constant(self._silence(some)) for some in _each(parameters))
 
+    @property
+    def _numbers(self) -> int:
+        return _NUMBERS if self.device.type == "cpu" else _GPU_NUMBERS
+
     def _chunks(self, cells: HeavisideCells) -> Iterator[HeavisideCells]:
         """Some models at a time: their answers to a few inputs at all steps fit the memory limit."""
-        numbers = _FEWEST_INPUTS * len(self.steps) * cells.decay.shape[1]
-        count = max(1, _NUMBERS // numbers)
+        numbers = _FEWEST_INPUTS * len(self.steps) * _held(cells)
+        count = max(1, self._numbers // numbers)
         for first in range(0, cells.cells.count, count):
             yield cells[first : first + count]
 
     def _fused(self, cells: HeavisideCells) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """A few models; segments of steps where the closed forms answer each step by itself."""
         width = cells.decay.shape[1]
-        segments = self.steps.split(max(1, _NUMBERS // width)) if cells.is_closed else (self.steps,)
+        segments = self.steps.split(max(1, self._numbers // width)) if cells.is_closed else (self.steps,)
         parts = [self._segment(cells, steps) for steps in segments]
         slowest = (-cells.log_decay).amin(1) / self.dt
         values, points = (torch.cat(column, 1) for column in zip(*parts, strict=True))
         return values, points, slowest, torch.zeros_like(slowest)
 
     def _segment(self, cells: HeavisideCells, steps: Tensor) -> tuple[Tensor, Tensor]:
-        models, width = cells.decay.shape
+        models = cells.cells.count
         if cells.cells.is_linear and self.inputs is None:
             best = linear_supremum(cells.kernel(steps), self.domain)
             return best.values, best.points
-        held = width if cells.is_closed else cells.cells.readout.shape[1]
-        chunk = max(1, _NUMBERS // (models * len(steps) * held))
+        chunk = max(1, self._numbers // (models * len(steps) * _held(cells)))
 
         def response(inputs: Tensor) -> Tensor:
             return cells.increments(inputs, steps)
@@ -163,7 +167,7 @@ class MemoryEvaluator:
             return ((y[:, self.steps] - earlier) / self.dt)[None]
 
         wide = max((length for p in self.model.parameters() for length in p.shape), default=1)
-        chunk = max(1, _NUMBERS // (self._length * max(wide, self.size)))
+        chunk = max(1, self._numbers // (self._length * max(wide, self.size)))
         best = self._supremum(response, 1, chunk, odd=False, effort=SHARED)
         size = best.points.abs().amax() + NORMS[self.domain.norm]
         floor = _ROUNDING * torch.finfo(torch.float64).eps * largest / self.dt / size
@@ -190,6 +194,11 @@ class MemoryEvaluator:
             return parameters[OFFSET][0]
         silence = self._silence(parameters)
         return silence[0] if _is_constant(silence) else torch.zeros_like(silence[0])
+
+
+def _held(cells: HeavisideCells) -> int:
+    """Numbers that are held per model, input and step: states of all units where each step is answered by itself."""
+    return cells.decay.shape[1] if cells.is_closed else cells.cells.readout.shape[1]
 
 
 def linear_supremum(kernel: Tensor, domain: Domain) -> Best:

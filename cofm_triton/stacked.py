@@ -79,6 +79,10 @@ class StackedCells:
         """The same numbers without their history, for derivatives by them."""
         return self._each(lambda value: value.detach().requires_grad_())
 
+    def to(self, device: torch.device | str) -> "StackedCells":
+        """The same on a device."""
+        return self._each(lambda value: value.to(device))
+
     def _each(self, change: Callable[[Tensor], Tensor]) -> "StackedCells":
         """The same with every coefficient changed."""
         names = ("rate", "encoder", "bias", "readout", "offset")

@@ -19,7 +19,7 @@ from cofm_triton.directions import Direction, norm, slow_direction
 from cofm_triton.model_errors import ErrorEvaluator
 
 _STEPS = 100
-_RANDOM_STARTS = 6
+_RANDOM_STARTS = 8
 _FIRST_STEP, _LAST_STEP = 0.5, 0.01  # in radii
 
 Stacked = dict[str, Tensor]

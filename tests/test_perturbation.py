@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from cofm_triton.directions import norm, parameter_shapes, random_direction, slow_direction
 from cofm_triton.layers import RNNFunctional
 from cofm_triton.loss import temporally_weighted_mse
+from cofm_triton.ops.backends import INSTALLED
 from cofm_triton.perturbation import PerturbationCurve, perturbation_error
 from cofm_triton.targets import generate
 
@@ -197,7 +198,7 @@ def test_float32_models() -> None:
 def test_without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = data()
     fused = perturbation_error(functional(), x, y, radii=RADII, directions=3)
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setitem(INSTALLED, "numba", False)
     plain = perturbation_error(functional(), x, y, radii=RADII, directions=3)
     torch.testing.assert_close(plain.per_direction, fused.per_direction, rtol=RTOL, atol=0)
 

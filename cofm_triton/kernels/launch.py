@@ -85,6 +85,19 @@ class Step(NamedTuple):
 STEP_SHAPE = Step(16, 32, 32, 4)
 
 
+class DenseSweep(NamedTuple):
+    """How a sweep over dense models goes through its sequences, see `kernels.dense_perturbation`."""
+
+    PAIR: int
+    ROWS: int
+    SEQUENCES: int
+
+
+# Two chains hide each other's sums over threads. A program reads D^2 numbers of its matrix and takes 256 sequences:
+# 33,000 programs at the paper's size (12,800 sequences, 660 models).
+DENSE_SWEEP = DenseSweep(2, 2, 256)
+
+
 class Chunks(NamedTuple):
     """How time is laid over programs: `num_chunks` chunks of `length` rows, in segments of `segment` rows."""
 
@@ -172,6 +185,20 @@ def split_carries(carries: int) -> Chunks:
         return Chunks(1, carries, carries)
     length = math.isqrt(carries - 1) + 1
     return Chunks(triton.cdiv(carries, length), length, carries)
+
+
+class Increments(NamedTuple):
+    """How increments are laid over programs, see `kernels.memory_increment`."""
+
+    BLOCK_N: int
+    BLOCK_I: int
+    num_warps: int
+
+
+def increments(units: int) -> Increments:
+    """Blocks of inputs and units of one warp: two numbers a lane, independent chains that hide each other's latency."""
+    block_i = min(2 * LANES, triton.next_power_of_2(units))
+    return Increments(2 * LANES // block_i, block_i, NUM_WARPS)
 
 
 class Sweep(NamedTuple):

@@ -32,6 +32,15 @@ def _tanh(z, THRESHOLD: tl.constexpr, FIT: tl.constexpr, DEGREE: tl.constexpr):
 
 
 @triton.jit
+def _tanh_excess(z, u, THRESHOLD: tl.constexpr, FIT: tl.constexpr, DEGREE: tl.constexpr):
+    w = z * z
+    p = tl.full(z.shape, FIT[DEGREE], z.dtype)
+    for i in tl.static_range(DEGREE - 1, -1, -1):
+        p = p * w + FIT[i]
+    return tl.where(tl.abs(z) < THRESHOLD, -z * w * p, z - u)
+
+
+@triton.jit
 def tanh(z):
     """tanh to 2.5 ulp; the state's dtype chooses the fit."""
     if z.dtype == tl.float64:
@@ -71,3 +80,16 @@ def act_derivative(z, u, NONLINEARITY: tl.constexpr):
     else:
         s = tl.full(z.shape, 1.0, z.dtype)
     return s
+
+
+@triton.jit
+def excess(z, u, NONLINEARITY: tl.constexpr):
+    """z - u for u = act(z), accurate relative to itself: it cancels for tanh near 0 only, where its series takes over."""
+    if NONLINEARITY == "tanh":
+        if z.dtype == tl.float64:
+            difference = _tanh_excess(z, u, _THRESHOLD_64, _FIT_64, _DEGREE_64)
+        else:
+            difference = _tanh_excess(z, u, _THRESHOLD_32, _FIT_32, _DEGREE_32)
+    else:
+        difference = z - u
+    return difference

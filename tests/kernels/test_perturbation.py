@@ -11,6 +11,7 @@ from cofm_triton.kernels.perturbation import fits, sweep_errors
 from cofm_triton.layers import RNNFunctional
 from cofm_triton.reference import Dynamics, rnn_functional
 from cofm_triton.stacked import stack
+from sweep_cases import random_cells
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # Models, units, sequences, steps, inputs and outputs: none fills its blocks; WIDE takes units in groups.
@@ -69,5 +70,9 @@ def test_a_lost_state_shows_and_stays_with_its_model(weighted: bool) -> None:
 
 
 def test_wide_models_do_not_fit() -> None:
-    assert fits(MAX_STATE_WORDS, 1, 1, 4) and fits(MAX_STATE_WORDS // 2, 1, 1, 8)
-    assert not fits(MAX_STATE_WORDS + 1, 1, 1, 4) and not fits(MAX_STATE_WORDS // 2 + 1, 1, 1, 8)
+    x = torch.zeros(1, 1, 1)
+    widest = random_cells("hardtanh", "linear", MAX_STATE_WORDS, 1, 1, 1)
+    wider = random_cells("hardtanh", "linear", MAX_STATE_WORDS + 1, 1, 1, 1)
+    half, more = (random_cells("hardtanh", "linear", MAX_STATE_WORDS // 2 + i, 1, 1, 1) for i in (0, 1))
+    assert fits(widest, x, x) and fits(half, x.double(), x.double())
+    assert not fits(wider, x, x) and not fits(more, x.double(), x.double())

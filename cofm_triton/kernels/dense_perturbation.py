@@ -1,0 +1,135 @@
+"""Errors of K dense one-layer models on the same sequences: Triton kernel (arXiv 2305.19190, Definition 3.4).
+
+    h[t] = h[t-1] + dt act(U x[t] + b - A h[t-1]),  h[-1] = 0,  y[t] = c^T h[t] + d
+    E = sum over sequences n, steps t and outputs q of  w[t] (y - target)^2,  or  max |y - target|
+
+Indices: k model, n sequence, t time, i unit; x is (N, T, d), targets (N, T, p). A program owns one model, whose matrix
+stays in registers (see `launch.dense`), and walks SEQUENCES sequences, PAIR at a time, from their first step to their
+last: a product of the matrix with a state is fused multiply-adds and one sum over threads, and the chains of PAIR
+sequences hide each other's latency. States never leave the registers. Time is cut into blocks of ROWS steps, whose
+inputs are loaded together. Errors are float64: a number per program, added by the launcher in a fixed order.
+
+Padding units have coefficients 0 and stay at 0; steps beyond T and sequences beyond N are computed and left out.
+
+Traffic in elements: x and targets once per model, from cache: D products for each number read; D^2 per program.
+Source: the sweep of Definition 3.4; defined in `reference/perturbation.py`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import triton
+import triton.language as tl
+
+from cofm_triton.kernels.launch import DENSE_SWEEP, dense
+from cofm_triton.kernels.nonlinearity import act
+from cofm_triton.kernels.perturbation import larger
+
+
+@triton.jit
+def dense_sweep_errors_kernel(
+    x_ptr, target_ptr, weight_ptr, matrix_ptr, unit_ptr, offset_ptr, error_ptr,
+    N: tl.int64, T: tl.int64, num_sequence_blocks, dt: tl.float64,
+    INPUTS: tl.constexpr, OUTPUTS: tl.constexpr, ACT: tl.constexpr, SUP: tl.constexpr, STATE: tl.constexpr,
+    BLOCK: tl.constexpr, PAIR: tl.constexpr, ROWS: tl.constexpr, SEQUENCES: tl.constexpr,
+):  # fmt: skip
+    """Writes errors (K, num_sequence_blocks). matrix (K, BLOCK, BLOCK) is A^T, unit (K, 1 + d + p, BLOCK) holds b, U and
+    c, offset (K, p) is d; all tensors are contiguous.
+    """
+    pid = tl.program_id(0)
+    block_n = (pid % num_sequence_blocks).to(tl.int64)
+    k = (pid // num_sequence_blocks).to(tl.int64)
+    i = tl.arange(0, BLOCK)
+    matrix = tl.load(matrix_ptr + (k * BLOCK + i[:, None]) * BLOCK + i[None, :])
+    unit = unit_ptr + k * (1 + INPUTS + OUTPUTS) * BLOCK + i
+    bias = tl.load(unit)
+    encoder = ()
+    for e in tl.static_range(INPUTS):
+        encoder = encoder + (tl.load(unit + (1 + e) * BLOCK),)
+    readout = ()
+    for q in tl.static_range(OUTPUTS):
+        readout = readout + (tl.load(unit + (1 + INPUTS + q) * BLOCK),)
+    dt = tl.full((), dt, STATE)
+    error = tl.zeros((), tl.float64)
+
+    first = block_n * SEQUENCES
+    for turn in range(tl.cdiv(tl.minimum(N - first, SEQUENCES), PAIR)):
+        hs = ()
+        for s in tl.static_range(PAIR):
+            hs = hs + (tl.zeros((BLOCK,), STATE),)
+        for t in range(0, T, ROWS):
+            xs = ()
+            for s in tl.static_range(PAIR):
+                n = first + turn * PAIR + s
+                for j in tl.static_range(ROWS):
+                    for e in tl.static_range(INPUTS):
+                        there = (n < N) & (t + j < T)
+                        xs = xs + (tl.load(x_ptr + (n * T + t + j) * INPUTS + e, mask=there, other=0.0),)
+            for j in tl.static_range(ROWS):
+                after = ()
+                for s in tl.static_range(PAIR):
+                    n = first + turn * PAIR + s
+                    there = (n < N) & (t + j < T)
+                    z = bias - tl.sum(matrix * hs[s][:, None], 0)
+                    for e in tl.static_range(INPUTS):
+                        z += encoder[e] * xs[(s * ROWS + j) * INPUTS + e]
+                    h = hs[s] + dt * act(z, ACT)
+                    for q in tl.static_range(OUTPUTS):
+                        target = tl.load(target_ptr + (n * T + t + j) * OUTPUTS + q, mask=there, other=0.0)
+                        y = tl.sum(readout[q] * h, 0) + tl.load(offset_ptr + k * OUTPUTS + q)
+                        gap = (y - target).to(tl.float64)
+                        if SUP:
+                            error = tl.where(there, larger(error, tl.abs(gap)), error)
+                        else:
+                            weight = tl.load(weight_ptr + t + j, mask=there, other=0.0)
+                            error = tl.where(there, error + weight * gap * gap, error)
+                    after = after + (h,)
+                hs = after
+    tl.store(error_ptr + k * num_sequence_blocks + block_n, error)
+
+
+def fits(cells: Any, inputs: Any, targets: Any) -> bool:
+    """Whether the registers of a program hold a model's matrix; arguments of `sweep_errors`."""
+    shape = dense(cells.rate.shape[1], inputs.element_size())
+    return shape is not None and shape.BLOCKS == 1
+
+
+def sweep_errors(cells: Any, inputs: Any, targets: Any, weights: Any) -> Any:
+    """Errors of K models on the same data; see the module's equation.
+
+    Args:
+        cells: K models of one shape whose a is a matrix (`cofm_triton.stacked.StackedCells`) and that `fits`.
+        inputs: (N, T, d), float32 or float64: the type of the states too.
+        targets: (N, T, p), the same type.
+        weights: (T,) float64, w[t]; None for the largest |y - target|.
+
+    Returns:
+        (K,) float64; not finite where a state overflowed.
+    """
+    count, steps, channels = inputs.shape
+    shape = dense(cells.rate.shape[1], inputs.element_size())
+    assert shape is not None and shape.BLOCKS == 1
+    blocks = triton.cdiv(count, DENSE_SWEEP.SEQUENCES)
+    partial = inputs.new_empty((cells.count, blocks), dtype=cells.rate.dtype)
+    matrix, units = _coefficients(cells, inputs, shape.BLOCK)
+    dense_sweep_errors_kernel[(cells.count * blocks,)](
+        inputs.contiguous(), targets.contiguous(), weights, matrix, units, cells.offset.to(inputs.dtype).contiguous(),
+        partial, count, steps, blocks, cells.dt,
+        INPUTS=channels, OUTPUTS=targets.shape[2], ACT=cells.act_in, SUP=weights is None,
+        STATE=tl.float64 if inputs.element_size() == 8 else tl.float32, BLOCK=shape.BLOCK, num_warps=shape.num_warps,
+        **DENSE_SWEEP._asdict(),
+    )  # fmt: skip
+    return partial.amax(1) if weights is None else partial.sum(1)
+
+
+def _coefficients(cells: Any, like: Any, block: int) -> tuple[Any, Any]:
+    """The matrix A^T and the other coefficients in the states' dtype, filled up with zeros."""
+    size, inputs, outputs = cells.rate.shape[1], cells.encoder.shape[2], cells.readout.shape[1]
+    matrix = like.new_zeros((cells.count, block, block))
+    matrix[:, :size, :size] = cells.rate.mT
+    units = like.new_zeros((cells.count, 1 + inputs + outputs, block))
+    units[:, 0, :size] = cells.bias
+    units[:, 1 : 1 + inputs, :size] = cells.encoder.mT
+    units[:, 1 + inputs :, :size] = cells.readout
+    return matrix, units

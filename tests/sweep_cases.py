@@ -1,0 +1,54 @@
+"""Stacked models with known errors: what every sweep is held against."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from cofm_triton.cpu.blocked import perturbation as blocked
+from cofm_triton.layers import RNNFunctional
+from cofm_triton.reference import Dynamics, rnn_functional
+from cofm_triton.stacked import StackedCells, stack
+
+
+def randn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def dense_models(
+    nonlinearity: str, units: int, inputs: int, outputs: int, count: int
+) -> tuple[StackedCells, dict[str, Tensor], Dynamics]:
+    """Copies of a dense model, stacked; their parameters; and what they are."""
+    model = RNNFunctional(
+        inputs, units, outputs, recurrence="dense", nonlinearity=nonlinearity, dt=0.5, dtype=torch.float64
+    )
+    moved = {
+        name: p.detach() + 0.3 * randn(count, *p.shape, seed=i) for i, (name, p) in enumerate(model.named_parameters())
+    }
+    return stack(model, moved), moved, Dynamics("softplus", "dense", nonlinearity, 0.5, "exact")
+
+
+def defined_errors(
+    moved: dict[str, Tensor], dynamics: Dynamics, x: Tensor, y: Tensor, weights: Tensor | None
+) -> Tensor:
+    """Errors of every copy by the definition, (K,)."""
+    count = len(next(iter(moved.values())))
+    rows = [{name: value[k] for name, value in moved.items()} for k in range(count)]
+    gaps = torch.stack([rnn_functional(row, x, dynamics) - y for row in rows])
+    return gaps.abs().amax((1, 2, 3)) if weights is None else (weights[:, None] * gaps**2).sum((1, 2, 3))
+
+
+def random_cells(act_in: str, act_out: str, units: int, inputs: int, outputs: int, count: int) -> StackedCells:
+    """Models of random coefficients."""
+    return StackedCells(
+        0.5 * randn(count, units, seed=1).abs(), randn(count, units, inputs, seed=2), randn(count, units, seed=3),
+        randn(count, outputs, units, seed=4), randn(count, outputs, seed=5), 0.7, act_in, act_out,
+    )  # fmt: skip
+
+
+def autograd_gradients(cells: StackedCells, x: Tensor, y: Tensor, weights: Tensor) -> tuple[Tensor, ...]:
+    """Errors of the PyTorch sweep and what autograd makes of it: by a, b, U, c and d."""
+    leaves = cells.as_leaves()
+    errors = blocked.sweep_errors(leaves, x, y, weights)
+    by = (leaves.rate, leaves.bias, leaves.encoder, leaves.readout, leaves.offset)
+    return errors.detach(), *torch.autograd.grad(errors.sum(), by)

@@ -1,0 +1,42 @@
+"""Gradients of sweeps: the compiled adjoint, scans side by side, and the PyTorch sweep give the same."""
+
+import pytest
+import torch
+
+from cofm_triton import fused_sweep
+from cofm_triton.fused_sweep import scanned_errors, sweep_errors, sweep_errors_and_gradients
+from cofm_triton.ops.backends import INSTALLED
+from cofm_triton.stacked import StackedCells
+from sweep_cases import autograd_gradients, dense_models, randn, random_cells
+
+X, Y = randn(9, 11, 2, seed=6), randn(9, 11, 3, seed=7)
+WEIGHTS = torch.linspace(0.1, 2, 11, dtype=torch.float64)
+
+
+def gradients(cells: StackedCells) -> tuple[torch.Tensor, ...]:
+    leaves = cells.as_leaves()
+    errors = sweep_errors_and_gradients(leaves, X, Y, WEIGHTS)
+    by = (leaves.rate, leaves.bias, leaves.encoder, leaves.readout, leaves.offset)
+    return errors.detach(), *torch.autograd.grad(errors.sum(), by)
+
+
+@pytest.mark.parametrize("numba", [True, False])
+@pytest.mark.parametrize("kinds", [("hardtanh", "linear"), ("linear", "tanh"), ("tanh", "linear")], ids="-".join)
+def test_every_backend(kinds: tuple[str, str], numba: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = random_cells(*kinds, 4, 2, 3, 5)
+    monkeypatch.setitem(INSTALLED, "numba", numba and INSTALLED["numba"])
+    monkeypatch.setattr(fused_sweep, "_NUMBERS", 900)  # two models at a time
+    for actual, expected in zip(gradients(cells), autograd_gradients(cells, X, Y, WEIGHTS), strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-11, atol=1e-11 * float(expected.abs().max()))
+
+
+def test_dense_models() -> None:
+    cells, _, _ = dense_models("tanh", 4, 2, 3, 2)
+    torch.testing.assert_close(gradients(cells)[0], sweep_errors(cells, X, Y, WEIGHTS), rtol=1e-12, atol=0)
+
+
+def test_models_side_by_side_have_the_errors_of_the_sweep() -> None:
+    cells = random_cells("hardtanh", "linear", 4, 2, 3, 5)
+    torch.testing.assert_close(
+        scanned_errors(cells, X, Y, WEIGHTS), sweep_errors(cells, X, Y, WEIGHTS), rtol=1e-12, atol=0
+    )
