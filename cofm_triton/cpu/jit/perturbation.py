@@ -245,7 +245,7 @@ def sweep_errors(cells: StackedCells, inputs: Tensor, targets: Tensor, weights: 
 
     def work(tasks: Sequence[tuple[int, int]]) -> None:
         for block, chunk in tasks:
-            some, valid = slice(chunk, None, chunks), min(lanes, count - block * lanes)
+            some, valid = part(len(units), chunk, chunks), min(lanes, count - block * lanes)
             _task(
                 act_in, act_out, x[block], target[block], valid, row_weights, units[some], offset[some],
                 weights is None, errors[block, some],
@@ -255,6 +255,11 @@ def sweep_errors(cells: StackedCells, inputs: Tensor, targets: Tensor, weights: 
     work(tasks[:1])  # compiles at the first call: one thread, not all
     run([partial(work, tasks[1 + thread :: threads]) for thread in range(threads)])
     return torch.from_numpy(errors.max(0) if weights is None else errors.sum(0))
+
+
+def part(count: int, chunk: int, chunks: int) -> slice:
+    """Chunk number `chunk` of `count` things: neighbours, whose arrays are contiguous and of one type to the compiler."""
+    return slice(count * chunk // chunks, count * (chunk + 1) // chunks)
 
 
 def _of_unit_step(cells: StackedCells) -> StackedCells:

@@ -23,7 +23,7 @@ from numba import njit
 from torch import Tensor
 
 from cofm_triton.cpu.jit.activation import OPTIONS, activate, slope
-from cofm_triton.cpu.jit.perturbation import as_type, blocked, unit_rows
+from cofm_triton.cpu.jit.perturbation import as_type, blocked, part, unit_rows
 from cofm_triton.cpu.jit.threads import run, workers
 from cofm_triton.stacked import StackedCells
 
@@ -168,7 +168,7 @@ def sweep_gradients(
 
     def work(tasks: list[tuple[int, int]]) -> None:
         for block, chunk in tasks:
-            some = slice(chunk, None, chunks)
+            some = part(models, chunk, chunks)
             _task(
                 *kinds, x[block], target[block], min(lanes, len(inputs) - block * lanes), weights.numpy(), units[some],
                 offset[some], dt, errors[block, some], unit_gradients[block, some], offset_gradients[block, some],
