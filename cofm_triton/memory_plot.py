@@ -21,6 +21,8 @@ _HIGHEST = 1e100  # growth without bound beyond it is not drawn
 _MOST_BANDS = 5
 _COLOURS = ("#000000", "#0072B2", "#E69F00", "#009E73", "#CC79A7")  # Okabe and Ito: safe for colour-blind eyes
 
+_DASHES = ("-", "--", "-.", ":", "-")  # curves of small radii lie on one another: all of them show
+
 
 def draw(path_or_axes: "str | PathLike[str] | Axes", plot: "Callable[[Axes], None]") -> "Axes":
     """Draw on axes as they are, or on new ones that are written to a file.
@@ -69,9 +71,9 @@ def plot_sweep(axes: "Axes", sweep: "MemorySweep") -> None:
     """The band between the envelopes over directions, of at most five radii."""
     count = len(sweep.radii)
     picked = torch.linspace(0, count - 1, min(count, _MOST_BANDS)).round().long().tolist()
-    for colour, r in zip(_COLOURS, picked, strict=False):
+    for colour, dashes, r in zip(_COLOURS, _DASHES, picked, strict=False):
         upper, lower = _shown(sweep.upper[r]), _shown(sweep.lower[r])
-        axes.plot(sweep.times.numpy(), upper, color=colour, label=f"radius {sweep.radii[r]:.3g}")
+        axes.plot(sweep.times.numpy(), upper, dashes, color=colour, label=f"radius {sweep.radii[r]:.3g}")
         axes.fill_between(sweep.times.numpy(), lower, upper, color=colour, alpha=0.15, linewidth=0)
     _finish(axes, sweep.upper[picked], sweep.times, logarithmic=True)
     axes.set_title("Memory of perturbed models: largest (line), all (band)")

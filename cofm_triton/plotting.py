@@ -28,6 +28,7 @@ _MARKERS = "osD^vP*X"
 _RANDOM, _SLOW, _WORST = "#0072B2", "#009E73", "#D55E00"  # Okabe and Ito: safe for colour-blind eyes
 _COLUMNS = 3  # panels side by side
 _TITLE = 40  # characters over a panel
+_LEGEND_COLUMNS = 4  # at most
 _LOWEST, _HIGH = 1e-9, 1e5  # relative errors shown; beyond lies rounding, or growth without bound
 
 
@@ -284,8 +285,17 @@ def _finish(figure: Figure, handles: Sequence[Any], ylabel: str, paths: Sequence
     import matplotlib
 
     figure.supylabel(ylabel, fontsize=9)
-    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
-    figure.canvas.draw()
+    _add_legend(figure, handles)
     figure.set_layout_engine("none")  # the layout is found; finding it again costs a second a file
     with matplotlib.rc_context(_STYLE):
         save_figure(figure, paths)
+
+
+def _add_legend(figure: Figure, handles: Sequence[Any]) -> None:
+    """Below the panels, in as many columns as the figure is wide enough for; finds the layout."""
+    for columns in range(_LEGEND_COLUMNS, 0, -1):
+        legend = figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=8)
+        figure.canvas.draw()
+        if legend.get_window_extent().width <= figure.bbox.width or columns == 1:
+            return
+        legend.remove()

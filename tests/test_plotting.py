@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 
 from cofm_triton.plotting import ErrorCurve, RadiusCurve, SweepCurve, plot_errors, plot_radii, plot_sweeps
 
@@ -79,3 +80,15 @@ def test_radius_zero_alone_leaves_an_empty_panel(tmp_path: Path) -> None:
 def test_nothing_to_plot_is_an_error(tmp_path: Path, plot: Callable[..., None]) -> None:
     with pytest.raises(ValueError, match="curves must hold at least one curve"):
         plot([], "title", [tmp_path / "f.png"])
+
+
+@pytest.mark.parametrize("models", [1, 2, 3])
+def test_no_legend_is_wider_than_its_figure(models: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures: list[Figure] = []
+    monkeypatch.setattr("cofm_triton.plotting.save_figure", lambda figure, paths: figures.append(figure))
+    radii, values = [0.001, 1.0], [1e-4, 1.0]
+    curves = [SweepCurve(f"model {i}", radii, values, values, values, values, values) for i in range(models)]
+    plot_sweeps(curves, "Sweeps", [tmp_path / "sweeps.png"])
+    (legend,) = figures[0].legends
+    box = legend.get_window_extent()
+    assert box.x0 >= 0 and box.x1 <= figures[0].bbox.width and box.y0 >= 0
