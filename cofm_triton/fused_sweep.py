@@ -28,17 +28,7 @@ def is_compiled(device: torch.device) -> bool:
 
 
 def sweep_errors(cells: StackedCells, inputs: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
-    """Errors of K models; see the module's equation.
-
-    Args:
-        cells: K models of one shape.
-        inputs: (N, T, d), float32 or float64: the type of the states too.
-        targets: (N, T, p), the same type.
-        weights: (T,) float64, w[k]; None for the largest |y - target|.
-
-    Returns:
-        (K,) float64; not finite where a state overflowed.
-    """
+    """Errors of K models; arguments and result of `cofm_triton.cpu.blocked.perturbation.sweep_errors`."""
     backend, operator = resolve(None, inputs.device), "dense_perturbation" if cells.is_dense else "perturbation"
     if backend != "torch":
         module = implementation(backend, operator)

@@ -1,7 +1,8 @@
 """Memory of K copies of one model with different parameters, by the fastest way there is.
 
-    linear one-layer models      closed form, the exact sup                  `heaviside.HeavisideCells.kernel`
+    linear one-layer models      closed form, the exact sup                  `HeavisideCells.kernel`
     other one-layer models       increments, never a difference, and search  `heaviside`, `memory_search`
+    with a dense recurrence      both of the above with a matrix             `dense_heaviside`
     any other module             differences of its float64 outputs, and search
 
 A value that is not finite counts as infinite, so that no maximum can lose it.
@@ -10,16 +11,18 @@ A value that is not finite counts as infinite, so that no maximum can lose it.
 import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from cofm_triton.dense_heaviside import DenseHeavisideCells
 from cofm_triton.heaviside import HeavisideCells
 from cofm_triton.layers import RNNFunctional
 from cofm_triton.memory_search import NORMS, PAIRED, SHARED, Best, Domain, Effort, Response, directions, over, search
 from cofm_triton.model_errors import first_tensor
-from cofm_triton.stacked import BIAS, OFFSET, has_modes
+from cofm_triton.stacked import BIAS, OFFSET, has_modes, is_stackable
 
 SMALLEST_SHARE = 2.0**-20
 """Lower radius where there is no bias, in upper radii: as good as 0."""
@@ -80,7 +83,7 @@ class MemoryEvaluator:
         inputs: Tensor | None = None,
         rest: Tensor | float | None = None,
     ) -> None:
-        self.is_fused = has_modes(model)
+        self.is_fused = is_stackable(model)
         self.model: nn.Module = model if self.is_fused else copy.deepcopy(model).double().eval()
         self.device = next((p.device for p in model.parameters()), torch.device("cpu"))
         self.size, self.dt, self.rest = size, dt, rest
@@ -102,7 +105,7 @@ class MemoryEvaluator:
             parameters: {name: (K, *shape) float64}, every parameter of the model.
         """
         if isinstance(self.model, RNNFunctional) and self.is_fused:
-            parts = [self._fused(cells) for cells in self._chunks(HeavisideCells.of(self.model, parameters))]
+            parts = self._ours(self.model, parameters)
         else:
             parts = [self._module(some) for some in _each(parameters)]
         values, points, slowest, floor = (torch.cat(column).cpu() for column in zip(*parts, strict=True))
@@ -115,16 +118,34 @@ class MemoryEvaluator:
             return BIAS in parameters and bool((parameters[BIAS] != 0).any())
         return any(not _is_constant(self._silence(some)) for some in _each(parameters))
 
+    def _ours(self, model: RNNFunctional, parameters: Parameters) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
+        """Some copies at a time: their answers to a few inputs at all steps fit the memory limit."""
+        if has_modes(model):
+            cells = HeavisideCells.of(model, parameters)
+            size = self._models_at_a_time(_held(cells))
+            return [self._fused(cells[k : k + size]) for k in range(0, cells.cells.count, size)]
+        dense = DenseHeavisideCells.of(model, parameters)
+        size = self._models_at_a_time(dense.cells.readout.shape[1])
+        return [self._dense(dense[k : k + size]) for k in range(0, dense.cells.count, size)]
+
+    def _models_at_a_time(self, held: int) -> int:
+        return max(1, self._numbers // (_FEWEST_INPUTS * len(self.steps) * held))
+
+    def _dense(self, cells: DenseHeavisideCells) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """A few dense models."""
+        models, outputs = cells.cells.readout.shape[:2]
+        if cells.cells.is_linear and self.inputs is None:
+            best = linear_supremum(cells.kernel(self.steps), self.domain)
+        else:
+            chunk = max(1, self._numbers // (models * len(self.steps) * outputs))
+            answer = partial(cells.increments, steps=self.steps)
+            best = self._supremum(answer, models, chunk, odd=cells.is_odd, effort=SHARED)
+        slowest = cells.slowest
+        return best.values, best.points, slowest, torch.zeros_like(slowest)
+
     @property
     def _numbers(self) -> int:
         return _NUMBERS if self.device.type == "cpu" else _GPU_NUMBERS
-
-    def _chunks(self, cells: HeavisideCells) -> Iterator[HeavisideCells]:
-        """Some models at a time: their answers to a few inputs at all steps fit the memory limit."""
-        numbers = _FEWEST_INPUTS * len(self.steps) * _held(cells)
-        count = max(1, self._numbers // numbers)
-        for first in range(0, cells.cells.count, count):
-            yield cells[first : first + count]
 
     def _fused(self, cells: HeavisideCells) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """A few models; segments of steps where the closed forms answer each step by itself."""

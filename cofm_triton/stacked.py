@@ -85,8 +85,10 @@ class StackedCells:
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "StackedCells":
         """The same with every coefficient changed."""
-        names = ("rate", "encoder", "bias", "readout", "offset")
-        return replace(self, **{name: change(getattr(self, name)) for name in names})
+        rate, encoder, bias, readout, offset = map(
+            change, (self.rate, self.encoder, self.bias, self.readout, self.offset)
+        )
+        return replace(self, rate=rate, encoder=encoder, bias=bias, readout=readout, offset=offset)
 
 
 def is_stackable(model: nn.Module) -> TypeGuard[RNNFunctional]:

@@ -52,3 +52,15 @@ def autograd_gradients(cells: StackedCells, x: Tensor, y: Tensor, weights: Tenso
     errors = blocked.sweep_errors(leaves, x, y, weights)
     by = (leaves.rate, leaves.bias, leaves.encoder, leaves.readout, leaves.offset)
     return errors.detach(), *torch.autograd.grad(errors.sum(), by)
+
+
+def increment_arguments(models: int, inputs: int, units: int, outputs: int, steps: list[int]) -> tuple[Tensor, ...]:
+    """Arguments of `sampled_increments` after the nonlinearity: drive, decay, step, read-out and steps."""
+    generator = torch.Generator().manual_seed(units)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    rate = normal(models, units).exp()
+    drive, readout = 3 * normal(models, inputs, units), normal(models, outputs, units)
+    return drive, torch.exp(-rate), -torch.expm1(-rate), readout, torch.tensor(steps)

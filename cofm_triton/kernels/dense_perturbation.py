@@ -34,8 +34,8 @@ def dense_sweep_errors_kernel(
     INPUTS: tl.constexpr, OUTPUTS: tl.constexpr, ACT: tl.constexpr, SUP: tl.constexpr, STATE: tl.constexpr,
     BLOCK: tl.constexpr, PAIR: tl.constexpr, ROWS: tl.constexpr, SEQUENCES: tl.constexpr,
 ):  # fmt: skip
-    """Writes errors (K, num_sequence_blocks). matrix (K, BLOCK, BLOCK) is A^T, unit (K, 1 + d + p, BLOCK) holds b, U and
-    c, offset (K, p) is d; all tensors are contiguous.
+    """Writes errors (K, num_sequence_blocks). matrix (K, BLOCK, BLOCK) is A^T, unit (K, 1 + d + p, BLOCK) b, U and c,
+    offset (K, p) d; all tensors are contiguous.
     """
     pid = tl.program_id(0)
     block_n = (pid % num_sequence_blocks).to(tl.int64)
@@ -56,7 +56,7 @@ def dense_sweep_errors_kernel(
     first = block_n * SEQUENCES
     for turn in range(tl.cdiv(tl.minimum(N - first, SEQUENCES), PAIR)):
         hs = ()
-        for s in tl.static_range(PAIR):
+        for _ in tl.static_range(PAIR):
             hs = hs + (tl.zeros((BLOCK,), STATE),)
         for t in range(0, T, ROWS):
             xs = ()
@@ -96,17 +96,7 @@ def fits(cells: Any, inputs: Any, targets: Any) -> bool:
 
 
 def sweep_errors(cells: Any, inputs: Any, targets: Any, weights: Any) -> Any:
-    """Errors of K models on the same data; see the module's equation.
-
-    Args:
-        cells: K models of one shape whose a is a matrix (`cofm_triton.stacked.StackedCells`) and that `fits`.
-        inputs: (N, T, d), float32 or float64: the type of the states too.
-        targets: (N, T, p), the same type.
-        weights: (T,) float64, w[t]; None for the largest |y - target|.
-
-    Returns:
-        (K,) float64; not finite where a state overflowed.
-    """
+    """Errors of K models whose a is a matrix and that `fits`; arguments and result of `perturbation.sweep_errors`."""
     count, steps, channels = inputs.shape
     shape = dense(cells.rate.shape[1], inputs.element_size())
     assert shape is not None and shape.BLOCKS == 1

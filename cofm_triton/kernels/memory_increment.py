@@ -2,10 +2,10 @@
 
     z[0] = e,   v[t] = c^T act(z[t]),   z[t+1] = l z[t] + A (z[t] - act(z[t])),   A = dt * rate, l = 1 - A
 
-Indices: k model, n input, t time, i unit, s sample, q output. Nothing cancels: z decays by l itself where act is linear,
-and z - act(z) of tanh near 0 is its series. A program owns one model and BLOCK_N of its inputs, and takes its units
-BLOCK_I at a time through all of time, in registers; samples lie at any ascending steps, so that a record of 10^6 steps
-costs no traffic of that size. Read-outs of later blocks of units are added to those of earlier ones by the same
+Indices: k model, n input, t time, i unit, q output. Nothing cancels: z decays by l where act is linear, and z - act(z)
+of tanh near 0 is its series. A program owns one model and BLOCK_N of its inputs, and takes its units BLOCK_I at a time
+through all of time, in registers; samples lie at any ascending steps, so that a record of 10^6 steps costs no traffic
+of that size. Read-outs of later blocks of units are added to those of earlier ones by the same
 program, in that order. The state is in the dtype of the drive: float64 where a long memory is to keep its digits.
 
 Masked units have z = 0 and c = 0 and stay there; masked inputs are computed from 0 and not stored.
@@ -32,7 +32,7 @@ def sampled_increments_kernel(
     N: tl.int64, M: tl.int64, SAMPLES: tl.int64, num_input_blocks,
     OUTPUTS: tl.constexpr, NONLINEARITY: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_I: tl.constexpr,
 ):  # fmt: skip
-    """Writes out (K, N, SAMPLES, OUTPUTS); drive (K, N, M), decay and step (K, M), readout (K, OUTPUTS, M), contiguous."""
+    """Writes out (K, N, SAMPLES, OUTPUTS); drive (K, N, M), decay, step (K, M), readout (K, OUTPUTS, M), contiguous."""
     pid = tl.program_id(0)
     k = (pid // num_input_blocks).to(tl.int64)
     n = (pid % num_input_blocks).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)

@@ -84,7 +84,7 @@ def act_derivative(z, u, NONLINEARITY: tl.constexpr):
 
 @triton.jit
 def excess(z, u, NONLINEARITY: tl.constexpr):
-    """z - u for u = act(z), accurate relative to itself: it cancels for tanh near 0 only, where its series takes over."""
+    """z - u for u = act(z), accurate relative to itself: for tanh near 0, where it would cancel, by the series."""
     if NONLINEARITY == "tanh":
         if z.dtype == tl.float64:
             difference = _tanh_excess(z, u, _THRESHOLD_64, _FIT_64, _DEGREE_64)

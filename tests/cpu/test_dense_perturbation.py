@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-
 from sweep_cases import defined_errors, dense_models, randn
 
 jit = pytest.importorskip("cofm_triton.cpu.jit.dense_perturbation", reason="numba is not installed")

@@ -2,22 +2,11 @@
 
 import pytest
 import torch
-from torch import Tensor
+from sweep_cases import increment_arguments
 
 from cofm_triton.cpu.blocked import memory_increment as blocked
 
 jit = pytest.importorskip("cofm_triton.cpu.jit.memory_increment", reason="numba is not installed")
-
-
-def arguments(models: int, inputs: int, units: int, outputs: int, steps: list[int]) -> tuple[Tensor, ...]:
-    generator = torch.Generator().manual_seed(units)
-
-    def randn(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator, dtype=torch.float64)
-
-    rate = randn(models, units).exp()
-    drive, readout = 3 * randn(models, inputs, units), randn(models, outputs, units)
-    return drive, torch.exp(-rate), -torch.expm1(-rate), readout, torch.tensor(steps)
 
 
 @pytest.mark.parametrize("name", ["tanh", "hardtanh", "relu"])
@@ -25,7 +14,7 @@ def arguments(models: int, inputs: int, units: int, outputs: int, steps: list[in
     "shape", [(1, 1, 1, 1, [0]), (3, 150, 7, 2, [0, 1, 9]), (2, 16, 1, 3, [4, 5, 50]), (1, 300, 4, 1, [33])]
 )
 def test_both_are_the_recursion(shape: tuple[int, int, int, int, list[int]], name: str) -> None:
-    drive, decay, step, readout, steps = arguments(*shape)
+    drive, decay, step, readout, steps = increment_arguments(*shape)
     act = {"tanh": torch.tanh, "hardtanh": torch.nn.functional.hardtanh, "relu": torch.relu}[name]
     z, rows = drive, []
     for _ in range(int(steps[-1]) + 1):
@@ -40,7 +29,7 @@ def test_both_are_the_recursion(shape: tuple[int, int, int, int, list[int]], nam
 
 
 def test_threads_change_no_bit() -> None:
-    given = arguments(3, 260, 5, 2, [0, 7, 20])
+    given = increment_arguments(3, 260, 5, 2, [0, 7, 20])
     threads = torch.get_num_threads()
     try:
         results = []
@@ -66,7 +55,7 @@ def test_overflow_and_nan_stay_in_sight(module: object) -> None:
 @pytest.mark.parametrize("name", ["tanh", "hardtanh"])
 def test_jumps_over_the_linear_regime(name: str) -> None:
     """Every step one by one, and from far to far: the power of l that replaces small steps."""
-    drive, decay, step, readout, _ = arguments(2, 20, 3, 1, [0])
+    drive, decay, step, readout, _ = increment_arguments(2, 20, 3, 1, [0])
     decay, step = decay.clamp(min=0.5), step.clamp(max=0.5)  # 1e-6 after some 20 steps, 1e-90 after 300
     far = torch.tensor([0, 100, 299])
     every = torch.arange(300)

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-
 from sweep_cases import autograd_gradients, randn, random_cells
 
 jit = pytest.importorskip("cofm_triton.cpu.jit.perturbation_gradient", reason="numba is not installed")

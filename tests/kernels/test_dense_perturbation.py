@@ -5,8 +5,9 @@ import torch
 
 pytest.importorskip("triton")
 
-from cofm_triton.kernels.dense_perturbation import fits, sweep_errors
 from sweep_cases import defined_errors, dense_models, randn
+
+from cofm_triton.kernels.dense_perturbation import fits, sweep_errors
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch import Tensor
+from sweep_cases import increment_arguments
 
 pytest.importorskip("triton")
 
@@ -12,23 +12,12 @@ from cofm_triton.kernels.memory_increment import sampled_increments
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def arguments(models: int, inputs: int, units: int, outputs: int, steps: list[int]) -> tuple[Tensor, ...]:
-    generator = torch.Generator().manual_seed(units)
-
-    def randn(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator, dtype=torch.float64)
-
-    rate = randn(models, units).exp()
-    drive, readout = 3 * randn(models, inputs, units), randn(models, outputs, units)
-    return drive, torch.exp(-rate), -torch.expm1(-rate), readout, torch.tensor(steps)
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("name", ["tanh", "hardtanh", "relu", "linear"])
 @pytest.mark.parametrize("shape", [(3, 5, 7, 2, [0, 1, 9]), (2, 3, 70, 1, [4, 5, 20]), (1, 1, 1, 3, [0])])
 def test_increments(shape: tuple[int, int, int, int, list[int]], name: str, dtype: torch.dtype) -> None:
     """Ragged blocks of inputs, more units than a block has, several outputs, steps that are left out."""
-    drive, decay, step, readout, steps = arguments(*shape)
+    drive, decay, step, readout, steps = increment_arguments(*shape)
     rounded = [value.to(dtype) for value in (drive, decay, step, readout)]
     exact = blocked.sampled_increments(name, *(value.double() for value in rounded), steps)
     actual = sampled_increments(name, *(value.to(DEVICE) for value in rounded), steps.to(DEVICE))

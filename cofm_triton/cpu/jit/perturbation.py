@@ -121,7 +121,7 @@ def _run_model(act_in: int, act_out: int, x: Any, y: Any, h: Any, z: Any, units:
 
 @njit(error_model="numpy", fastmath={"contract", "reassoc"})
 def _weighted_squares(y: Any, target: Any, weights: Any, valid: int) -> float:
-    """The sum over rows r and the first sequences of weights[r] (y[r, s] - target[r, s])^2, by vectors of partial sums."""
+    """The sum over rows r and the first sequences of weights[r] (y[r, s] - target[r, s])^2, by partial sums."""
     error = 0.0
     for r in range(y.shape[0]):
         total = 0.0
@@ -258,7 +258,7 @@ def sweep_errors(cells: StackedCells, inputs: Tensor, targets: Tensor, weights: 
 
 
 def part(count: int, chunk: int, chunks: int) -> slice:
-    """Chunk number `chunk` of `count` things: neighbours, whose arrays are contiguous and of one type to the compiler."""
+    """Chunk number `chunk` of `count` things: neighbours, as contiguous arrays are compiled for once."""
     return slice(count * chunk // chunks, count * (chunk + 1) // chunks)
 
 

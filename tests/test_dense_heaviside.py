@@ -1,0 +1,70 @@
+"""Increments of dense models: the definition's differences, digits that survive, and powers in place of steps."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from sweep_cases import randn
+
+from cofm_triton.dense_heaviside import DenseHeavisideCells
+from cofm_triton.layers import RNNFunctional
+from cofm_triton.memory import memory_function
+from cofm_triton.memory_sweep import memory_sweep
+from cofm_triton.reference import Dynamics, rnn_functional
+
+STEPS = 12
+
+
+def dense(nonlinearity: str, **options: object) -> RNNFunctional:
+    torch.manual_seed(0)
+    model = RNNFunctional(2, 5, 3, recurrence="dense", nonlinearity=nonlinearity, dt=0.5, dtype=torch.float64)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return model
+
+
+@pytest.mark.parametrize("nonlinearity", ["hardtanh", "tanh", "relu", "linear"])
+def test_definition(nonlinearity: str) -> None:
+    model, inputs = dense(nonlinearity), 2 * randn(4, 2)
+    parameters = {name: p.detach()[None] for name, p in model.named_parameters()}
+    cells = DenseHeavisideCells.of(model, parameters)
+    actual = cells.increments(inputs[None], torch.tensor([0, 1, 5, 11]))[0]
+    row = {name: p.detach() for name, p in model.named_parameters()}
+    y = rnn_functional(row, inputs[:, None].expand(-1, STEPS, -1), Dynamics("softplus", "dense", nonlinearity, 0.5))
+    before = torch.cat((row["readout.bias"].expand(4, 1, 3), y[:, :-1]), 1)
+    # Outputs are of order one, and their difference is divided by dt.
+    torch.testing.assert_close(actual, ((y - before) / 0.5)[:, [0, 1, 5, 11]], rtol=1e-11, atol=1e-13)
+    if nonlinearity == "linear":
+        kernel = cells.kernel(torch.tensor([0, 1, 5, 11]))[0]
+        ones = torch.cat((inputs, torch.ones(4, 1, dtype=torch.float64)), 1)
+        torch.testing.assert_close(torch.einsum("pcs,nc->nsp", kernel, ones), actual, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("nonlinearity", ["hardtanh", "tanh", "linear"])
+def test_a_dense_model_that_is_diagonal_has_the_memory_of_the_diagonal_one(nonlinearity: str) -> None:
+    """Down to 1e-30, where differences of outputs would be rounding alone."""
+    options = dict(nonlinearity=nonlinearity, parameterization="exp", bias=False, dtype=torch.float64)
+    one, other = (RNNFunctional(1, 3, recurrence=kind, **options) for kind in ("diagonal", "dense"))  # type: ignore
+    with torch.no_grad():
+        for model in (one, other):
+            model.rnn.rate_l0.copy_(torch.tensor([-2.0, -1.0, 0.5]))
+            model.rnn.weight_ih_l0.copy_(torch.tensor([[1.0], [0.5], [2.0]]))
+            model.readout.weight.copy_(torch.tensor([[1.0, 2.0, -1.0]]))
+            model.readout.bias.zero_()
+    inputs = torch.tensor([[1.0], [0.3]], dtype=torch.float64)
+    slow, fast = (memory_function(model, 520, inputs=inputs, samples=40) for model in (one, other))
+    assert slow.values[-1] < 1e-29
+    # exp(-dt W) rounds its eigenvalues to 2^-53, and 520 of them are multiplied.
+    torch.testing.assert_close(fast.values, slow.values, rtol=1e-11, atol=0)
+    assert fast.beta0 == pytest.approx(slow.beta0, rel=1e-12)
+
+
+@pytest.mark.parametrize("recurrence", ["dense", "orthogonal"])
+def test_a_sweep_is_its_copies(recurrence: str) -> None:
+    torch.manual_seed(1)
+    model = RNNFunctional(1, 4, recurrence=recurrence, dtype=torch.float64)
+    sweep = memory_sweep(model, 20, radii=[0.0, 0.1], directions=2)
+    alone = memory_function(model, 20)
+    torch.testing.assert_close(sweep.values[0], alone.values.expand(2, -1), rtol=1e-12, atol=0)
+    assert bool((sweep.values[1] != sweep.values[0]).any()) and not sweep.diverged.any()
