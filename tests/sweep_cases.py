@@ -19,6 +19,7 @@ def dense_models(
     nonlinearity: str, units: int, inputs: int, outputs: int, count: int
 ) -> tuple[StackedCells, dict[str, Tensor], Dynamics]:
     """Copies of a dense model, stacked; their parameters; and what they are."""
+    torch.manual_seed(0)
     model = RNNFunctional(
         inputs, units, outputs, recurrence="dense", nonlinearity=nonlinearity, dt=0.5, dtype=torch.float64
     )

@@ -26,8 +26,7 @@ def test_errors_are_those_of_the_definition(
     nonlinearity: str, shape: tuple[int, ...], weighted: bool, dtype: torch.dtype
 ) -> None:
     count, units, sequences, steps, inputs, outputs = shape
-    _, moved, dynamics = dense_models(nonlinearity, units, inputs, outputs, count)
-    cells, _, _ = dense_models(nonlinearity, units, inputs, outputs, count)
+    cells, moved, dynamics = dense_models(nonlinearity, units, inputs, outputs, count)
     x, y = randn(sequences, steps, inputs, seed=10), randn(sequences, steps, outputs, seed=11)
     weights = torch.linspace(0.1, 2, steps, dtype=torch.float64) if weighted else None
     expected = defined_errors(moved, dynamics, x, y, weights)
