@@ -44,6 +44,7 @@ from cofm_triton.kernels.interleaved import multiply, multiply_conj, one
 from cofm_triton.kernels.launch import (
     FOLDED_CARRIES,
     NUM_WARPS,
+    PARTS,
     Channels,
     Chunks,
     channels,
@@ -57,8 +58,8 @@ from cofm_triton.kernels.rows import chunk_rows, live_row, load_last_rows, load_
 FORWARD_ROWS = {1: 16, 2: 32, 4: 64}
 BACKWARD_ROWS = {1: 12, 2: 18, 4: 24}
 GATED_BACKWARD_ROWS = {1: 8, 2: 16, 4: 16}
-# Of the rows that are left, so many at a time.
-SHORT_ROWS = tl.constexpr(8)
+# The rows that are left are walked together, or, in the narrowest blocks, so many at a time: masks take registers too.
+SHORT_ROWS = 8
 
 # The smallest number above 0 of a state, by its size in bytes.
 SMALLEST = {4: 2.0**-149, 8: 2.0**-1074}
@@ -111,10 +112,33 @@ def fold_carries(
 
 
 @triton.jit
+def walk_last_rows_forward(
+    h, decay, product, x_row, x_step, a_row, a_step, h_row, h_step, rest, d, D,
+    GATED: tl.constexpr, STORE: tl.constexpr, SUMMED: tl.constexpr, COMPLEX: tl.constexpr, STATE: tl.constexpr,
+    SHORT: tl.constexpr,
+):  # fmt: skip
+    """As `walk_forward`, over the first SHORT of the `rest` rows that are left."""
+    xs = load_last_rows(x_row, x_step, d, D, rest, SHORT)
+    gates = ()
+    if GATED:
+        gates = load_last_rows(a_row, a_step, d, D, rest, SHORT)
+    for j in tl.static_range(SHORT):
+        live = live_row(d, D, j, rest)
+        if GATED:
+            decay = gates[j].to(STATE)
+        h = tl.where(live, decay_state(decay, h, xs[j].to(STATE), SUMMED, COMPLEX), h)
+        if STORE:
+            store_row(h_row + j * h_step, h, live, True)
+        elif GATED:
+            product = tl.where(live, multiply_decays(product, decay, COMPLEX), product)
+    return h, product
+
+
+@triton.jit
 def walk_forward(
     h, decay, product, x_row, x_step, a_row, a_step, h_row, h_step, n, d, D, mask,
     GATED: tl.constexpr, STORE: tl.constexpr, SUMMED: tl.constexpr, COMPLEX: tl.constexpr, STATE: tl.constexpr,
-    ROWS: tl.constexpr, MASKED: tl.constexpr,
+    ROWS: tl.constexpr, SHORT: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
     """`(h, product)` after n rows: h is the state, stored after every row if STORE, otherwise, GATED, product is
     multiplied by every decay.
@@ -135,26 +159,24 @@ def walk_forward(
                 product = multiply_decays(product, decay, COMPLEX)
         x_row += ROWS * x_step
         h_row += ROWS * h_step
-    SHORT: tl.constexpr = ROWS if ROWS < SHORT_ROWS else SHORT_ROWS
     rest = n % ROWS
-    for _ in range(tl.cdiv(rest, SHORT)):
-        xs = load_last_rows(x_row, x_step, d, D, rest, SHORT)
-        gates = ()
-        if GATED:
-            gates = load_last_rows(a_row, a_step, d, D, rest, SHORT)
-            a_row += SHORT * a_step
-        for j in tl.static_range(SHORT):
-            live = live_row(d, D, j, rest)
+    if SHORT == ROWS:
+        if rest > 0:
+            h, product = walk_last_rows_forward(
+                h, decay, product, x_row, x_step, a_row, a_step, h_row, h_step, rest, d, D,
+                GATED, STORE, SUMMED, COMPLEX, STATE, SHORT,
+            )  # fmt: skip
+    else:
+        for _ in range(tl.cdiv(rest, SHORT)):
+            h, product = walk_last_rows_forward(
+                h, decay, product, x_row, x_step, a_row, a_step, h_row, h_step, rest, d, D,
+                GATED, STORE, SUMMED, COMPLEX, STATE, SHORT,
+            )  # fmt: skip
+            x_row += SHORT * x_step
+            h_row += SHORT * h_step
             if GATED:
-                decay = gates[j].to(STATE)
-            h = tl.where(live, decay_state(decay, h, xs[j].to(STATE), SUMMED, COMPLEX), h)
-            if STORE:
-                store_row(h_row + j * h_step, h, live, True)
-            elif GATED:
-                product = tl.where(live, multiply_decays(product, decay, COMPLEX), product)
-        x_row += SHORT * x_step
-        h_row += SHORT * h_step
-        rest -= SHORT
+                a_row += SHORT * a_step
+            rest -= SHORT
     return h, product
 
 
@@ -167,7 +189,7 @@ def linear_scan_forward_kernel(
     stride_ab: tl.int64, stride_at: tl.int64, stride_ad,
     GATED: tl.constexpr, HAS_START: tl.constexpr, HAS_CARRY: tl.constexpr, FOLD: tl.constexpr, SUMMARY: tl.constexpr,
     SUMMED: tl.constexpr, PACKED: tl.constexpr, REVERSE: tl.constexpr, COMPLEX: tl.constexpr,
-    STATE: tl.constexpr, BLOCK_D: tl.constexpr, ROWS: tl.constexpr, MASKED: tl.constexpr,
+    STATE: tl.constexpr, BLOCK_D: tl.constexpr, ROWS: tl.constexpr, SHORT: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
     """Writes h (B, T, D), contiguous, and last (S, D), the state after the steps [begin, end), which start from start
     (S, D), row stride stride_s; S = B unless PACKED. HAS_CARRY, program c of num_chunks does chunk c + 1 from carry[c]
@@ -216,17 +238,17 @@ def linear_scan_forward_kernel(
         if chunk == 0:
             h, product = walk_forward(
                 h, decay, product, x_row, x_step, a_row, a_step, h_row, h_step, n, d, D, mask,
-                GATED, True, SUMMED, COMPLEX, STATE, ROWS, MASKED,
+                GATED, True, SUMMED, COMPLEX, STATE, ROWS, SHORT, MASKED,
             )  # fmt: skip
         else:
             h, product = walk_forward(
                 h, decay, product, x_row, x_step, a_row, a_step, h_row, h_step, n, d, D, mask,
-                GATED, False, SUMMED, COMPLEX, STATE, ROWS, MASKED,
+                GATED, False, SUMMED, COMPLEX, STATE, ROWS, SHORT, MASKED,
             )  # fmt: skip
     else:
         h, product = walk_forward(
             h, decay, product, x_row, x_step, a_row, a_step, h_row, h_step, n, d, D, mask,
-            GATED, True, SUMMED, COMPLEX, STATE, ROWS, MASKED,
+            GATED, True, SUMMED, COMPLEX, STATE, ROWS, SHORT, MASKED,
         )  # fmt: skip
 
     if SUMMARY:
@@ -235,6 +257,41 @@ def linear_scan_forward_kernel(
             store_row(product_ptr + state_row, product, mask, MASKED)
     elif program == num_chunks - 1:
         store_row(last_ptr + sequence.to(tl.int64) * D + d, h, mask, MASKED)
+
+
+@triton.jit
+def walk_last_rows_backward(
+    mu, decay, grad_decay, product, start, g_row, g_step, previous_row, a_row, a_step, dx_row, da_row, h_step,
+    rest, with_previous, d, D,
+    GATED: tl.constexpr, SUMMARY: tl.constexpr, COMPLEX: tl.constexpr, STATE: tl.constexpr, SHORT: tl.constexpr,
+):  # fmt: skip
+    """`(mu, grad_decay, product)` after the first SHORT of the `rest` rows that are left, of which `with_previous` have
+    an earlier row; the earlier state of the others is `start`.
+    """
+    gs = load_last_rows(g_row, g_step, d, D, rest, SHORT)
+    hs = ()
+    if not SUMMARY:
+        hs = load_last_rows(previous_row, h_step, d, D, with_previous, SHORT)
+    gates = ()
+    if GATED:
+        gates = load_last_rows(a_row, a_step, d, D, rest, SHORT)
+    for j in tl.static_range(SHORT):
+        live = live_row(d, D, j, rest)
+        if GATED:
+            decay = gates[j].to(STATE)
+        adjoint = gs[j].to(STATE) + mu
+        mu = tl.where(live, multiply_conj(decay, adjoint, COMPLEX), mu)
+        if SUMMARY:
+            if GATED:
+                product = tl.where(live, multiply_decays(product, decay, COMPLEX), product)
+        else:
+            previous = tl.where(with_previous > j, hs[j].to(STATE), start)
+            store_row(dx_row + j * h_step, adjoint, live, True)
+            if GATED:
+                store_row(da_row + j * h_step, multiply_conj(previous, adjoint, COMPLEX), live, True)
+            else:
+                grad_decay += tl.where(live, multiply_conj(previous, adjoint, COMPLEX), 0.0)
+    return mu, grad_decay, product
 
 
 @triton.jit
@@ -247,7 +304,7 @@ def linear_scan_backward_kernel(
     stride_ab: tl.int64, stride_at: tl.int64, stride_ad,
     GATED: tl.constexpr, HAS_H0: tl.constexpr, HAS_GRAD_END: tl.constexpr, HAS_CARRY: tl.constexpr, FOLD: tl.constexpr,
     SUMMARY: tl.constexpr, PACKED: tl.constexpr, REVERSE: tl.constexpr, COMPLEX: tl.constexpr,
-    STATE: tl.constexpr, BLOCK_D: tl.constexpr, ROWS: tl.constexpr, MASKED: tl.constexpr,
+    STATE: tl.constexpr, BLOCK_D: tl.constexpr, ROWS: tl.constexpr, SHORT: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
     """Writes grad_x (B, T, D), contiguous, grad_start (S, D): mu before the steps [begin, end), which end with mu =
     grad_end (S, D), row stride stride_s, and grad_decay: GATED (B, T, D), otherwise one row per chunk, (S, num_chunks,
@@ -334,7 +391,6 @@ def linear_scan_backward_kernel(
         dx_row += ROWS * h_step
         da_row += ROWS * h_step
         previous_row += ROWS * h_step
-    SHORT: tl.constexpr = ROWS if ROWS < SHORT_ROWS else SHORT_ROWS
     rest = n - whole * ROWS
     with_previous = rest
     start = tl.zeros((BLOCK_D,), STATE)
@@ -343,37 +399,26 @@ def linear_scan_backward_kernel(
             with_previous = rest - 1
             if HAS_H0:
                 start = load_row(h0_ptr + sequence.to(tl.int64) * D + d, mask, MASKED).to(STATE)
-    for _ in range(tl.cdiv(rest, SHORT)):
-        gs = load_last_rows(g_row, g_step, d, D, rest, SHORT)
-        hs = ()
-        if not SUMMARY:
-            hs = load_last_rows(previous_row, h_step, d, D, with_previous, SHORT)
-        gates = ()
-        if GATED:
-            gates = load_last_rows(a_row, a_step, d, D, rest, SHORT)
-            a_row += SHORT * a_step
-        for j in tl.static_range(SHORT):
-            live = live_row(d, D, j, rest)
+    if SHORT == ROWS:
+        if rest > 0:
+            mu, grad_decay, product = walk_last_rows_backward(
+                mu, decay, grad_decay, product, start, g_row, g_step, previous_row, a_row, a_step, dx_row, da_row,
+                h_step, rest, with_previous, d, D, GATED, SUMMARY, COMPLEX, STATE, SHORT,
+            )  # fmt: skip
+    else:
+        for _ in range(tl.cdiv(rest, SHORT)):
+            mu, grad_decay, product = walk_last_rows_backward(
+                mu, decay, grad_decay, product, start, g_row, g_step, previous_row, a_row, a_step, dx_row, da_row,
+                h_step, rest, with_previous, d, D, GATED, SUMMARY, COMPLEX, STATE, SHORT,
+            )  # fmt: skip
+            g_row += SHORT * g_step
+            dx_row += SHORT * h_step
+            da_row += SHORT * h_step
+            previous_row += SHORT * h_step
             if GATED:
-                decay = gates[j].to(STATE)
-            adjoint = gs[j].to(STATE) + mu
-            mu = tl.where(live, multiply_conj(decay, adjoint, COMPLEX), mu)
-            if SUMMARY:
-                if GATED:
-                    product = tl.where(live, multiply_decays(product, decay, COMPLEX), product)
-            else:
-                previous = tl.where(with_previous > j, hs[j].to(STATE), start)
-                store_row(dx_row + j * h_step, adjoint, live, True)
-                if GATED:
-                    store_row(da_row + j * h_step, multiply_conj(previous, adjoint, COMPLEX), live, True)
-                else:
-                    grad_decay += tl.where(live, multiply_conj(previous, adjoint, COMPLEX), 0.0)
-        g_row += SHORT * g_step
-        dx_row += SHORT * h_step
-        da_row += SHORT * h_step
-        previous_row += SHORT * h_step
-        rest -= SHORT
-        with_previous -= SHORT
+                a_row += SHORT * a_step
+            rest -= SHORT
+            with_previous -= SHORT
 
     if SUMMARY:
         store_row(grad_start_ptr + state_row, mu, mask, MASKED)
@@ -407,7 +452,7 @@ def launch_forward(
         GATED=gated, HAS_START=start is not None, HAS_CARRY=carry is not None,
         FOLD=0 if gates is None else FOLDED_CARRIES, SUMMARY=summary, SUMMED=summed,
         PACKED=seq_starts is not None, REVERSE=reverse, COMPLEX=is_complex, STATE=_state(last),
-        BLOCK_D=block.block_d, ROWS=_rows(FORWARD_ROWS, block, chunk_length), MASKED=block.masked, num_warps=NUM_WARPS,
+        BLOCK_D=block.block_d, **_rows(FORWARD_ROWS, block, chunk_length), MASKED=block.masked, num_warps=NUM_WARPS,
     )  # fmt: skip
 
 
@@ -432,7 +477,7 @@ def launch_backward(
         FOLD=0 if gates is None else FOLDED_CARRIES, SUMMARY=summary,
         PACKED=seq_starts is not None, REVERSE=reverse, COMPLEX=is_complex,
         STATE=_state(grad_start), BLOCK_D=block.block_d,
-        ROWS=_rows(rows, block, chunk_length), MASKED=block.masked, num_warps=NUM_WARPS,
+        **_rows(rows, block, chunk_length), MASKED=block.masked, num_warps=NUM_WARPS,
     )  # fmt: skip
 
 
@@ -548,9 +593,10 @@ def _real_dtype(tensor: Any, state_dtype: Any) -> Any:
     return tensor.real.dtype if tensor.is_complex() else state_dtype
 
 
-def _rows(table: dict[int, int], block: Channels, chunk_length: int) -> int:
+def _rows(table: dict[int, int], block: Channels, chunk_length: int) -> dict[str, int]:
     """Rows in flight of a launch; a chunk that has fewer is walked in short blocks."""
-    return table[block.part] if chunk_length >= table[block.part] else table[1]
+    rows = table[block.part] if chunk_length >= table[block.part] else table[1]
+    return dict(ROWS=rows, SHORT=SHORT_ROWS if block.part == PARTS[-1] else rows)
 
 
 def _state(states: Any) -> Any:
