@@ -56,6 +56,7 @@ from cofm_triton.kernels.rows import chunk_rows, live_row, load_last_rows, load_
 # Rows in flight, as many as registers allow, by the part of the full width that a block has. Forward, one tensor is
 # read, and 16 rows of 16 bytes are 64 registers a thread; backward, two are, and three if gated.
 FORWARD_ROWS = {1: 16, 2: 32, 4: 64}
+GATED_FORWARD_ROWS = {1: 16, 2: 32, 4: 32}
 BACKWARD_ROWS = {1: 12, 2: 18, 4: 24}
 GATED_BACKWARD_ROWS = {1: 8, 2: 16, 4: 16}
 # The rows that are left are walked together, or, in the narrowest blocks, so many at a time: masks take registers too.
@@ -444,6 +445,7 @@ def launch_forward(
     length, width = x.shape[1], x.shape[2]
     num_sequences = last.shape[0]
     gated = decay.ndim == 3
+    rows = GATED_FORWARD_ROWS if gated else FORWARD_ROWS
     linear_scan_forward_kernel[(block.num_blocks * num_chunks * num_sequences,)](
         x, decay, start, carry, gates, seq_starts, h, last, product,
         length, width, block.num_blocks, num_chunks, num_sequences,
@@ -452,7 +454,7 @@ def launch_forward(
         GATED=gated, HAS_START=start is not None, HAS_CARRY=carry is not None,
         FOLD=0 if gates is None else FOLDED_CARRIES, SUMMARY=summary, SUMMED=summed,
         PACKED=seq_starts is not None, REVERSE=reverse, COMPLEX=is_complex, STATE=_state(last),
-        BLOCK_D=block.block_d, **_rows(FORWARD_ROWS, block, chunk_length), MASKED=block.masked, num_warps=NUM_WARPS,
+        BLOCK_D=block.block_d, **_rows(rows, block, chunk_length), MASKED=block.masked, num_warps=NUM_WARPS,
     )  # fmt: skip
 
 
@@ -467,7 +469,8 @@ def launch_backward(
     length, width = grad_h.shape[1], grad_h.shape[2]
     num_sequences = grad_start.shape[0]
     gated = decay.ndim == 3
-    rows = FORWARD_ROWS if summary else GATED_BACKWARD_ROWS if gated else BACKWARD_ROWS
+    forward_rows = GATED_FORWARD_ROWS if gated else FORWARD_ROWS
+    rows = forward_rows if summary else GATED_BACKWARD_ROWS if gated else BACKWARD_ROWS
     linear_scan_backward_kernel[(block.num_blocks * num_chunks * num_sequences,)](
         grad_h, h, decay, h0, grad_end, carry, gates, seq_starts, grad_x, grad_decay, grad_start, product,
         length, width, block.num_blocks, num_chunks, num_sequences,
