@@ -14,12 +14,11 @@ Where B * D is too small to fill the device, time is split into n chunks in thre
    which may split in turn;
 3. replay: the same kernel for the chunks after the first, with the carry-in `H[c-1]`.
 
-The replay reads x again, and finds it in L2: a longer sequence is walked in segments of at most
-`launch.SEGMENT_BYTES` of x, each through all its phases before the next. Between the first read of a row and its
-second, nothing else is touched but rows of x and h of the same segment and its summaries, which are fewer than one row
-in 16: less than 2.2 times SEGMENT_BYTES in all, below the L2 of every device named there, and each line once, in the
-order in which it is needed again. (Backward, g takes the place of x; h and dx of the segment, which the replay streams
-through once, come between as well: 3.2 times SEGMENT_BYTES.)
+The replay reads its input again, and finds it in L2: a longer sequence is walked in segments, each through all its
+phases before the next, and all that a segment reads and writes in both passes over it, with its summaries and carries,
+is smaller than the L2 (`launch.SEGMENT_BYTES`). Between the first read of a line and its second, no other lines than
+these are touched, so that a cache that drops what was used longest ago still has it. Where parts of an L2 keep copies
+of each other's lines, less than its whole size is left, and the argument does not hold.
 
 Backward, with g = dL/dh and mu the adjoint arriving from later steps (mu = dL/dh_last at the end of the sequence):
 
@@ -44,7 +43,6 @@ from cofm_triton.kernels.interleaved import multiply, multiply_conj, one
 from cofm_triton.kernels.launch import (
     FOLDED_CARRIES,
     NUM_WARPS,
-    PARTS,
     Channels,
     Chunks,
     channels,
@@ -59,8 +57,8 @@ FORWARD_ROWS = {1: 16, 2: 32, 4: 64}
 GATED_FORWARD_ROWS = {1: 16, 2: 32, 4: 32}
 BACKWARD_ROWS = {1: 12, 2: 18, 4: 24}
 GATED_BACKWARD_ROWS = {1: 8, 2: 16, 4: 16}
-# The rows that are left are walked together, or, in the narrowest blocks, so many at a time: masks take registers too.
-SHORT_ROWS = 8
+# The rows that are left are walked together, or, in narrow blocks, so many at a time: masks take registers too.
+SHORT_ROWS = 4
 
 # The smallest number above 0 of a state, by its size in bytes.
 SMALLEST = {4: 2.0**-149, 8: 2.0**-1074}
@@ -114,9 +112,9 @@ def fold_carries(
 
 @triton.jit
 def walk_last_rows_forward(
-    h, decay, product, x_row, x_step, a_row, a_step, h_row, h_step, rest, d, D,
-    GATED: tl.constexpr, STORE: tl.constexpr, SUMMED: tl.constexpr, COMPLEX: tl.constexpr, STATE: tl.constexpr,
-    SHORT: tl.constexpr,
+    h, decay, product, x_row, x_step, a_row, a_step, h_row, h_step, rest, d, D, stored,
+    GATED: tl.constexpr, STORE: tl.constexpr, PRODUCT: tl.constexpr, SUMMED: tl.constexpr, COMPLEX: tl.constexpr,
+    STATE: tl.constexpr, SHORT: tl.constexpr,
 ):  # fmt: skip
     """As `walk_forward`, over the first SHORT of the `rest` rows that are left."""
     xs = load_last_rows(x_row, x_step, d, D, rest, SHORT)
@@ -128,21 +126,22 @@ def walk_last_rows_forward(
         if GATED:
             decay = gates[j].to(STATE)
         h = tl.where(live, decay_state(decay, h, xs[j].to(STATE), SUMMED, COMPLEX), h)
-        if STORE:
-            store_row(h_row + j * h_step, h, live, True)
-        elif GATED:
+        if PRODUCT:
+            store_row(h_row + j * h_step, h, live & stored, True)
             product = tl.where(live, multiply_decays(product, decay, COMPLEX), product)
+        elif STORE:
+            store_row(h_row + j * h_step, h, live, True)
     return h, product
 
 
 @triton.jit
 def walk_forward(
-    h, decay, product, x_row, x_step, a_row, a_step, h_row, h_step, n, d, D, mask,
-    GATED: tl.constexpr, STORE: tl.constexpr, SUMMED: tl.constexpr, COMPLEX: tl.constexpr, STATE: tl.constexpr,
-    ROWS: tl.constexpr, SHORT: tl.constexpr, MASKED: tl.constexpr,
+    h, decay, product, x_row, x_step, a_row, a_step, h_row, h_step, n, d, D, mask, stored,
+    GATED: tl.constexpr, STORE: tl.constexpr, PRODUCT: tl.constexpr, SUMMED: tl.constexpr, COMPLEX: tl.constexpr,
+    STATE: tl.constexpr, ROWS: tl.constexpr, SHORT: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
-    """`(h, product)` after n rows: h is the state, stored after every row if STORE, otherwise, GATED, product is
-    multiplied by every decay.
+    """`(h, product)` after n rows: h is the state, stored after every row if STORE, and, PRODUCT, only where `stored`
+    allows; product is then multiplied by every decay.
     """
     for _ in range(n // ROWS):
         xs = load_rows(x_row, x_step, mask, ROWS, MASKED)
@@ -155,8 +154,8 @@ def walk_forward(
                 decay = gates[j].to(STATE)
             h = decay_state(decay, h, xs[j].to(STATE), SUMMED, COMPLEX)
             if STORE:
-                store_row(h_row + j * h_step, h, mask, MASKED)
-            elif GATED:
+                store_row(h_row + j * h_step, h, stored, MASKED or PRODUCT)
+            if PRODUCT:
                 product = multiply_decays(product, decay, COMPLEX)
         x_row += ROWS * x_step
         h_row += ROWS * h_step
@@ -164,14 +163,14 @@ def walk_forward(
     if SHORT == ROWS:
         if rest > 0:
             h, product = walk_last_rows_forward(
-                h, decay, product, x_row, x_step, a_row, a_step, h_row, h_step, rest, d, D,
-                GATED, STORE, SUMMED, COMPLEX, STATE, SHORT,
+                h, decay, product, x_row, x_step, a_row, a_step, h_row, h_step, rest, d, D, stored,
+                GATED, STORE, PRODUCT, SUMMED, COMPLEX, STATE, SHORT,
             )  # fmt: skip
     else:
         for _ in range(tl.cdiv(rest, SHORT)):
             h, product = walk_last_rows_forward(
-                h, decay, product, x_row, x_step, a_row, a_step, h_row, h_step, rest, d, D,
-                GATED, STORE, SUMMED, COMPLEX, STATE, SHORT,
+                h, decay, product, x_row, x_step, a_row, a_step, h_row, h_step, rest, d, D, stored,
+                GATED, STORE, PRODUCT, SUMMED, COMPLEX, STATE, SHORT,
             )  # fmt: skip
             x_row += SHORT * x_step
             h_row += SHORT * h_step
@@ -235,21 +234,24 @@ def linear_scan_forward_kernel(
         decay = load_row(a_row, mask, MASKED).to(STATE)
     product = one(BLOCK_D, STATE, COMPLEX)
 
-    if SUMMARY:
+    stored = mask
+    if SUMMARY and GATED:
+        stored = d < tl.where(chunk == 0, D, 0)
+    if SUMMARY and not GATED:
         if chunk == 0:
             h, product = walk_forward(
-                h, decay, product, x_row, x_step, a_row, a_step, h_row, h_step, n, d, D, mask,
-                GATED, True, SUMMED, COMPLEX, STATE, ROWS, SHORT, MASKED,
+                h, decay, product, x_row, x_step, a_row, a_step, h_row, h_step, n, d, D, mask, stored,
+                GATED, True, SUMMARY and GATED, SUMMED, COMPLEX, STATE, ROWS, SHORT, MASKED,
             )  # fmt: skip
         else:
             h, product = walk_forward(
-                h, decay, product, x_row, x_step, a_row, a_step, h_row, h_step, n, d, D, mask,
-                GATED, False, SUMMED, COMPLEX, STATE, ROWS, SHORT, MASKED,
+                h, decay, product, x_row, x_step, a_row, a_step, h_row, h_step, n, d, D, mask, stored,
+                GATED, False, False, SUMMED, COMPLEX, STATE, ROWS, SHORT, MASKED,
             )  # fmt: skip
     else:
         h, product = walk_forward(
-            h, decay, product, x_row, x_step, a_row, a_step, h_row, h_step, n, d, D, mask,
-            GATED, True, SUMMED, COMPLEX, STATE, ROWS, SHORT, MASKED,
+            h, decay, product, x_row, x_step, a_row, a_step, h_row, h_step, n, d, D, mask, stored,
+            GATED, True, SUMMARY and GATED, SUMMED, COMPLEX, STATE, ROWS, SHORT, MASKED,
         )  # fmt: skip
 
     if SUMMARY:
@@ -599,7 +601,7 @@ def _real_dtype(tensor: Any, state_dtype: Any) -> Any:
 def _rows(table: dict[int, int], block: Channels, chunk_length: int) -> dict[str, int]:
     """Rows in flight of a launch; a chunk that has fewer is walked in short blocks."""
     rows = table[block.part] if chunk_length >= table[block.part] else table[1]
-    return dict(ROWS=rows, SHORT=SHORT_ROWS if block.part == PARTS[-1] else rows)
+    return dict(ROWS=rows, SHORT=SHORT_ROWS if block.part > 1 else rows)
 
 
 def _state(states: Any) -> Any:
