@@ -139,9 +139,9 @@ def layout(
     per multiprocessor, 8 KB in flight each. Packed sequences stay whole: they have lengths that the host does not know.
 
     1. 16 chunks, if they keep it busy: their carries cost no launch.
-    2. Otherwise so many that one launch walks their carries. A forward pass that reads x and writes h is held to three
-       numbers per element: it has as many chunks as read and write no more for their carries than the first and the
-       last chunk save, which are read once.
+    2. Otherwise so many that one launch walks their carries. A forward pass that reads x and writes h is held to about
+       three numbers per element: it has as many chunks as read and write no more for their carries than the first and
+       the last chunk save, which are read once; that they are made of whole steps of rows may cost a little.
     3. More than four segments: as many programs as the device can hold, each with a short chunk.
     """
     blocks = [channels(width, element_size, part=part) for part in PARTS if _divides(width, element_size, part, pairs)]

@@ -11,7 +11,6 @@ pytest.importorskip("triton")
 from cofm_triton.kernels.launch import (
     FOLDED_CARRIES,
     LANES,
-    MANY_SEGMENTS,
     MAX_CHAIN,
     SHORT_STEP,
     VECTOR_BYTES,
@@ -83,19 +82,18 @@ def test_carries_split_by_the_square_root(carries: int) -> None:
         assert max(chunks, length) <= carries**0.5 + 1
 
 
-@given(rows=st.integers(MAX_CHAIN + 1, 2**17), width=st.integers(1, 64), size=st.sampled_from([2, 4]))
-def test_few_channels_request_three_numbers_per_element(rows: int, width: int, size: int) -> None:
-    """Forward, split: x is read twice but for the first and the last chunk, h written, and carries move too."""
-    block, plan = layout(rows, 1, width, size, 132)
-    segments = -(-rows // plan.segment)
-    if plan == (rows, rows) or segments > MANY_SEGMENTS or block.part == 1:
-        return
-    chunks = -(-plan.segment // plan.length)
-    last = plan.segment - (chunks - 1) * plan.length
-    # Per chunk but one: the decay twice, a summary written, and H: read, written, read, or folded.
-    folded = chunks - 1 <= FOLDED_CARRIES
-    states = 3 * chunks + (chunks * (chunks - 1) / 2 if folded else 3 * chunks)
-    assert 4 * states <= size * (plan.length + last)
+@pytest.mark.parametrize(
+    ("rows", "sequences", "width", "size"), [(4096, 2, 512, 4), (4096, 2, 512, 2), (65536, 1, 64, 4)]
+)
+def test_split_time_requests_three_numbers_per_element(rows: int, sequences: int, width: int, size: int) -> None:
+    """Forward: x is read twice but for the first and the last chunk, h written, and carries move too."""
+    plan = layout(rows, sequences, width, size, 132)[1]
+    assert plan.length < plan.segment == rows
+    chunks = -(-rows // plan.length)
+    last = rows - (chunks - 1) * plan.length
+    # Per chunk: the decay twice, a summary written; H read, written and read again, or the summaries before it read.
+    carries = chunks * (chunks - 1) / 2 if chunks - 1 <= FOLDED_CARRIES else 3 * chunks
+    assert 4 * (3 * chunks + carries) <= size * (plan.length + last)
 
 
 def test_one_chain_fills_the_device() -> None:
