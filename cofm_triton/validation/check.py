@@ -90,8 +90,11 @@ def _compare(problem: Problem, case: Checkable, bounds: dict[str, Bound], place:
     except Exception as error:  # whatever a kernel raises is a finding, and the others are still to be checked
         return Outcome(problem.text, place.text, {}, failure=f"{type(error).__name__}: {error}")
     slack = case.slack(place.backend)
+    # What the operator returns, or the dtype of the tensors or the state; another one would hide its errors.
+    wide, dtype = operators()[problem.operator].result, problem.torch_dtype
+    stored = (dtype, state_dtype(dtype)) if wide is None else (wide,)
     ratios = {
-        name: bounds[name].excess(result) / slack if _stored(result, problem.torch_dtype) else torch.inf
+        name: bounds[name].excess(result) / slack if result.dtype in stored else torch.inf
         for name, result in results.items()
     }
     filled = {name: ratio for name, ratio in ratios.items() if results[name].numel()}
@@ -99,11 +102,6 @@ def _compare(problem: Problem, case: Checkable, bounds: dict[str, Bound], place:
         return Outcome(problem.text, place.text, ratios)
     name = max(filled, key=lambda name: filled[name])
     return Outcome(problem.text, place.text, ratios, _worst(name, results[name], bounds[name], slack))
-
-
-def _stored(result: Tensor, dtype: torch.dtype) -> bool:
-    """Whether a result has the dtype of the tensors or that of the state; another one would hide its errors."""
-    return result.dtype in (dtype, state_dtype(dtype))
 
 
 def _worst(name: str, result: Tensor, bound: Bound, slack: float) -> Element:
