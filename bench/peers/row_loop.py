@@ -30,17 +30,19 @@ def _rnn_scan(x: Tensor, rate: Tensor) -> Tensor:
     return torch.stack(states, 1).to(x.dtype)
 
 
-def _linear(problem: Problem) -> Contestant:
+def linear(problem: Problem) -> Contestant:
+    """Of a linear recurrence."""
     return torch_contestant(_linear_scan, [problem.x, problem.given["decay"]], problem.grad)
 
 
-def _nonlinear(problem: Problem) -> Contestant:
+def nonlinear(problem: Problem) -> Contestant:
+    """Of the nonlinear one."""
     return torch_contestant(_rnn_scan, [problem.x, problem.given["rate"]], problem.grad)
 
 
 PEER = Peer(
     name="row loop",
-    prepare={"linear_scan": _linear, "gated_scan": _linear, "rnn_scan": _nonlinear},
+    prepare={"linear_scan": linear, "gated_scan": linear, "rnn_scan": nonlinear},
     dtypes=(torch.float32, torch.bfloat16, torch.complex64),
     max_steps=2**16,
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -78,10 +79,22 @@ def check(problem: Problem, places: Iterable[Place]) -> Iterator[Outcome]:
     able = [place for place in places if place.backend in operators()[problem.operator].backends]
     if not able:
         return
-    case = draw(problem)
-    bounds = case.bounds()
+    with _one_thread():
+        case = draw(problem)
+        bounds = case.bounds()
     for place in able:
         yield _compare(problem, case, bounds, place)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Processes work side by side: threads of each would wait, spinning, for processors that the others hold."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _compare(problem: Problem, case: Checkable, bounds: dict[str, Bound], place: Place) -> Outcome:
