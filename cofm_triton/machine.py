@@ -12,7 +12,10 @@ from typing import Any
 
 import torch
 
-PACKAGES = ("cofm-triton", "torch", "triton", "numba", "numpy", "jax", "accelerated-scan", "mamba-ssm")
+PACKAGES = (
+    "cofm-triton", "torch", "triton", "numba", "numpy",
+    "accelerated-scan", "fla-core", "haste_pytorch", "jax", "lrnnx", "mamba-ssm", "mingru-scans", "s5-pytorch", "sru",
+)  # fmt: skip
 
 
 # Others at work on more than this share of the processors: threads wait for one another, and times mean little.
