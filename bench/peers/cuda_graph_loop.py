@@ -9,7 +9,7 @@ import torch
 
 from cofm_triton.benchmark.contract import Contestant, Peer, Problem
 
-from .row_loop import linear, nonlinear
+from .row_loop import dense, linear, nonlinear
 
 # Runs before the capture: allocations and choices of kernels must lie behind it.
 WARM_UP_RUNS = 3
@@ -57,9 +57,13 @@ def _nonlinear(problem: Problem) -> Contestant:
     return graphed(nonlinear(problem))
 
 
+def _dense(problem: Problem) -> Contestant:
+    return graphed(dense(problem))
+
+
 PEER = Peer(
     name="loop, CUDA graph",
-    prepare={"linear_scan": _linear, "gated_scan": _linear, "rnn_scan": _nonlinear},
+    prepare={"linear_scan": _linear, "gated_scan": _linear, "rnn_scan": _nonlinear, "dense_rnn": _dense},
     dtypes=(torch.float32, torch.bfloat16, torch.complex64),
     max_steps=2**13,  # some nodes of the graph a step: capturing more takes minutes
     devices=("cuda",),

@@ -15,9 +15,9 @@ LEGEND = (
     "can be resident, of those a multiprocessor holds. instr: thread-instructions per element of the loop along time,",
     "counted in the machine code; an element is a real number of h, in a sweep a unit of one model on one sequence.",
     "access: bytes of one load, store. bytes: per element by the operator's traffic model. issue (a model, not a",
-    "measurement): time to issue the instructions over time to move the bytes at the data sheet's peaks. roof (the same",
-    "model): billions of elements per second that the kernel cannot exceed, and what forbids more, mem or issue; whether",
-    "enough is in flight to get there is not in it. Constants and sources: devices.py.",
+    "measurement): time to issue the instructions over time to move the bytes at the data sheet's peaks. roof (of the",
+    "same model): billions of elements per second that a kernel cannot exceed, and what forbids more, mem or issue;",
+    "whether enough is in flight to get there is not part of it. Constants and sources: devices.py.",
 )
 _SHORT = {"float": "f", "special": "s", "convert": "c", "integer": "i", "global": "g", "shared": "sh", "local": "l",
           "shuffle": "x", "sync": "b", "control": "j"}  # fmt: skip
