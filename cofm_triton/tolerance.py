@@ -23,6 +23,10 @@ where data leave the gradient undecided, so test data should keep away from ther
 The dense recurrence has the matrix `|I - dt diag(s) W|` in place of that factor, and a product of D terms rounds D + 2
 times on the way to z, whatever the order of its terms.
 
+The fused read-out forms its drive with d + 1 roundings more, and sums D outputs after the recurrence; what it pulls
+back, `act_out'(h) c^T g`, enters the adjoint with the errors of h in act_out'. A sweep's errors have those of its
+outputs, and the memory recursion obeys the error recurrence of z in place of h.
+
 Last, u of the stored dtype times the value for the final rounding. All bounds are of first order in u, enlarged by
 `SECOND_ORDER`; they include the error of the exact value itself, which is computed in float64 by the definitions.
 Source of the method: running error analysis, N. Higham, "Accuracy and Stability of Numerical Algorithms", 3.3.
