@@ -17,8 +17,8 @@ from cofm_triton.validation.problem import PACKED, PLAIN, STATES, STRIDED, Check
 Shape = tuple[int, int, int]
 
 # One step; two; odd everything; several blocks of time; enough work for two threads, which share the last sequence.
-# Narrow rows have one width, and so has what blocks of 32 channels leave of wide ones: the CPU's kernels compile anew for
-# each.
+# Narrow rows have one width, and so has what blocks of 32 channels leave of wide ones: the CPU's kernels compile anew
+# for each.
 SHAPES: tuple[tuple[Shape, str], ...] = (
     ((1, 1, 3), PLAIN),
     ((3, 2, 3), STATES),
