@@ -75,6 +75,6 @@ OPERATOR = Operator(
     name="memory_increment",
     draws={name: partial(increment_case, nonlinearity=name) for name in ("tanh", "hardtanh", "relu")},
     dtypes=(torch.float64,),
-    backends=("numba", "torch"),
+    backends=("triton", "numba", "torch"),
     functions={"forward": "sampled_increments"},
 )

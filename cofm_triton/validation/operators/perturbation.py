@@ -16,7 +16,6 @@ from cofm_triton.validation.draws import normal
 from cofm_triton.validation.problem import Operator
 
 MODELS, INPUTS, OUTPUTS = 3, 2, 1
-DT = 0.5
 
 
 @dataclass(frozen=True)
@@ -30,13 +29,18 @@ class SweepCase:
     act_in: str
     act_out: str
 
+    @property
+    def dt(self) -> float:
+        """Recurrences read out through a nonlinearity have steps of length 1 (`stacked.stack`)."""
+        return 0.5 if self.act_out == "linear" else 1.0
+
     def run(self, backend: str, device: torch.device | None = None) -> dict[str, Tensor]:
         """The errors of all models, on the CPU."""
         device = device_of(backend) if device is None else device
         encoder, bias, rate, readout, offset = (
             torch.stack(tensors).double().to(device) for tensors in zip(*self.models, strict=True)
         )
-        cells = StackedCells(rate, encoder, bias, readout, offset, DT, self.act_in, self.act_out)
+        cells = StackedCells(rate, encoder, bias, readout, offset, self.dt, self.act_in, self.act_out)
         weights = None if self.weights is None else self.weights.to(device)
         given = (self.x.to(device), self.targets.to(device), weights)
         return {"errors": implementation(backend, "perturbation").sweep_errors(cells, *given).cpu()}
@@ -44,7 +48,7 @@ class SweepCase:
     def bounds(self) -> dict[str, Bound]:
         """Exact errors by the definitions, and how far they may be off."""
         options = dict(act_in=self.act_in, act_out=self.act_out)
-        return sweep_errors_bounds(self.models, self.x, self.targets, self.weights, dt=DT, **options)
+        return sweep_errors_bounds(self.models, self.x, self.targets, self.weights, dt=self.dt, **options)
 
     def slack(self, backend: str) -> float:
         """1: states and tensors are equally wide."""
