@@ -26,10 +26,10 @@ def test_operator(
     operator = OPERATORS[case.operator]
     problem = operator.make(case, device)
     name = OURS if contestant is None else contestant.name
-    target = torch.empty_like(problem.x)
+    target = torch.empty_like(problem.yardstick)
     try:
         runner = operator.ours(problem) if contestant is None else contestant.prepare[case.operator](problem)
-        turns = Turns(lambda: target.copy_(problem.x), runner.passes()[pass_name], device)
+        turns = Turns(lambda: target.copy_(problem.yardstick), runner.passes()[pass_name], device)
         if request.config.getoption("smoke"):
             check(problem, runner, pass_name, contestant)
             rounds = 1
@@ -42,6 +42,6 @@ def test_operator(
     benchmark.group = case.label(pass_name)
     benchmark.pedantic(turns.run, setup=turns.before, rounds=rounds)
     moved = operator.bytes_moved(case, pass_name) if contestant is None else None
-    entry = record(case, pass_name, name, turns, moved, 2 * problem.x.nbytes)
+    entry = record(case, pass_name, name, turns, moved, 2 * problem.yardstick.nbytes)
     benchmark.extra_info["ratio_to_copy"] = entry.ratio._asdict()
     results.records.append(entry)

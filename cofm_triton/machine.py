@@ -12,7 +12,10 @@ from typing import Any
 
 import torch
 
-PACKAGES = ("cofm-triton", "torch", "triton", "numba", "numpy", "jax", "accelerated-scan", "mamba-ssm")
+PACKAGES = (
+    "cofm-triton", "torch", "triton", "numba", "numpy",
+    "accelerated-scan", "fla-core", "haste_pytorch", "jax", "lrnnx", "mamba-ssm", "mingru-scans", "s5-pytorch", "sru",
+)  # fmt: skip
 
 
 # Others at work on more than this share of the processors: threads wait for one another, and times mean little.
@@ -49,12 +52,12 @@ def describe(device: torch.device, load_before: float | None) -> dict[str, Any]:
     }
 
 
-def caption(where: dict[str, Any], *, versions: bool = True) -> str:
+def caption(where: dict[str, Any]) -> str:
     """One line about a machine that `describe` described: what, date, whether it was busy, and versions."""
     load = where["load_before"]
     busy = f"; busy: {load:.1f} processes per processor" if load is not None and load > BUSY else ""
     listed = ", ".join(f"{name} {number}" for name, number in where["versions"].items())
-    return f"{where['device']}, {where['threads']} threads, {where['date']}{busy}" + (f"; {listed}" if versions else "")
+    return f"{where['device']}, {where['threads']} threads, {where['date']}{busy}; {listed}"
 
 
 def _version(package: str) -> str | None:

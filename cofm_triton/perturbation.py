@@ -329,3 +329,8 @@ def _check_direction(direction: Mapping[str, Tensor], shapes: Mapping[str, torch
                 f"directions must have the parameters' shapes: {name!r} is "
                 f"{tuple(shapes[name])}, got {tuple(value.shape)}"
             )
+
+
+def traffic(sequences: int, length: int, inputs: int, outputs: int, itemsize: int) -> int:
+    """Bytes that a sweep must move for all models that are computed together: inputs and targets, read once."""
+    return (inputs + outputs) * sequences * length * itemsize

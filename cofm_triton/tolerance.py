@@ -23,6 +23,10 @@ where data leave the gradient undecided, so test data should keep away from ther
 The dense recurrence has the matrix `|I - dt diag(s) W|` in place of that factor, and a product of D terms rounds D + 2
 times on the way to z, whatever the order of its terms.
 
+The fused read-out forms its drive with d + 1 roundings more, and sums D outputs after the recurrence; what it pulls
+back, `act_out'(h) c^T g`, enters the adjoint with the errors of h in act_out'. A sweep's errors have those of its
+outputs, and the memory recursion obeys the error recurrence of z in place of h.
+
 Last, u of the stored dtype times the value for the final rounding. All bounds are of first order in u, enlarged by
 `SECOND_ORDER`; they include the error of the exact value itself, which is computed in float64 by the definitions.
 Source of the method: running error analysis, N. Higham, "Accuracy and Stability of Numerical Algorithms", 3.3.
@@ -30,8 +34,9 @@ Source of the method: running error analysis, N. Higham, "Accuracy and Stability
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -41,7 +46,7 @@ from cofm_triton.activation import activation, activation_slope
 from cofm_triton.ops.dtypes import state_dtype
 from cofm_triton.ops.shapes import previous_states
 
-Run = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+Run = Callable[..., tuple[Tensor, ...]]
 
 # Roundings that blocked orders add per path of a term, two levels of blocks with three each, and room for the output.
 LEVELS = 8
@@ -167,6 +172,7 @@ def rnn_scan_bounds(
     dt: float = 1.0,
     nonlinearity: str = "hardtanh",
     seq_starts: Tensor | None = None,
+    drive: float = 1.0,
 ) -> dict[str, Bound]:
     """Exact results of `cofm_triton.rnn_scan` and the errors that any correct evaluation stays below.
 
@@ -179,6 +185,7 @@ def rnn_scan_bounds(
         dt: see `rnn_scan`.
         nonlinearity: see `rnn_scan`.
         seq_starts: see `rnn_scan`.
+        drive: errors of a step that a solver allows, in roundings of one; see `ops/newton.py`.
 
     Returns:
         "h", "h_last", "grad_x", "grad_rate" and "grad_h0" (as if h0 were zeros when None).
@@ -201,61 +208,305 @@ def rnn_scan_bounds(
     inputs = [x.double(), rate.double(), starts]
     exact, exact_grads = _differentiate(run, inputs, [pull, pull_last])
     h = exact[0]
-    before = previous_states(h, starts, seq_starts, False)
-    z = inputs[0] - inputs[1] * before
-    scale = inputs[0].abs() + (inputs[1] * before).abs()  # what z is rounded against
-    act = activation(nonlinearity)(z).abs()
-
-    slope = activation_slope(nonlinearity)(z)
-    turn = dt * inputs[1].abs()
-
-    def uncertainty(e_state: Tensor) -> Tensor:
-        """How far act'(z) may be off when z is formed from states with these errors."""
-        e_z = 2 * u * scale + inputs[1].abs() * previous_states(e_state, torch.zeros_like(starts), seq_starts, False)
-        if nonlinearity in KINKS:
-            return torch.where((z.abs() - KINKS[nonlinearity]).abs() <= SECOND_ORDER * e_z, 1.0, 0.0).double()
-        return CURVATURE[nonlinearity] * e_z
-
-    # Forward: z takes two roundings, dt * act(z) two and act's own, the sum one.
-    made = u * (dt * (2 * scale + (2 + ACT_ROUNDINGS[nonlinearity]) * act) + h.abs())
-    growth = (1 - dt * inputs[1]).abs()
-    growth = growth if nonlinearity == "linear" else growth.clamp(min=1)
-    rough, _ = reference.linear_scan(made, growth, torch.zeros_like(starts), seq_starts=seq_starts)
-    growth = (1 - dt * inputs[1] * slope).abs() + turn * uncertainty(rough)
-    e, e_last = reference.linear_scan(made, growth, torch.zeros_like(starts), seq_starts=seq_starts)
-
+    orbit = _orbit(inputs[0], inputs[1], h, starts, seq_starts, dt=dt, nonlinearity=nonlinearity)
+    e, e_last = orbit.state_errors(u, drive=drive)
     # The adjoint forms z again from x and stored states, or from states recomputed from an earlier stored one.
     stored = e + _storage(x.dtype) * (h.abs().cummax(1).values if h.shape[1] else h)
-    e_before = previous_states(stored, torch.zeros_like(starts), seq_starts, False)
-    e_slope = uncertainty(stored)
-    if nonlinearity == "tanh":  # formed as 1 - u^2
-        e_slope = e_slope + 2 * (1 + ACT_ROUNDINGS[nonlinearity]) * u
-    jacobian = (1 - dt * inputs[1] * slope).abs() + turn * e_slope
-
-    def adjoint(drive: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
-        """Sums over later steps of |J| ... |J| drive, as they arrive at each step, and before the first one."""
-        v, first = reference.linear_scan(jacobian * drive, jacobian, end, reverse=True, seq_starts=seq_starts)
-        return previous_states(v, end, seq_starts, True), first
-
-    mu, mu_first = adjoint(pull.abs(), pull_last.abs())
-    reach = pull.abs() + mu  # Lambda, the magnitudes of the adjoint
-    # lambda = g + mu rounds once, J lambda up to six times.
-    error_made = reach * (turn * e_slope + 6 * u * (1 + turn * slope))
-    e_mu, e_first = reference.linear_scan(
-        error_made, jacobian, torch.zeros_like(starts), reverse=True, seq_starts=seq_starts
-    )
-    e_lambda = previous_states(e_mu, torch.zeros_like(starts), seq_starts, True) + 2 * u * reach
-    grad_x = dt * (slope + e_slope) * reach
-    e_x = dt * ((slope + e_slope) * e_lambda + reach * e_slope) + LEVELS * u * grad_x
-    e_rate = (e_x * before.abs() + grad_x * e_before).sum((0, 1))
-    e_rate = e_rate + x.shape[0] * x.shape[1] * u * (grad_x * (before.abs() + e_before)).sum((0, 1))
+    adjoint = orbit.adjoint_errors(u, stored, pull.abs(), torch.zeros_like(h), pull_last.abs())
+    e_rate = orbit.product_errors(u, adjoint, orbit.before, orbit.earlier(stored))
     return {
         "h": _bound(exact[0], e, x.dtype),
         "h_last": _bound(exact[1], e_last, last_dtype),
-        "grad_x": _bound(exact_grads[0], e_x, x.dtype),
+        "grad_x": _bound(exact_grads[0], adjoint.e_z, x.dtype),
         "grad_rate": _bound(exact_grads[1], e_rate, rate.dtype),
-        "grad_h0": _bound(exact_grads[2], e_first + LEVELS * u * mu_first, last_dtype),
+        "grad_h0": _bound(exact_grads[2], adjoint.e_first + LEVELS * u * adjoint.first, last_dtype),
     }
+
+
+class _Adjoint(NamedTuple):
+    """Magnitudes and errors of the gradients by z, (B, T, D), and of what leaves the first step, (S, D)."""
+
+    grad_z: Tensor
+    e_z: Tensor
+    first: Tensor
+    e_first: Tensor
+
+
+@dataclass(frozen=True)
+class _Orbit:
+    """The exact states of a diagonal recurrence, and the errors that grow along them.
+
+    Attributes:
+        rate, dt, nonlinearity, seq_starts: of the recurrence.
+        h: exact states, (B, T, D).
+        before: the states h[t-1].
+        z: pre-activations.
+        scale: what z is rounded against.
+        roundings: of z.
+        zero: no error of the initial states, (S, D).
+    """
+
+    rate: Tensor
+    dt: float
+    nonlinearity: str
+    seq_starts: Tensor | None
+    h: Tensor
+    before: Tensor
+    z: Tensor
+    scale: Tensor
+    roundings: int
+    zero: Tensor
+
+    @property
+    def slope(self) -> Tensor:
+        """act'(z)."""
+        return activation_slope(self.nonlinearity)(self.z)
+
+    def earlier(self, errors: Tensor) -> Tensor:
+        """Errors of h[t-1] from those of h[t]."""
+        return previous_states(errors, self.zero, self.seq_starts, False)
+
+    def uncertainty(self, e_state: Tensor, u: float) -> Tensor:
+        """How far act'(z) may be off when z is formed from states with these errors."""
+        e_z = self.roundings * u * self.scale + self.rate.abs() * self.earlier(e_state)
+        return _slope_uncertainty(self.nonlinearity, self.z, e_z)
+
+    def state_errors(self, u: float, drive: float = 1.0) -> tuple[Tensor, Tensor]:
+        """Errors of h and of the last states; `drive` times what the steps of the recurrence round."""
+        # z takes its roundings, dt * act(z) two and act's own, the sum one.
+        act = activation(self.nonlinearity)(self.z).abs()
+        made = self.dt * (self.roundings * self.scale + (2 + ACT_ROUNDINGS[self.nonlinearity]) * act) + self.h.abs()
+        made = drive * u * made
+        growth = (1 - self.dt * self.rate).abs()
+        growth = growth if self.nonlinearity == "linear" else growth.clamp(min=1)
+        rough, _ = reference.linear_scan(made, growth, self.zero, seq_starts=self.seq_starts)
+        growth = (1 - self.dt * self.rate * self.slope).abs() + self.dt * self.rate.abs() * self.uncertainty(rough, u)
+        return reference.linear_scan(made, growth, self.zero, seq_starts=self.seq_starts)
+
+    def adjoint_errors(self, u: float, stored: Tensor, pull: Tensor, e_pull: Tensor, pull_last: Tensor) -> _Adjoint:
+        """Errors of the backward pass.
+
+        Args:
+            u: unit roundoff of the state.
+            stored: errors of the states that it reads.
+            pull: magnitude of the derivative of the loss by h.
+            e_pull: its error.
+            pull_last: magnitude of the derivative by the last states.
+        """
+        slope, turn, starts = self.slope, self.dt * self.rate.abs(), self.seq_starts
+        e_slope = self.uncertainty(stored, u) + _slope_roundings(self.nonlinearity) * u
+        jacobian = (1 - self.dt * self.rate * slope).abs() + turn * e_slope
+        back: dict[str, Any] = dict(reverse=True, seq_starts=starts)
+        mu, first = reference.linear_scan(jacobian * pull, jacobian, pull_last, **back)
+        reach = pull + previous_states(mu, pull_last, starts, True)  # Lambda, the magnitudes of the adjoint
+        # lambda = g + mu rounds once, J lambda up to six times.
+        made = reach * (turn * e_slope + 6 * u * (1 + turn * slope)) + jacobian * e_pull
+        e_mu, e_first = reference.linear_scan(made, jacobian, self.zero, **back)
+        e_lambda = e_pull + previous_states(e_mu, self.zero, starts, True) + 2 * u * reach
+        grad_z = self.dt * (slope + e_slope) * reach
+        e_z = self.dt * ((slope + e_slope) * e_lambda + reach * e_slope) + LEVELS * u * grad_z
+        return _Adjoint(grad_z, e_z, first, e_first)
+
+    def product_errors(self, u: float, adjoint: _Adjoint, factor: Tensor, e_factor: Tensor) -> Tensor:
+        """Error of the sum over sequences and steps of grad_z times a factor with an error, in any order."""
+        count = factor.shape[0] * factor.shape[1]
+        rounded = count * u * adjoint.grad_z * (factor.abs() + e_factor)
+        return (adjoint.e_z * factor.abs() + adjoint.grad_z * e_factor + rounded).sum((0, 1))
+
+
+def _orbit(
+    drive: Tensor, rate: Tensor, h: Tensor, starts: Tensor, seq_starts: Tensor | None, *, dt: float,
+    nonlinearity: str, drive_scale: Tensor | None = None, drive_roundings: int = 0,
+) -> _Orbit:  # fmt: skip
+    """The orbit of exact states h; z = drive - rate h[t-1] rounds twice, after the drive against its own scale."""
+    before = previous_states(h, starts, seq_starts, False)
+    pulled = rate * before
+    scale = (drive.abs() if drive_scale is None else drive_scale) + pulled.abs()
+    zero = torch.zeros_like(starts)
+    return _Orbit(
+        rate, dt, nonlinearity, seq_starts, h, before, drive - pulled, scale, 2 + drive_roundings, zero
+    )  # fmt: skip
+
+
+def _slope_uncertainty(nonlinearity: str, z: Tensor, e_z: Tensor) -> Tensor:
+    """How far act' may be off at a z with an error: any slope in [0, 1] counts within reach of a jump."""
+    if nonlinearity in KINKS:
+        return torch.where((z.abs() - KINKS[nonlinearity]).abs() <= SECOND_ORDER * e_z, 1.0, 0.0).double()
+    return CURVATURE[nonlinearity] * e_z
+
+
+def _slope_roundings(nonlinearity: str) -> int:
+    """Of tanh' = 1 - tanh^2 itself; the others are exact."""
+    return 2 * (1 + ACT_ROUNDINGS[nonlinearity]) if nonlinearity == "tanh" else 0
+
+
+def rnn_readout_bounds(
+    tensors: Sequence[Tensor],
+    grad_y: Tensor,
+    *,
+    dt: float,
+    act_in: str,
+    act_out: str,
+) -> dict[str, Bound]:
+    """Exact results of the fused read-out and the errors that any correct evaluation stays below.
+
+    The encoder `U x + b` rounds d + 1 times before z is formed, the read-out D + 2 times after the states, whatever the
+    order of their terms. The pull `act_out'(h) c^T g` of the read-out enters the adjoint with its own error.
+
+    Args:
+        tensors: x (B, T, d), weight U (D, d), bias b (D,), rate (D,), readout c (p, D) and offset (p,) in the dtype
+            that is tested.
+        grad_y: (B, T, p), derivative of a loss by y.
+        dt: step.
+        act_in: nonlinearity of the recurrence.
+        act_out: nonlinearity before the read-out.
+
+    Returns:
+        "y", and "grad_" with the name of each of the six tensors.
+
+    Example:
+        >>> one = torch.ones(1, 1)
+        >>> given = (torch.ones(1, 2, 1), one, one[0], one[0], one, 0 * one[0])
+        >>> bounds = rnn_readout_bounds(given, given[0], dt=1.0, act_in="hardtanh", act_out="linear")
+        >>> bounds["y"].exact.flatten().tolist()
+        [1.0, 2.0]
+    """
+    u, dtype = _rounding(grad_y.dtype), grad_y.dtype
+    tensors = [tensor.double() for tensor in tensors]
+    names = ("x", "weight", "bias", "rate", "readout", "offset")
+    g = grad_y.double().abs()
+
+    def run(x: Tensor, weight: Tensor, bias: Tensor, rate: Tensor, readout: Tensor, offset: Tensor) -> tuple[Tensor]:
+        h, _ = reference.rnn_scan(x @ weight.T + bias, rate, dt=dt, nonlinearity=act_in)
+        return (activation(act_out)(h) @ readout.T + offset,)
+
+    (y,), grads = _differentiate(run, tensors, [grad_y.double()])
+    x, weight, _, _, readout, _ = tensors
+    orbit, out, e_y = _read_out(tensors, u, dt=dt, act_in=act_in, act_out=act_out)
+    pulled = g @ readout.abs()
+    pull = (out.slope + out.e_slope) * pulled
+    e_pull = out.e_slope * pulled + (len(readout) + 1) * u * pull
+    adjoint = orbit.adjoint_errors(u, out.e_state, pull, e_pull, torch.zeros_like(orbit.zero))
+    one = torch.ones_like(orbit.h)
+    e_weight = [orbit.product_errors(u, adjoint, x[..., j, None] * one, 0 * one) for j in range(weight.shape[1])]
+    e_x = adjoint.e_z @ weight.abs() + (len(weight) + 1) * u * (adjoint.grad_z @ weight.abs())
+    steps = x.shape[0] * x.shape[1]
+    flat = [tensor.flatten(0, 1) for tensor in (g, out.error, out.value.abs())]
+    errors = {
+        "x": e_x,
+        "weight": torch.stack(e_weight, 1),
+        "bias": orbit.product_errors(u, adjoint, one, 0 * one),
+        "rate": orbit.product_errors(u, adjoint, orbit.before, orbit.earlier(out.e_state)),
+        "readout": flat[0].T @ flat[1] + (steps + 1) * u * (flat[0].T @ (flat[1] + flat[2])),
+        "offset": steps * u * g.sum((0, 1)),
+    }
+    bounds = {f"grad_{name}": _bound(grad, errors[name], dtype) for name, grad in zip(names, grads, strict=True)}
+    return {"y": _bound(y, e_y, dtype), **bounds}
+
+
+class _Output(NamedTuple):
+    """act_out(h), its error, its slope and how far that may be off, and the errors of h; all (B, T, D)."""
+
+    value: Tensor
+    error: Tensor
+    slope: Tensor
+    e_slope: Tensor
+    e_state: Tensor
+
+
+def _read_out(
+    tensors: Sequence[Tensor], u: float, *, dt: float, act_in: str, act_out: str
+) -> tuple[_Orbit, _Output, Tensor]:
+    """The orbit of a fused read-out of float64 tensors, its units' outputs, and the errors of y, (B, T, p)."""
+    x, weight, bias, rate, readout, offset = tensors
+    drive = x @ weight.T + bias
+    h, _ = reference.rnn_scan(drive, rate, dt=dt, nonlinearity=act_in)
+    orbit = _orbit(
+        drive, rate, h, h.new_zeros(x.shape[0], len(rate)), None, dt=dt, nonlinearity=act_in,
+        drive_scale=x.abs() @ weight.T.abs() + bias.abs(), drive_roundings=weight.shape[1] + 1,
+    )  # fmt: skip
+    e, _ = orbit.state_errors(u)
+    value, slope = activation(act_out)(h), activation_slope(act_out)(h)
+    e_slope = _slope_uncertainty(act_out, h, e) + _slope_roundings(act_out) * u
+    error = (slope + e_slope) * e + ACT_ROUNDINGS[act_out] * u * value.abs()
+    e_y = error @ readout.abs().T + (len(rate) + 2) * u * (value.abs() @ readout.abs().T + offset.abs())
+    return orbit, _Output(value, error, slope, e_slope, e), e_y
+
+
+def sweep_errors_bounds(
+    models: Sequence[Sequence[Tensor]], x: Tensor, targets: Tensor, weights: Tensor | None, *,
+    dt: float, act_in: str, act_out: str,
+) -> dict[str, Bound]:  # fmt: skip
+    """Exact errors of K models on the same sequences, and how far computed ones may be off.
+
+    Outputs have the errors of the fused read-out, and a gap is rounded once; gaps are squared, weighted and summed in
+    float64, whatever the dtype of the states.
+
+    Args:
+        models: weight, bias, rate, readout and offset of each, as `rnn_readout_bounds` has them.
+        x: (N, T, d) in the dtype that is tested.
+        targets: (N, T, p), likewise.
+        weights: (T,), of squared gaps; None for the largest gap.
+        dt: step.
+        act_in: nonlinearity of the recurrence.
+        act_out: nonlinearity before the read-out.
+
+    Returns:
+        "errors", (K,).
+    """
+    u, u64 = _rounding(x.dtype), unit_roundoff(torch.float64)
+    exact, errors = [], []
+    for model in models:
+        tensors = [tensor.double() for tensor in (x, *model)]
+        _, out, e_y = _read_out(tensors, u, dt=dt, act_in=act_in, act_out=act_out)
+        gap = out.value @ tensors[4].T + tensors[5] - targets.double()
+        e_gap = e_y + u * (gap.abs() + e_y)
+        if weights is None:
+            exact.append(gap.abs().max())
+            errors.append(e_gap.max())
+        else:
+            exact.append((weights[:, None] * gap.square()).sum())
+            most = (weights[:, None] * (gap.abs() + e_gap).square()).sum()
+            errors.append(most - exact[-1] + (gap.numel() + 3) * 2 * u64 * most)
+    return {"errors": _bound(torch.stack(exact), torch.stack(errors), torch.float64)}
+
+
+def increment_bounds(
+    drive: Tensor, decay: Tensor, step: Tensor, readout: Tensor, steps: Tensor, *, nonlinearity: str
+) -> dict[str, Bound]:
+    """Exact read-outs c^T act(z[k]) of the memory recursion, and how far computed ones may be off.
+
+        z[0] = e,   z[k+1] = z[k] - A act(z[k]) = l z[k] + A (z[k] - act(z[k]))
+
+    Either form rounds a few times against |z| and A |act(z)|; the sweep and the definition both do, in float64. A power
+    of l that stands for many steps where act is linear to 1e-13 rounds no more than they do.
+
+    Args:
+        drive: e, (K, n, m) float64.
+        decay: l, (K, m).
+        step: A, (K, m).
+        readout: c, (K, p, m).
+        steps: (S,), ascending.
+        nonlinearity: act.
+
+    Returns:
+        "increments", (K, n, S, p).
+    """
+    u = _rounding(torch.float64)
+    act, slope_of = activation(nonlinearity), activation_slope(nonlinearity)
+    a, c = step[:, None], readout.mT
+    z, e, exact, errors = drive, torch.zeros_like(drive), [], []
+    for k in range(int(steps[-1]) + 1 if len(steps) else 0):
+        value, slope = act(z), slope_of(z)
+        e_value = (slope + _slope_uncertainty(nonlinearity, z, e)) * e + ACT_ROUNDINGS[nonlinearity] * u * value.abs()
+        if k in steps:
+            exact.append(value @ c)
+            errors.append(e_value @ c.abs() + (drive.shape[2] + 1) * u * (value.abs() @ c.abs()))
+        growth = (1 - a * slope).abs() + a.abs() * _slope_uncertainty(nonlinearity, z, e)
+        # Of the difference z - act(z), which the series of tanh takes some 20 roundings for, and of the sum.
+        e = growth * e + u * (3 * z.abs() + a.abs() * (3 + 4 * ACT_ROUNDINGS[nonlinearity]) * value.abs())
+        z = z - a * value
+    return {"increments": _bound(torch.stack(exact, 2), torch.stack(errors, 2), torch.float64)}
 
 
 def dense_rnn_bounds(
@@ -308,11 +559,7 @@ def dense_rnn_bounds(
 
     def uncertainty(e_before: Tensor, t: int | slice) -> Tensor:
         """How far act'(z) may be off at the steps t when z is formed from earlier states with these errors."""
-        e_z = roundings * scale[:, t] + e_before @ matrix.abs().T
-        if nonlinearity in KINKS:
-            kink = (z[:, t].abs() - KINKS[nonlinearity]).abs() <= SECOND_ORDER * e_z
-            return torch.where(kink, 1.0, 0.0).double()
-        return CURVATURE[nonlinearity] * e_z
+        return _slope_uncertainty(nonlinearity, z[:, t], roundings * scale[:, t] + e_before @ matrix.abs().T)
 
     def growth(e_slope: Tensor, t: int | slice) -> Tensor:
         """|I - dt diag(s) W| for every s within e_slope of act'(z), (..., D, D)."""
@@ -331,9 +578,7 @@ def dense_rnn_bounds(
     # The adjoint takes the slopes from the forward pass, or forms them again from stored states.
     stored = e + _storage(x.dtype) * h.abs()
     every = slice(None)
-    e_slope = uncertainty(previous_states(stored, nothing, None, False), every)
-    if nonlinearity == "tanh":  # formed as 1 - u^2
-        e_slope = e_slope + 2 * (1 + ACT_ROUNDINGS[nonlinearity]) * u
+    e_slope = uncertainty(previous_states(stored, nothing, None, False), every) + _slope_roundings(nonlinearity) * u
     jacobian, turn = growth(e_slope, every), matrix.abs().T
     mu, e_mu, rows = pull_last.abs(), nothing, []
     for t in reversed(range(x.shape[1])):

@@ -1,10 +1,13 @@
 """The benchmarks run, check their contestants, and report what they measured."""
 
+import inspect
 import json
 import math
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +96,62 @@ def test_runs_and_copies_take_turns() -> None:
         turns.run()
     assert order == ["copy", "run"] * 3
     assert len(turns.pairs) == 3
+
+
+def test_on_a_gpu_tritons_clock_takes_medians(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its interface is the real one; the GPU is not there."""
+    testing = pytest.importorskip("triton.testing")
+    assert {"rep", "return_mode"} <= set(inspect.signature(testing.do_bench).parameters)
+    asked: list[str] = []
+
+    def do_bench(run: Any, *, rep: int, return_mode: str) -> float:
+        run()
+        asked.append(return_mode)
+        return 2.0 if len(asked) % 2 else 5.0
+
+    monkeypatch.setattr(testing, "do_bench", do_bench)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device=None: None)
+    turns = measure.Turns(lambda: None, lambda: None, torch.device("cuda"))
+    turns.take(max_time=1.0, min_rounds=3)
+    assert turns.pairs == [(2e-3, 5e-3)] * measure.GPU_ROUNDS
+    assert set(asked) == {"median"}
+
+
+def test_a_loop_is_captured_once_and_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a stand-in for CUDA: warm-up outside the capture, one capture per pass, a replay per run."""
+    (peer,) = [peer for peer in peers() if peer.name == "loop, CUDA graph"]
+    module = sys.modules[peer.prepare["rnn_scan"].__module__]
+    events: list[str] = []
+
+    class Stream:
+        def wait_stream(self, other: Any) -> None:
+            events.append("wait")
+
+    class Graph:
+        def replay(self) -> None:
+            events.append("replay")
+
+    @contextmanager
+    def capturing(graph: Graph) -> Iterator[None]:
+        events.append("begin")
+        yield
+        events.append("end")
+
+    stand_ins = {
+        "Stream": Stream, "current_stream": Stream, "stream": nullcontext, "CUDAGraph": Graph, "graph": capturing,
+    }  # fmt: skip
+    for name, stand_in in stand_ins.items():
+        monkeypatch.setattr(torch.cuda, name, stand_in)
+
+    def forward() -> torch.Tensor:
+        events.append("run")
+        return torch.ones(1)
+
+    contestant = module.graphed(contract.Contestant(forward, None, torch.clone))
+    assert contestant.forward() is contestant.forward()
+    warm_up = ["wait", *["run"] * module.WARM_UP_RUNS, "wait"]
+    assert events == [*warm_up, "begin", "run", "end", "replay", "replay"]
+    assert contestant.forward_backward is None
 
 
 def test_ratios_are_taken_round_by_round() -> None:

@@ -9,7 +9,18 @@ from scan_cases import COMPLEX, REAL, decays, linear_case, normal, rnn_case
 from cofm_triton import reference
 from cofm_triton.nonlinearity import NONLINEARITIES
 from cofm_triton.ops.dtypes import state_dtype
-from cofm_triton.tolerance import Bound, linear_scan_bounds, rnn_scan_bounds, unit_roundoff
+from cofm_triton.tolerance import (
+    Bound,
+    increment_bounds,
+    linear_scan_bounds,
+    rnn_readout_bounds,
+    rnn_scan_bounds,
+    sweep_errors_bounds,
+    unit_roundoff,
+)
+from cofm_triton.validation.operators.memory_increment import increment_case
+from cofm_triton.validation.operators.perturbation import SweepCase, sweep_case
+from cofm_triton.validation.operators.rnn_readout import DT, ReadoutCase, readout_case
 
 
 @pytest.mark.parametrize("dtype", [*REAL, *COMPLEX])
@@ -132,6 +143,81 @@ def test_a_jump_within_reach_leaves_the_gradient_open() -> None:
     assert bounds["grad_x"].error[0, 0, 0] > 1
     assert bounds["grad_x"].error[0, 1, 0] < 1e-5
     assert bounds["h"].error.max() < 1e-5
+
+
+READOUTS = {
+    "linear": readout_case(2, 40, 6),
+    "tanh": readout_case(2, 40, 6, act_in="tanh"),
+    "hardtanh": readout_case(2, 40, 6, act_in="hardtanh"),
+    "tanh-of-linear": readout_case(2, 40, 6, act_out="tanh"),
+}
+SHIFTED = dict(zip(("x", "weight", "bias", "rate", "readout"), range(5), strict=True))
+
+
+def readout_definition(case: ReadoutCase, tensors: tuple[torch.Tensor, ...]) -> list[torch.Tensor]:
+    """y and all gradients, in the dtype of the tensors."""
+    leaves = [tensor.detach().requires_grad_() for tensor in tensors]
+    x, weight, bias, rate, readout, offset = leaves
+    h, _ = reference.rnn_scan(x @ weight.T + bias, rate, dt=DT, nonlinearity=case.act_in)
+    y = reference.nonlinearity(case.act_out).act(h) @ readout.T + offset
+    return [y, *torch.autograd.grad(y, leaves, case.pull)]
+
+
+@pytest.mark.parametrize("kind", READOUTS)
+def test_the_definition_keeps_the_bounds_of_the_read_out(kind: str) -> None:
+    case = READOUTS[kind]
+    bounds = rnn_readout_bounds(case.tensors, case.pull, dt=DT, act_in=case.act_in, act_out=case.act_out)
+    for (name, bound), value in zip(bounds.items(), readout_definition(case, case.tensors), strict=True):
+        assert bound.excess(value) <= 1, name
+        if name in ("y", "grad_x"):  # some roundings of each step that is remembered, and of each term
+            assert bound.error.median() < 300 * unit_roundoff(torch.float32) * bound.exact.abs().max(), name
+
+
+@pytest.mark.parametrize("moved", SHIFTED)
+@pytest.mark.parametrize("kind", READOUTS)
+def test_a_thousandth_is_far_outside_the_bounds_of_the_read_out(kind: str, moved: str) -> None:
+    case = READOUTS[kind]
+    bounds = rnn_readout_bounds(case.tensors, case.pull, dt=DT, act_in=case.act_in, act_out=case.act_out)
+    wrong = [tensor * (1.001 if index == SHIFTED[moved] else 1) for index, tensor in enumerate(case.tensors)]
+    assert bounds["y"].excess(readout_definition(case, tuple(wrong))[0]) > 10
+
+
+def sweep_definition(case: SweepCase, factor: float = 1.0) -> torch.Tensor:
+    """Errors in the dtype of the case, with rates off by a factor."""
+    errors = []
+    for weight, bias, rate, readout, offset in case.models:
+        drive = case.x @ weight.T + bias
+        h, _ = reference.rnn_scan(drive, factor * rate, dt=0.5, nonlinearity=case.act_in)
+        gap = reference.nonlinearity(case.act_out).act(h) @ readout.T + offset - case.targets
+        gap = gap.double()
+        errors.append(gap.abs().max() if case.weights is None else (case.weights[:, None] * gap**2).sum())
+    return torch.stack(errors)
+
+
+@pytest.mark.parametrize("largest", [False, True])
+@pytest.mark.parametrize("act_in", ["linear", "tanh", "hardtanh"])
+def test_bounds_of_the_sweep_let_the_definition_pass_and_nothing_else(act_in: str, largest: bool) -> None:
+    case = sweep_case(3, 40, 6, act_in=act_in, largest=largest)
+    given = (case.models, case.x, case.targets, case.weights)
+    bound = sweep_errors_bounds(*given, dt=0.5, act_in=case.act_in, act_out=case.act_out)["errors"]
+    assert bound.excess(sweep_definition(case)) <= 1
+    assert bound.excess(sweep_definition(case, 1.001)) > 1
+
+
+@pytest.mark.parametrize("nonlinearity", ["tanh", "hardtanh", "relu"])
+def test_bounds_of_increments_let_the_definition_pass_and_nothing_else(nonlinearity: str) -> None:
+    case = increment_case(3, 40, 5, nonlinearity=nonlinearity)
+    given = (case.drive, case.decay, case.step, case.readout, case.steps)
+    bound = increment_bounds(*given, nonlinearity=nonlinearity)["increments"]
+    act = reference.nonlinearity(nonlinearity).act
+    z, rows = case.drive, []
+    for _ in range(int(case.steps[-1]) + 1):
+        rows.append(act(z) @ case.readout.mT)
+        # Another order than that of the bound's exact values.
+        z = case.decay[:, None] * z + case.step[:, None] * (z - act(z))
+    values = torch.stack(rows, 2)[:, :, case.steps]
+    assert bound.excess(values) <= 1
+    assert bound.excess(values * (1 + 1e-9)) > 10
 
 
 def test_excess() -> None:

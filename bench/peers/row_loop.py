@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from cofm_triton.benchmark.contract import Contestant, Peer, Problem, torch_contestant
+from cofm_triton.benchmark.operators import dense_rnn
 
 
 def _linear_scan(x: Tensor, decay: Tensor) -> Tensor:
@@ -30,17 +31,33 @@ def _rnn_scan(x: Tensor, rate: Tensor) -> Tensor:
     return torch.stack(states, 1).to(x.dtype)
 
 
-def _linear(problem: Problem) -> Contestant:
+def _dense_rnn(x: Tensor, weight: Tensor) -> Tensor:
+    h = weight.new_zeros(x.shape[0], x.shape[2])
+    states = []
+    for row in x.unbind(1):
+        h = h + dense_rnn.OPTIONS["dt"] * torch.tanh(row - h @ weight.T)
+        states.append(h)
+    return torch.stack(states, 1).to(x.dtype)
+
+
+def linear(problem: Problem) -> Contestant:
+    """Of a linear recurrence."""
     return torch_contestant(_linear_scan, [problem.x, problem.given["decay"]], problem.grad)
 
 
-def _nonlinear(problem: Problem) -> Contestant:
+def nonlinear(problem: Problem) -> Contestant:
+    """Of the nonlinear one."""
     return torch_contestant(_rnn_scan, [problem.x, problem.given["rate"]], problem.grad)
+
+
+def dense(problem: Problem) -> Contestant:
+    """Of the dense one."""
+    return torch_contestant(_dense_rnn, [problem.x, problem.given["weight"]], problem.grad)
 
 
 PEER = Peer(
     name="row loop",
-    prepare={"linear_scan": _linear, "gated_scan": _linear, "rnn_scan": _nonlinear},
+    prepare={"linear_scan": linear, "gated_scan": linear, "rnn_scan": nonlinear, "dense_rnn": dense},
     dtypes=(torch.float32, torch.bfloat16, torch.complex64),
     max_steps=2**16,
 )

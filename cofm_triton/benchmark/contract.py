@@ -53,15 +53,22 @@ class Problem:
 
     Attributes:
         case: what the tensors were made for.
-        x: the input; the yardstick is `y.copy_(x)`.
+        x: the input.
         grad: the derivative of a loss by the result, in the shape and dtype of the result.
         given: further inputs by name, as the operator defines them.
+        copied: a tensor as large as the states, if x is smaller.
     """
 
     case: Case
     x: Tensor
     grad: Tensor
     given: Mapping[str, Tensor] = field(default_factory=dict)
+    copied: Tensor | None = None
+
+    @property
+    def yardstick(self) -> Tensor:
+        """What is copied, to compare times with: x, or a tensor of the size of the states."""
+        return self.x if self.copied is None else self.copied
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from cofm_triton.benchmark.contract import FORWARD, FORWARD_BACKWARD
@@ -13,9 +14,10 @@ from cofm_triton.files import atomic_path
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Okabe and Ito: safe for colour-blind eyes; every peer has a marker of its own as well.
+# Okabe and Ito: safe for colour-blind eyes. One marker more than colours: no pair comes twice.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#999999", "#B8A200")
-MARKERS = ("s", "^", "D", "v", "P", "X", "<", ">")
+MARKERS = ("s", "^", "D", "v", "P", "X", "<", ">", "p")
+LETTERS_PER_INCH = 12  # of a title
 
 
 def draw(path: Path, records: Sequence[Record], caption: str) -> None:
@@ -24,7 +26,7 @@ def draw(path: Path, records: Sequence[Record], caption: str) -> None:
     Args:
         path: of the file; its suffix chooses the format.
         records: of scaling studies.
-        caption: machine and date.
+        caption: machine, versions and date.
     """
     from matplotlib.figure import Figure
 
@@ -48,7 +50,7 @@ def draw(path: Path, records: Sequence[Record], caption: str) -> None:
     legend: dict[str, Any] = dict(loc="outside lower center", ncols=4, fontsize="small", frameon=False)
     figure.legend(handles.values(), handles.keys(), **legend)
     title = "Training step (forward + backward) in copies of its input: lower is faster"
-    figure.suptitle(f"{title}\n{caption}", fontsize="medium")
+    figure.suptitle(f"{title}\n{fill(caption, int(LETTERS_PER_INCH * figure.get_figwidth()))}", fontsize="medium")
     with atomic_path(path) as part:
         figure.savefig(part, dpi=130)
 

@@ -44,7 +44,7 @@ class Preset:
 
 PRESETS = {
     "smoke": Preset((4, 6), 2**10, 0.0, 1.0),
-    "quick": Preset(range(8, 21, 3), ELEMENTS, 0.25, 0.6),
+    "quick": Preset(range(8, 21, 3), ELEMENTS, 0.15, 0.3),
     "full": Preset(range(8, 21), ELEMENTS, 0.5, 5.0, compiled=True),
 }
 
@@ -117,18 +117,18 @@ def _measure(
 ) -> float:
     """Measure one contestant, keep its record, and return seconds of a run."""
     case, name = problem.case, _name(peer)
-    target = torch.empty_like(problem.x)
+    target = torch.empty_like(problem.yardstick)
     try:
         runner = operator.ours(problem) if peer is None else peer.prepare[case.operator](problem)
         if preset.seconds == 0:
             check(problem, runner, pass_name, peer)
-        turns = Turns(lambda: target.copy_(problem.x), runner.passes()[pass_name], problem.x.device)
+        turns = Turns(lambda: target.copy_(problem.yardstick), runner.passes()[pass_name], problem.x.device)
         turns.take(preset.seconds, min_rounds=3, patience=PATIENCE_SECONDS if peer is None else preset.longest)
     except Unsupported as reason:
         results.leave_out(name, case.operator, str(reason))
         return 0.0
     moved = operator.bytes_moved(case, pass_name) if peer is None else None
-    entry = record(case, pass_name, name, turns, moved, 2 * problem.x.nbytes)
+    entry = record(case, pass_name, name, turns, moved, 2 * problem.yardstick.nbytes)
     results.records.append(entry)
     return entry.seconds.median
 

@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
     print("\n".join(lines))
     write_text(out / TABLE, "\n".join(lines) + "\n")
     results.write(out / JSON, where, arguments.preset == "smoke")
-    figure.draw(out / FIGURE, results.records, machine.caption(where, versions=False))
+    figure.draw(out / FIGURE, results.records, machine.caption(where))
     print(f"Results: {out}")
     progress.line(f"{time.perf_counter() - start:.0f} s")
     return 0

@@ -71,6 +71,15 @@ class Device:
         """
         return (instructions / self.instructions) / (bytes_moved / self.bandwidth)
 
+    def roof(self, instructions: float, bytes_moved: float) -> float:
+        """Elements per second that neither memory nor the schedulers let a kernel exceed.
+
+        Example:
+            >>> f"{DEVICES['sm_90'].roof(5.0, 8.0):.3g}"
+            '4.19e+11'
+        """
+        return min(self.bandwidth / bytes_moved, self.instructions / instructions)
+
 
 _KIB = 2**10
 DEVICES: dict[str, Device] = {

@@ -1,9 +1,9 @@
 """Reading machine code: resources, and the instructions of the loop along time by class.
 
-A scan kernel spends its time in one loop, whose body works on ROWS rows of BLOCK_D channels. The loop is found in the
-machine code as the innermost backward branch around most accesses to global memory; its instructions are counted and
-divided by the elements that one thread has in it. NVIDIA's code is disassembled by the tools that come with Triton,
-AMD's is the compiler's own assembly.
+A scan kernel spends its time in one loop, whose body works on ROWS rows of BLOCK_D channels. It is the innermost loop
+with most accesses to global memory; its instructions are counted and divided by the elements that one thread has in it.
+NVIDIA's code is disassembled by the tools that come with Triton, and a loop is what a backward branch closes. AMD's is
+the compiler's own assembly, whose comments say which loop a block belongs to: some blocks lie far from their loop.
 """
 
 from __future__ import annotations
@@ -48,6 +48,10 @@ _NVIDIA_WIDTHS = {"128": 16, "64": 8, "U16": 2, "S16": 2, "U8": 1, "S8": 1}
 _AMD_WIDTHS = {"dwordx4": 16, "dwordx3": 12, "dwordx2": 8, "dword": 4, "short": 2, "ushort": 2, "byte": 1, "ubyte": 1}
 
 
+# `.LBB0_3:` or, without a label, `; %bb.4:`.
+_AMD_BLOCK = re.compile(r"^(?:\.L|; %)(BB\d+_\d+|bb\.\d+):")
+
+
 class Resources(NamedTuple):
     """What a program takes: registers per thread, bytes or registers that spill, bytes of shared memory."""
 
@@ -82,11 +86,11 @@ def read(code: Mapping[str, Any], shared: int) -> tuple[Resources, Loop | None]:
         text = str(code["amdgcn"])
         spilled = sum(map(int, re.findall(r"\.[sv]gpr_spill_count:\s*(\d+)", text)))
         (registers,) = re.findall(r"\.vgpr_count:\s*(\d+)", text)
-        return Resources(int(registers), spilled, shared), _main_loop(list(_amd_lines(text)), _AMD)
+        return Resources(int(registers), spilled, shared), _main_loop(_amd_loops(text), _AMD)
     report, listing = _disassemble(code["cubin"])
     (usage,) = re.findall(r"REG:(\d+) STACK:(\d+) .*?LOCAL:(\d+)", report)
     registers, stack, local = map(int, usage)
-    return Resources(registers, stack + local, shared), _main_loop(list(_nvidia_lines(listing)), _NVIDIA)
+    return Resources(registers, stack + local, shared), _main_loop(_nvidia_loops(listing), _NVIDIA)
 
 
 def _disassemble(cubin: bytes) -> tuple[str, str]:
@@ -115,19 +119,9 @@ def _nvidia_lines(listing: str) -> Iterator[_Line]:
             labels.clear()
 
 
-def _amd_lines(text: str) -> Iterator[_Line]:
-    labels: list[str] = []
-    for line in text.splitlines():
-        if label := re.match(r"^(\.LBB\d+_\d+):", line):
-            labels.append(label[1])
-        elif found := re.match(r"^\t([a-z]\w+)(.*)", line):
-            branch = re.search(r"(\.LBB\d+_\d+)", found[2]) if "branch" in found[1] else None
-            yield _Line(found[1], tuple(labels), branch[1] if branch else None)
-            labels.clear()
-
-
-def _main_loop(lines: Sequence[_Line], patterns: Mapping[str, str]) -> Loop | None:
-    """The innermost loop with most accesses to global memory; None if there is no loop with any."""
+def _nvidia_loops(listing: str) -> list[list[str]]:
+    """Opcodes of each innermost loop."""
+    lines = list(_nvidia_lines(listing))
     at = {label: index for index, line in enumerate(lines) for label in line.labels}
     loops = [
         (at[line.branch], index)
@@ -135,8 +129,30 @@ def _main_loop(lines: Sequence[_Line], patterns: Mapping[str, str]) -> Loop | No
         if line.branch is not None and at.get(line.branch, index) < index
     ]
     inner = [(a, b) for a, b in loops if not any((c, d) != (a, b) and a <= c and d <= b for c, d in loops)]
-    bodies = [[line.opcode for line in lines[begin : end + 1]] for begin, end in inner]
-    counted = [(Counter(_class_of(opcode, patterns) for opcode in body), body) for body in bodies]
+    return [[line.opcode for line in lines[begin : end + 1]] for begin, end in inner]
+
+
+def _amd_loops(text: str) -> list[list[str]]:
+    """Opcodes of each innermost loop, as far as the compiler says that blocks belong to one."""
+    loops: dict[str, list[str]] = {}
+    inner: set[str] = set()
+    block, loop = "", None
+    for line in text.splitlines():
+        if label := _AMD_BLOCK.match(line):
+            block, loop = label[1], None
+        if "Inner Loop Header" in line:
+            loop = block
+            inner.add(block)
+        elif header := re.search(r"in Loop: Header=(BB\d+_\d+)", line):
+            loop = header[1]
+        if loop is not None and (found := re.match(r"^\t([a-z]\w+)", line)):
+            loops.setdefault(loop, []).append(found[1])
+    return [body for header, body in loops.items() if header in inner]
+
+
+def _main_loop(loops: Sequence[Sequence[str]], patterns: Mapping[str, str]) -> Loop | None:
+    """The loop with most accesses to global memory; None if there is none with any."""
+    counted = [(Counter(_class_of(opcode, patterns) for opcode in body), body) for body in loops]
     if not any(classes["global"] for classes, _ in counted):
         return None
     classes, body = max(counted, key=lambda loop: loop[0]["global"])

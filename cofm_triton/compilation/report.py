@@ -9,14 +9,15 @@ from cofm_triton.compilation.machine_code import CLASSES
 from cofm_triton.compilation.offline import Compiled
 
 HEADS = ("kernel", "configuration", "rows x channels", "regs", "spill", "smem", "occ", "instr", "of which", "access",
-         "bytes", "issue")  # fmt: skip
+         "bytes", "issue", "roof")  # fmt: skip
 LEGEND = (
     "regs: registers per thread. spill: bytes (AMD: registers) spilled. smem: bytes of shared memory. occ: warps that",
     "can be resident, of those a multiprocessor holds. instr: thread-instructions per element of the loop along time,",
     "counted in the machine code; an element is a real number of h, in a sweep a unit of one model on one sequence.",
     "access: bytes of one load, store. bytes: per element by the operator's traffic model. issue (a model, not a",
-    "measurement): time to issue the instructions over time to move the bytes at the data sheet's peaks; below 1",
-    "memory is the limit. Constants and sources: devices.py.",
+    "measurement): time to issue the instructions over time to move the bytes at the data sheet's peaks. roof (of the",
+    "same model): billions of elements per second that a kernel cannot exceed, and what forbids more, mem or issue;",
+    "whether enough is in flight to get there is not part of it. Constants and sources: devices.py.",
 )
 _SHORT = {"float": "f", "special": "s", "convert": "c", "integer": "i", "global": "g", "shared": "sh", "local": "l",
           "shuffle": "x", "sync": "b", "control": "j"}  # fmt: skip
@@ -45,9 +46,11 @@ def _cells(entry: Compiled) -> tuple[str, ...]:
     constants = entry.constants
     warps = constants.get("num_warps", 4)
     phase = ", summaries" if constants.get("SUMMARY", False) else ""
-    issue = "-"
+    issue = roof = "-"
     if entry.total is not None and entry.bytes is not None:
-        issue = f"{device.issue_share(entry.total, entry.bytes):.2f}"
+        share = device.issue_share(entry.total, entry.bytes)
+        issue = f"{share:.2f}" if share < 100 else f"{share:.0f}"
+        roof = f"{device.roof(entry.total, entry.bytes) / 1e9:.3g} {'mem' if share < 1 else 'issue'}"
     return (
         entry.kernel.removesuffix("_kernel") + phase,
         entry.configuration,
@@ -59,8 +62,9 @@ def _cells(entry: Compiled) -> tuple[str, ...]:
         "-" if entry.total is None else f"{entry.total:.2f}",
         " ".join(f"{_SHORT[n]} {entry.instructions[n]:.2g}" for n in CLASSES if entry.instructions.get(n, 0) >= 0.05),
         _accesses(entry),
-        "-" if entry.bytes is None else f"{entry.bytes:g}",
+        "-" if entry.bytes is None else f"{entry.bytes:.3g}",
         issue,
+        roof,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -78,10 +79,22 @@ def check(problem: Problem, places: Iterable[Place]) -> Iterator[Outcome]:
     able = [place for place in places if place.backend in operators()[problem.operator].backends]
     if not able:
         return
-    case = draw(problem)
-    bounds = case.bounds()
+    with _one_thread():
+        case = draw(problem)
+        bounds = case.bounds()
     for place in able:
         yield _compare(problem, case, bounds, place)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Processes work side by side: threads of each would wait, spinning, for processors that the others hold."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _compare(problem: Problem, case: Checkable, bounds: dict[str, Bound], place: Place) -> Outcome:
@@ -90,8 +103,11 @@ def _compare(problem: Problem, case: Checkable, bounds: dict[str, Bound], place:
     except Exception as error:  # whatever a kernel raises is a finding, and the others are still to be checked
         return Outcome(problem.text, place.text, {}, failure=f"{type(error).__name__}: {error}")
     slack = case.slack(place.backend)
+    # What the operator returns, or the dtype of the tensors or the state; another one would hide its errors.
+    wide, dtype = operators()[problem.operator].result, problem.torch_dtype
+    stored = (dtype, state_dtype(dtype)) if wide is None else (wide,)
     ratios = {
-        name: bounds[name].excess(result) / slack if _stored(result, problem.torch_dtype) else torch.inf
+        name: bounds[name].excess(result) / slack if result.dtype in stored else torch.inf
         for name, result in results.items()
     }
     filled = {name: ratio for name, ratio in ratios.items() if results[name].numel()}
@@ -99,11 +115,6 @@ def _compare(problem: Problem, case: Checkable, bounds: dict[str, Bound], place:
         return Outcome(problem.text, place.text, ratios)
     name = max(filled, key=lambda name: filled[name])
     return Outcome(problem.text, place.text, ratios, _worst(name, results[name], bounds[name], slack))
-
-
-def _stored(result: Tensor, dtype: torch.dtype) -> bool:
-    """Whether a result has the dtype of the tensors or that of the state; another one would hide its errors."""
-    return result.dtype in (dtype, state_dtype(dtype))
 
 
 def _worst(name: str, result: Tensor, bound: Bound, slack: float) -> Element:

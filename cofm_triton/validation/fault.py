@@ -21,31 +21,8 @@ from cofm_triton.validation.registry import operators
 
 # In roundings of the state: a kernel that loses the last 10 of float32's 24 bits, at a single element.
 LOST = 2**10
-
-
-def _off(tensor: Tensor, position: int) -> Tensor:
-    """One element too large by `LOST` roundings of the state and two of what is stored, of itself or of 1."""
-    if tensor.numel() == 0:
-        return tensor
-    relative = LOST * torch.finfo(state_dtype(tensor.dtype)).eps + 2 * torch.finfo(tensor.dtype).eps
-    element = tensor[(position,) * tensor.dim()]
-    element += relative * max(1.0, float(element.abs()))
-    return tensor
-
-
-def _last_state(results: Sequence[Tensor]) -> Sequence[Tensor]:
-    return (_off(results[0], -1), *results[1:])
-
-
-def _gradient(results: Sequence[Tensor]) -> Sequence[Tensor]:
-    return (_off(results[0], 0), *results[1:])
-
-
-# Name of a fault to the function of the implementation it breaks, and how.
-FAULTS: dict[str, tuple[str, Callable[[Sequence[Tensor]], Sequence[Tensor]]]] = {
-    "forward": ("forward", _last_state),
-    "backward": ("backward", _gradient),
-}
+# Name of a fault, which is that of the pass it breaks, to the element it breaks: the last state, the first gradient.
+FAULTS: dict[str, int] = {"forward": -1, "backward": 0}
 
 
 @contextmanager
@@ -58,19 +35,37 @@ def injected(fault: str | None, places: Sequence[Place]) -> Iterator[None]:
     """
     with ExitStack() as stack:
         if fault is not None:
-            name, spoil = FAULTS[fault]
             for operator in operators().values():
                 for backend in {place.backend for place in places} & set(operator.backends):
-                    module = implementation(backend, operator.name)
-                    if hasattr(module, name):
-                        stack.enter_context(patch.object(module, name, _spoiled(getattr(module, name), spoil)))
+                    if fault in operator.functions:
+                        module, name = implementation(backend, operator.name), operator.functions[fault]
+                        stack.enter_context(patch.object(module, name, _spoiled(getattr(module, name), FAULTS[fault])))
         yield
 
 
-def _spoiled(
-    compute: Callable[..., Sequence[Tensor]], spoil: Callable[[Sequence[Tensor]], Sequence[Tensor]]
-) -> Callable[..., Sequence[Tensor]]:
-    def broken(*arguments: Any, **options: Any) -> Sequence[Tensor]:
-        return spoil(compute(*arguments, **options))
+def _spoiled(compute: Callable[..., Any], position: int) -> Callable[..., Any]:
+    """`compute` with its first result off at one element."""
+
+    def broken(*arguments: Any, **options: Any) -> Any:
+        results = compute(*arguments, **options)
+        given = [tensor.dtype for tensor in arguments if isinstance(tensor, Tensor) and not _whole(tensor)]
+        state = state_dtype(max(given, key=lambda dtype: torch.finfo(dtype).eps))
+        if isinstance(results, Tensor):
+            return _off(results, position, state)
+        return (_off(results[0], position, state), *results[1:])
 
     return broken
+
+
+def _whole(tensor: Tensor) -> bool:
+    return not tensor.is_floating_point() and not tensor.is_complex()
+
+
+def _off(tensor: Tensor, position: int, state: torch.dtype) -> Tensor:
+    """One element too large by `LOST` roundings of the state and two of what is stored, of itself or of 1."""
+    if tensor.numel() == 0:
+        return tensor
+    relative = LOST * torch.finfo(state).eps + 2 * torch.finfo(tensor.dtype).eps
+    element = tensor[(position,) * tensor.dim()]
+    element += relative * max(1.0, float(element.abs()))
+    return tensor

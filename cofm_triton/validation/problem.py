@@ -7,7 +7,7 @@ dtype, (B, T, D), whether there is an initial state and whether tensors have odd
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -49,8 +49,10 @@ class Operator:
             "packed" is given `starts=[...]` as well, and B = 1.
         dtypes: that it accepts.
         backends: that compute it.
+        functions: of an implementation, by the pass that they compute.
         largest: most channels that are worth a try; None for no limit.
         splits: whether its Triton kernels split time where there are few channels.
+        result: dtype of its results if it does not depend on that of the tensors.
     """
 
     name: str
@@ -59,6 +61,8 @@ class Operator:
     backends: tuple[str, ...] = tuple(name for name in BACKENDS if name not in ("cpu", "reference"))
     largest: int | None = None
     splits: bool = False
+    functions: Mapping[str, str] = field(default_factory=lambda: {"forward": "forward", "backward": "backward"})
+    result: torch.dtype | None = None
 
 
 @dataclass(frozen=True)

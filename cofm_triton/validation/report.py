@@ -13,7 +13,7 @@ from cofm_triton.validation.problem import Problem
 
 LEGEND = (
     "Largest error against reference/ in float64, forward and backward pass, over the largest that rounding allows",
-    "(cofm_triton/tolerance.py): up to 1 passes, ! misses.",
+    "(cofm_triton/tolerance.py): up to 1 passes, ! misses. Sweeps have a forward pass alone.",
 )
 FILE = "validate.json"
 
@@ -78,5 +78,6 @@ def _cell(block: Sequence[tuple[Problem, Outcome]], variant: str, dtype: str) ->
     found = [outcome for problem, outcome in block if (problem.variant, problem.dtype) == (variant, dtype)]
     if not found:
         return "-"
-    passes = [max(outcome.largest(backward=backward) for outcome in found) for backward in (False, True)]
+    backward = any(name.startswith("grad_") for outcome in found for name in outcome.ratios)
+    passes = [max(outcome.largest(backward=which) for outcome in found) for which in (False, True)[: 1 + backward]]
     return " ".join(f"{ratio:.2f}" for ratio in passes) + (" !" if any(o.missed for o in found) else "")

@@ -14,7 +14,7 @@ from cofm_triton.validation.fault import injected
 from cofm_triton.validation.interpreter import interpret
 from cofm_triton.validation.place import Place
 from cofm_triton.validation.problem import Problem
-from cofm_triton.validation.registry import operators
+from cofm_triton.validation.registry import NARROW, operators
 
 PROCESSES = 2
 # What one process does at a time: problems of one operator and dtype, which share what they compile.
@@ -34,6 +34,7 @@ def run(pairs: Iterable[tuple[Problem, Place]], fault: str | None, on_step: OnSt
     order = {(problem.text, place.text): index for index, (problem, place) in enumerate(able)}
     here = _tasks((problem, place) for problem, place in able if place.device.type == "cuda")
     beside = _tasks((problem, place) for problem, place in able if place.device.type == "cpu")
+    beside.sort(key=_cost, reverse=True)  # the longest first, so that both processes end at about the same time
     total, outcomes = len(here) + len(beside), []
     context = multiprocessing.get_context("spawn")
     workers = min(PROCESSES, len(beside)) or 1
@@ -53,6 +54,13 @@ def perform(task: Task, fault: str | None) -> list[Outcome]:
     used = list({place: None for _, found in task for place in found})
     with injected(fault, used):
         return [outcome for problem, found in task for outcome in check(problem, found)]
+
+
+def _cost(task: Task) -> int:
+    """Of a task, roughly: the CPU's kernels are compiled for each variant, narrow rows and wide ones apart."""
+    problems = [problem for problem, places in task if any(not place.interpreted for place in places)]
+    compiled = {(problem.variant, problem.shape[2] > NARROW) for problem in problems}
+    return 10 * len(compiled) + len(task)
 
 
 def _tasks(pairs: Iterable[tuple[Problem, Place]]) -> list[Task]:

@@ -59,7 +59,9 @@ def test_table_shows_limits_and_their_source() -> None:
     assert "a model, not a" in text
     row = next(line for line in lines([ENTRY]) if "linear_scan_forward" in line)
     # 2.5 instructions at 33.5e12/s against 8 bytes at 3.35e12/s.
-    assert row.split()[-1] == "0.03"
+    assert row.split()[-3:] == ["0.03", "419", "mem"]
+    (row,) = [line for line in lines([replace(ENTRY, bytes=0.08)]) if "linear_scan_forward" in line]
+    assert row.split()[-2:] == ["1.34e+04", "issue"]
 
 
 def test_occupancy_by_hand() -> None:

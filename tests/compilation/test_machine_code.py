@@ -1,6 +1,6 @@
 """Machine code is read right: on listings small enough to count by hand."""
 
-from cofm_triton.compilation.machine_code import _AMD, _NVIDIA, Loop, _amd_lines, _main_loop, _nvidia_lines
+from cofm_triton.compilation.machine_code import _AMD, _NVIDIA, Loop, _amd_loops, _main_loop, _nvidia_loops
 
 SASS = """
         /*0000*/                   LDC R1, c[0x0][0x28] ;
@@ -23,34 +23,46 @@ SASS = """
 AMD = """
 \ts_load_dwordx2 s[2:3], s[0:1], 0x0
 .LBB0_1:                                ; =>This Loop Header: Depth=1
+                                        ;     Child Loop BB0_2 Depth 2
 \tglobal_load_dwordx4 v[0:3], v4, s[2:3]
-.LBB0_2:                                ; =>This Inner Loop Header: Depth=2
+.LBB0_2:                                ;   Parent Loop BB0_1 Depth=1
+                                        ; =>  This Inner Loop Header: Depth=2
 \tglobal_load_dwordx2 v[0:1], v4, s[2:3]
 \ts_waitcnt vmcnt(0)
+.Ltmp1:
+\ts_cbranch_execz .LBB0_4
+; %bb.3:                                ;   in Loop: Header=BB0_2 Depth=2
 \tv_pk_fma_f32 v[0:1], v[2:3], v[0:1], v[6:7]
+\ts_branch .LBB0_4
+.LBB0_5:                                ;   in Loop: Header=BB0_1 Depth=1
+\tv_pk_fma_f32 v[0:1], v[2:3], v[0:1], v[6:7]
+\ts_cbranch_scc1 .LBB0_1
+.LBB0_4:                                ;   in Loop: Header=BB0_2 Depth=2
 \tv_exp_f32_e32 v0, v0
 \tv_add_u32_e32 v4, v4, v5
 \tds_read_b32 v9, v8
 \tglobal_store_short v4, v0, s[2:3]
 \ts_cbranch_scc1 .LBB0_2
-\ts_cbranch_scc1 .LBB0_1
+; %bb.6:                                ;   in Loop: Header=BB0_1 Depth=1
+\ts_cbranch_scc1 .LBB0_5
+; %bb.7:
 \ts_endpgm
 """
 
 
 def test_nvidia_loop() -> None:
-    assert _main_loop(list(_nvidia_lines(SASS)), _NVIDIA) == Loop(
+    assert _main_loop(_nvidia_loops(SASS), _NVIDIA) == Loop(
         {"float": 1, "special": 1, "convert": 1, "integer": 1, "global": 2, "control": 1}, {"load 8": 1, "store 2": 1}
     )
 
 
 def test_amd_loop_is_the_innermost() -> None:
-    assert _main_loop(list(_amd_lines(AMD)), _AMD) == Loop(
-        {"float": 1, "special": 1, "integer": 1, "global": 2, "shared": 1, "sync": 1, "control": 1},
+    assert _main_loop(_amd_loops(AMD), _AMD) == Loop(
+        {"float": 1, "special": 1, "integer": 1, "global": 2, "shared": 1, "sync": 1, "control": 3},
         {"load 8": 1, "store 2": 1},
     )
 
 
 def test_code_without_a_loop_has_none() -> None:
     straight = "\n".join(line for line in SASS.splitlines() if "BRA" not in line)
-    assert _main_loop(list(_nvidia_lines(straight)), _NVIDIA) is None
+    assert _main_loop(_nvidia_loops(straight), _NVIDIA) is None

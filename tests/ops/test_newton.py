@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -24,11 +25,7 @@ def solve(case: Case, backend: str = "torch") -> Any:
 
 
 def with_newton(case: Case) -> Case:
-    return case.with_(options={**case.options, "solver": "newton"}, bounds_of=sequential_bounds(case))
-
-
-def sequential_bounds(case: Case) -> Any:
-    return lambda *tensors, solver, **options: case.bounds_of(*tensors, **options)
+    return case.with_(call=partial(rnn_scan, solver="newton"))
 
 
 @pytest.mark.parametrize("backend", CPU_BACKENDS)

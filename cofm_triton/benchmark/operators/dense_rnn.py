@@ -37,6 +37,7 @@ OPERATOR = Operator(
     name="dense_rnn",
     studies={"shapes": ([(16, 512, width) for width in (16, 32, 64, 128, 256, 512)], [torch.float32])},
     make=make,
+    scales=True,
     ours=contestant,
     traffic=lambda case, backward: traffic(*case.shape, case.dtype.itemsize, backward=backward),
     bounds=lambda problem: dense_rnn_bounds(problem.x, problem.given["weight"], grad_h=problem.grad, **OPTIONS),

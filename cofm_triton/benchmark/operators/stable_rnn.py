@@ -29,5 +29,6 @@ OPERATOR = Operator(
     name="stable_rnn",
     studies={"shapes": ([(8, 1024, 64), (32, 256, 256)], [torch.float32])},
     make=make,
+    scales=True,
     ours=_ours,
 )

@@ -115,22 +115,29 @@ def _adjoint_step(act: Any, pull: Any, h: Any, slopes: Any, mu: Any, rate: Any) 
 
 @njit(**OPTIONS)
 def _forward(
-    act_in: Any, act_out: Any, x: Any, y: Any, states: Any, units: Any, dt: Any, chunk: int
+    act_in: Any, act_out: Any, x: Any, y: Any, states: Any, first: int, first_unit: int, units: Any, dt: Any,
+    chunk: int,
 ) -> None:  # fmt: skip
-    """x (d, T, S), y (p, T, S), states (sequences, chunks, m) or without chunks, units (m, 2 + d + p)."""
+    """x (d, T, S), y (p, T, S), states (B, chunks, D) or without chunks, units (m, 2 + d + p).
+
+    S sequences from `first` and m units from `first_unit` on are this task's part of the states. A slice of them would
+    be contiguous for some shapes and not for others: two types, and everything compiled twice.
+    """
     inputs, length, lanes = x.shape
     y[:] = 0
     xs, ys = x.reshape(inputs, -1), y.reshape(y.shape[0], -1)
     h = np.zeros((units.shape[0], lanes), x.dtype)
+    filled = min(lanes, states.shape[0] - first)
     scratch = np.empty(min(chunk, length) * lanes, x.dtype)
     for c in range((length + chunk - 1) // chunk):
         begin, end = c * chunk * lanes, min((c + 1) * chunk, length) * lanes
         e = scratch[: end - begin]
         rows = e.reshape(-1, lanes)
-        if c < states.shape[1]:
-            states[:, c] = h[:, : states.shape[0]].T
         for u in range(units.shape[0]):
             unit = units[u]
+            if c < states.shape[1]:
+                for s in range(filled):
+                    states[first + s, c, first_unit + u] = h[u, s]
             _combine(e, unit[1], unit[2:], xs, begin)
             for t in range(rows.shape[0]):
                 _step(act_in, rows[t], h[u], unit[0], dt)
@@ -141,11 +148,12 @@ def _forward(
 
 @njit(**OPTIONS)
 def _backward(
-    act_in: Any, act_out: Any, x: Any, g: Any, dx: Any, states: Any, units: Any, grad_units: Any, dt: Any, chunk: int
-) -> None:
+    act_in: Any, act_out: Any, x: Any, g: Any, dx: Any, states: Any, first: int, first_unit: int, units: Any,
+    grad_units: Any, dt: Any, chunk: int,
+) -> None:  # fmt: skip
     """Shapes as in `_forward`, g like y, dx like x or empty if not wanted, grad_units (m, 2 + d + p) float64."""
     inputs, length, lanes = x.shape
-    count = units.shape[0]
+    count, filled = units.shape[0], min(lanes, states.shape[0] - first)
     dx[:] = 0
     grad_units[:] = 0
     xs, gs = x.reshape(inputs, -1), g.reshape(g.shape[0], -1)
@@ -160,8 +168,8 @@ def _backward(
         h_rows, dz_rows, pull_rows = room.reshape(-1, lanes), dz.reshape(-1, lanes), pull.reshape(-1, lanes)
         for u in range(count):
             unit, grad = units[u], grad_units[u]
-            for s in range(states.shape[0]):
-                room[s] = states[s, c, u]
+            for s in range(filled):
+                room[s] = states[first + s, c, first_unit + u]
             _combine(h, unit[1], unit[2:], xs, begin)
             for t in range(dz_rows.shape[0]):
                 _step_with_slope(act_in, h_rows[t], h_rows[t + 1], dz_rows[t], unit[0], dt)
@@ -196,9 +204,8 @@ def forward(
 
     def task(group: int, block: int) -> None:
         some = groups[group]
-        _forward(
-            *kinds, xs[block], ys[group, block], kept[blocks[block], :, some], units[some], step, chunk
-        )
+        place = kept, blocks[block].start, some.start
+        _forward(*kinds, xs[block], ys[group, block], *place, units[some], step, chunk)
 
     _share(task, len(groups), len(blocks))
     return _sequences(torch.from_numpy(ys).sum(0), batch), states
@@ -220,7 +227,7 @@ def backward(
     def task(group: int, block: int) -> None:
         some = groups[group]
         _backward(
-            *kinds, xs[block], gs[block], dxs[group, block], kept[blocks[block], :, some], units[some],
+            *kinds, xs[block], gs[block], dxs[group, block], kept, blocks[block].start, some.start, units[some],
             grad_units[block, some], step, chunk,
         )  # fmt: skip
 

@@ -55,5 +55,6 @@ OPERATOR = Operator(
     name="dense_rnn",
     draws={name: partial(dense_case, nonlinearity=name) for name in NONLINEARITIES},
     dtypes=REAL_DTYPES,
+    functions={"forward": "forward", "backward": "adjoint"},
     largest=64,
 )

@@ -9,27 +9,19 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from cofm_triton import reference
-from cofm_triton.activation import activation
 from cofm_triton.ops.rnn_readout import apply_rnn_readout
-from cofm_triton.tolerance import Bound, unit_roundoff
+from cofm_triton.tolerance import Bound, rnn_readout_bounds
 from cofm_triton.validation.case import device_of
 from cofm_triton.validation.draws import normal
 from cofm_triton.validation.problem import Operator
 
 NAMES = ("x", "weight", "bias", "rate", "readout", "offset")
 DT = 0.7
-# Roundings of a step of the recurrence, its encoder, its read-out and their adjoints.
-ROUNDINGS = 32
 
 
 @dataclass(frozen=True)
 class ReadoutCase:
-    """The operator's arguments, in the order of `NAMES`, and the weights of the loss `sum(pull * y)`.
-
-    The rates keep the recurrence from growing, so that the errors of T steps add up at worst linearly: a result may be
-    off by `ROUNDINGS (T + D)` roundings of the largest number of its kind.
-    """
+    """The operator's arguments, in the order of `NAMES`, and the weights of the loss `sum(pull * y)`."""
 
     tensors: tuple[Tensor, ...]
     pull: Tensor
@@ -46,13 +38,7 @@ class ReadoutCase:
 
     def bounds(self) -> dict[str, Bound]:
         """Exact results by the definitions, and the errors allowed."""
-        steps = self.tensors[0].shape[1] + len(self.tensors[3])
-        exact = self._differentiate(self._definition, tuple(tensor.double() for tensor in self.tensors))
-        u = ROUNDINGS * steps * (unit_roundoff(self.pull.dtype) + unit_roundoff(torch.float64))
-        return {
-            name: Bound(value, torch.full_like(value, u * max(1.0, float(value.abs().max()) if value.numel() else 0.0)))
-            for name, value in exact.items()
-        }
+        return rnn_readout_bounds(self.tensors, self.pull, dt=DT, act_in=self.act_in, act_out=self.act_out)
 
     def slack(self, backend: str) -> float:
         """1: states and tensors are equally wide."""
@@ -62,11 +48,6 @@ class ReadoutCase:
         """x with time before batch in memory."""
         x = self.tensors[0].transpose(0, 1).contiguous().transpose(0, 1)
         return replace(self, tensors=(x, *self.tensors[1:]))
-
-    def _definition(self, *tensors: Tensor) -> Tensor:
-        x, weight, bias, rate, readout, offset = tensors
-        h, _ = reference.rnn_scan(x @ weight.T + bias, rate, dt=DT, nonlinearity=self.act_in)
-        return activation(self.act_out)(h) @ readout.T + offset
 
     def _differentiate(self, call: Callable[..., Tensor], tensors: tuple[Tensor, ...]) -> dict[str, Tensor]:
         leaves = [tensor.detach().requires_grad_() for tensor in tensors]
@@ -104,6 +85,7 @@ OPERATOR = Operator(
     draws={
         "linear": readout_case,
         "tanh": partial(readout_case, act_in="tanh"),
+        "hardtanh": partial(readout_case, act_in="hardtanh"),
         "tanh-of-linear": partial(readout_case, act_out="tanh"),
     },
     dtypes=(torch.float32, torch.float64),

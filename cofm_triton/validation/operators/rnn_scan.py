@@ -1,4 +1,4 @@
-"""Calls of `cofm_triton.rnn_scan`: every nonlinearity, packed."""
+"""Calls of `cofm_triton.rnn_scan`: every nonlinearity, packed, by both solvers."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from cofm_triton.activation import activation
 from cofm_triton.functional import rnn_scan
 from cofm_triton.nonlinearity import NONLINEARITIES
 from cofm_triton.ops.dtypes import REAL_DTYPES, state_dtype
+from cofm_triton.ops.newton import ACCEPTED
 from cofm_triton.tolerance import rnn_scan_bounds
 from cofm_triton.validation.case import Case
 from cofm_triton.validation.draws import away_from_kinks, normal
@@ -18,7 +19,7 @@ from cofm_triton.validation.problem import Operator
 
 def rnn_case(
     batch: int, length: int, channels: int, *, dtype: torch.dtype = torch.float32, nonlinearity: str = "hardtanh",
-    states: bool = True, dt: float = 0.7, starts: list[int] | None = None, seed: int = 0,
+    states: bool = True, dt: float = 0.7, starts: list[int] | None = None, solver: str = "sequential", seed: int = 0,
 ) -> Case:  # fmt: skip
     """A nonlinear scan whose pre-activations keep away from the kinks of hardtanh and relu.
 
@@ -50,8 +51,8 @@ def rnn_case(
         options=dict(
             dt=dt, nonlinearity=nonlinearity, seq_starts=None if starts is None else torch.tensor(starts)
         ),
-        call=rnn_scan,
-        bounds_of=rnn_scan_bounds,
+        call=partial(rnn_scan, solver=solver),
+        bounds_of=partial(rnn_scan_bounds, drive=ACCEPTED if solver == "newton" else 1.0),
         names=("grad_x", "grad_rate", "grad_h0"),
     )  # fmt: skip
 
@@ -61,6 +62,8 @@ OPERATOR = Operator(
     draws={
         **{name: partial(rnn_case, nonlinearity=name) for name in NONLINEARITIES},
         "tanh+packed": partial(rnn_case, nonlinearity="tanh"),
+        "tanh+newton": partial(rnn_case, nonlinearity="tanh", solver="newton"),
+        "hardtanh+newton": partial(rnn_case, nonlinearity="hardtanh", solver="newton"),
     },
     dtypes=REAL_DTYPES,
 )

@@ -1,0 +1,20 @@
+"""flash-linear-attention's HGRN in chunks of time side by side: Triton, for GPUs alone. Gates as in `fla_hgrn.py`."""
+
+from __future__ import annotations
+
+from cofm_triton.benchmark.contract import Contestant, Peer, Problem
+
+from .fla_hgrn import prepare
+
+
+def _prepare(problem: Problem) -> Contestant:
+    return prepare(problem, "chunk_hgrn")
+
+
+PEER = Peer(
+    name="fla HGRN, chunks",
+    prepare={"linear_scan": _prepare, "gated_scan": _prepare},
+    modules=("fla",),
+    install="fla-core",
+    devices=("cuda",),
+)
