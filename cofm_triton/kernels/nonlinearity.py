@@ -6,11 +6,14 @@ at the kinks: hardtanh'(+-1) = 0, relu'(0) = 0. NaN propagates through each of t
 
 from __future__ import annotations
 
+import math
+
 import triton
 import triton.language as tl
 
 from cofm_triton.nonlinearity import TANH_FLOAT32, TANH_FLOAT64
 
+_TWO_LOG2E = tl.constexpr(2.0 / math.log(2.0))
 _THRESHOLD_32 = tl.constexpr(TANH_FLOAT32.threshold)
 _FIT_32 = tl.constexpr(TANH_FLOAT32.coefficients)
 _DEGREE_32 = tl.constexpr(len(TANH_FLOAT32.coefficients) - 1)
@@ -20,15 +23,17 @@ _DEGREE_64 = tl.constexpr(len(TANH_FLOAT64.coefficients) - 1)
 
 
 @triton.jit
-def _tanh(z, THRESHOLD: tl.constexpr, FIT: tl.constexpr, DEGREE: tl.constexpr):
-    magnitude = tl.abs(z)
-    far = 1.0 - 2.0 / (tl.exp(2.0 * magnitude) + 1.0)
+def _tanh(z, THRESHOLD: tl.constexpr, FIT: tl.constexpr, DEGREE: tl.constexpr, BITS: tl.constexpr):
     w = z * z
     p = tl.full(z.shape, FIT[DEGREE], z.dtype)
     for i in tl.static_range(DEGREE - 1, -1, -1):
         p = p * w + FIT[i]
-    near = magnitude + magnitude * w * p
-    return tl.where(z < 0, -1.0, 1.0) * tl.where(magnitude < THRESHOLD, near, far)
+    near = z + z * w * p
+    magnitude = tl.abs(z)
+    far = 1.0 - 2.0 / (tl.exp2(magnitude * _TWO_LOG2E) + 1.0)
+    sign = z.to(BITS, bitcast=True) & tl.full((), 1, BITS) << (BITS.primitive_bitwidth - 1)
+    far = (far.to(BITS, bitcast=True) | sign).to(z.dtype, bitcast=True)
+    return tl.where(magnitude < THRESHOLD, near, far)
 
 
 @triton.jit
@@ -44,9 +49,9 @@ def _tanh_excess(z, u, THRESHOLD: tl.constexpr, FIT: tl.constexpr, DEGREE: tl.co
 def tanh(z):
     """tanh to 2.5 ulp; the state's dtype chooses the fit."""
     if z.dtype == tl.float64:
-        u = _tanh(z, _THRESHOLD_64, _FIT_64, _DEGREE_64)
+        u = _tanh(z, _THRESHOLD_64, _FIT_64, _DEGREE_64, tl.int64)
     else:
-        u = _tanh(z, _THRESHOLD_32, _FIT_32, _DEGREE_32)
+        u = _tanh(z, _THRESHOLD_32, _FIT_32, _DEGREE_32, tl.int32)
     return u
 
 
