@@ -1,6 +1,6 @@
 """The nonlinearities by name, and the numbers behind the tanh of the Triton kernels.
 
-`tanh(z) = z + z w P(w)`, `w = z^2`, for `|z| < threshold`, and `1 - 2 / (exp(2 |z|) + 1)`, with the sign of z, beyond. In
+`tanh(z) = z + z w P(w)`, `w = z^2`, for `|z| < threshold`, and `1 - 2 / (exp(2 |z|) + 1)` with the sign of z beyond. In
 float32, P is a minimax fit in relative error (4.7e-9). The threshold is where the quotient has become small enough for
 its errors not to matter: with exp2 and the division both as far off as NVIDIA allows, 2 units in the last place each,
 every float32 |z| >= 1 has its tanh within 2.1 units of the exact one and 2 of `torch.tanh`; smaller |z| within 1. Both

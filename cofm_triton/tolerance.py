@@ -17,7 +17,8 @@ that sums N products adds N u times the sum of their magnitudes, the worst of al
 The nonlinear recurrence has the error factor `|1 - dt rate s|`, s the slope of act between the exact and the computed
 z. A first bound takes s anywhere in [0, 1]; with it, s is known to the error of z times |act''|, which gives the final
 one. The adjoint multiplies by `J = 1 - dt rate act'(z)`, with act' as uncertain as that. Hardtanh and relu have jumps
-in act': wherever the error of z reaches one, any slope in [0, 1] counts as possible. Nothing is masked; the bound grows
+in act': wherever the error of z reaches one, any slope in [0, 1] counts as possible. Rates made of raw parameters are
+off by `RATE_ROUNDINGS`, which z and J add to their own, and so is the factor from rate to parameter. Nothing is masked; the bound grows
 where data leave the gradient undecided, so test data should keep away from there.
 
 The dense recurrence has the matrix `|I - dt diag(s) W|` in place of that factor, and a product of D terms rounds D + 2
@@ -49,6 +50,9 @@ LEVELS = 8
 ACT_ROUNDINGS = {"linear": 0, "tanh": 5, "hardtanh": 0, "relu": 0}
 # Largest |act''|: of tanh 4 / (3 sqrt(3)).
 CURVATURE = {"linear": 0.0, "tanh": 0.7699, "hardtanh": 0.0, "relu": 0.0}
+# Roundings of a rate, or of its derivative, made of a raw parameter: two for each of at most three functions like exp
+# (one unit in the last place), one for each of at most four operations. None where the parameters are the rates.
+RATE_ROUNDINGS = 10
 # Where |z| has a kink.
 KINKS = {"hardtanh": 1.0, "relu": 0.0}
 # Products of two errors, left out: below a thousandth of the bound while the relative errors are.
@@ -166,18 +170,22 @@ def rnn_scan_bounds(
     *,
     dt: float = 1.0,
     nonlinearity: str = "hardtanh",
+    parameterization: str = "direct",
+    discretization: str = "euler",
     seq_starts: Tensor | None = None,
 ) -> dict[str, Bound]:
     """Exact results of `cofm_triton.rnn_scan` and the errors that any correct evaluation stays below.
 
     Args:
         x: (B, T, D) in the dtype that is tested.
-        rate: (D,).
+        rate: (D,), raw parameters.
         h0: (B, D) or None; (S, D) with `seq_starts`.
         grad_h: (B, T, D), derivative of a loss by h; None for zeros.
         grad_last: like h_last, derivative of a loss by it; None for zeros.
         dt: see `rnn_scan`.
         nonlinearity: see `rnn_scan`.
+        parameterization: see `rnn_scan`.
+        discretization: see `rnn_scan`.
         seq_starts: see `rnn_scan`.
 
     Returns:
@@ -197,8 +205,15 @@ def rnn_scan_bounds(
     def run(x: Tensor, rate: Tensor, h0: Tensor) -> tuple[Tensor, Tensor]:
         return reference.rnn_scan(x, rate, h0, dt=dt, nonlinearity=nonlinearity, seq_starts=seq_starts)
 
+    def step_rate(w: Tensor) -> Tensor:
+        return reference.effective_rate(reference.parameterization(parameterization).rate(w), dt, discretization)
+
     u = _rounding(state_dtype(x.dtype))
-    inputs = [x.double(), rate.double(), starts]
+    made_of = 0 if (parameterization, discretization) == ("direct", "euler") else RATE_ROUNDINGS
+    w = rate.double().requires_grad_()
+    raw = step_rate(w)
+    (by_w,) = torch.autograd.grad(raw.sum(), w)
+    inputs = [x.double(), raw.detach(), starts]
     exact, exact_grads = _differentiate(run, inputs, [pull, pull_last])
     h = exact[0]
     before = previous_states(h, starts, seq_starts, False)
@@ -211,13 +226,13 @@ def rnn_scan_bounds(
 
     def uncertainty(e_state: Tensor) -> Tensor:
         """How far act'(z) may be off when z is formed from states with these errors."""
-        e_z = 2 * u * scale + inputs[1].abs() * previous_states(e_state, torch.zeros_like(starts), seq_starts, False)
+        e_z = (2 + made_of) * u * scale + inputs[1].abs() * previous_states(e_state, torch.zeros_like(starts), seq_starts, False)
         if nonlinearity in KINKS:
             return torch.where((z.abs() - KINKS[nonlinearity]).abs() <= SECOND_ORDER * e_z, 1.0, 0.0).double()
         return CURVATURE[nonlinearity] * e_z
 
-    # Forward: z takes two roundings, dt * act(z) two and act's own, the sum one.
-    made = u * (dt * (2 * scale + (2 + ACT_ROUNDINGS[nonlinearity]) * act) + h.abs())
+    # Forward: z takes two roundings and the rate's, dt * act(z) two and act's own, the sum one.
+    made = u * (dt * ((2 + made_of) * scale + (2 + ACT_ROUNDINGS[nonlinearity]) * act) + h.abs())
     growth = (1 - dt * inputs[1]).abs()
     growth = growth if nonlinearity == "linear" else growth.clamp(min=1)
     rough, _ = reference.linear_scan(made, growth, torch.zeros_like(starts), seq_starts=seq_starts)
@@ -239,8 +254,8 @@ def rnn_scan_bounds(
 
     mu, mu_first = adjoint(pull.abs(), pull_last.abs())
     reach = pull.abs() + mu  # Lambda, the magnitudes of the adjoint
-    # lambda = g + mu rounds once, J lambda up to six times.
-    error_made = reach * (turn * e_slope + 6 * u * (1 + turn * slope))
+    # lambda = g + mu rounds once, J lambda up to six times, besides the rate.
+    error_made = reach * (turn * e_slope + (6 + made_of) * u * (1 + turn * slope))
     e_mu, e_first = reference.linear_scan(
         error_made, jacobian, torch.zeros_like(starts), reverse=True, seq_starts=seq_starts
     )
@@ -249,11 +264,13 @@ def rnn_scan_bounds(
     e_x = dt * ((slope + e_slope) * e_lambda + reach * e_slope) + LEVELS * u * grad_x
     e_rate = (e_x * before.abs() + grad_x * e_before).sum((0, 1))
     e_rate = e_rate + x.shape[0] * x.shape[1] * u * (grad_x * (before.abs() + e_before)).sum((0, 1))
+    # d rate / d w of an exact step holds exp(-dt f(w)), which multiplies the error of its exponent.
+    e_rate = by_w.abs() * (e_rate + made_of * u * (2 - (1 - turn).log()) * exact_grads[1].abs()) if made_of else e_rate
     return {
         "h": _bound(exact[0], e, x.dtype),
         "h_last": _bound(exact[1], e_last, last_dtype),
         "grad_x": _bound(exact_grads[0], e_x, x.dtype),
-        "grad_rate": _bound(exact_grads[1], e_rate, rate.dtype),
+        "grad_rate": _bound(by_w * exact_grads[1], e_rate, rate.dtype),
         "grad_h0": _bound(exact_grads[2], e_first + LEVELS * u * mu_first, last_dtype),
     }
 
