@@ -18,8 +18,8 @@ The nonlinear recurrence has the error factor `|1 - dt rate s|`, s the slope of 
 z. A first bound takes s anywhere in [0, 1]; with it, s is known to the error of z times |act''|, which gives the final
 one. The adjoint multiplies by `J = 1 - dt rate act'(z)`, with act' as uncertain as that. Hardtanh and relu have jumps
 in act': wherever the error of z reaches one, any slope in [0, 1] counts as possible. Rates made of raw parameters are
-off by `RATE_ROUNDINGS`, which z and J add to their own, and so is the factor from rate to parameter. Nothing is masked; the bound grows
-where data leave the gradient undecided, so test data should keep away from there.
+off by `RATE_ROUNDINGS`, which z and J add to their own, and so is the factor from rate to parameter. Nothing is masked;
+the bound grows where data leave the gradient undecided, so test data should keep away from there.
 
 The dense recurrence has the matrix `|I - dt diag(s) W|` in place of that factor, and a product of D terms rounds D + 2
 times on the way to z, whatever the order of its terms.
@@ -226,7 +226,8 @@ def rnn_scan_bounds(
 
     def uncertainty(e_state: Tensor) -> Tensor:
         """How far act'(z) may be off when z is formed from states with these errors."""
-        e_z = (2 + made_of) * u * scale + inputs[1].abs() * previous_states(e_state, torch.zeros_like(starts), seq_starts, False)
+        e_before = previous_states(e_state, torch.zeros_like(starts), seq_starts, False)
+        e_z = (2 + made_of) * u * scale + inputs[1].abs() * e_before
         if nonlinearity in KINKS:
             return torch.where((z.abs() - KINKS[nonlinearity]).abs() <= SECOND_ORDER * e_z, 1.0, 0.0).double()
         return CURVATURE[nonlinearity] * e_z
