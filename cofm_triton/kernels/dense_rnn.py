@@ -14,10 +14,8 @@ Resident (see `launch.dense`): a program carries one sequence through all of tim
 BLOCK x BLOCK numbers, the first RESIDENT of them in registers. One sequence a program is as good as many: fused
 multiply-adds cannot share a product between sequences, and B programs run side by side. Up to 128 channels the whole
 matrix is resident (float32 64 KiB). 256 channels in float32 are 256 KiB, all the registers that a multiprocessor has:
-from 129 channels on a quarter of the matrix stays in registers (with half of it there, in tiles of 128 or of 64,
-threads spill), and the rest, at most 192 KiB, is read again in every step, marked to be evicted last: less than the
-256 KiB that an H100's L1 cache and shared memory have together. Triton itself places nothing in shared memory for good.
-16-bit weights are widened first and count as float32.
+from 129 channels on a quarter of the matrix stays in registers, and the rest is read again in every step, from the
+caches. 16-bit weights are widened first and count as float32.
 
 By steps, for wider states: one launch a step, a program forms TILE_B x TILE_N sums by `tl.dot`, and the weight comes
 from the L2 cache. `PRECISION` is its input precision.
@@ -45,7 +43,7 @@ def load_tile(matrix_ptr, TILE: tl.constexpr, BLOCKS: tl.constexpr, BLOCK: tl.co
     """
     k = (TILE // BLOCKS) * BLOCK + tl.arange(0, BLOCK)[:, None]
     n = (TILE % BLOCKS) * BLOCK + tl.arange(0, BLOCK)[None, :]
-    return tl.load(matrix_ptr + k * (BLOCKS * BLOCK) + n, eviction_policy="evict_last")
+    return tl.load(matrix_ptr + k * (BLOCKS * BLOCK) + n)
 
 
 @triton.jit
@@ -59,19 +57,16 @@ def load_tiles(matrix_ptr, COUNT: tl.constexpr, BLOCKS: tl.constexpr, BLOCK: tl.
 
 @triton.jit
 def multiply(matrix_ptr, tiles, v, RESIDENT: tl.constexpr, BLOCKS: tl.constexpr, BLOCK: tl.constexpr):
-    """`out[n] = sum_k matrix[k, n] v[k]`, v and the result in BLOCKS blocks; tiles that are not resident are loaded.
-
-    Tiles of the same columns are added up before the sum over k crosses lanes and warps.
-    """
+    """`out[n] = sum_k matrix[k, n] v[k]`, v and the result in BLOCKS blocks; tiles that are not resident are loaded."""
     out = ()
     for j in tl.static_range(BLOCKS):
-        total = tl.zeros((BLOCK, BLOCK), v[0].dtype)
+        total = tl.zeros((BLOCK,), v[0].dtype)
         for c in tl.static_range(BLOCKS):
             if c * BLOCKS + j < RESIDENT:
-                total += tiles[c * BLOCKS + j] * v[c][:, None]
+                total += tl.sum(tiles[c * BLOCKS + j] * v[c][:, None], 0)
             else:
-                total += load_tile(matrix_ptr, c * BLOCKS + j, BLOCKS, BLOCK) * v[c][:, None]
-        out = out + (tl.sum(total, 0),)
+                total += tl.sum(load_tile(matrix_ptr, c * BLOCKS + j, BLOCKS, BLOCK) * v[c][:, None], 0)
+        out = out + (total,)
     return out
 
 

@@ -38,7 +38,7 @@ from cofm_triton.kernels.rows import (
     store_row,
 )
 
-# Rows in flight. Backward holds x, g, and the recomputed h and dt * act' of a block in registers.
+# Rows in flight. Backward holds x, g, and the recomputed h and act' of a block in registers.
 FORWARD_ROWS = 16
 BACKWARD_ROWS = 8
 
@@ -141,12 +141,12 @@ def rnn_scan_backward_kernel(
             z = xs[j].to(STATE) + pull * h
             u = act(z, NONLINEARITY)
             hs = hs + (h,)
-            slopes = slopes + (act_derivative(z, u, NONLINEARITY, step),)
+            slopes = slopes + (act_derivative(z, u, NONLINEARITY),)
             h += step * u
         for j in tl.static_range(ROWS - 2, -1, -1):
             live = live_row(d, D, j, rest)
             adjoint = gs[j].to(STATE) + mu
-            grad_x = slopes[j] * adjoint
+            grad_x = step * slopes[j] * adjoint
             mu = tl.where(live, adjoint + pull * grad_x, mu)
             grad_pull += tl.where(live, grad_x * hs[j], 0.0)
             store_row(dx_row + j * D, grad_x, live, True)
@@ -166,11 +166,11 @@ def rnn_scan_backward_kernel(
             z = xs[j].to(STATE) + pull * h
             u = act(z, NONLINEARITY)
             hs = hs + (h,)
-            slopes = slopes + (act_derivative(z, u, NONLINEARITY, step),)
+            slopes = slopes + (act_derivative(z, u, NONLINEARITY),)
             h += step * u
         for j in tl.static_range(ROWS - 1, -1, -1):
             adjoint = gs[j].to(STATE) + mu
-            grad_x = slopes[j] * adjoint
+            grad_x = step * slopes[j] * adjoint
             mu = adjoint + pull * grad_x
             grad_pull += grad_x * hs[j]
             store_row(dx_row + j * D, grad_x, mask, MASKED)
