@@ -47,16 +47,18 @@ def tanh(z):
 
     The sign is a bit in float32, where that is the cheapest; in float64 integers of twice the width cost registers.
     """
-    magnitude = tl.abs(z)
     if z.dtype == tl.float64:
+        magnitude = tl.abs(z)
         far = 1.0 - 2.0 / (tl.exp(2.0 * magnitude) + 1.0)
         far = tl.where(z < 0, -far, far)
         u = tl.where(magnitude < _THRESHOLD_64, _near(z, _FIT_64, _DEGREE_64), far)
     else:
+        near = _near(z, _FIT_32, _DEGREE_32)
+        magnitude = tl.abs(z)
         far = 1.0 - 2.0 / (tl.exp2(magnitude * _TWO_LOG2E) + 1.0)
-        sign = z.to(tl.int32, bitcast=True) & tl.full((), -(2**31), tl.int32)
+        sign = z.to(tl.int32, bitcast=True) & (tl.full((), 1, tl.int32) << 31)
         far = (far.to(tl.int32, bitcast=True) | sign).to(tl.float32, bitcast=True)
-        u = tl.where(magnitude < _THRESHOLD_32, _near(z, _FIT_32, _DEGREE_32), far)
+        u = tl.where(magnitude < _THRESHOLD_32, near, far)
     return u
 
 

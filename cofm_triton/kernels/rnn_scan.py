@@ -38,7 +38,7 @@ from cofm_triton.kernels.rows import (
     store_row,
 )
 
-# Rows in flight. Backward holds x, g, and the recomputed h and act' of a block in registers.
+# Rows in flight. Backward holds x, g, and the recomputed h and act' of a block in registers; float64 has room for half.
 FORWARD_ROWS = 16
 BACKWARD_ROWS = 8
 
@@ -206,7 +206,8 @@ def backward(
         grad_h, x, w, h, h0, grad_last, seq_starts, grad_x, grad_w, grad_h0,
         x.shape[1], x.shape[2], block.num_blocks, grad_h0.shape[0], dt, *grad_h.stride(), *x.stride(),
         NONLINEARITY=nonlinearity, PARAMETERIZATION=parameterization, EXACT=discretization == "exact",
-        HAS_H0=h0 is not None, HAS_GRAD_LAST=grad_last is not None, ROWS=BACKWARD_ROWS, **shape,
+        HAS_H0=h0 is not None, HAS_GRAD_LAST=grad_last is not None,
+        ROWS=BACKWARD_ROWS * 4 // max(4, grad_h0.element_size()), **shape,
     )  # fmt: skip
     return grad_x, grad_w.sum(0), grad_h0
 
