@@ -16,11 +16,13 @@ from cofm_triton.checks import (
     check_states,
     check_step,
 )
+from cofm_triton.discretization import is_exact
 from cofm_triton.ops.backends import resolve
 from cofm_triton.ops.dense_rnn import apply_dense_rnn
 from cofm_triton.ops.dtypes import state_dtype
 from cofm_triton.ops.linear_scan import apply_linear_scan
 from cofm_triton.ops.rnn_scan import apply_rnn_scan
+from cofm_triton.parameterization import parameterization as look_up
 
 SOLVERS = ("auto", "sequential", "newton")
 
@@ -92,6 +94,8 @@ def rnn_scan(
     dt: float = 1.0,
     nonlinearity: str = "hardtanh",
     solver: str = "auto",
+    parameterization: str = "direct",
+    discretization: str = "euler",
     seq_starts: Tensor | None = None,
     backend: str | None = None,
 ) -> tuple[Tensor, Tensor]:
@@ -102,7 +106,8 @@ def rnn_scan(
 
     Args:
         x: (B, T, D) pre-activations `U x + b`, float16, bfloat16, float32 or float64; any strides, any T >= 0.
-        rate: (D,) decay rates, per unit of time; in x's dtype or the state's.
+        rate: (D,) decay rates, per unit of time; or what `parameterization` makes rates of. In x's dtype or the
+            state's.
         h0: (B, D) initial state, zeros when None; (S, D) with `seq_starts`. In x's dtype or the state's.
         dt: time step, > 0.
         nonlinearity: act: "linear", "tanh", "hardtanh" or "relu".
@@ -110,6 +115,9 @@ def rnn_scan(
             the sequential kernel, which takes over where they do not converge (`cofm_triton/ops/newton.py`); or "auto",
             which takes "newton" on a GPU for at most 64 channels over the whole batch and at least 65,536 steps, and
             never on the CPU, where it does not pay.
+        parameterization: f, one of `PARAMETERIZATIONS`: `rate` holds raw parameters w, and the decay rates are f(w),
+            formed inside the kernels and in the dtype of the state, and so is the gradient by w.
+        discretization: "euler" takes the decay rates as they are, "exact" (1 - exp(-dt f(w))) / dt in their place.
         seq_starts: (S,) int32 or int64 start indices of sequences packed into one row (B = 1), the first one 0.
         backend: "triton", "cpu" ("numba" or "torch"), "reference"; None picks the fastest that can run the tensors.
 
@@ -134,15 +142,21 @@ def rnn_scan(
     check_nonlinearity(nonlinearity)
     if solver not in SOLVERS:
         raise ValueError(f"solver must be one of {SOLVERS}, got {solver!r}")
+    look_up(parameterization)
+    is_exact(discretization)
     check_seq_starts(seq_starts, x)
     check_states("h0", h0, x, seq_starts)
     chosen = resolve(backend, x.device)
     if chosen == "reference":
-        from cofm_triton.reference import rnn_scan as definition
+        from cofm_triton import reference
 
-        return definition(x, rate, h0, dt=dt, nonlinearity=nonlinearity, seq_starts=seq_starts)
-    rate = rate.to(state_dtype(x.dtype))
-    return apply_rnn_scan(x, rate, h0, seq_starts, float(dt), nonlinearity, chosen, solver)
+        w = rate.to(state_dtype(x.dtype))
+        rate = reference.effective_rate(reference.parameterization(parameterization).rate(w), dt, discretization)
+        return reference.rnn_scan(x, rate, h0, dt=dt, nonlinearity=nonlinearity, seq_starts=seq_starts)
+    w = rate.to(state_dtype(x.dtype))
+    return apply_rnn_scan(
+        x, w, h0, seq_starts, float(dt), nonlinearity, chosen, solver, parameterization, discretization
+    )
 
 
 def dense_rnn(

@@ -251,6 +251,10 @@ class StableRNN(nn.Module):
         rate: Tensor = getattr(self, "rate" + suffix)
         return weight, bias, rate
 
+    def _rate(self, suffix: str) -> Tensor:
+        """f(w), (D,), float32 at least."""
+        return look_up(self.parameterization).rate(self._raw(suffix)[2])
+
     @overload
     def forward(self, input: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]: ...
 
@@ -315,7 +319,7 @@ class StableRNN(nn.Module):
         return min(self._margin(suffix) for suffix in chain.from_iterable(self._suffixes))
 
     def _margin(self, suffix: str) -> float:
-        rate = look_up(self.parameterization).rate(self._raw(suffix)[2])
+        rate = self._rate(suffix)
         if self.recurrence in _MATRICES and not self.constrained:
             return decay_rate(self._recurrent_matrix(suffix, rate))
         return float(rate.min())
@@ -362,14 +366,13 @@ class StableRNN(nn.Module):
 
     def _run(self, suffix: str, x: Tensor, h0: Tensor | None, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
         """One direction of one layer: x (B, T, d) to output (B, T, D) and state (B, D)."""
-        rate = look_up(self.parameterization).rate(self._raw(suffix)[2])
         if self.recurrence not in _MATRICES:
             run = self._run_diagonal
         elif self.recurrence == "orthogonal" and self.constrained and self.nonlinearity == "linear":
             run = self._run_rotated
         else:
             run = self._run_dense
-        h, h_last = run(suffix, rate, x, h0)
+        h, h_last = run(suffix, x, h0)
         if lengths is not None:
             rows = torch.arange(len(lengths), device=h.device)
             h_last = h[rows, lengths - 1]
@@ -389,10 +392,12 @@ class StableRNN(nn.Module):
             weight = scaled.to(weight.dtype)
         return F.linear(x, weight, bias)
 
-    def _run_diagonal(self, suffix: str, rate: Tensor, x: Tensor, h0: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _run_diagonal(self, suffix: str, x: Tensor, h0: Tensor | None) -> tuple[Tensor, Tensor]:
         """Recurrences of every unit by itself."""
-        scale = lru_normalization(self._raw(suffix)[2]) if self.normalize_input else None
+        w = self._raw(suffix)[2]
+        scale = lru_normalization(w) if self.normalize_input else None
         if self.recurrence == "ssm" or self.nonlinearity == "linear":
+            rate = self._rate(suffix)
             gain = linear_gain(rate, self.dt, self.discretization)
             e = self._encode(suffix, x, gain if scale is None else gain * scale)
             decay = linear_decay(rate, self.dt, self.discretization)
@@ -400,16 +405,18 @@ class StableRNN(nn.Module):
         e = self._encode(suffix, x, scale)
         return rnn_scan(
             e,
-            effective_rate(rate, self.dt, self.discretization),
+            w,
             _like(h0, e),
             dt=self.dt,
             nonlinearity=self.nonlinearity,
+            parameterization=self.parameterization,
+            discretization=self.discretization,
             backend=self.backend,
         )
 
-    def _run_rotated(self, suffix: str, rate: Tensor, x: Tensor, h0: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _run_rotated(self, suffix: str, x: Tensor, h0: Tensor | None) -> tuple[Tensor, Tensor]:
         """The linear orthogonal recurrence in the basis P h, where it is diagonal."""
-        basis = self._matrix(suffix)
+        basis, rate = self._matrix(suffix), self._rate(suffix)
         gain = linear_gain(rate, self.dt, self.discretization)
         e = self._encode(suffix, x, gain.unsqueeze(1) * basis)
         start = None if h0 is None else _like(h0 @ basis.T, e)
@@ -417,9 +424,9 @@ class StableRNN(nn.Module):
         h, h_last = linear_scan(e, decay, start, backend=self.backend)
         return h @ basis.to(h.dtype), h_last @ basis.to(h.dtype)
 
-    def _run_dense(self, suffix: str, rate: Tensor, x: Tensor, h0: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _run_dense(self, suffix: str, x: Tensor, h0: Tensor | None) -> tuple[Tensor, Tensor]:
         """Recurrences with a full matrix A in place of the rates."""
-        matrix, gain = self.step_matrices(suffix, rate)
+        matrix, gain = self.step_matrices(suffix, self._rate(suffix))
         e = self._encode(suffix, x, gain)
         return dense_rnn(e, matrix, _like(h0, e), dt=self.dt, nonlinearity=self.nonlinearity, backend=self.backend)
 

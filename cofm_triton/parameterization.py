@@ -23,10 +23,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cofm_triton.discretization import complement
+from cofm_triton.rate_numbers import EXP_LIMIT, INVERSE_A, INVERSE_B
 
-_INVERSE_A = 1.0
-_INVERSE_B = 0.5
-_EXP_LIMIT = 30.0  # exp(30) = 1e13 per unit of time is instantaneous; further up gradients overflow
 _SOFTPLUS_LINEAR_FROM = 40.0  # exp(-40) is below half an ulp of 40: the linear branch is exact
 
 
@@ -158,11 +156,11 @@ def _step(w: Tensor) -> Tensor:
 
 
 def _exp(w: Tensor) -> Tensor:
-    return torch.exp(w.clamp(max=_EXP_LIMIT))
+    return torch.exp(w.clamp(max=EXP_LIMIT))
 
 
 def _exp_derivative(w: Tensor) -> Tensor:
-    return torch.where(w <= _EXP_LIMIT, _exp(w), torch.zeros_like(w))
+    return torch.where(w <= EXP_LIMIT, _exp(w), torch.zeros_like(w))
 
 
 def _softplus(w: Tensor) -> Tensor:
@@ -176,16 +174,16 @@ def _softplus_inverse(rate: Tensor) -> Tensor:
 
 
 def _inverse_square(w: Tensor) -> Tensor:
-    return 1 / (_INVERSE_A * w * w + _INVERSE_B)
+    return 1 / (INVERSE_A * w * w + INVERSE_B)
 
 
 def _inverse_square_inverse(rate: Tensor) -> Tensor:
-    return torch.sqrt((1 - _INVERSE_B * rate) / _INVERSE_A / rate)
+    return torch.sqrt((1 - INVERSE_B * rate) / INVERSE_A / rate)
 
 
 def _inverse_square_derivative(w: Tensor) -> Tensor:
     rate = _inverse_square(w)
-    return -2 * _INVERSE_A * w * rate * rate
+    return -2 * INVERSE_A * w * rate * rate
 
 
 def _lru(w: Tensor) -> Tensor:
@@ -229,8 +227,8 @@ def _exponential_modulus(beta: float) -> float:
 
 
 def _inverse_square_modulus(beta: float) -> float:
-    scaled = math.sqrt(_INVERSE_A) * beta
-    return scaled * (scaled + math.sqrt(scaled * scaled + 4 * _INVERSE_B)) / (2 * _INVERSE_B)
+    scaled = math.sqrt(INVERSE_A) * beta
+    return scaled * (scaled + math.sqrt(scaled * scaled + 4 * INVERSE_B)) / (2 * INVERSE_B)
 
 
 _TABLE = {
@@ -254,7 +252,7 @@ _TABLE = {
         ),
         Parameterization(
             "exp",
-            Interval(0.0, math.exp(_EXP_LIMIT), closed_high=True),
+            Interval(0.0, math.exp(EXP_LIMIT), closed_high=True),
             _exp,
             torch.log,
             _exp_derivative,
@@ -270,7 +268,7 @@ _TABLE = {
         ),
         Parameterization(
             "inverse",
-            Interval(0.0, 1 / _INVERSE_B, closed_high=True),
+            Interval(0.0, 1 / INVERSE_B, closed_high=True),
             _inverse_square,
             _inverse_square_inverse,
             _inverse_square_derivative,

@@ -17,8 +17,9 @@ that sums N products adds N u times the sum of their magnitudes, the worst of al
 The nonlinear recurrence has the error factor `|1 - dt rate s|`, s the slope of act between the exact and the computed
 z. A first bound takes s anywhere in [0, 1]; with it, s is known to the error of z times |act''|, which gives the final
 one. The adjoint multiplies by `J = 1 - dt rate act'(z)`, with act' as uncertain as that. Hardtanh and relu have jumps
-in act': wherever the error of z reaches one, any slope in [0, 1] counts as possible. Nothing is masked; the bound grows
-where data leave the gradient undecided, so test data should keep away from there.
+in act': wherever the error of z reaches one, any slope in [0, 1] counts as possible. Rates made of raw parameters are
+off by `RATE_ROUNDINGS`, which z and J add to their own, and so is the factor from rate to parameter. Nothing is masked;
+the bound grows where data leave the gradient undecided, so test data should keep away from there.
 
 The dense recurrence has the matrix `|I - dt diag(s) W|` in place of that factor, and a product of D terms rounds D + 2
 times on the way to z, whatever the order of its terms.
@@ -54,6 +55,9 @@ LEVELS = 8
 ACT_ROUNDINGS = {"linear": 0, "tanh": 5, "hardtanh": 0, "relu": 0}
 # Largest |act''|: of tanh 4 / (3 sqrt(3)).
 CURVATURE = {"linear": 0.0, "tanh": 0.7699, "hardtanh": 0.0, "relu": 0.0}
+# Roundings of a rate, or of its derivative, made of a raw parameter: two for each of at most three functions like exp
+# (one unit in the last place), one for each of at most four operations. None where the parameters are the rates.
+RATE_ROUNDINGS = 10
 # Where |z| has a kink.
 KINKS = {"hardtanh": 1.0, "relu": 0.0}
 # Products of two errors, left out: below a thousandth of the bound while the relative errors are.
@@ -171,6 +175,8 @@ def rnn_scan_bounds(
     *,
     dt: float = 1.0,
     nonlinearity: str = "hardtanh",
+    parameterization: str = "direct",
+    discretization: str = "euler",
     seq_starts: Tensor | None = None,
     drive: float = 1.0,
 ) -> dict[str, Bound]:
@@ -178,12 +184,14 @@ def rnn_scan_bounds(
 
     Args:
         x: (B, T, D) in the dtype that is tested.
-        rate: (D,).
+        rate: (D,), raw parameters.
         h0: (B, D) or None; (S, D) with `seq_starts`.
         grad_h: (B, T, D), derivative of a loss by h; None for zeros.
         grad_last: like h_last, derivative of a loss by it; None for zeros.
         dt: see `rnn_scan`.
         nonlinearity: see `rnn_scan`.
+        parameterization: see `rnn_scan`.
+        discretization: see `rnn_scan`.
         seq_starts: see `rnn_scan`.
         drive: errors of a step that a solver allows, in roundings of one; see `ops/newton.py`.
 
@@ -204,21 +212,33 @@ def rnn_scan_bounds(
     def run(x: Tensor, rate: Tensor, h0: Tensor) -> tuple[Tensor, Tensor]:
         return reference.rnn_scan(x, rate, h0, dt=dt, nonlinearity=nonlinearity, seq_starts=seq_starts)
 
+    def step_rate(w: Tensor) -> Tensor:
+        return reference.effective_rate(reference.parameterization(parameterization).rate(w), dt, discretization)
+
     u = _rounding(state_dtype(x.dtype))
-    inputs = [x.double(), rate.double(), starts]
+    made_of = 0 if (parameterization, discretization) == ("direct", "euler") else RATE_ROUNDINGS
+    w = rate.double().requires_grad_()
+    raw = step_rate(w)
+    (by_w,) = torch.autograd.grad(raw.sum(), w)
+    inputs = [x.double(), raw.detach(), starts]
     exact, exact_grads = _differentiate(run, inputs, [pull, pull_last])
     h = exact[0]
-    orbit = _orbit(inputs[0], inputs[1], h, starts, seq_starts, dt=dt, nonlinearity=nonlinearity)
+    orbit = _orbit(
+        inputs[0], inputs[1], h, starts, seq_starts, dt=dt, nonlinearity=nonlinearity, rate_roundings=made_of
+    )
     e, e_last = orbit.state_errors(u, drive=drive)
     # The adjoint forms z again from x and stored states, or from states recomputed from an earlier stored one.
     stored = e + _storage(x.dtype) * (h.abs().cummax(1).values if h.shape[1] else h)
     adjoint = orbit.adjoint_errors(u, stored, pull.abs(), torch.zeros_like(h), pull_last.abs())
     e_rate = orbit.product_errors(u, adjoint, orbit.before, orbit.earlier(stored))
+    # d rate / d w of an exact step holds exp(-dt f(w)), which multiplies the error of its exponent.
+    turn = dt * inputs[1].abs()
+    e_rate = by_w.abs() * (e_rate + made_of * u * (2 - (1 - turn).log()) * exact_grads[1].abs()) if made_of else e_rate
     return {
         "h": _bound(exact[0], e, x.dtype),
         "h_last": _bound(exact[1], e_last, last_dtype),
         "grad_x": _bound(exact_grads[0], adjoint.e_z, x.dtype),
-        "grad_rate": _bound(exact_grads[1], e_rate, rate.dtype),
+        "grad_rate": _bound(by_w * exact_grads[1], e_rate, rate.dtype),
         "grad_h0": _bound(exact_grads[2], adjoint.e_first + LEVELS * u * adjoint.first, last_dtype),
     }
 
@@ -243,6 +263,7 @@ class _Orbit:
         z: pre-activations.
         scale: what z is rounded against.
         roundings: of z.
+        rate_roundings: of the rate, which z has too.
         zero: no error of the initial states, (S, D).
     """
 
@@ -255,6 +276,7 @@ class _Orbit:
     z: Tensor
     scale: Tensor
     roundings: int
+    rate_roundings: int
     zero: Tensor
 
     @property
@@ -299,8 +321,8 @@ class _Orbit:
         back: dict[str, Any] = dict(reverse=True, seq_starts=starts)
         mu, first = reference.linear_scan(jacobian * pull, jacobian, pull_last, **back)
         reach = pull + previous_states(mu, pull_last, starts, True)  # Lambda, the magnitudes of the adjoint
-        # lambda = g + mu rounds once, J lambda up to six times.
-        made = reach * (turn * e_slope + 6 * u * (1 + turn * slope)) + jacobian * e_pull
+        # lambda = g + mu rounds once, J lambda up to six times, besides the rate.
+        made = reach * (turn * e_slope + (6 + self.rate_roundings) * u * (1 + turn * slope)) + jacobian * e_pull
         e_mu, e_first = reference.linear_scan(made, jacobian, self.zero, **back)
         e_lambda = e_pull + previous_states(e_mu, self.zero, starts, True) + 2 * u * reach
         grad_z = self.dt * (slope + e_slope) * reach
@@ -316,16 +338,15 @@ class _Orbit:
 
 def _orbit(
     drive: Tensor, rate: Tensor, h: Tensor, starts: Tensor, seq_starts: Tensor | None, *, dt: float,
-    nonlinearity: str, drive_scale: Tensor | None = None, drive_roundings: int = 0,
+    nonlinearity: str, drive_scale: Tensor | None = None, drive_roundings: int = 0, rate_roundings: int = 0,
 ) -> _Orbit:  # fmt: skip
     """The orbit of exact states h; z = drive - rate h[t-1] rounds twice, after the drive against its own scale."""
     before = previous_states(h, starts, seq_starts, False)
     pulled = rate * before
     scale = (drive.abs() if drive_scale is None else drive_scale) + pulled.abs()
     zero = torch.zeros_like(starts)
-    return _Orbit(
-        rate, dt, nonlinearity, seq_starts, h, before, drive - pulled, scale, 2 + drive_roundings, zero
-    )  # fmt: skip
+    roundings = 2 + drive_roundings + rate_roundings
+    return _Orbit(rate, dt, nonlinearity, seq_starts, h, before, drive - pulled, scale, roundings, rate_roundings, zero)
 
 
 def _slope_uncertainty(nonlinearity: str, z: Tensor, e_z: Tensor) -> Tensor:

@@ -1,17 +1,19 @@
 """Diagonal nonlinear recurrence, `h[t] = h[t-1] + dt * act(x[t] - rate * h[t-1])`: forward and backward Triton kernels.
 
-Indices: b sequence, t time, d channel; tensors are (B, T, D), rate is (D,). The state lives in registers in STATE
-(float32, float64 for float64 input). A program owns BLOCK_D channels of one sequence: several independent channels per
-thread hide the latency of a chain that cannot be split.
+Indices: b sequence, t time, d channel; tensors are (B, T, D). The rates come out of a raw parameter w, (D,), inside
+the kernel (`kernels/parameterization.py`; parameterisation "direct" without EXACT: the rates themselves). The state
+lives in registers in STATE (float32, float64 for float64 input). A program owns BLOCK_D channels of one sequence:
+several independent channels per thread hide the latency of a chain that cannot be split.
 
 Backward, with g = dL/dh, z[t] = x[t] - rate * h[t-1], s[t] = act'(z[t]) and mu the adjoint arriving from later steps:
 
     lambda[t] = g[t] + mu[t],          dx[t] = dt * s[t] * lambda[t]
-    mu[t-1] = lambda[t] - rate * dx[t],   drate -= dx[t] * h[t-1],   dh0 = mu[-1]
+    mu[t-1] = lambda[t] - rate * dx[t],   drate -= dx[t] * h[t-1],   dh0 = mu[-1],   dw = (rate by w) * drate
 
 h is recomputed block by block from its last stored value, with the arithmetic of the forward pass, so that x, g and one
 row of h in BACKWARD_ROWS are read: act' from differences of a rounded h would mistake saturated steps for linear ones.
-`drate` is summed over time in registers and leaves the kernel as one row per sequence: no atomics.
+`drate` is summed over time in registers, chained to dw in STATE and leaves the kernel as one row per sequence: no
+atomics.
 
 Traffic in elements per element: forward 2, backward 3 + 1 / BACKWARD_ROWS.
 Source: Eq. (1) of arXiv 2305.19190 in discrete time and its adjoint; defined in `reference/rnn_scan.py`.
@@ -26,6 +28,7 @@ import triton.language as tl
 
 from cofm_triton.kernels.launch import NUM_WARPS, Channels, channels
 from cofm_triton.kernels.nonlinearity import act, act_derivative
+from cofm_triton.kernels.parameterization import step_rate, step_rate_slope
 from cofm_triton.kernels.rows import (
     chunk_rows,
     live_row,
@@ -35,17 +38,18 @@ from cofm_triton.kernels.rows import (
     store_row,
 )
 
-# Rows in flight. Backward holds x, g, and the recomputed h and act' of a block in registers.
+# Rows in flight. Backward holds x, g, and the recomputed h and act' of a block in registers; float64 has room for half.
 FORWARD_ROWS = 16
 BACKWARD_ROWS = 8
 
 
 @triton.jit
 def rnn_scan_forward_kernel(
-    x_ptr, rate_ptr, h0_ptr, starts_ptr, h_ptr, last_ptr,
+    x_ptr, w_ptr, h0_ptr, starts_ptr, h_ptr, last_ptr,
     T: tl.int64, D: tl.int64, num_blocks, num_sequences, dt: tl.float64,
     stride_xb: tl.int64, stride_xt: tl.int64, stride_xd,
-    NONLINEARITY: tl.constexpr, HAS_H0: tl.constexpr, PACKED: tl.constexpr,
+    NONLINEARITY: tl.constexpr, PARAMETERIZATION: tl.constexpr, EXACT: tl.constexpr, HAS_H0: tl.constexpr,
+    PACKED: tl.constexpr,
     STATE: tl.constexpr, BLOCK_D: tl.constexpr, ROWS: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
     """Writes h (B, T, D), contiguous, and last (S, D), the final state; S = B unless PACKED."""
@@ -59,9 +63,10 @@ def rnn_scan_forward_kernel(
     x_row = x_ptr + batch * stride_xb + entry * stride_xt + d * stride_xd
     h_row = h_ptr + (batch * T + entry) * D + d
     sequence_row = sequence.to(tl.int64) * D + d
-    dt = tl.full((), dt, STATE)
+    step = tl.full((), dt, STATE)
 
-    rate = load_row(rate_ptr + d, mask, MASKED).to(STATE)
+    # Subtracted from zero: a mere change of sign would move into the loop and be paid there once per state.
+    pull = 0.0 - step_rate(load_row(w_ptr + d, mask, MASKED), dt, PARAMETERIZATION, EXACT)
     h = tl.zeros((BLOCK_D,), STATE)
     if HAS_H0:
         h = load_row(h0_ptr + sequence_row, mask, MASKED).to(STATE)
@@ -69,7 +74,7 @@ def rnn_scan_forward_kernel(
     for _ in range(n // ROWS):
         xs = load_rows(x_row, stride_xt, mask, ROWS, MASKED)
         for j in tl.static_range(ROWS):
-            h += dt * act(xs[j].to(STATE) - rate * h, NONLINEARITY)
+            h += step * act(xs[j].to(STATE) + pull * h, NONLINEARITY)
             store_row(h_row + j * D, h, mask, MASKED)
         x_row += ROWS * stride_xt
         h_row += ROWS * D
@@ -78,7 +83,7 @@ def rnn_scan_forward_kernel(
         xs = load_last_rows(x_row, stride_xt, d, D, rest, ROWS)
         for j in tl.static_range(ROWS - 1):
             live = live_row(d, D, j, rest)
-            h = tl.where(live, h + dt * act(xs[j].to(STATE) - rate * h, NONLINEARITY), h)
+            h = tl.where(live, h + step * act(xs[j].to(STATE) + pull * h, NONLINEARITY), h)
             store_row(h_row + j * D, h, live, True)
 
     store_row(last_ptr + sequence_row, h, mask, MASKED)
@@ -86,15 +91,16 @@ def rnn_scan_forward_kernel(
 
 @triton.jit
 def rnn_scan_backward_kernel(
-    grad_h_ptr, x_ptr, rate_ptr, h_ptr, h0_ptr, grad_last_ptr, starts_ptr,
-    grad_x_ptr, grad_rate_ptr, grad_h0_ptr,
+    grad_h_ptr, x_ptr, w_ptr, h_ptr, h0_ptr, grad_last_ptr, starts_ptr,
+    grad_x_ptr, grad_w_ptr, grad_h0_ptr,
     T: tl.int64, D: tl.int64, num_blocks, num_sequences, dt: tl.float64,
     stride_gb: tl.int64, stride_gt: tl.int64, stride_gd,
     stride_xb: tl.int64, stride_xt: tl.int64, stride_xd,
-    NONLINEARITY: tl.constexpr, HAS_H0: tl.constexpr, HAS_GRAD_LAST: tl.constexpr, PACKED: tl.constexpr,
+    NONLINEARITY: tl.constexpr, PARAMETERIZATION: tl.constexpr, EXACT: tl.constexpr, HAS_H0: tl.constexpr,
+    HAS_GRAD_LAST: tl.constexpr, PACKED: tl.constexpr,
     STATE: tl.constexpr, BLOCK_D: tl.constexpr, ROWS: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
-    """Writes grad_x (B, T, D), contiguous, and grad_rate, grad_h0 (S, D), one row per sequence."""
+    """Writes grad_x (B, T, D), contiguous, and grad_w, grad_h0 (S, D), one row per sequence."""
     pid = tl.program_id(0)
     sequence = pid // num_blocks
     d = (pid % num_blocks).to(tl.int64) * BLOCK_D + tl.arange(0, BLOCK_D)
@@ -111,16 +117,17 @@ def rnn_scan_backward_kernel(
     dx_row = grad_x_ptr + dense_row
     before_row = h_ptr + dense_row - D
     sequence_row = sequence.to(tl.int64) * D + d
-    dt = tl.full((), dt, STATE)
+    step = tl.full((), dt, STATE)
 
-    rate = load_row(rate_ptr + d, mask, MASKED).to(STATE)
+    # Subtracted from zero: a mere change of sign would move into the loop and be paid there once per state.
+    pull = 0.0 - step_rate(load_row(w_ptr + d, mask, MASKED), dt, PARAMETERIZATION, EXACT)
     start = tl.zeros((BLOCK_D,), STATE)
     if HAS_H0:
         start = load_row(h0_ptr + sequence_row, mask, MASKED).to(STATE)
     mu = tl.zeros((BLOCK_D,), STATE)
     if HAS_GRAD_LAST:
         mu = load_row(grad_last_ptr + sequence_row, mask, MASKED).to(STATE)
-    grad_rate = tl.zeros((BLOCK_D,), STATE)
+    grad_pull = tl.zeros((BLOCK_D,), STATE)
 
     rest = n % ROWS
     if rest > 0:
@@ -131,17 +138,17 @@ def rnn_scan_backward_kernel(
         hs = ()
         slopes = ()
         for j in tl.static_range(ROWS - 1):
-            z = xs[j].to(STATE) - rate * h
+            z = xs[j].to(STATE) + pull * h
             u = act(z, NONLINEARITY)
             hs = hs + (h,)
             slopes = slopes + (act_derivative(z, u, NONLINEARITY),)
-            h += dt * u
+            h += step * u
         for j in tl.static_range(ROWS - 2, -1, -1):
             live = live_row(d, D, j, rest)
             adjoint = gs[j].to(STATE) + mu
-            grad_x = dt * slopes[j] * adjoint
-            mu = tl.where(live, adjoint - rate * grad_x, mu)
-            grad_rate -= tl.where(live, grad_x * hs[j], 0.0)
+            grad_x = step * slopes[j] * adjoint
+            mu = tl.where(live, adjoint + pull * grad_x, mu)
+            grad_pull += tl.where(live, grad_x * hs[j], 0.0)
             store_row(dx_row + j * D, grad_x, live, True)
     for _ in range(n // ROWS):
         block -= 1
@@ -156,49 +163,53 @@ def rnn_scan_backward_kernel(
         hs = ()
         slopes = ()
         for j in tl.static_range(ROWS):
-            z = xs[j].to(STATE) - rate * h
+            z = xs[j].to(STATE) + pull * h
             u = act(z, NONLINEARITY)
             hs = hs + (h,)
             slopes = slopes + (act_derivative(z, u, NONLINEARITY),)
-            h += dt * u
+            h += step * u
         for j in tl.static_range(ROWS - 1, -1, -1):
             adjoint = gs[j].to(STATE) + mu
-            grad_x = dt * slopes[j] * adjoint
-            mu = adjoint - rate * grad_x
-            grad_rate -= grad_x * hs[j]
+            grad_x = step * slopes[j] * adjoint
+            mu = adjoint + pull * grad_x
+            grad_pull += grad_x * hs[j]
             store_row(dx_row + j * D, grad_x, mask, MASKED)
 
-    store_row(grad_rate_ptr + sequence_row, grad_rate, mask, MASKED)
+    slope = step_rate_slope(load_row(w_ptr + d, mask, MASKED), dt, PARAMETERIZATION, EXACT)
+    store_row(grad_w_ptr + sequence_row, -slope * grad_pull, mask, MASKED)
     store_row(grad_h0_ptr + sequence_row, mu, mask, MASKED)
 
 
 def forward(
-    x: Any, rate: Any, h0: Any, seq_starts: Any, *, dt: float, nonlinearity: str, state_dtype: Any
-) -> tuple[Any, Any]:
-    """`(h, h_last)` with T >= 1: h (B, T, D) in x's dtype, h_last (S, D) in the state's."""
+    x: Any, w: Any, h0: Any, seq_starts: Any, *,
+    dt: float, nonlinearity: str, parameterization: str, discretization: str, state_dtype: Any,
+) -> tuple[Any, Any]:  # fmt: skip
+    """`(h, h_last)` with T >= 1: h (B, T, D) in x's dtype, h_last (S, D) in the state's, which is also w's."""
     h, last, block, shape = _buffers(x, seq_starts, state_dtype)
     rnn_scan_forward_kernel[(block.num_blocks * last.shape[0],)](
-        x, rate, h0, seq_starts, h, last,
+        x, w, h0, seq_starts, h, last,
         x.shape[1], x.shape[2], block.num_blocks, last.shape[0], dt, *x.stride(),
-        NONLINEARITY=nonlinearity, HAS_H0=h0 is not None, ROWS=FORWARD_ROWS, **shape,
+        NONLINEARITY=nonlinearity, PARAMETERIZATION=parameterization, EXACT=discretization == "exact",
+        HAS_H0=h0 is not None, ROWS=FORWARD_ROWS, **shape,
     )  # fmt: skip
     return h, last
 
 
 def backward(
-    grad_h: Any, grad_last: Any, x: Any, rate: Any, h: Any, h0: Any, seq_starts: Any,
-    *, dt: float, nonlinearity: str, state_dtype: Any,
+    grad_h: Any, grad_last: Any, x: Any, w: Any, h: Any, h0: Any, seq_starts: Any,
+    *, dt: float, nonlinearity: str, parameterization: str, discretization: str, state_dtype: Any,
 ) -> tuple[Any, Any, Any]:  # fmt: skip
-    """`(grad_x, grad_rate, grad_h0)` with T >= 1: grad_rate (D,) and grad_h0 (S, D) in the state's dtype."""
+    """`(grad_x, grad_w, grad_h0)` with T >= 1: grad_w (D,) and grad_h0 (S, D) in the state's dtype, which is w's."""
     grad_x, grad_h0, block, shape = _buffers(x, seq_starts, state_dtype)
-    grad_rate = grad_h0.new_empty(grad_h0.shape)
+    grad_w = grad_h0.new_empty(grad_h0.shape)
     rnn_scan_backward_kernel[(block.num_blocks * grad_h0.shape[0],)](
-        grad_h, x, rate, h, h0, grad_last, seq_starts, grad_x, grad_rate, grad_h0,
+        grad_h, x, w, h, h0, grad_last, seq_starts, grad_x, grad_w, grad_h0,
         x.shape[1], x.shape[2], block.num_blocks, grad_h0.shape[0], dt, *grad_h.stride(), *x.stride(),
-        NONLINEARITY=nonlinearity, HAS_H0=h0 is not None, HAS_GRAD_LAST=grad_last is not None,
-        ROWS=BACKWARD_ROWS, **shape,
+        NONLINEARITY=nonlinearity, PARAMETERIZATION=parameterization, EXACT=discretization == "exact",
+        HAS_H0=h0 is not None, HAS_GRAD_LAST=grad_last is not None,
+        ROWS=BACKWARD_ROWS * 4 // max(4, grad_h0.element_size()), **shape,
     )  # fmt: skip
-    return grad_x, grad_rate.sum(0), grad_h0
+    return grad_x, grad_w.sum(0), grad_h0
 
 
 def _buffers(x: Any, seq_starts: Any, state_dtype: Any) -> tuple[Any, Any, Channels, dict[str, Any]]:

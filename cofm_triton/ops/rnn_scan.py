@@ -2,6 +2,9 @@
 
     h[t] = h[t-1] + dt * act(z[t]),   z[t] = x[t] - rate * h[t-1],   h[-1] = h0
 
+The rates come out of a raw parameter w by a parameterisation and a discretisation, see `step_rate.py`; the Triton
+kernels do that themselves, the gradient's way back to w included, the other backends are handed the rates.
+
 The adjoint of a nonlinear recurrence is affine, and so is its tangent, both with the Jacobian
 `J[t] = 1 - dt * rate * act'(z[t])`: a backward pass that is itself differentiated is written in terms of `linear_scan`
 with the gates J, and so is one of few channels on a GPU, where the linear scan splits time; any other one runs as one
@@ -23,6 +26,7 @@ from cofm_triton.ops.linear_scan import apply_linear_scan
 from cofm_triton.ops.newton import newton_scan, pays
 from cofm_triton.ops.registration import register, register_derivative
 from cofm_triton.ops.shapes import fold_batch, last_states, packed_starts, previous_states, split_batch
+from cofm_triton.ops.step_rate import step_rate, step_rate_slope
 
 # Where a GPU runs the adjoint as a linear scan split in time, after forming its gates: by the model in `newton.py`, as
 # one iteration; the linear scan's kernel would gain from a split at four times as many channels.
@@ -32,29 +36,36 @@ MIN_SPLIT_STEPS = 2**13
 
 def apply_rnn_scan(
     x: Tensor,
-    rate: Tensor,
+    w: Tensor,
     h0: Tensor | None,
     seq_starts: Tensor | None,
     dt: float,
     nonlinearity: str,
     backend: str,
     solver: str = "sequential",
+    parameterization: str = "direct",
+    discretization: str = "euler",
 ) -> tuple[Tensor, Tensor]:
-    """`(h, h_last)` for checked arguments: rate (D,) in the state's dtype, backend resolved."""
-    if torch.compiler.is_compiling() or not wanted(x, rate, h0):
-        return rnn_scan_op(x, rate, h0, seq_starts, dt, nonlinearity, backend, solver)
-    return _RnnScan.apply(x, rate, h0, seq_starts, dt, nonlinearity, backend, solver)
+    """`(h, h_last)` for checked arguments: w (D,) in the state's dtype, backend resolved."""
+    direct = torch.compiler.is_compiling() or not wanted(x, w, h0)
+    call = rnn_scan_op if direct else _RnnScan.apply
+    results: tuple[Tensor, Tensor] = call(
+        x, w, h0, seq_starts, dt, nonlinearity, backend, solver, parameterization, discretization
+    )
+    return results
 
 
 def rnn_scan(
     x: Tensor,
-    rate: Tensor,
+    w: Tensor,
     h0: Tensor | None,
     seq_starts: Tensor | None,
     dt: float,
     nonlinearity: str,
     backend: str,
     solver: str = "sequential",
+    parameterization: str = "direct",
+    discretization: str = "euler",
 ) -> tuple[Tensor, Tensor]:
     """The forward pass: h (B, T, D) in x's dtype, h_last (S, D) in h0's dtype, x's when h0 is None."""
     dtype = x.dtype if h0 is None else h0.dtype
@@ -65,24 +76,30 @@ def rnn_scan(
         return x.new_empty(x.shape), last
     start, starts = None if h0 is None else h0.to(state).contiguous(), packed_starts(seq_starts)
     if solver == "newton" or (solver == "auto" and pays(x, starts, backend)):
+        rate = step_rate(w, dt, parameterization, discretization)
         found, _ = newton_scan(x, rate, start, starts, dt=dt, nonlinearity=nonlinearity, backend=backend)
         if found is not None:
             return found.to(x.dtype), last_states(found, start, starts).to(dtype)
-    h, last = implementation(backend, "rnn_scan").forward(
-        x, rate.contiguous(), start, starts, dt=dt, nonlinearity=nonlinearity, state_dtype=state
-    )
+    options: dict[str, Any] = dict(dt=dt, nonlinearity=nonlinearity, state_dtype=state)
+    if backend == "triton":
+        options.update(parameterization=parameterization, discretization=discretization)
+    else:
+        w = step_rate(w, dt, parameterization, discretization)
+    h, last = implementation(backend, "rnn_scan").forward(x, w.contiguous(), start, starts, **options)
     return h, last.to(dtype)
 
 
 def _rnn_scan_fake(
     x: Tensor,
-    rate: Tensor,
+    w: Tensor,
     h0: Tensor | None,
     seq_starts: Tensor | None,
     dt: float,
     nonlinearity: str,
     backend: str,
     solver: str = "sequential",
+    parameterization: str = "direct",
+    discretization: str = "euler",
 ) -> tuple[Tensor, Tensor]:
     sequences = x.shape[0] if seq_starts is None else seq_starts.shape[0]
     last = x.new_empty((sequences, x.shape[2]), dtype=x.dtype if h0 is None else h0.dtype)
@@ -93,39 +110,44 @@ def rnn_scan_backward(
     grad_h: Tensor,
     grad_last: Tensor | None,
     x: Tensor,
-    rate: Tensor,
+    w: Tensor,
     h: Tensor,
     h0: Tensor | None,
     seq_starts: Tensor | None,
     dt: float,
     nonlinearity: str,
     backend: str,
+    parameterization: str = "direct",
+    discretization: str = "euler",
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The adjoint: grad_x like h, grad_rate (D,) and grad_h0 (S, D) in the state's dtype."""
+    """The adjoint: grad_x like h, grad_w (D,) and grad_h0 (S, D) in the state's dtype."""
     state = state_dtype(x.dtype)
     if x.numel() == 0:
         sequences = x.shape[0] if seq_starts is None else seq_starts.shape[0]
         nothing = x.new_zeros((sequences, x.shape[2]), dtype=state)
         grad_h0 = nothing if grad_last is None else grad_last.to(state, copy=True)
-        return torch.empty_like(h), torch.zeros_like(rate), grad_h0
+        return torch.empty_like(h), torch.zeros_like(w), grad_h0
     if _splits_time(x, seq_starts, backend):
-        grad_x, grad_rate, grad_h0 = _differentiable_backward(
-            grad_h, grad_last, x, rate, h, h0, seq_starts, dt, nonlinearity, backend
+        return _differentiable_backward(
+            grad_h, grad_last, x, w, h, h0, seq_starts, dt, nonlinearity, backend, parameterization, discretization
         )
-        return grad_x, grad_rate, grad_h0
-    grads: tuple[Tensor, Tensor, Tensor] = implementation(backend, "rnn_scan").backward(
+    options: dict[str, Any] = dict(dt=dt, nonlinearity=nonlinearity, state_dtype=state)
+    chained = backend == "triton"
+    if chained:
+        options.update(parameterization=parameterization, discretization=discretization)
+    grad_x, grad_w, grad_h0 = implementation(backend, "rnn_scan").backward(
         grad_h,
         None if grad_last is None else grad_last.to(state).contiguous(),
         x,
-        rate.contiguous(),
+        (w if chained else step_rate(w, dt, parameterization, discretization)).contiguous(),
         h.contiguous(),
         None if h0 is None else h0.to(state).contiguous(),
         packed_starts(seq_starts),
-        dt=dt,
-        nonlinearity=nonlinearity,
-        state_dtype=state,
+        **options,
     )
-    return grads
+    if not chained:
+        grad_w = grad_w * step_rate_slope(w, dt, parameterization, discretization)
+    return grad_x, grad_w, grad_h0
 
 
 def _splits_time(x: Tensor, seq_starts: Tensor | None, backend: str) -> bool:
@@ -138,37 +160,39 @@ def _rnn_scan_backward_fake(
     grad_h: Tensor,
     grad_last: Tensor | None,
     x: Tensor,
-    rate: Tensor,
+    w: Tensor,
     h: Tensor,
     h0: Tensor | None,
     seq_starts: Tensor | None,
     dt: float,
     nonlinearity: str,
     backend: str,
+    parameterization: str = "direct",
+    discretization: str = "euler",
 ) -> tuple[Tensor, Tensor, Tensor]:
     sequences = x.shape[0] if seq_starts is None else seq_starts.shape[0]
     grad_h0 = x.new_empty((sequences, x.shape[2]), dtype=state_dtype(x.dtype))
-    return x.new_empty(x.shape), rate.new_empty(rate.shape), grad_h0
+    return x.new_empty(x.shape), w.new_empty(w.shape), grad_h0
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    x, rate, h0, seq_starts, dt, nonlinearity, backend, _ = inputs
-    ctx.save_for_backward(x, rate, output[0], h0, seq_starts)
-    ctx.save_for_forward(x, rate, output[0], h0, seq_starts)
-    ctx.options = (dt, nonlinearity, backend)
+    x, w, h0, seq_starts, dt, nonlinearity, backend, _, *kinds = inputs
+    ctx.save_for_backward(x, w, output[0], h0, seq_starts)
+    ctx.save_for_forward(x, w, output[0], h0, seq_starts)
+    ctx.options = (dt, nonlinearity, backend, *kinds)
     ctx.set_materialize_grads(False)
 
 
 def _backward(ctx: Any, grad_h: Tensor | None, grad_last: Tensor | None) -> tuple[Tensor | None, ...]:
-    x, rate, h, h0, seq_starts = ctx.saved_tensors
-    nothing = (None,) * 8
+    x, w, h, h0, seq_starts = ctx.saved_tensors
+    nothing = (None,) * 10
     if grad_h is None and grad_last is None:
         return nothing
     if grad_h is None:
         grad_h = h.new_zeros(()).expand(h.shape)  # stride 0: costs no memory and no traffic
     backward = _differentiable_backward if torch.is_grad_enabled() else rnn_scan_backward_op
-    grad_x, grad_rate, grad_h0 = backward(grad_h, grad_last, x, rate, h, h0, seq_starts, *ctx.options)
-    return grad_x, grad_rate, None if h0 is None else grad_h0.to(h0.dtype), *nothing[3:]
+    grad_x, grad_w, grad_h0 = backward(grad_h, grad_last, x, w, h, h0, seq_starts, *ctx.options)
+    return grad_x, grad_w, None if h0 is None else grad_h0.to(h0.dtype), *nothing[3:]
 
 
 def linearize(
@@ -185,21 +209,24 @@ def _differentiable_backward(
     grad_h: Tensor,
     grad_last: Tensor | None,
     x: Tensor,
-    rate: Tensor,
+    w: Tensor,
     h: Tensor,
     h0: Tensor | None,
     seq_starts: Tensor | None,
     dt: float,
     nonlinearity: str,
     backend: str,
+    parameterization: str,
+    discretization: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The adjoint in terms of `linear_scan`: `v[t] = J[t] (v[t+1] + grad_h[t])`, `lambda[t] = grad_h[t] + v[t+1]`."""
-    before, slope, jacobian = linearize(x, rate, h, h0, seq_starts, dt, nonlinearity)
+    kinds = (dt, parameterization, discretization)
+    before, slope, jacobian = linearize(x, step_rate(w, *kinds), h, h0, seq_starts, dt, nonlinearity)
     grad = grad_h.to(before.dtype)
     start = None if grad_last is None else grad_last.to(before.dtype)
     v, grad_h0 = apply_linear_scan(jacobian * grad, jacobian, start, seq_starts, True, backend)
     grad_x = slope * (grad + previous_states(v, start, seq_starts, True))
-    return grad_x.to(x.dtype), -(grad_x * before).sum((0, 1)), grad_h0
+    return grad_x.to(x.dtype), -(grad_x * before).sum((0, 1)) * step_rate_slope(w, *kinds), grad_h0
 
 
 class _RnnScan(torch.autograd.Function):
@@ -216,15 +243,15 @@ class _RnnScan(torch.autograd.Function):
 
     @staticmethod
     def jvp(
-        ctx: Any, x_tangent: Tensor | None, rate_tangent: Tensor | None, h0_tangent: Tensor | None, *_: None
+        ctx: Any, x_tangent: Tensor | None, w_tangent: Tensor | None, h0_tangent: Tensor | None, *_: None
     ) -> tuple[Tensor, Tensor]:
         """Tangent: `dh[t] = J[t] dh[t-1] + dt act'(z[t]) (dx[t] - drate h[t-1])`, `dh[-1] = dh0`."""
-        x, rate, h, h0, seq_starts = ctx.saved_tensors
-        dt, nonlinearity, backend = ctx.options
-        before, slope, jacobian = linearize(x, rate, h, h0, seq_starts, dt, nonlinearity)
+        x, w, h, h0, seq_starts = ctx.saved_tensors
+        dt, nonlinearity, backend, *kinds = ctx.options
+        before, slope, jacobian = linearize(x, step_rate(w, dt, *kinds), h, h0, seq_starts, dt, nonlinearity)
         drive = torch.zeros_like(before) if x_tangent is None else x_tangent.to(before.dtype)
-        if rate_tangent is not None:
-            drive = drive - rate_tangent * before
+        if w_tangent is not None:
+            drive = drive - step_rate_slope(w, dt, *kinds) * w_tangent * before
         if h0 is not None:
             h0_tangent = (torch.zeros_like(h0) if h0_tangent is None else h0_tangent).to(before.dtype)
         tangent, last = apply_linear_scan(slope * drive, jacobian, h0_tangent, seq_starts, False, backend)
@@ -232,31 +259,35 @@ class _RnnScan(torch.autograd.Function):
 
 
 def _rnn_scan_vmap(
-    info: Any, in_dims: tuple[Any, ...], x: Tensor, rate: Tensor, h0: Tensor | None,
+    info: Any, in_dims: tuple[Any, ...], x: Tensor, w: Tensor, h0: Tensor | None,
     seq_starts: Tensor | None, dt: float, nonlinearity: str, backend: str, solver: str = "sequential",
+    parameterization: str = "direct", discretization: str = "euler",
 ) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:  # fmt: skip
-    """A mapped axis joins the batch; the channels where rates differ along it, or where rows are packed."""
-    size, (x_dim, rate_dim, h_dim, *_) = info.batch_size, in_dims
-    into_channels = seq_starts is not None or rate_dim is not None
+    """A mapped axis joins the batch; the channels where parameters differ along it, or where rows are packed."""
+    size, (x_dim, w_dim, h_dim, *_) = info.batch_size, in_dims
+    into_channels = seq_starts is not None or w_dim is not None
     x = fold_batch(x, x_dim, size, into_channels)
     h0 = None if h0 is None else fold_batch(h0, h_dim, size, into_channels)
     if into_channels:
-        rate = fold_batch(rate, rate_dim, size, True)
-    h, last = rnn_scan_op(x, rate, h0, seq_starts, dt, nonlinearity, backend, solver)
+        w = fold_batch(w, w_dim, size, True)
+    h, last = rnn_scan_op(
+        x, w, h0, seq_starts, dt, nonlinearity, backend, solver, parameterization, discretization
+    )
     return (split_batch(h, size, into_channels), split_batch(last, size, into_channels)), (0, 0)
 
 
 def _rnn_scan_backward_vmap(
-    info: Any, in_dims: tuple[Any, ...], grad_h: Tensor, grad_last: Tensor | None, x: Tensor, rate: Tensor,
+    info: Any, in_dims: tuple[Any, ...], grad_h: Tensor, grad_last: Tensor | None, x: Tensor, w: Tensor,
     h: Tensor, h0: Tensor | None, seq_starts: Tensor | None, dt: float, nonlinearity: str, backend: str,
+    parameterization: str = "direct", discretization: str = "euler",
 ) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[int, int, int]]:  # fmt: skip
-    """A mapped axis joins the channels, since each of its entries has a grad_rate of its own."""
+    """A mapped axis joins the channels, since each of its entries has a grad_w of its own."""
     size, dims = info.batch_size, in_dims
     folded = [
         None if tensor is None else fold_batch(tensor, dim, size, True)
-        for tensor, dim in zip((grad_h, grad_last, x, rate, h, h0), dims, strict=False)
+        for tensor, dim in zip((grad_h, grad_last, x, w, h, h0), dims, strict=False)
     ]
-    grads = rnn_scan_backward_op(*folded, seq_starts, dt, nonlinearity, backend)
+    grads = rnn_scan_backward_op(*folded, seq_starts, dt, nonlinearity, backend, parameterization, discretization)
     grad_x, grad_parameter, grad_h0 = (split_batch(grad, size, True) for grad in grads)
     return (grad_x, grad_parameter, grad_h0), (0, 0, 0)
 

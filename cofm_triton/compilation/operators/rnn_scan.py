@@ -10,25 +10,30 @@ from cofm_triton.compilation.launches import Operator, Options, meta, sequence
 from cofm_triton.nonlinearity import NONLINEARITIES
 from cofm_triton.ops.dtypes import state_dtype
 from cofm_triton.ops.rnn_scan import traffic
+from cofm_triton.parameterization import PARAMETERIZATIONS
 
 EVEN, RAGGED, FEW = 512, 500, 3
 
 
 def launch(
     dtype: torch.dtype = torch.float32, nonlinearity: str = "hardtanh", packed: bool = False, states: bool = True,
-    length: int = 4096, width: int = EVEN, sliced: bool = False,
+    length: int = 4096, width: int = EVEN, sliced: bool = False, parameterization: str = "direct",
+    discretization: str = "euler",
 ) -> None:  # fmt: skip
     """Both passes."""
     from cofm_triton.kernels import rnn_scan
 
     state = state_dtype(dtype)
-    x, rate = sequence(length, width, dtype, sliced), meta(width, dtype=state)
+    x, w = sequence(length, width, dtype, sliced), meta(width, dtype=state)
     seq_starts = meta(4, dtype=torch.int64) if packed else None
     h0 = meta(4 if packed else 1, width, dtype=state) if states else None
-    options: dict[str, Any] = dict(dt=0.5, nonlinearity=nonlinearity, state_dtype=state)
-    rnn_scan.forward(x, rate, h0, seq_starts, **options)
+    options: dict[str, Any] = dict(
+        dt=0.5, nonlinearity=nonlinearity, parameterization=parameterization, discretization=discretization,
+        state_dtype=state,
+    )  # fmt: skip
+    rnn_scan.forward(x, w, h0, seq_starts, **options)
     h = meta(*x.shape, dtype=dtype)
-    rnn_scan.backward(x, h0, x, rate, h, h0, seq_starts, **options)
+    rnn_scan.backward(x, h0, x, w, h, h0, seq_starts, **options)
 
 
 def bytes_per_element(kernel: str, constants: Options, options: Options) -> float:
@@ -49,6 +54,8 @@ OPERATOR = Operator(
         *(dict(dtype=dtype, nonlinearity="tanh", width=RAGGED) for dtype in (torch.bfloat16, torch.float64)),
         dict(width=RAGGED, packed=True),
         dict(width=FEW, states=False),
+        *(dict(parameterization=name, discretization="exact") for name in PARAMETERIZATIONS),
+        dict(dtype=torch.float64, nonlinearity="tanh", parameterization="softplus", discretization="exact"),
     ],
     bytes_per_element=bytes_per_element,
 )
