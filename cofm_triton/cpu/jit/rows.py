@@ -114,14 +114,14 @@ def _store(value: Any, sample: Any) -> Any:
 
 
 # Rows of up to this many channels are one vector, compiled for their width, with the state in registers. Wider ones are
-# done in blocks of as many, and what is left of a row is one more vector.
-MAX_HELD = 32
-BLOCK, SINGLE = (0,) * MAX_HELD, (0,)
+# done in blocks, their state in memory, and what blocks leave of a row is one more vector.
+MAX_HELD = 64
+BLOCK, SINGLE = (0,) * 32, (0,)
 
 
 def row_lanes(channels: int) -> tuple[int, ...]:
     """The width of a row of up to `MAX_HELD` channels, or of what blocks leave of it: a tuple of as many entries."""
-    return (0,) * (channels if channels <= MAX_HELD else channels % MAX_HELD or 1)
+    return (0,) * (channels if channels <= MAX_HELD else channels % len(BLOCK) or 1)
 
 
 @njit(forceinline=True, **OPTIONS)
