@@ -52,8 +52,10 @@ def forward(
     """`(h, h_last)` with T >= 1: h (B, T, D) in x's dtype, h_last (S, D) in the state's."""
     rates = numbers(rate)
     step = rates.dtype.type(dt)
+    # A relu unit whose state has outgrown its input hardly moves and so forgets nothing: guesses would be wrong.
+    factors = None if nonlinearity == "relu" else 1 - step * rates
     return scan(
-        (constant(nonlinearity), step), x, rate, h0, seq_starts, factors=1 - step * rates, reverse=False,
+        (constant(nonlinearity), step), x, rate, h0, seq_starts, factors=factors, reverse=False,
         state_dtype=state_dtype, read_cost=READ_COST,
     )  # fmt: skip
 
