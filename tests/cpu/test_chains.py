@@ -15,7 +15,7 @@ from cofm_triton.cpu.jit.chains import CHAINS, MAX_SEQUENCES, MIN_PART, MIN_STEP
 
 
 def sequential(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forward, "chained", lambda lengths, guessed: ([], 0))
+    monkeypatch.setattr(forward, "chained", lambda lengths, guessed: (np.empty((0, 3), np.int64), 0))
 
 
 def check_same(run: object, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,15 +82,18 @@ def test_wrong_guesses(kind: str, two_threads: None, monkeypatch: pytest.MonkeyP
 
 
 def test_when_sequences_are_cut(two_threads: None) -> None:
-    parts, groups = chained([8 * MIN_STEPS + 3], 0)
-    assert groups == 2
-    assert [part.begin for part in parts] == [k * MIN_STEPS for k in range(2 * CHAINS)]
-    assert parts[-1].end == 8 * MIN_STEPS + 3
-    assert chained([8 * MIN_STEPS - 1], 0) == ([], 0)  # parts would be too short
-    assert chained([8 * MIN_STEPS], MIN_STEPS // MIN_PART + 1) == ([], 0)  # the guesses would take too long
-    assert chained([10**6], None) == ([], 0)
-    assert chained([10**6] * (2 * MAX_SEQUENCES + 1), 0) == ([], 0)
-    assert chained([10**6, 5], 0) == ([], 0)
+    def groups(lengths: list[int], guessed: int | None) -> int:
+        return chained(np.array(lengths), guessed)[1]
+
+    parts, count = chained(np.array([8 * MIN_STEPS + 3]), 0)
+    assert count == 2
+    assert parts[:, 1].tolist() == [k * MIN_STEPS for k in range(2 * CHAINS)]
+    assert parts[-1, 2] == 8 * MIN_STEPS + 3
+    assert groups([8 * MIN_STEPS - 1], 0) == 0  # parts would be too short
+    assert groups([8 * MIN_STEPS], MIN_STEPS // MIN_PART + 1) == 0  # the guesses would take too long
+    assert groups([10**6], None) == 0
+    assert groups([10**6] * (2 * MAX_SEQUENCES + 1), 0) == 0
+    assert groups([10**6, 5], 0) == 0
 
 
 def test_steps_of_a_guess() -> None:

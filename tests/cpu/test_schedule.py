@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 pytest.importorskip("numba")
 
 from cofm_triton.cpu.jit.rows import Rows
-from cofm_triton.cpu.jit.schedule import MIN_NUMBERS, Part, Span, collect, sequences, share, split, total, walk
+from cofm_triton.cpu.jit.schedule import MIN_NUMBERS, collect, sequences, share, split, total, walk
 
 
 @pytest.mark.parametrize("read_cost", [None, 0.4, 1.0])
@@ -22,45 +22,47 @@ from cofm_triton.cpu.jit.schedule import MIN_NUMBERS, Part, Span, collect, seque
 def test_every_step_is_done_once(
     channels: int, lengths: list[int], read_cost: float | None, two_threads: None
 ) -> None:
-    parts, threads = share(lengths, channels, read_cost)
+    parts, threads = share(np.array(lengths), channels, read_cost)
     assert 1 <= threads <= 2
     for sequence, length in enumerate(lengths):
-        mine = [part for part in parts if part.sequence == sequence]
-        assert mine[0].begin == 0
-        assert mine[-1].end == length
-        assert all(a.end == b.begin for a, b in itertools.pairwise(mine))
+        mine = [(begin, end) for of, begin, end in parts.tolist() if of == sequence]
+        assert mine[0][0] == 0
+        assert mine[-1][1] == length
+        assert all(a[1] == b[0] for a, b in itertools.pairwise(mine))
 
 
 def test_small_work_is_not_shared(two_threads: None) -> None:
-    assert share([MIN_NUMBERS - 1], 1, 0.4) == ([Part(0, 0, MIN_NUMBERS - 1)], 1)
-    parts, threads = share([MIN_NUMBERS], 1, 0.4)
+    parts, threads = share(np.array([MIN_NUMBERS - 1]), 1, 0.4)
+    assert (parts.tolist(), threads) == ([[0, 0, MIN_NUMBERS - 1]], 1)
+    parts, threads = share(np.array([MIN_NUMBERS]), 1, 0.4)
     assert len(parts) == threads == 2
 
 
 def test_whole_sequences_when_time_cannot_be_split(two_threads: None) -> None:
-    assert share([MIN_NUMBERS], 1, None) == ([Part(0, 0, MIN_NUMBERS)], 1)
+    parts, threads = share(np.array([MIN_NUMBERS]), 1, None)
+    assert (parts.tolist(), threads) == ([[0, 0, MIN_NUMBERS]], 1)
 
 
 def test_long_sequences_come_first(two_threads: None) -> None:
-    parts, threads = share([10, 2 * MIN_NUMBERS, 20], 1, None)
-    assert [part.sequence for part in parts] == [1, 2, 0]
+    parts, threads = share(np.array([10, 2 * MIN_NUMBERS, 20]), 1, None)
+    assert parts[:, 0].tolist() == [1, 2, 0]
     assert threads == 2
 
 
 def test_last_states_and_sums_come_from_the_right_parts(two_threads: None) -> None:
-    parts = [Part(1, 0, 9), Part(0, 0, 3), Part(0, 3, 5), Part(2, 0, 0)]
+    parts = np.array([[1, 0, 9], [0, 0, 3], [0, 3, 5], [2, 0, 0]])
     states = np.arange(4.0)[:, None]
-    assert collect(parts, states, [5, 9, 0]).tolist() == [[2.0], [0.0], [3.0]]
+    assert collect(parts, states, np.array([5, 9, 0])).tolist() == [[2.0], [0.0], [3.0]]
     # 1e16 + 1 - 1e16 depends on the order: sequence 0 comes first, whatever came first here.
     assert total(parts, np.array([[-1e16], [1e16], [1.0], [0.0]])).tolist() == [(1e16 + 1.0) - 1e16]
 
 
 @given(length=st.integers(0, 10**7), threads=st.integers(1, 64), cost=st.floats(0.05, 1.0))
 def test_parts_take_the_same_time(length: int, threads: int, cost: float) -> None:
-    parts = split(0, length, threads, cost)
+    parts = split(0, length, threads, cost).tolist()
     assert len(parts) == threads
-    assert parts[0].begin == 0 and parts[-1].end == length
-    times = [cost * part.begin + part.end - part.begin for part in parts]
+    assert parts[0][1] == 0 and parts[-1][2] == length
+    times = [cost * begin + end - begin for _, begin, end in parts]
     assert max(times) - min(times) <= 2  # bounds are rounded to steps
 
 
@@ -68,16 +70,18 @@ def test_addresses_follow_the_recurrence() -> None:
     tensor = torch.zeros(2, 10, 3)[:, ::2]
     rows = Rows(tensor)
     step = 6 * 4
-    spans = [Span(0, 0, 5), Span(1, 1, 4)]
+    spans = np.array([[0, 0, 5], [1, 1, 4]])
     first = tensor[1, 1].data_ptr()
-    assert spans[1].address(rows, 2, False) == first + 2 * step
-    assert spans[1].address(rows, 3, True) == first
-    places, begins, counts, *steps = walk(spans, [Part(1, 2, 4), Part(0, 0, 5)], [rows, rows], True)
+    parts = np.array([[1, 2, 4], [0, 0, 5]])
+    places, begins, counts, *steps = walk(spans, parts, [rows, rows], True)
     assert places.tolist() == [[first + step] * 2, [tensor[0, 4].data_ptr()] * 2]
     assert (begins.tolist(), counts.tolist()) == ([2, 0], [2, 5])
     assert steps == [-step, rows.sample, -step, rows.sample]
+    places, *_ = walk(spans, parts, [rows], False)
+    assert places.tolist() == [[first + 2 * step], [tensor.data_ptr()]]
 
 
 def test_sequences() -> None:
-    assert sequences(None, 2, 5) == [Span(0, 0, 5), Span(1, 0, 5)]
-    assert sequences(torch.tensor([0, 0, 3, 5]), 1, 5) == [Span(0, 0, 0), Span(0, 0, 3), Span(0, 3, 2), Span(0, 5, 0)]
+    assert sequences(None, 2, 5).tolist() == [[0, 0, 5], [1, 0, 5]]
+    packed = sequences(torch.tensor([0, 0, 3, 5]), 1, 5).tolist()
+    assert packed == [[0, 0, 0], [0, 0, 3], [0, 3, 2], [0, 5, 0]]

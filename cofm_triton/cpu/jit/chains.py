@@ -12,12 +12,11 @@ recurrence, to the bit, whether guesses are right or not: what a wrong one costs
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from cofm_triton.cpu.jit.schedule import Part
+from cofm_triton.cpu.jit.schedule import consecutive
 from cofm_triton.cpu.jit.threads import workers
 
 CHAINS = 4  # spelled out in `forward._chains_part`, each in a register of its own
@@ -47,20 +46,20 @@ def guess_steps(factors: Any) -> int | None:
     return math.ceil(MARGIN * math.log(np.finfo(factors.dtype).eps) / math.log(max(largest, 0.5)))
 
 
-def chained(lengths: Sequence[int], guessed: int | None) -> tuple[list[Part], int]:
+def chained(lengths: Any, guessed: int | None) -> tuple[Any, int]:
     """Parts in groups of `CHAINS`, and the number of groups; no parts where cutting does not pay.
 
     Parts of a sequence are equally long, but for the last one, which may be longer.
     """
+    none = np.empty((0, 3), np.int64), 0
     if guessed is None or not 0 < len(lengths) <= MAX_SEQUENCES * workers():
-        return [], 0
+        return none
     groups = -(-workers() // len(lengths))
     count = CHAINS * groups
-    steps = min(lengths) // count
-    if steps < max(MIN_PART * guessed, MIN_STEPS):
-        return [], 0
-    parts = []
-    for sequence, length in enumerate(lengths):
-        ends = [k * (length // count) for k in range(1, count)]
-        parts += [Part(sequence, begin, end) for begin, end in zip([0, *ends], [*ends, length], strict=True)]
-    return parts, len(lengths) * groups
+    if lengths.min() // count < max(MIN_PART * guessed, MIN_STEPS):
+        return none
+    parts = [
+        consecutive(sequence, [*(k * (length // count) for k in range(count)), length])
+        for sequence, length in enumerate(lengths.tolist())
+    ]
+    return np.concatenate(parts), len(lengths) * groups

@@ -69,18 +69,18 @@ def scan(
     held, lanes = channels <= MAX_HELD, row_lanes(channels)
     starts = initial_states(h0, len(spans), channels, state_dtype)
     tensors = (Rows(x), Rows(with_rows(a.expand(x.shape))), Rows(h))
-    streamed, lengths = streams(tensors[2]), [span.length for span in spans]
+    streamed, lengths = streams(tensors[2]), spans[:, 2]
     guessed = guess_steps(factors) if held and factors is not None else None
     parts, groups = chained(lengths, guessed)
-    if parts:
+    if groups:
         states = np.zeros((len(parts), channels), starts.dtype)
-        states[[k for k, part in enumerate(parts) if part.begin == 0]] = starts
+        states[parts[:, 1] == 0] = starts
         rows, guesses = walk(spans, parts, tensors, reverse), np.zeros_like(states)
         launch(_chains, min(groups, workers()), groups, rule, lanes, *rows, streamed, states, guesses, guessed)
         _settle(rule, lanes, *rows, streamed, states, guesses)
     else:
         parts, threads = share(lengths, channels, read_cost)
-        states = starts[[part.sequence for part in parts]]
+        states = starts[parts[:, 0]]
         kernel = _forward_held if held else _forward
         launch(kernel, threads, len(parts), rule, lanes, *walk(spans, parts, tensors, reverse), streamed, states)
     return h.to(dtype), torch.from_numpy(collect(parts, states, lengths))

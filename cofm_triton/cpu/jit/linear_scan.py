@@ -61,14 +61,13 @@ def backward(
     decay = with_rows(decay.conj().resolve_conj().expand(h.shape))
     grad_x = empty(h.shape, h.dtype)
     held, lanes, spans = channels <= MAX_HELD, row_lanes(channels), sequences(seq_starts, h.shape[0], h.shape[1])
-    lengths = [span.length for span in spans]
     # Steps of the adjoint count from the end of the sequence.
-    parts, threads = share(lengths, channels, READ_COST[gated])
-    mine = [part.sequence for part in parts]
+    parts, threads = share(spans[:, 2], channels, READ_COST[gated])
+    mine, begins, ends = parts.T
     mus = initial_states(grad_last, len(spans), channels, state_dtype)[mine]
     # The earlier state of the adjoint's step k is the state at its step k + 1; the very last one is h0.
     firsts = initial_states(h0, len(spans), channels, state_dtype)[mine]
-    inner = np.array([max(min(part.end, lengths[part.sequence] - 1) - part.begin, 0) for part in parts], np.int64)
+    inner = np.maximum(np.minimum(ends, spans[mine, 2] - 1) - begins, 0)
     tensors, grad_decay = [Rows(grad_h), Rows(h), Rows(decay), Rows(grad_x)], decay
     if gated:
         grad_decay = empty(h.shape, decay.dtype)
@@ -83,7 +82,7 @@ def backward(
         rows = walk(spans, parts, tensors, not reverse)
         launch(kernel, threads, len(parts), lanes, *rows, streamed, mus, firsts, inner, sums)
         grad_decay = torch.from_numpy(total(parts, sums))
-    return grad_x.to(dtype), grad_decay.to(gate_dtype), torch.from_numpy(collect(parts, mus, lengths))
+    return grad_x.to(dtype), grad_decay.to(gate_dtype), torch.from_numpy(collect(parts, mus, spans[:, 2]))
 
 
 @njit(forceinline=True, **OPTIONS)

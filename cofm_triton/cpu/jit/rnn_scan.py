@@ -72,8 +72,8 @@ def backward(
     dtype, x, h, grad_h = x.dtype, with_rows(x), with_rows(h), with_rows(grad_h)
     grad_x, rates, channels = empty(x.shape, x.dtype), numbers(rate), x.shape[2]
     held, lanes, spans = channels <= MAX_HELD, row_lanes(channels), sequences(seq_starts, x.shape[0], x.shape[1])
-    parts, threads = share([span.length for span in spans], channels, None)
-    mine = [part.sequence for part in parts]
+    parts, threads = share(spans[:, 2], channels, None)
+    mine = parts[:, 0]
     mus = initial_states(grad_last, len(spans), channels, state_dtype)[mine]
     firsts, sums = initial_states(h0, len(spans), channels, state_dtype)[mine], np.zeros_like(mus)
     tensors = (Rows(grad_h), Rows(x), Rows(h), Rows(grad_x))

@@ -43,8 +43,8 @@ class Rows:
         self.stride_b, self.step = stride_b * size, step * size
         self.sample = SAMPLES[tensor.dtype]
 
-    def at(self, b: int, t: int) -> int:
-        """Address of row t of sequence b."""
+    def at(self, b: Any, t: Any) -> Any:
+        """Address of row t of sequence b; arrays of them give an array."""
         return self.base + b * self.stride_b + t * self.step
 
 

@@ -1,15 +1,21 @@
-"""Who does what: sequences to threads, and parts of a sequence where sequences do not divide evenly."""
+"""Who does what: sequences to threads, and parts of a sequence where sequences do not divide evenly.
+
+Sequences and parts are arrays with a row each, so that a thousand short sequences take no longer to share out than one:
+
+    spans (S, 3)    batch index, first row, number of rows
+    parts (P, 3)    sequence, first step, step after the last one
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from cofm_triton.cpu.blocked.packed import spans
+from cofm_triton.cpu.blocked import packed
 from cofm_triton.cpu.jit.rows import Rows
 from cofm_triton.cpu.jit.threads import workers
 
@@ -17,27 +23,17 @@ from cofm_triton.cpu.jit.threads import workers
 MIN_NUMBERS = 2**15
 
 
-class Span(NamedTuple):
-    """A sequence: batch index, first row, number of rows."""
-
-    batch: int
-    first: int
-    length: int
-
-    def address(self, rows: Rows, step: int, reverse: bool) -> int:
-        """Address of the row that the recurrence takes at `step`."""
-        return rows.at(self.batch, self.first + (self.length - 1 - step if reverse else step))
+def sequences(seq_starts: Tensor | None, batch: int, length: int) -> Any:
+    """Spans of the sequences of a batch, or of those packed into its only row."""
+    if seq_starts is None:
+        spans = np.zeros((batch, 3), np.int64)
+        spans[:, 0], spans[:, 2] = np.arange(batch), length
+        return spans
+    times = [time for _, time in packed.spans(seq_starts, length)]
+    return np.array([(0, time.start, time.stop - time.start) for time in times], np.int64)
 
 
-class Part(NamedTuple):
-    """Steps [begin, end) of a sequence."""
-
-    sequence: int
-    begin: int
-    end: int
-
-
-def walk(spans: Sequence[Span], parts: Sequence[Part], tensors: Sequence[Rows], reverse: bool) -> tuple[Any, ...]:
+def walk(spans: Any, parts: Any, tensors: Sequence[Rows], reverse: bool) -> tuple[Any, ...]:
     """What compiled loops over parts take.
 
     Returns:
@@ -45,50 +41,49 @@ def walk(spans: Sequence[Span], parts: Sequence[Part], tensors: Sequence[Rows], 
         part begins, its begin and its steps (parts,), then for each tensor the distance of a row to the next and a
         sample of its dtype.
     """
-    places = [[spans[part.sequence].address(rows, part.begin, reverse) for rows in tensors] for part in parts]
-    bounds = np.array([part[1:] for part in parts], np.int64)
-    steps = [item for rows in tensors for item in (-rows.step if reverse else rows.step, rows.sample)]
-    return np.array(places, np.int64), bounds[:, 0], bounds[:, 1] - bounds[:, 0], *steps
+    sequence, begins, ends = parts.T
+    batch, first, length = spans[sequence].T
+    rows = first + (length - 1 - begins if reverse else begins)
+    places = np.stack([tensor.at(batch, rows) for tensor in tensors], 1)
+    steps = [item for tensor in tensors for item in (-tensor.step if reverse else tensor.step, tensor.sample)]
+    return places, np.ascontiguousarray(begins), ends - begins, *steps
 
 
-def sequences(seq_starts: Tensor | None, batch: int, length: int) -> list[Span]:
-    """The sequences of a batch, or those packed into its only row."""
-    if seq_starts is None:
-        return [Span(b, 0, length) for b in range(batch)]
-    return [Span(0, time.start, time.stop - time.start) for _, time in spans(seq_starts, length)]
-
-
-def share(lengths: Sequence[int], channels: int, read_cost: float | None) -> tuple[list[Part], int]:
+def share(lengths: Any, channels: int, read_cost: float | None) -> tuple[Any, int]:
     """Parts that cover every sequence, and the number of threads that do them side by side.
 
     Args:
-        lengths: steps of each sequence.
+        lengths: (S,) steps of each sequence.
         channels: numbers per step.
         read_cost: time of bringing the recurrence one step forward without storing it, over that of doing the step; a
             part has to do so from the beginning of its sequence. None keeps sequences whole.
     """
-    threads = workers() if sum(lengths) * channels >= MIN_NUMBERS else 1
-    whole = len(lengths) if read_cost is None else len(lengths) - len(lengths) % threads
-    parts = [Part(sequence, 0, lengths[sequence]) for sequence in range(whole)]
+    count = len(lengths)
+    threads = workers() if lengths.sum() * channels >= MIN_NUMBERS else 1
+    whole = count if read_cost is None else count - count % threads
+    parts = np.zeros((whole, 3), np.int64)
     # Threads take the next part when they are done with one: long ones come first.
-    parts.sort(key=lambda part: part.begin - part.end)
-    for sequence in range(whole, len(lengths)):
-        parts += split(sequence, lengths[sequence], threads, read_cost or 1.0)
+    parts[:, 0] = np.argsort(-lengths[:whole], kind="stable")
+    parts[:, 2] = lengths[parts[:, 0]]
+    rest = [split(sequence, int(lengths[sequence]), threads, read_cost or 1.0) for sequence in range(whole, count)]
+    parts = np.concatenate((parts, *rest))
     return parts, min(threads, len(parts))
 
 
-def collect(parts: Sequence[Part], states: Any, lengths: Sequence[int]) -> Any:
+def collect(parts: Any, states: Any, lengths: Any) -> Any:
     """The last state (S, D) of every sequence, of states (parts, D) at the end of parts."""
-    last = {part.sequence: k for k, part in enumerate(parts) if part.end == lengths[part.sequence]}
-    return states[[last[sequence] for sequence in range(len(lengths))]]
+    last = np.empty((len(lengths), states.shape[1]), states.dtype)
+    ending = parts[:, 2] == lengths[parts[:, 0]]  # of several, empty ones after the first, any will do
+    last[parts[ending, 0]] = states[ending]
+    return last
 
 
-def total(parts: Sequence[Part], sums: Any) -> Any:
+def total(parts: Any, sums: Any) -> Any:
     """The sum (D,) of sums (parts, D), taken in the order of sequences and steps."""
-    return sums[sorted(range(len(parts)), key=parts.__getitem__)].sum(0)
+    return sums[np.lexsort((parts[:, 1], parts[:, 0]))].sum(0)
 
 
-def split(sequence: int, length: int, threads: int, read_cost: float) -> list[Part]:
+def split(sequence: int, length: int, threads: int, read_cost: float) -> Any:
     """Parts of a sequence that take the same time, each with all the steps before it read once more.
 
     Part k takes `read_cost * end[k-1] + end[k] - end[k-1]`; equal times give ends in a geometric series.
@@ -97,5 +92,9 @@ def split(sequence: int, length: int, threads: int, read_cost: float) -> list[Pa
     for _ in range(threads):
         ends.append(ends[-1] * (1 - read_cost) + 1)
     bounds = [round(length * end / ends[-1]) for end in ends]
-    return [Part(sequence, begin, end) for begin, end in pairwise(bounds)]
+    return consecutive(sequence, bounds)
 
+
+def consecutive(sequence: int, bounds: Sequence[int]) -> Any:
+    """Parts of a sequence between neighbouring bounds."""
+    return np.array([(sequence, *pair) for pair in pairwise(bounds)], np.int64)
