@@ -8,9 +8,10 @@ has two diagonals, so that Newton's correction solves a gated linear scan:
 Iterations. A correction makes step t exact as soon as all steps before it are: by induction k iterations make the first
 k steps exact, whatever the start, and T iterations are enough. Near the solution the error of an iterate is the square
 of the one before, driven by act'': for tanh convergence is quadratic, for hardtanh and relu it ends once every step is
-on its right side of the kinks. While dt * rate <= 1 a handful suffices; beyond, where the recurrence oscillates, errors
-may travel one step at a time or grow, and the sequential kernel takes over after `MAX_ITERATIONS`, or when an iterate
-is not finite. The result is therefore never worse than the sequential one.
+on its right side of the kinks. A handful suffices while dt * rate is at most 1/2 and inputs saturate little
+(`bench/newton.py` counts them); beyond, errors may travel one step at a time or grow, and the sequential kernel takes
+over after `MAX_ITERATIONS`, or when an iterate is not finite. The result is therefore never worse than the sequential
+one.
 
 Accuracy. A trajectory is accepted when the residual of every step is at most twice what a step of the sequential
 kernel may round, by the count of `cofm_triton/tolerance.py`; errors then obey the same recurrence with at most twice
