@@ -37,11 +37,11 @@ def test_presets_are_those_of_the_benchmark() -> None:
 
 @pytest.mark.parametrize(("times", "follows"), [([], True), ([0.1, 0.1], True), ([0.05, 0.4], False), ([0.7], False)])
 def test_a_peer_is_followed_while_its_next_run_stays_short(times: list[float], follows: bool) -> None:
-    peer, results = Peer("slow", {}), Results()
+    peer, results, preset = Peer("slow", {}), Results(), scaling.PRESETS["quick"]
     case = Case("rnn_scan", "fixed batch", (1, 4096, 32), scaling.DTYPE)
-    assert scaling._affordable(times, scaling.PRESETS["quick"], peer, case, results) == follows
+    assert scaling._affordable(times, preset, peer, case, results) == follows
     assert bool(results.left_out) != follows
     if not follows:
-        assert not scaling._affordable(times, scaling.PRESETS["quick"], peer, case, results)  # nor at greater lengths
+        assert not scaling._affordable(times, preset, peer, case, results)  # nor at greater lengths
         ((reason,),) = results.left_out.values()
-        assert reason == "fixed batch, T >= 4,096: more than 0.6 s a run"
+        assert reason == f"fixed batch, T >= 4,096: more than {preset.longest:g} s a run"
