@@ -6,21 +6,20 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.forward_ad import unpack_dual
+from torch.autograd import forward_ad
 
 # What `autograd.Function` itself asks; a PyTorch that answers no longer is taken to transform always.
 _transforming: Any = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
 
 
 def wanted(*tensors: Tensor | None) -> bool:
-    """True inside `torch.func`, and where a tensor requires a gradient or carries a tangent.
+    """True inside `torch.func` and forward mode, and where a tensor requires a gradient.
 
     Example:
         >>> wanted(torch.ones(2), None), wanted(torch.ones(2, requires_grad=True))
         (False, True)
     """
-    if _transforming():
+    # A level of forward mode is asked for, not a tangent: tensors of `vmap` do not answer that question.
+    if _transforming() or getattr(forward_ad, "_current_level", 0) >= 0:
         return True
-    given = [tensor for tensor in tensors if tensor is not None]
-    recorded = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given)
-    return recorded or any(unpack_dual(tensor).tangent is not None for tensor in given)
+    return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)

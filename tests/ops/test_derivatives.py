@@ -24,7 +24,7 @@ def test_gradients() -> None:
 def test_tangents() -> None:
     with dual_level():
         assert wanted(None, make_dual(torch.ones(2), torch.ones(2)))
-        assert not wanted(torch.ones(2))
+    assert not wanted(torch.ones(2))
 
 
 def test_transforms() -> None:
