@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from cofm_triton.compilation.launches import Operator, Options, meta
+from cofm_triton.perturbation import traffic
 
 MODELS, SEQUENCES, STEPS = 40, 300, 100
 
@@ -35,8 +36,10 @@ def elements(constants: Options) -> int:
     return states
 
 
-def bytes_per_element(kernel: str, constants: Options, options: Options) -> None:
-    """None: states never leave the registers."""
+def bytes_per_element(kernel: str, constants: Options, options: Options) -> float:
+    """Per unit of a model, on a sequence, in a step: a program has one model, whose units share what it reads."""
+    channels = options.get("inputs", 1), options.get("outputs", 1)
+    return traffic(1, 1, *channels, options.get("dtype", torch.float32).itemsize) / float(options["units"])
 
 
 OPERATOR = Operator(

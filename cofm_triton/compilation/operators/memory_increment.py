@@ -26,7 +26,7 @@ def elements(constants: Options) -> int:
 
 
 def bytes_per_element(kernel: str, constants: Options, options: Options) -> None:
-    """None: states never leave the registers."""
+    """None: what moves is counted in samples, whatever the number of steps; states never leave the registers."""
 
 
 OPERATOR = Operator(
