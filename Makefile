@@ -28,7 +28,7 @@ types: setup
 	$(BIN)/mypy cofm_triton
 
 pytest: setup
-	$(BIN)/pytest -n 2 --dist loadgroup $(ARGS)
+	$(BIN)/pytest -n 2 --dist worksteal $(ARGS)
 
 bench: setup
 	$(BIN)/pytest bench --benchmark-only --benchmark-quiet --results bench/results/bench.json $(ARGS)
