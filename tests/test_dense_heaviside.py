@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from sweep_cases import randn
@@ -44,8 +46,8 @@ def test_definition(nonlinearity: str) -> None:
 @pytest.mark.parametrize("nonlinearity", ["hardtanh", "tanh", "linear"])
 def test_a_dense_model_that_is_diagonal_has_the_memory_of_the_diagonal_one(nonlinearity: str) -> None:
     """Down to 1e-30, where differences of outputs would be rounding alone."""
-    options = dict(nonlinearity=nonlinearity, parameterization="exp", bias=False, dtype=torch.float64)
-    one, other = (RNNFunctional(1, 3, recurrence=kind, **options) for kind in ("diagonal", "dense"))  # type: ignore
+    options: dict[str, Any] = dict(nonlinearity=nonlinearity, parameterization="exp", bias=False, dtype=torch.float64)
+    one, other = (RNNFunctional(1, 3, recurrence=kind, **options) for kind in ("diagonal", "dense"))
     with torch.no_grad():
         for model in (one, other):
             model.rnn.rate_l0.copy_(torch.tensor([-2.0, -1.0, 0.5]))

@@ -178,4 +178,7 @@ def sweep_gradients(
     work(tasks[:1])  # compiles at the first call: one thread, not all
     threads = workers()
     run([partial(work, tasks[1 + thread :: threads]) for thread in range(threads)])
-    return tuple(torch.from_numpy(part.sum(0)) for part in (errors, unit_gradients, offset_gradients))  # type: ignore
+    summed, by_unit, by_offset = (
+        torch.from_numpy(part.sum(0)) for part in (errors, unit_gradients, offset_gradients)
+    )
+    return summed, by_unit, by_offset
