@@ -9,7 +9,8 @@ pytest.importorskip("numba")
 
 from numba import njit
 
-from cofm_triton.cpu.jit.activation import OPTIONS, activate
+from cofm_triton.cpu.jit.activation import activate
+from cofm_triton.cpu.jit.compiled import OPTIONS
 from cofm_triton.nonlinearity import NONLINEARITIES
 
 

@@ -13,7 +13,8 @@ pytest.importorskip("numba")
 from numba import njit
 
 from cofm_triton.cpu.jit.bits import bits, choose, number
-from cofm_triton.cpu.jit.rows import OPTIONS, Rows, load, row, store, with_rows
+from cofm_triton.cpu.jit.compiled import OPTIONS
+from cofm_triton.cpu.jit.rows import Rows, load, row, store, with_rows
 
 
 def _store_all(values: Any, result: Any) -> None:

@@ -13,10 +13,10 @@ pytest.importorskip("numba")
 from numba import njit
 
 from cofm_triton.cpu.jit.bits import choose, like, power
-from cofm_triton.cpu.jit.rows import OPTIONS, SAMPLES
+from cofm_triton.cpu.jit.compiled import OPTIONS
+from cofm_triton.cpu.jit.rows import SAMPLES
 from cofm_triton.cpu.jit.vectors import conjugate, distribute, load, same, store
 
-NOT_KEPT = OPTIONS | {"cache": False}
 WIDTHS = [1, 2, 3, 7, 8, 16, 24, 31, 32]
 REAL = [torch.float32, torch.float64]
 
@@ -51,7 +51,7 @@ def _power(lanes: Any, a: int, bias: int, shift: int, sample: Any, target: int) 
 
 # Called rather than written above the functions: the decorator carries no types.
 copy, combine, spread, real, equal, scaled = (
-    njit(**NOT_KEPT)(function) for function in (_copy, _combine, _distribute, _real, _same, _power)
+    njit(**OPTIONS)(function) for function in (_copy, _combine, _distribute, _real, _same, _power)
 )
 
 

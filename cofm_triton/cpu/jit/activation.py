@@ -4,7 +4,7 @@
 
 `kind` is an index into the table of `cofm_triton.nonlinearity`; pass it as a constant so that the
 loop around the call holds one branch only and vectorises. Comparisons are written so that NaN
-comes out as NaN; functions that call these compile with `OPTIONS`, which allow fused multiply-adds
+comes out as NaN; functions that call these compile with `compiled.OPTIONS`, which allow fused multiply-adds
 and nothing else: no assumption about infinities or NaN.
 """
 
@@ -13,16 +13,16 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numba import njit, types
+from numba import types
 from numba.extending import overload
 
 from cofm_triton.cpu.jit.bits import choose, like, power
+from cofm_triton.cpu.jit.compiled import OPTIONS, inlined
 from cofm_triton.cpu.jit.vectors import Vector
 from cofm_triton.nonlinearity import NONLINEARITIES
 
 LINEAR, TANH, HARDTANH, RELU = map(NONLINEARITIES.index, ("linear", "tanh", "hardtanh", "relu"))
 
-OPTIONS: Any = {"fastmath": {"contract"}, "error_model": "numpy"}
 
 
 def _tanh(z: float) -> float:
@@ -83,7 +83,7 @@ def _tanh_overload(z: Any) -> Any:
     return _BODIES.get(z.element if isinstance(z, Vector) else z)
 
 
-@njit(forceinline=True, **OPTIONS)
+@inlined
 def activate(kind: int, z: Any) -> Any:
     """act(z), kind an index into the table of nonlinearities."""
     if kind == HARDTANH:
@@ -98,7 +98,7 @@ def activate(kind: int, z: Any) -> Any:
     return z
 
 
-@njit(forceinline=True, **OPTIONS)
+@inlined
 def slope(kind: int, z: Any) -> Any:
     """act'(z), 0 at the kinks."""
     one, zero = like(z, 1.0), like(z, 0.0)

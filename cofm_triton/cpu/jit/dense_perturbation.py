@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 
-from cofm_triton.cpu.jit.activation import OPTIONS, activate
+from cofm_triton.cpu.jit.activation import activate
+from cofm_triton.cpu.jit.compiled import entry, inlined
 from cofm_triton.cpu.jit.perturbation import as_type, pad_sequences
 from cofm_triton.cpu.jit.product import TILE_ROWS, multiply, panels
 from cofm_triton.cpu.jit.threads import run, workers
@@ -30,7 +30,7 @@ _TOGETHER = 4 * TILE_ROWS  # sequences of a block
 _BLOCKS_PER_TASK = 64
 
 
-@njit(forceinline=True, **OPTIONS)
+@inlined
 def _add_gap(sup: bool, error: float, weight: float, gap: float) -> float:
     """The sum of weighted squares, or the largest gap; NaN stays."""
     if sup:
@@ -39,7 +39,7 @@ def _add_gap(sup: bool, error: float, weight: float, gap: float) -> float:
     return error + weight * (gap * gap)
 
 
-@njit(forceinline=True, **OPTIONS)
+@inlined
 def _advance(act: int, h: Any, z: Any, product: Any, x: Any, encoder: Any, bias: Any, dt: Any) -> None:
     """One step of one sequence: h, z, bias and the first numbers of product (m,), x (d,), encoder (d, m)."""
     for i in range(h.shape[0]):
@@ -52,7 +52,7 @@ def _advance(act: int, h: Any, z: Any, product: Any, x: Any, encoder: Any, bias:
         h[i] += dt * activate(act, z[i])
 
 
-@njit(cache=True, nogil=True, **OPTIONS)
+@entry
 def _task(
     act: tuple[int, ...], x: Any, target: Any, sequences: int, weights: Any, matrix: Any, encoder: Any, bias: Any,
     offset: Any, dt: Any, sup: bool, errors: Any,

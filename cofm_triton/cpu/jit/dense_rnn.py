@@ -15,14 +15,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 
 from cofm_triton.cpu.jit.activation import activate, slope
+from cofm_triton.cpu.jit.compiled import entry, inlined
 from cofm_triton.cpu.jit.forward import initial_states
 from cofm_triton.cpu.jit.product import TILE_ROWS, multiply, panels
 from cofm_triton.cpu.jit.rnn_scan import constant
-from cofm_triton.cpu.jit.rows import OPTIONS, Rows, load, numbers, row, store, with_rows
+from cofm_triton.cpu.jit.rows import Rows, load, numbers, row, store, with_rows
 from cofm_triton.cpu.jit.schedule import MIN_NUMBERS
 from cofm_triton.cpu.jit.threads import run, workers
 from cofm_triton.cpu.memory import empty
@@ -32,7 +32,7 @@ from cofm_triton.cpu.memory import empty
 MAX_TOGETHER = 16
 
 
-@njit(**OPTIONS)
+@entry
 def _forward(
     act: Any, keep: Any, x: int, x_batch: int, x_step: int, xk: Any, h: int, h_batch: int, h_step: int, hk: Any,
     s: int, s_batch: int, s_step: int, matrix: Any, dt: Any, state: Any, product: Any, sequences: int, steps: int,
@@ -47,7 +47,7 @@ def _forward(
             _forward_row(act, xr, product[b], dt, state[b], hr)
 
 
-@njit(forceinline=True, **OPTIONS)
+@inlined
 def _forward_row(act: Any, x: Any, product: Any, dt: Any, state: Any, h: Any) -> None:
     for d in range(state.size):
         value = state[d] + dt * activate(len(act), load(x[d]) - product[d])
@@ -55,13 +55,13 @@ def _forward_row(act: Any, x: Any, product: Any, dt: Any, state: Any, h: Any) ->
         h[d] = store(value, h)
 
 
-@njit(forceinline=True, **OPTIONS)
+@inlined
 def _slope_row(act: Any, x: Any, product: Any, s: Any) -> None:
     for d in range(s.size):
         s[d] = slope(len(act), load(x[d]) - product[d])
 
 
-@njit(**OPTIONS)
+@entry
 def _adjoint(
     g: int, g_batch: int, g_step: int, gk: Any, s: int, dx: int, batch: int, step: int, matrix: Any, dt: Any,
     mu: Any, row_product: Any, drive: Any, sequences: int, steps: int,
@@ -80,7 +80,7 @@ def _adjoint(
             _subtract(mu[b], row_product[b])
 
 
-@njit(forceinline=True, **OPTIONS)
+@inlined
 def _adjoint_row(g: Any, s: Any, dt: Any, mu: Any, drive: Any, dx: Any) -> None:
     for d in range(mu.size):
         adjoint = load(g[d]) + mu[d]
@@ -90,7 +90,7 @@ def _adjoint_row(g: Any, s: Any, dt: Any, mu: Any, drive: Any, dx: Any) -> None:
         dx[d] = value
 
 
-@njit(forceinline=True, **OPTIONS)
+@inlined
 def _subtract(total: Any, product: Any) -> None:
     for d in range(total.size):
         total[d] -= product[d]

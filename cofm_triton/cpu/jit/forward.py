@@ -20,18 +20,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import njit
 from numba.extending import overload
 from torch import Tensor
 
-from cofm_triton.cpu.jit.activation import OPTIONS as INLINED
 from cofm_triton.cpu.jit.activation import activate
 from cofm_triton.cpu.jit.chains import CHAINS, chained, guess_steps
+from cofm_triton.cpu.jit.compiled import OPTIONS, entry, inlined, inner
 from cofm_triton.cpu.jit.region import each
 from cofm_triton.cpu.jit.rows import (
     BLOCK,
     MAX_HELD,
-    OPTIONS,
     SAMPLES,
     Rows,
     block_at,
@@ -98,7 +96,7 @@ def _next(rule: Any, a: Any, x: Any, state: Any) -> Any:
     raise TypeError("compiled code only")
 
 
-@overload(_next, jit_options=INLINED)
+@overload(_next, jit_options=OPTIONS)
 def _next_overload(rule: Any, a: Any, x: Any, state: Any) -> Any:
     def linear(rule: Any, a: Any, x: Any, state: Any) -> Any:
         return a * state + x
@@ -109,7 +107,7 @@ def _next_overload(rule: Any, a: Any, x: Any, state: Any) -> Any:
     return nonlinear if len(rule) else linear
 
 
-@njit(forceinline=True, **OPTIONS)
+@inlined
 def _skip(
     rule: Any, lanes: Any, x: int, x_step: int, xk: Any, a: int, a_step: int, ak: Any, held: Any, steps: int
 ) -> Any:
@@ -119,7 +117,7 @@ def _skip(
     return held
 
 
-@njit(**OPTIONS)
+@inner
 def _forward_held_part(
     i: int, rule: Any, lanes: Any, places: Any, begins: Any, counts: Any, x_step: int, xk: Any, a_step: int, ak: Any,
     h_step: int, hk: Any, streamed: bool, states: Any,
@@ -134,7 +132,7 @@ def _forward_held_part(
     fence()
 
 
-@njit(forceinline=True, **OPTIONS)
+@inlined
 def _row(
     rule: Any, lanes: Any, begin: int, end: int, step: int, x: int, xk: Any, a: int, ak: Any, h: int, hk: Any,
     stored: bool, streamed: bool, state: int, sk: Any,
@@ -149,7 +147,7 @@ def _row(
             store(value, h + c * hk.itemsize, hk, streamed)
 
 
-@njit(**OPTIONS)
+@inner
 def _forward_part(
     i: int, rule: Any, lanes: Any, places: Any, begins: Any, counts: Any, x_step: int, xk: Any, a_step: int, ak: Any,
     h_step: int, hk: Any, streamed: bool, states: Any,
@@ -173,7 +171,7 @@ def _forward_part(
     fence()
 
 
-@njit(**OPTIONS)
+@inner
 def _chains_part(
     i: int, rule: Any, lanes: Any, places: Any, begins: Any, counts: Any, x_step: int, xk: Any, a_step: int, ak: Any,
     h_step: int, hk: Any, streamed: bool, states: Any, guesses: Any, guessed: int,
@@ -218,7 +216,7 @@ def _chains_part(
     fence()
 
 
-@njit(**OPTIONS)
+@entry
 def _settle(
     rule: Any, lanes: Any, places: Any, begins: Any, counts: Any, x_step: int, xk: Any, a_step: int, ak: Any,
     h_step: int, hk: Any, streamed: bool, states: Any, guesses: Any,
@@ -241,16 +239,16 @@ def _settle(
     fence()
 
 
-@njit(**OPTIONS)
+@entry
 def _forward_held(entry: int, first: int, threads: int, count: int, rest: Any) -> None:
     each(entry, first, threads, count, _forward_held_part, rest)
 
 
-@njit(**OPTIONS)
+@entry
 def _forward(entry: int, first: int, threads: int, count: int, rest: Any) -> None:
     each(entry, first, threads, count, _forward_part, rest)
 
 
-@njit(**OPTIONS)
+@entry
 def _chains(entry: int, first: int, threads: int, count: int, rest: Any) -> None:
     each(entry, first, threads, count, _chains_part, rest)

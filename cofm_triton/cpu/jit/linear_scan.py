@@ -11,15 +11,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 
+from cofm_triton.cpu.jit.compiled import entry, inlined, inner
 from cofm_triton.cpu.jit.forward import initial_states, scan
 from cofm_triton.cpu.jit.region import each
 from cofm_triton.cpu.jit.rows import (
     BLOCK,
     MAX_HELD,
-    OPTIONS,
     SINGLE,
     Rows,
     block_at,
@@ -85,7 +84,7 @@ def backward(
     return grad_x.to(dtype), grad_decay.to(gate_dtype), torch.from_numpy(collect(parts, mus, spans[:, 2]))
 
 
-@njit(forceinline=True, **OPTIONS)
+@inlined
 def _skip(lanes: Any, g: int, g_step: int, gk: Any, gate: int, gate_step: int, ak: Any, held: Any, steps: int) -> Any:
     """mu after the `steps` steps before the rows at g and gate."""
     for t in range(-steps, 0):
@@ -93,7 +92,7 @@ def _skip(lanes: Any, g: int, g_step: int, gk: Any, gate: int, gate_step: int, a
     return held
 
 
-@njit(forceinline=True, **OPTIONS)
+@inlined
 def _skip_row(
     lanes: Any, begin: int, end: int, step: int, g: int, gk: Any, gate: int, ak: Any, mu: int, mk: Any
 ) -> None:
@@ -104,7 +103,7 @@ def _skip_row(
         store(distribute(decay, load(lanes, at, mk), given), at, mk, False)
 
 
-@njit(**OPTIONS)
+@inner
 def _skip_wide(
     lanes: Any, g: int, g_step: int, gk: Any, gate: int, gate_step: int, ak: Any, mu: Any, steps: int
 ) -> None:
@@ -117,7 +116,7 @@ def _skip_wide(
         _skip_row(lanes, wide, size, *rows)
 
 
-@njit(forceinline=True, **OPTIONS)
+@inlined
 def _adjoint_row(
     lanes: Any, begin: int, end: int, step: int, g: int, gk: Any, before: int, hk: Any, gate: int, ak: Any, dx: int,
     dxk: Any, streamed: bool, mu: int, total: int, mk: Any,
@@ -133,7 +132,7 @@ def _adjoint_row(
         store(load(lanes, total + at, mk) + product, total + at, mk, False)
 
 
-@njit(**OPTIONS)
+@inner
 def _adjoint_held_part(
     i: int, lanes: Any, places: Any, begins: Any, counts: Any, g_step: int, gk: Any, h_step: int, hk: Any,
     gate_step: int, ak: Any, dx_step: int, dxk: Any, streamed: bool, mus: Any, firsts: Any, inner: Any, totals: Any,
@@ -159,7 +158,7 @@ def _adjoint_held_part(
     fence()
 
 
-@njit(**OPTIONS)
+@inner
 def _adjoint_part(
     i: int, lanes: Any, places: Any, begins: Any, counts: Any, g_step: int, gk: Any, h_step: int, hk: Any,
     gate_step: int, ak: Any, dx_step: int, dxk: Any, streamed: bool, mus: Any, firsts: Any, inner: Any, totals: Any,
@@ -186,7 +185,7 @@ def _adjoint_part(
     fence()
 
 
-@njit(forceinline=True, **OPTIONS)
+@inlined
 def _adjoint_gated_row(
     lanes: Any, begin: int, end: int, step: int, g: int, gk: Any, before: int, hk: Any, gate: int, ak: Any, dx: int,
     dxk: Any, da: int, dak: Any, streamed: bool, mu: int, mk: Any,
@@ -202,7 +201,7 @@ def _adjoint_gated_row(
         store(product, da + c * dak.itemsize, dak, streamed)
 
 
-@njit(**OPTIONS)
+@inner
 def _adjoint_gated_held_part(
     i: int, lanes: Any, places: Any, begins: Any, counts: Any, g_step: int, gk: Any, h_step: int, hk: Any,
     gate_step: int, ak: Any, dx_step: int, dxk: Any, da_step: int, dak: Any, streamed: bool, mus: Any, firsts: Any,
@@ -228,7 +227,7 @@ def _adjoint_gated_held_part(
     fence()
 
 
-@njit(**OPTIONS)
+@inner
 def _adjoint_gated_part(
     i: int, lanes: Any, places: Any, begins: Any, counts: Any, g_step: int, gk: Any, h_step: int, hk: Any,
     gate_step: int, ak: Any, dx_step: int, dxk: Any, da_step: int, dak: Any, streamed: bool, mus: Any, firsts: Any,
@@ -256,21 +255,21 @@ def _adjoint_gated_part(
     fence()
 
 
-@njit(**OPTIONS)
+@entry
 def _adjoint_held(entry: int, first: int, threads: int, count: int, rest: Any) -> None:
     each(entry, first, threads, count, _adjoint_held_part, rest)
 
 
-@njit(**OPTIONS)
+@entry
 def _adjoint(entry: int, first: int, threads: int, count: int, rest: Any) -> None:
     each(entry, first, threads, count, _adjoint_part, rest)
 
 
-@njit(**OPTIONS)
+@entry
 def _adjoint_gated_held(entry: int, first: int, threads: int, count: int, rest: Any) -> None:
     each(entry, first, threads, count, _adjoint_gated_held_part, rest)
 
 
-@njit(**OPTIONS)
+@entry
 def _adjoint_gated(entry: int, first: int, threads: int, count: int, rest: Any) -> None:
     each(entry, first, threads, count, _adjoint_gated_part, rest)

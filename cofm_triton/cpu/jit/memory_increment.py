@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 
 from cofm_triton.cpu.blocked.memory_increment import LOOK_EVERY, SMALL
-from cofm_triton.cpu.jit.activation import OPTIONS, RELU, TANH, activate
+from cofm_triton.cpu.jit.activation import RELU, TANH, activate
+from cofm_triton.cpu.jit.compiled import entry, inlined
 from cofm_triton.cpu.jit.threads import run, workers
 from cofm_triton.nonlinearity import NONLINEARITIES, TANH_FLOAT64
 
@@ -30,7 +30,7 @@ _SERIES = tuple(reversed(TANH_FLOAT64.coefficients))
 _VANISHED = 1e-300  # below it numbers lose digits, and processors their speed
 
 
-@njit(forceinline=True, **OPTIONS)
+@inlined
 def _excess(kind: int, z: float, value: float) -> float:
     """z - act(z) for value = act(z), by the series of tanh where the difference would cancel."""
     difference = z - value
@@ -43,7 +43,7 @@ def _excess(kind: int, z: float, value: float) -> float:
     return difference
 
 
-@njit(forceinline=True, **OPTIONS)
+@inlined
 def _advance(kind: int, z: Any, decay: float, step: float) -> None:
     for s in range(z.shape[0]):
         here = z[s]
@@ -51,7 +51,7 @@ def _advance(kind: int, z: Any, decay: float, step: float) -> None:
         z[s] = 0.0 if abs(moved) < _VANISHED else moved
 
 
-@njit(forceinline=True, **OPTIONS)
+@inlined
 def _is_linear(kind: int, z: Any, decay: float) -> bool:
     """Whether every z is where act is linear, and stays there; relu never is, on both sides of 0."""
     if kind == RELU or abs(decay) > 1:
@@ -62,7 +62,7 @@ def _is_linear(kind: int, z: Any, decay: float) -> bool:
     return large < SMALL
 
 
-@njit(forceinline=True, **OPTIONS)
+@inlined
 def _read(kind: int, z: Any, readout: Any, y: Any) -> None:
     for q in range(y.shape[0]):
         weight = readout[q]
@@ -70,7 +70,7 @@ def _read(kind: int, z: Any, readout: Any, y: Any) -> None:
             y[q, s] += weight * activate(kind, z[s])
 
 
-@njit(cache=True, nogil=True, **OPTIONS)
+@entry
 def _task(kind: tuple[int, ...], drive: Any, decay: Any, step: Any, readout: Any, steps: Any, y: Any) -> None:
     """One model: drive (m, lanes), readout (p, m), y (S, p, lanes) of zeros.
 

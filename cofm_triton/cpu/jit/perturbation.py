@@ -23,10 +23,10 @@ from typing import Any
 import numpy as np
 import torch
 from llvmlite.binding import get_host_cpu_features
-from numba import njit
 from torch import Tensor
 
-from cofm_triton.cpu.jit.activation import OPTIONS, activate
+from cofm_triton.cpu.jit.activation import activate
+from cofm_triton.cpu.jit.compiled import entry, inlined, inner, summing
 from cofm_triton.cpu.jit.threads import run, workers
 from cofm_triton.nonlinearity import NONLINEARITIES
 from cofm_triton.stacked import StackedCells
@@ -39,7 +39,7 @@ _MIN_LANES, _MAX_LANES = 64, 256
 _TASKS_PER_THREAD = 8
 
 
-@njit(forceinline=True, **OPTIONS)
+@inlined
 def _run_two_units(act_in: int, act_out: int, x: Any, y: Any, h: Any, unit: Any) -> None:
     """All time steps of two units: x and y (T, S), h (2, S), unit (2, 4) rows (a, b, U, c)."""
     a0, b0, u0, c0 = unit[0, 0], unit[0, 1], unit[0, 2], unit[0, 3]
@@ -54,7 +54,7 @@ def _run_two_units(act_in: int, act_out: int, x: Any, y: Any, h: Any, unit: Any)
             y[t, s] += c0 * activate(act_out, g0) + c1 * activate(act_out, g1)
 
 
-@njit(forceinline=True, **OPTIONS)
+@inlined
 def _run_four_units(act_in: int, act_out: int, x: Any, y: Any, h: Any, unit: Any) -> None:
     """The same for four units."""
     a0, b0, u0, c0 = unit[0, 0], unit[0, 1], unit[0, 2], unit[0, 3]
@@ -74,13 +74,13 @@ def _run_four_units(act_in: int, act_out: int, x: Any, y: Any, h: Any, unit: Any
             y[t, s] += c2 * activate(act_out, g2) + c3 * activate(act_out, g3)
 
 
-@njit(forceinline=True, **OPTIONS)
+@inlined
 def _add_scaled(row: Any, factor: Any, source: Any) -> None:
     for s in range(row.shape[0]):
         row[s] += factor * source[s]
 
 
-@njit(forceinline=True, **OPTIONS)
+@inlined
 def _step_one_unit(act_in: int, act_out: int, h: Any, z: Any, rate: Any) -> None:
     """Advance h by one step; z holds e on entry and act_out(h) on return."""
     for s in range(h.shape[0]):
@@ -89,7 +89,7 @@ def _step_one_unit(act_in: int, act_out: int, h: Any, z: Any, rate: Any) -> None
         z[s] = activate(act_out, g)
 
 
-@njit(forceinline=True, **OPTIONS)
+@inlined
 def _run_one_unit(act_in: int, act_out: int, x: Any, y: Any, h: Any, z: Any, unit: Any) -> None:
     """All time steps of one unit: x (T, d, S), y (T, p, S), unit (2 + d + p,): a, b, U, c."""
     inputs = x.shape[1]
@@ -103,7 +103,7 @@ def _run_one_unit(act_in: int, act_out: int, x: Any, y: Any, h: Any, z: Any, uni
             _add_scaled(y[t, q], unit[2 + inputs + q], z)
 
 
-@njit(forceinline=True, **OPTIONS)
+@inlined
 def _run_model(act_in: int, act_out: int, x: Any, y: Any, h: Any, z: Any, units: Any) -> None:
     """Add the read-out of every unit to y: units (m, 2 + d + p), m a multiple of _UNITS."""
     if x.shape[1] == 1 and y.shape[1] == 1:
@@ -119,7 +119,7 @@ def _run_model(act_in: int, act_out: int, x: Any, y: Any, h: Any, z: Any, units:
             _run_one_unit(act_in, act_out, x, y, h[0], z, units[i])
 
 
-@njit(error_model="numpy", fastmath={"contract", "reassoc"})
+@summing
 def _weighted_squares(y: Any, target: Any, weights: Any, valid: int) -> float:
     """The sum over rows r and the first sequences of weights[r] (y[r, s] - target[r, s])^2, by partial sums."""
     error = 0.0
@@ -132,7 +132,7 @@ def _weighted_squares(y: Any, target: Any, weights: Any, valid: int) -> float:
     return error
 
 
-@njit(**OPTIONS)
+@inner
 def _largest_gap(y: Any, target: Any, largest: Any, valid: int) -> float:
     """The maximum over rows and the first sequences of |y[r, s] - target[r, s]|; NaN stays, whichever side it is on."""
     largest[:] = 0.0
@@ -146,7 +146,7 @@ def _largest_gap(y: Any, target: Any, largest: Any, valid: int) -> float:
     return error
 
 
-@njit(cache=True, nogil=True, **OPTIONS)
+@entry
 def _task(
     act_in: tuple[int, ...],
     act_out: tuple[int, ...],

@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 
-from cofm_triton.cpu.jit.activation import OPTIONS, activate, slope
+from cofm_triton.cpu.jit.activation import activate, slope
+from cofm_triton.cpu.jit.compiled import entry, inlined, inner
 from cofm_triton.cpu.jit.perturbation import as_type, blocked, part, unit_rows
 from cofm_triton.cpu.jit.threads import run, workers
 from cofm_triton.stacked import StackedCells
@@ -31,7 +31,7 @@ _LANES = 64  # sequences of a block: the states of a unit over 100 steps take 26
 _TASKS_PER_THREAD = 4
 
 
-@njit(forceinline=True, **OPTIONS)
+@inlined
 def _pre_activation(z: Any, x: Any, h: Any, unit: Any) -> None:
     """z = U x + b - a h: z and h (S,), x (d, S), unit (2 + d + p,): a, b, U, c."""
     first = unit[2]
@@ -43,7 +43,7 @@ def _pre_activation(z: Any, x: Any, h: Any, unit: Any) -> None:
             z[s] += weight * x[j, s]
 
 
-@njit(forceinline=True, **OPTIONS)
+@inlined
 def _run_unit(act_in: int, x: Any, h: Any, z: Any, unit: Any, dt: Any) -> None:
     """The states of one unit: x (T, d, S), h (T + 1, S)."""
     h[0] = 0
@@ -54,7 +54,7 @@ def _run_unit(act_in: int, x: Any, h: Any, z: Any, unit: Any, dt: Any) -> None:
             then[s] = now[s] + dt * activate(act_in, z[s])
 
 
-@njit(forceinline=True, **OPTIONS)
+@inlined
 def _read_out(act_out: int, h: Any, y: Any, readout: Any) -> None:
     """Add a unit to the outputs: y (T, p, S), readout (p,)."""
     for t in range(y.shape[0]):
@@ -65,7 +65,7 @@ def _read_out(act_out: int, h: Any, y: Any, readout: Any) -> None:
                 row[s] += weight * activate(act_out, state[s])
 
 
-@njit(forceinline=True, **OPTIONS)
+@inlined
 def _adjoint(act_in: int, act_out: int, x: Any, h: Any, r: Any, z: Any, g: Any, unit: Any, dt: Any, sums: Any) -> None:
     """The gradient of one unit, one number per sequence: r (T, p, S), g (S,), sums (2 + d + p, S)."""
     inputs = x.shape[1]
@@ -93,7 +93,7 @@ def _adjoint(act_in: int, act_out: int, x: Any, h: Any, r: Any, z: Any, g: Any, 
                 total[s] += z[s] * source[s]
 
 
-@njit(**OPTIONS)
+@inner
 def _weigh_gaps(y: Any, target: Any, weights: Any, valid: int) -> float:
     """Turn outputs into r, and return the error; y and target (T, p, S)."""
     error = 0.0
@@ -107,7 +107,7 @@ def _weigh_gaps(y: Any, target: Any, weights: Any, valid: int) -> float:
     return error
 
 
-@njit(cache=True, nogil=True, **OPTIONS)
+@entry
 def _task(
     act_in: tuple[int, ...], act_out: tuple[int, ...], x: Any, target: Any, valid: int, weights: Any, units: Any,
     offset: Any, dt: Any, errors: Any, unit_gradients: Any, offset_gradients: Any,

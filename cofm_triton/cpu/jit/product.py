@@ -13,12 +13,12 @@ from typing import Any
 
 import torch.nn.functional as F
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 from torch import Tensor
 
-from cofm_triton.cpu.jit.rows import OPTIONS
+from cofm_triton.cpu.jit.compiled import entry
 
 PANEL_BYTES = 64
 TILE_ROWS = 4
@@ -79,7 +79,7 @@ def _tile_product(_context: Any, rows: Any, panel: Any, out: Any) -> Any:
 _tile: Any = intrinsic(_tile_product)
 
 
-@njit(**OPTIONS)
+@entry
 def multiply(rows: Any, matrix: Any, out: Any) -> None:
     """`out = rows @ matrix`: rows (R, K) and out (R, panels * columns), R a multiple of TILE_ROWS, matrix in panels."""
     columns = matrix.shape[2]

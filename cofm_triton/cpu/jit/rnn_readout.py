@@ -24,30 +24,27 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 
 from cofm_triton.cpu.jit.activation import activate, slope
+from cofm_triton.cpu.jit.compiled import entry, inlined, summing
 from cofm_triton.cpu.jit.rnn_scan import constant
-from cofm_triton.cpu.jit.rows import OPTIONS
 from cofm_triton.cpu.jit.threads import run, workers
 
 # Sequences side by side: a multiple of every vector, and few enough for a chunk to stay in the second-level cache.
 MIN_LANES, MAX_LANES = 16, 128
 # Tasks that a batch is cut into at least, if it has the units: enough for the threads to end at about the same time.
 MIN_TASKS = 8
-# A sum may be taken in any order: its own loop, in vectors of partial sums.
-_SUM_OPTIONS: dict[str, Any] = OPTIONS | {"fastmath": {"contract", "reassoc"}}
 
 
-@njit(forceinline=True, **OPTIONS)
+@inlined
 def _part(table: Any, k: int, begin: int, size: int) -> Any:
     """table[k, begin : begin + size]; two steps, so that the compiler sees neighbouring numbers."""
     whole = table[k]
     return whole[begin : begin + size]
 
 
-@njit(forceinline=True, **OPTIONS)
+@inlined
 def _combine(target: Any, constant: Any, factors: Any, sources: Any, begin: int) -> None:
     """target = constant + sum over k of factors[k] sources[k, begin:], elementwise: target (n,), sources (k, N)."""
     first, factor = _part(sources, 0, begin, target.size), factors[0]
@@ -57,13 +54,13 @@ def _combine(target: Any, constant: Any, factors: Any, sources: Any, begin: int)
         _add_scaled(target, factors[k], _part(sources, k, begin, target.size))
 
 
-@njit(forceinline=True, **OPTIONS)
+@inlined
 def _add_scaled(target: Any, factor: Any, source: Any) -> None:
     for i in range(target.size):
         target[i] += factor * source[i]
 
 
-@njit(**_SUM_OPTIONS)
+@summing
 def _dot(a: Any, b: Any) -> Any:
     total = a.dtype.type(0)
     for i in range(a.size):
@@ -71,7 +68,7 @@ def _dot(a: Any, b: Any) -> Any:
     return total
 
 
-@njit(**_SUM_OPTIONS)
+@summing
 def _sum(a: Any) -> Any:
     total = a.dtype.type(0)
     for i in range(a.size):
@@ -79,14 +76,14 @@ def _sum(a: Any) -> Any:
     return total
 
 
-@njit(forceinline=True, **OPTIONS)
+@inlined
 def _activate_all(act: Any, values: Any) -> None:
     if len(act) != 0:
         for i in range(values.size):
             values[i] = activate(len(act), values[i])
 
 
-@njit(forceinline=True, **OPTIONS)
+@inlined
 def _step(act: Any, e: Any, h: Any, rate: Any, dt: Any) -> None:
     """One step of S sequences; e holds U x + b on entry and h on return."""
     for s in range(h.size):
@@ -94,7 +91,7 @@ def _step(act: Any, e: Any, h: Any, rate: Any, dt: Any) -> None:
         e[s] = h[s]
 
 
-@njit(forceinline=True, **OPTIONS)
+@inlined
 def _step_with_slope(act: Any, before: Any, e: Any, slopes: Any, rate: Any, dt: Any) -> None:
     """As `_step`, and slopes = dt act'(z)."""
     for s in range(e.size):
@@ -103,7 +100,7 @@ def _step_with_slope(act: Any, before: Any, e: Any, slopes: Any, rate: Any, dt: 
         e[s] = before[s] + dt * activate(len(act), z)
 
 
-@njit(forceinline=True, **OPTIONS)
+@inlined
 def _adjoint_step(act: Any, pull: Any, h: Any, slopes: Any, mu: Any, rate: Any) -> None:
     """One step of the adjoint; slopes becomes dz."""
     for s in range(mu.size):
@@ -113,7 +110,7 @@ def _adjoint_step(act: Any, pull: Any, h: Any, slopes: Any, mu: Any, rate: Any) 
         mu[s] = adjoint - rate * dz
 
 
-@njit(**OPTIONS)
+@entry
 def _forward(
     act_in: Any, act_out: Any, x: Any, y: Any, states: Any, first: int, first_unit: int, units: Any, dt: Any,
     chunk: int,
@@ -146,7 +143,7 @@ def _forward(
                 _add_scaled(_part(ys, q, begin, e.size), unit[2 + inputs + q], e)
 
 
-@njit(**OPTIONS)
+@entry
 def _backward(
     act_in: Any, act_out: Any, x: Any, g: Any, dx: Any, states: Any, first: int, first_unit: int, units: Any,
     grad_units: Any, dt: Any, chunk: int,

@@ -12,16 +12,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 
 from cofm_triton.cpu.jit.activation import slope
+from cofm_triton.cpu.jit.compiled import entry, inlined, inner
 from cofm_triton.cpu.jit.forward import initial_states, scan
 from cofm_triton.cpu.jit.region import each
 from cofm_triton.cpu.jit.rows import (
     BLOCK,
     MAX_HELD,
-    OPTIONS,
     SINGLE,
     Rows,
     block_at,
@@ -87,13 +86,13 @@ def backward(
     return grad_x.to(dtype), torch.from_numpy(total(parts, sums)), torch.from_numpy(grad_h0)
 
 
-@njit(forceinline=True, **OPTIONS)
+@inlined
 def _factor(act: Any, x: Any, before: Any, rate: Any, dt: Any) -> Any:
     """Derivative of the increment `dt act(z)` by z."""
     return dt * slope(len(act), x - rate * before)
 
 
-@njit(forceinline=True, **OPTIONS)
+@inlined
 def _adjoint_row(
     act: Any, lanes: Any, begin: int, end: int, step: int, g: int, gk: Any, x: int, xk: Any, before: int, hk: Any,
     dx: int, dxk: Any, streamed: bool, rate: int, dt: Any, mu: int, total: int, mk: Any,
@@ -109,7 +108,7 @@ def _adjoint_row(
         store(load(lanes, total + at, mk) - product * previous, total + at, mk, False)
 
 
-@njit(**OPTIONS)
+@inner
 def _adjoint_held_part(
     i: int, act: Any, lanes: Any, places: Any, _begins: Any, counts: Any, g_step: int, gk: Any, x_step: int, xk: Any,
     h_step: int, hk: Any, dx_step: int, dxk: Any, streamed: bool, rate: Any, dt: Any, mus: Any, firsts: Any,
@@ -139,7 +138,7 @@ def _adjoint_held_part(
     fence()
 
 
-@njit(**OPTIONS)
+@inner
 def _adjoint_part(
     i: int, act: Any, lanes: Any, places: Any, _begins: Any, counts: Any, g_step: int, gk: Any, x_step: int, xk: Any,
     h_step: int, hk: Any, dx_step: int, dxk: Any, streamed: bool, rate: Any, dt: Any, mus: Any, firsts: Any,
@@ -167,11 +166,11 @@ def _adjoint_part(
     fence()
 
 
-@njit(**OPTIONS)
+@entry
 def _adjoint_held(entry: int, first: int, threads: int, count: int, rest: Any) -> None:
     each(entry, first, threads, count, _adjoint_held_part, rest)
 
 
-@njit(**OPTIONS)
+@entry
 def _adjoint(entry: int, first: int, threads: int, count: int, rest: Any) -> None:
     each(entry, first, threads, count, _adjoint_part, rest)

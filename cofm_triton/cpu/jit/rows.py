@@ -10,17 +10,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic, overload
 from numba.np.numpy_support import carray
 from torch import Tensor
 
 from cofm_triton.cpu.jit.bits import bits, number
-
-# Fused multiply-adds are allowed, and nothing else: infinities and NaN follow the recurrence. The GIL is released so
-# that threads run side by side; machine code is kept on disk.
-OPTIONS: dict[str, Any] = {"fastmath": {"contract"}, "error_model": "numpy", "nogil": True, "cache": True}
-
+from cofm_triton.cpu.jit.compiled import inlined, inner
 
 # An array of each dtype that rows are stored in.
 SAMPLES = {
@@ -73,7 +69,7 @@ def _pointer_to(_context: Any, address: Any, sample: Any) -> Any:
 _pointer: Any = intrinsic(_pointer_to)
 
 
-@njit(**OPTIONS)
+@inner
 def row(address: int, sample: Any, channels: int) -> Any:
     """The row at an address, as an array of the sample's dtype."""
     return carray(_pointer(address, sample), (channels,))
@@ -124,7 +120,7 @@ def row_lanes(channels: int) -> tuple[int, ...]:
     return (0,) * (channels if channels <= MAX_HELD else channels % len(BLOCK) or 1)
 
 
-@njit(forceinline=True, **OPTIONS)
+@inlined
 def block_at(k: int, lanes: Any, first: int, end: int, step: int) -> int:
     """First channel of the k-th block on [first, end), on a walk whose rows are `step` bytes apart.
 

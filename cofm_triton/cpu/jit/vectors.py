@@ -5,7 +5,7 @@ two of the recurrence's tensors overlap: for short rows that costs more than the
 It may have any number of lanes; the compiler cuts it into the machine's registers.
 
 Arithmetic (`+ - * /`, unary `-`, `abs`, comparisons, `bits.choose`) works lane by lane, between vectors and with
-scalars. Complex vectors know `+`, `*` and `conjugate`. Products and sums may be fused (`rows.OPTIONS`).
+scalars. Complex vectors know `+`, `*` and `conjugate`. Products and sums may be fused (`compiled.OPTIONS`).
 
 bfloat16, which numba does not know, travels as uint16 and is widened and rounded (to nearest, ties to even) here.
 """
