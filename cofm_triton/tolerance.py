@@ -349,6 +349,65 @@ def _orbit(
     return _Orbit(rate, dt, nonlinearity, seq_starts, h, before, drive - pulled, scale, roundings, rate_roundings, zero)
 
 
+@dataclass(frozen=True)
+class _DenseOrbit:
+    """The exact states of a dense recurrence, and the errors that grow along them.
+
+    Attributes:
+        weight, dt, nonlinearity: of the recurrence.
+        h: exact states, (B, T, D).
+        z: pre-activations.
+        scale: what z is rounded against.
+        roundings: of z.
+    """
+
+    weight: Tensor
+    dt: float
+    nonlinearity: str
+    h: Tensor
+    z: Tensor
+    scale: Tensor
+    roundings: int
+
+    @property
+    def slope(self) -> Tensor:
+        """act'(z)."""
+        return activation_slope(self.nonlinearity)(self.z)
+
+    def uncertainty(self, e_before: Tensor, t: int | slice, u: float) -> Tensor:
+        """How far act'(z) may be off at the steps t when z is formed from earlier states with these errors."""
+        e_z = self.roundings * u * self.scale[:, t] + e_before @ self.weight.abs().T
+        return _slope_uncertainty(self.nonlinearity, self.z[:, t], e_z)
+
+    def growth(self, e_slope: Tensor, t: int | slice) -> Tensor:
+        """|I - dt diag(s) W| for every s within e_slope of act'(z), (..., D, D)."""
+        eye = torch.eye(len(self.weight), dtype=torch.float64)
+        exactly = (eye - self.dt * self.slope[:, t].unsqueeze(-1) * self.weight).abs()
+        return exactly + self.dt * e_slope.unsqueeze(-1) * self.weight.abs()
+
+    def state_errors(self, u: float) -> Tensor:
+        """Errors of h. Step by step: a slope is as uncertain as the error that has reached it, and no more."""
+        act = activation(self.nonlinearity)(self.z).abs()
+        made = self.dt * (self.roundings * self.scale + (2 + ACT_ROUNDINGS[self.nonlinearity]) * act) + self.h.abs()
+        e_state, errors = torch.zeros_like(self.h[:, :1].sum(1)), []
+        for t in range(self.h.shape[1]):
+            grown = self.growth(self.uncertainty(e_state, t, u), t) @ e_state.unsqueeze(-1)
+            e_state = grown.squeeze(-1) + u * made[:, t]
+            errors.append(e_state)
+        return torch.stack(errors, 1) if errors else made
+
+
+def _dense_orbit(
+    drive: Tensor, weight: Tensor, h: Tensor, starts: Tensor, *, dt: float, nonlinearity: str,
+    drive_scale: Tensor | None = None, drive_roundings: int = 0,
+) -> _DenseOrbit:  # fmt: skip
+    """The orbit of exact states h; z = drive - W h[t-1] rounds D + 2 times, in any order."""
+    before = previous_states(h, starts, None, False)
+    scale = (drive.abs() if drive_scale is None else drive_scale) + before.abs() @ weight.abs().T
+    roundings = len(weight) + 2 + drive_roundings
+    return _DenseOrbit(weight, dt, nonlinearity, h, drive - before @ weight.T, scale, roundings)
+
+
 def _slope_uncertainty(nonlinearity: str, z: Tensor, e_z: Tensor) -> Tensor:
     """How far act' may be off at a z with an error: any slope in [0, 1] counts within reach of a jump."""
     if nonlinearity in KINKS:
@@ -403,7 +462,8 @@ def rnn_readout_bounds(
 
     (y,), grads = _differentiate(run, tensors, [grad_y.double()])
     x, weight, _, _, readout, _ = tensors
-    orbit, out, e_y = _read_out(tensors, u, dt=dt, act_in=act_in, act_out=act_out)
+    orbit = _encoded_orbit(tensors, dt, act_in)
+    out, e_y = _read_out(tensors, orbit.h, orbit.state_errors(u)[0], u, act_out)
     pulled = g @ readout.abs()
     pull = (out.slope + out.e_slope) * pulled
     e_pull = out.e_slope * pulled + (len(readout) + 1) * u * pull
@@ -435,23 +495,45 @@ class _Output(NamedTuple):
     e_state: Tensor
 
 
-def _read_out(
-    tensors: Sequence[Tensor], u: float, *, dt: float, act_in: str, act_out: str
-) -> tuple[_Orbit, _Output, Tensor]:
-    """The orbit of a fused read-out of float64 tensors, its units' outputs, and the errors of y, (B, T, p)."""
-    x, weight, bias, rate, readout, offset = tensors
-    drive = x @ weight.T + bias
-    h, _ = reference.rnn_scan(drive, rate, dt=dt, nonlinearity=act_in)
-    orbit = _orbit(
-        drive, rate, h, h.new_zeros(x.shape[0], len(rate)), None, dt=dt, nonlinearity=act_in,
-        drive_scale=x.abs() @ weight.T.abs() + bias.abs(), drive_roundings=weight.shape[1] + 1,
-    )  # fmt: skip
-    e, _ = orbit.state_errors(u)
+def _encoded_orbit(tensors: Sequence[Tensor], dt: float, act_in: str) -> _Orbit:
+    """The orbit of a diagonal recurrence of encoded inputs, from float64 tensors."""
+    drive, encoding = _encode(*tensors[:3])
+    h, _ = reference.rnn_scan(drive, tensors[3], dt=dt, nonlinearity=act_in)
+    starts = torch.zeros_like(h[:, :1].sum(1))
+    return _orbit(drive, tensors[3], h, starts, None, dt=dt, nonlinearity=act_in, **encoding)
+
+
+def _encoded_dense_orbit(tensors: Sequence[Tensor], dt: float, act_in: str) -> _DenseOrbit:
+    """The orbit of a dense recurrence of encoded inputs, from float64 tensors."""
+    drive, encoding = _encode(*tensors[:3])
+    h, _ = reference.dense_rnn(drive, tensors[3], dt=dt, nonlinearity=act_in)
+    starts = torch.zeros_like(h[:, :1].sum(1))
+    return _dense_orbit(drive, tensors[3], h, starts, dt=dt, nonlinearity=act_in, **encoding)
+
+
+def _encoded_states(tensors: Sequence[Tensor], u: float, dt: float, act_in: str) -> tuple[Tensor, Tensor]:
+    """Exact states of encoded inputs and their errors; the rate is one per unit or a matrix."""
+    if tensors[3].dim() == 2:
+        dense = _encoded_dense_orbit(tensors, dt, act_in)
+        return dense.h, dense.state_errors(u)
+    orbit = _encoded_orbit(tensors, dt, act_in)
+    return orbit.h, orbit.state_errors(u)[0]
+
+
+def _encode(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, dict[str, Any]]:
+    """U x + b, and what it is rounded against how often."""
+    scale = x.abs() @ weight.T.abs() + bias.abs()
+    return x @ weight.T + bias, dict(drive_scale=scale, drive_roundings=weight.shape[1] + 1)
+
+
+def _read_out(tensors: Sequence[Tensor], h: Tensor, e: Tensor, u: float, act_out: str) -> tuple[_Output, Tensor]:
+    """The outputs of the units of a fused read-out, from exact states and their errors, and the errors of y."""
+    *_, readout, offset = tensors
     value, slope = activation(act_out)(h), activation_slope(act_out)(h)
     e_slope = _slope_uncertainty(act_out, h, e) + _slope_roundings(act_out) * u
     error = (slope + e_slope) * e + ACT_ROUNDINGS[act_out] * u * value.abs()
-    e_y = error @ readout.abs().T + (len(rate) + 2) * u * (value.abs() @ readout.abs().T + offset.abs())
-    return orbit, _Output(value, error, slope, e_slope, e), e_y
+    e_y = error @ readout.abs().T + (h.shape[2] + 2) * u * (value.abs() @ readout.abs().T + offset.abs())
+    return _Output(value, error, slope, e_slope, e), e_y
 
 
 def sweep_errors_bounds(
@@ -464,7 +546,8 @@ def sweep_errors_bounds(
     float64, whatever the dtype of the states.
 
     Args:
-        models: weight, bias, rate, readout and offset of each, as `rnn_readout_bounds` has them.
+        models: weight, bias, rate, readout and offset of each, as `rnn_readout_bounds` has them; the rate may be a
+            matrix, (D, D), of a dense recurrence.
         x: (N, T, d) in the dtype that is tested.
         targets: (N, T, p), likewise.
         weights: (T,), of squared gaps; None for the largest gap.
@@ -479,7 +562,8 @@ def sweep_errors_bounds(
     exact, errors = [], []
     for model in models:
         tensors = [tensor.double() for tensor in (x, *model)]
-        _, out, e_y = _read_out(tensors, u, dt=dt, act_in=act_in, act_out=act_out)
+        h, e = _encoded_states(tensors, u, dt, act_in)
+        out, e_y = _read_out(tensors, h, e, u, act_out)
         gap = out.value @ tensors[4].T + tensors[5] - targets.double()
         e_gap = e_y + u * (gap.abs() + e_y)
         if weights is None:
@@ -571,36 +655,17 @@ def dense_rnn_bounds(
     inputs = [x.double(), weight.double(), starts]
     exact, exact_grads = _differentiate(run, inputs, [pull, pull_last])
     h, matrix = exact[0], inputs[1]
-    size, eye, nothing = len(matrix), torch.eye(len(matrix), dtype=torch.float64), torch.zeros_like(starts)
+    size, nothing = len(matrix), torch.zeros_like(starts)
     before = previous_states(h, starts, None, False)
-    z = inputs[0] - before @ matrix.T
-    scale = inputs[0].abs() + before.abs() @ matrix.abs().T  # what z is rounded against
-    slope = activation_slope(nonlinearity)(z)
-    roundings = (size + 2) * u
-
-    def uncertainty(e_before: Tensor, t: int | slice) -> Tensor:
-        """How far act'(z) may be off at the steps t when z is formed from earlier states with these errors."""
-        return _slope_uncertainty(nonlinearity, z[:, t], roundings * scale[:, t] + e_before @ matrix.abs().T)
-
-    def growth(e_slope: Tensor, t: int | slice) -> Tensor:
-        """|I - dt diag(s) W| for every s within e_slope of act'(z), (..., D, D)."""
-        exactly = (eye - dt * slope[:, t].unsqueeze(-1) * matrix).abs()
-        return exactly + dt * e_slope.unsqueeze(-1) * matrix.abs()
-
-    act = activation(nonlinearity)(z).abs()
-    made = u * (dt * ((size + 2) * scale + (2 + ACT_ROUNDINGS[nonlinearity]) * act) + h.abs())
-    # Step by step: a slope is as uncertain as the error that has reached it, and no more.
-    e_state, errors = nothing, []
-    for t in range(h.shape[1]):
-        e_state = (growth(uncertainty(e_state, t), t) @ e_state.unsqueeze(-1)).squeeze(-1) + made[:, t]
-        errors.append(e_state)
-    e = torch.stack(errors, 1) if errors else made
+    orbit = _dense_orbit(inputs[0], matrix, h, starts, dt=dt, nonlinearity=nonlinearity)
+    slope, e = orbit.slope, orbit.state_errors(u)
 
     # The adjoint takes the slopes from the forward pass, or forms them again from stored states.
     stored = e + _storage(x.dtype) * h.abs()
     every = slice(None)
-    e_slope = uncertainty(previous_states(stored, nothing, None, False), every) + _slope_roundings(nonlinearity) * u
-    jacobian, turn = growth(e_slope, every), matrix.abs().T
+    e_before = previous_states(stored, nothing, None, False)
+    e_slope = orbit.uncertainty(e_before, every, u) + _slope_roundings(nonlinearity) * u
+    jacobian, turn = orbit.growth(e_slope, every), matrix.abs().T
     mu, e_mu, rows = pull_last.abs(), nothing, []
     for t in reversed(range(x.shape[1])):
         reach = pull[:, t].abs() + mu  # Lambda, the magnitude of the adjoint
@@ -616,7 +681,6 @@ def dense_rnn_bounds(
         torch.stack([row[column] for row in reversed(rows)], 1) if rows else x.double() for column in range(2)
     )
     e_x = e_x + LEVELS * u * grad_x
-    e_before = previous_states(stored, nothing, None, False)
     flat = [tensor.flatten(0, 1) for tensor in (grad_x, e_x, before.abs(), e_before)]
     e_weight = flat[1].T @ flat[2] + flat[0].T @ flat[3]
     e_weight = e_weight + x.shape[0] * x.shape[1] * u * (flat[0].T @ (flat[2] + flat[3]))

@@ -28,6 +28,7 @@ class SweepCase:
     weights: Tensor | None
     act_in: str
     act_out: str
+    operator: str = "perturbation"
 
     @property
     def dt(self) -> float:
@@ -43,7 +44,7 @@ class SweepCase:
         cells = StackedCells(rate, encoder, bias, readout, offset, self.dt, self.act_in, self.act_out)
         weights = None if self.weights is None else self.weights.to(device)
         given = (self.x.to(device), self.targets.to(device), weights)
-        return {"errors": implementation(backend, "perturbation").sweep_errors(cells, *given).cpu()}
+        return {"errors": implementation(backend, self.operator).sweep_errors(cells, *given).cpu()}
 
     def bounds(self) -> dict[str, Bound]:
         """Exact errors by the definitions, and how far they may be off."""
@@ -62,17 +63,21 @@ class SweepCase:
 def sweep_case(
     batch: int, length: int, channels: int, *, dtype: torch.dtype = torch.float32, act_in: str = "linear",
     act_out: str = "linear", largest: bool = False, states: bool = False, seed: int = 0,
+    operator: str = "perturbation",
 ) -> SweepCase:  # fmt: skip
     """Sequences of at least one step; `states` is accepted and ignored: a sweep always starts from zero."""
     length, seed = max(1, length), 100 * seed
 
     def model(index: int) -> tuple[Tensor, ...]:
         first = seed + 10 * index
-        rate = (0.05 + normal(channels, dtype=torch.float64, seed=first).abs() / 2).clamp(max=1.2).to(dtype)
+        rate = (0.05 + normal(channels, dtype=torch.float64, seed=first).abs() / 2).clamp(max=1.2)
+        if operator == "dense_perturbation":  # columns of about the same length, whatever the width
+            mixing = normal(channels, channels, dtype=torch.float64, seed=first + 5)
+            rate = rate.diag() + 0.2 * mixing / channels**0.5
         return (
             normal(channels, INPUTS, dtype=dtype, seed=first + 1),
             normal(channels, dtype=dtype, seed=first + 2),
-            rate,
+            rate.to(dtype),
             normal(OUTPUTS, channels, dtype=dtype, seed=first + 3),
             normal(OUTPUTS, dtype=dtype, seed=first + 4),
         )
@@ -84,6 +89,7 @@ def sweep_case(
         weights=None if largest else normal(length, dtype=torch.float64, seed=seed + 92).abs(),
         act_in=act_in,
         act_out=act_out,
+        operator=operator,
     )
 
 
