@@ -173,3 +173,12 @@ def difference(name: str, z: Tensor, step: Tensor) -> Tensor:
     low, high = limits[name]
     sloped = (torch.minimum(z, end) >= low) & (torch.maximum(z, end) <= high)
     return torch.where(sloped, step, act(end) - act(z))
+
+
+def traffic(models: int, inputs: int, samples: int, units: int, outputs: int, itemsize: int) -> int:
+    """Bytes that increments of nonlinear models must move: states never leave the chip, whatever the number of steps.
+
+    The first states are read per input, decay, step and read-out per model, and the samples written.
+    """
+    numbers = models * (units * (inputs + 2 + outputs) + inputs * samples * outputs)
+    return itemsize * numbers

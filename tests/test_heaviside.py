@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cofm_triton.cpu.blocked.memory_increment import excess
-from cofm_triton.heaviside import HeavisideCells, difference
+from cofm_triton.heaviside import HeavisideCells, difference, traffic
 from cofm_triton.layers import RNNFunctional
 from cofm_triton.nonlinearity import NONLINEARITIES
 from cofm_triton.reference import Dynamics, increments
@@ -180,3 +180,7 @@ def test_odd_and_biased() -> None:
     parameters["rnn.bias_l0"] = torch.zeros_like(parameters["rnn.bias_l0"])
     assert HeavisideCells.of(model, parameters).is_odd
     assert not HeavisideCells.of(functional("relu"), parameters).is_odd
+
+
+def test_traffic() -> None:
+    assert traffic(40, 300, 50, 64, 1, 8) == 8 * (40 * 300 * 64 + 40 * 3 * 64 + 40 * 300 * 50)

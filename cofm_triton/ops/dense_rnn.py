@@ -271,6 +271,17 @@ def traffic(
     return each * batch * length * channels
 
 
+def step_traffic(batch: int, channels: int, itemsize: int, *, backward: bool, keep: bool = True) -> int:
+    """Bytes that a launch of one step must move: the weight, which has no place on chip between launches, and rows.
+
+    Forward reads x and the states and writes h, the next states and, if kept, the slopes. The adjoint reads dh, the
+    slopes, the adjoint states and the next step's dx, and writes dx and the next adjoint states.
+    """
+    wide = max(itemsize, 4)
+    row = itemsize + 5 * wide if backward else 2 * itemsize + (3 if keep else 2) * wide
+    return wide * channels * channels + row * batch * channels
+
+
 def work(batch: int, length: int, channels: int, *, backward: bool) -> int:
     """Multiply-adds of the matrix products: one per step forward, two backward (adjoint and weight gradient)."""
     return (2 if backward else 1) * batch * length * channels * channels

@@ -15,7 +15,7 @@ from torch.library import opcheck
 from cofm_triton import reference
 from cofm_triton.functional import dense_rnn
 from cofm_triton.nonlinearity import NONLINEARITIES
-from cofm_triton.ops.dense_rnn import traffic, work
+from cofm_triton.ops.dense_rnn import step_traffic, traffic, work
 
 
 def arguments(backend: str, nonlinearity: str, length: int = 4) -> tuple[Tensor, ...]:
@@ -144,3 +144,11 @@ def test_models_of_traffic_and_work() -> None:
     assert traffic(8, 512, 64, 2, backward=True) == (2 + 4 + 4) * states
     assert work(8, 512, 64, backward=False) == 64 * states
     assert work(8, 512, 64, backward=True) == 2 * 64 * states
+
+
+def test_traffic_of_a_step_by_itself() -> None:
+    """The weight comes again in every step: nearly all that moves where sequences are few."""
+    weight, rows = 4 * 640 * 640, 4 * 640
+    assert step_traffic(4, 640, 4, backward=False, keep=False) == weight + 4 * 4 * rows
+    assert step_traffic(4, 640, 4, backward=False) == weight + 5 * 4 * rows
+    assert step_traffic(4, 640, 2, backward=True) == weight + (2 + 5 * 4) * rows

@@ -12,10 +12,11 @@ from typing import Any
 import torch
 
 from cofm_triton.compilation.launches import Operator, Options, meta
-from cofm_triton.ops.dense_rnn import traffic
+from cofm_triton.ops.dense_rnn import step_traffic, traffic
 from cofm_triton.ops.dtypes import state_dtype
 
 SMALL, RESIDENT, CACHED, STEPS, RAGGED = 64, 128, 256, 640, 500
+BATCH = 4
 
 
 def launch(
@@ -30,19 +31,20 @@ def launch(
     if driver.active.get_current_target().backend == "hip":
         precision = "ieee"
     state = state_dtype(dtype)
-    x, weight = meta(4, length, width, dtype=dtype), meta(width, width, dtype=state)
-    h0 = meta(4, width, dtype=state) if states else None
+    x, weight = meta(BATCH, length, width, dtype=dtype), meta(width, width, dtype=state)
+    h0 = meta(BATCH, width, dtype=state) if states else None
     options: dict[str, Any] = dict(dt=0.5, precision=precision)
     dense_rnn.forward(x, weight, h0, nonlinearity=nonlinearity, keep=states, state_dtype=state, **options)
     dense_rnn.adjoint(x, h0, meta(*x.shape, dtype=state), weight, **options)
 
 
-def bytes_per_element(kernel: str, constants: Options, options: Options) -> float | None:
-    """Per element; None for the kernels of one step, which read the matrix as well."""
+def bytes_per_element(kernel: str, constants: Options, options: Options) -> float:
+    """Per state; per term of a product for the kernels of one step."""
+    itemsize, width = options.get("dtype", torch.float32).itemsize, options["width"]
+    kind: dict[str, Any] = dict(backward="adjoint" in kernel, keep=constants.get("KEEP", True))
     if "step" in kernel:
-        return None
-    itemsize = options.get("dtype", torch.float32).itemsize
-    return traffic(1, 1, 1, itemsize, backward="adjoint" in kernel, keep=constants.get("KEEP", True))
+        return step_traffic(BATCH, width, itemsize, **kind) / (BATCH * width * width)
+    return traffic(1, 1, 1, itemsize, **kind)
 
 
 def elements(constants: Options) -> int:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 
 from cofm_triton.compilation.launches import Operator, Options, meta
+from cofm_triton.heaviside import traffic
 
-MODELS, INPUTS, SAMPLES = 40, 300, 50
+# Samples of a record of so many steps; what moves is counted in samples, so that it is spread over the steps.
+MODELS, INPUTS, SAMPLES, STEPS = 40, 300, 50, 1000
 
 
 def launch(units: int, nonlinearity: str = "tanh", outputs: int = 1, dtype: torch.dtype = torch.float64) -> None:
@@ -25,8 +27,11 @@ def elements(constants: Options) -> int:
     return states
 
 
-def bytes_per_element(kernel: str, constants: Options, options: Options) -> None:
-    """None: what moves is counted in samples, whatever the number of steps; states never leave the registers."""
+def bytes_per_element(kernel: str, constants: Options, options: Options) -> float:
+    """Per unit of a model, under an input, in a step."""
+    units, itemsize = options["units"], options.get("dtype", torch.float64).itemsize
+    moved = traffic(MODELS, INPUTS, SAMPLES, units, options.get("outputs", 1), itemsize)
+    return moved / float(MODELS * INPUTS * STEPS * units)
 
 
 OPERATOR = Operator(
