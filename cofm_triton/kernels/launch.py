@@ -66,7 +66,9 @@ DENSE_WARPS = 8
 
 
 class Channels(NamedTuple):
-    """How channels are laid over programs; a block of half the full width keeps twice the rows in flight."""
+    """How channels are laid over programs; `part` of the full width, one of `PARTS`, says how many rows are in flight:
+    a block of half the width keeps twice as many.
+    """
 
     block_d: int
     num_blocks: int
@@ -125,7 +127,8 @@ def channels(channels: int, element_size: int, *, part: int = 1) -> Channels:
     aligned = channels % ALIGNED_CHANNELS == 0
     full = LANES * VECTOR_BYTES // element_size if aligned else 2 * LANES
     block_d = min(full // part, max(LANES, triton.next_power_of_2(channels)))
-    return Channels(block_d, triton.cdiv(channels, block_d), channels % block_d != 0, full // block_d if aligned else 1)
+    parts = min(full // block_d, PARTS[-1]) if aligned else 1
+    return Channels(block_d, triton.cdiv(channels, block_d), channels % block_d != 0, parts)
 
 
 def layout(

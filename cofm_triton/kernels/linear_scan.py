@@ -51,6 +51,9 @@ from cofm_triton.kernels.launch import (
 )
 from cofm_triton.kernels.rows import chunk_rows, live_row, load_last_rows, load_row, load_rows, store_row
 
+# Kernels are not compiled anew for a single block of channels (`do_not_specialize`): knowing that there is one, Triton
+# keeps the distance of every row in flight in scalar registers, of which gfx942 has too few.
+
 # Rows in flight, as many as registers allow, by the part of the full width that a block has. Forward, one tensor is
 # read, and 16 rows of 16 bytes are 64 registers a thread; backward, two are, and three if gated.
 FORWARD_ROWS = {1: 16, 2: 32, 4: 64}
@@ -180,7 +183,7 @@ def walk_forward(
     return h, product
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_blocks"])
 def linear_scan_forward_kernel(
     x_ptr, decay_ptr, start_ptr, carry_ptr, gates_ptr, starts_ptr, h_ptr, last_ptr, product_ptr,
     T: tl.int64, D: tl.int64, num_blocks, num_chunks, num_sequences,
@@ -297,7 +300,7 @@ def walk_last_rows_backward(
     return mu, grad_decay, product
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_blocks"])
 def linear_scan_backward_kernel(
     grad_h_ptr, h_ptr, decay_ptr, h0_ptr, grad_end_ptr, carry_ptr, gates_ptr, starts_ptr,
     grad_x_ptr, grad_decay_ptr, grad_start_ptr, product_ptr,

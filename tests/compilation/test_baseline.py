@@ -53,6 +53,21 @@ def test_another_release_of_triton_is_not_compared(path: Path) -> None:
     assert not list(baseline.worse([replace(ENTRY, spilled=8)], path))
 
 
+def test_what_was_not_compiled_stays(path: Path) -> None:
+    other, elsewhere = replace(ENTRY, operator="rnn_scan", kernel="rnn"), replace(ENTRY, target="sm_80")
+    baseline.update(path, [other, elsewhere], {"machine": {}})
+    better = replace(ENTRY, registers=96)
+    baseline.update(path, [better], {"machine": {}})
+    assert list(baseline.read(path)[1].values()) == [elsewhere, better, other]
+
+
+def test_what_another_release_compiled_does_not_stay(path: Path) -> None:
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "triton": "0.0"}))
+    baseline.update(path, [replace(ENTRY, target="sm_80")], {"machine": {}})
+    assert [target for target, _ in baseline.read(path)[1]] == ["sm_80"]
+
+
 def test_table_shows_limits_and_their_source() -> None:
     text = "\n".join(lines([ENTRY]))
     assert "sm_90, H100: 3.35 TB/s" in text

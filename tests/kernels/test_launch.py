@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 pytest.importorskip("triton")
@@ -12,6 +12,7 @@ from cofm_triton.kernels.launch import (
     FOLDED_CARRIES,
     LANES,
     MAX_CHAIN,
+    PARTS,
     SHORT_STEP,
     VECTOR_BYTES,
     channels,
@@ -22,8 +23,10 @@ from cofm_triton.kernels.launch import (
 
 
 @given(width=st.integers(1, 10_000), size=st.sampled_from([2, 4, 8]))
+@example(width=32, size=2)
 def test_blocks_cover_the_channels(width: int, size: int) -> None:
     block = channels(width, size)
+    assert block.part in PARTS
     assert (block.num_blocks - 1) * block.block_d < width <= block.num_blocks * block.block_d
     assert block.masked == (width != block.num_blocks * block.block_d)
     assert LANES <= block.block_d <= LANES * VECTOR_BYTES // size

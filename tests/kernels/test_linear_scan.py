@@ -105,6 +105,14 @@ def test_narrow_blocks(dtype: torch.dtype, part: int, reverse: bool, gated: bool
     check(case, part)
 
 
+@pytest.mark.parametrize("width", [16, 32])
+@pytest.mark.parametrize("num_sms", [1, 100])
+@pytest.mark.parametrize("gated", [False, True])
+def test_rows_of_few_bytes(gated: bool, num_sms: int, width: int) -> None:
+    """Aligned rows that fill less than the narrowest part of a block."""
+    check(linear_case(1, 40, width, dtype=torch.bfloat16, gated=gated), num_sms)
+
+
 def test_narrow_blocks_of_split_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks of more than the 64 rows that the narrowest block has in flight, and of fewer."""
     monkeypatch.setattr(launch, "SPLIT_PROGRAMS", 1)

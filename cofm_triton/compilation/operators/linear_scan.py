@@ -55,6 +55,8 @@ def _others() -> Iterator[Options]:
         for dtype in (torch.float32, torch.bfloat16, torch.complex64):
             for row_bytes in (HALF_BYTES, QUARTER_BYTES, FOLDED_BYTES, MANY_BYTES):
                 yield dict(dtype=dtype, gated=gated, width=row_bytes // dtype.itemsize, num_sms=SPLIT)
+            yield dict(dtype=dtype, gated=gated, width=16, num_sms=SPLIT)
+        yield dict(dtype=torch.float32, gated=gated, width=32, num_sms=SPLIT)
         yield dict(dtype=torch.float64, gated=gated, width=64, num_sms=SPLIT)
         yield dict(gated=gated, width=FEW, num_sms=SPLIT)
         yield dict(dtype=torch.complex64, gated=gated, width=RAGGED)
