@@ -164,10 +164,10 @@ def walk_forward(
         h_row += ROWS * h_step
     rest = n % ROWS
     if SHORT == ROWS:
-        if rest > 0:
+        if rest > 0:  # and less than ROWS; a row that is never live, AMD's compiler of Triton 3.9 may stumble over
             h, product = walk_last_rows_forward(
                 h, decay, product, x_row, x_step, a_row, a_step, h_row, h_step, rest, d, D, stored,
-                GATED, STORE, PRODUCT, SUMMED, COMPLEX, STATE, SHORT,
+                GATED, STORE, PRODUCT, SUMMED, COMPLEX, STATE, ROWS - 1,
             )  # fmt: skip
     else:
         for _ in range(tl.cdiv(rest, SHORT)):
