@@ -25,7 +25,7 @@ MAX_CHAIN = 256
 FOLDED_CARRIES = 15
 CHUNK_STEP = 64
 MAX_CHUNKS = 256
-CARRY_BYTES = 28
+CARRY_BYTES = 24
 SPLIT_PROGRAMS = 1.5
 # All that one segment reads and writes stays below this, and with its summaries (less than one row in eight) below the
 # 40 MB of L2 that an A100 has (H100: 50, B200: 126, MI300X: 256 in its last level), so that the replay finds its input
@@ -142,9 +142,9 @@ def layout(
     per multiprocessor, 8 KB in flight each. Packed sequences stay whole: they have lengths that the host does not know.
 
     1. 16 chunks, if they keep it busy: their carries cost no launch.
-    2. Otherwise so many that one launch walks their carries. A forward pass that reads x and writes h is held to about
-       three numbers per element: it has as many chunks as read and write no more for their carries than the first and
-       the last chunk save, which are read once; that they are made of whole steps of rows may cost a little.
+    2. Otherwise so many that one launch walks their carries. A forward pass that reads x and writes h is held to three
+       numbers per element: it has as many chunks as read and write no more for their carries than the first and the
+       last chunk save, which are read once.
     3. More than four segments: as many programs as the device can hold, each with a short chunk.
     """
     blocks = [channels(width, element_size, part=part) for part in PARTS if _divides(width, element_size, part, pairs)]
@@ -166,8 +166,20 @@ def layout(
     else:
         chunks = MAX_CHUNKS
     length = triton.cdiv(triton.cdiv(segment, chunks), CHUNK_STEP) * CHUNK_STEP
+    if streams == 2:
+        length = _lengthen(length, segment, element_size)
     block = _busy(blocks, sequences * (triton.cdiv(segment, length) - 1), wanted)
     return block, Chunks(min(length, segment), segment)
+
+
+def _lengthen(length: int, segment: int, element_size: int) -> int:
+    """The next length, in whole steps, at which what the first and the last chunk save pays for the carries."""
+    while True:
+        chunks = triton.cdiv(segment, length)
+        last = segment - (chunks - 1) * length
+        if chunks <= FOLDED_CARRIES + 1 or CARRY_BYTES * chunks <= element_size * (length + last):
+            return length
+        length += CHUNK_STEP
 
 
 def _divides(width: int, element_size: int, part: int, pairs: bool) -> bool:

@@ -60,7 +60,7 @@ FORWARD_ROWS = {1: 16, 2: 32, 4: 64}
 GATED_FORWARD_ROWS = {1: 16, 2: 32, 4: 32}
 BACKWARD_ROWS = {1: 12, 2: 18, 4: 24}
 GATED_BACKWARD_ROWS = {1: 8, 2: 16, 4: 16}
-# The rows that are left are walked together, or, in narrow blocks, so many at a time: masks take registers too.
+# The rows that are left are walked together, or, in narrow blocks and complex, so many at a time: masks take registers.
 SHORT_ROWS = 4
 
 # The smallest number above 0 of a state, by its size in bytes.
@@ -459,7 +459,7 @@ def launch_forward(
         GATED=gated, HAS_START=start is not None, HAS_CARRY=carry is not None,
         FOLD=0 if gates is None else FOLDED_CARRIES, SUMMARY=summary, SUMMED=summed,
         PACKED=seq_starts is not None, REVERSE=reverse, COMPLEX=is_complex, STATE=_state(last),
-        BLOCK_D=block.block_d, **_rows(rows, block, chunk_length), MASKED=block.masked, num_warps=NUM_WARPS,
+        BLOCK_D=block.block_d, **_rows(rows, block, chunk_length, is_complex), MASKED=block.masked, num_warps=NUM_WARPS,
     )  # fmt: skip
 
 
@@ -485,7 +485,7 @@ def launch_backward(
         FOLD=0 if gates is None else FOLDED_CARRIES, SUMMARY=summary,
         PACKED=seq_starts is not None, REVERSE=reverse, COMPLEX=is_complex,
         STATE=_state(grad_start), BLOCK_D=block.block_d,
-        **_rows(rows, block, chunk_length), MASKED=block.masked, num_warps=NUM_WARPS,
+        **_rows(rows, block, chunk_length, is_complex), MASKED=block.masked, num_warps=NUM_WARPS,
     )  # fmt: skip
 
 
@@ -601,10 +601,10 @@ def _real_dtype(tensor: Any, state_dtype: Any) -> Any:
     return tensor.real.dtype if tensor.is_complex() else state_dtype
 
 
-def _rows(table: dict[int, int], block: Channels, chunk_length: int) -> dict[str, int]:
+def _rows(table: dict[int, int], block: Channels, chunk_length: int, is_complex: bool) -> dict[str, int]:
     """Rows in flight of a launch; a chunk that has fewer is walked in short blocks."""
     rows = table[block.part] if chunk_length >= table[block.part] else table[1]
-    return dict(ROWS=rows, SHORT=SHORT_ROWS if block.part > 1 else rows)
+    return dict(ROWS=rows, SHORT=SHORT_ROWS if block.part > 1 or is_complex else rows)
 
 
 def _state(states: Any) -> Any:

@@ -58,7 +58,8 @@ def _others() -> Iterator[Options]:
             yield dict(dtype=dtype, gated=gated, width=16, num_sms=SPLIT)
         yield dict(dtype=torch.float32, gated=gated, width=32, num_sms=SPLIT)
         yield dict(dtype=torch.float64, gated=gated, width=64, num_sms=SPLIT)
-        yield dict(gated=gated, width=FEW, num_sms=SPLIT)
+        for dtype in (torch.float32, torch.complex64, torch.complex128):
+            yield dict(dtype=dtype, gated=gated, width=FEW, num_sms=SPLIT)
         yield dict(dtype=torch.complex64, gated=gated, width=RAGGED)
     yield dict(dtype=torch.complex64, gated=True)
     yield dict(width=FEW)
