@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from scan_cases import Case, device_of, linear_case, rounding_slack
 
 from cofm_triton.ops.backends import INSTALLED, interpreting
 from cofm_triton.ops.dtypes import state_dtype
+from cofm_triton.tolerance import linear_scan_bounds
 
 if not INSTALLED["triton"] or not (torch.cuda.is_available() or interpreting()):
     pytest.skip("triton cannot run here", allow_module_level=True)
@@ -170,6 +172,40 @@ def test_exact_decays_stay_exact_when_split(decay: float) -> None:
     split, whole = run(case, 100), run(case, 1)
     for name in split:
         assert torch.equal(split[name], whole[name]), name
+
+
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("decay", [1e-40, -1e-40, -0.9, 1 - 1e-6])
+def test_decays_of_any_kind(decay: float, gated: bool) -> None:
+    case = linear_case(1, 40, 3, gated=gated)
+    check(case.with_(factor=torch.full_like(case.factor, decay)), 100)
+
+
+@pytest.mark.parametrize("length", [1000, 2**20])
+def test_powers_of_a_decay_are_not_rounded_on_the_way(length: int) -> None:
+    """A slow decay's power over a chunk, as near to the exact one as float32 has room for; so is a turn's."""
+    decay = torch.tensor([1 - 1e-6, 1 + 1e-6, -(1 - 2e-6), 1.0, 0.0])
+    exact = [float(Decimal(number) ** length) for number in decay.tolist()]
+    power = linear_scan._chunk_decay(decay, None, length, False)
+    torch.testing.assert_close(power, torch.tensor(exact), rtol=2**-24 + 1e-13, atol=0)
+    turn = torch.view_as_real(torch.polar(torch.tensor([1 - 1e-6, 1.0]), torch.tensor([0.3, -2.0]))).flatten()
+    actual = torch.view_as_complex(linear_scan._chunk_decay(turn, None, length, True).unflatten(0, (2, 2)))
+    number = torch.view_as_complex(turn.double().unflatten(0, (2, 2)))
+    expected = torch.ones(2, dtype=torch.complex128)
+    for bit in f"{length:b}":  # 21 squarings in float64 lose 2^21 roundings: 2e-10, where float32 has 6e-8
+        expected = expected * expected * (number if bit == "1" else 1)
+    assert ((actual - expected).abs() <= (2**-24 * 2**0.5 + 1e-9) * expected.abs()).all()
+
+
+def test_slow_decay_over_long_time() -> None:
+    """As close to float64 as any evaluation step by step is sure to be."""
+    x, decay = linear_case(1, 2_000, 3).x, torch.full((3,), 1 - 1e-6)
+    h, h_last = linear_scan.forward(
+        x.to(device_of("triton")), decay.to(device_of("triton")), None, None, reverse=False,
+        state_dtype=torch.float32, num_sms=20,
+    )  # fmt: skip
+    bounds = linear_scan_bounds(x, decay)
+    assert bounds["h"].excess(h.cpu()) <= 1 and bounds["h_last"].excess(h_last.cpu()) <= 1
 
 
 @pytest.mark.parametrize("gated", [False, True])
