@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--write-baseline",
         action="store_true",
-        help=f"write {BASELINE}, which later runs are compared with (in a checkout)",
+        help=f"write what was compiled into {BASELINE}, which later runs are compared with (in a checkout)",
     )
     add_common_options(parser, out="none is written")
 
@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
     for line in worse:
         print(f"Worse than {BASELINE}: {line}")
     if arguments.write_baseline:
-        baseline.write(BASELINE, compiled, about)
+        baseline.update(BASELINE, compiled, about)
         print(f"Baseline: {BASELINE}")
     if arguments.out is not None:
         baseline.write(arguments.out / FILE, compiled, about)

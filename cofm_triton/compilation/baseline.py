@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from cofm_triton.compilation.offline import Compiled
+from cofm_triton.compilation.offline import TARGETS, Compiled
 from cofm_triton.files import write_text
 
 # Registers are given to threads in units of 8 on every target: fewer do not change what runs side by side.
@@ -30,6 +30,15 @@ def write(path: Path, compiled: Sequence[Compiled], about: dict[str, Any]) -> No
     """
     content = {**about, "triton": version("triton"), "kernels": [entry.as_dict() for entry in compiled]}
     write_text(path, json.dumps(content, indent=1) + "\n")
+
+
+def update(path: Path, compiled: Sequence[Compiled], about: dict[str, Any]) -> None:
+    """As `write`; what the file knows, of the same Triton, of targets and operators not compiled today stays in it."""
+    triton, known = read(path) if path.is_file() else ("", {})
+    today = {(entry.target, entry.operator) for entry in compiled}
+    kept = [entry for entry in known.values() if triton == version("triton")]
+    kept = [entry for entry in kept if (entry.target, entry.operator) not in today]
+    write(path, sorted([*kept, *compiled], key=lambda entry: (TARGETS.index(entry.target), entry.operator)), about)
 
 
 def read(path: Path) -> tuple[str, dict[tuple[str, str], Compiled]]:

@@ -45,7 +45,7 @@ def _cells(entry: Compiled) -> tuple[str, ...]:
     device = DEVICES[entry.target]
     constants = entry.constants
     warps = constants.get("num_warps", 4)
-    phase = "" if constants.get("STORE_ROWS", True) else ", summaries"
+    phase = ", summaries" if constants.get("SUMMARY", False) else ""
     issue = roof = "-"
     if entry.total is not None and entry.bytes is not None:
         share = device.issue_share(entry.total, entry.bytes)

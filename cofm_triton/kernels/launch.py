@@ -16,14 +16,25 @@ LANES = 32
 VECTOR_BYTES = 16
 ALIGNED_CHANNELS = 16
 NUM_WARPS = 1
-# Splitting: bytes of a channel in a chunk that still amortise a program's start and its summary, which is float32
-# whatever the tensor is, and the longest chain of carries left unsplit.
-MIN_CHUNK_BYTES = 64
-MAX_CARRIES = 128
-# x and h of one segment together stay below the 40 MB of L2 that an A100 has (H100: 50, B200: 126), so that the
-# replay finds x where the summaries left it.
-SEGMENT_BYTES = 16 * 2**20
-# One-warp programs that one multiprocessor holds at a time (CUDA compute capability 8.0 and 9.0: 32 blocks).
+# Blocks are as wide as lets them outnumber the multiprocessors, at least a quarter of the full width.
+PARTS = (1, 2, 4)
+# Splitting: the longest chain left whole, the most carries that a replay adds up by itself, the rows that chunks are
+# made of, which the narrowest blocks have in flight, the most chunks of a segment, the bytes per channel that a chunk's
+# summary and carries cost, and how many programs a multiprocessor should have.
+MAX_CHAIN = 256
+FOLDED_CARRIES = 15
+CHUNK_STEP = 64
+MAX_CHUNKS = 256
+CARRY_BYTES = 24
+SPLIT_PROGRAMS = 1.5
+# All that one segment reads and writes stays below this, and with its summaries (less than one row in eight) below the
+# 40 MB of L2 that an A100 has (H100: 50, B200: 126, MI300X: 256 in its last level), so that the replay finds its input
+# where the summaries left it.
+SEGMENT_BYTES = 36_000_000
+# Sequences of more segments are cut into short chunks, for as many one-warp programs as there can be at a time (CUDA
+# compute capability 8.0 and 9.0: 32 a multiprocessor).
+MANY_SEGMENTS = 4
+SHORT_STEP = 16
 RESIDENT_PROGRAMS = 32
 
 # Sweeps: units come in eights, so that few widths need a compilation of their own. Wide models are computed in groups
@@ -55,12 +66,14 @@ DENSE_WARPS = 8
 
 
 class Channels(NamedTuple):
-    """How channels are laid over programs; a narrow block has half the channels and keeps twice the rows in flight."""
+    """How channels are laid over programs; `part` of the full width, one of `PARTS`, says how many rows are in flight:
+    a block of half the width keeps twice as many.
+    """
 
     block_d: int
     num_blocks: int
     masked: bool
-    narrow: bool = False
+    part: int = 1
 
 
 class Dense(NamedTuple):
@@ -99,46 +112,85 @@ DENSE_SWEEP = DenseSweep(2, 2, 256)
 
 
 class Chunks(NamedTuple):
-    """How time is laid over programs: `num_chunks` chunks of `length` rows, in segments of `segment` rows."""
+    """How time is laid over programs: chunks of `length` rows, in segments of `segment` rows."""
 
-    num_chunks: int
     length: int
     segment: int
 
 
-def channels(channels: int, element_size: int, *, narrow: bool = False) -> Channels:
-    """Blocks of channels: 16-byte accesses (8-byte if `narrow`) where rows are aligned, otherwise two numbers a lane.
+def channels(channels: int, element_size: int, *, part: int = 1) -> Channels:
+    """Blocks of channels: 16-byte accesses, or a `part` of that, where rows are aligned, otherwise two numbers a lane.
 
     Triton knows a stride to be aligned when it is divisible by 16. Where it is not, every number has an address of its
     own, and more than two a lane spill.
     """
     aligned = channels % ALIGNED_CHANNELS == 0
-    narrow = narrow and aligned and element_size <= VECTOR_BYTES // 4
     full = LANES * VECTOR_BYTES // element_size if aligned else 2 * LANES
-    block_d = min(full // 2 if narrow else full, max(LANES, triton.next_power_of_2(channels)))
-    return Channels(block_d, triton.cdiv(channels, block_d), channels % block_d != 0, narrow)
+    block_d = min(full // part, max(LANES, triton.next_power_of_2(channels)))
+    parts = min(full // block_d, PARTS[-1]) if aligned else 1
+    return Channels(block_d, triton.cdiv(channels, block_d), channels % block_d != 0, parts)
 
 
 def layout(
-    rows: int, sequences: int, width: int, element_size: int, num_sms: int, *, packed: bool = False
-) -> tuple[Channels, Chunks]:
-    """Blocks of channels and chunks of time of `sequences` sequences, `rows` rows of `width` channels each.
+    rows: int, sequences: int, width: int, element_size: int, num_sms: int,
+    *, streams: int = 2, packed: bool = False, pairs: bool = False,
+) -> tuple[Channels, Chunks]:  # fmt: skip
+    """Blocks of channels and chunks of time of `sequences` sequences, `rows` rows of `width` channels each, for a pass
+    that reads and writes `streams` numbers per element; `pairs` of channels stay together.
 
-    Blocks of full width if they keep the device busy; narrow ones if only these do; otherwise time is split, which
-    reads its input twice. Packed sequences stay whole: they have lengths that the host does not know.
+    Time is split, which reads an input twice, where even the narrowest blocks do not keep the device busy: a program
+    per multiprocessor, 8 KB in flight each. Packed sequences stay whole: they have lengths that the host does not know.
+
+    1. 16 chunks, if they keep it busy: their carries cost no launch.
+    2. Otherwise so many that one launch walks their carries. A forward pass that reads x and writes h is held to three
+       numbers per element: it has as many chunks as read and write no more for their carries than the first and the
+       last chunk save, which are read once.
+    3. More than four segments: as many programs as the device can hold, each with a short chunk.
     """
-    full, narrow = channels(width, element_size), channels(width, element_size, narrow=True)
-    starved = not _busy(sequences * full.num_blocks, num_sms)
-    if starved and (packed or _busy(sequences * narrow.num_blocks, num_sms)):
-        return narrow, Chunks(1, rows, rows)
-    if packed:
-        return full, Chunks(1, rows, rows)
-    return full, split(rows, sequences * full.num_blocks, sequences * width * element_size, element_size, num_sms)
+    blocks = [channels(width, element_size, part=part) for part in PARTS if _divides(width, element_size, part, pairs)]
+    narrowest = sequences * blocks[-1].num_blocks
+    if packed or rows <= MAX_CHAIN or narrowest >= num_sms:
+        return _busy(blocks, sequences, num_sms), Chunks(rows, rows)
+    most = max(SHORT_STEP, SEGMENT_BYTES // (streams * sequences * width * element_size))
+    segments = triton.cdiv(rows, most)
+    segment = triton.cdiv(rows, segments)
+    wanted = SPLIT_PROGRAMS * num_sms
+    if FOLDED_CARRIES * narrowest >= wanted:
+        chunks = FOLDED_CARRIES + 1
+    elif segments > MANY_SEGMENTS:
+        chunks = RESIDENT_PROGRAMS * num_sms // narrowest
+        length = max(SHORT_STEP, segment // chunks // SHORT_STEP * SHORT_STEP)
+        return blocks[-1], Chunks(length, min(segment, chunks * length))
+    elif streams == 2:
+        chunks = max(FOLDED_CARRIES + 1, math.isqrt(2 * segment * element_size // CARRY_BYTES))
+    else:
+        chunks = MAX_CHUNKS
+    length = triton.cdiv(triton.cdiv(segment, chunks), CHUNK_STEP) * CHUNK_STEP
+    if streams == 2:
+        length = _lengthen(length, segment, element_size)
+    block = _busy(blocks, sequences * (triton.cdiv(segment, length) - 1), wanted)
+    return block, Chunks(min(length, segment), segment)
 
 
-def _busy(programs: int, num_sms: int) -> bool:
-    """Half a program per multiprocessor already keeps the memory busy: 16 rows of 512 bytes in flight each."""
-    return 2 * programs >= num_sms
+def _lengthen(length: int, segment: int, element_size: int) -> int:
+    """The next length, in whole steps, at which what the first and the last chunk save pays for the carries."""
+    while True:
+        chunks = triton.cdiv(segment, length)
+        last = segment - (chunks - 1) * length
+        if chunks <= FOLDED_CARRIES + 1 or CARRY_BYTES * chunks <= element_size * (length + last):
+            return length
+        length += CHUNK_STEP
+
+
+def _divides(width: int, element_size: int, part: int, pairs: bool) -> bool:
+    """Whether blocks may have that part of the full width: aligned rows, one number a lane or more."""
+    a_lane = VECTOR_BYTES // element_size // part
+    return part == 1 or (width % ALIGNED_CHANNELS == 0 and element_size <= 4 and a_lane >= (2 if pairs else 1))
+
+
+def _busy(blocks: list[Channels], chains: int, programs: float) -> Channels:
+    """The widest blocks that make so many programs, or the narrowest."""
+    return next((block for block in blocks if chains * block.num_blocks >= programs), blocks[-1])
 
 
 def units(width: int, features: int, element_size: int) -> Channels:
@@ -162,29 +214,9 @@ def dense(channels: int, element_size: int) -> Dense | None:
     return Dense(block, blocks, 1, max(1, min(DENSE_WARPS, block * block * element_size // (4 * 32 * LANES))))
 
 
-def split(rows: int, programs: int, row_bytes: int, element_size: int, num_sms: int) -> Chunks:
-    """Chunks of time for `programs` independent chains of `rows` rows, `row_bytes` of input per row over all
-    chains.
-
-    A busy device and short chains gain nothing: these are left whole. Otherwise 64 chunks if they make a program per
-    multiprocessor (the chain of 64 carries is one short launch); failing that, as many programs as the device can hold
-    at once.
-    """
-    if _busy(programs, num_sms) or rows <= MAX_CARRIES:
-        return Chunks(1, rows, rows)
-    shortest = max(16, MIN_CHUNK_BYTES // element_size)
-    segment = max(shortest, min(rows, SEGMENT_BYTES // row_bytes))
-    chunks = 64 if 64 * programs >= num_sms else RESIDENT_PROGRAMS * num_sms // programs
-    length = max(shortest, triton.cdiv(segment, chunks))
-    return Chunks(triton.cdiv(segment, length), length, segment)
-
-
-def split_carries(carries: int) -> Chunks:
-    """Chunks for a chain of carries: the square root balances the two levels that are left."""
-    if carries <= MAX_CARRIES:
-        return Chunks(1, carries, carries)
-    length = math.isqrt(carries - 1) + 1
-    return Chunks(triton.cdiv(carries, length), length, carries)
+def split_carries(carries: int) -> int:
+    """Chunk length for a chain of carries: the square root balances the two levels that are left."""
+    return carries if carries <= MAX_CHAIN else math.isqrt(carries - 1) + 1
 
 
 class Increments(NamedTuple):

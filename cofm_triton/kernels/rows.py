@@ -47,7 +47,11 @@ def live_row(d, D, j, rest):
 
 @triton.jit
 def load_last_rows(ptr, stride, d, D, rest, ROWS: tl.constexpr):
-    """The `rest` <= ROWS rows that are left, still all in flight together; the others hold 0 and are to be skipped."""
+    """The `rest` <= ROWS rows that are left, still all in flight together; the others hold 0 and are to be skipped.
+
+    `rest = n % m` takes ROWS = m - 1: Triton 3.9 proves for AMD that row m - 1 is never live, folds its mask to a
+    constant, and looks that up among what it knew of values since freed (in TritonAMDFoldTrueCmpI; it may assert).
+    """
     rows = ()
     for j in tl.static_range(ROWS):
         rows = rows + (tl.load(ptr + j * stride, mask=live_row(d, D, j, rest), other=0.0),)

@@ -15,7 +15,7 @@ from cofm_triton.compilation.report import lines
 
 ENTRY = Compiled(
     "sm_90", "linear_scan", "linear_scan_forward_kernel", "float32",
-    {"STORE_ROWS": True, "GATED": False, "ROWS": 16, "BLOCK_D": 128, "num_warps": 1},
+    {"SUMMARY": False, "GATED": False, "ROWS": 16, "BLOCK_D": 128, "num_warps": 1},
     registers=104, spilled=0, shared=0, instructions={"float": 1.0, "integer": 1.5},
     accesses={"load 16": 0.25, "store 16": 0.25}, bytes=8.0,
 )  # fmt: skip
@@ -51,6 +51,21 @@ def test_another_release_of_triton_is_not_compared(path: Path) -> None:
     content = json.loads(path.read_text())
     path.write_text(json.dumps({**content, "triton": "0.0"}))
     assert not list(baseline.worse([replace(ENTRY, spilled=8)], path))
+
+
+def test_what_was_not_compiled_stays(path: Path) -> None:
+    other, elsewhere = replace(ENTRY, operator="rnn_scan", kernel="rnn"), replace(ENTRY, target="sm_80")
+    baseline.update(path, [other, elsewhere], {"machine": {}})
+    better = replace(ENTRY, registers=96)
+    baseline.update(path, [better], {"machine": {}})
+    assert list(baseline.read(path)[1].values()) == [elsewhere, better, other]
+
+
+def test_what_another_release_compiled_does_not_stay(path: Path) -> None:
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "triton": "0.0"}))
+    baseline.update(path, [replace(ENTRY, target="sm_80")], {"machine": {}})
+    assert [target for target, _ in baseline.read(path)[1]] == ["sm_80"]
 
 
 def test_table_shows_limits_and_their_source() -> None:

@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 pytest.importorskip("triton")
 
 from cofm_triton.kernels.launch import (
+    FOLDED_CARRIES,
     LANES,
-    MAX_CARRIES,
-    MIN_CHUNK_BYTES,
-    RESIDENT_PROGRAMS,
-    SEGMENT_BYTES,
+    MAX_CHAIN,
+    PARTS,
+    SHORT_STEP,
     VECTOR_BYTES,
     channels,
     dense,
     layout,
-    split,
     split_carries,
 )
 
 
 @given(width=st.integers(1, 10_000), size=st.sampled_from([2, 4, 8]))
+@example(width=32, size=2)
 def test_blocks_cover_the_channels(width: int, size: int) -> None:
     block = channels(width, size)
+    assert block.part in PARTS
     assert (block.num_blocks - 1) * block.block_d < width <= block.num_blocks * block.block_d
     assert block.masked == (width != block.num_blocks * block.block_d)
     assert LANES <= block.block_d <= LANES * VECTOR_BYTES // size
@@ -34,62 +35,90 @@ def test_blocks_cover_the_channels(width: int, size: int) -> None:
         assert block.block_d <= 2 * LANES
 
 
-@given(
+SHAPES = dict(
     rows=st.integers(1, 2**21),
-    programs=st.integers(1, 1000),
-    width=st.integers(1, 2**12),
-    size=st.sampled_from([2, 4, 8]),
-    num_sms=st.integers(1, 200),
-)
-def test_chunks_cover_a_segment(rows: int, programs: int, width: int, size: int, num_sms: int) -> None:
-    plan = split(rows, programs, width * size, size, num_sms)
-    if plan.num_chunks == 1 and plan.length == rows:
-        return
-    assert (plan.num_chunks - 1) * plan.length < plan.segment <= plan.num_chunks * plan.length
-    assert plan.length * size >= MIN_CHUNK_BYTES
-    assert plan.segment * width * size <= SEGMENT_BYTES or plan.segment == plan.length
-    assert programs * plan.num_chunks <= max(64 * programs, RESIDENT_PROGRAMS * num_sms)
-
-
-@given(carries=st.integers(1, 2**17))
-def test_carries_split_by_the_square_root(carries: int) -> None:
-    plan = split_carries(carries)
-    assert plan.segment == carries
-    assert (plan.num_chunks - 1) * plan.length < carries <= plan.num_chunks * plan.length
-    if carries > MAX_CARRIES:
-        assert max(plan.num_chunks, plan.length) <= carries**0.5 + 1
-
-
-@given(
-    rows=st.integers(1, 2**16),
     sequences=st.integers(1, 64),
     width=st.integers(1, 2**13),
     size=st.sampled_from([2, 4, 8]),
     num_sms=st.integers(1, 200),
-    packed=st.booleans(),
+    streams=st.sampled_from([2, 3, 5]),
 )
-def test_time_is_split_last(rows: int, sequences: int, width: int, size: int, num_sms: int, packed: bool) -> None:
-    block, plan = layout(rows, sequences, width, size, num_sms, packed=packed)
-    full = channels(width, size)
-    if block.narrow:
-        assert 2 * sequences * full.num_blocks < num_sms
-        assert plan.num_chunks == 1
-        assert block.block_d * size >= LANES * size
-    if plan.num_chunks > 1:
-        assert not packed
-        assert 2 * sequences * channels(width, size, narrow=True).num_blocks < num_sms
 
 
-def test_large_problems_stay_whole() -> None:
-    assert split(4096, 66, 2**16, 4, 132).num_chunks == 1  # half a program per multiprocessor
-    assert split(MAX_CARRIES, 1, 128, 4, 132).num_chunks == 1  # too short to gain anything
+@given(**SHAPES, pairs=st.booleans())
+def test_segments_stay_in_the_cache(
+    rows: int, sequences: int, width: int, size: int, num_sms: int, streams: int, pairs: bool
+) -> None:
+    """All that a segment reads and writes, with its summaries and carries, in the 40 MB that the smallest L2 has."""
+    block, plan = layout(rows, sequences, width, size, num_sms, streams=streams, pairs=pairs)
+    if plan == (rows, rows):
+        return
+    row_bytes = sequences * width * size
+    chunks = -(-plan.segment // plan.length)
+    assert (chunks - 1) * plan.length < plan.segment <= rows
+    if plan.segment > 1:
+        states = 2 * chunks * sequences * width * max(4, size)
+        assert plan.segment * row_bytes * streams + states <= 40_000_000 or plan.segment <= SHORT_STEP
+    if pairs:
+        assert block.block_d >= 2 * LANES or width < 2 * LANES
+
+
+@given(**SHAPES, packed=st.booleans())
+def test_time_is_split_last(
+    rows: int, sequences: int, width: int, size: int, num_sms: int, streams: int, packed: bool
+) -> None:
+    block, plan = layout(rows, sequences, width, size, num_sms, streams=streams, packed=packed)
+    if plan != (rows, rows):
+        assert not packed and rows > MAX_CHAIN
+        assert sequences * block.num_blocks < num_sms
+    elif block.part > 1:  # wider ones would not have kept the device busy, or do not exist
+        wider = channels(width, size, part=block.part // 2)
+        assert wider == block or sequences * wider.num_blocks < num_sms
+
+
+@given(carries=st.integers(1, 2**17))
+def test_carries_split_by_the_square_root(carries: int) -> None:
+    length = split_carries(carries)
+    chunks = -(-carries // length)
+    assert (chunks - 1) * length < carries <= chunks * length
+    if carries > MAX_CHAIN:
+        assert max(chunks, length) <= carries**0.5 + 1
+
+
+@pytest.mark.parametrize(
+    ("rows", "sequences", "width", "size"),
+    [(4096, 2, 512, 4), (4096, 2, 512, 2), (65536, 1, 64, 4), (65536, 1, 64, 2), (30000, 1, 64, 2), (30000, 1, 64, 4)],
+)
+def test_split_time_requests_three_numbers_per_element(rows: int, sequences: int, width: int, size: int) -> None:
+    """Forward: x is read twice but for the first and the last chunk, h written, and carries move too."""
+    plan = layout(rows, sequences, width, size, 132)[1]
+    assert plan.length < plan.segment == rows
+    chunks = -(-rows // plan.length)
+    last = rows - (chunks - 1) * plan.length
+    # Per chunk: the decay twice, a summary written; H read, written and read again, or the summaries before it read.
+    carries = chunks * (chunks - 1) / 2 if chunks - 1 <= FOLDED_CARRIES else 3 * chunks
+    assert 4 * (3 * chunks + carries) <= size * (plan.length + last)
 
 
 def test_one_chain_fills_the_device() -> None:
     # 64 float32 channels, 2^20 steps, an H100: what one multiprocessor can hold, on each of them.
-    plan = split(2**20, 1, 64 * 4, 4, 132)
-    assert plan.num_chunks >= 4000
-    assert plan.segment * 64 * 4 <= SEGMENT_BYTES
+    for streams in (2, 3):
+        block, plan = layout(2**20, 1, 64, 4, 132, streams=streams)
+        assert plan.segment // plan.length * block.num_blocks >= 4000
+
+
+@pytest.mark.parametrize(("rows", "sequences", "width"), [(4096, 2, 512), (65536, 1, 64), (2**20, 1, 64)])
+@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize(("streams", "written"), [(2, 2), (3, 3), (5, 3)])
+def test_split_time_costs_little_beyond_the_cache(
+    rows: int, sequences: int, width: int, size: int, streams: int, written: int
+) -> None:
+    """Per chunk a summary and a carry are written; gated the product of its decays besides, or a row of ddecay if not.
+    What is read a second time, and these, the cache still has: `test_segments_stay_in_the_cache`.
+    """
+    plan = layout(rows, sequences, width, size, 132, streams=streams)[1]
+    assert plan.length < plan.segment
+    assert written * 4 / size / plan.length < 0.6
 
 
 @pytest.mark.parametrize("element_size", [4, 8])

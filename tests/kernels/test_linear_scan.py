@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from scan_cases import Case, device_of, linear_case, rounding_slack
 
 from cofm_triton.ops.backends import INSTALLED, interpreting
 from cofm_triton.ops.dtypes import state_dtype
+from cofm_triton.tolerance import linear_scan_bounds
 
 if not INSTALLED["triton"] or not (torch.cuda.is_available() or interpreting()):
     pytest.skip("triton cannot run here", allow_module_level=True)
@@ -21,9 +23,23 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float64, torch.complex64]
 
 @pytest.fixture(autouse=True)
 def short_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The shortest chunks there are, and chains of two carries: short sequences split as long ones do."""
-    monkeypatch.setattr(launch, "MIN_CHUNK_BYTES", 1)
-    monkeypatch.setattr(launch, "MAX_CARRIES", 2)
+    """Chains of two rows are long, carries above two are not folded: short sequences split as long ones do."""
+    monkeypatch.setattr(launch, "MAX_CHAIN", 2)
+    monkeypatch.setattr(launch, "CHUNK_STEP", 1)
+    monkeypatch.setattr(launch, "CARRY_BYTES", 1)
+    fold(monkeypatch, 2)
+
+
+def fold(monkeypatch: pytest.MonkeyPatch, carries: int) -> None:
+    for module in (launch, linear_scan):
+        monkeypatch.setattr(module, "FOLDED_CARRIES", carries)
+
+
+def plan_of(case: Case, num_sms: int, streams: int = 2) -> tuple[launch.Channels, launch.Chunks]:
+    batch, length, width = case.x.shape
+    parts = 2 if case.x.is_complex() else 1
+    size = case.x.element_size() // parts
+    return launch.layout(length, batch, parts * width, size, num_sms, streams=streams, pairs=parts == 2)
 
 
 def run(case: Case, num_sms: int) -> dict[str, torch.Tensor]:
@@ -53,35 +69,61 @@ def check(case: Case, num_sms: int) -> None:
 
 @pytest.mark.parametrize(
     ("batch", "length", "channels", "num_sms", "dtype"),
-    [*((1, 50, 40, 8, dtype) for dtype in DTYPES), (2, 50, 3, 200, torch.float32)],
+    [*((1, 13, 40, 8, dtype) for dtype in DTYPES), (2, 13, 3, 200, torch.float32)],
 )
 @pytest.mark.parametrize("gated", [False, True])
 @pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("folded", [2, 12])
 def test_split_time(
-    batch: int, length: int, channels: int, num_sms: int, dtype: torch.dtype, reverse: bool, gated: bool
-) -> None:
+    batch: int, length: int, channels: int, num_sms: int, dtype: torch.dtype, reverse: bool, gated: bool,
+    folded: int, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Carries added up by the replay, and by launches of their own, in two levels."""
+    fold(monkeypatch, folded)
     case = linear_case(batch, length, channels, dtype=dtype, gated=gated, reverse=reverse)
-    size = case.x.element_size()
-    assert launch.split(length, batch, batch * channels * size, size, num_sms).num_chunks > 1
+    streams = 3 if gated else 2
+    carries = -(-length // plan_of(case, num_sms, streams)[1].length) - 1
+    assert 2 < carries <= 12
+    assert folded > 2 or launch.split_carries(carries) < carries
     check(case, num_sms)
 
 
 @pytest.mark.parametrize(
-    ("dtype", "reverse", "gated"),
+    ("dtype", "part", "reverse", "gated"),
     [
-        (torch.float32, False, False),
-        (torch.bfloat16, True, False),
-        (torch.float32, True, True),
-        (torch.complex64, False, False),
+        (torch.float32, 2, False, False),
+        (torch.float32, 4, True, False),
+        (torch.bfloat16, 2, True, False),
+        (torch.bfloat16, 4, False, False),
+        (torch.float32, 4, False, True),
+        (torch.complex64, 2, False, False),
     ],
 )
-def test_narrow_blocks(dtype: torch.dtype, reverse: bool, gated: bool) -> None:
-    """A device that only narrow blocks keep busy: two of them where one of full width would do."""
-    case = linear_case(1, 43, 512 // dtype.itemsize, dtype=dtype, gated=gated, reverse=reverse)
-    real = 4 if dtype.is_complex else dtype.itemsize
-    block, plan = launch.layout(43, 1, 512 // real, real, 4)
-    assert (block.narrow, block.num_blocks, plan.num_chunks) == (True, 2, 1)
-    check(case, 4)
+def test_narrow_blocks(dtype: torch.dtype, part: int, reverse: bool, gated: bool) -> None:
+    """A device that only narrow blocks keep busy: several of them where one of full width would do."""
+    case = linear_case(1, 75, 512 // dtype.itemsize, dtype=dtype, gated=gated, reverse=reverse)
+    block, plan = plan_of(case, part)
+    assert (block.part, block.num_blocks, plan) == (part, part, (75, 75))
+    check(case, part)
+
+
+@pytest.mark.parametrize("width", [16, 32])
+@pytest.mark.parametrize("num_sms", [1, 100])
+@pytest.mark.parametrize("gated", [False, True])
+def test_rows_of_few_bytes(gated: bool, num_sms: int, width: int) -> None:
+    """Aligned rows that fill less than the narrowest part of a block."""
+    check(linear_case(1, 40, width, dtype=torch.bfloat16, gated=gated), num_sms)
+
+
+def test_narrow_blocks_of_split_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks of more than the 64 rows that the narrowest block has in flight, and of fewer."""
+    monkeypatch.setattr(launch, "SPLIT_PROGRAMS", 1)
+    case = linear_case(1, 200, 64)
+    for num_sms, carry_bytes, shorter in ((6, 10**6, False), (60, 10, True)):
+        monkeypatch.setattr(launch, "CARRY_BYTES", carry_bytes)
+        block, plan = plan_of(case, num_sms)
+        assert block.part == 4 and (plan.length < 64) == shorter and plan.length < 200
+        check(case, num_sms)
 
 
 @pytest.mark.parametrize(
@@ -94,14 +136,16 @@ def test_narrow_blocks(dtype: torch.dtype, reverse: bool, gated: bool) -> None:
         (torch.complex64, True, False),
     ],
 )
-def test_segments(dtype: torch.dtype, reverse: bool, gated: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three segments, the last one partial, each in chunks, carries in two levels."""
+@pytest.mark.parametrize("many", [1, 4])
+def test_segments(dtype: torch.dtype, reverse: bool, gated: bool, many: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three segments, each in chunks, as few segments are walked and as many are."""
     case = linear_case(1, 120, 3, dtype=dtype, gated=gated, reverse=reverse)
-    size = case.x.element_size()
-    monkeypatch.setattr(launch, "SEGMENT_BYTES", 50 * 3 * size)
-    plan = launch.split(120, 1, 3 * size, size, 200)
-    assert plan.segment == 50 and plan.num_chunks == 4
-    assert launch.split_carries(4).num_chunks > 1
+    streams = 3 if gated else 2
+    monkeypatch.setattr(launch, "SEGMENT_BYTES", 42 * 3 * dtype.itemsize * streams)
+    monkeypatch.setattr(launch, "MANY_SEGMENTS", many)
+    monkeypatch.setattr(launch, "SHORT_STEP", 4)
+    plan = plan_of(case, 200, streams)[1]
+    assert 30 <= plan.segment <= 40 and plan.length < 20
     check(case, 200)
 
 
@@ -131,6 +175,40 @@ def test_exact_decays_stay_exact_when_split(decay: float) -> None:
 
 
 @pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("decay", [1e-40, -1e-40, -0.9, 1 - 1e-6])
+def test_decays_of_any_kind(decay: float, gated: bool) -> None:
+    case = linear_case(1, 40, 3, gated=gated)
+    check(case.with_(factor=torch.full_like(case.factor, decay)), 100)
+
+
+@pytest.mark.parametrize("length", [1000, 2**20])
+def test_powers_of_a_decay_are_not_rounded_on_the_way(length: int) -> None:
+    """A slow decay's power over a chunk, as near to the exact one as float32 has room for; so is a turn's."""
+    decay = torch.tensor([1 - 1e-6, 1 + 1e-6, -(1 - 2e-6), 1.0, 0.0])
+    exact = [float(Decimal(number) ** length) for number in decay.tolist()]
+    power = linear_scan._chunk_decay(decay, None, length, False)
+    torch.testing.assert_close(power, torch.tensor(exact), rtol=2**-24 + 1e-13, atol=0)
+    turn = torch.view_as_real(torch.polar(torch.tensor([1 - 1e-6, 1.0]), torch.tensor([0.3, -2.0]))).flatten()
+    actual = torch.view_as_complex(linear_scan._chunk_decay(turn, None, length, True).unflatten(0, (2, 2)))
+    number = torch.view_as_complex(turn.double().unflatten(0, (2, 2)))
+    expected = torch.ones(2, dtype=torch.complex128)
+    for bit in f"{length:b}":  # 21 squarings in float64 lose 2^21 roundings: 2e-10, where float32 has 6e-8
+        expected = expected * expected * (number if bit == "1" else 1)
+    assert ((actual - expected).abs() <= (2**-24 * 2**0.5 + 1e-9) * expected.abs()).all()
+
+
+def test_slow_decay_over_long_time() -> None:
+    """As close to float64 as any evaluation step by step is sure to be."""
+    x, decay = linear_case(1, 2_000, 3).x, torch.full((3,), 1 - 1e-6)
+    h, h_last = linear_scan.forward(
+        x.to(device_of("triton")), decay.to(device_of("triton")), None, None, reverse=False,
+        state_dtype=torch.float32, num_sms=20,
+    )  # fmt: skip
+    bounds = linear_scan_bounds(x, decay)
+    assert bounds["h"].excess(h.cpu()) <= 1 and bounds["h_last"].excess(h_last.cpu()) <= 1
+
+
+@pytest.mark.parametrize("gated", [False, True])
 def test_infinity_crosses_chunks(gated: bool) -> None:
     case = linear_case(1, 40, 3, gated=gated)
     x = case.x.clone()
@@ -138,3 +216,33 @@ def test_infinity_crosses_chunks(gated: bool) -> None:
     split, whole = run(case.with_(x=x), 100)["h"], run(case.with_(x=x), 1)["h"]
     assert torch.equal(split.isnan(), whole.isnan())
     assert torch.equal(split.isinf(), whole.isinf())
+
+
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("folded", [2, 36])
+@pytest.mark.parametrize("decay", [1e-30, -1e-30])
+def test_infinity_outlives_the_smallest_product(
+    decay: float, folded: int, gated: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The product of a chunk's decays underflows; infinity times any of them is infinite all the same."""
+    fold(monkeypatch, folded)
+    monkeypatch.setattr(launch, "CHUNK_STEP", 3)
+    case = linear_case(1, 36, 3, gated=gated)
+    x = case.x.clone()
+    x[0, 2, 0] = torch.inf
+    case = case.with_(x=x, factor=torch.full_like(case.factor, decay))
+    assert torch.equal(run(case, 10)["h"], run(case, 1)["h"])
+
+
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("folded", [2, 36])
+def test_nothing_grows_out_of_nothing(folded: int, gated: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The product of a chunk's decays overflows; the zero state in front of it stays zero."""
+    fold(monkeypatch, folded)
+    monkeypatch.setattr(launch, "CHUNK_STEP", 3)
+    case = linear_case(1, 36, 3, gated=gated)
+    zeros = torch.zeros_like(case.x)
+    assert case.h0 is not None and case.grad_last is not None
+    case = case.with_(x=zeros, h0=torch.zeros_like(case.h0), factor=torch.full_like(case.factor, 1e30))
+    case = case.with_(grad_h=zeros, grad_last=torch.zeros_like(case.grad_last))
+    assert all(not result.any() for result in run(case, 10).values())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -132,21 +133,39 @@ def close(ours: Any, theirs: Any) -> None:
     torch.testing.assert_close(tuple(ours), tuple(theirs))
 
 
+def over_reals(run: Callable[..., tuple[Tensor, Tensor]], dtype: torch.dtype) -> Callable[..., tuple[Tensor, Tensor]]:
+    """`run` as a function of real and imaginary parts: its Jacobian is a real matrix."""
+    if not dtype.is_complex:
+        return run
+
+    def of_parts(*parts: Tensor) -> tuple[Tensor, Tensor]:
+        h, h_last = run(*(torch.view_as_complex(part) for part in parts))
+        return torch.view_as_real(h), torch.view_as_real(h_last)
+
+    return of_parts
+
+
+def parts_of(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """What `over_reals` takes."""
+    return tuple(torch.view_as_real(t.detach()) if t.is_complex() else t.detach() for t in tensors)
+
+
 def loss(h_and_last: tuple[Tensor, Tensor]) -> Tensor:
     h, h_last = h_and_last
     return (h * h.conj()).real.sum() + h_last.real.sin().sum()
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+DTYPES = [torch.float64, torch.complex128]
+
+
+@pytest.mark.parametrize("backend", COMPLEX_BACKENDS)
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("reverse", [False, True])
-def test_tangents(reverse: bool, backend: str) -> None:
-    run = scan(backend, reverse)
-
-    def oracle(x: Tensor, decay: Tensor, h0: Tensor) -> tuple[Tensor, Tensor]:
-        return by_associative_scan(x, decay, h0, reverse)
-
+def test_tangents(reverse: bool, dtype: torch.dtype, backend: str) -> None:
+    run = over_reals(scan(backend, reverse), dtype)
+    oracle = over_reals(partial(by_associative_scan, reverse=reverse), dtype)
     for gated in (False, True):
-        inputs = tuple(t.detach() for t in arguments(backend, torch.float64, gated))
+        inputs = parts_of(arguments(backend, dtype, gated))
         tangents = tuple(normal(*t.shape, dtype=t.dtype, seed=8).to(t.device) for t in inputs)
         actual = jvp(run, inputs, tangents)[1]
         rows = jacrev(oracle, argnums=(0, 1, 2))(*inputs)
@@ -171,14 +190,28 @@ def test_tangent_of_one_argument(argument: int, backend: str) -> None:
     close(forward, backward)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", COMPLEX_BACKENDS)
 @pytest.mark.parametrize("argument", [0, 1, 2])
 @pytest.mark.parametrize("gated", [False, True])
-def test_hessian(gated: bool, argument: int, backend: str) -> None:
-    inputs = tuple(t.detach() for t in arguments(backend, torch.float64, gated, length=3))
-    ours = hessian(lambda *args: loss(scan(backend)(*args)), argnums=argument)(*inputs)
-    theirs = jacrev(jacrev(lambda *args: loss(by_associative_scan(*args)), argnums=argument), argnums=argument)(*inputs)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_hessian(dtype: torch.dtype, gated: bool, argument: int, backend: str) -> None:
+    inputs = parts_of(arguments(backend, dtype, gated, length=3))
+    run, oracle = over_reals(scan(backend), dtype), over_reals(by_associative_scan, dtype)
+    ours = hessian(lambda *args: loss(run(*args)), argnums=argument)(*inputs)
+    theirs = jacrev(jacrev(lambda *args: loss(oracle(*args)), argnums=argument), argnums=argument)(*inputs)
     torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("backend", COMPLEX_BACKENDS)
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_batched_gradients_are_those_of_the_associative_scan(dtype: torch.dtype, gated: bool, backend: str) -> None:
+    inputs = tuple(t.detach() for t in arguments(backend, dtype, gated))
+    several = tuple(torch.stack([t, 0.9 * t]) for t in inputs)
+    ours = vmap(grad(lambda *args: loss(scan(backend)(*args)), argnums=(0, 1, 2)))(*several)
+    for i in range(2):
+        leaves = [t[i].clone().requires_grad_() for t in several]
+        close([gradient[i] for gradient in ours], torch.autograd.grad(loss(by_associative_scan(*leaves)), leaves))
 
 
 MAPPED = [dims for dims in itertools.product((None, 0), repeat=3) if any(d is not None for d in dims)]

@@ -13,8 +13,10 @@ from cofm_triton.ops.linear_scan import traffic
 
 # 512 channels fill programs with aligned rows; 500 leave rows unaligned and the last program partly empty.
 EVEN, RAGGED, FEW = 512, 500, 3
-# Bytes of a row that keeps 132 multiprocessors busy in narrow blocks only.
-NARROW_BYTES = 66 * 256
+# Bytes of a row that keeps 132 multiprocessors busy in blocks of half or a quarter of the full width.
+HALF_BYTES, QUARTER_BYTES = 132 * 256, 132 * 128
+# Bytes of a row of which 16 chunks keep them busy, and of one that takes many, whose carries are not folded.
+FOLDED_BYTES, MANY_BYTES = 2048, 256
 
 
 def launch(
@@ -37,7 +39,7 @@ def launch(
 
 def bytes_per_element(kernel: str, constants: Options, options: Options) -> float | None:
     """Per real number; None for summaries, which are a part of a pass."""
-    if not constants["STORE_ROWS"]:
+    if constants["SUMMARY"]:
         return None
     itemsize = options.get("dtype", torch.float32).itemsize // (2 if constants["COMPLEX"] else 1)
     return traffic(1, 1, 1, itemsize, gated=constants["GATED"], backward="backward" in kernel)
@@ -49,10 +51,15 @@ def _others() -> Iterator[Options]:
         for dtype in (torch.float32, torch.bfloat16):
             yield dict(dtype=dtype, gated=gated, width=RAGGED, packed=True)
         yield dict(gated=gated, width=RAGGED, reverse=True, states=False)
-        yield dict(gated=gated, width=64, num_sms=SPLIT)
         yield dict(gated=gated, sliced=True)
         for dtype in (torch.float32, torch.bfloat16, torch.complex64):
-            yield dict(dtype=dtype, gated=gated, width=NARROW_BYTES // dtype.itemsize, num_sms=SPLIT)
+            for row_bytes in (HALF_BYTES, QUARTER_BYTES, FOLDED_BYTES, MANY_BYTES):
+                yield dict(dtype=dtype, gated=gated, width=row_bytes // dtype.itemsize, num_sms=SPLIT)
+            yield dict(dtype=dtype, gated=gated, width=16, num_sms=SPLIT)
+        yield dict(dtype=torch.float32, gated=gated, width=32, num_sms=SPLIT)
+        yield dict(dtype=torch.float64, gated=gated, width=64, num_sms=SPLIT)
+        for dtype in (torch.float32, torch.complex64, torch.complex128):
+            yield dict(dtype=dtype, gated=gated, width=FEW, num_sms=SPLIT)
         yield dict(dtype=torch.complex64, gated=gated, width=RAGGED)
     yield dict(dtype=torch.complex64, gated=True)
     yield dict(width=FEW)
