@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 
 SEARCHES = ("random", "slow", "gradient")
 
-_CHUNK_NUMBERS = 1 << 23  # perturbed parameters held at once: 64 MB
+_NUMBER_BYTES = 8
+_CHUNK_NUMBERS = 1 << 23  # perturbed parameters held at once: 64 MB, at most half the memory limit
 
 
 @dataclass(frozen=True)
@@ -153,6 +154,7 @@ def perturbation_error(
     ball: str = "inf",
     metric: str = "twe",
     dtype: torch.dtype | None = None,
+    memory_limit: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> PerturbationCurve:
     """Errors of models whose parameters are moved by every radius along every direction.
@@ -176,6 +178,9 @@ def perturbation_error(
         metric: "twe" (temporally weighted mean squared error), "mse" or "sup".
         dtype: of the states of nonlinear one-layer models, float32 (twice as fast) or float64;
             None: the dtype of `inputs`. Errors are summed in float64 always.
+        memory_limit: bytes that perturbed copies of a module that is no one-layer cofm model may
+            take at a time, with everything that is computed from them; None: 1 GiB. Copies, and if
+            need be sequences, are taken in groups that fit, by a measurement on one copy.
         progress: called as `progress(finished models, models)`.
 
     Returns:
@@ -196,7 +201,7 @@ def perturbation_error(
     family = [models] if isinstance(models, nn.Module) else list(models)
     if not family:
         raise ValueError("models must hold at least one model, got none")
-    evaluator = ErrorEvaluator(inputs, targets, metric, dtype)
+    evaluator = ErrorEvaluator(inputs, targets, metric, dtype, memory_limit)
     grid = check_radii(radii)
     check_ball(ball)
     if search not in SEARCHES:
@@ -257,7 +262,8 @@ def errors_along(
     count, moving = len(directions), bool(directions)
     errors = torch.empty(len(radii), count, dtype=torch.float64)
     jobs = [(r, j) for r in range(len(radii)) for j in range(count if radii[r] != 0 else 1)]
-    size = max(1, _CHUNK_NUMBERS // max(1, sum(p.numel() for p in base.values())))
+    held = min(_CHUNK_NUMBERS, evaluator.memory_limit // _NUMBER_BYTES // 2)
+    size = max(1, held // max(1, sum(p.numel() for p in base.values())))
     stacked = {
         name: torch.stack([_entry(d, name, value) for d in directions]) for name, value in base.items() if moving
     }
