@@ -78,7 +78,9 @@ def _storages(tree: Any) -> dict[int, torch.UntypedStorage]:
     return {storage._cdata: storage for storage in storages}
 
 
-def fitting(call: Callable[[int], object], limit: int, sequences: int) -> tuple[int, int]:
+def fitting(
+    call: Callable[[int], object], limit: int, sequences: int, *, divisible: bool = True
+) -> tuple[int, int]:
     """How many copies, on how many sequences each, stay below a limit: (copies, sequences).
 
     Sequences are split only if one copy on all of them is too much.
@@ -87,9 +89,10 @@ def fitting(call: Callable[[int], object], limit: int, sequences: int) -> tuple[
         call: runs one copy on that many sequences, with everything that comes with it.
         limit: bytes.
         sequences: the most at a time.
+        divisible: whether they may be split.
 
     Raises:
-        ValueError: one copy on one sequence is too much.
+        ValueError: one copy on one sequence is too much, or on all if they may not be split.
     """
     few, more = _peak(call, 1), _peak(call, min(_PROBED, sequences))
     share = max(0, more - few) / max(1, min(_PROBED, sequences) - 1)
@@ -97,11 +100,12 @@ def fitting(call: Callable[[int], object], limit: int, sequences: int) -> tuple[
     whole = fixed + share * sequences
     if whole <= limit:
         return int(limit / max(1.0, whole)), sequences
-    fits = int((limit - fixed) / share) if share else 0
+    fits = int((limit - fixed) / share) if share and divisible else 0
     if fits < 1:
+        least, together = (few, 1) if divisible else (math.ceil(whole), sequences)
         raise ValueError(
-            f"memory_limit must be at least {math.ceil(few)} bytes, for one copy of the model and one sequence, "
-            f"got {limit}"
+            f"memory_limit must be at least {least} bytes, for one copy of the model and {together} sequences at a "
+            f"time, got {limit}"
         )
     return 1, min(fits, sequences)
 

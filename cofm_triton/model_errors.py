@@ -9,7 +9,7 @@ an infinite error, so that no maximum can lose it.
 """
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial
 
@@ -22,7 +22,7 @@ from cofm_triton.fused_sweep import is_compiled, sweep_errors, sweep_errors_and_
 from cofm_triton.layers import RNNFunctional
 from cofm_triton.memory_limit import check_memory_limit, fitting
 from cofm_triton.quadratic_form import QuadraticForm, step_weights
-from cofm_triton.stacked import StackedCells, is_stackable, stack
+from cofm_triton.stacked import StackedCells, has_modes, is_stackable, join, stack
 
 METRICS = ("twe", "mse", "sup")
 
@@ -115,7 +115,32 @@ class ErrorEvaluator:
                 errors = self._any_module(model, parameters)
             else:
                 errors = self._stacked(stack(model, parameters))
-        return torch.where(errors.isfinite(), errors, torch.inf).cpu()
+        return _infinite_where_lost(errors)
+
+    def of_family(self, family: Sequence[tuple[nn.Module, Parameters]]) -> list[Tensor]:
+        """Errors of copies of several models; nonlinear one-layer models of any width are computed in one sweep.
+
+        Args:
+            family: models and the parameters of their copies, as for a call.
+
+        Returns:
+            What a call returns, for each model.
+        """
+        found: dict[int, Tensor] = {}
+        joined: dict[tuple[object, ...], list[tuple[int, StackedCells]]] = {}
+        for index, (model, parameters) in enumerate(family):
+            if has_modes(model) and (model.rnn.nonlinearity != "linear" or self.metric == "sup"):
+                with torch.no_grad():
+                    cells = stack(model, parameters)
+                joined.setdefault(cells.kind, []).append((index, cells))
+            else:
+                found[index] = self(model, parameters)
+        for members in joined.values():
+            indices, parts = zip(*members, strict=True)
+            with torch.no_grad():
+                errors = _infinite_where_lost(self._stacked(join(parts)))
+            found.update(zip(indices, errors.split([part.count for part in parts]), strict=True))
+        return [found[index] for index in range(len(family))]
 
     def gradient(self, model: nn.Module, parameters: Parameters) -> tuple[Tensor, Parameters]:
         """Errors of K copies of a model and the derivatives of their logarithms.
@@ -135,7 +160,8 @@ class ErrorEvaluator:
         if is_stackable(model):
             return compute(parameters, sequences)
         with _calling_any(model):
-            parts = [compute(some, n) for some, n in self._some_copies(compute, parameters, sequences)]
+            copies = self._some_copies(compute, parameters, sequences, divisible=False)
+            parts = [compute(some, sequences) for some, _ in copies]
         errors, gradients = zip(*parts, strict=True)
         return torch.cat(errors), {name: torch.cat([part[name] for part in gradients]) for name in parameters}
 
@@ -150,8 +176,7 @@ class ErrorEvaluator:
             torch.zeros_like(leaf) if gradient is None else gradient
             for gradient, leaf in zip(gradients, leaves.values(), strict=True)
         )
-        errors = torch.where(errors.isfinite(), errors, torch.inf).detach().cpu()
-        return errors, dict(zip(leaves, filled, strict=True))
+        return _infinite_where_lost(errors.detach()), dict(zip(leaves, filled, strict=True))
 
     def _steering(self, model: nn.Module, parameters: Parameters, few: slice) -> Tensor:
         """Differentiable errors of K copies."""
@@ -201,7 +226,12 @@ class ErrorEvaluator:
         return torch.cat(errors)
 
     def _some_copies(
-        self, compute: Callable[[Parameters, int], object], parameters: Parameters, sequences: int
+        self,
+        compute: Callable[[Parameters, int], object],
+        parameters: Parameters,
+        sequences: int,
+        *,
+        divisible: bool = True,
     ) -> Iterator[tuple[Parameters, int]]:
         """As many copies at a time as memory takes, and for how many sequences at a time.
 
@@ -209,9 +239,10 @@ class ErrorEvaluator:
             compute: what is done with some copies, on the first so many sequences.
             parameters: {name: (K, *shape)}.
             sequences: the most at a time.
+            divisible: whether fewer will do.
         """
         one = {name: value[:1] for name, value in parameters.items()}
-        copies, together = fitting(partial(compute, one), self.memory_limit, sequences)
+        copies, together = fitting(partial(compute, one), self.memory_limit, sequences, divisible=divisible)
         count = min((len(value) for value in parameters.values()), default=1)
         for first in range(0, count, copies):
             yield {name: value[first : first + copies] for name, value in parameters.items()}, together
@@ -240,6 +271,11 @@ def _calling_any(model: nn.Module) -> Iterator[None]:
             yield
     finally:
         mha.set_fastpath_enabled(fused)
+
+
+def _infinite_where_lost(errors: Tensor) -> Tensor:
+    """On the CPU, +inf where a state overflowed."""
+    return torch.where(errors.isfinite(), errors, torch.inf).cpu()
 
 
 def outputs_of_copies(model: nn.Module, parameters: Parameters, inputs: Tensor) -> Tensor:

@@ -82,6 +82,9 @@ def test_a_limit_that_nothing_fits_says_what_would() -> None:
     with pytest.raises(ValueError, match=r"memory_limit must be at least 1010 bytes.*got 1009"):
         fitting(held(1000, 10), 1009, 64)
     assert fitting(held(1000, 10), 1010, 64) == (1, 1)
+    with pytest.raises(ValueError, match=r"memory_limit must be at least 1640 bytes.*64 sequences.*got 1639"):
+        fitting(held(1000, 10), 1639, 64, divisible=False)
+    assert fitting(held(1000, 10), 1640, 64, divisible=False) == (1, 64)
 
 
 def test_values() -> None:

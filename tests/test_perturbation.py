@@ -9,11 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from cofm_triton import model_errors
 from cofm_triton.directions import norm, parameter_shapes, random_direction, slow_direction
 from cofm_triton.layers import RNNFunctional
 from cofm_triton.loss import temporally_weighted_mse
 from cofm_triton.ops.backends import INSTALLED
 from cofm_triton.perturbation import PerturbationCurve, perturbation_error
+from cofm_triton.stacked import StackedCells
 from cofm_triton.targets import generate
 
 RADII = [0.0, 0.01, 0.3]
@@ -42,7 +44,7 @@ class Branching(nn.Module):
         self.weight = nn.Parameter(torch.tensor([[0.7]], dtype=torch.float64))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x @ self.weight if float(self.weight.sum()) > 0 else -x
+        return x @ self.weight if float(self.weight.detach().sum()) > 0 else -x
 
 
 def data(sequences: int = 24, length: int = 15) -> tuple[Tensor, Tensor]:
@@ -114,6 +116,25 @@ def test_several_models_of_different_width() -> None:
     for m, model in enumerate(models):
         alone = perturbation_error(model, x, y, radii=RADII, directions=4)
         assert torch.equal(together.per_direction[m], alone.per_direction[0])
+
+
+def test_models_of_different_width_are_one_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One call of the sweep for all diagonal models of one nonlinearity, whatever their width: the same numbers."""
+    x, y = data()
+    models = [functional(3), functional(9), functional(6, recurrence="dense"), functional(1), functional(5)]
+    alone = torch.cat([perturbation_error(m, x, y, radii=RADII, directions=4).per_direction for m in models])
+    calls = []
+    sweep = model_errors.sweep_errors
+
+    def counted(cells: StackedCells, *rest: Any) -> Tensor:
+        calls.append(cells.count)
+        return sweep(cells, *rest)
+
+    monkeypatch.setattr(model_errors, "sweep_errors", counted)
+    together = perturbation_error(models, x, y, radii=RADII, directions=4)
+    copies = 2 * 4 + 1  # radius zero once
+    assert sorted(calls) == [copies, 4 * copies]
+    torch.testing.assert_close(together.per_direction, alone, rtol=RTOL, atol=0)
 
 
 def test_paper_grid_and_more_directions_keep_the_first() -> None:
@@ -228,7 +249,7 @@ class Attending(nn.Module):
 @pytest.mark.parametrize("search", ["random", "gradient"])
 def test_memory_limit_changes_chunks_only(make: Any, search: str, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
-    model, (x, y) = make(), data()
+    model, (x, y) = make(), data(6, 5)
     monkeypatch.setattr("cofm_triton.worst_case._STEPS", 2)
     options: dict[str, Any] = {"radii": RADII, "directions": 3, "search": search}
     plain = perturbation_error(model, x, y, **options)
