@@ -7,6 +7,7 @@ Gradients come from the adjoint that is compiled for the CPU. Elsewhere the copi
 call of `rnn_scan` or `linear_scan`, whose adjoints are kernels of ours too; a matrix a goes through PyTorch.
 """
 
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -34,7 +35,20 @@ def sweep_errors(cells: StackedCells, inputs: Tensor, targets: Tensor, weights: 
         module = implementation(backend, operator)
         if backend == "numba" or module.fits(cells, inputs, targets):
             return cast(Tensor, module.sweep_errors(cells, inputs, targets, weights))
+        if cells.widths is not None:  # the widest model is too much for the kernel, narrower ones may not be
+            return _width_by_width(cells, cells.widths, inputs, targets, weights)
     return blocked.sweep_errors(cells, inputs, targets, weights)
+
+
+def _width_by_width(
+    cells: StackedCells, widths: Tensor, inputs: Tensor, targets: Tensor, weights: Tensor | None
+) -> Tensor:
+    """Errors of joined models, one launch for each width."""
+    errors = torch.empty(cells.count, dtype=torch.float64, device=inputs.device)
+    for width in widths.unique().tolist():
+        some = replace(cells[widths == width].widened(width), widths=None)
+        errors[widths == width] = sweep_errors(some, inputs, targets, weights)
+    return errors
 
 
 def sweep_errors_and_gradients(

@@ -9,24 +9,25 @@ an infinite error, so that no maximum can lose it.
 """
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor, nn
+from torch.backends import mha
 from torch.func import functional_call, vmap
 
 from cofm_triton.fused_sweep import is_compiled, sweep_errors, sweep_errors_and_gradients
 from cofm_triton.layers import RNNFunctional
+from cofm_triton.memory_limit import check_memory_limit, fitting
 from cofm_triton.quadratic_form import QuadraticForm, step_weights
-from cofm_triton.stacked import StackedCells, is_stackable, stack
+from cofm_triton.stacked import StackedCells, has_modes, is_stackable, join, stack
 
 METRICS = ("twe", "mse", "sup")
 
 STEERING_SEQUENCES = 64  # enough to point an ascent uphill
 _SEQUENCES = 256  # per call of an arbitrary module
-_NUMBERS = 1 << 23  # numbers per tensor inside a vectorised call, a guess: 64 MB in float64
 
 Parameters = Mapping[str, Tensor]
 
@@ -39,12 +40,21 @@ class ErrorEvaluator:
         targets: (N, T, p), of the same dtype and device.
         metric: "twe" mean((v (yhat - y))^2) with temporal weights v, "mse", or "sup" max|yhat - y|.
         dtype: of the states of nonlinear one-layer models; None: that of the inputs.
+        memory_limit: bytes that copies of any other module may take at a time; None:
+            `memory_limit.DEFAULT_LIMIT`.
 
     Raises:
         TypeError, ValueError: an argument is not as above.
     """
 
-    def __init__(self, inputs: Tensor, targets: Tensor, metric: str, dtype: torch.dtype | None = None) -> None:
+    def __init__(
+        self,
+        inputs: Tensor,
+        targets: Tensor,
+        metric: str,
+        dtype: torch.dtype | None = None,
+        memory_limit: int | None = None,
+    ) -> None:
         _check_data(inputs, targets)
         if metric not in METRICS:
             raise ValueError(f"metric must be one of {METRICS}, got {metric!r}")
@@ -52,6 +62,7 @@ class ErrorEvaluator:
             raise TypeError(f"dtype must be torch.float32, torch.float64 or None, got {dtype}")
         self.inputs, self.targets, self.metric = inputs.detach(), targets.detach(), metric
         self.dtype = dtype or inputs.dtype
+        self.memory_limit = check_memory_limit(memory_limit)
 
     @cached_property
     def quadratic_form(self) -> QuadraticForm:
@@ -104,7 +115,32 @@ class ErrorEvaluator:
                 errors = self._any_module(model, parameters)
             else:
                 errors = self._stacked(stack(model, parameters))
-        return torch.where(errors.isfinite(), errors, torch.inf).cpu()
+        return _infinite_where_lost(errors)
+
+    def of_family(self, family: Sequence[tuple[nn.Module, Parameters]]) -> list[Tensor]:
+        """Errors of copies of several models; nonlinear one-layer models of any width are computed in one sweep.
+
+        Args:
+            family: models and the parameters of their copies, as for a call.
+
+        Returns:
+            What a call returns, for each model.
+        """
+        found: dict[int, Tensor] = {}
+        joined: dict[tuple[object, ...], list[tuple[int, StackedCells]]] = {}
+        for index, (model, parameters) in enumerate(family):
+            if has_modes(model) and (model.rnn.nonlinearity != "linear" or self.metric == "sup"):
+                with torch.no_grad():
+                    cells = stack(model, parameters)
+                joined.setdefault(cells.kind, []).append((index, cells))
+            else:
+                found[index] = self(model, parameters)
+        for members in joined.values():
+            indices, parts = zip(*members, strict=True)
+            with torch.no_grad():
+                errors = _infinite_where_lost(self._stacked(join(parts)))
+            found.update(zip(indices, errors.split([part.count for part in parts]), strict=True))
+        return [found[index] for index in range(len(family))]
 
     def gradient(self, model: nn.Module, parameters: Parameters) -> tuple[Tensor, Parameters]:
         """Errors of K copies of a model and the derivatives of their logarithms.
@@ -119,22 +155,32 @@ class ErrorEvaluator:
         Returns:
             (K,) float64 on the CPU, and {name: (K, *shape)}.
         """
+        sequences = min(len(self.inputs), STEERING_SEQUENCES)
+        compute = partial(self._log_gradients, model)
+        if is_stackable(model):
+            return compute(parameters, sequences)
+        with _calling_any(model):
+            copies = self._some_copies(compute, parameters, sequences, divisible=False)
+            parts = [compute(some, sequences) for some, _ in copies]
+        errors, gradients = zip(*parts, strict=True)
+        return torch.cat(errors), {name: torch.cat([part[name] for part in gradients]) for name in parameters}
+
+    def _log_gradients(self, model: nn.Module, parameters: Parameters, sequences: int) -> tuple[Tensor, Parameters]:
+        """The same for copies that are computed together, on the first sequences."""
         leaves = {name: value.detach().requires_grad_() for name, value in parameters.items()}
         with torch.enable_grad():
-            errors = self._steering(model, leaves)
+            errors = self._steering(model, leaves, slice(0, sequences))
             total = torch.log(errors.clamp(min=torch.finfo(errors.dtype).tiny)).sum()
             gradients = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
         filled = (
             torch.zeros_like(leaf) if gradient is None else gradient
             for gradient, leaf in zip(gradients, leaves.values(), strict=True)
         )
-        errors = torch.where(errors.isfinite(), errors, torch.inf).detach().cpu()
-        return errors, dict(zip(leaves, filled, strict=True))
+        return _infinite_where_lost(errors.detach()), dict(zip(leaves, filled, strict=True))
 
-    def _steering(self, model: nn.Module, parameters: Parameters) -> Tensor:
+    def _steering(self, model: nn.Module, parameters: Parameters, few: slice) -> Tensor:
         """Differentiable errors of K copies."""
         metric = "mse" if self.metric == "sup" else self.metric
-        few = slice(0, STEERING_SEQUENCES)
         inputs, targets = self.inputs[few], self.targets[few]
         weights = step_weights(inputs.shape[1], metric).to(inputs.device) / len(inputs)
         weights = weights / targets.shape[2]
@@ -144,8 +190,7 @@ class ErrorEvaluator:
                 return self.quadratic_form.errors(cells)
             return sweep_errors_and_gradients(cells, inputs.to(self.dtype), targets.to(self.dtype), weights)
         cast = {name: value.to(inputs) for name, value in parameters.items()}
-        with evaluating(model):
-            gaps = (outputs_of_copies(model, cast, inputs) - targets).double()
+        gaps = (outputs_of_copies(model, cast, inputs) - targets).double()
         return (gaps * gaps * weights[:, None]).sum((1, 2, 3))
 
     def _stacked(self, cells: StackedCells) -> Tensor:
@@ -167,28 +212,70 @@ class ErrorEvaluator:
 
     def _any_module(self, model: nn.Module, parameters: Parameters) -> Tensor:
         """Chunks of models times chunks of sequences; float64 sums over both."""
-        batches = list(zip(self.inputs.split(_SEQUENCES), self.targets.split(_SEQUENCES), strict=True))
-        wide = max((size for p in model.parameters() for size in p.shape), default=1)
-        numbers = len(batches[0][0]) * self.inputs.shape[1] * max(wide, *self.inputs.shape[2:])
-        size = max(1, _NUMBERS // numbers)
-        count = len(next(iter(parameters.values())))
+
+        def compute(some: Parameters, sequences: int) -> Tensor:
+            return self._batch_errors(model, some, self.inputs[:sequences], self.targets[:sequences])
+
         errors = []
-        with evaluating(model), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*performance drop.*")
-            for first in range(0, count, size):
-                some = {name: value[first : first + size].to(self.inputs) for name, value in parameters.items()}
+        with _calling_any(model):
+            most = min(len(self.inputs), _SEQUENCES)
+            for some, n in self._some_copies(compute, parameters, most):
+                batches = zip(self.inputs.split(n), self.targets.split(n), strict=True)
                 parts = torch.stack([self._batch_errors(model, some, *batch) for batch in batches])
                 errors.append(parts.amax(0) if self.metric == "sup" else parts.sum(0))
         return torch.cat(errors)
 
+    def _some_copies(
+        self,
+        compute: Callable[[Parameters, int], object],
+        parameters: Parameters,
+        sequences: int,
+        *,
+        divisible: bool = True,
+    ) -> Iterator[tuple[Parameters, int]]:
+        """As many copies at a time as memory takes, and for how many sequences at a time.
+
+        Args:
+            compute: what is done with some copies, on the first so many sequences.
+            parameters: {name: (K, *shape)}.
+            sequences: the most at a time.
+            divisible: whether fewer will do.
+        """
+        one = {name: value[:1] for name, value in parameters.items()}
+        copies, together = fitting(partial(compute, one), self.memory_limit, sequences, divisible=divisible)
+        count = min((len(value) for value in parameters.values()), default=1)
+        for first in range(0, count, copies):
+            yield {name: value[first : first + copies] for name, value in parameters.items()}, together
+
     def _batch_errors(self, model: nn.Module, parameters: Parameters, inputs: Tensor, targets: Tensor) -> Tensor:
         """(K,): the summed share of the error, or the largest gap, of some sequences."""
-        gaps = (outputs_of_copies(model, parameters, inputs) - targets).double()
+        cast = {name: value.to(inputs) for name, value in parameters.items()}
+        gaps = (outputs_of_copies(model, cast, inputs) - targets).double()
         if self.metric == "sup":
             return gaps.abs().amax((1, 2, 3))
         weights = step_weights(inputs.shape[1], self.metric).to(gaps.device)
         total = (gaps * gaps * weights[:, None]).sum((1, 2, 3))
         return total / (len(self.targets) * targets.shape[2])
+
+
+@contextmanager
+def _calling_any(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode, no word about operators that vmap runs one by one, transformer layers without their fused form
+    for inference: it has no derivative.
+    """
+    fused = mha.get_fastpath_enabled()
+    mha.set_fastpath_enabled(False)
+    try:
+        with evaluating(model), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*performance drop.*")
+            yield
+    finally:
+        mha.set_fastpath_enabled(fused)
+
+
+def _infinite_where_lost(errors: Tensor) -> Tensor:
+    """On the CPU, +inf where a state overflowed."""
+    return torch.where(errors.isfinite(), errors, torch.inf).cpu()
 
 
 def outputs_of_copies(model: nn.Module, parameters: Parameters, inputs: Tensor) -> Tensor:

@@ -9,10 +9,10 @@ one (never a smaller one), and the curve keeps both.
 
 import csv
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -32,9 +32,12 @@ from cofm_triton.worst_case import ascend
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+Directions = Sequence[Mapping[str, Tensor]]
+
 SEARCHES = ("random", "slow", "gradient")
 
-_CHUNK_NUMBERS = 1 << 23  # perturbed parameters held at once: 64 MB
+_NUMBER_BYTES = 8
+_CHUNK_NUMBERS = 1 << 23  # perturbed parameters held at once: 64 MB, at most half the memory limit
 
 
 @dataclass(frozen=True)
@@ -147,12 +150,13 @@ def perturbation_error(
     targets: Tensor,
     *,
     radii: Tensor | Sequence[float] | None = None,
-    directions: int | Sequence[Mapping[str, Tensor]] = 30,
+    directions: int | Directions = 30,
     seed: int = 0,
     search: str = "random",
     ball: str = "inf",
     metric: str = "twe",
     dtype: torch.dtype | None = None,
+    memory_limit: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> PerturbationCurve:
     """Errors of models whose parameters are moved by every radius along every direction.
@@ -176,6 +180,9 @@ def perturbation_error(
         metric: "twe" (temporally weighted mean squared error), "mse" or "sup".
         dtype: of the states of nonlinear one-layer models, float32 (twice as fast) or float64;
             None: the dtype of `inputs`. Errors are summed in float64 always.
+        memory_limit: bytes that perturbed copies of a module that is no one-layer cofm model may
+            take at a time, with everything that is computed from them; None: 1 GiB. Copies, and if
+            need be sequences, are taken in groups that fit, by a measurement on one copy.
         progress: called as `progress(finished models, models)`.
 
     Returns:
@@ -196,7 +203,7 @@ def perturbation_error(
     family = [models] if isinstance(models, nn.Module) else list(models)
     if not family:
         raise ValueError("models must hold at least one model, got none")
-    evaluator = ErrorEvaluator(inputs, targets, metric, dtype)
+    evaluator = ErrorEvaluator(inputs, targets, metric, dtype, memory_limit)
     grid = check_radii(radii)
     check_ball(ball)
     if search not in SEARCHES:
@@ -205,9 +212,10 @@ def perturbation_error(
         evaluator.check(model)
     # Everything is checked before the first model is computed.
     all_directions = [make_directions(model, directions, seed, search, ball) for model in family]
+    errors = errors_of_family(evaluator, list(zip(family, all_directions, strict=True)), grid)
     curves = []
-    for done, (model, chosen) in enumerate(zip(family, all_directions, strict=True), 1):
-        curves.append(_curve(evaluator, model, grid, chosen, search, ball))
+    for done, (model, chosen, found) in enumerate(zip(family, all_directions, errors, strict=True), 1):
+        curves.append(_curve(evaluator, model, grid, chosen, found, search, ball))
         if progress is not None:
             progress(done, len(family))
     return _joined(curves)
@@ -217,18 +225,18 @@ def _curve(
     evaluator: ErrorEvaluator,
     model: nn.Module,
     radii: Tensor,
-    directions: Sequence[Mapping[str, Tensor]],
+    directions: Directions,
+    errors: Tensor,
     search: str,
     ball: str,
 ) -> PerturbationCurve:
-    """The curve of one model."""
-    errors = errors_along(evaluator, model, radii, directions)[None]
-    error = errors.amax(-1)
+    """The curve of one model, from its errors along directions, (radii, directions)."""
+    error = errors.amax(-1)[None]
     found = None
     if search == "gradient":
-        worst = ascend(evaluator, model, radii, directions, errors[0], ball)
+        worst = ascend(evaluator, model, radii, directions, errors, ball)
         error, found = worst.error[None], [worst.perturbations]
-    return PerturbationCurve(radii, errors, error, error.isinf(), found)
+    return PerturbationCurve(radii, errors[None], error, error.isinf(), found)
 
 
 def _joined(curves: Sequence[PerturbationCurve]) -> PerturbationCurve:
@@ -243,32 +251,65 @@ def _joined(curves: Sequence[PerturbationCurve]) -> PerturbationCurve:
     )
 
 
-def errors_along(
-    evaluator: ErrorEvaluator,
-    model: nn.Module,
-    radii: Tensor,
-    directions: Sequence[Mapping[str, Tensor]],
-) -> Tensor:
-    """Errors of `theta + radius * direction`, (radii, directions) float64.
+def errors_along(evaluator: ErrorEvaluator, model: nn.Module, radii: Tensor, directions: Directions) -> Tensor:
+    """Errors of `theta + radius * direction` of one model, (radii, directions) float64."""
+    return errors_of_family(evaluator, [(model, directions)], radii)[0]
 
-    Radius zero is computed once. Models are formed a chunk at a time.
+
+def errors_of_family(
+    evaluator: ErrorEvaluator, family: Sequence[tuple[nn.Module, Directions]], radii: Tensor
+) -> list[Tensor]:
+    """Errors of `theta + radius * direction`, (radii, directions) float64 for each model.
+
+    Radius zero is computed once. Copies are formed, and handed on together, as many at a time as memory takes.
     """
+    held = min(_CHUNK_NUMBERS, evaluator.memory_limit // _NUMBER_BYTES // 2)
+    errors = [torch.empty(len(radii), len(directions), dtype=torch.float64) for _, directions in family]
+    pending: list[_Copies] = []
+
+    def compute() -> None:
+        results = evaluator.of_family([(copies.model, copies.parameters) for copies in pending])
+        for copies, result in zip(pending, results, strict=True):
+            copies.errors[copies.r, copies.j] = result
+        pending.clear()
+
+    room = held
+    for (model, directions), into in zip(family, errors, strict=True):
+        for copies in _copies(model, radii, directions, held, into):
+            size = sum(value.numel() for value in copies.parameters.values())
+            if pending and size > room:
+                compute()
+                room = held
+            pending.append(copies)
+            room -= size
+    compute()
+    for found in errors:
+        found[radii == 0] = found[radii == 0, :1]
+    return errors
+
+
+class _Copies(NamedTuple):
+    """Perturbed copies of a model, and where their errors belong."""
+
+    model: nn.Module
+    parameters: dict[str, Tensor]
+    errors: Tensor
+    r: Tensor
+    j: Tensor
+
+
+def _copies(model: nn.Module, radii: Tensor, directions: Directions, held: int, errors: Tensor) -> Iterator[_Copies]:
+    """The copies at all radii and directions, at most `held` numbers at a time."""
     base = {name: p.detach().double() for name, p in model.named_parameters()}
-    count, moving = len(directions), bool(directions)
-    errors = torch.empty(len(radii), count, dtype=torch.float64)
-    jobs = [(r, j) for r in range(len(radii)) for j in range(count if radii[r] != 0 else 1)]
-    size = max(1, _CHUNK_NUMBERS // max(1, sum(p.numel() for p in base.values())))
-    stacked = {
-        name: torch.stack([_entry(d, name, value) for d in directions]) for name, value in base.items() if moving
-    }
+    stacked = {name: torch.stack([_entry(d, name, value) for d in directions]) for name, value in base.items()}
+    jobs = [(r, j) for r in range(len(radii)) for j in range(len(directions) if radii[r] != 0 else 1)]
+    size = max(1, held // max(1, sum(p.numel() for p in base.values())))
     for first in range(0, len(jobs), size):
         r, j = torch.tensor(jobs[first : first + size]).T
         parameters = {
             name: value + _like(radii[r], value) * stacked[name][j.to(value.device)] for name, value in base.items()
         }
-        errors[r, j] = evaluator(model, parameters)
-    errors[radii == 0] = errors[radii == 0, :1]
-    return errors
+        yield _Copies(model, parameters, errors, r, j)
 
 
 def _entry(direction: Mapping[str, Tensor], name: str, value: Tensor) -> Tensor:
@@ -294,11 +335,11 @@ def check_radii(radii: Tensor | Sequence[float] | None) -> Tensor:
 
 def make_directions(
     model: nn.Module,
-    directions: int | Sequence[Mapping[str, Tensor]],
+    directions: int | Directions,
     seed: int,
     search: str,
     ball: str,
-) -> Sequence[Mapping[str, Tensor]]:
+) -> Directions:
     """The directions of one model, checked."""
     if search == "slow":
         return [slow_direction(model, ball=ball)]

@@ -10,13 +10,14 @@ is dense or orthogonal; linear orthogonal ones are turned into their basis, wher
 Everything here is differentiable by autograd.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
+from torch.nn.functional import pad
 
 from cofm_triton.discretization import effective_rate, linear_gain
 from cofm_triton.layers import RNNFunctional, StableRNN
@@ -45,6 +46,11 @@ class StackedCells:
         offset: (K, p), d.
         dt: step.
         act_in, act_out: names of the nonlinearities, one of them "linear".
+        widths: (K,) int64, how many units each model has; the rest of its m are inert (all
+            coefficients 0). None: m.
+
+    Raises:
+        ValueError: neither nonlinearity is linear.
     """
 
     rate: Tensor
@@ -55,6 +61,11 @@ class StackedCells:
     dt: float
     act_in: str
     act_out: str
+    widths: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if "linear" not in (self.act_in, self.act_out):
+            raise ValueError(f"one of act_in and act_out must be 'linear', got {self.act_in!r} and {self.act_out!r}")
 
     @property
     def count(self) -> int:
@@ -73,7 +84,20 @@ class StackedCells:
 
     def __getitem__(self, models: slice | Tensor) -> "StackedCells":
         """Some of the models."""
-        return self._each(lambda value: value[models])
+        some = self._each(lambda value: value[models])
+        return some if self.widths is None else replace(some, widths=self.widths[models])
+
+    @property
+    def kind(self) -> tuple[object, ...]:
+        """What models must share to be joined."""
+        return (self.dt, self.act_in, self.act_out, self.encoder.shape[2], self.offset.shape[1], self.rate.device)
+
+    def widened(self, width: int) -> "StackedCells":
+        """The same with m = width: more units, all inert, or fewer, where the rest is inert."""
+        more = width - self.rate.shape[1]
+        rate, bias = (pad(value, (0, more)) for value in (self.rate, self.bias))
+        encoder, readout = pad(self.encoder, (0, 0, 0, more)), pad(self.readout, (0, more))
+        return replace(self, rate=rate, bias=bias, encoder=encoder, readout=readout)
 
     def as_leaves(self) -> "StackedCells":
         """The same numbers without their history, for derivatives by them."""
@@ -89,6 +113,22 @@ class StackedCells:
             change, (self.rate, self.encoder, self.bias, self.readout, self.offset)
         )
         return replace(self, rate=rate, encoder=encoder, bias=bias, readout=readout, offset=offset)
+
+
+def join(parts: Sequence[StackedCells]) -> StackedCells:
+    """Models of different width, one rate per unit, as one: narrow ones get inert units, whose states stay at zero.
+
+    Args:
+        parts: of the same inputs, outputs, step and nonlinearities.
+    """
+    width = max(part.rate.shape[1] for part in parts)
+    wide = [part.widened(width) for part in parts]
+    rate, bias, encoder, readout, offset = (
+        torch.cat(column)
+        for column in zip(*((w.rate, w.bias, w.encoder, w.readout, w.offset) for w in wide), strict=True)
+    )
+    widths = torch.cat([torch.full((part.count,), part.rate.shape[1], device=part.rate.device) for part in parts])
+    return replace(parts[0], rate=rate, bias=bias, encoder=encoder, readout=readout, offset=offset, widths=widths)
 
 
 def is_stackable(model: nn.Module) -> TypeGuard[RNNFunctional]:

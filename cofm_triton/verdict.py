@@ -9,6 +9,7 @@ depend on T, an unstable one has r -> 0.
     slope of log r in log T  < -0.3: unstable,  > -0.15: stable,  between: undecided
 
 The slope is a statement about large T, so with more than four horizons the four longest decide.
+A radius below what rounding lets a weight move by (`resolution`) says nothing, and decides nothing.
 
 The radii come from trained models, one per horizon, or from a target alone: as the width grows a
 model's kernel tends to the target's, and the slowed kernel has a closed form,
@@ -54,9 +55,11 @@ class StabilityVerdict:
         horizons: lengths T of the sequences, ascending.
         radii: slow-direction radius at each horizon; 0 where the model misses the threshold
             unperturbed.
+        resolutions: smallest radius at each horizon that moves every raw recurrent weight by more
+            than its rounding.
         censored: whether the radius is only known to be at least `max_radius`.
         slope: least-squares slope of log r against log T over the four longest horizons; NaN
-            where one of these radii is 0.
+            where one of these radii is 0 or not resolved.
         margin: smallest rate of all models, 1 / time; NaN for a limit formula.
         reason: one sentence.
     """
@@ -64,6 +67,7 @@ class StabilityVerdict:
     verdict: str
     horizons: tuple[int, ...]
     radii: tuple[float, ...]
+    resolutions: tuple[float, ...]
     censored: tuple[bool, ...]
     slope: float
     margin: float
@@ -232,19 +236,50 @@ def stability_verdict(
             )
             for length in lengths
         ]
-        return judge(lengths, radii, max_radius=max_radius)
+        return judge(lengths, radii, [limit_resolution(parameterization)] * len(lengths), max_radius=max_radius)
     family, data = _matched(models, inputs, targets)
     radii = [
         slow_direction_radius(model, x, y, threshold=threshold, max_radius=max_radius, metric=metric, dtype=dtype)[0]
         for model, (x, y) in zip(family, data, strict=True)
     ]
     margin = min(_margin(model) for model in family)
-    return judge([x.shape[1] for x, _ in data], radii, max_radius=max_radius, margin=margin)
+    resolutions = [resolution(model, dtype or x.dtype) for model, (x, _) in zip(family, data, strict=True)]
+    return judge([x.shape[1] for x, _ in data], radii, resolutions, max_radius=max_radius, margin=margin)
+
+
+def resolution(model: nn.Module, dtype: torch.dtype | None = None) -> float:
+    """Smallest radius that moves every raw recurrent weight by more than its rounding.
+
+        eps |w|, eps the distance from 1 to the next number, w the largest weight
+
+    Args:
+        model: a cofm model.
+        dtype: in which the perturbed model is computed; None: that of its weights.
+
+    Example:
+        >>> resolution(RNNFunctional(1, 2, dtype=torch.float64)) < 1e-15
+        True
+
+    Raises:
+        ValueError: a model without recurrent rates.
+    """
+    weights = [model.get_parameter(name).detach() for name in slow_direction(model)]
+    return max(float(w.abs().max()) * torch.finfo(dtype or w.dtype).eps for w in weights)
+
+
+def limit_resolution(parameterization: str) -> float:
+    """Smallest radius that a limit formula resolves.
+
+    "exp" evaluates the target at times s e^-beta, which a beta below the rounding of e^-beta leaves as they are or
+    moves by a rounding; "direct" takes e^(beta s) - 1 as one function, which resolves every beta.
+    """
+    return torch.finfo(torch.float64).eps if parameterization == "exp" else 0.0
 
 
 def judge(
     horizons: Sequence[int],
     radii: Sequence[float],
+    resolutions: Sequence[float],
     *,
     max_radius: float = math.inf,
     margin: float = math.nan,
@@ -254,6 +289,7 @@ def judge(
     Args:
         horizons: at least two different lengths.
         radii: one per horizon.
+        resolutions: one per horizon, see `resolution`; a smaller radius decides nothing.
         max_radius: a radius of at least this is censored.
         margin: smallest rate, passed on.
 
@@ -262,21 +298,34 @@ def judge(
     """
     if len(set(horizons)) < 2 or len(set(horizons)) != len(horizons):
         raise ValueError(f"horizons must be at least two different lengths, got {list(horizons)}")
-    if len(radii) != len(horizons):
-        raise ValueError(f"radii must be one per horizon ({len(horizons)}), got {len(radii)}")
-    pairs = sorted(zip(horizons, radii, strict=True))
-    lengths, ordered = zip(*pairs, strict=True)
+    for name, values in (("radii", radii), ("resolutions", resolutions)):
+        if len(values) != len(horizons):
+            raise ValueError(f"{name} must be one per horizon ({len(horizons)}), got {len(values)}")
+    lengths, ordered, floors = zip(*sorted(zip(horizons, radii, resolutions, strict=True)), strict=True)
     censored = tuple(r >= max_radius for r in ordered)
     last = slice(-_DECIDING, None)
-    slope = _slope(lengths[last], ordered[last])
-    verdict, reason = _rule(lengths[last], ordered[last], censored[last], slope)
-    return StabilityVerdict(verdict, lengths, ordered, censored, slope, margin, reason)
+    slope, doubt = math.nan, _doubt(lengths[last], ordered[last], floors[last])
+    if not doubt:
+        slope = _slope(lengths[last], ordered[last])
+    verdict, reason = ("undecided", doubt) if doubt else _rule(censored[last], slope)
+    return StabilityVerdict(verdict, lengths, ordered, floors, censored, slope, margin, reason)
 
 
-def _rule(horizons: Sequence[int], radii: Sequence[float], censored: Sequence[bool], slope: float) -> tuple[str, str]:
-    if not all(r > 0 for r in radii):
-        missed = [t for t, r in zip(horizons, radii, strict=True) if not r > 0]
-        return "undecided", f"the unperturbed error exceeds the threshold at T = {missed}"
+def _doubt(horizons: Sequence[int], radii: Sequence[float], resolutions: Sequence[float]) -> str:
+    """Why the radii say nothing about a slope; empty if they do."""
+    missed = [t for t, r in zip(horizons, radii, strict=True) if not r > 0]
+    if missed:
+        return f"the unperturbed error exceeds the threshold at T = {missed}"
+    lost = [t for t, r, least in zip(horizons, radii, resolutions, strict=True) if r < least]
+    if lost:
+        return (
+            f"the radius, {min(radii):.1e}, is below {max(resolutions):.1e}, the rounding of the weights it moves, "
+            f"at T = {lost}"
+        )
+    return ""
+
+
+def _rule(censored: Sequence[bool], slope: float) -> tuple[str, str]:
     if slope < UNSTABLE_BELOW:
         return "unstable", f"the radius shrinks like T^{slope:.2f}"
     if slope <= STABLE_ABOVE:
@@ -315,7 +364,7 @@ def _first_crossing(errors: Function, bound: float, max_radius: float) -> float:
     if first_out == 0:
         return 0.0
     low, high = grid[first_out - 1], grid[first_out]
-    while high - low > _RELATIVE_WIDTH * high:
+    while high - low > max(_RELATIVE_WIDTH * high, torch.finfo(torch.float64).tiny):
         fan = torch.linspace(low, high, _FAN + 2, dtype=torch.float64)
         out = (~(errors(fan[1:-1]) <= bound)).nonzero()
         first = int(out[0]) if len(out) else _FAN

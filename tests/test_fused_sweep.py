@@ -1,13 +1,16 @@
 """Gradients of sweeps: the compiled adjoint, scans side by side, and the PyTorch sweep give the same."""
 
+import types
+
 import pytest
 import torch
 from sweep_cases import autograd_gradients, dense_models, randn, random_cells
 
 from cofm_triton import fused_sweep
+from cofm_triton.cpu.blocked import perturbation as blocked
 from cofm_triton.fused_sweep import scanned_errors, sweep_errors, sweep_errors_and_gradients
 from cofm_triton.ops.backends import INSTALLED
-from cofm_triton.stacked import StackedCells
+from cofm_triton.stacked import StackedCells, join
 
 X, Y = randn(9, 11, 2, seed=6), randn(9, 11, 3, seed=7)
 WEIGHTS = torch.linspace(0.1, 2, 11, dtype=torch.float64)
@@ -40,3 +43,19 @@ def test_models_side_by_side_have_the_errors_of_the_sweep() -> None:
     torch.testing.assert_close(
         scanned_errors(cells, X, Y, WEIGHTS), sweep_errors(cells, X, Y, WEIGHTS), rtol=1e-12, atol=0
     )
+
+
+def test_widths_that_do_not_fit_together_are_swept_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the widest model is too much for the kernel, narrow ones still take it."""
+    kernel = types.SimpleNamespace(
+        fits=lambda cells, *_: cells.rate.shape[1] <= 4,
+        sweep_errors=lambda cells, *data: (seen.append(cells.rate.shape), blocked.sweep_errors(cells, *data))[1],
+    )
+    seen: list[torch.Size] = []
+    monkeypatch.setattr(fused_sweep, "resolve", lambda *_: "triton")
+    monkeypatch.setattr(fused_sweep, "implementation", lambda *_: kernel)
+    parts = [random_cells("hardtanh", "linear", units, 2, 3, 2) for units in (4, 9, 3)]
+    together = sweep_errors(join(parts), X, Y, WEIGHTS)
+    alone = torch.cat([blocked.sweep_errors(part, X, Y, WEIGHTS) for part in parts])
+    torch.testing.assert_close(together, alone, rtol=1e-12, atol=0)
+    assert seen == [(2, 3), (2, 4)]

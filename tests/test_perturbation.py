@@ -9,11 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from cofm_triton import model_errors
 from cofm_triton.directions import norm, parameter_shapes, random_direction, slow_direction
 from cofm_triton.layers import RNNFunctional
 from cofm_triton.loss import temporally_weighted_mse
 from cofm_triton.ops.backends import INSTALLED
 from cofm_triton.perturbation import PerturbationCurve, perturbation_error
+from cofm_triton.stacked import StackedCells
 from cofm_triton.targets import generate
 
 RADII = [0.0, 0.01, 0.3]
@@ -42,7 +44,7 @@ class Branching(nn.Module):
         self.weight = nn.Parameter(torch.tensor([[0.7]], dtype=torch.float64))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x @ self.weight if float(self.weight.sum()) > 0 else -x
+        return x @ self.weight if float(self.weight.detach().sum()) > 0 else -x
 
 
 def data(sequences: int = 24, length: int = 15) -> tuple[Tensor, Tensor]:
@@ -114,6 +116,25 @@ def test_several_models_of_different_width() -> None:
     for m, model in enumerate(models):
         alone = perturbation_error(model, x, y, radii=RADII, directions=4)
         assert torch.equal(together.per_direction[m], alone.per_direction[0])
+
+
+def test_models_of_different_width_are_one_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One call of the sweep for all diagonal models of one nonlinearity, whatever their width: the same numbers."""
+    x, y = data()
+    models = [functional(3), functional(9), functional(6, recurrence="dense"), functional(1), functional(5)]
+    alone = torch.cat([perturbation_error(m, x, y, radii=RADII, directions=4).per_direction for m in models])
+    calls = []
+    sweep = model_errors.sweep_errors
+
+    def counted(cells: StackedCells, *rest: Any) -> Tensor:
+        calls.append(cells.count)
+        return sweep(cells, *rest)
+
+    monkeypatch.setattr(model_errors, "sweep_errors", counted)
+    together = perturbation_error(models, x, y, radii=RADII, directions=4)
+    copies = 2 * 4 + 1  # radius zero once
+    assert sorted(calls) == [copies, 4 * copies]
+    torch.testing.assert_close(together.per_direction, alone, rtol=RTOL, atol=0)
 
 
 def test_paper_grid_and_more_directions_keep_the_first() -> None:
@@ -203,24 +224,50 @@ def test_without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.testing.assert_close(plain.per_direction, fused.per_direction, rtol=RTOL, atol=0)
 
 
-@pytest.mark.parametrize("make", [MODELS[0], MODELS[7]])
-def test_chunks_do_not_matter(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_of_our_models_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = data()
-    whole = perturbation_error(make(), x, y, radii=RADII, directions=3)
+    whole = perturbation_error(functional(), x, y, radii=RADII, directions=3)
     monkeypatch.setattr("cofm_triton.perturbation._CHUNK_NUMBERS", 50)
-    monkeypatch.setattr("cofm_triton.model_errors._SEQUENCES", 7)
-    monkeypatch.setattr("cofm_triton.model_errors._NUMBERS", 300)
-    torch.manual_seed(0)
-    model = make()
-    split = perturbation_error(model, x, y, radii=RADII, directions=3)
-    if not isinstance(model, Wrapped):
-        torch.testing.assert_close(split.per_direction, whole.per_direction, rtol=RTOL, atol=0)
-        return
-    again = perturbation_error(model, x, y, radii=RADII, directions=3)
-    monkeypatch.undo()
-    whole = perturbation_error(model, x, y, radii=RADII, directions=3)
-    assert torch.equal(split.per_direction, again.per_direction)
+    split = perturbation_error(functional(), x, y, radii=RADII, directions=3)
     torch.testing.assert_close(split.per_direction, whole.per_direction, rtol=RTOL, atol=0)
+
+
+class Attending(nn.Module):
+    """A transformer layer between two linear ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Linear(1, 8, dtype=torch.float64)
+        self.layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, dtype=torch.float64)
+        self.readout = nn.Linear(8, 1, dtype=torch.float64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.readout(self.layer(self.encoder(x)))
+
+
+@pytest.mark.parametrize("make", [lambda: Wrapped(nn.GRU), Attending, Branching], ids=["nn.GRU", "transformer", "loop"])
+@pytest.mark.parametrize("search", ["random", "gradient"])
+def test_memory_limit_changes_chunks_only(make: Any, search: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model, (x, y) = make(), data(6, 5)
+    monkeypatch.setattr("cofm_triton.worst_case._STEPS", 2)
+    options: dict[str, Any] = {"radii": RADII, "directions": 3, "search": search}
+    plain = perturbation_error(model, x, y, **options)
+    tight = perturbation_error(model, x, y, memory_limit=least_limit(model, x, y, search), **options)
+    torch.testing.assert_close(tight.per_direction, plain.per_direction, rtol=RTOL, atol=0)
+    torch.testing.assert_close(tight.error, plain.error, rtol=RTOL, atol=0)
+
+
+def least_limit(model: nn.Module, x: Tensor, y: Tensor, search: str) -> int:
+    """The memory limit that the error message asks for."""
+    with pytest.raises(ValueError, match="memory_limit must be at least") as caught:
+        perturbation_error(model, x, y, radii=RADII, directions=3, search=search, memory_limit=1)
+    least = int(str(caught.value).split()[5])
+    if search == "gradient":  # the backward pass of an ascent takes more
+        with pytest.raises(ValueError, match="memory_limit must be at least") as caught:
+            perturbation_error(model, x, y, radii=RADII, directions=3, search=search, memory_limit=least)
+        least = int(str(caught.value).split()[5])
+    return least
 
 
 def curve_of(errors: list[list[float]], radii: list[float]) -> PerturbationCurve:
@@ -321,6 +368,9 @@ X, Y = torch.zeros(2, 3, 1, dtype=torch.float64), torch.zeros(2, 3, 1, dtype=tor
         ({"search": "slow", "models": Branching()}, ValueError, "model must hold a cofm"),
         ({"ball": "l1"}, ValueError, "ball must be one of"),
         ({"metric": "mae"}, ValueError, "metric must be one of"),
+        ({"memory_limit": 0}, ValueError, "memory_limit must be at least 1"),
+        ({"memory_limit": 1e9}, TypeError, "memory_limit must be a number of bytes"),
+        ({"memory_limit": True}, TypeError, "memory_limit must be a number of bytes"),
         ({"dtype": torch.float16}, TypeError, "dtype must be torch.float32"),
     ],
 )

@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from sweep_cases import random_cells
 from torch import Tensor, nn
 
 from cofm_triton.layers import RNNFunctional
 from cofm_triton.reference import Dynamics, rnn_functional
-from cofm_triton.stacked import impulse_response, is_stackable, powers, stack
+from cofm_triton.stacked import StackedCells, impulse_response, is_stackable, join, powers, stack
 
 
 class Shifted(RNNFunctional):
@@ -67,3 +68,25 @@ def test_powers_grow_without_false_overflow() -> None:
     """base^(length - 1) is finite although a larger square on the way is not."""
     base = torch.tensor([1e10], dtype=torch.float64)
     assert powers(base, 31)[0, -1].item() == pytest.approx(1e300)
+
+
+def test_joined_models_get_inert_units() -> None:
+    narrow, wide = random_cells("hardtanh", "linear", 2, 3, 1, 2), random_cells("hardtanh", "linear", 5, 3, 1, 1)
+    joined = join([narrow, wide])
+    assert joined.kind == narrow.kind == wide.kind and joined.count == 3
+    assert joined.widths is not None and joined.widths.tolist() == [2, 2, 5]
+    assert joined.rate.shape == (3, 5) and joined.encoder.shape == (3, 5, 3) and joined.readout.shape == (3, 1, 5)
+    for name in ("rate", "bias", "encoder"):
+        assert torch.equal(getattr(joined, name)[:2, :2], getattr(narrow, name))
+        assert not getattr(joined, name)[:2, 2:].any()
+        assert torch.equal(getattr(joined, name)[2:], getattr(wide, name))
+    assert not joined.readout[:2, :, 2:].any() and torch.equal(joined[2:].readout, wide.readout)
+    assert joined[1:].widths is not None and joined[1:].widths.tolist() == [2, 5]
+    again = joined[:2].widened(2)
+    assert torch.equal(again.rate, narrow.rate) and torch.equal(again.readout, narrow.readout)
+
+
+def test_one_nonlinearity_at_most() -> None:
+    one = torch.ones(1, 1)
+    with pytest.raises(ValueError, match="one of act_in and act_out must be 'linear'"):
+        StackedCells(one, one[None], one, one[None], one, 1.0, "tanh", "relu")

@@ -10,7 +10,14 @@ from torch import Tensor
 from cofm_triton.layers import RNNFunctional
 from cofm_triton.perturbation import perturbation_error
 from cofm_triton.targets import generate, target
-from cofm_triton.verdict import judge, limit_radius, slow_direction_radius, stability_verdict
+from cofm_triton.verdict import (
+    judge,
+    limit_radius,
+    limit_resolution,
+    resolution,
+    slow_direction_radius,
+    stability_verdict,
+)
 
 HORIZONS = (50, 100, 200, 400, 800, 1600)
 
@@ -128,20 +135,42 @@ def test_trained_models_give_their_evidence() -> None:
 )
 def test_rule(exponent: float, verdict: str) -> None:
     lengths = (100, 200, 400, 800)
-    result = judge(lengths, [0.5 * (t / 100) ** exponent for t in lengths], margin=0.25)
+    result = judge(lengths, [0.5 * (t / 100) ** exponent for t in lengths], [0.0] * 4, margin=0.25)
     assert result.verdict == verdict and result.margin == 0.25
     assert result.slope == pytest.approx(exponent, abs=1e-12)
 
 
 def test_rule_in_the_corners() -> None:
-    assert judge((10, 20), (0.1, 0.0)).verdict == "undecided"
-    assert math.isnan(judge((10, 20), (0.1, 0.0)).slope)
-    assert judge((10, 20), (2.0, 2.0), max_radius=2.0).verdict == "stable"
-    assert judge((10, 20), (2.0, 1.9), max_radius=2.0).verdict == "undecided"
-    assert judge((20, 10), (0.1, 0.4)).horizons == (10, 20)
-    assert judge((20, 10), (0.1, 0.4)).radii == (0.4, 0.1)
+    exact = (0.0, 0.0)
+    assert judge((10, 20), (0.1, 0.0), exact).verdict == "undecided"
+    assert math.isnan(judge((10, 20), (0.1, 0.0), exact).slope)
+    assert judge((10, 20), (2.0, 2.0), exact, max_radius=2.0).verdict == "stable"
+    assert judge((10, 20), (2.0, 1.9), exact, max_radius=2.0).verdict == "undecided"
+    swapped = judge((20, 10), (0.1, 0.4), (0.01, 0.04))
+    assert (swapped.horizons, swapped.radii, swapped.resolutions) == ((10, 20), (0.4, 0.1), (0.04, 0.01))
     # Only the four longest horizons decide.
-    assert judge((1, 2, 4, 8, 16), (100.0, 0.1, 0.1, 0.1, 0.1)).verdict == "stable"
+    assert judge((1, 2, 4, 8, 16), (100.0, 0.1, 0.1, 0.1, 0.1), [0.0] * 5).verdict == "stable"
+
+
+def test_radii_that_are_rounding_decide_nothing() -> None:
+    """The kernel of "shift" is a window: slowed by any beta > 0, one more step is inside, and the true radius is 0."""
+    result = stability_verdict(target="shift", parameterization="exp")
+    assert all(0 < r < least for r, least in zip(result.radii, result.resolutions, strict=True))
+    assert result.verdict == "undecided" and math.isnan(result.slope)
+    assert "rounding" in result.reason and "T = [100, 200, 400, 800]" in result.reason
+    assert judge((10, 20), (0.1, 1e-9), (1e-8, 1e-8)).verdict == "undecided"
+    assert judge((10, 20), (1e-8, 1e-8), (1e-8, 1e-8)).verdict == "stable"
+
+
+def test_resolution_is_the_rounding_of_the_largest_rate() -> None:
+    model = exact_exponential(0.5)
+    assert resolution(model) == 0.5 * 2**-52 and resolution(model, torch.float32) == 0.5 * 2**-23
+    weight = model.get_parameter("rnn.rate_l0").item()
+    assert weight - resolution(model) / 8 == weight != weight - resolution(model)
+    assert limit_resolution("direct") == 0 < limit_resolution("exp") == 2**-52
+    x, y = decayed(0.5, 4, 10)
+    found = stability_verdict([model, model], [x, x[:, :5]], [y, y[:, :5]], dtype=torch.float32)
+    assert found.resolutions == (0.5 * 2**-23,) * 2
 
 
 MODEL = exact_exponential(0.5)
@@ -182,4 +211,6 @@ def test_errors_of_the_radius() -> None:
     with pytest.raises(ValueError, match="model must hold a cofm"):
         slow_direction_radius(torch.nn.Linear(1, 1, dtype=torch.float64), X, X)
     with pytest.raises(ValueError, match="radii must be one per horizon"):
-        judge((1, 2), (0.1,))
+        judge((1, 2), (0.1,), (0.0, 0.0))
+    with pytest.raises(ValueError, match="resolutions must be one per horizon"):
+        judge((1, 2), (0.1, 0.1), (0.0,))

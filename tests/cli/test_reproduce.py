@@ -125,7 +125,7 @@ def test_verdicts_follow_from_their_radii(finished: Path, tiny: Settings) -> Non
     assert len(table) == 16
     for r in table:
         radii = [float(r["r_10"]), float(r["r_20"])]
-        expected = judge([10, 20], radii)
+        expected = judge([10, 20], radii, [0.0, 0.0])
         assert r["verdict"] == expected.verdict
         polynomial_direct = (r["target"], r["parameterization"]) == ("pol", "direct")
         assert r["theory"] == ("unstable" if polynomial_direct else "stable")
@@ -242,7 +242,7 @@ def test_settings_know_every_parameterization() -> None:
 
 def verdict(target: str, parameterization: str, width: int, radii: list[float]) -> CellVerdict:
     cell = Cell(target, "linear", parameterization, width)
-    return CellVerdict(cell, judge([100, 200], radii, margin=0.5), None)
+    return CellVerdict(cell, judge([100, 200], radii, [0.0, 0.0], margin=0.5), None)
 
 
 def test_table_judges_the_largest_width_and_counts_the_others() -> None:

@@ -2,12 +2,13 @@
 
 import pytest
 import torch
+from sweep_cases import random_cells
 from torch import Tensor
 
 from cofm_triton.cpu.blocked import perturbation as blocked
 from cofm_triton.layers import RNNFunctional
 from cofm_triton.reference import Dynamics, rnn_functional
-from cofm_triton.stacked import StackedCells, stack
+from cofm_triton.stacked import StackedCells, join, stack
 
 jit = pytest.importorskip("cofm_triton.cpu.jit.perturbation", reason="numba is not installed")
 BACKENDS = [pytest.param(jit.sweep_errors, id="jit"), pytest.param(blocked.sweep_errors, id="blocked")]
@@ -154,3 +155,27 @@ def test_the_pytorch_sweep_is_differentiable() -> None:
         return blocked.sweep_errors(moved, x, y, weights)
 
     assert torch.autograd.gradcheck(error, (rate, encoder))
+
+
+@pytest.mark.parametrize("sweep", BACKENDS)
+@pytest.mark.parametrize("options", RECURRENCES, ids="-".join)
+def test_joined_widths(sweep: object, options: tuple[str, str, str, str]) -> None:
+    """Models of different width together have the errors that they have alone."""
+    parts = [make(options, 2, units, 2, count)[0] for units, count in ((3, 2), (9, 1), (1, 3))]
+    x, y = randn(18, STEPS, 2, seed=1), randn(18, STEPS, 2, seed=2)
+    weights = torch.linspace(0.1, 2, STEPS, dtype=torch.float64)
+    alone = torch.cat([sweep(part, x, y, weights) for part in parts])  # type: ignore[operator]
+    together = sweep(join(parts), x, y, weights)  # type: ignore[operator]
+    torch.testing.assert_close(together, alone, rtol=TOLERANCE[torch.float64], atol=0)
+
+
+@pytest.mark.parametrize("kinds", [("linear", "tanh"), ("hardtanh", "linear"), ("linear", "linear")], ids="-".join)
+def test_any_step(kinds: tuple[str, str]) -> None:
+    """The step enters once, whichever nonlinearity there is: against the PyTorch sweep, which steps by the equation."""
+    cells = random_cells(*kinds, 4, 2, 1, 3)
+    assert cells.dt != 1
+    x, y = randn(18, STEPS, 2, seed=1), randn(18, STEPS, 1, seed=2)
+    weights = torch.linspace(0.1, 2, STEPS, dtype=torch.float64)
+    for w in (weights, None):
+        expected = blocked.sweep_errors(cells, x, y, w)
+        torch.testing.assert_close(jit.sweep_errors(cells, x, y, w), expected, rtol=TOLERANCE[torch.float64], atol=0)

@@ -12,7 +12,7 @@ from cofm_triton.kernels.launch import MAX_STATE_WORDS
 from cofm_triton.kernels.perturbation import fits, sweep_errors
 from cofm_triton.layers import RNNFunctional
 from cofm_triton.reference import Dynamics, rnn_functional
-from cofm_triton.stacked import stack
+from cofm_triton.stacked import join, stack
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # Models, units, sequences, steps, inputs and outputs: none fills its blocks; WIDE takes units in groups.
@@ -77,3 +77,13 @@ def test_wide_models_do_not_fit() -> None:
     half, more = (random_cells("hardtanh", "linear", MAX_STATE_WORDS // 2 + i, 1, 1, 1) for i in (0, 1))
     assert fits(widest, x, x) and fits(half, x.double(), x.double())
     assert not fits(wider, x, x) and not fits(more, x.double(), x.double())
+
+
+def test_models_of_different_width_are_one_launch() -> None:
+    """Inert units add nothing: the same errors as one launch per width."""
+    parts = [random_cells("hardtanh", "linear", units, 1, 1, 2).to(DEVICE) for units in (3, 18)]
+    x, y = (randn(5, 4, 1, seed=seed).to(DEVICE) for seed in (10, 11))
+    weights = torch.linspace(0.1, 2, 4, dtype=torch.float64).to(DEVICE)
+    alone = torch.cat([sweep_errors(part, x, y, weights) for part in parts])
+    together = sweep_errors(join(parts), x, y, weights)
+    torch.testing.assert_close(together, alone, rtol=16 * 4 * torch.finfo(torch.float64).eps, atol=0)

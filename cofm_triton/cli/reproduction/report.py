@@ -212,6 +212,7 @@ def _verdicts(settings: Settings, folder: RunFolder, everything: Sequence[Cell])
         trained = judge(
             settings.horizons,
             [record["radius"] for record in records],
+            [record["resolution"] for record in records],
             margin=min(record["margin"] for record in records),
         )
         result.append(CellVerdict(cell, trained, limits.get((cell.target, cell.parameterization))))

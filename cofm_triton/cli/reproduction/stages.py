@@ -31,7 +31,7 @@ from cofm_triton.training import (
     train_sequences,
     with_nonlinearity,
 )
-from cofm_triton.verdict import slow_direction_radius
+from cofm_triton.verdict import resolution, slow_direction_radius
 
 ERROR_COLUMNS = (
     "target",
@@ -207,7 +207,11 @@ def _find_radii(
             models = _load(settings, folder, batch, length)
             radii = slow_direction_radius(models, inputs, outputs, dtype=_STATE)
             for cell, model, radius in zip(batch, models, radii, strict=True):
-                record = {"radius": radius, "margin": model.rnn.stability_margin()}
+                record = {
+                    "radius": radius,
+                    "resolution": resolution(model, _STATE),
+                    "margin": model.rnn.stability_margin(),
+                }
                 write_text(folder.radius(cell, length), json.dumps(record) + "\n")
 
 

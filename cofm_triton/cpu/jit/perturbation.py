@@ -155,11 +155,12 @@ def _task(
     valid: int,
     weights: Any,
     units: Any,
+    widths: Any,
     offset: Any,
     sup: bool,
     errors: Any,
 ) -> None:
-    """Errors of some models on one block: units (K, m, 2 + d + p), errors (K,).
+    """Errors of some models on one block: units (K, m, 2 + d + p), widths and errors (K,).
 
     The nonlinearities are tuples of that length (see `as_type`).
     """
@@ -172,7 +173,7 @@ def _task(
     for k in range(units.shape[0]):
         for q in range(outputs):
             y[:, q] = offset[k, q]
-        _run_model(len(act_in), len(act_out), x, y, h, z, units[k])
+        _run_model(len(act_in), len(act_out), x, y, h, z, units[k, : widths[k]])
         if sup:
             errors[k] = _largest_gap(y.reshape(rows), target.reshape(rows), largest, valid)
         else:
@@ -236,6 +237,7 @@ def sweep_errors(cells: StackedCells, inputs: Tensor, targets: Tensor, weights: 
     lanes = _lanes(count, steps, channels + 2 * outputs, inputs.element_size())
     x, target = blocked(inputs, lanes), blocked(targets, lanes)
     units = unit_rows(_of_unit_step(cells), dtype)
+    widths = _computed_units(cells)
     offset = cells.offset.to(dtype).contiguous().numpy()
     row_weights = np.ones(steps) if weights is None else weights.numpy().repeat(outputs)
     threads = workers()
@@ -247,7 +249,8 @@ def sweep_errors(cells: StackedCells, inputs: Tensor, targets: Tensor, weights: 
         for block, chunk in tasks:
             some, valid = part(len(units), chunk, chunks), min(lanes, count - block * lanes)
             _task(
-                act_in, act_out, x[block], target[block], valid, row_weights, units[some], offset[some],
+                act_in, act_out, x[block], target[block], valid, row_weights, units[some], widths[some],
+                offset[some],
                 weights is None, errors[block, some],
             )  # fmt: skip
 
@@ -262,6 +265,18 @@ def part(count: int, chunk: int, chunks: int) -> slice:
     return slice(count * chunk // chunks, count * (chunk + 1) // chunks)
 
 
+def _computed_units(cells: StackedCells) -> np.ndarray[Any, Any]:
+    """How many units of each model are computed, (K,): a multiple of _UNITS."""
+    widths = torch.full((cells.count,), cells.rate.shape[1]) if cells.widths is None else cells.widths
+    return (-(-widths // _UNITS) * _UNITS).numpy()
+
+
 def _of_unit_step(cells: StackedCells) -> StackedCells:
-    """The same models in states h / dt, which are added to without a product; where act_out is not linear, dt is 1."""
-    return replace(cells, rate=cells.dt * cells.rate, readout=cells.dt * cells.readout, dt=1.0)
+    """The same models with dt = 1, so that states are added to without a product.
+
+    A linear act_in takes dt into its argument; otherwise the states become h / dt.
+    """
+    dt, rate = cells.dt, cells.dt * cells.rate
+    if cells.act_in == "linear":
+        return replace(cells, rate=rate, encoder=dt * cells.encoder, bias=dt * cells.bias, dt=1.0)
+    return replace(cells, rate=rate, readout=dt * cells.readout, dt=1.0)
