@@ -427,6 +427,8 @@ def rnn_readout_bounds(
     dt: float,
     act_in: str,
     act_out: str,
+    e_grad: Tensor | None = None,
+    u: float | None = None,
 ) -> dict[str, Bound]:
     """Exact results of the fused read-out and the errors that any correct evaluation stays below.
 
@@ -440,6 +442,8 @@ def rnn_readout_bounds(
         dt: step.
         act_in: nonlinearity of the recurrence.
         act_out: nonlinearity before the read-out.
+        e_grad: how far grad_y itself may be off, (B, T, p) float64; None for not at all.
+        u: unit roundoff of the states; None for that of grad_y's dtype.
 
     Returns:
         "y", and "grad_" with the name of each of the six tensors.
@@ -451,10 +455,11 @@ def rnn_readout_bounds(
         >>> bounds["y"].exact.flatten().tolist()
         [1.0, 2.0]
     """
-    u, dtype = _rounding(grad_y.dtype), grad_y.dtype
+    u, dtype = _rounding(grad_y.dtype) if u is None else u, grad_y.dtype
     tensors = [tensor.double() for tensor in tensors]
     names = ("x", "weight", "bias", "rate", "readout", "offset")
     g = grad_y.double().abs()
+    e_g = torch.zeros_like(g) if e_grad is None else e_grad
 
     def run(x: Tensor, weight: Tensor, bias: Tensor, rate: Tensor, readout: Tensor, offset: Tensor) -> tuple[Tensor]:
         h, _ = reference.rnn_scan(x @ weight.T + bias, rate, dt=dt, nonlinearity=act_in)
@@ -466,20 +471,20 @@ def rnn_readout_bounds(
     out, e_y = _read_out(tensors, orbit.h, orbit.state_errors(u)[0], u, act_out)
     pulled = g @ readout.abs()
     pull = (out.slope + out.e_slope) * pulled
-    e_pull = out.e_slope * pulled + (len(readout) + 1) * u * pull
+    e_pull = out.e_slope * pulled + (len(readout) + 1) * u * pull + (out.slope + out.e_slope) * (e_g @ readout.abs())
     adjoint = orbit.adjoint_errors(u, out.e_state, pull, e_pull, torch.zeros_like(orbit.zero))
     one = torch.ones_like(orbit.h)
     e_weight = [orbit.product_errors(u, adjoint, x[..., j, None] * one, 0 * one) for j in range(weight.shape[1])]
     e_x = adjoint.e_z @ weight.abs() + (len(weight) + 1) * u * (adjoint.grad_z @ weight.abs())
     steps = x.shape[0] * x.shape[1]
-    flat = [tensor.flatten(0, 1) for tensor in (g, out.error, out.value.abs())]
+    flat = [tensor.flatten(0, 1) for tensor in (g + e_g, out.error, out.value.abs(), e_g)]
     errors = {
         "x": e_x,
         "weight": torch.stack(e_weight, 1),
         "bias": orbit.product_errors(u, adjoint, one, 0 * one),
         "rate": orbit.product_errors(u, adjoint, orbit.before, orbit.earlier(out.e_state)),
-        "readout": flat[0].T @ flat[1] + (steps + 1) * u * (flat[0].T @ (flat[1] + flat[2])),
-        "offset": steps * u * g.sum((0, 1)),
+        "readout": flat[0].T @ flat[1] + (steps + 1) * u * (flat[0].T @ (flat[1] + flat[2])) + flat[3].T @ flat[2],
+        "offset": steps * u * flat[0].sum(0) + flat[3].sum(0),
     }
     bounds = {f"grad_{name}": _bound(grad, errors[name], dtype) for name, grad in zip(names, grads, strict=True)}
     return {"y": _bound(y, e_y, dtype), **bounds}
@@ -574,6 +579,37 @@ def sweep_errors_bounds(
             most = (weights[:, None] * (gap.abs() + e_gap).square()).sum()
             errors.append(most - exact[-1] + (gap.numel() + 3) * 2 * u64 * most)
     return {"errors": _bound(torch.stack(exact), torch.stack(errors), torch.float64)}
+
+
+def sweep_gradients_bounds(
+    models: Sequence[Sequence[Tensor]], x: Tensor, targets: Tensor, weights: Tensor, *,
+    dt: float, act_in: str, act_out: str,
+) -> dict[str, Bound]:  # fmt: skip
+    """Exact errors of K models and their derivatives by the coefficients, and how far computed ones may be off.
+
+    The derivative 2 w (y - target) of an error by y is as uncertain as the gap, and rounds three times more; from there
+    on the adjoint of the fused read-out follows. Arguments as for `sweep_errors_bounds`, with weights and rates.
+
+    Returns:
+        "errors", (K,), and "grad_" with the name of each coefficient, stacked.
+    """
+    u = _rounding(x.dtype)
+    columns: dict[str, list[Bound]] = {}
+    for model in models:
+        tensors = [tensor.double() for tensor in (x, *model)]
+        h, e = _encoded_states(tensors, u, dt, act_in)
+        out, e_y = _read_out(tensors, h, e, u, act_out)
+        gap = out.value @ tensors[4].T + tensors[5] - targets.double()
+        twice = 2 * weights[:, None]
+        e_grad = twice * (e_y + 4 * u * (gap.abs() + e_y))
+        bounds = rnn_readout_bounds(tensors, twice * gap, dt=dt, act_in=act_in, act_out=act_out, e_grad=e_grad, u=u)
+        for name in ("weight", "bias", "rate", "readout", "offset"):
+            columns.setdefault(f"grad_{name}", []).append(bounds[f"grad_{name}"])
+    gradients = {
+        name: Bound(*(torch.stack(part) for part in zip(*column, strict=True))) for name, column in columns.items()
+    }
+    errors = sweep_errors_bounds(models, x, targets, weights, dt=dt, act_in=act_in, act_out=act_out)
+    return errors | gradients
 
 
 def increment_bounds(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from scan_cases import COMPLEX, REAL, decays, linear_case, normal, rnn_case
@@ -16,6 +18,7 @@ from cofm_triton.tolerance import (
     rnn_readout_bounds,
     rnn_scan_bounds,
     sweep_errors_bounds,
+    sweep_gradients_bounds,
     unit_roundoff,
 )
 from cofm_triton.validation.operators.memory_increment import increment_case
@@ -187,7 +190,8 @@ def sweep_definition(case: SweepCase, factor: float = 1.0) -> torch.Tensor:
     errors = []
     for weight, bias, rate, readout, offset in case.models:
         drive = case.x @ weight.T + bias
-        h, _ = reference.rnn_scan(drive, factor * rate, dt=0.5, nonlinearity=case.act_in)
+        recurrence = reference.dense_rnn if rate.dim() == 2 else reference.rnn_scan
+        h, _ = recurrence(drive, factor * rate, dt=0.5, nonlinearity=case.act_in)
         gap = reference.nonlinearity(case.act_out).act(h) @ readout.T + offset - case.targets
         gap = gap.double()
         errors.append(gap.abs().max() if case.weights is None else (case.weights[:, None] * gap**2).sum())
@@ -196,12 +200,32 @@ def sweep_definition(case: SweepCase, factor: float = 1.0) -> torch.Tensor:
 
 @pytest.mark.parametrize("largest", [False, True])
 @pytest.mark.parametrize("act_in", ["linear", "tanh", "hardtanh"])
-def test_bounds_of_the_sweep_let_the_definition_pass_and_nothing_else(act_in: str, largest: bool) -> None:
-    case = sweep_case(3, 40, 6, act_in=act_in, largest=largest)
+@pytest.mark.parametrize("operator", ["perturbation", "dense_perturbation"])
+def test_bounds_of_the_sweep_let_the_definition_pass_and_nothing_else(
+    operator: str, act_in: str, largest: bool
+) -> None:
+    case = sweep_case(3, 40, 6, act_in=act_in, largest=largest, operator=operator)
     given = (case.models, case.x, case.targets, case.weights)
     bound = sweep_errors_bounds(*given, dt=0.5, act_in=case.act_in, act_out=case.act_out)["errors"]
     assert bound.excess(sweep_definition(case)) <= 1
     assert bound.excess(sweep_definition(case, 1.001)) > 1
+
+
+@pytest.mark.parametrize("act_in", ["linear", "tanh", "hardtanh"])
+def test_bounds_of_the_gradients_of_the_sweep_let_the_definition_pass_and_nothing_else(act_in: str) -> None:
+    case = sweep_case(3, 40, 6, act_in=act_in)
+    assert case.weights is not None
+    given = (case.models, case.x, case.targets, case.weights)
+    bounds = sweep_gradients_bounds(*given, dt=0.5, act_in=case.act_in, act_out=case.act_out)
+    names = ("weight", "bias", "rate", "readout", "offset")
+    for scale in (1.0, 1.001):
+        models = tuple(tuple(tensor.clone().requires_grad_() for tensor in model) for model in case.models)
+        errors = sweep_definition(replace(case, models=models))
+        for k, model in enumerate(models):
+            for name, gradient in zip(names, torch.autograd.grad(errors[k], model, retain_graph=True), strict=True):
+                exact, error = (part[k] for part in bounds[f"grad_{name}"])
+                excess = Bound(exact, error).excess(scale * gradient.double())
+                assert excess <= 1 if scale == 1 else excess > 1, (name, excess)
 
 
 @pytest.mark.parametrize("nonlinearity", ["tanh", "hardtanh", "relu"])

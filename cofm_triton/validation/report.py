@@ -13,7 +13,7 @@ from cofm_triton.validation.problem import Problem
 
 LEGEND = (
     "Largest error against reference/ in float64, forward and backward pass, over the largest that rounding allows",
-    "(cofm_triton/tolerance.py): up to 1 passes, ! misses. Sweeps have a forward pass alone.",
+    "(cofm_triton/tolerance.py): up to 1 passes, ! misses. Sweeps have a forward pass, their gradients come with it.",
 )
 FILE = "validate.json"
 

@@ -35,13 +35,17 @@ class SweepCase:
         """Recurrences read out through a nonlinearity have steps of length 1 (`stacked.stack`)."""
         return 0.5 if self.act_out == "linear" else 1.0
 
+    def cells(self) -> StackedCells:
+        """All models, on the CPU."""
+        encoder, bias, rate, readout, offset = (
+            torch.stack(tensors).double() for tensors in zip(*self.models, strict=True)
+        )
+        return StackedCells(rate, encoder, bias, readout, offset, self.dt, self.act_in, self.act_out)
+
     def run(self, backend: str, device: torch.device | None = None) -> dict[str, Tensor]:
         """The errors of all models, on the CPU."""
         device = device_of(backend) if device is None else device
-        encoder, bias, rate, readout, offset = (
-            torch.stack(tensors).double().to(device) for tensors in zip(*self.models, strict=True)
-        )
-        cells = StackedCells(rate, encoder, bias, readout, offset, self.dt, self.act_in, self.act_out)
+        cells = self.cells().to(device)
         weights = None if self.weights is None else self.weights.to(device)
         given = (self.x.to(device), self.targets.to(device), weights)
         return {"errors": implementation(backend, self.operator).sweep_errors(cells, *given).cpu()}
