@@ -15,7 +15,7 @@ alone: not of how many are drawn, in which order, on which device or in how many
 import math
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -72,18 +72,18 @@ def norm(tensor: Tensor, ball: str, batch_dims: int = 0) -> Tensor:
     return torch.linalg.matrix_norm(tensor.reshape(*batch, shape[0], -1), ord=2)
 
 
-def _normal(seed: int, name: str, index: int, count: int) -> Floats:
-    """Standard normal numbers by Box and Muller from Philox, (count,) float64: the same bits everywhere.
+def _normal(seed: int, name: str, indices: Sequence[int], count: int) -> Floats:
+    """Standard normal numbers by Box and Muller from Philox, (indices, count) float64: the same bits everywhere.
 
     numpy promises the bits of the generator across versions and processors, not those of `standard_normal`, `log` and
     `cos`. Here the latter are made of sums, products, quotients and roots, which round alike on every processor.
     """
-    key = (seed, zlib.crc32(name.encode()) << 32 | index)
     pairs = -(-count // 2)
-    bits = np.random.Philox(key=np.array(key, dtype=np.uint64)).random_raw(2 * pairs)
+    keys = [np.array((seed, zlib.crc32(name.encode()) << 32 | index), dtype=np.uint64) for index in indices]
+    bits = np.stack([np.random.Philox(key=key).random_raw(2 * pairs) for key in keys])
     uniform = ((bits >> np.uint64(11)).astype(np.float64) + 1) * 2.0**-53  # in (0, 1]
-    length, (cosine, sine) = np.sqrt(-2 * _log(uniform[:pairs])), _turn(uniform[pairs:])
-    return np.stack([length * cosine, length * sine], 1).reshape(-1)[:count]
+    length, (cosine, sine) = np.sqrt(-2 * _log(uniform[:, :pairs])), _turn(uniform[:, pairs:])
+    return np.stack([length * cosine, length * sine], 2).reshape(len(keys), -1)[:, :count]
 
 
 def _log(u: Floats) -> Floats:
@@ -134,16 +134,26 @@ def random_direction(shapes: Mapping[str, torch.Size], index: int, *, seed: int 
         >>> direction["w"].abs().max().item()
         1.0
     """
+    return random_directions(shapes, [index], seed=seed, ball=ball)[0]
+
+
+def random_directions(
+    shapes: Mapping[str, torch.Size], indices: Sequence[int], *, seed: int = 0, ball: str = "inf"
+) -> list[Direction]:
+    """Several of them in one go; arguments as of `random_direction`."""
     check_ball(ball)
     if not 0 <= seed < 2**64:
         raise ValueError(f"seed must be in [0, 2**64), got {seed}")
-    if not 0 <= index < 2**32:
-        raise ValueError(f"index must be in [0, 2**32), got {index}")
-    direction = {}
+    for index in indices:
+        if not 0 <= index < 2**32:
+            raise ValueError(f"index must be in [0, 2**32), got {index}")
+    columns = {}
     for name, shape in shapes.items():
-        values = torch.from_numpy(_normal(seed, name, index, shape.numel())).reshape(shape)
-        direction[name] = values / norm(values, ball) if values.numel() else values
-    return direction
+        values = torch.from_numpy(_normal(seed, name, indices, shape.numel())).reshape(-1, *shape)
+        if values.numel():
+            values = values / norm(values, ball, batch_dims=1).reshape(-1, *([1] * len(shape)))
+        columns[name] = values
+    return [{name: values[j] for name, values in columns.items()} for j in range(len(indices))]
 
 
 def parameter_shapes(model: nn.Module) -> dict[str, torch.Size]:

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from cofm_triton.memory import MemoryFunction
     from cofm_triton.memory_sweep import MemorySweep
 
-_DECADES = 16  # shown below the largest value
+_DECADES = 16  # shown below the largest value of the first step
+_GROWTH = 6  # decades shown above it: a memory that grows for ever leaves room for those that decay
 _HIGHEST = 1e100  # growth without bound beyond it is not drawn
 _MOST_BANDS = 5
 _COLOURS = ("#000000", "#0072B2", "#E69F00", "#009E73", "#CC79A7")  # Okabe and Ito: safe for colour-blind eyes
@@ -92,7 +93,10 @@ def _finish(axes: "Axes", values: Tensor, times: Tensor, logarithmic: bool) -> N
         axes.set_xlim(0, times[-1].item())
     finite = values[values.isfinite() & (values > 0)]
     if len(finite):
-        top = min(finite.max().item(), _HIGHEST)
-        axes.set_ylim(max(min(finite.min().item(), top) / 2, top * 10.0**-_DECADES), top * 2)
+        first = values[..., 0]
+        first = first[first.isfinite() & (first > 0)]
+        start = first.max().item() if len(first) else finite.max().item()
+        top = min(finite.max().item(), start * 10.0**_GROWTH)
+        axes.set_ylim(max(min(finite.min().item(), top) / 2, start * 10.0**-_DECADES), top * 2)
     axes.grid(alpha=0.3, linewidth=0.5)
     axes.legend(fontsize="small")

@@ -22,7 +22,7 @@ from cofm_triton.directions import (
     check_ball,
     paper_radii,
     parameter_shapes,
-    random_direction,
+    random_directions,
     slow_direction,
 )
 from cofm_triton.files import write_text
@@ -349,7 +349,7 @@ def make_directions(
     if isinstance(directions, int):
         if directions < 1:
             raise ValueError(f"directions must be at least 1, got {directions}")
-        return [random_direction(shapes, j, seed=seed, ball=ball) for j in range(directions)]
+        return random_directions(shapes, range(directions), seed=seed, ball=ball)
     if not directions:
         raise ValueError("directions must hold at least one direction, got an empty list")
     for direction in directions:

@@ -10,9 +10,9 @@ z = kernel - centre, for any fixed centre, the weighted mean squared error over 
     floor               = sum_k (v_k^2 / T) mean_n e[n, k]^2
 
 where R is the matrix of second moments of the inputs and e the residual of the centre. The centre
-is the least-squares kernel (or the target's own kernel, when it is known), so g and floor are
-tiny and nothing cancels: never the expanded square, where E is a difference of numbers as large
-as the target. After one look at the data, a model costs O((d T)^2), however many the sequences.
+is the least-squares kernel of the first sequences (or the target's own kernel, when it is known), so
+g and floor are tiny and nothing cancels: never the expanded square, where E is a difference of
+numbers as large as the target. After one look at the data, a model costs O((d T)^2), however many the sequences.
 
 Source: arXiv 2305.19190, Definition 3.4, for linear functionals.
 """
@@ -27,6 +27,7 @@ from cofm_triton.loss import temporal_weights
 from cofm_triton.stacked import StackedCells, impulse_response
 
 _CHUNK_NUMBERS = 1 << 17  # numbers in the largest temporary: 1 MB, which stays in the cache
+_FITTED = 4  # sequences per number of the centre: it is any kernel next to the best one
 _RIDGE = 1e-13  # in traces of G: rounding of G stays below it, and the centre need not be exact
 
 
@@ -82,16 +83,20 @@ class QuadraticForm:
             True
         """
         count, length, _ = inputs.shape
-        flat = inputs.detach().double().transpose(1, 2).reshape(count, -1)
-        targets, weights = targets.detach().double(), step_weights(length, metric).to(flat.device)
+        flat, answers = (value.detach().double().transpose(1, 2).reshape(count, -1) for value in (inputs, targets))
+        weights = step_weights(length, metric).to(flat.device)
         gram = _gram(flat, length, weights)
         if centre is None:
-            kernel = _least_squares(gram, _cross(flat, targets, weights))
+            few = slice(0, _FITTED * len(gram))
+            kernel = _least_squares(
+                gram if few.stop >= count else _gram(flat[few], length, weights),
+                _cross(flat[few], answers[few], weights),
+            )
         else:
             kernel = centre.double().to(flat.device).flatten(1)
-        residual = targets - _response(kernel, flat, length)
+        residual = _residual(kernel, flat, answers, length)
         slope = _cross(flat, residual, weights)
-        floor = torch.einsum("k,nkp->p", weights, residual**2) / count
+        floor = torch.linalg.vector_norm(residual, dim=0).square().view(-1, length) @ weights / count
         return cls(gram, kernel, slope, floor, length)
 
     @classmethod
@@ -166,14 +171,14 @@ def _moments(flat: Tensor, length: int) -> Tensor:
 
 
 def _cross(flat: Tensor, outputs: Tensor, weights: Tensor) -> Tensor:
-    """sum_k w_k mean_n x_c[n, k - s] y_p[n, k], the last channel constant: (N, d T), (N, T, P) -> (P, (d + 1) T)."""
-    count, length, width = outputs.shape
-    weighted = (outputs * weights[:, None] / count).transpose(1, 2).reshape(count, -1)
-    moments = (weighted.T @ flat).view(width, length, -1, length).transpose(1, 2)
-    constant = weighted.sum(0).view(width, 1, length, 1).expand(-1, -1, -1, length)
-    moments = torch.cat((moments, constant), 1)  # (p, c, k, j)
-    lags = [torch.diagonal(moments, -s, 2, 3).sum(-1) for s in range(length)]
-    return torch.stack(lags, -1).flatten(1)
+    """sum_k w_k mean_n x_c[n, k - s] y_p[n, k], the last channel constant: (N, d T), (N, P T) -> (P, (d + 1) T)."""
+    length = len(weights)
+    moments = (outputs.T @ flat).unflatten(1, (-1, length)).unflatten(0, (-1, length)).transpose(1, 2)  # (p, c, k, j)
+    constant = outputs.sum(0).view(-1, 1, length, 1).expand(-1, -1, -1, length)
+    moments = torch.cat((moments, constant), 1) * (weights / len(flat))[:, None]
+    steps = torch.arange(length, device=flat.device)
+    lag = steps[:, None] - steps  # (k, s)
+    return torch.where(lag >= 0, moments[:, :, steps[:, None], lag.clamp(min=0)], 0.0).sum(2).flatten(1)
 
 
 def _least_squares(gram: Tensor, cross: Tensor) -> Tensor:
@@ -183,11 +188,11 @@ def _least_squares(gram: Tensor, cross: Tensor) -> Tensor:
     return torch.cholesky_solve(cross.T, factor).T
 
 
-def _response(kernel: Tensor, flat: Tensor, length: int) -> Tensor:
-    """y[n, k, p] = sum_{c, s <= k} kernel[p, (c, s)] x_c[n, k - s], the last channel constant."""
+def _residual(kernel: Tensor, flat: Tensor, answers: Tensor, length: int) -> Tensor:
+    """y[n, (p, k)] - sum_{c, s <= k} kernel[p, (c, s)] x_c[n, k - s], the last channel constant."""
     steps = torch.arange(length, device=kernel.device)
     lag = steps[:, None] - steps
     lags = kernel.view(len(kernel), -1, length)
     toeplitz = torch.where(lag >= 0, lags[:, :-1, lag.clamp(min=0)], 0.0)  # (p, c, k, j)
-    answers = flat @ toeplitz.transpose(2, 3).flatten(1, 2).transpose(0, 1).flatten(1)
-    return answers.unflatten(1, (len(kernel), length)).transpose(1, 2) + lags[:, -1].cumsum(-1).T
+    rows = toeplitz.transpose(2, 3).flatten(1, 2).transpose(0, 1).flatten(1)  # ((c, j), (p, k))
+    return torch.addmm(answers, flat, rows, alpha=-1).sub_(lags[:, -1].cumsum(-1).flatten())

@@ -65,3 +65,18 @@ def test_a_sweep_shows_five_radii_and_their_bands() -> None:
     memory_sweep(model(), 30, radii=[0.01 * i for i in range(9)], directions=3).plot(axes)
     assert labels(axes) == [f"radius {radius:.3g}" for radius in (0, 0.02, 0.04, 0.06, 0.08)]
     assert len(axes.collections) == 5
+
+
+def test_growth_leaves_room_for_the_curves_that_decay() -> None:
+    """A radius whose memory grows without bound must not push the others out of the picture."""
+    from matplotlib.figure import Figure
+
+    torch.manual_seed(0)
+    unstable = RNNFunctional(1, 4, nonlinearity="linear", parameterization="direct", dtype=torch.float64)
+    sweep = memory_sweep(unstable, 2000, radii=[0.0, 1.0], directions=3)
+    assert sweep.upper[1].max() > 1e50
+    axes = Figure().subplots()
+    sweep.plot(axes)
+    low, high = axes.get_ylim()
+    assert low <= sweep.upper[0, 0] <= high <= 1e7 * sweep.upper[:, 0].max()
+    assert (sweep.upper[0] > low).float().mean() > 0.01

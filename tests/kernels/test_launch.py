@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -20,6 +22,7 @@ from cofm_triton.kernels.launch import (
     dense,
     layout,
     split_carries,
+    sweep,
 )
 
 
@@ -139,3 +142,18 @@ def test_matrices_in_registers(element_size: int, lanes: int) -> None:
         # Whole, but for float32 from 193 channels on where a multiprocessor has 64 Ki registers: half.
         whole = width <= 192 or element_size == 2 or lanes == 64
         assert tiles == (1 if whole else 2) * shape.RESIDENT
+
+
+@pytest.mark.parametrize("units", [8, 16, 32, 64])
+@pytest.mark.parametrize("tanh", [False, True])
+def test_the_paper_sweep_fills_an_h100(units: int, tanh: bool) -> None:
+    """12,800 sequences and 631 models: every one of 132 multiprocessors is busy to the end, and x is read once for 32.
+
+    255 registers a thread leave two programs of four warps per multiprocessor; with eight rounds of them or more, the
+    last one, partly filled, is at most an eighth of the time.
+    """
+    shape = sweep(units, 1, 1, 4, tanh)
+    assert shape is not None and shape.block_k >= 16
+    blocks = math.ceil(12_800 / (shape.block_n * shape.per_thread * shape.rounds)) * math.ceil(631 / shape.block_k)
+    at_a_time = 132 * (65_536 // (255 * 32 * shape.num_warps))
+    assert blocks >= 8 * at_a_time

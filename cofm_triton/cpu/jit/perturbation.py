@@ -5,9 +5,10 @@
 
 Layout: sequences are the innermost axis of blocks (blocks, T, channels, S), so that every line of
 arithmetic runs on S neighbouring sequences and vectorises. A block of inputs, targets and outputs
-fits the second-level cache and is read from memory once for all K models of its task; the states
-of a few units, `(2 or 4, S)`, stay in the first-level cache from the first step to the last. States are
-float32 or float64 as the inputs are, errors always float64: one partial sum per block and model,
+fits the second-level cache (with one input and one output the first) and is read from memory once
+for all K models of its task; the states of a few units stay in registers (in the first-level cache)
+from the first step to the last. States are float32 or float64 as the inputs are, errors always
+float64: one partial sum per block and model,
 added in a fixed order, so the result does not depend on the number of threads.
 Padding sequences of the last block are computed and left out of the sum.
 
@@ -26,52 +27,64 @@ from llvmlite.binding import get_host_cpu_features
 from torch import Tensor
 
 from cofm_triton.cpu.jit.activation import activate
+from cofm_triton.cpu.jit.bits import like
 from cofm_triton.cpu.jit.compiled import entry, inlined, inner, summing
 from cofm_triton.cpu.jit.threads import run, workers
+from cofm_triton.cpu.jit.vectors import load, store
 from cofm_triton.nonlinearity import NONLINEARITIES
 from cofm_triton.stacked import StackedCells
 
-# Units updated together: one read of x and one update of y serve all, as long as their coefficients, four each, fit the
-# vector registers. AVX-512 has 32 of them, whatever the width; with sixteen, four units run at half the speed of two.
+# Units updated together: one read of x and one update of y serve all, as long as their states and coefficients, four
+# each, fit the vector registers. AVX-512 has 32 of them; with sixteen, four units run at half the speed of two.
 _UNITS = 4 if get_host_cpu_features().get("avx512vl", False) else 2
 _CACHE_BYTES = 400_000  # inputs, targets and outputs of a block, in the second-level cache
 _MIN_LANES, _MAX_LANES = 64, 256
 _TASKS_PER_THREAD = 8
+# With one input and one output a block is one column of vectors, two registers each: two chains hide each other's
+# latency, the states never leave their registers, and x, targets and outputs of 100 steps fit the first-level cache.
+_COLUMN_BYTES = 2 * (64 if _UNITS == 4 else 32)
 
 
 @inlined
-def _run_two_units(act_in: int, act_out: int, x: Any, y: Any, h: Any, unit: Any) -> None:
-    """All time steps of two units: x and y (T, S), h (2, S), unit (2, 4) rows (a, b, U, c)."""
-    a0, b0, u0, c0 = unit[0, 0], unit[0, 1], unit[0, 2], unit[0, 3]
-    a1, b1, u1, c1 = unit[1, 0], unit[1, 1], unit[1, 2], unit[1, 3]
-    h[:] = 0
+def _next_state(act_in: int, e: Any, h: Any, rate: Any, bias: Any, encoder: Any) -> Any:
+    return h + activate(act_in, encoder * e + bias - rate * h)
+
+
+@inlined
+def _run_two_units(act_in: int, act_out: int, lanes: Any, x: Any, y: Any, unit: Any) -> None:
+    """All time steps of two units: x and y (T, S) contiguous, S lanes, unit (2, 4) rows (a, b, U, c)."""
+    zero = like(load(lanes, x.ctypes.data, x), 0)
+    a0, b0, u0, c0 = like(zero, unit[0, 0]), like(zero, unit[0, 1]), like(zero, unit[0, 2]), like(zero, unit[0, 3])
+    a1, b1, u1, c1 = like(zero, unit[1, 0]), like(zero, unit[1, 1]), like(zero, unit[1, 2]), like(zero, unit[1, 3])
+    h0, h1 = zero, zero
     for t in range(x.shape[0]):
-        for s in range(x.shape[1]):
-            e = x[t, s]
-            g0 = h[0, s] + activate(act_in, u0 * e + b0 - a0 * h[0, s])
-            g1 = h[1, s] + activate(act_in, u1 * e + b1 - a1 * h[1, s])
-            h[0, s], h[1, s] = g0, g1
-            y[t, s] += c0 * activate(act_out, g0) + c1 * activate(act_out, g1)
+        at = t * x.strides[0]
+        e, total = load(lanes, x.ctypes.data + at, x), load(lanes, y.ctypes.data + at, y)
+        h0 = _next_state(act_in, e, h0, a0, b0, u0)
+        h1 = _next_state(act_in, e, h1, a1, b1, u1)
+        total = total + c0 * activate(act_out, h0) + c1 * activate(act_out, h1)
+        store(total, y.ctypes.data + at, y, False)
 
 
 @inlined
-def _run_four_units(act_in: int, act_out: int, x: Any, y: Any, h: Any, unit: Any) -> None:
+def _run_four_units(act_in: int, act_out: int, lanes: Any, x: Any, y: Any, unit: Any) -> None:
     """The same for four units."""
-    a0, b0, u0, c0 = unit[0, 0], unit[0, 1], unit[0, 2], unit[0, 3]
-    a1, b1, u1, c1 = unit[1, 0], unit[1, 1], unit[1, 2], unit[1, 3]
-    a2, b2, u2, c2 = unit[2, 0], unit[2, 1], unit[2, 2], unit[2, 3]
-    a3, b3, u3, c3 = unit[3, 0], unit[3, 1], unit[3, 2], unit[3, 3]
-    h[:] = 0
+    zero = like(load(lanes, x.ctypes.data, x), 0)
+    a0, b0, u0, c0 = like(zero, unit[0, 0]), like(zero, unit[0, 1]), like(zero, unit[0, 2]), like(zero, unit[0, 3])
+    a1, b1, u1, c1 = like(zero, unit[1, 0]), like(zero, unit[1, 1]), like(zero, unit[1, 2]), like(zero, unit[1, 3])
+    a2, b2, u2, c2 = like(zero, unit[2, 0]), like(zero, unit[2, 1]), like(zero, unit[2, 2]), like(zero, unit[2, 3])
+    a3, b3, u3, c3 = like(zero, unit[3, 0]), like(zero, unit[3, 1]), like(zero, unit[3, 2]), like(zero, unit[3, 3])
+    h0, h1, h2, h3 = zero, zero, zero, zero
     for t in range(x.shape[0]):
-        for s in range(x.shape[1]):
-            e = x[t, s]
-            g0 = h[0, s] + activate(act_in, u0 * e + b0 - a0 * h[0, s])
-            g1 = h[1, s] + activate(act_in, u1 * e + b1 - a1 * h[1, s])
-            g2 = h[2, s] + activate(act_in, u2 * e + b2 - a2 * h[2, s])
-            g3 = h[3, s] + activate(act_in, u3 * e + b3 - a3 * h[3, s])
-            h[0, s], h[1, s], h[2, s], h[3, s] = g0, g1, g2, g3
-            y[t, s] += c0 * activate(act_out, g0) + c1 * activate(act_out, g1)
-            y[t, s] += c2 * activate(act_out, g2) + c3 * activate(act_out, g3)
+        at = t * x.strides[0]
+        e, total = load(lanes, x.ctypes.data + at, x), load(lanes, y.ctypes.data + at, y)
+        h0 = _next_state(act_in, e, h0, a0, b0, u0)
+        h1 = _next_state(act_in, e, h1, a1, b1, u1)
+        h2 = _next_state(act_in, e, h2, a2, b2, u2)
+        h3 = _next_state(act_in, e, h3, a3, b3, u3)
+        total = total + c0 * activate(act_out, h0) + c1 * activate(act_out, h1)
+        total = total + c2 * activate(act_out, h2) + c3 * activate(act_out, h3)
+        store(total, y.ctypes.data + at, y, False)
 
 
 @inlined
@@ -104,19 +117,17 @@ def _run_one_unit(act_in: int, act_out: int, x: Any, y: Any, h: Any, z: Any, uni
 
 
 @inlined
-def _run_model(act_in: int, act_out: int, x: Any, y: Any, h: Any, z: Any, units: Any) -> None:
-    """Add the read-out of every unit to y: units (m, 2 + d + p), m a multiple of _UNITS."""
-    if x.shape[1] == 1 and y.shape[1] == 1:
-        flat = (x.shape[0], x.shape[2])
-        x_rows, y_rows = x.reshape(flat), y.reshape(flat)
+def _run_model(act_in: int, act_out: int, column: Any, x: Any, y: Any, h: Any, z: Any, units: Any) -> None:
+    """Add the read-out of every unit to y: units (m, 2 + d + p), m a multiple of _UNITS; column as for `_task`."""
+    if len(column) > 0:
         for i in range(0, units.shape[0], _UNITS):
             if _UNITS == 4:
-                _run_four_units(act_in, act_out, x_rows, y_rows, h, units[i : i + _UNITS])
+                _run_four_units(act_in, act_out, column, x, y, units[i : i + _UNITS])
             else:
-                _run_two_units(act_in, act_out, x_rows, y_rows, h, units[i : i + _UNITS])
+                _run_two_units(act_in, act_out, column, x, y, units[i : i + _UNITS])
     else:
         for i in range(units.shape[0]):
-            _run_one_unit(act_in, act_out, x, y, h[0], z, units[i])
+            _run_one_unit(act_in, act_out, x, y, h, z, units[i])
 
 
 @summing
@@ -150,6 +161,7 @@ def _largest_gap(y: Any, target: Any, largest: Any, valid: int) -> float:
 def _task(
     act_in: tuple[int, ...],
     act_out: tuple[int, ...],
+    column: tuple[int, ...],
     x: Any,
     target: Any,
     valid: int,
@@ -162,18 +174,18 @@ def _task(
 ) -> None:
     """Errors of some models on one block: units (K, m, 2 + d + p), widths and errors (K,).
 
-    The nonlinearities are tuples of that length (see `as_type`).
+    The nonlinearities are tuples of that length (see `as_type`). If `column` is not empty, there is one input, one
+    output and one sequence for each of its entries.
     """
     steps, _, lanes = x.shape
     outputs = target.shape[1]
     y = np.empty((steps, outputs, lanes), x.dtype)
-    h = np.empty((_UNITS, lanes), x.dtype)
-    z = np.empty(lanes, x.dtype)
+    h, z = np.empty(lanes, x.dtype), np.empty(lanes, x.dtype)
     largest, rows = np.empty(lanes), (steps * outputs, lanes)
     for k in range(units.shape[0]):
         for q in range(outputs):
             y[:, q] = offset[k, q]
-        _run_model(len(act_in), len(act_out), x, y, h, z, units[k, : widths[k]])
+        _run_model(len(act_in), len(act_out), column, x, y, h, z, units[k, : widths[k]])
         if sup:
             errors[k] = _largest_gap(y.reshape(rows), target.reshape(rows), largest, valid)
         else:
@@ -234,7 +246,8 @@ def sweep_errors(cells: StackedCells, inputs: Tensor, targets: Tensor, weights: 
     dtype = inputs.dtype
     count, steps, channels = inputs.shape
     outputs = targets.shape[2]
-    lanes = _lanes(count, steps, channels + 2 * outputs, inputs.element_size())
+    column = (0,) * (_COLUMN_BYTES // inputs.element_size() if channels == outputs == 1 else 0)
+    lanes = len(column) or _lanes(count, steps, channels + 2 * outputs, inputs.element_size())
     x, target = blocked(inputs, lanes), blocked(targets, lanes)
     units = unit_rows(_of_unit_step(cells), dtype)
     widths = _computed_units(cells)
@@ -249,7 +262,7 @@ def sweep_errors(cells: StackedCells, inputs: Tensor, targets: Tensor, weights: 
         for block, chunk in tasks:
             some, valid = part(len(units), chunk, chunks), min(lanes, count - block * lanes)
             _task(
-                act_in, act_out, x[block], target[block], valid, row_weights, units[some], widths[some],
+                act_in, act_out, column, x[block], target[block], valid, row_weights, units[some], widths[some],
                 offset[some],
                 weights is None, errors[block, some],
             )  # fmt: skip
