@@ -16,6 +16,7 @@ from cofm_triton.kernels.launch import (
     RESIDENT_DENSE_WORDS,
     SHORT_STEP,
     VECTOR_BYTES,
+    chains,
     channels,
     dense,
     layout,
@@ -139,3 +140,21 @@ def test_matrices_in_registers(element_size: int, lanes: int) -> None:
         # Whole, but for float32 from 193 channels on where a multiprocessor has 64 Ki registers: half.
         whole = width <= 192 or element_size == 2 or lanes == 64
         assert tiles == (1 if whole else 2) * shape.RESIDENT
+
+
+@given(
+    width=st.integers(1, 2**13),
+    sequences=st.integers(1, 64),
+    size=st.sampled_from([2, 4, 8]),
+    num_sms=st.integers(1, 200),
+)
+def test_chains_are_as_narrow_as_they_are_few(width: int, sequences: int, size: int, num_sms: int) -> None:
+    block, full = chains(width, sequences, size, num_sms), channels(width, size)
+    assert (block.num_blocks - 1) * block.block_d < width <= block.num_blocks * block.block_d
+    assert block.masked == (width != block.num_blocks * block.block_d)
+    assert LANES <= block.block_d <= full.block_d
+    assert (block.part == 2) == (block.block_d < full.block_d)
+    if block.block_d > LANES:  # enough programs
+        assert 2 * sequences * block.num_blocks >= num_sms
+    if block.part == 2:  # which half as many would not have been
+        assert 2 * sequences * -(-width // (2 * block.block_d)) < num_sms
