@@ -205,7 +205,7 @@ def chains(width: int, sequences: int, element_size: int, num_sms: int) -> Chann
     A program of one warp issues an instruction per cycle at the most, for all its channels in turn, and reads as many
     rows ahead as its registers hold: fewer channels mean shorter steps and more rows.
     """
-    full = channels(width, element_size).block_d
+    full = min(channels(width, element_size).block_d, 4 * LANES)  # with eight 16-bit numbers a lane, rows ahead spill
     block_d = full
     while block_d > LANES and 2 * sequences * triton.cdiv(width, block_d) < num_sms:
         block_d //= 2
