@@ -149,7 +149,7 @@ def dense_rnn_forward_kernel(
             h_next = h_next + (h[j] + dt * u,)
             store_block(h_ptr + row, D, h_next[j], j, BLOCK)
             if KEEP:
-                store_block(slope_ptr + row, D, act_derivative(z, u, 1.0, NONLINEARITY), j, BLOCK)
+                store_block(slope_ptr + row, D, act_derivative(z, u, NONLINEARITY), j, BLOCK)
         h = h_next
         x = x_next
         row += D
@@ -241,7 +241,7 @@ def dense_rnn_forward_step_kernel(
     tl.store(h_ptr + place, h.to(h_ptr.dtype.element_ty), mask=mask)
     tl.store(next_ptr + b[:, None] * D + n[None, :], h, mask=mask)
     if KEEP:
-        tl.store(slope_ptr + place, act_derivative(z, u, 1.0, NONLINEARITY), mask=mask)
+        tl.store(slope_ptr + place, act_derivative(z, u, NONLINEARITY), mask=mask)
 
 
 @triton.jit(do_not_specialize=["t"])

@@ -58,9 +58,8 @@ SWEEP_WARPS = 4
 SWEEP_ROUNDS = 8
 
 # Dense recurrences. A matrix of up to 128 x 128 numbers is one tile: with 8 warps 64 registers of a thread in float32,
-# twice that in float64. Wider ones have tiles of 64 x 64 (128 x 128 with warps of 64), for which RESIDENT_DENSE_WORDS
-# registers of a thread leave room for all else that a step needs. Where they are too few, one tile less is resident,
-# and the rest read in passing.
+# twice that in float64. Wider ones have tiles of 64 x 64, for which RESIDENT_DENSE_WORDS registers of a thread leave
+# room for all else that a step needs. Where they are too few, one tile less is resident, and the rest read in passing.
 MAX_DENSE_BLOCK = 128
 DENSE_BLOCK = 64
 MAX_DENSE_CHANNELS = 256
@@ -199,19 +198,6 @@ def _busy(blocks: list[Channels], chains: int, programs: float) -> Channels:
     return next((block for block in blocks if chains * block.num_blocks >= programs), blocks[-1])
 
 
-def chains(width: int, sequences: int, element_size: int, num_sms: int) -> Channels:
-    """Blocks of channels for chains in time that cannot be split: narrow until half the device has one.
-
-    A program of one warp issues an instruction per cycle at the most, for all its channels in turn, and reads as many
-    rows ahead as its registers hold: fewer channels mean shorter steps and more rows.
-    """
-    full = min(channels(width, element_size).block_d, 4 * LANES)  # with eight 16-bit numbers a lane, rows ahead spill
-    block_d = full
-    while block_d > LANES and 2 * sequences * triton.cdiv(width, block_d) < num_sms:
-        block_d //= 2
-    return Channels(block_d, triton.cdiv(width, block_d), width % block_d != 0, 2 if block_d < full else 1)
-
-
 def units(width: int, features: int, element_size: int) -> Channels:
     """Blocks of recurrent units that hold `features` coefficients each, and as many gradients, in registers: 16 bytes
     of each a lane, less where features are many.
@@ -224,7 +210,7 @@ def units(width: int, features: int, element_size: int) -> Channels:
 def dense(channels: int, element_size: int, lanes: int = LANES) -> Dense | None:
     """Tiles of a dense recurrence's matrix, or None where a step needs many programs.
 
-    `element_size` is that of the weight: bfloat16 stays packed where the registers cannot hold it as float32. Small
+    `element_size` is that of the weight: bfloat16 that the registers cannot hold as float32 stays packed. Small
     matrices take fewer warps, whose sums cost fewer barriers. `lanes` is how many threads a warp has.
     """
     if channels <= MAX_DENSE_BLOCK:
@@ -233,13 +219,12 @@ def dense(channels: int, element_size: int, lanes: int = LANES) -> Dense | None:
         return Dense(block, 1, 1, False, max(1, min(DENSE_WARPS, warps)))
     if channels > MAX_DENSE_CHANNELS or element_size > 4:
         return None
-    block = DENSE_BLOCK * lanes // LANES
-    blocks = triton.cdiv(channels, block)
-    room = RESIDENT_DENSE_WORDS * DENSE_WARPS * lanes // block**2
+    blocks = triton.cdiv(channels, DENSE_BLOCK)
+    room = RESIDENT_DENSE_WORDS * DENSE_WARPS * lanes // DENSE_BLOCK**2
     packed = element_size == 2 and blocks**2 > room
     blocks += packed and blocks % 2
     tiles = blocks**2 // (2 if packed else 1)
-    return Dense(block, blocks, tiles if tiles <= room else room - 1, packed, DENSE_WARPS)
+    return Dense(DENSE_BLOCK, blocks, tiles if tiles <= room else room - 1, packed, DENSE_WARPS)
 
 
 def split_carries(carries: int) -> int:

@@ -59,7 +59,7 @@ def dense_rnn(
         precision=precision,
         keep=keep,
         state_dtype=state,
-        **_launch_options(backend, x.device),
+        lanes=lanes(x.device),
     )
     return h, last.to(dtype), slope
 
@@ -68,11 +68,6 @@ def _for_kernels(weight: Tensor, backend: str, state: torch.dtype) -> Tensor:
     """In the state's dtype, except that Triton's kernels hold bfloat16 as it is."""
     as_it_is = backend == "triton" and weight.dtype == torch.bfloat16
     return (weight if as_it_is else weight.to(state)).contiguous()
-
-
-def _launch_options(backend: str, device: torch.device) -> dict[str, int]:
-    """What only Triton's launches depend on."""
-    return dict(lanes=lanes(device)) if backend == "triton" else {}
 
 
 def _dense_rnn_fake(
@@ -110,7 +105,7 @@ def dense_rnn_backward(
         _for_kernels(weight, backend, state),
         dt=dt,
         precision=precision,
-        **_launch_options(backend, h.device),
+        lanes=lanes(h.device),
     )
     before = previous_states(h, h0, None, False).to(state)
     return _in_dtype(grad_z, h.dtype), _weight_gradient(grad_z, before), grad_h0
