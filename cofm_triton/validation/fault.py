@@ -39,12 +39,14 @@ def injected(fault: str | None, places: Sequence[Place]) -> Iterator[None]:
                 for backend in {place.backend for place in places} & set(operator.backends):
                     if fault in operator.functions:
                         module, name = implementation(backend, operator.name), operator.functions[fault]
-                        stack.enter_context(patch.object(module, name, _spoiled(getattr(module, name), FAULTS[fault])))
+                        which = operator.first_gradient if fault == "backward" else 0
+                        broken = _spoiled(getattr(module, name), which, FAULTS[fault])
+                        stack.enter_context(patch.object(module, name, broken))
         yield
 
 
-def _spoiled(compute: Callable[..., Any], position: int) -> Callable[..., Any]:
-    """`compute` with its first result off at one element."""
+def _spoiled(compute: Callable[..., Any], which: int, position: int) -> Callable[..., Any]:
+    """`compute` with one of its results off at one element."""
 
     def broken(*arguments: Any, **options: Any) -> Any:
         results = compute(*arguments, **options)
@@ -52,7 +54,7 @@ def _spoiled(compute: Callable[..., Any], position: int) -> Callable[..., Any]:
         state = state_dtype(max(given, key=lambda dtype: torch.finfo(dtype).eps))
         if isinstance(results, Tensor):
             return _off(results, position, state)
-        return (_off(results[0], position, state), *results[1:])
+        return (*results[:which], _off(results[which], position, state), *results[which + 1 :])
 
     return broken
 

@@ -52,6 +52,7 @@ class Operator:
         functions: of an implementation, by the pass that they compute.
         largest: most channels that are worth a try; None for no limit.
         splits: whether its Triton kernels split time where there are few channels.
+        first_gradient: which result of the function for the backward pass is the first of its gradients.
         result: dtype of its results if it does not depend on that of the tensors.
     """
 
@@ -62,6 +63,7 @@ class Operator:
     largest: int | None = None
     splits: bool = False
     functions: Mapping[str, str] = field(default_factory=lambda: {"forward": "forward", "backward": "backward"})
+    first_gradient: int = 0
     result: torch.dtype | None = None
 
 

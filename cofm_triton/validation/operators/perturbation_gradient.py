@@ -53,7 +53,8 @@ OPERATOR = Operator(
     },
     dtypes=(torch.float32, torch.float64),
     backends=("numba",),  # elsewhere it is autograd, through operators validated by themselves
-    functions={"backward": "sweep_gradients"},
+    functions={"forward": "sweep_gradients", "backward": "sweep_gradients"},
+    first_gradient=1,
     largest=40,
     result=torch.float64,
 )
