@@ -1,5 +1,7 @@
 """The compiled and the PyTorch sweep against the definition, in both precisions."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from sweep_cases import random_cells
@@ -25,6 +27,7 @@ RECURRENCES = [
 # 8 roundings x 2 x T, relative to the error, which is of the order of the outputs' squares here.
 STEPS = 21
 TOLERANCE = {dtype: 16 * STEPS * torch.finfo(dtype).eps for dtype in (torch.float32, torch.float64)}
+Sweep = Callable[..., Tensor]
 
 
 def randn(*shape: int, seed: int = 0) -> Tensor:
@@ -61,7 +64,7 @@ def expected_gaps(moved: dict[str, Tensor], dynamics: Dynamics, x: Tensor, y: Te
 @pytest.mark.parametrize("sweep", BACKENDS)
 @pytest.mark.parametrize("options", RECURRENCES, ids="-".join)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_every_recurrence(sweep: object, options: tuple[str, str, str, str], dtype: torch.dtype) -> None:
+def test_every_recurrence(sweep: Sweep, options: tuple[str, str, str, str], dtype: torch.dtype) -> None:
     cells, moved, dynamics = make(options, 1, 6, 1, 3)
     x, y = randn(33, STEPS, 1, seed=1), randn(33, STEPS, 1, seed=2)
     weights = torch.linspace(0.1, 2, STEPS, dtype=torch.float64)
@@ -69,10 +72,10 @@ def test_every_recurrence(sweep: object, options: tuple[str, str, str, str], dty
     squares = (weights[:, None] * gaps**2).sum((1, 2, 3))
     largest = gaps.abs().amax((1, 2, 3))
     rtol = TOLERANCE[dtype]
-    actual = sweep(cells, x.to(dtype), y.to(dtype), weights)  # type: ignore[operator]
+    actual = sweep(cells, x.to(dtype), y.to(dtype), weights)
     assert actual.dtype == torch.float64
     torch.testing.assert_close(actual, squares, rtol=rtol, atol=0)
-    actual = sweep(cells, x.to(dtype), y.to(dtype), None)  # type: ignore[operator]
+    actual = sweep(cells, x.to(dtype), y.to(dtype), None)
     torch.testing.assert_close(actual, largest, rtol=rtol, atol=0)
 
 
@@ -82,38 +85,38 @@ def test_every_recurrence(sweep: object, options: tuple[str, str, str, str], dty
     [(1, 1, 1, 1, 1, 1), (300, 3, 1, 5, 1, 2), (17, 8, 3, 4, 2, 5), (64, 7, 2, 9, 1, 1), (257, 2, 1, 3, 2, 40)],
 )
 def test_every_shape(
-    sweep: object, sequences: int, steps: int, inputs: int, units: int, outputs: int, count: int
+    sweep: Sweep, sequences: int, steps: int, inputs: int, units: int, outputs: int, count: int
 ) -> None:
     """Ragged blocks of sequences, units that do not fill a group of four, several channels."""
     cells, moved, dynamics = make(RECURRENCES[0], inputs, units, outputs, count)
     x, y = randn(sequences, steps, inputs, seed=1), randn(sequences, steps, outputs, seed=2)
     weights = torch.ones(steps, dtype=torch.float64)
     gaps = expected_gaps(moved, dynamics, x, y)
-    actual = sweep(cells, x, y, weights)  # type: ignore[operator]
+    actual = sweep(cells, x, y, weights)
     torch.testing.assert_close(actual, (gaps**2).sum((1, 2, 3)), rtol=1e-13, atol=0)
-    actual = sweep(cells, x, y, None)  # type: ignore[operator]
+    actual = sweep(cells, x, y, None)
     torch.testing.assert_close(actual, gaps.abs().amax((1, 2, 3)), rtol=1e-13, atol=0)
 
 
 @pytest.mark.parametrize("sweep", BACKENDS)
 @pytest.mark.parametrize("nonlinearity", ["linear", "tanh", "hardtanh", "relu"])
-def test_a_lost_state_shows(sweep: object, nonlinearity: str) -> None:
+def test_a_lost_state_shows(sweep: Sweep, nonlinearity: str) -> None:
     """Not a number in one sequence of one step reaches the sum and the maximum of its model."""
     cells, _, _ = make(("diagonal", nonlinearity, "euler", "direct"), 1, 4, 1, 2)
     x, y = randn(40, 5, 1), randn(40, 5, 1, seed=1)
     x[3, 1] = torch.nan
     for weights in (torch.ones(5, dtype=torch.float64), None):
-        assert bool(sweep(cells, x, y, weights).isnan().all())  # type: ignore[operator]
+        assert bool(sweep(cells, x, y, weights).isnan().all())
 
 
 @pytest.mark.parametrize("sweep", BACKENDS)
-def test_overflow_is_not_finite_and_stays_with_its_model(sweep: object) -> None:
+def test_overflow_is_not_finite_and_stays_with_its_model(sweep: Sweep) -> None:
     cells, _, _ = make(("diagonal", "relu", "euler", "direct"), 1, 4, 1, 3)
     cells.rate[1] = -50.0  # growth by 26 a step: beyond float32 after 28 steps
     cells.bias[1] = 1.0
     x, y = randn(40, 60, 1).float(), randn(40, 60, 1, seed=1).float()
     for weights in (torch.ones(60, dtype=torch.float64), None):
-        errors = sweep(cells, x, y, weights)  # type: ignore[operator]
+        errors = sweep(cells, x, y, weights)
         assert errors.isfinite().tolist() == [True, False, True]
 
 
@@ -159,13 +162,13 @@ def test_the_pytorch_sweep_is_differentiable() -> None:
 
 @pytest.mark.parametrize("sweep", BACKENDS)
 @pytest.mark.parametrize("options", RECURRENCES, ids="-".join)
-def test_joined_widths(sweep: object, options: tuple[str, str, str, str]) -> None:
+def test_joined_widths(sweep: Sweep, options: tuple[str, str, str, str]) -> None:
     """Models of different width together have the errors that they have alone."""
     parts = [make(options, 2, units, 2, count)[0] for units, count in ((3, 2), (9, 1), (1, 3))]
     x, y = randn(18, STEPS, 2, seed=1), randn(18, STEPS, 2, seed=2)
     weights = torch.linspace(0.1, 2, STEPS, dtype=torch.float64)
-    alone = torch.cat([sweep(part, x, y, weights) for part in parts])  # type: ignore[operator]
-    together = sweep(join(parts), x, y, weights)  # type: ignore[operator]
+    alone = torch.cat([sweep(part, x, y, weights) for part in parts])
+    together = sweep(join(parts), x, y, weights)
     torch.testing.assert_close(together, alone, rtol=TOLERANCE[torch.float64], atol=0)
 
 
