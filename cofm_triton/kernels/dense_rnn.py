@@ -114,7 +114,7 @@ def dense_rnn_forward_kernel(
             z = x[j] - product[j]
             u = act(z, NONLINEARITY)
             h_next = h_next + (h[j] + dt * u,)
-            slopes = slopes + (act_derivative(z, u, NONLINEARITY),)
+            slopes = slopes + (act_derivative(z, u, 1.0, NONLINEARITY),)
         h = h_next
         x = x_next
         store_blocks(h_ptr + row, D, h, BLOCKS, BLOCK)
@@ -205,7 +205,7 @@ def dense_rnn_forward_step_kernel(
     tl.store(h_ptr + place, h.to(h_ptr.dtype.element_ty), mask=mask)
     tl.store(next_ptr + b[:, None] * D + n[None, :], h, mask=mask)
     if KEEP:
-        tl.store(slope_ptr + place, act_derivative(z, u, NONLINEARITY), mask=mask)
+        tl.store(slope_ptr + place, act_derivative(z, u, 1.0, NONLINEARITY), mask=mask)
 
 
 @triton.jit(do_not_specialize=["t"])

@@ -193,6 +193,19 @@ def _busy(blocks: list[Channels], chains: int, programs: float) -> Channels:
     return next((block for block in blocks if chains * block.num_blocks >= programs), blocks[-1])
 
 
+def chains(width: int, sequences: int, element_size: int, num_sms: int) -> Channels:
+    """Blocks of channels for chains in time that cannot be split: narrow until half the device has one.
+
+    A program of one warp issues an instruction per cycle at the most, for all its channels in turn, and reads as many
+    rows ahead as its registers hold: fewer channels mean shorter steps and more rows.
+    """
+    full = min(channels(width, element_size).block_d, 4 * LANES)  # with eight 16-bit numbers a lane, rows ahead spill
+    block_d = full
+    while block_d > LANES and 2 * sequences * triton.cdiv(width, block_d) < num_sms:
+        block_d //= 2
+    return Channels(block_d, triton.cdiv(width, block_d), width % block_d != 0, 2 if block_d < full else 1)
+
+
 def units(width: int, features: int, element_size: int) -> Channels:
     """Blocks of recurrent units that hold `features` coefficients each, and as many gradients, in registers: 16 bytes
     of each a lane, less where features are many.

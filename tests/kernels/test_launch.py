@@ -17,6 +17,7 @@ from cofm_triton.kernels.launch import (
     PARTS,
     SHORT_STEP,
     VECTOR_BYTES,
+    chains,
     channels,
     dense,
     layout,
@@ -149,3 +150,21 @@ def test_the_paper_sweep_fills_an_h100(units: int, tanh: bool) -> None:
     blocks = math.ceil(12_800 / (shape.block_n * shape.per_thread * shape.rounds)) * math.ceil(631 / shape.block_k)
     at_a_time = 132 * (65_536 // (255 * 32 * shape.num_warps))
     assert blocks >= 8 * at_a_time
+
+
+@given(
+    width=st.integers(1, 2**13),
+    sequences=st.integers(1, 64),
+    size=st.sampled_from([2, 4, 8]),
+    num_sms=st.integers(1, 200),
+)
+def test_chains_are_as_narrow_as_they_are_few(width: int, sequences: int, size: int, num_sms: int) -> None:
+    block, full = chains(width, sequences, size, num_sms), min(channels(width, size).block_d, 4 * LANES)
+    assert (block.num_blocks - 1) * block.block_d < width <= block.num_blocks * block.block_d
+    assert block.masked == (width != block.num_blocks * block.block_d)
+    assert LANES <= block.block_d <= full
+    assert (block.part == 2) == (block.block_d < full)
+    if block.block_d > LANES:  # enough programs
+        assert 2 * sequences * block.num_blocks >= num_sms
+    if block.part == 2:  # which half as many would not have been
+        assert 2 * sequences * -(-width // (2 * block.block_d)) < num_sms
