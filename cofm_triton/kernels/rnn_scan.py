@@ -38,8 +38,9 @@ from cofm_triton.kernels.rows import (
     store_row,
 )
 
-# Rows in flight, twice as many in narrow blocks. Backward holds x, g, and the recomputed h and act' of a block in
-# registers; float64 has room for half.
+# Rows in flight, twice as many in narrow blocks, except of tanh: a step of it takes so long that its rows arrive in
+# time, and more of them would only take minutes to compile. Backward holds x, g, and the recomputed h and act' of a
+# block in registers; float64 has room for half.
 FORWARD_ROWS = 16
 BACKWARD_ROWS = 8
 
@@ -210,7 +211,7 @@ def forward(
         x, w, h0, seq_starts, h, last,
         x.shape[1], x.shape[2], block.num_blocks, last.shape[0], dt, *x.stride(),
         NONLINEARITY=nonlinearity, PARAMETERIZATION=parameterization, EXACT=discretization == "exact",
-        HAS_H0=h0 is not None, ROWS=_rows(FORWARD_ROWS, block), **shape,
+        HAS_H0=h0 is not None, ROWS=_rows(FORWARD_ROWS, block, nonlinearity), **shape,
     )  # fmt: skip
     return h, last
 
@@ -227,14 +228,14 @@ def backward(
         x.shape[1], x.shape[2], block.num_blocks, grad_h0.shape[0], dt, *grad_h.stride(), *x.stride(),
         NONLINEARITY=nonlinearity, PARAMETERIZATION=parameterization, EXACT=discretization == "exact",
         HAS_H0=h0 is not None, HAS_GRAD_LAST=grad_last is not None,
-        ROWS=_rows(BACKWARD_ROWS, block) * 4 // max(4, grad_h0.element_size()), **shape,
+        ROWS=_rows(BACKWARD_ROWS, block, nonlinearity) * 4 // max(4, grad_h0.element_size()), **shape,
     )  # fmt: skip
     return grad_x, grad_w.sum(0), grad_h0
 
 
-def _rows(full: int, block: Channels) -> int:
+def _rows(full: int, block: Channels, nonlinearity: str) -> int:
     """Rows of a block of time: twice as many where a thread has half the channels, or less."""
-    return full * block.part
+    return full if nonlinearity == "tanh" else full * block.part
 
 
 def _buffers(x: Any, seq_starts: Any, state_dtype: Any, num_sms: int) -> tuple[Any, Any, Channels, dict[str, Any]]:
