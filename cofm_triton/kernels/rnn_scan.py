@@ -38,9 +38,9 @@ from cofm_triton.kernels.rows import (
     store_row,
 )
 
-# Rows in flight, twice as many in narrow blocks, except of tanh: a step of it takes so long that its rows arrive in
-# time, and more of them would only take minutes to compile. Backward holds x, g, and the recomputed h and act' of a
-# block in registers; float64 has room for half.
+# Rows in flight, twice as many in narrow blocks. Not of tanh: a step of it takes so long that its rows arrive in time,
+# and twice as many would take a minute to compile. Nor where rows are masked, which takes more scalar registers than
+# gfx942 has. Backward holds x, g, and the recomputed h and act' of a block in registers; float64 has room for half.
 FORWARD_ROWS = 16
 BACKWARD_ROWS = 8
 
@@ -235,7 +235,7 @@ def backward(
 
 def _rows(full: int, block: Channels, nonlinearity: str) -> int:
     """Rows of a block of time: twice as many where a thread has half the channels, or less."""
-    return full if nonlinearity == "tanh" else full * block.part
+    return full if nonlinearity == "tanh" or block.masked else full * block.part
 
 
 def _buffers(x: Any, seq_starts: Any, state_dtype: Any, num_sms: int) -> tuple[Any, Any, Channels, dict[str, Any]]:
