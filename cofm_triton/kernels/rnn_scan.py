@@ -40,9 +40,9 @@ from cofm_triton.kernels.rows import (
 
 # Rows in flight, twice as many in narrow blocks. Not of tanh: a step of it takes so long that its rows arrive in time,
 # and twice as many would take a minute to compile. Nor where rows are masked, which takes more scalar registers than
-# gfx942 has. Backward holds x, g, and the recomputed h and act' of a block in registers; float64 has room for half.
-FORWARD_ROWS = 16
-BACKWARD_ROWS = 8
+# gfx942 has. Backward holds x, g, and the recomputed h and act' of a block in registers; by the size of the state.
+FORWARD_ROWS = 12
+BACKWARD_ROWS = {4: 7, 8: 4}
 
 
 @triton.jit
@@ -228,7 +228,7 @@ def backward(
         x.shape[1], x.shape[2], block.num_blocks, grad_h0.shape[0], dt, *grad_h.stride(), *x.stride(),
         NONLINEARITY=nonlinearity, PARAMETERIZATION=parameterization, EXACT=discretization == "exact",
         HAS_H0=h0 is not None, HAS_GRAD_LAST=grad_last is not None,
-        ROWS=_rows(BACKWARD_ROWS, block, nonlinearity) * 4 // max(4, grad_h0.element_size()), **shape,
+        ROWS=_rows(BACKWARD_ROWS[grad_h0.element_size()], block, nonlinearity), **shape,
     )  # fmt: skip
     return grad_x, grad_w.sum(0), grad_h0
 
