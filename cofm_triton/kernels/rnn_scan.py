@@ -41,7 +41,7 @@ from cofm_triton.kernels.rows import (
 # Rows in flight, twice as many in narrow blocks. Not of tanh: a step of it takes so long that its rows arrive in time,
 # and twice as many would take a minute to compile. Nor where rows are masked, which takes more scalar registers than
 # gfx942 has. Backward holds x, g, and the recomputed h and act' of a block in registers; by the size of the state.
-FORWARD_ROWS = 12
+FORWARD_ROWS = {4: 12, 8: 8}
 BACKWARD_ROWS = {4: 7, 8: 4}
 
 
@@ -211,7 +211,7 @@ def forward(
         x, w, h0, seq_starts, h, last,
         x.shape[1], x.shape[2], block.num_blocks, last.shape[0], dt, *x.stride(),
         NONLINEARITY=nonlinearity, PARAMETERIZATION=parameterization, EXACT=discretization == "exact",
-        HAS_H0=h0 is not None, ROWS=_rows(FORWARD_ROWS, block, nonlinearity), **shape,
+        HAS_H0=h0 is not None, ROWS=_rows(FORWARD_ROWS[last.element_size()], block, nonlinearity), **shape,
     )  # fmt: skip
     return h, last
 
