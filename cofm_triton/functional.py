@@ -215,7 +215,6 @@ def dense_rnn(
         from cofm_triton.reference import dense_rnn as definition
 
         return definition(x, weight, h0, dt=dt, nonlinearity=nonlinearity)
-    weight = weight.to(state_dtype(x.dtype))
     return apply_dense_rnn(x, weight, h0, float(dt), nonlinearity, precision, chosen)
 
 

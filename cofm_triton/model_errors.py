@@ -156,12 +156,13 @@ class ErrorEvaluator:
             (K,) float64 on the CPU, and {name: (K, *shape)}.
         """
         sequences = min(len(self.inputs), STEERING_SEQUENCES)
-        compute = partial(self._log_gradients, model)
         if is_stackable(model):
-            return compute(parameters, sequences)
+            return self._log_gradients(model, parameters, sequences)
         with _calling_any(model):
-            copies = self._some_copies(compute, parameters, sequences, divisible=False)
-            parts = [compute(some, sequences) for some, _ in copies]
+            parts = [
+                self._log_gradients(model, some, sequences)
+                for some, _ in self._copies_for_gradients(model, parameters)
+            ]
         errors, gradients = zip(*parts, strict=True)
         return torch.cat(errors), {name: torch.cat([part[name] for part in gradients]) for name in parameters}
 
@@ -210,20 +211,44 @@ class ErrorEvaluator:
             weights = (step_weights(length, self.metric) / share).to(self.inputs.device)
         return sweep_errors(cells, self.inputs.to(dtype), self.targets.to(dtype), weights)
 
+    def check_memory(self, model: nn.Module, *, gradient: bool = False) -> None:
+        """Raises ValueError if one copy of a model on one sequence takes more than `memory_limit`.
+
+        Args:
+            model: checked by `check`; models of one layer of ours are never too large.
+            gradient: whether its errors are to be differentiated too.
+        """
+        if is_stackable(model):
+            return
+        one = {name: value.detach().double()[None] for name, value in model.named_parameters()}
+        with _calling_any(model):
+            with torch.no_grad():
+                next(self._copies_for_errors(model, one))
+            if gradient:
+                next(self._copies_for_gradients(model, one))
+
     def _any_module(self, model: nn.Module, parameters: Parameters) -> Tensor:
         """Chunks of models times chunks of sequences; float64 sums over both."""
-
-        def compute(some: Parameters, sequences: int) -> Tensor:
-            return self._batch_errors(model, some, self.inputs[:sequences], self.targets[:sequences])
-
         errors = []
         with _calling_any(model):
-            most = min(len(self.inputs), _SEQUENCES)
-            for some, n in self._some_copies(compute, parameters, most):
+            for some, n in self._copies_for_errors(model, parameters):
                 batches = zip(self.inputs.split(n), self.targets.split(n), strict=True)
                 parts = torch.stack([self._batch_errors(model, some, *batch) for batch in batches])
                 errors.append(parts.amax(0) if self.metric == "sup" else parts.sum(0))
         return torch.cat(errors)
+
+    def _copies_for_errors(self, model: nn.Module, parameters: Parameters) -> Iterator[tuple[Parameters, int]]:
+        """Copies that are computed together, and on how many sequences at a time."""
+
+        def compute(some: Parameters, sequences: int) -> Tensor:
+            return self._batch_errors(model, some, self.inputs[:sequences], self.targets[:sequences])
+
+        return self._some_copies(compute, parameters, min(len(self.inputs), _SEQUENCES))
+
+    def _copies_for_gradients(self, model: nn.Module, parameters: Parameters) -> Iterator[tuple[Parameters, int]]:
+        """Copies that are differentiated together, on all steering sequences at once."""
+        sequences = min(len(self.inputs), STEERING_SEQUENCES)
+        return self._some_copies(partial(self._log_gradients, model), parameters, sequences, divisible=False)
 
     def _some_copies(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TypeVar
 _Value = TypeVar("_Value")
 
 DEVICES = ("auto", "cpu", "cuda")
+BYTE_UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
 
 class UsageError(ValueError):
@@ -83,6 +85,19 @@ def positive_number(text: str) -> float:
         argparse.ArgumentTypeError: anything else.
     """
     return _number(text, positive=True)
+
+
+def byte_count(text: str) -> int:
+    """A positive number of bytes: an integer, alone or with a unit, KiB, MiB or GiB.
+
+    Raises:
+        argparse.ArgumentTypeError: anything else.
+    """
+    found = re.fullmatch(r"(\d+)\s*([KMG]iB)?", text)
+    size = int(found[1]) * BYTE_UNITS.get(found[2], 1) if found else 0
+    if size < 1:
+        raise argparse.ArgumentTypeError(f"expected a size like 500MiB or 2GiB, or a number of bytes, got {text!r}")
+    return size
 
 
 def radius_list(text: str) -> tuple[float, ...]:

@@ -27,6 +27,7 @@ from cofm_triton.cli.jobs.run import run_job
 from cofm_triton.cli.options import (
     UsageError,
     add_common_options,
+    byte_count,
     positive,
     radius_list,
 )
@@ -77,6 +78,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("float32", "float64"),
         default="float32",
         help="of states; errors are summed in float64 (default: float32)",
+    )
+    parser.add_argument(
+        "--memory-limit",
+        type=byte_count,
+        default="1GiB",
+        metavar="SIZE",
+        help="that copies of a model of another library may take at a time, in every process, like 500MiB; sums over "
+        "parts, and with them the last bits, depend on it (default: 1GiB)",
     )
     add_common_options(parser, out="out/sweep")
     parser.add_argument("--overwrite", action="store_true", help="replace a run with other settings in --out")
@@ -164,14 +173,16 @@ class Sweep:
         self._evaluators: dict[Any, ErrorEvaluator] = {}
         for dtype in {self._dtype(module) for _, module in self._models}:
             inputs, targets = (values.to(device, dtype) for values in (data.inputs, data.targets))
-            self._evaluators[dtype] = ErrorEvaluator(inputs, targets, arguments.metric, self._state)
+            self._evaluators[dtype] = ErrorEvaluator(
+                inputs, targets, arguments.metric, self._state, arguments.memory_limit
+            )
         for name, module in self._models:
             self._check(name, module)
         self._directions = [self._random_directions(module) for _, module in self._models]
 
     def config(self) -> dict[str, Any]:
         """What the results depend on, JSON values."""
-        options = ("directions", "search", "ball", "metric", "precision", "seed")
+        options = ("directions", "search", "ball", "metric", "precision", "seed", "memory_limit")
         chosen = {name: getattr(self._arguments, name) for name in options}
         return {"models": self._identities, "data": self._data.source, "radii": self._radii.tolist(), **chosen}
 
@@ -277,6 +288,10 @@ class Sweep:
             evaluator.check(module)
         except (TypeError, ValueError, RuntimeError) as error:
             raise UsageError(f"MODEL {name}: it does not fit the data: {error}") from error
+        try:
+            evaluator.check_memory(module, gradient=self._arguments.search == "gradient")
+        except ValueError as error:
+            raise UsageError(f"MODEL {name}: {error}".replace("memory_limit", "--memory-limit")) from error
         if evaluator.zero_error == 0:
             raise UsageError("--data: the targets must not all be zero")
 

@@ -12,10 +12,14 @@ fast axis. Two ways:
 
 Resident (see `launch.dense`): a program carries one sequence through all of time in one launch, the matrix in tiles of
 BLOCK x BLOCK numbers, the first RESIDENT of them in registers. One sequence a program is as good as many: fused
-multiply-adds cannot share a product between sequences, and B programs run side by side. Up to 128 channels the whole
-matrix is resident (float32 64 KiB). 256 channels in float32 are 256 KiB, all the registers that a multiprocessor has:
-from 129 channels on a quarter of the matrix stays in registers, and the rest is read again in every step, from the
-caches. 16-bit weights are widened first and count as float32.
+multiply-adds cannot share a product between sequences, and B programs run side by side. In a tile the lanes of a warp
+are neighbours in n and a thread has many k, so that most of a sum stays within a thread. Up to 192 channels the whole
+matrix is resident. 256 channels in float32 are 256 KiB, all the registers that an NVIDIA multiprocessor has, whose
+shared memory (A100 164, H100 228 KiB) cannot hold them either: half of it stays in registers. The other 128 KiB are
+read again in every step, with some 3 KiB of rows between two readings, from a first-level cache of 192 KiB or more that
+no other program shares: one program fills the multiprocessor. An MI300X has registers for all of it.
+bfloat16 weights that would not fit stay packed, two numbers a word, and are widened as they are used: 256 channels are
+128 KiB, all of them resident. Others are widened before; float16 spills as it is widened, and counts as float32.
 
 By steps, for wider states: one launch a step, a program forms TILE_B x TILE_N sums by `tl.dot`, and the weight comes
 from the L2 cache. `PRECISION` is its input precision.
@@ -39,11 +43,12 @@ from cofm_triton.kernels.nonlinearity import act, act_derivative
 def load_tile(matrix_ptr, TILE: tl.constexpr, BLOCKS: tl.constexpr, BLOCK: tl.constexpr):
     """Tile (k block, n block) = (TILE // BLOCKS, TILE % BLOCKS) of a matrix that has been filled up to whole tiles.
 
-    All offsets are known when it is compiled: tiles that are read in every step cost no registers for addresses.
+    All offsets are known when it is compiled: tiles that are read in every step cost no registers for addresses. Lanes
+    take one column each: a vector of columns would leave a thread few k, and its sums to the other warps.
     """
     k = (TILE // BLOCKS) * BLOCK + tl.arange(0, BLOCK)[:, None]
     n = (TILE % BLOCKS) * BLOCK + tl.arange(0, BLOCK)[None, :]
-    return tl.load(matrix_ptr + k * (BLOCKS * BLOCK) + n)
+    return tl.load(tl.max_contiguous(matrix_ptr + k * (BLOCKS * BLOCK) + n, (1, 1)))
 
 
 @triton.jit
@@ -56,36 +61,63 @@ def load_tiles(matrix_ptr, COUNT: tl.constexpr, BLOCKS: tl.constexpr, BLOCK: tl.
 
 
 @triton.jit
-def multiply(matrix_ptr, tiles, v, RESIDENT: tl.constexpr, BLOCKS: tl.constexpr, BLOCK: tl.constexpr):
-    """`out[n] = sum_k matrix[k, n] v[k]`, v and the result in BLOCKS blocks; tiles that are not resident are loaded."""
+def upper(word, zero):
+    """The bfloat16 number in the upper half of a word, as float32; `zero`: see `multiply`."""
+    return (word & (zero - 65536)).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def lower(word, zero):
+    """The bfloat16 number in the lower half."""
+    return (word << (16 + zero)).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def multiply(
+    matrix_ptr, tiles, v, row,
+    RESIDENT: tl.constexpr, BLOCKS: tl.constexpr, BLOCK: tl.constexpr, PACKED: tl.constexpr,
+):  # fmt: skip
+    """`out[n] = sum_k matrix[k, n] v[k]`, v and the result in BLOCKS blocks; tiles that are not resident are loaded.
+
+    PACKED: a word of a tile has two numbers, k in block 2 c below and in block 2 c + 1 above. They are widened with a
+    zero out of `row`, an offset below 2^62, that the compiler does not know: numbers that depended on nothing but the
+    matrix would be widened before the loop, and take twice the registers in it.
+    """
+    zero = (row >> 62).to(tl.int32)
     out = ()
     for j in tl.static_range(BLOCKS):
-        total = tl.zeros((BLOCK,), v[0].dtype)
-        for c in tl.static_range(BLOCKS):
+        total = tl.zeros((BLOCK, BLOCK), v[0].dtype)
+        for c in tl.static_range(BLOCKS // 2 if PACKED else BLOCKS):
             if c * BLOCKS + j < RESIDENT:
-                total += tl.sum(tiles[c * BLOCKS + j] * v[c][:, None], 0)
+                tile = tiles[c * BLOCKS + j]
             else:
-                total += tl.sum(load_tile(matrix_ptr, c * BLOCKS + j, BLOCKS, BLOCK) * v[c][:, None], 0)
-        out = out + (total,)
+                tile = load_tile(matrix_ptr, c * BLOCKS + j, BLOCKS, BLOCK)
+            if PACKED:
+                total += lower(tile, zero) * v[2 * c][:, None]
+                total += upper(tile, zero) * v[2 * c + 1][:, None]
+            else:
+                total += tile * v[c][:, None]
+        out = out + (tl.sum(total, 0),)
     return out
 
 
 @triton.jit
 def load_blocks(ptr, D, stride, inside, STATE: tl.constexpr, BLOCKS: tl.constexpr, BLOCK: tl.constexpr):
     """A row in BLOCKS blocks, in STATE; 0 beyond D, and everywhere if not `inside`."""
+    n = tl.arange(0, BLOCK).to(tl.int64)
+    D = tl.where(inside, D, 0)
     blocks = ()
     for j in tl.static_range(BLOCKS):
-        n = j * BLOCK + tl.arange(0, BLOCK).to(tl.int64)
-        blocks = blocks + (tl.load(ptr + n * stride, mask=n < tl.where(inside, D, 0), other=0.0).to(STATE),)
+        block = tl.load(ptr + j * BLOCK * stride + n * stride, mask=n < D - j * BLOCK, other=0.0)
+        blocks = blocks + (block.to(STATE),)
     return blocks
 
 
 @triton.jit
-def store_blocks(ptr, D, blocks, BLOCKS: tl.constexpr, BLOCK: tl.constexpr):
-    """Write a contiguous row, rounded to the dtype of the tensor."""
-    for j in tl.static_range(BLOCKS):
-        n = j * BLOCK + tl.arange(0, BLOCK)
-        tl.store(ptr + n, blocks[j].to(ptr.dtype.element_ty), mask=n < D)
+def store_block(ptr, D, block, j: tl.constexpr, BLOCK: tl.constexpr):
+    """Write block j of a contiguous row, rounded to the dtype of the tensor."""
+    n = tl.arange(0, BLOCK)
+    tl.store(ptr + j * BLOCK + n, block.to(ptr.dtype.element_ty), mask=n < D - j * BLOCK)
 
 
 @triton.jit
@@ -93,13 +125,15 @@ def dense_rnn_forward_kernel(
     x_ptr, matrix_ptr, h0_ptr, h_ptr, last_ptr, slope_ptr,
     T: tl.int64, D: tl.int64, dt: tl.float64, stride_xb: tl.int64, stride_xt: tl.int64, stride_xd: tl.int64,
     NONLINEARITY: tl.constexpr, HAS_H0: tl.constexpr, KEEP: tl.constexpr,
-    STATE: tl.constexpr, BLOCK: tl.constexpr, BLOCKS: tl.constexpr, RESIDENT: tl.constexpr,
+    STATE: tl.constexpr, BLOCK: tl.constexpr, BLOCKS: tl.constexpr, RESIDENT: tl.constexpr, PACKED: tl.constexpr,
 ):  # fmt: skip
     """Writes h and, if KEEP, slope (B, T, D), contiguous, and last (B, D), the final state. matrix = weight^T."""
     batch = tl.program_id(0).to(tl.int64)
     x_row = x_ptr + batch * stride_xb
     row = batch * T * D
     dt = tl.full((), dt, STATE)
+    if PACKED:
+        matrix_ptr = matrix_ptr.to(tl.pointer_type(tl.int32))
     tiles = load_tiles(matrix_ptr, RESIDENT, BLOCKS, BLOCK)
     h = load_blocks(h0_ptr + batch * D if HAS_H0 else x_ptr, D, 1, HAS_H0, STATE, BLOCKS, BLOCK)
     x = load_blocks(x_row, D, stride_xd, T > 0, STATE, BLOCKS, BLOCK)
@@ -107,22 +141,21 @@ def dense_rnn_forward_kernel(
     for t in range(T):
         x_row += stride_xt
         x_next = load_blocks(x_row, D, stride_xd, t + 1 < T, STATE, BLOCKS, BLOCK)
-        product = multiply(matrix_ptr, tiles, h, RESIDENT, BLOCKS, BLOCK)
+        product = multiply(matrix_ptr, tiles, h, row, RESIDENT, BLOCKS, BLOCK, PACKED)
         h_next = ()
-        slopes = ()
         for j in tl.static_range(BLOCKS):
             z = x[j] - product[j]
             u = act(z, NONLINEARITY)
             h_next = h_next + (h[j] + dt * u,)
-            slopes = slopes + (act_derivative(z, u, NONLINEARITY),)
+            store_block(h_ptr + row, D, h_next[j], j, BLOCK)
+            if KEEP:
+                store_block(slope_ptr + row, D, act_derivative(z, u, 1.0, NONLINEARITY), j, BLOCK)
         h = h_next
         x = x_next
-        store_blocks(h_ptr + row, D, h, BLOCKS, BLOCK)
-        if KEEP:
-            store_blocks(slope_ptr + row, D, slopes, BLOCKS, BLOCK)
         row += D
 
-    store_blocks(last_ptr + batch * D, D, h, BLOCKS, BLOCK)
+    for j in tl.static_range(BLOCKS):
+        store_block(last_ptr + batch * D, D, h[j], j, BLOCK)
 
 
 @triton.jit
@@ -130,13 +163,15 @@ def dense_rnn_adjoint_kernel(
     grad_h_ptr, slope_ptr, matrix_ptr, grad_last_ptr, grad_x_ptr, grad_h0_ptr,
     T: tl.int64, D: tl.int64, dt: tl.float64, stride_gb: tl.int64, stride_gt: tl.int64, stride_gd: tl.int64,
     HAS_GRAD_LAST: tl.constexpr,
-    STATE: tl.constexpr, BLOCK: tl.constexpr, BLOCKS: tl.constexpr, RESIDENT: tl.constexpr,
+    STATE: tl.constexpr, BLOCK: tl.constexpr, BLOCKS: tl.constexpr, RESIDENT: tl.constexpr, PACKED: tl.constexpr,
 ):  # fmt: skip
     """Writes grad_x (B, T, D), contiguous, and grad_h0 (B, D). matrix = weight; slope is contiguous."""
     batch = tl.program_id(0).to(tl.int64)
     g_row = grad_h_ptr + batch * stride_gb + (T - 1) * stride_gt
     row = (batch * T + T - 1) * D
     dt = tl.full((), dt, STATE)
+    if PACKED:
+        matrix_ptr = matrix_ptr.to(tl.pointer_type(tl.int32))
     tiles = load_tiles(matrix_ptr, RESIDENT, BLOCKS, BLOCK)
     start = grad_last_ptr + batch * D if HAS_GRAD_LAST else slope_ptr
     mu = load_blocks(start, D, 1, HAS_GRAD_LAST, STATE, BLOCKS, BLOCK)
@@ -151,9 +186,9 @@ def dense_rnn_adjoint_kernel(
         grad_x = ()
         for j in tl.static_range(BLOCKS):
             adjoint = adjoint + (g[j] + mu[j],)
-            grad_x = grad_x + (dt * s[j] * (g[j] + mu[j]),)
-        store_blocks(grad_x_ptr + row, D, grad_x, BLOCKS, BLOCK)
-        product = multiply(matrix_ptr, tiles, grad_x, RESIDENT, BLOCKS, BLOCK)
+            grad_x = grad_x + (dt * s[j] * adjoint[j],)
+            store_block(grad_x_ptr + row, D, grad_x[j], j, BLOCK)
+        product = multiply(matrix_ptr, tiles, grad_x, row, RESIDENT, BLOCKS, BLOCK, PACKED)
         mu_next = ()
         for j in tl.static_range(BLOCKS):
             mu_next = mu_next + (adjoint[j] - product[j],)
@@ -162,7 +197,8 @@ def dense_rnn_adjoint_kernel(
         s = s_next
         row -= D
 
-    store_blocks(grad_h0_ptr + batch * D, D, mu, BLOCKS, BLOCK)
+    for j in tl.static_range(BLOCKS):
+        store_block(grad_h0_ptr + batch * D, D, mu[j], j, BLOCK)
 
 
 @triton.jit
@@ -205,7 +241,7 @@ def dense_rnn_forward_step_kernel(
     tl.store(h_ptr + place, h.to(h_ptr.dtype.element_ty), mask=mask)
     tl.store(next_ptr + b[:, None] * D + n[None, :], h, mask=mask)
     if KEEP:
-        tl.store(slope_ptr + place, act_derivative(z, u, NONLINEARITY), mask=mask)
+        tl.store(slope_ptr + place, act_derivative(z, u, 1.0, NONLINEARITY), mask=mask)
 
 
 @triton.jit(do_not_specialize=["t"])
@@ -240,24 +276,25 @@ def dense_rnn_adjoint_step_kernel(
 
 
 def forward(
-    x: Any, weight: Any, h0: Any, *, dt: float, nonlinearity: str, precision: str, keep: bool, state_dtype: Any
-) -> tuple[Any, Any, Any]:
+    x: Any, weight: Any, h0: Any, *,
+    dt: float, nonlinearity: str, precision: str, keep: bool, state_dtype: Any, lanes: int,
+) -> tuple[Any, Any, Any]:  # fmt: skip
     """`(h, h_last, slope)` with T >= 1: h (B, T, D) in x's dtype, h_last and slope in the state's.
 
-    The slopes are (B, 0, D) unless kept.
+    The slopes are (B, 0, D) unless kept. The weight is in the state's dtype or bfloat16.
     """
     batch, length, size = x.shape
     h = x.new_empty(x.shape)
     slope = x.new_empty((batch, length if keep else 0, size), dtype=state_dtype)
     last = x.new_empty((batch, size), dtype=state_dtype)
-    state, shape = _state(last), dense(size, last.element_size())
+    state, shape = _state(last), _shape(weight, lanes)
     if shape is not None:
         dense_rnn_forward_kernel[(batch,)](
-            x, _filled_up(weight.T, shape), h0, h, last, slope, length, size, dt, *x.stride(),
+            x, _tiled(weight.T, shape, state_dtype), h0, h, last, slope, length, size, dt, *x.stride(),
             NONLINEARITY=nonlinearity, HAS_H0=h0 is not None, KEEP=keep, STATE=state, **shape._asdict(),
         )  # fmt: skip
         return h, last, slope
-    matrix = weight.T.contiguous()
+    matrix = weight.T.to(state_dtype).contiguous()
     before = x.new_zeros((batch, size), dtype=state_dtype) if h0 is None else h0.clone()
     programs, num_blocks = _programs(batch, size)
     for t in range(length):
@@ -271,19 +308,21 @@ def forward(
 
 
 def adjoint(
-    grad_h: Any, grad_last: Any, slope: Any, weight: Any, *, dt: float, precision: str
+    grad_h: Any, grad_last: Any, slope: Any, weight: Any, *, dt: float, precision: str, lanes: int
 ) -> tuple[Any, Any]:
-    """`(grad_x, grad_h0)` with T >= 1, (B, T, D) and (B, D) in the dtype of the slopes."""
+    """`(grad_x, grad_h0)` with T >= 1, (B, T, D) and (B, D) in the dtype of the slopes; the weight as in `forward`."""
     batch, length, size = slope.shape
     grad_x = slope.new_empty(slope.shape)
     grad_h0 = slope.new_empty((batch, size))
-    state, shape = _state(slope), dense(size, slope.element_size())
+    state, shape = _state(slope), _shape(weight, lanes)
     if shape is not None:
         dense_rnn_adjoint_kernel[(batch,)](
-            grad_h, slope, _filled_up(weight, shape), grad_last, grad_x, grad_h0, length, size, dt, *grad_h.stride(),
+            grad_h, slope, _tiled(weight, shape, slope.dtype), grad_last, grad_x, grad_h0,
+            length, size, dt, *grad_h.stride(),
             HAS_GRAD_LAST=grad_last is not None, STATE=state, **shape._asdict(),
         )  # fmt: skip
         return grad_x, grad_h0
+    weight = weight.to(slope.dtype)
     before = slope.new_zeros((batch, size)) if grad_last is None else grad_last.clone()
     programs, num_blocks = _programs(batch, size)
     for t in range(length - 1, -2, -1):
@@ -295,12 +334,16 @@ def adjoint(
     return grad_x, before
 
 
-def _filled_up(matrix: Any, shape: Dense) -> Any:
-    """A matrix with zeros up to whole tiles."""
+def _shape(weight: Any, lanes: int) -> Dense | None:
+    return dense(weight.shape[0], weight.element_size(), lanes)
+
+
+def _tiled(matrix: Any, shape: Dense, state_dtype: Any) -> Any:
+    """A matrix with zeros up to whole tiles; PACKED, with numbers that share a word side by side."""
     width = shape.BLOCKS * shape.BLOCK
-    filled = matrix.new_zeros((width, width))
-    filled[: matrix.shape[0], : matrix.shape[1]] = matrix
-    return filled
+    tiled = matrix.new_zeros((width, width), dtype=matrix.dtype if shape.PACKED else state_dtype)
+    tiled[: matrix.shape[0], : matrix.shape[1]] = matrix
+    return tiled.view(-1, 2, shape.BLOCK, width).permute(0, 2, 3, 1).contiguous() if shape.PACKED else tiled
 
 
 def _state(tensor: Any) -> Any:

@@ -57,11 +57,14 @@ TANH_WORDS = 3
 SWEEP_WARPS = 4
 SWEEP_ROUNDS = 8
 
-# Dense recurrences. A tile of the matrix has at most 128 x 128 numbers: with 8 warps 64 registers of a thread in
-# float32, twice that in float64. One tile and all that a step needs fit into the 255 registers of a thread; beside a
-# tile that is read in passing, a second resident one spills.
+# Dense recurrences. A matrix of up to 128 x 128 numbers is one tile: with 8 warps 64 registers of a thread in float32,
+# twice that in float64. Wider ones have tiles of 64 x 64 (128 x 128 with warps of 64), for which RESIDENT_DENSE_WORDS
+# registers of a thread leave room for all else that a step needs. Where they are too few, one tile less is resident,
+# and the rest read in passing.
 MAX_DENSE_BLOCK = 128
-MAX_DENSE_TILES = 4
+DENSE_BLOCK = 64
+MAX_DENSE_CHANNELS = 256
+RESIDENT_DENSE_WORDS = 144
 DENSE_WARPS = 8
 
 
@@ -77,11 +80,14 @@ class Channels(NamedTuple):
 
 
 class Dense(NamedTuple):
-    """How a program of a dense recurrence holds its matrix: BLOCKS x BLOCKS tiles, the first RESIDENT in registers."""
+    """How a program of a dense recurrence holds its matrix: BLOCKS x BLOCKS tiles of BLOCK x BLOCK numbers, the first
+    RESIDENT in registers; PACKED, half as many tiles of words that hold two numbers each.
+    """
 
     BLOCK: int
     BLOCKS: int
     RESIDENT: int
+    PACKED: bool
     num_warps: int
 
 
@@ -193,6 +199,19 @@ def _busy(blocks: list[Channels], chains: int, programs: float) -> Channels:
     return next((block for block in blocks if chains * block.num_blocks >= programs), blocks[-1])
 
 
+def chains(width: int, sequences: int, element_size: int, num_sms: int) -> Channels:
+    """Blocks of channels for chains in time that cannot be split: narrow until half the device has one.
+
+    A program of one warp issues an instruction per cycle at the most, for all its channels in turn, and reads as many
+    rows ahead as its registers hold: fewer channels mean shorter steps and more rows.
+    """
+    full = min(channels(width, element_size).block_d, 4 * LANES)  # with eight 16-bit numbers a lane, rows ahead spill
+    block_d = full
+    while block_d > LANES and 2 * sequences * triton.cdiv(width, block_d) < num_sms:
+        block_d //= 2
+    return Channels(block_d, triton.cdiv(width, block_d), width % block_d != 0, 2 if block_d < full else 1)
+
+
 def units(width: int, features: int, element_size: int) -> Channels:
     """Blocks of recurrent units that hold `features` coefficients each, and as many gradients, in registers: 16 bytes
     of each a lane, less where features are many.
@@ -202,16 +221,25 @@ def units(width: int, features: int, element_size: int) -> Channels:
     return Channels(block_d, triton.cdiv(width, block_d), width % block_d != 0)
 
 
-def dense(channels: int, element_size: int) -> Dense | None:
+def dense(channels: int, element_size: int, lanes: int = LANES) -> Dense | None:
     """Tiles of a dense recurrence's matrix, or None where a step needs many programs.
 
-    `element_size` is that of the state. Small matrices take fewer warps, whose sums cost fewer barriers.
+    `element_size` is that of the weight: bfloat16 stays packed where the registers cannot hold it as float32. Small
+    matrices take fewer warps, whose sums cost fewer barriers. `lanes` is how many threads a warp has.
     """
-    block = min(MAX_DENSE_BLOCK, max(16, triton.next_power_of_2(channels)))
-    blocks = triton.cdiv(channels, block)
-    if blocks * blocks > (MAX_DENSE_TILES if element_size == 4 else 1):
+    if channels <= MAX_DENSE_BLOCK:
+        block = max(16, triton.next_power_of_2(channels))
+        warps = block * block * max(4, element_size) // (4 * 32 * LANES)
+        return Dense(block, 1, 1, False, max(1, min(DENSE_WARPS, warps)))
+    if channels > MAX_DENSE_CHANNELS or element_size > 4:
         return None
-    return Dense(block, blocks, 1, max(1, min(DENSE_WARPS, block * block * element_size // (4 * 32 * LANES))))
+    block = DENSE_BLOCK * lanes // LANES
+    blocks = triton.cdiv(channels, block)
+    room = RESIDENT_DENSE_WORDS * DENSE_WARPS * lanes // block**2
+    packed = element_size == 2 and blocks**2 > room
+    blocks += packed and blocks % 2
+    tiles = blocks**2 // (2 if packed else 1)
+    return Dense(block, blocks, tiles if tiles <= room else room - 1, packed, DENSE_WARPS)
 
 
 def split_carries(carries: int) -> int:

@@ -1,6 +1,6 @@
 """The nonlinearities and their derivatives on Triton values; names and tanh's numbers from `cofm_triton.nonlinearity`.
 
-`act` maps the pre-activation z to u = act(z); `act_derivative` gives act'(z) from z and u, with PyTorch's subgradient
+`act` maps the pre-activation z to u = act(z); `act_derivative` gives a multiple of act'(z), with PyTorch's subgradient
 at the kinks: hardtanh'(+-1) = 0, relu'(0) = 0. NaN propagates through each of them, as it does in PyTorch.
 """
 
@@ -81,16 +81,16 @@ def act(z, NONLINEARITY: tl.constexpr):
 
 
 @triton.jit
-def act_derivative(z, u, NONLINEARITY: tl.constexpr):
-    """act'(z), from z or u = act(z), whichever is cheaper."""
+def act_derivative(z, u, scale, NONLINEARITY: tl.constexpr):
+    """scale * act'(z), from z or u = act(z), whichever is cheaper; chosen, not multiplied, where act' is 0 or 1."""
     if NONLINEARITY == "tanh":
-        s = 1.0 - u * u
+        s = scale * (1.0 - u * u)
     elif NONLINEARITY == "hardtanh":
-        s = tl.where(tl.abs(z) < 1.0, 1.0, 0.0).to(z.dtype)
+        s = tl.where(tl.abs(z) < 1.0, scale, 0.0).to(z.dtype)
     elif NONLINEARITY == "relu":
-        s = tl.where(z > 0.0, 1.0, 0.0).to(z.dtype)
+        s = tl.where(z > 0.0, scale, 0.0).to(z.dtype)
     else:
-        s = tl.full(z.shape, 1.0, z.dtype)
+        s = tl.full(z.shape, 1.0, z.dtype) * scale
     return s
 
 

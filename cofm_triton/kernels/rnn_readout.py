@@ -169,7 +169,7 @@ def rnn_readout_backward_kernel(
             for j in tl.static_range(ROWS):
                 z = _encode(xs, weights, bias, j, INPUTS) - rate * h
                 u = act(z, ACT_IN)
-                slopes = slopes + (act_derivative(z, u, ACT_IN),)
+                slopes = slopes + (act_derivative(z, u, dt, ACT_IN),)
                 # Steps beyond T pull at nothing, and must not overflow either.
                 h = tl.where(rest > j, h + dt * u, h)
                 hs = hs + (h,)
@@ -181,8 +181,8 @@ def rnn_readout_backward_kernel(
                     pull += readouts[q] * gs[j * OUTPUTS + q]
                     sums = sums + (grad_readouts[q] + value * gs[j * OUTPUTS + q],)
                 grad_readouts = sums
-                adjoint = mu + act_derivative(hs[j + 1], value, ACT_OUT) * pull
-                dz = dt * slopes[j] * adjoint
+                adjoint = mu + act_derivative(hs[j + 1], value, pull, ACT_OUT)
+                dz = slopes[j] * adjoint
                 mu = adjoint - rate * dz
                 grad_rate -= dz * hs[j]
                 grad_bias += dz

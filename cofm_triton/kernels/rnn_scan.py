@@ -2,8 +2,9 @@
 
 Indices: b sequence, t time, d channel; tensors are (B, T, D). The rates come out of a raw parameter w, (D,), inside
 the kernel (`kernels/parameterization.py`; parameterisation "direct" without EXACT: the rates themselves). The state
-lives in registers in STATE (float32, float64 for float64 input). A program owns BLOCK_D channels of one sequence:
-several independent channels per thread hide the latency of a chain that cannot be split.
+lives in registers in STATE (float32, float64 for float64 input). A program owns BLOCK_D channels of one sequence,
+several per thread unless they are few (`launch.chains`). ROWS rows are always in flight: the register of a row that has
+been used takes the row that lies ROWS further on.
 
 Backward, with g = dL/dh, z[t] = x[t] - rate * h[t-1], s[t] = act'(z[t]) and mu the adjoint arriving from later steps:
 
@@ -11,11 +12,11 @@ Backward, with g = dL/dh, z[t] = x[t] - rate * h[t-1], s[t] = act'(z[t]) and mu 
     mu[t-1] = lambda[t] - rate * dx[t],   drate -= dx[t] * h[t-1],   dh0 = mu[-1],   dw = (rate by w) * drate
 
 h is recomputed block by block from its last stored value, with the arithmetic of the forward pass, so that x, g and one
-row of h in BACKWARD_ROWS are read: act' from differences of a rounded h would mistake saturated steps for linear ones.
+row of h in ROWS are read: act' from differences of a rounded h would mistake saturated steps for linear ones.
 `drate` is summed over time in registers, chained to dw in STATE and leaves the kernel as one row per sequence: no
 atomics.
 
-Traffic in elements per element: forward 2, backward 3 + 1 / BACKWARD_ROWS.
+Traffic in elements per element: forward 2, backward 3 + 1 / ROWS, and one block of rows of a sequence read again.
 Source: Eq. (1) of arXiv 2305.19190 in discrete time and its adjoint; defined in `reference/rnn_scan.py`.
 """
 
@@ -26,7 +27,7 @@ from typing import Any
 import triton
 import triton.language as tl
 
-from cofm_triton.kernels.launch import NUM_WARPS, Channels, channels
+from cofm_triton.kernels.launch import NUM_WARPS, Channels, chains
 from cofm_triton.kernels.nonlinearity import act, act_derivative
 from cofm_triton.kernels.parameterization import step_rate, step_rate_slope
 from cofm_triton.kernels.rows import (
@@ -34,13 +35,14 @@ from cofm_triton.kernels.rows import (
     live_row,
     load_last_rows,
     load_row,
-    load_rows,
     store_row,
 )
 
-# Rows in flight. Backward holds x, g, and the recomputed h and act' of a block in registers; float64 has room for half.
-FORWARD_ROWS = 16
-BACKWARD_ROWS = 8
+# Rows in flight, twice as many in narrow blocks. Not of tanh: a step of it takes so long that its rows arrive in time,
+# and twice as many would take a minute to compile. Nor where rows are masked, which takes more scalar registers than
+# gfx942 has. Backward holds x, g, and the recomputed h and act' of a block in registers; by the size of the state.
+FORWARD_ROWS = {4: 12, 8: 8}
+BACKWARD_ROWS = {4: 7, 8: 4}
 
 
 @triton.jit
@@ -71,19 +73,25 @@ def rnn_scan_forward_kernel(
     if HAS_H0:
         h = load_row(h0_ptr + sequence_row, mask, MASKED).to(STATE)
 
-    for _ in range(n // ROWS):
-        xs = load_rows(x_row, stride_xt, mask, ROWS, MASKED)
+    blocks = n // ROWS
+    last_row = x_row + blocks * ROWS * stride_xt
+    xs = load_last_rows(x_row, stride_xt, d, D, tl.minimum(n, ROWS), ROWS)
+    for i in range(blocks):
+        # The last block has none after it, and reads itself once more.
+        x_row += tl.where(i + 1 < blocks, ROWS * stride_xt, 0)
+        ahead = ()
         for j in tl.static_range(ROWS):
             h += step * act(xs[j].to(STATE) + pull * h, NONLINEARITY)
+            ahead = ahead + (load_row(x_row + j * stride_xt, mask, MASKED),)
             store_row(h_row + j * D, h, mask, MASKED)
-        x_row += ROWS * stride_xt
+        xs = ahead
         h_row += ROWS * D
     rest = n % ROWS
     if rest > 0:
-        xs = load_last_rows(x_row, stride_xt, d, D, rest, ROWS)
+        last_xs = load_last_rows(last_row, stride_xt, d, D, rest, ROWS - 1)
         for j in tl.static_range(ROWS - 1):
             live = live_row(d, D, j, rest)
-            h = tl.where(live, h + step * act(xs[j].to(STATE) + pull * h, NONLINEARITY), h)
+            h = tl.where(live, h + step * act(last_xs[j].to(STATE) + pull * h, NONLINEARITY), h)
             store_row(h_row + j * D, h, live, True)
 
     store_row(last_ptr + sequence_row, h, mask, MASKED)
@@ -131,49 +139,62 @@ def rnn_scan_backward_kernel(
 
     rest = n % ROWS
     if rest > 0:
-        xs = load_last_rows(x_row, stride_xt, d, D, rest, ROWS)
-        gs = load_last_rows(g_row, stride_gt, d, D, rest, ROWS)
+        last_xs = load_last_rows(x_row, stride_xt, d, D, rest, ROWS - 1)
+        last_gs = load_last_rows(g_row, stride_gt, d, D, rest, ROWS - 1)
         stored = tl.load(before_row, mask=live_row(d, D, 0, block), other=0.0).to(STATE)
         h = tl.where(block > 0, stored, start)
         hs = ()
         slopes = ()
         for j in tl.static_range(ROWS - 1):
-            z = xs[j].to(STATE) + pull * h
+            z = last_xs[j].to(STATE) + pull * h
             u = act(z, NONLINEARITY)
             hs = hs + (h,)
-            slopes = slopes + (act_derivative(z, u, NONLINEARITY),)
+            slopes = slopes + (act_derivative(z, u, step, NONLINEARITY),)
             h += step * u
         for j in tl.static_range(ROWS - 2, -1, -1):
             live = live_row(d, D, j, rest)
-            adjoint = gs[j].to(STATE) + mu
-            grad_x = step * slopes[j] * adjoint
+            adjoint = last_gs[j].to(STATE) + mu
+            grad_x = slopes[j] * adjoint
             mu = tl.where(live, adjoint + pull * grad_x, mu)
             grad_pull += tl.where(live, grad_x * hs[j], 0.0)
             store_row(dx_row + j * D, grad_x, live, True)
+    full = tl.where(block > 0, ROWS, 0)
+    g_row -= full * stride_gt
+    x_row -= full * stride_xt
+    before_row -= full * D
+    xs = load_last_rows(x_row, stride_xt, d, D, full, ROWS)
+    gs = load_last_rows(g_row, stride_gt, d, D, full, ROWS)
+    stored = tl.load(before_row, mask=live_row(d, D, 1, block), other=0.0)
     for _ in range(n // ROWS):
         block -= 1
-        g_row -= ROWS * stride_gt
-        x_row -= ROWS * stride_xt
+        h = tl.where(block > 0, stored.to(STATE), start)
+        # The first block has none before it, and reads itself once more.
+        back = tl.where(block > 0, ROWS, 0)
+        g_row -= back * stride_gt
+        x_row -= back * stride_xt
+        before_row -= back * D
+        stored = tl.load(before_row, mask=live_row(d, D, 1, block), other=0.0)
         dx_row -= ROWS * D
-        before_row -= ROWS * D
-        xs = load_rows(x_row, stride_xt, mask, ROWS, MASKED)
-        gs = load_rows(g_row, stride_gt, mask, ROWS, MASKED)
-        stored = tl.load(before_row, mask=live_row(d, D, 0, block), other=0.0).to(STATE)
-        h = tl.where(block > 0, stored, start)
         hs = ()
         slopes = ()
+        xs_ahead = ()
+        gs_ahead = ()
         for j in tl.static_range(ROWS):
             z = xs[j].to(STATE) + pull * h
+            xs_ahead = xs_ahead + (load_row(x_row + j * stride_xt, mask, MASKED),)
             u = act(z, NONLINEARITY)
             hs = hs + (h,)
-            slopes = slopes + (act_derivative(z, u, NONLINEARITY),)
+            slopes = slopes + (act_derivative(z, u, step, NONLINEARITY),)
             h += step * u
         for j in tl.static_range(ROWS - 1, -1, -1):
             adjoint = gs[j].to(STATE) + mu
-            grad_x = step * slopes[j] * adjoint
+            grad_x = slopes[j] * adjoint
+            gs_ahead = (load_row(g_row + j * stride_gt, mask, MASKED),) + gs_ahead
             mu = adjoint + pull * grad_x
             grad_pull += grad_x * hs[j]
             store_row(dx_row + j * D, grad_x, mask, MASKED)
+        xs = xs_ahead
+        gs = gs_ahead
 
     slope = step_rate_slope(load_row(w_ptr + d, mask, MASKED), dt, PARAMETERIZATION, EXACT)
     store_row(grad_w_ptr + sequence_row, -slope * grad_pull, mask, MASKED)
@@ -182,41 +203,46 @@ def rnn_scan_backward_kernel(
 
 def forward(
     x: Any, w: Any, h0: Any, seq_starts: Any, *,
-    dt: float, nonlinearity: str, parameterization: str, discretization: str, state_dtype: Any,
+    dt: float, nonlinearity: str, parameterization: str, discretization: str, state_dtype: Any, num_sms: int,
 ) -> tuple[Any, Any]:  # fmt: skip
     """`(h, h_last)` with T >= 1: h (B, T, D) in x's dtype, h_last (S, D) in the state's, which is also w's."""
-    h, last, block, shape = _buffers(x, seq_starts, state_dtype)
+    h, last, block, shape = _buffers(x, seq_starts, state_dtype, num_sms)
     rnn_scan_forward_kernel[(block.num_blocks * last.shape[0],)](
         x, w, h0, seq_starts, h, last,
         x.shape[1], x.shape[2], block.num_blocks, last.shape[0], dt, *x.stride(),
         NONLINEARITY=nonlinearity, PARAMETERIZATION=parameterization, EXACT=discretization == "exact",
-        HAS_H0=h0 is not None, ROWS=FORWARD_ROWS, **shape,
+        HAS_H0=h0 is not None, ROWS=_rows(FORWARD_ROWS[last.element_size()], block, nonlinearity), **shape,
     )  # fmt: skip
     return h, last
 
 
 def backward(
-    grad_h: Any, grad_last: Any, x: Any, w: Any, h: Any, h0: Any, seq_starts: Any,
-    *, dt: float, nonlinearity: str, parameterization: str, discretization: str, state_dtype: Any,
+    grad_h: Any, grad_last: Any, x: Any, w: Any, h: Any, h0: Any, seq_starts: Any, *,
+    dt: float, nonlinearity: str, parameterization: str, discretization: str, state_dtype: Any, num_sms: int,
 ) -> tuple[Any, Any, Any]:  # fmt: skip
     """`(grad_x, grad_w, grad_h0)` with T >= 1: grad_w (D,) and grad_h0 (S, D) in the state's dtype, which is w's."""
-    grad_x, grad_h0, block, shape = _buffers(x, seq_starts, state_dtype)
+    grad_x, grad_h0, block, shape = _buffers(x, seq_starts, state_dtype, num_sms)
     grad_w = grad_h0.new_empty(grad_h0.shape)
     rnn_scan_backward_kernel[(block.num_blocks * grad_h0.shape[0],)](
         grad_h, x, w, h, h0, grad_last, seq_starts, grad_x, grad_w, grad_h0,
         x.shape[1], x.shape[2], block.num_blocks, grad_h0.shape[0], dt, *grad_h.stride(), *x.stride(),
         NONLINEARITY=nonlinearity, PARAMETERIZATION=parameterization, EXACT=discretization == "exact",
         HAS_H0=h0 is not None, HAS_GRAD_LAST=grad_last is not None,
-        ROWS=BACKWARD_ROWS * 4 // max(4, grad_h0.element_size()), **shape,
+        ROWS=_rows(BACKWARD_ROWS[grad_h0.element_size()], block, nonlinearity), **shape,
     )  # fmt: skip
     return grad_x, grad_w.sum(0), grad_h0
 
 
-def _buffers(x: Any, seq_starts: Any, state_dtype: Any) -> tuple[Any, Any, Channels, dict[str, Any]]:
+def _rows(full: int, block: Channels, nonlinearity: str) -> int:
+    """Rows of a block of time: twice as many where a thread has half the channels, or less."""
+    return full if nonlinearity == "tanh" or block.masked else full * block.part
+
+
+def _buffers(x: Any, seq_starts: Any, state_dtype: Any, num_sms: int) -> tuple[Any, Any, Channels, dict[str, Any]]:
     """A tensor like x, one state per sequence, and what both launches share."""
     sequences = x.shape[0] if seq_starts is None else seq_starts.shape[0]
     states = x.new_empty((sequences, x.shape[2]), dtype=state_dtype)
-    block = channels(x.shape[2], x.element_size())
+    block = chains(x.shape[2], sequences, x.element_size(), num_sms)
     shape = dict(
         PACKED=seq_starts is not None, STATE=tl.float64 if states.element_size() == 8 else tl.float32,
         BLOCK_D=block.block_d, MASKED=block.masked, num_warps=NUM_WARPS,

@@ -1,8 +1,8 @@
 """Rows in flight: the pieces that every scan along time is built from.
 
-A program walks the time axis in blocks of ROWS rows. All loads of a block are issued before its first row is used:
-a store through one pointer may alias a load through another for all the compiler knows, so a load written after a
-store waits for it, and a chain along time is bound by exactly that latency.
+A program walks the time axis in blocks of ROWS rows. Loads are written long before their rows are used, all of a block
+before its first row or each a block ahead: a store through one pointer may alias a load through another for all the
+compiler knows, so that it moves no load up past a store, and a chain along time is bound by exactly that latency.
 """
 
 from __future__ import annotations

@@ -78,3 +78,9 @@ def num_sms(device: torch.device) -> int:
     if device.type == "xpu":
         return torch.xpu.get_device_properties(device).gpu_subslice_count
     return INTERPRETED_MULTIPROCESSORS
+
+
+@cache
+def lanes(device: torch.device) -> int:
+    """Threads of a warp: 64 on AMD's data centre GPUs."""
+    return torch.cuda.get_device_properties(device).warp_size if device.type == "cuda" else 32

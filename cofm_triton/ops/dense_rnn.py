@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from cofm_triton.activation import activation_slope
-from cofm_triton.ops.backends import implementation
+from cofm_triton.ops.backends import implementation, lanes
 from cofm_triton.ops.dtypes import state_dtype
 from cofm_triton.ops.registration import register, register_derivative
 from cofm_triton.ops.shapes import fold_batch, previous_states, split_batch
@@ -29,7 +29,7 @@ from cofm_triton.ops.shapes import fold_batch, previous_states, split_batch
 def apply_dense_rnn(
     x: Tensor, weight: Tensor, h0: Tensor | None, dt: float, nonlinearity: str, precision: str, backend: str
 ) -> tuple[Tensor, Tensor]:
-    """`(h, h_last)` for checked arguments: weight (D, D) in the state's dtype, backend resolved."""
+    """`(h, h_last)` for checked arguments: weight (D, D) in x's dtype or the state's, backend resolved."""
     if torch.version.hip is not None:
         precision = "ieee"  # AMD's compiler has no products of TF32 numbers in threes
     keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, h0))
@@ -52,15 +52,27 @@ def dense_rnn(
         return x.new_empty(x.shape), last, x.new_empty(_kept(x, keep), dtype=state)
     h, last, slope = implementation(backend, "dense_rnn").forward(
         x,
-        weight.contiguous(),
+        _for_kernels(weight, backend, state),
         None if h0 is None else h0.to(state).contiguous(),
         dt=dt,
         nonlinearity=nonlinearity,
         precision=precision,
         keep=keep,
         state_dtype=state,
+        **_launch_options(backend, x.device),
     )
     return h, last.to(dtype), slope
+
+
+def _for_kernels(weight: Tensor, backend: str, state: torch.dtype) -> Tensor:
+    """In the state's dtype, except that Triton's kernels hold bfloat16 as it is."""
+    as_it_is = backend == "triton" and weight.dtype == torch.bfloat16
+    return (weight if as_it_is else weight.to(state)).contiguous()
+
+
+def _launch_options(backend: str, device: torch.device) -> dict[str, int]:
+    """What only Triton's launches depend on."""
+    return dict(lanes=lanes(device)) if backend == "triton" else {}
 
 
 def _dense_rnn_fake(
@@ -90,14 +102,15 @@ def dense_rnn_backward(
     state = slope.dtype
     if h.numel() == 0:
         grad_h0 = slope.new_zeros((h.shape[0], h.shape[2])) if grad_last is None else grad_last.to(state, copy=True)
-        return torch.empty_like(h), torch.zeros_like(weight), grad_h0
+        return torch.empty_like(h), slope.new_zeros(weight.shape), grad_h0
     grad_z, grad_h0 = implementation(backend, "dense_rnn").adjoint(
         grad_h,
         None if grad_last is None else grad_last.to(state).contiguous(),
         slope.contiguous(),
-        weight.contiguous(),
+        _for_kernels(weight, backend, state),
         dt=dt,
         precision=precision,
+        **_launch_options(backend, h.device),
     )
     before = previous_states(h, h0, None, False).to(state)
     return _in_dtype(grad_z, h.dtype), _weight_gradient(grad_z, before), grad_h0
@@ -115,7 +128,7 @@ def _dense_rnn_backward_fake(
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     grad_h0 = slope.new_empty((h.shape[0], h.shape[2]))
-    return torch.empty_like(h), weight.new_empty(weight.shape), grad_h0
+    return torch.empty_like(h), slope.new_empty(weight.shape), grad_h0
 
 
 def _in_dtype(tensor: Tensor, dtype: torch.dtype) -> Tensor:
@@ -144,20 +157,22 @@ def _backward(
     dt, nonlinearity, precision, backend = ctx.options
     if grad_h is None and grad_last is None:
         return (None,) * 8
+    wide = weight.to(slope.dtype)
     if grad_h is None:
         grad_h = h.new_zeros(()).expand(h.shape)  # stride 0: costs no memory and no traffic
     if torch.is_grad_enabled():
-        grads = _differentiable_backward(grad_h, grad_last, x, weight, h, h0, dt, nonlinearity)
+        grads = _differentiable_backward(grad_h, grad_last, x, wide, h, h0, dt, nonlinearity)
     else:
         if slope.shape != h.shape:
-            slope = _linearize(x, weight, h, h0, nonlinearity)[1]
+            slope = _linearize(x, wide, h, h0, nonlinearity)[1]
         grads = dense_rnn_backward_op(grad_h, grad_last, slope, weight, h, h0, dt, precision, backend)
     grad_x, grad_weight, grad_h0 = grads
-    return grad_x, grad_weight, None if h0 is None else grad_h0.to(h0.dtype), None, None, None, None, None
+    grad_weight, start = grad_weight.to(weight.dtype), None if h0 is None else grad_h0.to(h0.dtype)
+    return grad_x, grad_weight, start, None, None, None, None, None
 
 
 def _linearize(x: Tensor, weight: Tensor, h: Tensor, h0: Tensor | None, nonlinearity: str) -> tuple[Tensor, Tensor]:
-    """`(before, slope)`: h[t-1] and act'(z[t]), (B, T, D) in the state's dtype."""
+    """`(before, slope)`: h[t-1] and act'(z[t]), (B, T, D) in the state's dtype, as the weight is here."""
     before = previous_states(h, h0, None, False).to(weight.dtype)
     return before, activation_slope(nonlinearity)(x.to(weight.dtype) - before @ weight.T)
 
@@ -204,10 +219,11 @@ class _DenseRNN(torch.autograd.Function):
         """Tangent: `dh[t] = dh[t-1] + dt act'(z[t]) (dx[t] - dweight h[t-1] - weight dh[t-1])`, `dh[-1] = dh0`."""
         x, weight, h0, h = ctx.saved_tensors
         dt, nonlinearity, _precision, _backend = ctx.options
+        weight = weight.to(state_dtype(x.dtype))
         before, slope = _linearize(x, weight, h, h0, nonlinearity)
         drive = torch.zeros_like(before) if x_tangent is None else x_tangent.to(before.dtype)
         if weight_tangent is not None:
-            drive = drive - before @ weight_tangent.T
+            drive = drive - before @ weight_tangent.to(before.dtype).T
         state = torch.zeros_like(h[:, :0].sum(1), dtype=before.dtype) if h0_tangent is None else h0_tangent
         state = state.to(before.dtype)
         rows = []

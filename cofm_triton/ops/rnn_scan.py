@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from cofm_triton.activation import activation_slope
-from cofm_triton.ops.backends import implementation
+from cofm_triton.ops.backends import implementation, num_sms
 from cofm_triton.ops.derivatives import wanted
 from cofm_triton.ops.dtypes import state_dtype
 from cofm_triton.ops.linear_scan import apply_linear_scan
@@ -82,7 +82,7 @@ def rnn_scan(
             return found.to(x.dtype), last_states(found, start, starts).to(dtype)
     options: dict[str, Any] = dict(dt=dt, nonlinearity=nonlinearity, state_dtype=state)
     if backend == "triton":
-        options.update(parameterization=parameterization, discretization=discretization)
+        options.update(parameterization=parameterization, discretization=discretization, num_sms=num_sms(x.device))
     else:
         w = step_rate(w, dt, parameterization, discretization)
     h, last = implementation(backend, "rnn_scan").forward(x, w.contiguous(), start, starts, **options)
@@ -134,7 +134,7 @@ def rnn_scan_backward(
     options: dict[str, Any] = dict(dt=dt, nonlinearity=nonlinearity, state_dtype=state)
     chained = backend == "triton"
     if chained:
-        options.update(parameterization=parameterization, discretization=discretization)
+        options.update(parameterization=parameterization, discretization=discretization, num_sms=num_sms(x.device))
     grad_x, grad_w, grad_h0 = implementation(backend, "rnn_scan").backward(
         grad_h,
         None if grad_last is None else grad_last.to(state).contiguous(),

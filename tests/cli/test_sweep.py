@@ -87,8 +87,9 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 def test_killed_job_continues_to_the_same_bytes(folder: Path, whole: dict[str, bytes], tmp_path: Path) -> None:
     out = tmp_path / "run"
-    # One call to check the shapes, then three for every direction, two of which measure: killed within the third block.
-    killed = command(folder, out, [sys.executable], KILL_AT="8")
+    # One call to check the shapes and two to measure memory, then three for every direction, two of which measure:
+    # killed within the third block.
+    killed = command(folder, out, [sys.executable], KILL_AT="10")
     assert killed.returncode == -signal.SIGKILL
     before = contents(out)
     assert "parts/001-direction-00001.safetensors" in before
@@ -175,6 +176,10 @@ def test_other_settings_need_overwrite(folder: Path, tmp_path: Path, capsys: pyt
         (["a.safetensors", "--data", "factory.py"], "must be a .npz file"),
         (["a.safetensors", "--data", "zero.npz"], "targets must not all be zero"),
         (["a.safetensors", "--data", "wide.npz"], "MODEL a: it does not fit the data"),
+        (
+            ["factory:make", "--target", "exp", "--memory-limit", "100"],
+            "MODEL factory-make: --memory-limit must be at least",
+        ),
     ],
 )
 def test_wrong_usage_is_status_2_and_leaves_no_folder(
@@ -194,3 +199,24 @@ def test_radii_are_distinct_finite_numbers(radii: str, capsys: pytest.CaptureFix
         main(["sweep", "a", "--target", "exp", f"--radii={radii}"])
     assert stop.value.code == 2
     assert "--radii" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("size", ["0", "-1", "1.5GiB", "2GB", "lots"])
+def test_memory_limits_are_bytes_or_have_a_unit(size: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["sweep", "a", "--target", "exp", f"--memory-limit={size}"])
+    assert stop.value.code == 2
+    assert "--memory-limit: expected a size like 500MiB" in capsys.readouterr().err
+
+
+def test_a_memory_limit_changes_last_bits_alone(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    tables = []
+    limits = {"4KiB": 4096, "1GiB": 2**30}
+    for size, limit in limits.items():
+        out = tmp_path / size
+        words = ["--precision", "float64", "--device", "cpu", "--quiet", "--memory-limit", size, "--out", str(out)]
+        assert main(["sweep", "factory:make", *FEW, *words]) == 0
+        assert json.loads((out / "sweep.json").read_text())["config"]["memory_limit"] == limit
+        tables.append([float(row["error"]) for row in rows(out / "errors.csv")])
+    np.testing.assert_allclose(*tables, rtol=RTOL)

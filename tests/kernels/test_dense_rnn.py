@@ -17,13 +17,21 @@ from cofm_triton.kernels.launch import Dense
 
 @pytest.mark.parametrize("resident", [1, 3, 4])
 def test_tiles_in_registers_and_read_again(resident: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dense_rnn, "dense", lambda *_: Dense(16, 2, resident, 1))
+    monkeypatch.setattr(dense_rnn, "dense", lambda *_: Dense(16, 2, resident, False, 1))
     for width in (17, 32):
         dense_case(2, 5, width, nonlinearity="tanh").check("triton")
 
 
-def test_a_quarter_of_the_matrix_in_registers() -> None:
-    dense_case(1, 3, 140).check("triton")
+@pytest.mark.parametrize("resident", [1, 8])
+def test_two_numbers_a_word(resident: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dense_rnn, "dense", lambda *_: Dense(16, 4, resident, True, 1))
+    for width in (35, 64):
+        dense_case(2, 5, width, dtype=torch.bfloat16, wide=False, nonlinearity="tanh").check("triton")
+
+
+@pytest.mark.parametrize(("width", "dtype"), [(140, torch.float32), (200, torch.float32), (200, torch.bfloat16)])
+def test_wide_matrices_as_they_are_launched(width: int, dtype: torch.dtype) -> None:
+    dense_case(1, 3, width, dtype=dtype, wide=False).check("triton")
 
 
 @pytest.mark.parametrize("states", [False, True])

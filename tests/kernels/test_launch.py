@@ -15,8 +15,10 @@ from cofm_triton.kernels.launch import (
     LANES,
     MAX_CHAIN,
     PARTS,
+    RESIDENT_DENSE_WORDS,
     SHORT_STEP,
     VECTOR_BYTES,
+    chains,
     channels,
     dense,
     layout,
@@ -124,16 +126,23 @@ def test_split_time_costs_little_beyond_the_cache(
     assert written * 4 / size / plan.length < 0.6
 
 
-@pytest.mark.parametrize("element_size", [4, 8])
-def test_matrices_fit_into_registers(element_size: int) -> None:
-    """A resident tile takes at most half of the 256 registers of a thread; all widths are covered."""
-    for width in (1, 3, 16, 17, 64, 100, 128, 129, 256, 257, 1000):
-        shape = dense(width, element_size)
-        assert (shape is None) == (width > (256 if element_size == 4 else 128))
-        if shape is not None:
-            assert shape.BLOCK * shape.BLOCKS >= width > shape.BLOCK * (shape.BLOCKS - 1)
-            registers = shape.RESIDENT * shape.BLOCK**2 * element_size / 4 / (32 * shape.num_warps)
-            assert registers <= 128
+@pytest.mark.parametrize("lanes", [32, 64])
+@pytest.mark.parametrize("element_size", [2, 4, 8])
+def test_matrices_in_registers(element_size: int, lanes: int) -> None:
+    """Resident tiles leave a thread room for the step's own numbers; all widths are covered."""
+    for width in (1, 3, 16, 17, 64, 100, 128, 129, 192, 193, 256, 257, 1000):
+        shape = dense(width, element_size, lanes)
+        assert (shape is None) == (width > (128 if element_size == 8 else 256))
+        if shape is None:
+            continue
+        assert shape.BLOCK * shape.BLOCKS >= width > shape.BLOCK * (shape.BLOCKS - (2 if shape.PACKED else 1))
+        tiles = shape.BLOCKS**2 // (2 if shape.PACKED else 1)
+        words = shape.BLOCK**2 * max(element_size, 4) // 4 // (lanes * shape.num_warps)
+        assert shape.RESIDENT * words <= RESIDENT_DENSE_WORDS
+        assert not shape.PACKED or (element_size == 2 and shape.BLOCKS % 2 == 0)
+        # Whole, but for float32 from 193 channels on where a multiprocessor has 64 Ki registers: half.
+        whole = width <= 192 or element_size == 2 or lanes == 64
+        assert tiles == (1 if whole else 2) * shape.RESIDENT
 
 
 @pytest.mark.parametrize("units", [8, 16, 32, 64])
@@ -149,3 +158,21 @@ def test_the_paper_sweep_fills_an_h100(units: int, tanh: bool) -> None:
     blocks = math.ceil(12_800 / (shape.block_n * shape.per_thread * shape.rounds)) * math.ceil(631 / shape.block_k)
     at_a_time = 132 * (65_536 // (255 * 32 * shape.num_warps))
     assert blocks >= 8 * at_a_time
+
+
+@given(
+    width=st.integers(1, 2**13),
+    sequences=st.integers(1, 64),
+    size=st.sampled_from([2, 4, 8]),
+    num_sms=st.integers(1, 200),
+)
+def test_chains_are_as_narrow_as_they_are_few(width: int, sequences: int, size: int, num_sms: int) -> None:
+    block, full = chains(width, sequences, size, num_sms), min(channels(width, size).block_d, 4 * LANES)
+    assert (block.num_blocks - 1) * block.block_d < width <= block.num_blocks * block.block_d
+    assert block.masked == (width != block.num_blocks * block.block_d)
+    assert LANES <= block.block_d <= full
+    assert (block.part == 2) == (block.block_d < full)
+    if block.block_d > LANES:  # enough programs
+        assert 2 * sequences * block.num_blocks >= num_sms
+    if block.part == 2:  # which half as many would not have been
+        assert 2 * sequences * -(-width // (2 * block.block_d)) < num_sms

@@ -29,7 +29,7 @@ def _apply(
     z = tl.load(z_ptr + i, mask=i < count, other=0.0)
     u = act(z, NONLINEARITY)
     tl.store(act_ptr + i, u, mask=i < count)
-    tl.store(slope_ptr + i, act_derivative(z, u, NONLINEARITY), mask=i < count)
+    tl.store(slope_ptr + i, act_derivative(z, u, 1.0, NONLINEARITY), mask=i < count)
 
 
 # Called rather than written above the function: the decorator carries no types.

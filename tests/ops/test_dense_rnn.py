@@ -9,7 +9,7 @@ import torch
 from scan_cases import BACKENDS, CPU_BACKENDS, TRITON, dense_case, device_of, for_backends
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
-from torch.func import grad, hessian, jacfwd, jacrev, vmap
+from torch.func import grad, hessian, jacfwd, jacrev, jvp, vmap
 from torch.library import opcheck
 
 from cofm_triton import reference
@@ -119,11 +119,29 @@ def test_compiles_as_one_graph(backend: str) -> None:
         )
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_weights_of_16_bits(backend: str) -> None:
+    case = dense_case(2, 5, 3, dtype=torch.bfloat16, wide=False, nonlinearity="tanh")
+    assert case.factor.dtype == torch.bfloat16
+    case.check(backend)
+
+    def run(x: Tensor, weight: Tensor) -> Tensor:
+        return dense_rnn(x, weight, dt=0.7, nonlinearity="tanh", backend=backend)[0]
+
+    inputs = (case.x.to(device_of(backend)), case.factor.to(device_of(backend)))
+    _, tangent = jvp(run, inputs, inputs)
+    _, expected = jvp(run, *([tuple(t.double() for t in inputs)] * 2))
+    assert tangent.dtype == torch.bfloat16
+    error = (tangent.double() - expected).abs().max()  # states are stored, and read again, in 16 bits
+    assert error <= torch.finfo(torch.bfloat16).eps * expected.abs().max()
+
+
 @pytest.mark.parametrize("backend", CPU_BACKENDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("nonlinearity", NONLINEARITIES)
-def test_slopes_that_were_not_kept_are_formed_again(nonlinearity: str, backend: str) -> None:
+def test_slopes_that_were_not_kept_are_formed_again(nonlinearity: str, dtype: torch.dtype, backend: str) -> None:
     """A graph of the gradient, and a backward pass through a forward pass that kept nothing, as within the bounds."""
-    case = dense_case(2, 9, 3, nonlinearity=nonlinearity)
+    case = dense_case(2, 9, 3, dtype=dtype, nonlinearity=nonlinearity, wide=False)
     assert case.h0 is not None
     leaves = [t.detach().requires_grad_() for t in (case.x, case.factor, case.h0)]
     bounds = case.bounds_of(case.x, case.factor, case.h0, case.grad_h, case.grad_last, **case.options)

@@ -1,4 +1,4 @@
-"""Launches of the dense recurrence: matrices in registers, matrices read again in every step, and launches by steps.
+"""Launches of the dense recurrence: matrices in registers, half of one read again in every step, launches by steps.
 
 Instructions are counted per state that a turn of the loop along time makes; those of the kernels of one step, which
 loop along the terms of a product, per term.
@@ -12,28 +12,31 @@ from typing import Any
 import torch
 
 from cofm_triton.compilation.launches import Operator, Options, meta
+from cofm_triton.nonlinearity import NONLINEARITIES
 from cofm_triton.ops.dense_rnn import step_traffic, traffic
 from cofm_triton.ops.dtypes import state_dtype
 
-SMALL, RESIDENT, CACHED, STEPS, RAGGED = 64, 128, 256, 640, 500
+SMALL, RESIDENT, TILED, CACHED, STEPS, RAGGED = 64, 128, 160, 256, 640, 500
 BATCH = 4
 
 
 def launch(
     dtype: torch.dtype = torch.float32, nonlinearity: str = "hardtanh", width: int = RESIDENT, length: int = 2,
-    states: bool = True, precision: str = "ieee",
+    states: bool = True, precision: str = "ieee", wide: bool = False,
 ) -> None:  # fmt: skip
-    """Both passes; without initial states the forward pass keeps no slopes either."""
+    """Both passes; without initial states the forward pass keeps no slopes either. `wide` weights are the state's."""
     from triton.runtime import driver
 
     from cofm_triton.kernels import dense_rnn
 
-    if driver.active.get_current_target().backend == "hip":
+    target = driver.active.get_current_target()
+    if target.backend == "hip":
         precision = "ieee"
     state = state_dtype(dtype)
-    x, weight = meta(BATCH, length, width, dtype=dtype), meta(width, width, dtype=state)
+    x = meta(BATCH, length, width, dtype=dtype)
+    weight = meta(width, width, dtype=state if wide or dtype == torch.float16 else dtype)
     h0 = meta(BATCH, width, dtype=state) if states else None
-    options: dict[str, Any] = dict(dt=0.5, precision=precision)
+    options: dict[str, Any] = dict(dt=0.5, precision=precision, lanes=target.warp_size)
     dense_rnn.forward(x, weight, h0, nonlinearity=nonlinearity, keep=states, state_dtype=state, **options)
     dense_rnn.adjoint(x, h0, meta(*x.shape, dtype=state), weight, **options)
 
@@ -62,11 +65,15 @@ OPERATOR = Operator(
     usual=[
         *(dict(width=width, nonlinearity="tanh") for width in (SMALL, RESIDENT, CACHED, STEPS)),
         dict(width=RESIDENT, nonlinearity="hardtanh"),
-        dict(width=RESIDENT, nonlinearity="tanh", dtype=torch.bfloat16),
+        *(dict(width=width, nonlinearity="tanh", dtype=torch.bfloat16) for width in (RESIDENT, CACHED)),
         dict(width=STEPS, nonlinearity="tanh", precision="tf32x3"),
     ],
     others=[
-        *(dict(width=width, nonlinearity="tanh", dtype=torch.bfloat16) for width in (CACHED, STEPS)),
+        *(dict(width=TILED, nonlinearity="tanh", dtype=dtype) for dtype in (torch.float32, torch.bfloat16)),
+        *(dict(width=CACHED, nonlinearity=name, dtype=torch.float16) for name in NONLINEARITIES),
+        *(dict(width=CACHED, nonlinearity=name, dtype=torch.bfloat16) for name in ("linear", "hardtanh", "relu")),
+        *(dict(width=CACHED, nonlinearity=name, dtype=torch.bfloat16, wide=True) for name in NONLINEARITIES),
+        dict(width=STEPS, nonlinearity="tanh", dtype=torch.bfloat16),
         *(dict(width=width, nonlinearity="tanh", dtype=torch.float64) for width in (SMALL, RESIDENT, STEPS)),
         *(dict(width=width, states=False) for width in (3, 200, RAGGED)),
         *(dict(width=width, nonlinearity=name) for width, name in product((CACHED, RAGGED), ("linear", "relu"))),

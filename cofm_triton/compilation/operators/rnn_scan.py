@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import torch
 
-from cofm_triton.compilation.launches import Operator, Options, meta, sequence
+from cofm_triton.compilation.launches import SPLIT, WHOLE, Operator, Options, meta, sequence
 from cofm_triton.nonlinearity import NONLINEARITIES
 from cofm_triton.ops.dtypes import state_dtype
 from cofm_triton.ops.rnn_scan import traffic
 from cofm_triton.parameterization import PARAMETERIZATIONS
 
 EVEN, RAGGED, FEW = 512, 500, 3
+# Multiprocessors that leave one sequence of EVEN channels in blocks of 64.
+FEWER = 16
 
 
 def launch(
     dtype: torch.dtype = torch.float32, nonlinearity: str = "hardtanh", packed: bool = False, states: bool = True,
     length: int = 4096, width: int = EVEN, sliced: bool = False, parameterization: str = "direct",
-    discretization: str = "euler",
+    discretization: str = "euler", num_sms: int = WHOLE,
 ) -> None:  # fmt: skip
     """Both passes."""
     from cofm_triton.kernels import rnn_scan
@@ -29,7 +32,7 @@ def launch(
     h0 = meta(4 if packed else 1, width, dtype=state) if states else None
     options: dict[str, Any] = dict(
         dt=0.5, nonlinearity=nonlinearity, parameterization=parameterization, discretization=discretization,
-        state_dtype=state,
+        state_dtype=state, num_sms=num_sms,
     )  # fmt: skip
     rnn_scan.forward(x, w, h0, seq_starts, **options)
     h = meta(*x.shape, dtype=dtype)
@@ -49,6 +52,12 @@ OPERATOR = Operator(
         *(dict(dtype=torch.bfloat16, nonlinearity=name) for name in ("tanh", "hardtanh")),
     ],
     others=[
+        *(
+            dict(dtype=dtype, nonlinearity=name, num_sms=num_sms)
+            for dtype, name, num_sms in product((torch.float32, torch.bfloat16), ("tanh", "hardtanh"), (FEWER, SPLIT))
+        ),
+        dict(dtype=torch.float64, nonlinearity="tanh", num_sms=SPLIT),
+        dict(width=RAGGED, packed=True, num_sms=SPLIT),
         dict(dtype=torch.bfloat16, sliced=True),
         *(dict(dtype=torch.float64, nonlinearity=name) for name in NONLINEARITIES),
         *(dict(dtype=dtype, nonlinearity="tanh", width=RAGGED) for dtype in (torch.bfloat16, torch.float64)),

@@ -1,6 +1,6 @@
 """Single machine operations inside compiled loops, on numbers and on vectors of them.
 
-Bits of a float as an integer and back, choice without a branch, constants.
+A power of two from a float's bits, choice without a branch, constants.
 """
 
 from __future__ import annotations
@@ -10,24 +10,12 @@ from typing import Any
 from numba import types
 from numba.extending import intrinsic
 
-from cofm_triton.cpu.jit.vectors import FLOAT_OF, INTEGER_OF, Vector
+from cofm_triton.cpu.jit.vectors import INTEGER_OF, Vector
 
 
 def _each(change: Any, value: Any) -> Any:
     """The type of `value` with what it holds changed: a number's, or that of a vector's lanes."""
     return Vector(change(value.element), value.lanes) if isinstance(value, Vector) else change(value)
-
-
-def _bits(_context: Any, value: Any) -> Any:
-    return _each(INTEGER_OF.__getitem__, value)(value), _cast
-
-
-def _number(_context: Any, value: Any) -> Any:
-    return _each(FLOAT_OF.__getitem__, value)(value), _cast
-
-
-def _cast(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-    return builder.bitcast(arguments[0], context.get_value_type(signature.return_type))
 
 
 def _power(_context: Any, value: Any, bias: Any, shift: Any) -> Any:
@@ -62,9 +50,6 @@ def _like(_context: Any, value: Any, number: Any) -> Any:
     return value(value, number), generate
 
 
-# The bits of a float32 or float64 as an int32 or int64, and the float with the bits of such an integer.
-bits: Any = intrinsic(_bits)
-number: Any = intrinsic(_number)
 # The float with the bits `(bits(value) + bias) << shift`.
 power: Any = intrinsic(_power)
 # `yes if condition else no` of two numbers or vectors of one type, both computed: data that saturate at random defeat

@@ -1,7 +1,7 @@
 """Rows of a tensor inside compiled loops: by address, in any dtype a recurrence takes, computed in the state's.
 
-A row is D numbers next to each other; rows may lie any distance apart. bfloat16, which numba does not know, travels as
-uint16 and is widened and rounded (to nearest, ties to even) here.
+A row is D numbers next to each other; rows may lie any distance apart. bfloat16 travels as uint16
+(`cpu/jit/bfloat16.py`).
 """
 
 from __future__ import annotations
@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 from numba import types
-from numba.extending import intrinsic, overload
+from numba.extending import intrinsic
 from numba.np.numpy_support import carray
 from torch import Tensor
 
-from cofm_triton.cpu.jit.bits import bits, number
 from cofm_triton.cpu.jit.compiled import inlined, inner
 
 # An array of each dtype that rows are stored in.
@@ -73,40 +72,6 @@ _pointer: Any = intrinsic(_pointer_to)
 def row(address: int, sample: Any, channels: int) -> Any:
     """The row at an address, as an array of the sample's dtype."""
     return carray(_pointer(address, sample), (channels,))
-
-
-def load(value: Any) -> Any:
-    """A stored number in the state's dtype."""
-    raise TypeError("compiled code only")
-
-
-def store(value: Any, sample: Any) -> Any:
-    """A number of the state's dtype as the tensor stores it."""
-    raise TypeError("compiled code only")
-
-
-@overload(load, inline="always")
-def _load(value: Any) -> Any:
-    def widen(value: Any) -> Any:
-        return number(np.int32(np.uint32(value) << np.uint32(16)))
-
-    def keep(value: Any) -> Any:
-        return value
-
-    return widen if value == types.uint16 else keep
-
-
-@overload(store, inline="always")
-def _store(value: Any, sample: Any) -> Any:
-    def round_to_bfloat16(value: Any, sample: Any) -> Any:
-        word = np.uint32(bits(value))
-        rounded = np.uint16((word + np.uint32(0x7FFF) + ((word >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
-        return rounded if value == value else np.uint16(0x7FC0)
-
-    def keep(value: Any, sample: Any) -> Any:
-        return value
-
-    return round_to_bfloat16 if sample.dtype == types.uint16 else keep
 
 
 # Rows of up to this many channels are one vector, compiled for their width, with the state in registers. Wider ones are

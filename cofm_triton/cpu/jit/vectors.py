@@ -6,8 +6,7 @@ It may have any number of lanes; the compiler cuts it into the machine's registe
 
 Arithmetic (`+ - * /`, unary `-`, `abs`, comparisons, `bits.choose`) works lane by lane, between vectors and with
 scalars. Complex vectors know `+`, `*` and `conjugate`. Products and sums may be fused (`compiled.OPTIONS`).
-
-bfloat16, which numba does not know, travels as uint16 and is widened and rounded (to nearest, ties to even) here.
+bfloat16 travels as uint16 (`cpu/jit/bfloat16.py`).
 """
 
 from __future__ import annotations
@@ -25,6 +24,7 @@ from numba.core.typeconv.castgraph import Conversion
 from numba.core.typing.templates import AbstractTemplate, infer_global
 from numba.extending import intrinsic, lower_builtin, lower_cast, models, register_model
 
+from cofm_triton.cpu.jit import bfloat16
 from cofm_triton.cpu.jit.streams import VECTOR_BYTES, mark_streamed
 
 REAL: dict[Any, Any] = {types.float32: ir.FloatType(), types.float64: ir.DoubleType()}
@@ -32,7 +32,6 @@ REAL: dict[Any, Any] = {types.float32: ir.FloatType(), types.float64: ir.DoubleT
 OTHER: dict[Any, Any] = {types.boolean: ir.IntType(1), types.int32: ir.IntType(32), types.int64: ir.IntType(64)}
 LANES: dict[Any, Any] = {**REAL, **OTHER}
 INTEGER_OF: dict[Any, Any] = {types.float32: types.int32, types.float64: types.int64}
-FLOAT_OF = {integer: real for real, integer in INTEGER_OF.items()}
 
 
 class Vector(types.Type):
@@ -181,27 +180,10 @@ def _load(_context: Any, lanes: Any, address: Any, sample: Any) -> Any:
             even, odd = (list(range(k, memory.count, 2)) for k in range(2))
             return _complex(builder, _shuffle(builder, value, value, even), _shuffle(builder, value, value, odd))
         if sample.dtype == types.uint16:
-            word = ir.VectorType(ir.IntType(32), vector.lanes)
-            shift = ir.Constant(word, [16] * vector.lanes)
-            return builder.bitcast(builder.shl(builder.zext(value, word), shift), value_type(vector))
+            return bfloat16.widened(builder, value)
         return value
 
     return vector(lanes, address, sample), generate
-
-
-def _rounded_to_bfloat16(builder: Any, value: Any) -> Any:
-    """To nearest, ties to even; every NaN becomes the same quiet one."""
-    word = ir.VectorType(ir.IntType(32), value.type.count)
-    bits = builder.bitcast(value, word)
-
-    def all_lanes(number: int) -> Any:
-        return ir.Constant(word, [number] * word.count)
-
-    odd = builder.and_(builder.lshr(bits, all_lanes(16)), all_lanes(1))
-    carried = builder.add(builder.add(bits, all_lanes(0x7FFF)), odd)
-    high = builder.lshr(carried, all_lanes(16))
-    known = builder.fcmp_ordered("ord", value, value)
-    return builder.trunc(builder.select(known, high, all_lanes(0x7FC0)), ir.VectorType(ir.IntType(16), word.count))
 
 
 def _store(_context: Any, value: Any, address: Any, sample: Any, streamed: Any) -> Any:
@@ -214,7 +196,7 @@ def _store(_context: Any, value: Any, address: Any, sample: Any, streamed: Any) 
             order = [k // 2 + k % 2 * value.lanes for k in range(2 * value.lanes)]
             numbers = _shuffle(builder, real, imaginary, order)
         elif stored == types.uint16:
-            numbers = _rounded_to_bfloat16(builder, numbers)
+            numbers = bfloat16.rounded(builder, numbers)
         pointer, memory = _memory(context, builder, address, stored, value.lanes)
         align = context.get_abi_sizeof(memory.element)
         # Rows that are streamed begin at multiples of VECTOR_BYTES, and so does every vector of as many bytes in them.

@@ -18,16 +18,17 @@ from cofm_triton.validation.problem import Operator
 
 def dense_case(
     batch: int, length: int, channels: int, *, dtype: torch.dtype = torch.float32, nonlinearity: str = "hardtanh",
-    states: bool = True, dt: float = 0.7, precision: str = "ieee", seed: int = 0,
+    states: bool = True, dt: float = 0.7, precision: str = "ieee", wide: bool = True, seed: int = 0,
 ) -> Case:  # fmt: skip
     """A dense recurrence whose pre-activations keep away from kinks.
 
-    Its matrix is W = I / 2 + C with rows of C that sum to at most 1 / 4: no step enlarges an error, for any slope.
+    Its matrix is W = I / 2 + C with rows of C that sum to at most 1 / 4: no step enlarges an error, for any slope. It
+    is in the state's dtype, or, not `wide`, in that of x.
     """
     state, seed = state_dtype(dtype), 10 * seed
     coupling = normal(channels, channels, dtype=torch.float64, seed=seed + 5)
     coupling = coupling / (4 * coupling.abs().sum(1).amax())
-    weight = (0.5 * torch.eye(channels, dtype=torch.float64) + coupling).to(state)
+    weight = (0.5 * torch.eye(channels, dtype=torch.float64) + coupling).to(state if wide else dtype)
     h0 = torch.zeros(batch, channels, dtype=state)
     if states:
         h0 = normal(batch, channels, dtype=state, seed=seed + 2)
