@@ -378,3 +378,11 @@ def test_errors_name_the_argument(changes: dict[str, Any], error: type[Exception
     arguments = {"models": functional(), "inputs": X, "targets": Y, **changes}
     with pytest.raises(error, match=message):
         perturbation_error(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("values", "finite"),
+    [([1e308, 1e308], True), ([1.0, torch.inf], False), ([torch.inf, -torch.inf], False), ([torch.nan, 1.0], False)],
+)
+def test_only_infinity_and_nan_are_not_finite(values: list[float], finite: bool) -> None:
+    assert model_errors._is_finite(torch.tensor(values, dtype=torch.float64)) == finite
