@@ -17,6 +17,7 @@ numbers as large as the target. After one look at the data, a model costs O((d T
 Source: arXiv 2305.19190, Definition 3.4, for linear functionals.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -123,14 +124,17 @@ class QuadraticForm:
         """Errors, mean over outputs: (K, p, d + 1, T) float64 -> (K,), differentiable."""
         gap = kernels.flatten(2) - self.centre
         quadratic = ((gap @ self.gram) * gap).sum(-1)
-        return (self.floor + quadratic - 2 * (gap * self.slope).sum(-1)).mean(-1)
+        # Of a perfect model rounding may leave less than nothing.
+        return (self.floor + quadratic - 2 * (gap * self.slope).sum(-1)).mean(-1).clamp(min=0)
 
     def errors(self, cells: StackedCells) -> Tensor:
         """Errors of K linear models, (K,) float64; not finite where a power overflows.
 
         Models are taken a few at a time so that memory does not grow with K.
         """
-        per_model = (cells.rate.shape[1] + 3 * self.centre.numel() // self.length) * self.length
+        kernels = self.centre.numel()
+        powers = self.length if cells.is_dense else math.isqrt(self.length) + 1
+        per_model = cells.rate.shape[1] * powers * (2 + kernels // self.length) + 3 * kernels
         return in_chunks(cells, max(1, _CHUNK_NUMBERS // per_model), self._errors)
 
     def _errors(self, cells: StackedCells) -> Tensor:

@@ -10,6 +10,7 @@ is dense or orthogonal; linear orthogonal ones are turned into their basis, wher
 Everything here is differentiable by autograd.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeGuard
@@ -246,7 +247,12 @@ def impulse_response(cells: StackedCells, length: int) -> Tensor:
         kernel = torch.einsum("kqi,tkic->kqct", cells.readout, torch.stack(states))
     else:
         weights = torch.einsum("kqi,kic->kqci", cells.readout, drive)
-        kernel = torch.einsum("kqci,kit->kqct", weights, powers(1 - cells.dt * cells.rate, length))
+        # (1 - dt a)^s with s = j n + i, n = sqrt(T): 2 n powers of a unit instead of T, and a product of matrices.
+        each = math.isqrt(length - 1) + 1
+        base = 1 - cells.dt * cells.rate
+        low = powers(base, each)
+        high = powers(low[..., -1] * base, -(-length // each))
+        kernel = torch.einsum("kqci,kij,kin->kqcjn", weights, high, low).flatten(3)[..., :length]
     start = torch.zeros_like(kernel[:, :, -1])
     start[..., 0] = 1
     offset = start * cells.offset[..., None]
