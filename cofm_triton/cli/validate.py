@@ -73,7 +73,7 @@ def _validate(arguments: argparse.Namespace, progress: Progress) -> list[Outcome
         for place in present
         for problem in problems(chosen, arguments.seed, interpreted=place.interpreted, exhaustive=exhaustive)
     ]
-    with progress.bar("calls") as on_step:
+    with progress.bar("random calls") as on_step:
         return run(pairs, fault, on_step)
 
 
