@@ -100,6 +100,22 @@ class ErrorEvaluator:
                 f"{(len(self.inputs), *output.shape[1:])}, got {tuple(self.targets.shape)}"
             )
 
+    def check_memory(self, model: nn.Module, *, gradient: bool = False) -> None:
+        """Raises ValueError if one copy of a model on one sequence takes more than `memory_limit`.
+
+        Args:
+            model: checked by `check`; models of one layer of ours are never too large.
+            gradient: whether its errors are to be differentiated too.
+        """
+        if is_stackable(model):
+            return
+        one = {name: value.detach().double()[None] for name, value in model.named_parameters()}
+        with _calling_any(model):
+            with torch.no_grad():
+                next(self._copies_for_errors(model, one))
+            if gradient:
+                next(self._copies_for_gradients(model, one))
+
     def __call__(self, model: nn.Module, parameters: Parameters) -> Tensor:
         """Errors of K copies of a model.
 
@@ -210,22 +226,6 @@ class ErrorEvaluator:
             length = self.inputs.shape[1]
             weights = (step_weights(length, self.metric) / share).to(self.inputs.device)
         return sweep_errors(cells, self.inputs.to(dtype), self.targets.to(dtype), weights)
-
-    def check_memory(self, model: nn.Module, *, gradient: bool = False) -> None:
-        """Raises ValueError if one copy of a model on one sequence takes more than `memory_limit`.
-
-        Args:
-            model: checked by `check`; models of one layer of ours are never too large.
-            gradient: whether its errors are to be differentiated too.
-        """
-        if is_stackable(model):
-            return
-        one = {name: value.detach().double()[None] for name, value in model.named_parameters()}
-        with _calling_any(model):
-            with torch.no_grad():
-                next(self._copies_for_errors(model, one))
-            if gradient:
-                next(self._copies_for_gradients(model, one))
 
     def _any_module(self, model: nn.Module, parameters: Parameters) -> Tensor:
         """Chunks of models times chunks of sequences; float64 sums over both."""

@@ -82,10 +82,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--memory-limit",
         type=byte_count,
-        default="1GiB",
         metavar="SIZE",
         help="that copies of a model of another library may take at a time, in every process, like 500MiB; sums over "
-        "parts, and with them the last bits, depend on it (default: 1GiB)",
+        "parts, and with them the last bits, depend on it (default: that of perturbation_error)",
     )
     add_common_options(parser, out="out/sweep")
     parser.add_argument("--overwrite", action="store_true", help="replace a run with other settings in --out")
@@ -182,8 +181,9 @@ class Sweep:
 
     def config(self) -> dict[str, Any]:
         """What the results depend on, JSON values."""
-        options = ("directions", "search", "ball", "metric", "precision", "seed", "memory_limit")
+        options = ("directions", "search", "ball", "metric", "precision", "seed")
         chosen = {name: getattr(self._arguments, name) for name in options}
+        chosen["memory_limit"] = next(iter(self._evaluators.values())).memory_limit
         return {"models": self._identities, "data": self._data.source, "radii": self._radii.tolist(), **chosen}
 
     def headline(self) -> str:

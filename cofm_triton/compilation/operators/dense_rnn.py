@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from cofm_triton.compilation.launches import Operator, Options, meta
+from cofm_triton.nonlinearity import NONLINEARITIES
 from cofm_triton.ops.dense_rnn import step_traffic, traffic
 from cofm_triton.ops.dtypes import state_dtype
 
@@ -69,9 +70,9 @@ OPERATOR = Operator(
     ],
     others=[
         *(dict(width=TILED, nonlinearity="tanh", dtype=dtype) for dtype in (torch.float32, torch.bfloat16)),
-        *(dict(width=CACHED, nonlinearity=name, dtype=torch.float16) for name in ("tanh", "relu")),
+        *(dict(width=CACHED, nonlinearity=name, dtype=torch.float16) for name in NONLINEARITIES),
         *(dict(width=CACHED, nonlinearity=name, dtype=torch.bfloat16) for name in ("linear", "hardtanh", "relu")),
-        *(dict(width=CACHED, nonlinearity=name, dtype=torch.bfloat16, wide=True) for name in ("tanh", "relu")),
+        *(dict(width=CACHED, nonlinearity=name, dtype=torch.bfloat16, wide=True) for name in NONLINEARITIES),
         dict(width=STEPS, nonlinearity="tanh", dtype=torch.bfloat16),
         *(dict(width=width, nonlinearity="tanh", dtype=torch.float64) for width in (SMALL, RESIDENT, STEPS)),
         *(dict(width=width, states=False) for width in (3, 200, RAGGED)),

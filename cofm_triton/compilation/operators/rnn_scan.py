@@ -53,10 +53,10 @@ OPERATOR = Operator(
     ],
     others=[
         *(
-            dict(dtype=dtype, num_sms=num_sms)
-            for dtype, num_sms in product((torch.float32, torch.bfloat16), (FEWER, SPLIT))
+            dict(dtype=dtype, nonlinearity=name, num_sms=num_sms)
+            for dtype, name, num_sms in product((torch.float32, torch.bfloat16), ("tanh", "hardtanh"), (FEWER, SPLIT))
         ),
-        dict(nonlinearity="tanh", num_sms=SPLIT),
+        dict(dtype=torch.float64, nonlinearity="tanh", num_sms=SPLIT),
         dict(width=RAGGED, packed=True, num_sms=SPLIT),
         dict(dtype=torch.bfloat16, sliced=True),
         *(dict(dtype=torch.float64, nonlinearity=name) for name in NONLINEARITIES),
