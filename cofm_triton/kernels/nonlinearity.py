@@ -43,7 +43,7 @@ def _tanh_excess(z, u, THRESHOLD: tl.constexpr, FIT: tl.constexpr, DEGREE: tl.co
 
 @triton.jit
 def tanh(z):
-    """tanh, the state's dtype chooses the fit: float32 to 2.1 ulp, see `cofm_triton.nonlinearity`, float64 to 2.5.
+    """tanh, the state's dtype chooses the fit: float32 to 2.5 ulp, see `cofm_triton.nonlinearity`, float64 to 2.5.
 
     The sign is a bit in float32, where that is the cheapest; in float64 integers of twice the width cost registers.
     """
@@ -55,7 +55,9 @@ def tanh(z):
     else:
         near = _near(z, _FIT_32, _DEGREE_32)
         magnitude = tl.abs(z)
-        far = 1.0 - 2.0 / (tl.exp2(magnitude * _TWO_LOG2E) + 1.0)
+        # 1 / a = rsqrt(a^2): one instruction on every target, where a division takes five or eleven.
+        denominator = tl.exp2(magnitude * _TWO_LOG2E) + 1.0
+        far = 1.0 - 2.0 * tl.rsqrt(denominator * denominator)
         sign = z.to(tl.int32, bitcast=True) & (tl.full((), 1, tl.int32) << 31)
         far = (far.to(tl.int32, bitcast=True) | sign).to(tl.float32, bitcast=True)
         u = tl.where(magnitude < _THRESHOLD_32, near, far)
