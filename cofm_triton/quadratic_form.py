@@ -20,6 +20,7 @@ Source: arXiv 2305.19190, Definition 3.4, for linear functionals.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -83,22 +84,16 @@ class QuadraticForm:
             >>> bool(torch.isclose(zero[0], (4 * x**2).mean()))
             True
         """
-        count, length, _ = inputs.shape
-        flat, answers = (value.detach().double().transpose(1, 2).reshape(count, -1) for value in (inputs, targets))
-        weights = step_weights(length, metric).to(flat.device)
-        gram = _gram(flat, length, weights)
+        length = inputs.shape[1]
+        weights = step_weights(length, metric).to(inputs.device)
         if centre is None:
-            few = slice(0, _FITTED * len(gram))
-            kernel = _least_squares(
-                gram if few.stop >= count else _gram(flat[few], length, weights),
-                _cross(flat[few], answers[few], weights),
-            )
+            few = slice(0, _FITTED * (inputs.shape[2] + 1) * length)
+            sums = _Sums.over(inputs[few], targets[few])
+            kernel = _least_squares(sums.gram(weights), sums.cross(weights))
         else:
-            kernel = centre.double().to(flat.device).flatten(1)
-        residual = _residual(kernel, flat, answers, length)
-        slope = _cross(flat, residual, weights)
-        floor = torch.linalg.vector_norm(residual, dim=0).square().view(-1, length) @ weights / count
-        return cls(gram, kernel, slope, floor, length)
+            kernel = centre.double().to(inputs.device).flatten(1)
+        sums = _Sums.over(inputs, targets, kernel)
+        return cls(sums.gram(weights), kernel, sums.cross(weights), sums.squares(weights), length)
 
     @classmethod
     def population(cls, kernel: Tensor, *, metric: str = "twe") -> "QuadraticForm":
@@ -147,42 +142,95 @@ def in_chunks(cells: StackedCells, size: int, compute: Callable[[StackedCells], 
     return torch.cat([compute(cells[start : start + size]) for start in starts])
 
 
-def _gram(flat: Tensor, length: int, weights: Tensor) -> Tensor:
-    """G from the second moments of the channels, the constant one included: (N, d T) -> ((d + 1) T, (d + 1) T).
+@dataclass(frozen=True)
+class _Sums:
+    """Sums over the sequences of the data: x_c[k] their inputs, e_p[k] what a kernel leaves of their targets.
 
-    With j = k - s' and the lag m = s' - s >= 0, G[(c, s), (c', s')] = sum_j w[j + s'] R_cc'[j + m, j]: the product of a
-    Hankel matrix of weights with the diagonals of R. The other half is its mirror image.
+    Attributes:
+        count: of sequences.
+        x: (d, T).
+        xx: (d, T, d, T).
+        e: (P, T).
+        ex: (P, T, d, T).
+        ee: (P, T), of squares.
     """
-    moments, steps = _moments(flat, length), torch.arange(length, device=flat.device)
-    later = steps[:, None] + steps
-    inside, row = later < length, later.clamp(max=length - 1)
-    diagonals = torch.where(inside, moments[:, :, row, steps], 0.0)  # (c, c', m, j)
-    sums = diagonals @ torch.where(inside, weights[row], 0.0)  # (c, c', m, s')
-    lag = steps - steps[:, None]
-    half = sums[:, :, lag.abs(), steps]  # (c, c', s, s')
-    gram = torch.where(lag >= 0, half, half.permute(1, 0, 3, 2))
-    return gram.transpose(1, 2).reshape(len(gram) * length, -1)
 
+    count: int
+    x: Tensor
+    xx: Tensor
+    e: Tensor
+    ex: Tensor
+    ee: Tensor
 
-def _moments(flat: Tensor, length: int) -> Tensor:
-    """R_cc'[k, k'] = mean of x_c[k] x_c'[k'], the last channel constant: (N, d T) -> (d + 1, d + 1, T, T)."""
-    width = flat.shape[1] // length
-    moments = flat.new_ones(width + 1, width + 1, length, length)
-    moments[:-1, :-1] = (flat.T @ flat / len(flat)).view(width, length, width, length).transpose(1, 2)
-    mean = flat.mean(0).view(width, length)
-    moments[:-1, -1], moments[-1, :-1] = mean[:, :, None], mean[:, None]
-    return moments
+    @classmethod
+    def over(cls, inputs: Tensor, targets: Tensor, kernel: Tensor | None = None) -> "_Sums":
+        """One look at inputs (N, T, d) and targets (N, T, P), in float64, a few sequences at a time.
 
+        Args:
+            inputs: as above.
+            targets: as above.
+            kernel: (P, (d + 1) T); None: zero.
+        """
+        (count, length, width), outputs = inputs.shape, targets.shape[2]
+        size, answered = width * length, outputs * length
+        zeros = partial(torch.zeros, dtype=torch.float64, device=inputs.device)
+        x, xx, e, ex, ee = zeros(size), zeros(size, size), zeros(answered), zeros(answered, size), zeros(answered)
+        response = None if kernel is None else _response(kernel, length)
+        together = max(1, _CHUNK_NUMBERS // max(size, answered))
+        for some, wanted in zip(inputs.detach().split(together), targets.detach().split(together), strict=True):
+            flat, residual = (value.double().transpose(1, 2).flatten(1) for value in (some, wanted))
+            if response is not None:
+                matrix, offset = response
+                residual = torch.addmm(residual, flat, matrix, alpha=-1).sub_(offset)
+            x += flat.sum(0)
+            xx.addmm_(flat.T, flat)
+            e += residual.sum(0)
+            ex.addmm_(residual.T, flat)
+            ee += residual.square().sum(0)
+        first, second = x.view(width, length), xx.view(width, length, width, length)
+        return cls(
+            count, first, second, e.view(outputs, length), ex.view(outputs, length, width, length),
+            ee.view(outputs, length),
+        )  # fmt: skip
 
-def _cross(flat: Tensor, outputs: Tensor, weights: Tensor) -> Tensor:
-    """sum_k w_k mean_n x_c[n, k - s] y_p[n, k], the last channel constant: (N, d T), (N, P T) -> (P, (d + 1) T)."""
-    length = len(weights)
-    moments = (outputs.T @ flat).unflatten(1, (-1, length)).unflatten(0, (-1, length)).transpose(1, 2)  # (p, c, k, j)
-    constant = outputs.sum(0).view(-1, 1, length, 1).expand(-1, -1, -1, length)
-    moments = torch.cat((moments, constant), 1) * (weights / len(flat))[:, None]
-    steps = torch.arange(length, device=flat.device)
-    lag = steps[:, None] - steps  # (k, s)
-    return torch.where(lag >= 0, moments[:, :, steps[:, None], lag.clamp(min=0)], 0.0).sum(2).flatten(1)
+    def gram(self, weights: Tensor) -> Tensor:
+        """G, ((d + 1) T, (d + 1) T).
+
+        With j = k - s' and the lag m = s' - s >= 0, G[(c, s), (c', s')] = sum_j w[j + s'] R_cc'[j + m, j]: the product
+        of a Hankel matrix of weights with the diagonals of R. The other half is its mirror image.
+        """
+        moments, length = self._moments(), len(weights)
+        steps = torch.arange(length, device=weights.device)
+        later = steps[:, None] + steps
+        inside, row = later < length, later.clamp(max=length - 1)
+        diagonals = torch.where(inside, moments[:, :, row, steps], 0.0)  # (c, c', m, j)
+        sums = diagonals @ torch.where(inside, weights[row], 0.0)  # (c, c', m, s')
+        lag = steps - steps[:, None]
+        half = sums[:, :, lag.abs(), steps]  # (c, c', s, s')
+        gram = torch.where(lag >= 0, half, half.permute(1, 0, 3, 2))
+        return gram.transpose(1, 2).reshape(len(gram) * length, -1)
+
+    def _moments(self) -> Tensor:
+        """R_cc'[k, k'] = mean of x_c[k] x_c'[k'], the last channel constant: (d + 1, d + 1, T, T)."""
+        width, length = self.x.shape
+        moments = self.x.new_ones(width + 1, width + 1, length, length)
+        moments[:-1, :-1] = self.xx.transpose(1, 2) / self.count
+        mean = self.x / self.count
+        moments[:-1, -1], moments[-1, :-1] = mean[:, :, None], mean[:, None]
+        return moments
+
+    def cross(self, weights: Tensor) -> Tensor:
+        """g = sum_k w_k mean_n x_c[n, k - s] e_p[n, k], the last channel constant: (P, (d + 1) T)."""
+        length = len(weights)
+        constant = self.e[:, None, :, None].expand(-1, -1, -1, length)
+        moments = torch.cat((self.ex.transpose(1, 2), constant), 1) * (weights / self.count)[:, None]  # (p, c, k, j)
+        steps = torch.arange(length, device=weights.device)
+        lag = steps[:, None] - steps  # (k, s)
+        return torch.where(lag >= 0, moments[:, :, steps[:, None], lag.clamp(min=0)], 0.0).sum(2).flatten(1)
+
+    def squares(self, weights: Tensor) -> Tensor:
+        """sum_k w_k mean_n e_p[n, k]^2, (P,)."""
+        return self.ee @ weights / self.count
 
 
 def _least_squares(gram: Tensor, cross: Tensor) -> Tensor:
@@ -192,11 +240,18 @@ def _least_squares(gram: Tensor, cross: Tensor) -> Tensor:
     return torch.cholesky_solve(cross.T, factor).T
 
 
-def _residual(kernel: Tensor, flat: Tensor, answers: Tensor, length: int) -> Tensor:
-    """y[n, (p, k)] - sum_{c, s <= k} kernel[p, (c, s)] x_c[n, k - s], the last channel constant."""
+def _response(kernel: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    """y[p, k] = sum_{c, s <= k} kernel[p, (c, s)] x_c[k - s] as x @ matrix + offset, the last channel constant.
+
+    Args:
+        kernel: (P, (d + 1) T).
+        length: T.
+
+    Returns:
+        (d T, P T) and (P T,).
+    """
     steps = torch.arange(length, device=kernel.device)
     lag = steps[:, None] - steps
     lags = kernel.view(len(kernel), -1, length)
     toeplitz = torch.where(lag >= 0, lags[:, :-1, lag.clamp(min=0)], 0.0)  # (p, c, k, j)
-    rows = toeplitz.transpose(2, 3).flatten(1, 2).transpose(0, 1).flatten(1)  # ((c, j), (p, k))
-    return torch.addmm(answers, flat, rows, alpha=-1).sub_(lags[:, -1].cumsum(-1).flatten())
+    return toeplitz.permute(1, 3, 0, 2).flatten(2).flatten(0, 1), lags[:, -1].cumsum(-1).flatten()

@@ -252,7 +252,8 @@ def impulse_response(cells: StackedCells, length: int) -> Tensor:
         base = 1 - cells.dt * cells.rate
         low = powers(base, each)
         high = powers(low[..., -1] * base, -(-length // each))
-        kernel = torch.einsum("kqci,kij,kin->kqcjn", weights, high, low).flatten(3)[..., :length]
+        blocks = weights[..., None, :] * high.mT[:, None, None]  # (k, q, c, j, i)
+        kernel = (blocks.flatten(1, 3) @ low).view(*blocks.shape[:-1], each).flatten(3)[..., :length]
     start = torch.zeros_like(kernel[:, :, -1])
     start[..., 0] = 1
     offset = start * cells.offset[..., None]

@@ -21,24 +21,30 @@ def test_a_short_run() -> None:
     done = subprocess.run([sys.executable, str(SCRIPT), *options], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines()[2:]]
-    assert len(rows) == 7 and all(len(row) == 8 for row in rows)
+    assert len(rows) == 7 and all(len(row) == 10 for row in rows)
     assert {row[3] for row in rows} == {"22"}
-    seconds = [float(cell) for row in rows for cell in row[4:6]]
+    seconds = [float(cell) for row in rows for cell in row[4:7]]
     assert all(0 <= value < 300 for value in seconds)
 
 
-def test_the_papers_way_is_the_equation() -> None:
-    """Against the definition's recurrence, with the same random numbers."""
+@pytest.mark.parametrize("lean", [False, True])
+@pytest.mark.parametrize("recurrence", ["diagonal", "orthogonal"])
+def test_the_papers_way_is_the_equation(recurrence: str, lean: bool) -> None:
+    """Against the definition's recurrences, with the same random numbers."""
     spec = importlib.util.spec_from_file_location("paper_sweep", SCRIPT)
     assert spec is not None and spec.loader is not None
     bench = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(bench)
     inputs, targets = cofm.targets.generate("pol", 3, 7)
     torch.manual_seed(0)
-    actual = bench.paper_pass(bench.Row("hardtanh", "diagonal", 4), inputs, targets)
+    actual = bench.paper_pass(bench.Row("hardtanh", recurrence, 4), inputs, targets, lean=lean)
     torch.manual_seed(0)
     encoder, bias, readout = (torch.empty(4).uniform_(-0.5, 0.5).double() for _ in range(3))
-    rate = torch.rand(4).double()
-    h, _ = reference.rnn_scan(inputs * encoder + bias, rate, dt=1.0, nonlinearity="hardtanh")
+    rate, basis = torch.rand(4).double(), torch.linalg.qr(torch.randn(4, 4).double()).Q
+    drive = inputs * encoder + bias
+    if recurrence == "diagonal":
+        h = reference.paper_cells.diagonal_cell(drive, rate, dt=1.0, nonlinearity="hardtanh")
+    else:
+        h = reference.paper_cells.rotated_cell(drive, rate, basis, dt=1.0, nonlinearity="hardtanh")
     expected = cofm.temporally_weighted_mse((h @ readout)[..., None], targets)
     assert actual == pytest.approx(float(expected), rel=1e-12)
