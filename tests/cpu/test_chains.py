@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -11,27 +14,23 @@ pytest.importorskip("numba")
 
 import cofm_triton as cofm
 from cofm_triton.cpu.jit import chains, forward
-from cofm_triton.cpu.jit.chains import CHAINS, MAX_SEQUENCES, MIN_PART, MIN_STEPS, chained, guess_steps
+from cofm_triton.cpu.jit.chains import CHAINS, MAX_SEQUENCES, MIN_PART, MIN_STEPS, chain_plan, chained, guess_steps
+from cofm_triton.cpu.jit.schedule import Plan
 
 
-def sequential(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forward, "chained", lambda lengths, guessed: (np.empty((0, 3), np.int64), 0))
-
-
-def check_same(run: object, monkeypatch: pytest.MonkeyPatch) -> None:
+def check_same(run: Callable[[], tuple[Tensor, ...]], monkeypatch: pytest.MonkeyPatch) -> None:
     """`run()` gives the same bits in chains, which it must use, and without them."""
-    used: list[int] = []
+    used: list[bool] = []
 
-    def watched(lengths: list[int], guessed: int | None) -> object:
-        parts, threads = chained(lengths, guessed)
-        used.append(len(parts))
-        return parts, threads
+    def watched(*arguments: Any) -> Plan | None:
+        found = chain_plan(*arguments)
+        used.append(found is not None)
+        return found
 
-    assert callable(run)
-    monkeypatch.setattr(forward, "chained", watched)
+    monkeypatch.setattr(forward, "chain_plan", watched)
     together = run()
     assert used and all(used)
-    sequential(monkeypatch)
+    monkeypatch.setattr(forward, "chain_plan", lambda *arguments: None)
     for one, other in zip(together, run(), strict=True):
         assert torch.equal(one, other)
 
@@ -81,11 +80,11 @@ def test_wrong_guesses(kind: str, two_threads: None, monkeypatch: pytest.MonkeyP
     check_same(run, monkeypatch)
 
 
-def test_when_sequences_are_cut(two_threads: None) -> None:
+def test_when_sequences_are_cut() -> None:
     def groups(lengths: list[int], guessed: int | None) -> int:
-        return chained(np.array(lengths), guessed)[1]
+        return chained(np.array(lengths), guessed, 2)[1]
 
-    parts, count = chained(np.array([8 * MIN_STEPS + 3]), 0)
+    parts, count = chained(np.array([8 * MIN_STEPS + 3]), 0, 2)
     assert count == 2
     assert parts[:, 1].tolist() == [k * MIN_STEPS for k in range(2 * CHAINS)]
     assert parts[-1, 2] == 8 * MIN_STEPS + 3

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from cofm_triton.cpu.blocked.packed import spans
+from cofm_triton.cpu.blocked.packed import spans, starts_of
 
 
 def times(starts: list[int], length: int) -> list[tuple[int, int]]:
-    return [(span.start, span.stop) for _, span in spans(torch.tensor(starts), length)]
+    return [(span.start, span.stop) for _, span in spans(starts, length)]
 
 
 def test_one_span_without_packing() -> None:
@@ -15,7 +15,7 @@ def test_one_span_without_packing() -> None:
 
 
 def test_each_sequence_has_a_row_of_states() -> None:
-    assert [rows for rows, _ in spans(torch.tensor([0, 2, 2]), 5)] == [slice(0, 1), slice(1, 2), slice(2, 3)]
+    assert [rows for rows, _ in spans([0, 2, 2], 5)] == [slice(0, 1), slice(1, 2), slice(2, 3)]
     assert times([0, 2, 2], 5) == [(0, 2), (2, 2), (2, 5)]
 
 
@@ -23,3 +23,8 @@ def test_each_sequence_has_a_row_of_states() -> None:
 def test_wild_starts_stay_inside(starts: list[int]) -> None:
     for start, stop in times(starts, 5):
         assert 0 <= start <= stop <= 5
+
+
+def test_starts_are_numbers() -> None:
+    assert starts_of(None) is None
+    assert starts_of(torch.tensor([0, 2], dtype=torch.int32)) == (0, 2)

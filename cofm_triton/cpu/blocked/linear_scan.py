@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from cofm_triton.cpu.blocked.packed import spans
+from cofm_triton.cpu.blocked.packed import spans, starts_of
 
 
 def forward(
@@ -22,7 +22,7 @@ def forward(
     """`(h, h_last)` with T >= 1: h (B, T, D) in x's dtype, h_last (S, D) in the state's."""
     h = torch.empty_like(x, memory_format=torch.contiguous_format)
     lasts = []
-    for rows, span in spans(seq_starts, x.shape[1]):
+    for rows, span in spans(starts_of(seq_starts), x.shape[1]):
         start = start_states(x, h0, rows, seq_starts, state_dtype)
         states = scan(_part(x, span), _part(decay, span), start, reverse, state_dtype)
         h[:, span] = states
@@ -39,7 +39,7 @@ def backward(
     gated = decay.dim() == 3
     grad_decay = torch.empty_like(h, dtype=decay.dtype) if gated else torch.zeros_like(decay)
     grad_starts = []
-    for rows, span in spans(seq_starts, h.shape[1]):
+    for rows, span in spans(starts_of(seq_starts), h.shape[1]):
         end = start_states(h, grad_last, rows, seq_starts, state_dtype)
         start = start_states(h, h0, rows, seq_starts, state_dtype)
         if span.start == span.stop:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cofm_triton.activation import activation, activation_slope
 from cofm_triton.cpu.blocked import linear_scan
-from cofm_triton.cpu.blocked.packed import spans
+from cofm_triton.cpu.blocked.packed import spans, starts_of
 
 
 def forward(
@@ -22,7 +22,7 @@ def forward(
     h = torch.empty_like(x, memory_format=torch.contiguous_format)
     act = activation(nonlinearity)
     lasts = []
-    for rows, span in spans(seq_starts, x.shape[1]):
+    for rows, span in spans(starts_of(seq_starts), x.shape[1]):
         state = linear_scan.start_states(x, h0, rows, seq_starts, state_dtype)
         for t in range(span.start, span.stop):
             state = torch.add(state, act(torch.addcmul(x[:, t].to(state_dtype), rate, state, value=-1)), alpha=dt)
@@ -40,7 +40,7 @@ def backward(
     grad_x = torch.empty_like(h)
     grad_rate = torch.zeros_like(rate)
     grad_starts = []
-    for rows, span in spans(seq_starts, x.shape[1]):
+    for rows, span in spans(starts_of(seq_starts), x.shape[1]):
         end = linear_scan.start_states(x, grad_last, rows, seq_starts, state_dtype)
         if span.start == span.stop:
             grad_starts.append(end)

@@ -12,12 +12,12 @@ recurrence, to the bit, whether guesses are right or not: what a wrong one costs
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from cofm_triton.cpu.jit.schedule import consecutive
-from cofm_triton.cpu.jit.threads import workers
+from cofm_triton.cpu.jit.schedule import KEPT_PLANS, Plan, consecutive, sequences
 
 CHAINS = 4  # spelled out in `forward._chains_part`, each in a register of its own
 # Many sequences keep the threads busy by themselves: at most so many a thread are cut.
@@ -46,15 +46,25 @@ def guess_steps(factors: Any) -> int | None:
     return math.ceil(MARGIN * math.log(np.finfo(factors.dtype).eps) / math.log(max(largest, 0.5)))
 
 
-def chained(lengths: Any, guessed: int | None) -> tuple[Any, int]:
+@lru_cache(KEPT_PLANS)
+def chain_plan(
+    batch: int, length: int, starts: tuple[int, ...] | None, guessed: int | None, threads: int
+) -> Plan | None:
+    """Parts in groups of `CHAINS`; None where cutting does not pay. Arguments as for `schedule.plan`."""
+    spans = sequences(starts, batch, length)
+    parts, groups = chained(spans[:, 2], guessed, threads)
+    return Plan(spans, parts, min(groups, threads)) if groups else None
+
+
+def chained(lengths: Any, guessed: int | None, threads: int) -> tuple[Any, int]:
     """Parts in groups of `CHAINS`, and the number of groups; no parts where cutting does not pay.
 
     Parts of a sequence are equally long, but for the last one, which may be longer.
     """
     none = np.empty((0, 3), np.int64), 0
-    if guessed is None or not 0 < len(lengths) <= MAX_SEQUENCES * workers():
+    if guessed is None or not 0 < len(lengths) <= MAX_SEQUENCES * threads:
         return none
-    groups = -(-workers() // len(lengths))
+    groups = -(-threads // len(lengths))
     count = CHAINS * groups
     if lengths.min() // count < max(MIN_PART * guessed, MIN_STEPS):
         return none

@@ -23,8 +23,9 @@ import torch
 from numba.extending import overload
 from torch import Tensor
 
+from cofm_triton.cpu.blocked.packed import starts_of
 from cofm_triton.cpu.jit.activation import activate
-from cofm_triton.cpu.jit.chains import CHAINS, chained, guess_steps
+from cofm_triton.cpu.jit.chains import CHAINS, MIN_STEPS, chain_plan, guess_steps
 from cofm_triton.cpu.jit.compiled import OPTIONS, entry, inlined, inner
 from cofm_triton.cpu.jit.region import each
 from cofm_triton.cpu.jit.rows import (
@@ -37,7 +38,7 @@ from cofm_triton.cpu.jit.rows import (
     row_lanes,
     with_rows,
 )
-from cofm_triton.cpu.jit.schedule import collect, sequences, share, walk
+from cofm_triton.cpu.jit.schedule import plan
 from cofm_triton.cpu.jit.streams import fence, streams
 from cofm_triton.cpu.jit.threads import launch, workers
 from cofm_triton.cpu.jit.vectors import load, same, store
@@ -63,25 +64,26 @@ def scan(
     """
     dtype, x = x.dtype, with_rows(x)
     h = empty(x.shape, x.dtype)
-    channels, spans = x.shape[2], sequences(seq_starts, x.shape[0], x.shape[1])
+    (batch, length, channels), starts, threads = x.shape, starts_of(seq_starts), workers()
     held, lanes = channels <= MAX_HELD, row_lanes(channels)
-    starts = initial_states(h0, len(spans), channels, state_dtype)
     tensors = (Rows(x), Rows(with_rows(a.expand(x.shape))), Rows(h))
-    streamed, lengths = streams(tensors[2]), spans[:, 2]
-    guessed = guess_steps(factors) if held and factors is not None else None
-    parts, groups = chained(lengths, guessed)
-    if groups:
-        states = np.zeros((len(parts), channels), starts.dtype)
-        states[parts[:, 1] == 0] = starts
-        rows, guesses = walk(spans, parts, tensors, reverse), np.zeros_like(states)
-        launch(_chains, min(groups, workers()), groups, rule, lanes, *rows, streamed, states, guesses, guessed)
+    streamed = streams(tensors[2])
+    chains = None
+    if held and factors is not None and length >= CHAINS * MIN_STEPS:
+        guessed = guess_steps(factors)
+        chains = chain_plan(batch, length, starts, guessed, threads)
+    parts = chains or plan(batch, length, starts, channels, read_cost, threads)
+    states = initial_states(h0, len(parts.last), channels, state_dtype)[parts.sequence]
+    rows = parts.walk(tensors, reverse)
+    if chains:
+        states[parts.begins > 0] = 0
+        guesses = np.zeros_like(states)
+        launch(_chains, parts.threads, len(states) // CHAINS, rule, lanes, *rows, streamed, states, guesses, guessed)
         _settle(rule, lanes, *rows, streamed, states, guesses)
     else:
-        parts, threads = share(lengths, channels, read_cost)
-        states = starts[parts[:, 0]]
         kernel = _forward_held if held else _forward
-        launch(kernel, threads, len(parts), rule, lanes, *walk(spans, parts, tensors, reverse), streamed, states)
-    return h.to(dtype), torch.from_numpy(collect(parts, states, lengths))
+        launch(kernel, parts.threads, len(states), rule, lanes, *rows, streamed, states)
+    return h.to(dtype), torch.from_numpy(states[parts.last])
 
 
 def initial_states(states: Tensor | None, count: int, channels: int, state_dtype: torch.dtype) -> Any:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cofm_triton.cpu.blocked.packed import starts_of
 from cofm_triton.cpu.jit.compiled import entry, inlined, inner
 from cofm_triton.cpu.jit.forward import initial_states, scan
 from cofm_triton.cpu.jit.region import each
@@ -26,9 +27,9 @@ from cofm_triton.cpu.jit.rows import (
     row_lanes,
     with_rows,
 )
-from cofm_triton.cpu.jit.schedule import collect, sequences, share, total, walk
+from cofm_triton.cpu.jit.schedule import plan
 from cofm_triton.cpu.jit.streams import fence, streams
-from cofm_triton.cpu.jit.threads import launch
+from cofm_triton.cpu.jit.threads import launch, workers
 from cofm_triton.cpu.jit.vectors import conjugate, distribute, load, store
 from cofm_triton.cpu.memory import empty
 
@@ -59,29 +60,28 @@ def backward(
     gated, gate_dtype, channels = decay.dim() == 3, decay.dtype, h.shape[2]
     decay = with_rows(decay.conj().resolve_conj().expand(h.shape))
     grad_x = empty(h.shape, h.dtype)
-    held, lanes, spans = channels <= MAX_HELD, row_lanes(channels), sequences(seq_starts, h.shape[0], h.shape[1])
+    held, lanes = channels <= MAX_HELD, row_lanes(channels)
     # Steps of the adjoint count from the end of the sequence.
-    parts, threads = share(spans[:, 2], channels, READ_COST[gated])
-    mine, begins, ends = parts.T
-    mus = initial_states(grad_last, len(spans), channels, state_dtype)[mine]
+    parts = plan(h.shape[0], h.shape[1], starts_of(seq_starts), channels, READ_COST[gated], workers())
+    sequences = len(parts.last)
+    mus = initial_states(grad_last, sequences, channels, state_dtype)[parts.sequence]
     # The earlier state of the adjoint's step k is the state at its step k + 1; the very last one is h0.
-    firsts = initial_states(h0, len(spans), channels, state_dtype)[mine]
-    inner = np.maximum(np.minimum(ends, spans[mine, 2] - 1) - begins, 0)
+    firsts = initial_states(h0, sequences, channels, state_dtype)[parts.sequence]
     tensors, grad_decay = [Rows(grad_h), Rows(h), Rows(decay), Rows(grad_x)], decay
     if gated:
         grad_decay = empty(h.shape, decay.dtype)
         tensors.append(Rows(grad_decay))
         streamed = streams(tensors[3]) and streams(tensors[4])
         kernel = _adjoint_gated_held if held else _adjoint_gated
-        rows = walk(spans, parts, tensors, not reverse)
-        launch(kernel, threads, len(parts), lanes, *rows, streamed, mus, firsts, inner)
+        rows = parts.walk(tensors, not reverse)
+        launch(kernel, parts.threads, len(mus), lanes, *rows, streamed, mus, firsts, parts.inner)
     else:
         streamed, sums = streams(tensors[3]), np.zeros_like(mus)
         kernel = _adjoint_held if held else _adjoint
-        rows = walk(spans, parts, tensors, not reverse)
-        launch(kernel, threads, len(parts), lanes, *rows, streamed, mus, firsts, inner, sums)
-        grad_decay = torch.from_numpy(total(parts, sums))
-    return grad_x.to(dtype), grad_decay.to(gate_dtype), torch.from_numpy(collect(parts, mus, spans[:, 2]))
+        rows = parts.walk(tensors, not reverse)
+        launch(kernel, parts.threads, len(mus), lanes, *rows, streamed, mus, firsts, parts.inner, sums)
+        grad_decay = torch.from_numpy(parts.total(sums))
+    return grad_x.to(dtype), grad_decay.to(gate_dtype), torch.from_numpy(mus[parts.last])
 
 
 @inlined

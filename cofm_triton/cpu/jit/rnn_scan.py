@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cofm_triton.cpu.blocked.packed import starts_of
 from cofm_triton.cpu.jit.activation import slope
 from cofm_triton.cpu.jit.compiled import entry, inlined, inner
 from cofm_triton.cpu.jit.forward import initial_states, scan
@@ -28,9 +29,9 @@ from cofm_triton.cpu.jit.rows import (
     row_lanes,
     with_rows,
 )
-from cofm_triton.cpu.jit.schedule import sequences, share, total, walk
+from cofm_triton.cpu.jit.schedule import plan
 from cofm_triton.cpu.jit.streams import fence, streams
-from cofm_triton.cpu.jit.threads import launch
+from cofm_triton.cpu.jit.threads import launch, workers
 from cofm_triton.cpu.jit.vectors import load, store
 from cofm_triton.cpu.memory import empty
 from cofm_triton.nonlinearity import NONLINEARITIES
@@ -70,20 +71,19 @@ def backward(
     """
     dtype, x, h, grad_h = x.dtype, with_rows(x), with_rows(h), with_rows(grad_h)
     grad_x, rates, channels = empty(x.shape, x.dtype), numbers(rate), x.shape[2]
-    held, lanes, spans = channels <= MAX_HELD, row_lanes(channels), sequences(seq_starts, x.shape[0], x.shape[1])
-    parts, threads = share(spans[:, 2], channels, None)
-    mine = parts[:, 0]
-    mus = initial_states(grad_last, len(spans), channels, state_dtype)[mine]
-    firsts, sums = initial_states(h0, len(spans), channels, state_dtype)[mine], np.zeros_like(mus)
+    held, lanes = channels <= MAX_HELD, row_lanes(channels)
+    parts = plan(x.shape[0], x.shape[1], starts_of(seq_starts), channels, None, workers())
+    sequences = len(parts.last)
+    mus = initial_states(grad_last, sequences, channels, state_dtype)[parts.sequence]
+    firsts = initial_states(h0, sequences, channels, state_dtype)[parts.sequence]
+    sums = np.zeros_like(mus)
     tensors = (Rows(grad_h), Rows(x), Rows(h), Rows(grad_x))
-    rows, streamed = walk(spans, parts, tensors, True), streams(tensors[3])
+    rows, streamed = parts.walk(tensors, True), streams(tensors[3])
     kernel = _adjoint_held if held else _adjoint
     step = rates.dtype.type(dt)
     rule = (constant(nonlinearity), lanes)
-    launch(kernel, threads, len(parts), *rule, *rows, streamed, rates, step, mus, firsts, sums)
-    grad_h0 = np.empty_like(mus)
-    grad_h0[mine] = mus
-    return grad_x.to(dtype), torch.from_numpy(total(parts, sums)), torch.from_numpy(grad_h0)
+    launch(kernel, parts.threads, len(mus), *rule, *rows, streamed, rates, step, mus, firsts, sums)
+    return grad_x.to(dtype), torch.from_numpy(parts.total(sums)), torch.from_numpy(mus[parts.last])
 
 
 @inlined

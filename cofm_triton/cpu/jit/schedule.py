@@ -4,52 +4,90 @@ Sequences and parts are arrays with a row each, so that a thousand short sequenc
 
     spans (S, 3)    batch index, first row, number of rows
     parts (P, 3)    sequence, first step, step after the last one
+
+Plans depend on sizes alone and are kept: next to a pass over a few megabytes, making one anew would be no trifle.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from cofm_triton.cpu.blocked import packed
 from cofm_triton.cpu.jit.rows import Rows
-from cofm_triton.cpu.jit.threads import workers
 
 # Below this many numbers a second thread costs more than it saves.
 MIN_NUMBERS = 2**15
+KEPT_PLANS = 64
 
 
-def sequences(seq_starts: Tensor | None, batch: int, length: int) -> Any:
+class Plan:
+    """How the sequences of a call are done in parts; arrays have an entry for each part, `last` for each sequence.
+
+    Attributes:
+        parts: (P, 3), see above.
+        threads: how many do them side by side.
+        sequence: of the part.
+        begins: first step.
+        counts: number of steps.
+        inner: of its steps, those after which the sequence has another one.
+        last: (S,) the part with the last step; of several, empty ones after the first, any.
+    """
+
+    def __init__(self, spans: Any, parts: Any, threads: int) -> None:
+        self.parts, self.threads = parts, threads
+        self.sequence, self.begins, ends = np.ascontiguousarray(parts.T)
+        self.counts = ends - self.begins
+        batch, first, length = spans[self.sequence].T
+        ending = ends == length
+        self.inner = np.where(ending, np.maximum(self.counts - 1, 0), self.counts)
+        self.last = np.empty(len(spans), np.int64)
+        self.last[self.sequence[ending]] = np.flatnonzero(ending)
+        self._in_order = np.lexsort((self.begins, self.sequence))
+        ones, up, down = np.ones_like(batch), first + self.begins, first + length - 1 - self.begins
+        self._begin_at = {False: np.stack((ones, batch, up), 1), True: np.stack((ones, batch, down), 1)}
+
+    def walk(self, tensors: Sequence[Rows], reverse: bool) -> tuple[Any, ...]:
+        """What compiled loops over parts take.
+
+        Returns:
+            `(places, begins, counts, step, sample, step, sample, ...)`: addresses (parts, tensors) of the rows where
+            each part begins, its begin and its steps (parts,), then for each tensor the distance of a row to the next
+            and a sample of its dtype.
+        """
+        places = self._begin_at[reverse] @ np.array([(rows.base, rows.stride_b, rows.step) for rows in tensors]).T
+        steps = [item for rows in tensors for item in (-rows.step if reverse else rows.step, rows.sample)]
+        return places, self.begins, self.counts, *steps
+
+    def total(self, sums: Any) -> Any:
+        """The sum (D,) of sums (parts, D), taken in the order of sequences and steps."""
+        return sums[self._in_order].sum(0)
+
+
+@lru_cache(KEPT_PLANS)
+def plan(
+    batch: int, length: int, starts: tuple[int, ...] | None, channels: int, read_cost: float | None, threads: int
+) -> Plan:
+    """The plan for a batch, or for sequences packed into its only row; `channels` and on as for `share`."""
+    spans = sequences(starts, batch, length)
+    return Plan(spans, *share(spans[:, 2], channels, read_cost, threads))
+
+
+def sequences(starts: Sequence[int] | None, batch: int, length: int) -> Any:
     """Spans of the sequences of a batch, or of those packed into its only row."""
-    if seq_starts is None:
+    if starts is None:
         spans = np.zeros((batch, 3), np.int64)
         spans[:, 0], spans[:, 2] = np.arange(batch), length
         return spans
-    times = [time for _, time in packed.spans(seq_starts, length)]
+    times = [time for _, time in packed.spans(starts, length)]
     return np.array([(0, time.start, time.stop - time.start) for time in times], np.int64)
 
 
-def walk(spans: Any, parts: Any, tensors: Sequence[Rows], reverse: bool) -> tuple[Any, ...]:
-    """What compiled loops over parts take.
-
-    Returns:
-        `(places, begins, counts, step, sample, step, sample, ...)`: addresses (parts, tensors) of the rows where each
-        part begins, its begin and its steps (parts,), then for each tensor the distance of a row to the next and a
-        sample of its dtype.
-    """
-    sequence, begins, ends = parts.T
-    batch, first, length = spans[sequence].T
-    rows = first + (length - 1 - begins if reverse else begins)
-    places = np.stack([tensor.at(batch, rows) for tensor in tensors], 1)
-    steps = [item for tensor in tensors for item in (-tensor.step if reverse else tensor.step, tensor.sample)]
-    return places, np.ascontiguousarray(begins), ends - begins, *steps
-
-
-def share(lengths: Any, channels: int, read_cost: float | None) -> tuple[Any, int]:
+def share(lengths: Any, channels: int, read_cost: float | None, threads: int) -> tuple[Any, int]:
     """Parts that cover every sequence, and the number of threads that do them side by side.
 
     Args:
@@ -57,9 +95,10 @@ def share(lengths: Any, channels: int, read_cost: float | None) -> tuple[Any, in
         channels: numbers per step.
         read_cost: time of bringing the recurrence one step forward without storing it, over that of doing the step; a
             part has to do so from the beginning of its sequence. None keeps sequences whole.
+        threads: the most to use.
     """
     count = len(lengths)
-    threads = workers() if lengths.sum() * channels >= MIN_NUMBERS else 1
+    threads = threads if lengths.sum() * channels >= MIN_NUMBERS else 1
     whole = count if read_cost is None else count - count % threads
     parts = np.zeros((whole, 3), np.int64)
     # Threads take the next part when they are done with one: long ones come first.
@@ -68,19 +107,6 @@ def share(lengths: Any, channels: int, read_cost: float | None) -> tuple[Any, in
     rest = [split(sequence, int(lengths[sequence]), threads, read_cost or 1.0) for sequence in range(whole, count)]
     parts = np.concatenate((parts, *rest))
     return parts, min(threads, len(parts))
-
-
-def collect(parts: Any, states: Any, lengths: Any) -> Any:
-    """The last state (S, D) of every sequence, of states (parts, D) at the end of parts."""
-    last = np.empty((len(lengths), states.shape[1]), states.dtype)
-    ending = parts[:, 2] == lengths[parts[:, 0]]  # of several, empty ones after the first, any will do
-    last[parts[ending, 0]] = states[ending]
-    return last
-
-
-def total(parts: Any, sums: Any) -> Any:
-    """The sum (D,) of sums (parts, D), taken in the order of sequences and steps."""
-    return sums[np.lexsort((parts[:, 1], parts[:, 0]))].sum(0)
 
 
 def split(sequence: int, length: int, threads: int, read_cost: float) -> Any:
