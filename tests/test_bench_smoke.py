@@ -94,8 +94,19 @@ def test_runs_and_copies_take_turns() -> None:
     for _ in range(3):
         turns.before()
         turns.run()
-    assert order == ["copy", "run"] * 3
+    assert order == ["copy", "copy", "run", "run"] * 3  # each after one of its own kind
     assert len(turns.pairs) == 3
+
+
+def test_long_runs_follow_each_other_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    monkeypatch.setattr(measure, "LEAD_SECONDS", 0.0)
+    turns = measure.Turns(lambda: order.append("copy"), lambda: order.append("run"), torch.device("cpu"))
+    turns.warm_up(max_time=0.0, min_rounds=1)
+    order.clear()
+    turns.before()
+    turns.run()
+    assert order == ["copy", "run"]
 
 
 def test_on_a_gpu_tritons_clock_takes_medians(monkeypatch: pytest.MonkeyPatch) -> None:

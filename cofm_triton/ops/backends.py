@@ -65,6 +65,7 @@ def resolve(backend: str | None, device: torch.device) -> str:
     return backend
 
 
+@cache
 def implementation(backend: str, operator: str) -> ModuleType:
     """The module that computes `operator` on a resolved backend; imported on first use."""
     return importlib.import_module(f"{_PACKAGES[backend]}.{operator}")

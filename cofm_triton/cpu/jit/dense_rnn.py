@@ -23,7 +23,7 @@ from cofm_triton.cpu.jit.compiled import entry, inlined
 from cofm_triton.cpu.jit.forward import initial_states
 from cofm_triton.cpu.jit.product import TILE_ROWS, multiply, panels
 from cofm_triton.cpu.jit.rnn_scan import constant
-from cofm_triton.cpu.jit.rows import Rows, numbers, row, with_rows
+from cofm_triton.cpu.jit.rows import Rows, aligned, numbers, row, with_rows
 from cofm_triton.cpu.jit.schedule import MIN_NUMBERS
 from cofm_triton.cpu.jit.threads import run, workers
 from cofm_triton.cpu.memory import empty
@@ -108,7 +108,7 @@ def forward(
     dtype, x = x.dtype, with_rows(x)
     batch, length, size = x.shape
     h, slopes = empty(x.shape, x.dtype), empty((batch, length if keep else 0, size), state_dtype)
-    last = initial_states(h0, batch, size, state_dtype).copy()
+    last = initial_states(h0, np.arange(batch), size, state_dtype)
     xs, hs, ss, matrix = Rows(x), Rows(h), Rows(slopes), panels(weight.T)
     act, kept, step = constant(nonlinearity), (0,) * keep, last.dtype.type(dt)
 
@@ -131,15 +131,17 @@ def adjoint(
     grad_h = with_rows(grad_h)
     batch, length, size = slope.shape
     grad_x = empty(slope.shape, slope.dtype)
-    grad_h0 = initial_states(grad_last, batch, size, slope.dtype).copy()
+    grad_h0 = initial_states(grad_last, np.arange(batch), size, slope.dtype)
     gs, ss, dxs, matrix = Rows(grad_h), Rows(slope), Rows(grad_x), panels(weight)
     step = grad_h0.dtype.type(dt)
 
     def work(first: int, count: int) -> None:
         mu, product = _work_space(grad_h0[first : first + count], matrix)
+        drive = aligned(mu.shape, mu.dtype)
+        drive[count:] = 0
         _adjoint(
             gs.at(first, 0), gs.stride_b, gs.step, gs.sample, ss.at(first, 0), dxs.at(first, 0), ss.stride_b, ss.step,
-            numbers(matrix), step, mu, product, np.zeros_like(mu), count, length,
+            numbers(matrix), step, mu, product, drive, count, length,
         )  # fmt: skip
         grad_h0[first : first + count] = mu[:count]
 
@@ -150,9 +152,9 @@ def adjoint(
 def _work_space(states: Any, matrix: Tensor) -> tuple[Any, Any]:
     """States of some sequences, filled up with zeros to whole tiles, and room for their product with a matrix."""
     rows = -(-len(states) // TILE_ROWS) * TILE_ROWS
-    padded = np.zeros((rows, states.shape[1]), states.dtype)
-    padded[: len(states)] = states
-    return padded, np.empty((rows, matrix.shape[0] * matrix.shape[2]), states.dtype)
+    padded = aligned((rows, states.shape[1]), states.dtype)
+    padded[: len(states)], padded[len(states) :] = states, 0
+    return padded, aligned((rows, matrix.shape[0] * matrix.shape[2]), states.dtype)
 
 
 def _share(work: Callable[[int, int], None], batch: int, numbers_each: int) -> None:

@@ -16,6 +16,7 @@ order, however a sequence is split. Large results leave past the cache (`streams
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ from cofm_triton.cpu.jit.rows import (
     MAX_HELD,
     SAMPLES,
     Rows,
+    aligned,
     block_at,
     numbers,
     row_lanes,
@@ -47,7 +49,7 @@ from cofm_triton.cpu.memory import empty
 
 def scan(
     rule: tuple[Any, ...], x: Tensor, a: Tensor, h0: Tensor | None, seq_starts: Tensor | None, *,
-    factors: Any, reverse: bool, state_dtype: torch.dtype, read_cost: float,
+    factors: Callable[[], Any] | None, reverse: bool, state_dtype: torch.dtype, read_cost: float,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """`(h, h_last)` with T >= 1: h (B, T, D) in x's dtype, h_last (S, D) in the state's.
 
@@ -57,7 +59,7 @@ def scan(
         a: (D,) or (B, T, D).
         h0: (S, D), zeros when None.
         seq_starts: (S,) where packed sequences start, or None.
-        factors: (D,) by how much a step multiplies a difference between two states, None if that is not known.
+        factors: gives (D,), by how much a step multiplies a difference between two states; None if that is not known.
         reverse: from the last step to the first.
         state_dtype: of the state.
         read_cost: time of a step that is not stored over that of one that is.
@@ -70,10 +72,10 @@ def scan(
     streamed = streams(tensors[2])
     chains = None
     if held and factors is not None and length >= CHAINS * MIN_STEPS:
-        guessed = guess_steps(factors)
+        guessed = guess_steps(factors())
         chains = chain_plan(batch, length, starts, guessed, threads)
     parts = chains or plan(batch, length, starts, channels, read_cost, threads)
-    states = initial_states(h0, len(parts.last), channels, state_dtype)[parts.sequence]
+    states = initial_states(h0, parts.sequence, channels, state_dtype)
     rows = parts.walk(tensors, reverse)
     if chains:
         states[parts.begins > 0] = 0
@@ -86,11 +88,11 @@ def scan(
     return h.to(dtype), torch.from_numpy(states[parts.last])
 
 
-def initial_states(states: Tensor | None, count: int, channels: int, state_dtype: torch.dtype) -> Any:
-    """`(count, channels)` states as an array in the state's dtype, zeros when not given."""
-    if states is None:
-        return np.zeros((count, channels), SAMPLES[state_dtype].dtype)
-    return numbers(states.to(state_dtype).resolve_conj().contiguous())
+def initial_states(states: Tensor | None, sequence: Any, channels: int, state_dtype: torch.dtype) -> Any:
+    """States (P, D) of the sequences with these indices (P,), as an array in the state's dtype, zeros when None."""
+    result = aligned((len(sequence), channels), SAMPLES[state_dtype].dtype)
+    result[:] = 0 if states is None else numbers(states.to(state_dtype).resolve_conj().contiguous())[sequence]
+    return result
 
 
 def _next(rule: Any, a: Any, x: Any, state: Any) -> Any:

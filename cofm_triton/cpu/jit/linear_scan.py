@@ -7,9 +7,9 @@ The adjoint is written with mu, what arrives from later steps: `lambda[t] = g[t]
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -46,7 +46,7 @@ def forward(
     if not gated:
         decay = decay.resolve_conj().resolve_neg()
     return scan(
-        (), x, decay, h0, seq_starts, factors=None if gated else numbers(decay), reverse=reverse,
+        (), x, decay, h0, seq_starts, factors=None if gated else partial(numbers, decay), reverse=reverse,
         state_dtype=state_dtype, read_cost=READ_COST[gated],
     )  # fmt: skip
 
@@ -63,10 +63,9 @@ def backward(
     held, lanes = channels <= MAX_HELD, row_lanes(channels)
     # Steps of the adjoint count from the end of the sequence.
     parts = plan(h.shape[0], h.shape[1], starts_of(seq_starts), channels, READ_COST[gated], workers())
-    sequences = len(parts.last)
-    mus = initial_states(grad_last, sequences, channels, state_dtype)[parts.sequence]
+    mus = initial_states(grad_last, parts.sequence, channels, state_dtype)
     # The earlier state of the adjoint's step k is the state at its step k + 1; the very last one is h0.
-    firsts = initial_states(h0, sequences, channels, state_dtype)[parts.sequence]
+    firsts = initial_states(h0, parts.sequence, channels, state_dtype)
     tensors, grad_decay = [Rows(grad_h), Rows(h), Rows(decay), Rows(grad_x)], decay
     if gated:
         grad_decay = empty(h.shape, decay.dtype)
@@ -76,7 +75,7 @@ def backward(
         rows = parts.walk(tensors, not reverse)
         launch(kernel, parts.threads, len(mus), lanes, *rows, streamed, mus, firsts, parts.inner)
     else:
-        streamed, sums = streams(tensors[3]), np.zeros_like(mus)
+        streamed, sums = streams(tensors[3]), initial_states(None, parts.sequence, channels, state_dtype)
         kernel = _adjoint_held if held else _adjoint
         rows = parts.walk(tensors, not reverse)
         launch(kernel, parts.threads, len(mus), lanes, *rows, streamed, mus, firsts, parts.inner, sums)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -53,7 +52,7 @@ def forward(
     rates = numbers(rate)
     step = rates.dtype.type(dt)
     # A relu unit whose state has outgrown its input hardly moves and so forgets nothing: guesses would be wrong.
-    factors = None if nonlinearity == "relu" else 1 - step * rates
+    factors = None if nonlinearity == "relu" else (lambda: 1 - step * rates)
     return scan(
         (constant(nonlinearity), step), x, rate, h0, seq_starts, factors=factors, reverse=False,
         state_dtype=state_dtype, read_cost=READ_COST,
@@ -73,10 +72,9 @@ def backward(
     grad_x, rates, channels = empty(x.shape, x.dtype), numbers(rate), x.shape[2]
     held, lanes = channels <= MAX_HELD, row_lanes(channels)
     parts = plan(x.shape[0], x.shape[1], starts_of(seq_starts), channels, None, workers())
-    sequences = len(parts.last)
-    mus = initial_states(grad_last, sequences, channels, state_dtype)[parts.sequence]
-    firsts = initial_states(h0, sequences, channels, state_dtype)[parts.sequence]
-    sums = np.zeros_like(mus)
+    mus = initial_states(grad_last, parts.sequence, channels, state_dtype)
+    firsts = initial_states(h0, parts.sequence, channels, state_dtype)
+    sums = initial_states(None, parts.sequence, channels, state_dtype)
     tensors = (Rows(grad_h), Rows(x), Rows(h), Rows(grad_x))
     rows, streamed = parts.walk(tensors, True), streams(tensors[3])
     kernel = _adjoint_held if held else _adjoint

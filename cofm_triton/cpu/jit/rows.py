@@ -6,6 +6,7 @@ A row is D numbers next to each other; rows may lie any distance apart. bfloat16
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -55,6 +56,14 @@ def with_rows(tensor: Tensor) -> Tensor:
 def numbers(tensor: Tensor) -> Any:
     """A contiguous tensor as an array that shares its memory; taken before work goes to threads without autograd."""
     return tensor.detach().numpy()
+
+
+def aligned(shape: tuple[int, ...], dtype: Any) -> Any:
+    """An uninitialised array at the beginning of a cache line, where PyTorch's memory begins and numpy's need not: a
+    state whose vectors lie across two lines makes a scan half as fast.
+    """
+    size = prod(shape) * np.dtype(dtype).itemsize
+    return torch.empty(size, dtype=torch.uint8).numpy().view(dtype).reshape(shape)
 
 
 def _pointer_to(_context: Any, address: Any, sample: Any) -> Any:
