@@ -14,7 +14,16 @@ pytest.importorskip("numba")
 
 import cofm_triton as cofm
 from cofm_triton.cpu.jit import chains, forward
-from cofm_triton.cpu.jit.chains import CHAINS, MAX_SEQUENCES, MIN_PART, MIN_STEPS, chain_plan, chained, guess_steps
+from cofm_triton.cpu.jit.chains import (
+    CHAINS,
+    MAX_SEQUENCES,
+    MIN_PART,
+    MIN_STEPS,
+    chain_plan,
+    chained,
+    guess_steps,
+    worth_a_guess,
+)
 from cofm_triton.cpu.jit.schedule import Plan
 
 
@@ -93,6 +102,12 @@ def test_when_sequences_are_cut() -> None:
     assert groups([10**6], None) == 0
     assert groups([10**6] * (2 * MAX_SEQUENCES + 1), 0) == 0
     assert groups([10**6, 5], 0) == 0
+
+
+def test_no_guess_for_what_cannot_be_cut() -> None:
+    assert worth_a_guess(1, 8 * MIN_STEPS, 2) and not worth_a_guess(1, 8 * MIN_STEPS - 1, 2)
+    assert worth_a_guess(2 * MAX_SEQUENCES, 4 * MIN_STEPS, 2)
+    assert not worth_a_guess(2 * MAX_SEQUENCES + 1, 10**6, 2) and not worth_a_guess(0, 10**6, 2)
 
 
 def test_steps_of_a_guess() -> None:

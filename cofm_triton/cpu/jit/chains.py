@@ -30,6 +30,16 @@ MIN_PART = 8
 MIN_STEPS = 2**10
 
 
+def worth_a_guess(sequences: int, longest: int, threads: int) -> bool:
+    """Whether so many sequences, none longer, could be cut, however short their guesses: known from their sizes."""
+    return 0 < sequences <= MAX_SEQUENCES * threads and longest >= _parts(sequences, threads) * MIN_STEPS
+
+
+def _parts(sequences: int, threads: int) -> int:
+    """Parts of each sequence: whole groups, for every thread one or more."""
+    return CHAINS * -(-threads // sequences)
+
+
 def guess_steps(factors: Any) -> int | None:
     """Steps of a guess; None if differences between states do not shrink.
 
@@ -62,14 +72,13 @@ def chained(lengths: Any, guessed: int | None, threads: int) -> tuple[Any, int]:
     Parts of a sequence are equally long, but for the last one, which may be longer.
     """
     none = np.empty((0, 3), np.int64), 0
-    if guessed is None or not 0 < len(lengths) <= MAX_SEQUENCES * threads:
+    if guessed is None or not worth_a_guess(len(lengths), int(lengths.max(initial=0)), threads):
         return none
-    groups = -(-threads // len(lengths))
-    count = CHAINS * groups
+    count = _parts(len(lengths), threads)
     if lengths.min() // count < max(MIN_PART * guessed, MIN_STEPS):
         return none
     parts = [
         consecutive(sequence, [*(k * (length // count) for k in range(count)), length])
         for sequence, length in enumerate(lengths.tolist())
     ]
-    return np.concatenate(parts), len(lengths) * groups
+    return np.concatenate(parts), len(lengths) * count // CHAINS

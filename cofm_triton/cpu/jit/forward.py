@@ -26,7 +26,7 @@ from torch import Tensor
 
 from cofm_triton.cpu.blocked.packed import starts_of
 from cofm_triton.cpu.jit.activation import activate
-from cofm_triton.cpu.jit.chains import CHAINS, MIN_STEPS, chain_plan, guess_steps
+from cofm_triton.cpu.jit.chains import CHAINS, chain_plan, guess_steps, worth_a_guess
 from cofm_triton.cpu.jit.compiled import OPTIONS, entry, inlined, inner
 from cofm_triton.cpu.jit.region import each
 from cofm_triton.cpu.jit.rows import (
@@ -71,7 +71,7 @@ def scan(
     tensors = (Rows(x), Rows(with_rows(a.expand(x.shape))), Rows(h))
     streamed = streams(tensors[2])
     chains = None
-    if held and factors is not None and length >= CHAINS * MIN_STEPS:
+    if held and factors is not None and worth_a_guess(batch if starts is None else len(starts), length, threads):
         guessed = guess_steps(factors())
         chains = chain_plan(batch, length, starts, guessed, threads)
     parts = chains or plan(batch, length, starts, channels, read_cost, threads)
@@ -90,8 +90,10 @@ def scan(
 
 def initial_states(states: Tensor | None, sequence: Any, channels: int, state_dtype: torch.dtype) -> Any:
     """States (P, D) of the sequences with these indices (P,), as an array in the state's dtype, zeros when None."""
+    if states is None:
+        return torch.zeros((len(sequence), channels), dtype=state_dtype).numpy()
     result = aligned((len(sequence), channels), SAMPLES[state_dtype].dtype)
-    result[:] = 0 if states is None else numbers(states.to(state_dtype).resolve_conj().contiguous())[sequence]
+    result[:] = numbers(states.to(state_dtype).resolve_conj().contiguous())[sequence]
     return result
 
 
