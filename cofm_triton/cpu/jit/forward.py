@@ -188,14 +188,16 @@ def _chains_part(
     held, wrong, size = states[first].ctypes.data, guesses[first].ctypes.data, len(lanes) * states.itemsize
     coefficients, start = load(lanes, places[first, 1], ak), load(lanes, held, states)
     p = q = r = s = load(lanes, wrong, guesses)
+    x0, x1, x2, x3 = places[first, 0], places[first + 1, 0], places[first + 2, 0], places[first + 3, 0]
+    h0, h1, h2, h3 = places[first, 2], places[first + 1, 2], places[first + 2, 2], places[first + 3, 2]
     # The first part of a sequence has nothing before it to guess from: its chain idles on the rows of another one.
-    earliest = places[first if begins[first] else first + 1, 0]
+    earliest = x0 if begins[first] else x1
     for t in range(-guessed, 0):
         at = t * x_step
         p = _next(rule, coefficients, load(lanes, earliest + at, xk), p)
-        q = _next(rule, coefficients, load(lanes, places[first + 1, 0] + at, xk), q)
-        r = _next(rule, coefficients, load(lanes, places[first + 2, 0] + at, xk), r)
-        s = _next(rule, coefficients, load(lanes, places[first + 3, 0] + at, xk), s)
+        q = _next(rule, coefficients, load(lanes, x1 + at, xk), q)
+        r = _next(rule, coefficients, load(lanes, x2 + at, xk), r)
+        s = _next(rule, coefficients, load(lanes, x3 + at, xk), s)
     if not begins[first]:
         p = start
     store(p, wrong, guesses, False)
@@ -204,17 +206,17 @@ def _chains_part(
     store(s, wrong + 3 * size, guesses, False)
     for t in range(steps):
         at, to = t * x_step, t * h_step
-        p = _next(rule, coefficients, load(lanes, places[first, 0] + at, xk), p)
-        q = _next(rule, coefficients, load(lanes, places[first + 1, 0] + at, xk), q)
-        r = _next(rule, coefficients, load(lanes, places[first + 2, 0] + at, xk), r)
-        s = _next(rule, coefficients, load(lanes, places[first + 3, 0] + at, xk), s)
-        store(p, places[first, 2] + to, hk, streamed)
-        store(q, places[first + 1, 2] + to, hk, streamed)
-        store(r, places[first + 2, 2] + to, hk, streamed)
-        store(s, places[first + 3, 2] + to, hk, streamed)
+        p = _next(rule, coefficients, load(lanes, x0 + at, xk), p)
+        q = _next(rule, coefficients, load(lanes, x1 + at, xk), q)
+        r = _next(rule, coefficients, load(lanes, x2 + at, xk), r)
+        s = _next(rule, coefficients, load(lanes, x3 + at, xk), s)
+        store(p, h0 + to, hk, streamed)
+        store(q, h1 + to, hk, streamed)
+        store(r, h2 + to, hk, streamed)
+        store(s, h3 + to, hk, streamed)
     for t in range(steps, counts[first + 3]):
-        s = _next(rule, coefficients, load(lanes, places[first + 3, 0] + t * x_step, xk), s)
-        store(s, places[first + 3, 2] + t * h_step, hk, streamed)
+        s = _next(rule, coefficients, load(lanes, x3 + t * x_step, xk), s)
+        store(s, h3 + t * h_step, hk, streamed)
     store(p, held, states, False)
     store(q, held + size, states, False)
     store(r, held + 2 * size, states, False)
