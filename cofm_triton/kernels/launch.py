@@ -153,7 +153,7 @@ def layout(
        last chunk save, which are read once.
     3. More than four segments: as many programs as the device can hold, each with a short chunk.
     """
-    blocks = [channels(width, element_size, part=part) for part in PARTS if _divides(width, element_size, part, pairs)]
+    blocks = _blocks(width, element_size, pairs)
     narrowest = sequences * blocks[-1].num_blocks
     if packed or rows <= MAX_CHAIN or narrowest >= num_sms:
         return _busy(blocks, sequences, num_sms), Chunks(rows, rows)
@@ -176,6 +176,16 @@ def layout(
         length = _lengthen(length, segment, element_size)
     block = _busy(blocks, sequences * (triton.cdiv(segment, length) - 1), wanted)
     return block, Chunks(min(length, segment), segment)
+
+
+def narrowest(width: int, element_size: int, *, pairs: bool = False) -> Channels:
+    """The blocks of channels with the most rows in flight, for chains that nobody else keeps the device busy beside."""
+    return _blocks(width, element_size, pairs)[-1]
+
+
+def _blocks(width: int, element_size: int, pairs: bool) -> list[Channels]:
+    """Every width of blocks that a scan may have, the widest first."""
+    return [channels(width, element_size, part=part) for part in PARTS if _divides(width, element_size, part, pairs)]
 
 
 def _lengthen(length: int, segment: int, element_size: int) -> int:

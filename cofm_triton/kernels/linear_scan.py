@@ -45,8 +45,8 @@ from cofm_triton.kernels.launch import (
     NUM_WARPS,
     Channels,
     Chunks,
-    channels,
     layout,
+    narrowest,
     split_carries,
 )
 from cofm_triton.kernels.rows import chunk_rows, live_row, load_last_rows, load_row, load_rows, store_row
@@ -62,6 +62,8 @@ BACKWARD_ROWS = {1: 12, 2: 18, 4: 24}
 GATED_BACKWARD_ROWS = {1: 8, 2: 16, 4: 16}
 # The rows that are left are walked together, or, in narrow blocks and complex, so many at a time: masks take registers.
 SHORT_ROWS = 4
+# Carries are few, and most of them may be what is left: one wait for so many.
+SHORT_CARRIES = 16
 
 # The smallest number above 0 of a state, by its size in bytes.
 SMALLEST = {4: 2.0**-149, 8: 2.0**-1074}
@@ -459,7 +461,8 @@ def launch_forward(
         GATED=gated, HAS_START=start is not None, HAS_CARRY=carry is not None,
         FOLD=0 if gates is None else FOLDED_CARRIES, SUMMARY=summary, SUMMED=summed,
         PACKED=seq_starts is not None, REVERSE=reverse, COMPLEX=is_complex, STATE=_state(last),
-        BLOCK_D=block.block_d, **_rows(rows, block, chunk_length, is_complex), MASKED=block.masked, num_warps=NUM_WARPS,
+        BLOCK_D=block.block_d, **_rows(rows, block, chunk_length, is_complex, summed), MASKED=block.masked,
+        num_warps=NUM_WARPS,
     )  # fmt: skip
 
 
@@ -536,8 +539,8 @@ def _carries(ends: Any, gates: Any, *, reverse: bool, is_complex: bool) -> tuple
         return ends, gates
     carry, last = ends.new_empty(ends.shape), ends.new_empty((ends.shape[0], width))
     _scan_segment(
-        ends, gates, None, None, carry, last, block=channels(width, ends.element_size()), steps=(0, count),
-        chunk_length=split_carries(count), reverse=reverse, is_complex=is_complex, summed=True,
+        ends, gates, None, None, carry, last, block=narrowest(width, ends.element_size(), pairs=is_complex),
+        steps=(0, count), chunk_length=split_carries(count), reverse=reverse, is_complex=is_complex, summed=True,
     )  # fmt: skip
     return carry, None
 
@@ -601,10 +604,14 @@ def _real_dtype(tensor: Any, state_dtype: Any) -> Any:
     return tensor.real.dtype if tensor.is_complex() else state_dtype
 
 
-def _rows(table: dict[int, int], block: Channels, chunk_length: int, is_complex: bool) -> dict[str, int]:
+def _rows(
+    table: dict[int, int], block: Channels, chunk_length: int, is_complex: bool, summed: bool = False
+) -> dict[str, int]:
     """Rows in flight of a launch; a chunk that has fewer is walked in short blocks."""
     rows = table[block.part] if chunk_length >= table[block.part] else table[1]
-    return dict(ROWS=rows, SHORT=SHORT_ROWS if block.part > 1 or is_complex else rows)
+    if block.part == 1 and not is_complex:
+        return dict(ROWS=rows, SHORT=rows)
+    return dict(ROWS=rows, SHORT=SHORT_CARRIES if summed and not is_complex else SHORT_ROWS)
 
 
 def _state(states: Any) -> Any:

@@ -67,3 +67,10 @@ def test_non_finite_inputs(nonlinearity: str, backend: str) -> None:
     expected = reference.dense_rnn(x, weight, nonlinearity=nonlinearity)[0]
     actual = dense_rnn(x, weight, nonlinearity=nonlinearity, backend=backend)[0]
     torch.testing.assert_close(actual, expected, equal_nan=True, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("dt", [1e-3, 1.9, 6.0])  # eigenvalues of the matrix are 0.25 to 0.75
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+def test_step_sizes(backend: str, dt: float) -> None:
+    for nonlinearity in NONLINEARITIES:
+        dense_case(2, 8, 3, nonlinearity=nonlinearity, dt=dt).check(backend)

@@ -48,7 +48,7 @@ def test_long_sequences(nonlinearity: str, backend: str) -> None:
     rnn_case(1, 1000, 3, nonlinearity=nonlinearity, dt=0.1).check(backend)
 
 
-@pytest.mark.parametrize("dt", [1e-3, 0.1, 0.5, 1.0, 1.9])
+@pytest.mark.parametrize("dt", [1e-3, 0.1, 0.5, 1.0, 1.9, 4.0])  # rates are 0.05 to 1.2
 @pytest.mark.parametrize("backend", CPU_BACKENDS)
 def test_step_sizes(backend: str, dt: float) -> None:
     for nonlinearity in NONLINEARITIES:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from scan_cases import dense_case
 
+from cofm_triton.nonlinearity import NONLINEARITIES
 from cofm_triton.ops.backends import INSTALLED, interpreting
 
 if not INSTALLED["triton"] or not (torch.cuda.is_available() or interpreting()):
@@ -40,3 +41,10 @@ def test_step_by_step(dtype: torch.dtype, states: bool, monkeypatch: pytest.Monk
     monkeypatch.setattr(dense_rnn, "dense", lambda *_: None)
     for precision in ("ieee", "tf32x3"):
         dense_case(17, 3, 40, dtype=dtype, states=states, precision=precision).check("triton")
+
+
+@pytest.mark.parametrize("dt", [1e-3, 1.9, 6.0])  # eigenvalues of the matrix are 0.25 to 0.75
+@pytest.mark.parametrize("nonlinearity", NONLINEARITIES)
+def test_step_sizes(nonlinearity: str, dt: float) -> None:
+    """Euler's method slow, oscillating and diverging: as the definition does, gradients included."""
+    dense_case(2, 8, 3, nonlinearity=nonlinearity, dt=dt).check("triton")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from scan_cases import rnn_case
+from scan_cases import device_of, normal, rnn_case
 
+from cofm_triton import functional, reference
+from cofm_triton.nonlinearity import NONLINEARITIES
 from cofm_triton.ops import rnn_scan
 from cofm_triton.ops.backends import INSTALLED, interpreting
 
@@ -26,3 +28,46 @@ def test_narrow_blocks(length: int, num_sms: int, dtype: torch.dtype, monkeypatc
 def test_full_blocks(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rnn_scan, "num_sms", lambda device: 1)
     rnn_case(2, length, 130, nonlinearity="relu").check("triton")
+
+
+def on_triton(x: torch.Tensor, rate: torch.Tensor, nonlinearity: str) -> torch.Tensor:
+    """Every state."""
+    device = device_of("triton")
+    return functional.rnn_scan(x.to(device), rate.to(device), nonlinearity=nonlinearity, backend="triton")[0].cpu()
+
+
+@pytest.mark.parametrize("dt", [1e-3, 1.9, 4.0])  # rates are 0.05 to 1.2
+@pytest.mark.parametrize("nonlinearity", NONLINEARITIES)
+def test_step_sizes(nonlinearity: str, dt: float) -> None:
+    """Euler's method slow, oscillating and diverging: as the definition does, gradients included."""
+    rnn_case(2, 20, 3, nonlinearity=nonlinearity, dt=dt).check("triton")
+
+
+def test_saturated_steps_are_of_unit_size() -> None:
+    # |h[t]| <= dt (t + 1), reached while x - rate h stays above 1.
+    device = device_of("triton")
+    x, rate = torch.full((1, 40, 3), 1e6, device=device, requires_grad=True), torch.tensor([0.0, 0.5, 1.0])
+    h, _ = functional.rnn_scan(x, rate.to(device), dt=0.25, backend="triton")
+    assert torch.equal(h[0, :, 0].cpu(), 0.25 * torch.arange(1, 41))
+    assert not torch.autograd.grad(h.sum(), x)[0].any()
+
+
+@pytest.mark.parametrize("nonlinearity", ["tanh", "hardtanh"])
+def test_steps_beyond_the_stable_one_stay_bounded(nonlinearity: str) -> None:
+    # dt * rate = 3 > 2: a linear model grows like 2^T, a saturating one keeps |h[t]| <= dt (t + 1).
+    x, rate = normal(1, 60, 3, dtype=torch.float64), torch.full((3,), 3.0, dtype=torch.float64)
+    h = on_triton(x, rate, nonlinearity)
+    assert (h.abs().amax((0, 2)) <= torch.arange(1, 61)).all()
+    # In float64, of which 12 digits are left of growing rounding errors for the first steps.
+    expected, _ = reference.rnn_scan(x[:, :10], rate, nonlinearity=nonlinearity)
+    torch.testing.assert_close(h[:, :10], expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy, which stands in for the machine, warns of infinities
+def test_a_linear_model_beyond_the_stable_step_overflows() -> None:
+    x, rate = torch.ones(1, 150, 3), torch.full((3,), 3.0)
+    h = on_triton(x, rate, "linear")
+    expected, _ = reference.rnn_scan(x, rate, nonlinearity="linear")
+    assert not h[:, -1].isfinite().any()
+    assert torch.equal(h.isfinite(), expected.isfinite())
+    assert torch.equal(h.isnan(), expected.isnan())
