@@ -31,10 +31,12 @@ SPLIT_PROGRAMS = 1.5
 # 40 MB of L2 that an A100 has (H100: 50, B200: 126, MI300X: 256 in its last level), so that the replay finds its input
 # where the summaries left it.
 SEGMENT_BYTES = 36_000_000
-# Sequences of more segments are cut into short chunks, for as many one-warp programs as there can be at a time (CUDA
-# compute capability 8.0 and 9.0: 32 a multiprocessor).
+# Sequences of more segments are cut into short chunks, in steps of so many rows, for as many one-warp programs as there
+# can be at a time (CUDA compute capability 8.0 and 9.0: 32 a multiprocessor). In bfloat16 the summaries of the shortest
+# are half a number per element.
 MANY_SEGMENTS = 4
-SHORT_STEP = 16
+SHORT_CHUNK = 12
+SHORT_STEP = 4
 RESIDENT_PROGRAMS = 32
 
 # Sweeps: units come in eights, so that few widths need a compilation of their own. Wide models are computed in groups
@@ -157,7 +159,7 @@ def layout(
     narrowest = sequences * blocks[-1].num_blocks
     if packed or rows <= MAX_CHAIN or narrowest >= num_sms:
         return _busy(blocks, sequences, num_sms), Chunks(rows, rows)
-    most = max(SHORT_STEP, SEGMENT_BYTES // (streams * sequences * width * element_size))
+    most = max(SHORT_CHUNK, SEGMENT_BYTES // (streams * sequences * width * element_size))
     segments = triton.cdiv(rows, most)
     segment = triton.cdiv(rows, segments)
     wanted = SPLIT_PROGRAMS * num_sms
@@ -165,7 +167,7 @@ def layout(
         chunks = FOLDED_CARRIES + 1
     elif segments > MANY_SEGMENTS:
         chunks = RESIDENT_PROGRAMS * num_sms // narrowest
-        length = max(SHORT_STEP, segment // chunks // SHORT_STEP * SHORT_STEP)
+        length = max(SHORT_CHUNK, segment // chunks // SHORT_STEP * SHORT_STEP)
         return blocks[-1], Chunks(length, min(segment, chunks * length))
     elif streams == 2:
         chunks = max(FOLDED_CARRIES + 1, math.isqrt(2 * segment * element_size // CARRY_BYTES))

@@ -62,7 +62,7 @@ BACKWARD_ROWS = {1: 12, 2: 18, 4: 24}
 GATED_BACKWARD_ROWS = {1: 8, 2: 16, 4: 16}
 # The rows that are left are walked together, or, in narrow blocks and complex, so many at a time: masks take registers.
 SHORT_ROWS = 4
-# Carries are few, and most of them may be what is left: one wait for so many.
+# Carries are few, and most of them may be what is left: one wait for so many, where there are no gates to wait for.
 SHORT_CARRIES = 16
 
 # The smallest number above 0 of a state, by its size in bytes.
@@ -453,6 +453,7 @@ def launch_forward(
     num_sequences = last.shape[0]
     gated = decay.ndim == 3
     rows = GATED_FORWARD_ROWS if gated else FORWARD_ROWS
+    short = SHORT_CARRIES if summed and not gated and not is_complex else SHORT_ROWS
     linear_scan_forward_kernel[(block.num_blocks * num_chunks * num_sequences,)](
         x, decay, start, carry, gates, seq_starts, h, last, product,
         length, width, block.num_blocks, num_chunks, num_sequences,
@@ -461,7 +462,7 @@ def launch_forward(
         GATED=gated, HAS_START=start is not None, HAS_CARRY=carry is not None,
         FOLD=0 if gates is None else FOLDED_CARRIES, SUMMARY=summary, SUMMED=summed,
         PACKED=seq_starts is not None, REVERSE=reverse, COMPLEX=is_complex, STATE=_state(last),
-        BLOCK_D=block.block_d, **_rows(rows, block, chunk_length, is_complex, summed), MASKED=block.masked,
+        BLOCK_D=block.block_d, **_rows(rows, block, chunk_length, is_complex, short), MASKED=block.masked,
         num_warps=NUM_WARPS,
     )  # fmt: skip
 
@@ -605,13 +606,11 @@ def _real_dtype(tensor: Any, state_dtype: Any) -> Any:
 
 
 def _rows(
-    table: dict[int, int], block: Channels, chunk_length: int, is_complex: bool, summed: bool = False
+    table: dict[int, int], block: Channels, chunk_length: int, is_complex: bool, short: int = SHORT_ROWS
 ) -> dict[str, int]:
-    """Rows in flight of a launch; a chunk that has fewer is walked in short blocks."""
+    """Rows in flight of a launch, and those of a short block; a chunk that has fewer is walked in short blocks."""
     rows = table[block.part] if chunk_length >= table[block.part] else table[1]
-    if block.part == 1 and not is_complex:
-        return dict(ROWS=rows, SHORT=rows)
-    return dict(ROWS=rows, SHORT=SHORT_CARRIES if summed and not is_complex else SHORT_ROWS)
+    return dict(ROWS=rows, SHORT=short if block.part > 1 or is_complex else rows)
 
 
 def _state(states: Any) -> Any:

@@ -11,8 +11,6 @@ Backward, with g = dL/dh, z[t] = x[t] - rate * h[t-1], s[t] = act'(z[t]) and mu 
     lambda[t] = g[t] + mu[t],          dx[t] = dt * s[t] * lambda[t]
     mu[t-1] = lambda[t] - rate * dx[t],   drate -= dx[t] * h[t-1],   dh0 = mu[-1],   dw = (rate by w) * drate
 
-mu and lambda are carried times dt, which is then one fused multiply-add with g.
-
 h is recomputed block by block from its last stored value, with the arithmetic of the forward pass, so that x, g and one
 row of h in ROWS are read: act' from differences of a rounded h would mistake saturated steps for linear ones.
 `drate` is summed over time in registers, chained to dw in STATE and leaves the kernel as one row per sequence: no
@@ -131,13 +129,12 @@ def rnn_scan_backward_kernel(
 
     # Subtracted from zero: a mere change of sign would move into the loop and be paid there once per state.
     pull = 0.0 - step_rate(load_row(w_ptr + d, mask, MASKED), dt, PARAMETERIZATION, EXACT)
-    step_pull = step * pull
     start = tl.zeros((BLOCK_D,), STATE)
     if HAS_H0:
         start = load_row(h0_ptr + sequence_row, mask, MASKED).to(STATE)
     mu = tl.zeros((BLOCK_D,), STATE)
     if HAS_GRAD_LAST:
-        mu = step * load_row(grad_last_ptr + sequence_row, mask, MASKED).to(STATE)
+        mu = load_row(grad_last_ptr + sequence_row, mask, MASKED).to(STATE)
     grad_pull = tl.zeros((BLOCK_D,), STATE)
 
     rest = n % ROWS
@@ -152,13 +149,13 @@ def rnn_scan_backward_kernel(
             z = last_xs[j].to(STATE) + pull * h
             u = act(z, NONLINEARITY)
             hs = hs + (h,)
-            slopes = slopes + (act_derivative(z, u, 1.0, NONLINEARITY),)
+            slopes = slopes + (act_derivative(z, u, step, NONLINEARITY),)
             h += step * u
         for j in tl.static_range(ROWS - 2, -1, -1):
             live = live_row(d, D, j, rest)
-            adjoint = step * last_gs[j].to(STATE) + mu
+            adjoint = last_gs[j].to(STATE) + mu
             grad_x = slopes[j] * adjoint
-            mu = tl.where(live, adjoint + step_pull * grad_x, mu)
+            mu = tl.where(live, adjoint + pull * grad_x, mu)
             grad_pull += tl.where(live, grad_x * hs[j], 0.0)
             store_row(dx_row + j * D, grad_x, live, True)
     full = tl.where(block > 0, ROWS, 0)
@@ -187,13 +184,13 @@ def rnn_scan_backward_kernel(
             xs_ahead = xs_ahead + (load_row(x_row + j * stride_xt, mask, MASKED),)
             u = act(z, NONLINEARITY)
             hs = hs + (h,)
-            slopes = slopes + (act_derivative(z, u, 1.0, NONLINEARITY),)
+            slopes = slopes + (act_derivative(z, u, step, NONLINEARITY),)
             h += step * u
         for j in tl.static_range(ROWS - 1, -1, -1):
-            adjoint = step * gs[j].to(STATE) + mu
+            adjoint = gs[j].to(STATE) + mu
             grad_x = slopes[j] * adjoint
             gs_ahead = (load_row(g_row + j * stride_gt, mask, MASKED),) + gs_ahead
-            mu = adjoint + step_pull * grad_x
+            mu = adjoint + pull * grad_x
             grad_pull += grad_x * hs[j]
             store_row(dx_row + j * D, grad_x, mask, MASKED)
         xs = xs_ahead
@@ -201,7 +198,7 @@ def rnn_scan_backward_kernel(
 
     slope = step_rate_slope(load_row(w_ptr + d, mask, MASKED), dt, PARAMETERIZATION, EXACT)
     store_row(grad_w_ptr + sequence_row, -slope * grad_pull, mask, MASKED)
-    store_row(grad_h0_ptr + sequence_row, mu / step, mask, MASKED)
+    store_row(grad_h0_ptr + sequence_row, mu, mask, MASKED)
 
 
 def forward(

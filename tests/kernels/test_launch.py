@@ -16,7 +16,7 @@ from cofm_triton.kernels.launch import (
     MAX_CHAIN,
     PARTS,
     RESIDENT_DENSE_WORDS,
-    SHORT_STEP,
+    SHORT_CHUNK,
     VECTOR_BYTES,
     chains,
     channels,
@@ -63,7 +63,7 @@ def test_segments_stay_in_the_cache(
     assert (chunks - 1) * plan.length < plan.segment <= rows
     if plan.segment > 1:
         states = 2 * chunks * sequences * width * max(4, size)
-        assert plan.segment * row_bytes * streams + states <= 40_000_000 or plan.segment <= SHORT_STEP
+        assert plan.segment * row_bytes * streams + states <= 40_000_000 or plan.segment <= SHORT_CHUNK
     if pairs:
         assert block.block_d >= 2 * LANES or width < 2 * LANES
 
@@ -107,7 +107,7 @@ def test_split_time_requests_three_numbers_per_element(rows: int, sequences: int
 
 def test_one_chain_fills_the_device() -> None:
     # 64 float32 channels, 2^20 steps, an H100: what one multiprocessor can hold, on each of them.
-    for streams in (2, 3):
+    for streams in (2, 3, 5):
         block, plan = layout(2**20, 1, 64, 4, 132, streams=streams)
         assert plan.segment // plan.length * block.num_blocks >= 4000
 

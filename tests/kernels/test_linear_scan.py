@@ -143,7 +143,7 @@ def test_segments(dtype: torch.dtype, reverse: bool, gated: bool, many: int, mon
     streams = 3 if gated else 2
     monkeypatch.setattr(launch, "SEGMENT_BYTES", 42 * 3 * dtype.itemsize * streams)
     monkeypatch.setattr(launch, "MANY_SEGMENTS", many)
-    monkeypatch.setattr(launch, "SHORT_STEP", 4)
+    monkeypatch.setattr(launch, "SHORT_CHUNK", 4)
     plan = plan_of(case, 200, streams)[1]
     assert 30 <= plan.segment <= 40 and plan.length < 20
     check(case, 200)
