@@ -13,7 +13,7 @@ from torch import Tensor
 pytest.importorskip("numba")
 
 import cofm_triton as cofm
-from cofm_triton.cpu.jit import chains, forward
+from cofm_triton.cpu.jit import chains, forward, rnn_scan
 from cofm_triton.cpu.jit.chains import (
     CHAINS,
     MAX_SEQUENCES,
@@ -89,6 +89,61 @@ def test_wrong_guesses(kind: str, two_threads: None, monkeypatch: pytest.MonkeyP
     check_same(run, monkeypatch)
 
 
+@pytest.mark.parametrize("kind", ["usual", "never", "late", "nan"])
+@pytest.mark.parametrize(
+    ("nonlinearity", "dtype"),
+    [("linear", torch.float32), ("tanh", torch.float32), ("tanh", torch.float64), ("hardtanh", torch.bfloat16)],
+)
+@pytest.mark.parametrize("starts", [None, [0, 5_000]], ids=str)
+def test_adjoint(
+    starts: list[int] | None, nonlinearity: str, dtype: torch.dtype, kind: str, two_threads: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """The same bits, but for the sum over time of the rates' gradient; parts that guessed wrong are done again."""
+    state = torch.float64 if dtype == torch.float64 else torch.float32
+    length = 12_345 if starts is None else 5_000  # the second of two packed sequences has no step
+    x, grad_h = torch.randn(1, length, 7).to(dtype), torch.randn(1, length, 7).to(dtype)
+    rate, h0 = 0.3 + torch.rand(7, dtype=state), torch.randn(1 if starts is None else 2, 7, dtype=state)
+    grad_last = torch.randn_like(h0)
+    if kind == "never":
+        x = torch.full_like(x, 1e4)
+    if kind == "late":
+        x[:, : length // 2 + 300] = 1e4
+    if kind == "nan":
+        grad_h[0, length // 3, 1] = torch.nan
+    h, _ = cofm.rnn_scan(
+        x, rate, h0, nonlinearity=nonlinearity, seq_starts=None if starts is None else torch.tensor(starts)
+    )
+
+    def run() -> tuple[Tensor, ...]:
+        return rnn_scan.backward(
+            grad_h, grad_last, x, rate, h, h0, None if starts is None else torch.tensor(starts),
+            dt=1.0, nonlinearity=nonlinearity, state_dtype=state,
+        )  # fmt: skip
+
+    used: list[bool] = []
+
+    def watched(*arguments: Any) -> Plan | None:
+        found = chain_plan(*arguments)
+        used.append(found is not None)
+        return found
+
+    monkeypatch.setattr(rnn_scan, "chain_plan", watched)
+    grad_x, grad_rate, grad_h0 = run()
+    assert used == ([True] if starts is None else [])
+    monkeypatch.setattr(rnn_scan, "chain_plan", lambda *arguments: None)
+    whole_x, whole_rate, whole_h0 = run()
+    integer = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+    for one, other in ((grad_x, whole_x), (grad_h0, whole_h0)):
+        bits = integer[one.element_size()]
+        assert torch.equal(one.view(bits), other.view(bits))
+    # Two sums of the same terms: each is rounded after every one of them.
+    terms = (grad_x.double() * torch.cat((h0[:1, None].to(dtype), h[:, :-1]), 1).double()).abs().sum((0, 1))
+    error = (grad_rate.double() - whole_rate.double()).abs()
+    assert bool(((error <= 2 * length * torch.finfo(state).eps * terms) | whole_rate.isnan()).all())
+    assert torch.equal(grad_rate.isnan(), whole_rate.isnan())
+
+
 def test_when_sequences_are_cut() -> None:
     def groups(lengths: list[int], guessed: int | None) -> int:
         return chained(np.array(lengths), guessed, 2)[1]
@@ -108,6 +163,8 @@ def test_no_guess_for_what_cannot_be_cut() -> None:
     assert worth_a_guess(1, 8 * MIN_STEPS, 2) and not worth_a_guess(1, 8 * MIN_STEPS - 1, 2)
     assert worth_a_guess(2 * MAX_SEQUENCES, 4 * MIN_STEPS, 2)
     assert not worth_a_guess(2 * MAX_SEQUENCES + 1, 10**6, 2) and not worth_a_guess(0, 10**6, 2)
+    # One part a thread: nothing to cut where every thread has a sequence.
+    assert worth_a_guess(1, 2 * MIN_STEPS, 2, 1) and not worth_a_guess(2, 10**6, 2, 1)
 
 
 def test_steps_of_a_guess() -> None:

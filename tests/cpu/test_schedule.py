@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 pytest.importorskip("numba")
 
 from cofm_triton.cpu.jit.rows import Rows
-from cofm_triton.cpu.jit.schedule import MIN_NUMBERS, Plan, plan, sequences, share, split
+from cofm_triton.cpu.jit.schedule import MAX_KEPT_SEQUENCES, MIN_NUMBERS, Plan, plan, sequences, share, split
 
 
 @pytest.mark.parametrize("read_cost", [None, 0.4, 1.0])
@@ -63,6 +63,8 @@ def test_plans_are_kept_by_size() -> None:
     assert plan(3, 50_000, None, 4, 0.4, 2) is kept
     for other in ((3, 50_000, None, 4, 0.4, 1), (1, 50_000, (0, 9), 4, 0.4, 2), (3, 50_000, None, 4, None, 2)):
         assert plan(*other) is not kept
+    many = (MAX_KEPT_SEQUENCES + 1, 5, None, 4, 0.4, 2)
+    assert plan(*many) is not plan(*many)
 
 
 @given(length=st.integers(0, 10**7), threads=st.integers(1, 64), cost=st.floats(0.05, 1.0))

@@ -7,6 +7,9 @@ thread, whose latencies overlap. Then, in order, every guess is compared with th
 in. Rounding makes two states that have come close the same, bit for bit, as a rule; where they differ, the part is run
 again from the right state, next to the wrong one, until both are the same. All results are those of the sequential
 recurrence, to the bit, whether guesses are right or not: what a wrong one costs is time.
+
+The adjoint of a nonlinear recurrence forgets as fast. It is bound by memory rather than by latency, so that one part a
+thread will do; a part with a wrong guess is done once more, for its share of the rates' gradient.
 """
 
 from __future__ import annotations
@@ -30,14 +33,17 @@ MIN_PART = 8
 MIN_STEPS = 2**10
 
 
-def worth_a_guess(sequences: int, longest: int, threads: int) -> bool:
+def worth_a_guess(sequences: int, longest: int, threads: int, chains: int = CHAINS) -> bool:
     """Whether so many sequences, none longer, could be cut, however short their guesses: known from their sizes."""
-    return 0 < sequences <= MAX_SEQUENCES * threads and longest >= _parts(sequences, threads) * MIN_STEPS
+    if not 0 < sequences <= MAX_SEQUENCES * threads:
+        return False
+    count = _parts(sequences, threads, chains)
+    return count > 1 and longest >= count * MIN_STEPS
 
 
-def _parts(sequences: int, threads: int) -> int:
+def _parts(sequences: int, threads: int, chains: int) -> int:
     """Parts of each sequence: whole groups, for every thread one or more."""
-    return CHAINS * -(-threads // sequences)
+    return chains * -(-threads // sequences)
 
 
 def guess_steps(factors: Any) -> int | None:
@@ -58,27 +64,27 @@ def guess_steps(factors: Any) -> int | None:
 
 @lru_cache(KEPT_PLANS)
 def chain_plan(
-    batch: int, length: int, starts: tuple[int, ...] | None, guessed: int | None, threads: int
+    batch: int, length: int, starts: tuple[int, ...] | None, guessed: int | None, threads: int, chains: int = CHAINS
 ) -> Plan | None:
-    """Parts in groups of `CHAINS`; None where cutting does not pay. Arguments as for `schedule.plan`."""
+    """Parts in groups of `chains`; None where cutting does not pay. Arguments as for `schedule.plan`."""
     spans = sequences(starts, batch, length)
-    parts, groups = chained(spans[:, 2], guessed, threads)
+    parts, groups = chained(spans[:, 2], guessed, threads, chains)
     return Plan(spans, parts, min(groups, threads)) if groups else None
 
 
-def chained(lengths: Any, guessed: int | None, threads: int) -> tuple[Any, int]:
-    """Parts in groups of `CHAINS`, and the number of groups; no parts where cutting does not pay.
+def chained(lengths: Any, guessed: int | None, threads: int, chains: int = CHAINS) -> tuple[Any, int]:
+    """Parts in groups of `chains`, and the number of groups; no parts where cutting does not pay.
 
     Parts of a sequence are equally long, but for the last one, which may be longer.
     """
     none = np.empty((0, 3), np.int64), 0
-    if guessed is None or not worth_a_guess(len(lengths), int(lengths.max(initial=0)), threads):
+    if guessed is None or not worth_a_guess(len(lengths), int(lengths.max(initial=0)), threads, chains):
         return none
-    count = _parts(len(lengths), threads)
+    count = _parts(len(lengths), threads, chains)
     if lengths.min() // count < max(MIN_PART * guessed, MIN_STEPS):
         return none
     parts = [
         consecutive(sequence, [*(k * (length // count) for k in range(count)), length])
         for sequence, length in enumerate(lengths.tolist())
     ]
-    return np.concatenate(parts), len(lengths) * count // CHAINS
+    return np.concatenate(parts), len(lengths) * count // chains

@@ -8,14 +8,17 @@ Adjoint, with mu what arrives from later steps and s = act'(z): `lambda[t] = g[t
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from cofm_triton.cpu.blocked.packed import starts_of
 from cofm_triton.cpu.jit.activation import slope
 from cofm_triton.cpu.jit.bits import like
+from cofm_triton.cpu.jit.chains import chain_plan, guess_steps, worth_a_guess
 from cofm_triton.cpu.jit.compiled import entry, inlined, inner
 from cofm_triton.cpu.jit.forward import initial_states, scan
 from cofm_triton.cpu.jit.region import each
@@ -50,14 +53,22 @@ def forward(
     dt: float, nonlinearity: str, state_dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """`(h, h_last)` with T >= 1: h (B, T, D) in x's dtype, h_last (S, D) in the state's."""
-    rates = numbers(rate)
-    step = rates.dtype.type(dt)
-    # A relu unit whose state has outgrown its input hardly moves and so forgets nothing: guesses would be wrong.
-    factors = None if nonlinearity == "relu" else (lambda: 1 - step * rates)
+    step = numbers(rate).dtype.type(dt)
+    factors = partial(_factors, rate, step) if _forgets(nonlinearity) else None
     return scan(
         (constant(nonlinearity), step), x, rate, h0, seq_starts, factors=factors, reverse=False,
         state_dtype=state_dtype, read_cost=READ_COST,
     )  # fmt: skip
+
+
+def _forgets(nonlinearity: str) -> bool:
+    """Not a relu unit whose state has outgrown its input: it hardly moves, and guesses would be wrong."""
+    return nonlinearity != "relu"
+
+
+def _factors(rate: Tensor, step: Any) -> Any:
+    """By how much a step multiplies a difference between two states, or two adjoints, where act' is 1."""
+    return 1 - step * numbers(rate)
 
 
 def backward(
@@ -66,22 +77,33 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """`(grad_x, grad_rate, grad_h0)` with T >= 1; grad_rate (D,) and grad_h0 (S, D) in the state's dtype.
 
-    A sequence is never split in time: its adjoint needs every Jacobian on the way, so that bringing it to a later part
-    would cost as much as the part itself.
+    A sequence is split in time by guesses alone (`chains.py`): its adjoint needs every Jacobian on the way, so that
+    bringing it to a later part would cost as much as the part itself.
     """
     dtype, x, h, grad_h = x.dtype, with_rows(x), with_rows(h), with_rows(grad_h)
-    grad_x, rates, channels = empty(x.shape, x.dtype), numbers(rate), x.shape[2]
-    held, lanes = channels <= MAX_HELD, row_lanes(channels)
-    parts = plan(x.shape[0], x.shape[1], starts_of(seq_starts), channels, None, workers())
+    grad_x, rates = empty(x.shape, x.dtype), numbers(rate)
+    (batch, length, channels), starts, threads = x.shape, starts_of(seq_starts), workers()
+    held, lanes, step = channels <= MAX_HELD, row_lanes(channels), rates.dtype.type(dt)
+    parts, guessed = plan(batch, length, starts, channels, None, threads), 0
+    if held and _forgets(nonlinearity) and worth_a_guess(len(parts.last), length, threads, 1):
+        steps = guess_steps(_factors(rate, step))
+        chains = chain_plan(batch, length, starts, steps, threads, 1)
+        if chains is not None and steps is not None:
+            parts, guessed = chains, steps
     mus = initial_states(grad_last, parts.sequence, channels, state_dtype)
     firsts = initial_states(h0, parts.sequence, channels, state_dtype)
     sums = initial_states(None, parts.sequence, channels, state_dtype)
     tensors = (Rows(grad_h), Rows(x), Rows(h), Rows(grad_x))
     rows, streamed = parts.walk(tensors, True), streams(tensors[3])
-    kernel = _adjoint_held if held else _adjoint
-    step = rates.dtype.type(dt)
-    rule = (constant(nonlinearity), lanes)
-    launch(kernel, parts.threads, len(mus), *rule, *rows, streamed, rates, step, mus, firsts, sums)
+    rule, states = (constant(nonlinearity), lanes), (rates, step, mus, firsts, sums)
+    if held:
+        guesses = np.zeros_like(mus)
+        work = (*rule, *rows, streamed, *states, parts.inner, guesses)
+        launch(_adjoint_held, parts.threads, len(mus), *work, guessed)
+        if guessed:
+            _settle(*work)
+    else:
+        launch(_adjoint, parts.threads, len(mus), *rule, *rows, streamed, *states)
     return grad_x.to(dtype), torch.from_numpy(parts.total(sums)), torch.from_numpy(mus[parts.last])
 
 
@@ -109,21 +131,29 @@ def _adjoint_row(
 
 @inner
 def _adjoint_held_part(
-    i: int, act: Any, lanes: Any, places: Any, _begins: Any, counts: Any, g_step: int, gk: Any, x_step: int, xk: Any,
+    i: int, act: Any, lanes: Any, places: Any, begins: Any, counts: Any, g_step: int, gk: Any, x_step: int, xk: Any,
     h_step: int, hk: Any, dx_step: int, dxk: Any, streamed: bool, rate: Any, dt: Any, mus: Any, firsts: Any,
-    totals: Any,
+    totals: Any, inners: Any, guesses: Any, guessed: int,
 ) -> None:  # fmt: skip
-    """h[t-1] of step t is the next row of h; of the last step, the first one of the sequence, it is in `firsts`.
+    """h[t-1] of step t is the next row of h, that of steps from `inners[i]` on (one at most) is in `firsts`.
 
-    mu is formed as `(1 - rate dt s) mu + (1 - rate dt s) g`, one fused operation away from the mu before.
+    mu is formed as `(1 - rate dt s) mu + (1 - rate dt s) g`, one fused operation away from the mu before. Parts that do
+    not begin a sequence guess it from the steps before them, and leave the guess in `guesses`.
     """
     if not counts[i]:
         return
     (g, x, h, dx), mu = (places[i, 0], places[i, 1], places[i, 2], places[i, 3]), mus[i]
-    first, total, inner = firsts[i], totals[i], counts[i] - 1
+    first, total, inner = firsts[i], totals[i], inners[i]
     held, sums = load(lanes, mu.ctypes.data, mu), load(lanes, total.ctypes.data, total)
     rates = load(lanes, rate.ctypes.data, rate)
     one = like(rates, 1.0)
+    if begins[i]:
+        held = like(rates, 0.0)
+        for t in range(-guessed, 0):
+            previous = load(lanes, h + (t + 1) * h_step, hk)
+            factor = _factor(act, load(lanes, x + t * x_step, xk), previous, rates, dt)
+            held = distribute(one - rates * factor, held, load(lanes, g + t * g_step, gk))
+        store(held, guesses[i].ctypes.data, mu, False)
     for t in range(inner):
         previous = load(lanes, h + (t + 1) * h_step, hk)
         factor = _factor(act, load(lanes, x + t * x_step, xk), previous, rates, dt)
@@ -134,11 +164,26 @@ def _adjoint_held_part(
         sums = sums - product * previous
     store(held, mu.ctypes.data, mu, False)
     store(sums, total.ctypes.data, total, False)
-    _adjoint_row(
-        act, lanes, 0, len(lanes), g_step, g + inner * g_step, gk, x + inner * x_step, xk, first.ctypes.data, first,
-        dx + inner * dx_step, dxk, False, rate.ctypes.data, dt, mu.ctypes.data, total.ctypes.data, mu,
-    )  # fmt: skip
+    if inner < counts[i]:
+        _adjoint_row(
+            act, lanes, 0, len(lanes), g_step, g + inner * g_step, gk, x + inner * x_step, xk, first.ctypes.data, first,
+            dx + inner * dx_step, dxk, False, rate.ctypes.data, dt, mu.ctypes.data, total.ctypes.data, mu,
+        )  # fmt: skip
     fence()
+
+
+def _settle(*work: Any) -> None:
+    """Do parts again, in order, whose guess is not what the part before them left; arguments of `_adjoint_held_part`
+    from `act` to `guesses`.
+    """
+    act, lanes, places, begins, counts, *steps, mus, firsts, sums, inners, guesses = work
+    for i in np.flatnonzero(begins):
+        if guesses[i].tobytes() == mus[i - 1].tobytes():
+            continue
+        one = slice(i, i + 1)
+        mus[i], sums[i] = mus[i - 1], 0
+        of_part = (mus[one], firsts[one], sums[one], inners[one], guesses[one])
+        launch(_adjoint_held, 1, 1, act, lanes, places[one], np.zeros(1, np.int64), counts[one], *steps, *of_part, 0)
 
 
 @inner

@@ -22,7 +22,8 @@ from cofm_triton.cpu.jit.rows import Rows
 
 # Below this many numbers a second thread costs more than it saves.
 MIN_NUMBERS = 2**15
-KEPT_PLANS = 64
+# Plans take 100 bytes a sequence: those of many are short-lived, and cheap beside their pass.
+KEPT_PLANS, MAX_KEPT_SEQUENCES = 64, 1024
 
 
 class Plan:
@@ -68,13 +69,23 @@ class Plan:
         return sums[self._in_order].sum(0)
 
 
-@lru_cache(KEPT_PLANS)
 def plan(
     batch: int, length: int, starts: tuple[int, ...] | None, channels: int, read_cost: float | None, threads: int
 ) -> Plan:
     """The plan for a batch, or for sequences packed into its only row; `channels` and on as for `share`."""
+    count = batch if starts is None else len(starts)
+    make = _kept_plan if count <= MAX_KEPT_SEQUENCES else _new_plan
+    return make(batch, length, starts, channels, read_cost, threads)
+
+
+def _new_plan(
+    batch: int, length: int, starts: tuple[int, ...] | None, channels: int, read_cost: float | None, threads: int
+) -> Plan:
     spans = sequences(starts, batch, length)
     return Plan(spans, *share(spans[:, 2], channels, read_cost, threads))
+
+
+_kept_plan = lru_cache(KEPT_PLANS)(_new_plan)
 
 
 def sequences(starts: Sequence[int] | None, batch: int, length: int) -> Any:
