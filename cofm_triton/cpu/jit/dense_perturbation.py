@@ -3,10 +3,11 @@
     h[k+1] = h[k] + dt act(U x[k] + b - A h[k]),  h[0] = 0,  y[k] = c^T h[k+1] + d
     E = sum over sequences n, steps k and outputs q of  w[k] (y - target)^2,  or  max |y - target|
 
-A few sequences go through time together; their states, (sequences, m), and the matrix of the model stay in the
-first-level cache. The read-out is m more columns of that matrix: one product with h gives A h for the next step and
-c^T h for this one. States are float32 or float64 as the inputs are, errors always float64: one partial sum per model
-and block of sequences, added in a fixed order, so the result does not depend on the number of threads.
+Layout: sequences are the innermost axis of blocks (blocks, T, channels, S), a cache line of them: a state is a vector,
+whatever the width of the model, and a number of A multiplies all of it. The states (m, S), one step old and new, stay
+in the first-level cache, with the matrix of a model of up to 64 units. States are float32 or float64 as the inputs are,
+errors always float64: one partial sum per model and block of sequences, added in a fixed order, so the result does not
+depend on the number of threads.
 
 Traffic: T (d + p) numbers per sequence and model in, one number per (block, model) out.
 """
@@ -17,66 +18,87 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from cofm_triton.cpu.jit.activation import activate
+from cofm_triton.cpu.jit.bits import like
 from cofm_triton.cpu.jit.compiled import entry, inlined
-from cofm_triton.cpu.jit.perturbation import as_type, pad_sequences
-from cofm_triton.cpu.jit.product import TILE_ROWS, multiply, panels
+from cofm_triton.cpu.jit.perturbation import as_type, blocked, largest_gap, weighted_squares
 from cofm_triton.cpu.jit.threads import run, workers
+from cofm_triton.cpu.jit.vectors import load, store
 from cofm_triton.stacked import StackedCells
 
-_TOGETHER = 4 * TILE_ROWS  # sequences of a block
+_LINE_BYTES = 64  # of the states of one unit: two vectors of 32 bytes
+# Units whose sums over A are formed together: with two vectors each, independent chains enough for the multipliers.
+_UNITS = 4
 _BLOCKS_PER_TASK = 64
 
 
 @inlined
-def _add_gap(sup: bool, error: float, weight: float, gap: float) -> float:
-    """The sum of weighted squares, or the largest gap; NaN stays."""
-    if sup:
-        gap = abs(gap)
-        return gap if (gap > error or gap != gap) else error
-    return error + weight * (gap * gap)
+def _new_state(act: int, product: Any, state: Any, x: Any, lanes: Any, unit: Any, inputs: int, dt: Any) -> Any:
+    """h + dt act(U x + b - product) of one unit: x (d, S), unit (1 + d + p,): b, U, c."""
+    z = like(product, unit[0]) - product
+    for j in range(inputs):
+        z = z + like(product, unit[1 + j]) * load(lanes, x.ctypes.data + j * x.strides[0], x)
+    return state + like(product, dt) * activate(act, z)
 
 
 @inlined
-def _advance(act: int, h: Any, z: Any, product: Any, x: Any, encoder: Any, bias: Any, dt: Any) -> None:
-    """One step of one sequence: h, z, bias and the first numbers of product (m,), x (d,), encoder (d, m)."""
-    for i in range(h.shape[0]):
-        z[i] = bias[i] - product[i]
-    for j in range(x.shape[0]):
-        source, row = x[j], encoder[j]
-        for i in range(h.shape[0]):
-            z[i] += source * row[i]
-    for i in range(h.shape[0]):
-        h[i] += dt * activate(act, z[i])
+def _advance(
+    act: int, lanes: Any, single: Any, matrix: Any, units: Any, x: Any, old: Any, new: Any, y: Any, dt: Any
+) -> None:
+    """One step: matrix (tiles, m, _UNITS), units (m, 1 + d + p), x (d, S), states old and new (m, S), y (p, S)."""
+    inputs, outputs, line = (1 if len(single) else x.shape[0]), (1 if len(single) else y.shape[0]), old.strides[0]
+    zero = like(load(lanes, old.ctypes.data, old), 0.0)
+    for tile in range(matrix.shape[0]):
+        p0, p1, p2, p3 = zero, zero, zero, zero
+        for k in range(matrix.shape[1]):
+            state = load(lanes, old.ctypes.data + k * line, old)
+            p0 = p0 + like(zero, matrix[tile, k, 0]) * state
+            p1 = p1 + like(zero, matrix[tile, k, 1]) * state
+            p2 = p2 + like(zero, matrix[tile, k, 2]) * state
+            p3 = p3 + like(zero, matrix[tile, k, 3]) * state
+        i = tile * _UNITS
+        before, after, unit = old.ctypes.data + i * line, new.ctypes.data + i * line, units[i : i + _UNITS]
+        h0 = _new_state(act, p0, load(lanes, before, old), x, lanes, unit[0], inputs, dt)
+        h1 = _new_state(act, p1, load(lanes, before + line, old), x, lanes, unit[1], inputs, dt)
+        h2 = _new_state(act, p2, load(lanes, before + 2 * line, old), x, lanes, unit[2], inputs, dt)
+        h3 = _new_state(act, p3, load(lanes, before + 3 * line, old), x, lanes, unit[3], inputs, dt)
+        store(h0, after, new, False)
+        store(h1, after + line, new, False)
+        store(h2, after + 2 * line, new, False)
+        store(h3, after + 3 * line, new, False)
+        for q in range(outputs):
+            at, c = y.ctypes.data + q * y.strides[0], 1 + inputs + q
+            total = load(lanes, at, y) + like(zero, unit[0, c]) * h0 + like(zero, unit[1, c]) * h1
+            store(total + like(zero, unit[2, c]) * h2 + like(zero, unit[3, c]) * h3, at, y, False)
 
 
 @entry
 def _task(
-    act: tuple[int, ...], x: Any, target: Any, sequences: int, weights: Any, matrix: Any, encoder: Any, bias: Any,
-    offset: Any, dt: Any, sup: bool, errors: Any,
+    act: tuple[int, ...], lanes: tuple[int, ...], single: tuple[int, ...], x: Any, target: Any, sequences: int,
+    weights: Any, matrix: Any, units: Any, offset: Any, dt: Any, sup: bool, errors: Any,
 ) -> None:  # fmt: skip
-    """Errors of one model on some blocks: x and target (blocks, sequences, T, channels), of which `sequences` count;
-    matrix in panels, encoder (d, m), bias (m,), offset (p,), errors (blocks,).
+    """Errors of one model on some blocks: x and target (blocks, T, channels, S), of which `sequences` count; matrix and
+    units as for `_advance`, offset (p,), errors (blocks,); lanes has S entries, single one if d = p = 1 and else none.
     """
-    together, steps, size = x.shape[1], x.shape[2], bias.shape[0]
-    h = np.empty((together, size), x.dtype)
-    z = np.empty(size, x.dtype)
-    product = np.empty((together, matrix.shape[0] * matrix.shape[2]), x.dtype)
+    steps, outputs, together = x.shape[1], target.shape[2], len(lanes)
+    old, new = np.empty((units.shape[0], together), x.dtype), np.empty((units.shape[0], together), x.dtype)
+    y = np.empty((steps, outputs, together), x.dtype)
+    largest, rows = np.empty(together), (steps * outputs, together)
     for block in range(x.shape[0]):
-        h[:] = 0
-        product[:] = 0
-        error = 0.0
+        old[:] = 0
+        for q in range(outputs):
+            y[:, q] = offset[q]
         for t in range(steps):
-            for r in range(together):
-                _advance(len(act), h[r], z, product[r], x[block, r, t], encoder, bias, dt)
-            multiply(h, matrix, product)
-            for r in range(min(together, sequences - block * together)):
-                for q in range(target.shape[3]):
-                    gap = product[r, size + q] + offset[q] - target[block, r, t, q]
-                    error = _add_gap(sup, error, weights[t], np.float64(gap))
-        errors[block] = error
+            _advance(len(act), lanes, single, matrix, units, x[block, t], old, new, y[t], dt)
+            old, new = new, old
+        valid = min(together, sequences - block * together)
+        if sup:
+            errors[block] = largest_gap(y.reshape(rows), target[block].reshape(rows), largest, valid)
+        else:
+            errors[block] = weighted_squares(y.reshape(rows), target[block].reshape(rows), weights, valid)
 
 
 def sweep_errors(cells: StackedCells, inputs: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
@@ -91,21 +113,25 @@ def sweep_errors(cells: StackedCells, inputs: Tensor, targets: Tensor, weights: 
     Returns:
         (K,) float64; not finite where a state overflowed.
     """
-    x, target = pad_sequences(inputs, _TOGETHER).numpy(), pad_sequences(targets, _TOGETHER).numpy()
-    matrix = panels(torch.cat((cells.rate.mT, cells.readout.mT), 2).to(inputs)).numpy()
-    encoder, bias, offset = (
-        value.to(inputs).contiguous().numpy() for value in (cells.encoder.mT, cells.bias, cells.offset)
-    )
-    step_weights = np.zeros(inputs.shape[1]) if weights is None else weights.numpy()
+    together = _LINE_BYTES // inputs.element_size()
+    x, target = blocked(inputs, together), blocked(targets, together)
+    padding = -cells.rate.shape[1] % _UNITS  # units that stay at zero
+    rows = F.pad(cells.rate, (0, padding, 0, padding)).to(inputs)
+    matrix = rows.unflatten(1, (-1, _UNITS)).transpose(2, 3).contiguous().numpy()  # (K, tiles, m, _UNITS)
+    columns = torch.cat((cells.bias[..., None], cells.encoder, cells.readout.mT), -1)
+    units = F.pad(columns, (0, 0, 0, padding)).to(inputs).contiguous().numpy()
+    offset = cells.offset.to(inputs).contiguous().numpy()
+    row_weights = np.ones(inputs.shape[1]) if weights is None else weights.numpy().repeat(targets.shape[2])
     errors = np.empty((len(x), cells.count))
-    act, dt = as_type(cells.act_in), x.dtype.type(cells.dt)
+    act, lanes, dt = as_type(cells.act_in), (0,) * together, x.dtype.type(cells.dt)
+    single = (0,) * (inputs.shape[2] == targets.shape[2] == 1)
 
     def work(tasks: list[tuple[int, int]]) -> None:
         for k, first in tasks:
             some = slice(first, first + _BLOCKS_PER_TASK)
-            left = len(inputs) - first * _TOGETHER
+            left = len(inputs) - first * together
             _task(
-                act, x[some], target[some], left, step_weights, matrix[k], encoder[k], bias[k], offset[k], dt,
+                act, lanes, single, x[some], target[some], left, row_weights, matrix[k], units[k], offset[k], dt,
                 weights is None, errors[some, k],
             )  # fmt: skip
 

@@ -131,7 +131,7 @@ def _run_model(act_in: int, act_out: int, column: Any, x: Any, y: Any, h: Any, z
 
 
 @summing
-def _weighted_squares(y: Any, target: Any, weights: Any, valid: int) -> float:
+def weighted_squares(y: Any, target: Any, weights: Any, valid: int) -> float:
     """The sum over rows r and the first sequences of weights[r] (y[r, s] - target[r, s])^2, by partial sums."""
     error = 0.0
     for r in range(y.shape[0]):
@@ -144,7 +144,7 @@ def _weighted_squares(y: Any, target: Any, weights: Any, valid: int) -> float:
 
 
 @inner
-def _largest_gap(y: Any, target: Any, largest: Any, valid: int) -> float:
+def largest_gap(y: Any, target: Any, largest: Any, valid: int) -> float:
     """The maximum over rows and the first sequences of |y[r, s] - target[r, s]|; NaN stays, whichever side it is on."""
     largest[:] = 0.0
     for r in range(y.shape[0]):
@@ -187,9 +187,9 @@ def _task(
             y[:, q] = offset[k, q]
         _run_model(len(act_in), len(act_out), column, x, y, h, z, units[k, : widths[k]])
         if sup:
-            errors[k] = _largest_gap(y.reshape(rows), target.reshape(rows), largest, valid)
+            errors[k] = largest_gap(y.reshape(rows), target.reshape(rows), largest, valid)
         else:
-            errors[k] = _weighted_squares(y.reshape(rows), target.reshape(rows), weights, valid)
+            errors[k] = weighted_squares(y.reshape(rows), target.reshape(rows), weights, valid)
 
 
 def as_type(nonlinearity: str) -> tuple[int, ...]:
