@@ -118,7 +118,7 @@ def plot_errors(curves: Sequence[ErrorCurve], title: str, paths: Sequence[os.Pat
     for axes in panels.values():
         axes.axhline(1.0, color="0.35", linewidth=0.9, linestyle=(0, (4, 2)))
         axes.set(xscale="log", yscale="log", ylim=limits, xlabel="perturbation radius β")
-        axes.minorticks_off()
+        _set_ticks(axes)
         axes.label_outer()
     handles = [
         *next(iter(panels.values())).get_legend_handles_labels()[0],
@@ -151,9 +151,9 @@ def plot_radii(curves: Sequence[RadiusCurve], title: str, paths: Sequence[os.Pat
         axes.set(xscale="log", yscale="log", xlabel="horizon T")
         if not any(radius > 0 for curve in curves for radius in curve.radii):
             axes.set_ylim(1e-3, 1)  # a logarithmic axis cannot choose limits for no data
+        _set_ticks(axes)
         ticks = sorted({horizon for curve in curves for horizon in curve.horizons})
         axes.set_xticks(ticks, [str(tick) for tick in ticks])
-        axes.minorticks_off()
         axes.label_outer()
     handles = list(next(iter(panels.values())).get_legend_handles_labels()[0])
     _finish(figure, handles, "slow-direction radius r(T)", paths)
@@ -175,6 +175,7 @@ def plot_sweeps(curves: Sequence[SweepCurve], title: str, paths: Sequence[os.Pat
         axes.set_visible(i < len(curves))
         if not any(radius > 0 for curve in curves for radius in curve.radii):
             axes.set_xlim(1e-3, 1)  # a logarithmic axis cannot choose limits for no data
+        _set_ticks(axes)
         if i + grid.shape[1] >= len(curves):  # nothing below it
             axes.set_xlabel("perturbation radius β")
             axes.tick_params(labelbottom=True)
@@ -200,7 +201,19 @@ def _draw_sweep(axes: Axes, curve: SweepCurve, limits: tuple[float, float]) -> N
     axes.axhline(1.0, color="0.35", linewidth=0.9, linestyle=(0, (4, 2)))
     axes.set(xscale="log", yscale="log", ylim=limits)
     axes.set_title(_shortened(curve.name), fontsize=9)
-    axes.minorticks_off()
+
+
+def _set_ticks(axes: Axes) -> None:
+    """Powers of ten; numbers between them too on an axis so short that it would show less than two of them."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    # Side by side, more numbers would run together.
+    for axis, between in ((axes.xaxis, (1, 2, 3, 5, 7)), (axes.yaxis, range(1, 10))):
+        low, high = axis.get_view_interval()
+        axis.set_minor_locator(NullLocator())
+        if high < 100 * low:
+            axis.set_major_locator(LogLocator(subs=between if high < 10 * low else (1, 2, 5)))
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def _shortened(name: str) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
+from cofm_triton import plotting
 from cofm_triton.plotting import ErrorCurve, RadiusCurve, SweepCurve, plot_errors, plot_radii, plot_sweeps
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -92,3 +93,20 @@ def test_no_legend_is_wider_than_its_figure(models: int, tmp_path: Path, monkeyp
     (legend,) = figures[0].legends
     box = legend.get_window_extent()
     assert box.x0 >= 0 and box.x1 <= figures[0].bbox.width and box.y0 >= 0
+
+
+@pytest.mark.parametrize("radii", [[0.33, 0.34, 0.35], [0.05, 0.5, 0.7], [0.001, 0.1, 0.9]])
+def test_every_axis_shows_two_numbers_or_more(
+    radii: list[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures: list[Figure] = []
+    monkeypatch.setattr(plotting, "save_figure", lambda figure, paths: figures.append(figure))
+    plot_radii([radius_curve("linear", "exp", radii)], "Radii", [])
+    curve = SweepCurve("model", [0.1, 0.15, 0.2], radii, radii, radii)
+    plot_sweeps([curve], "Sweeps", [])
+    for figure in figures:
+        figure.canvas.draw()
+        for axis in (figure.axes[0].xaxis, figure.axes[0].yaxis):
+            low, high = axis.get_view_interval()
+            assert sum(low <= tick <= high for tick in axis.get_majorticklocs()) >= 2
+            assert all(label.get_text() for label in axis.get_majorticklabels())
