@@ -21,6 +21,7 @@ from torch import Tensor
 
 from cofm_triton.activation import activation_slope
 from cofm_triton.ops.backends import implementation, lanes
+from cofm_triton.ops.derivatives import signed
 from cofm_triton.ops.dtypes import state_dtype
 from cofm_triton.ops.registration import register, register_derivative
 from cofm_triton.ops.shapes import fold_batch, previous_states, split_batch
@@ -206,6 +207,7 @@ class _DenseRNN(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
+    @signed
     def forward(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
         return dense_rnn_op(*inputs)
 

@@ -1,7 +1,13 @@
-"""Whether a call can be asked for a derivative: if not, an operator is called without the wrapper that offers them."""
+"""Who watches a call: whether it can be asked for a derivative, and whether anybody needs to see the operator at all.
+
+If not, the wrapper that offers derivatives is left out, and so is PyTorch's dispatcher: on the CPU they take as long as
+a scan of ten thousand numbers.
+"""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -10,6 +16,11 @@ from torch.autograd import forward_ad
 
 # What `autograd.Function` itself asks; a PyTorch that answers no longer is taken to transform always.
 _transforming: Any = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
+
+# How many modes (fake tensors, tracing, counting) look at every operator; a PyTorch that does not say has one always.
+_modes: Any = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 1)
+_profiling: Any = getattr(torch.autograd, "_profiler_enabled", lambda: True)
+_PLAIN = (Tensor, torch.nn.Parameter)
 
 
 def wanted(*tensors: Tensor | None) -> bool:
@@ -23,3 +34,27 @@ def wanted(*tensors: Tensor | None) -> bool:
     if _transforming() or getattr(forward_ad, "_current_level", 0) >= 0:
         return True
     return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
+
+
+def observed(arguments: Sequence[Any]) -> bool:
+    """True while PyTorch compiles, inside `torch.func`, modes and profilers, for tensors of other types, and where
+    autograd records.
+
+    Example:
+        >>> observed((torch.ones(2), None, 0.5)), observed((torch.nn.Parameter(torch.ones(2)),))
+        (False, True)
+    """
+    tensors = [argument for argument in arguments if isinstance(argument, Tensor)]
+    return (
+        torch.compiler.is_compiling()
+        or wanted(*tensors)
+        or _modes() > 0
+        or _profiling()
+        or any(type(tensor) not in _PLAIN for tensor in tensors)
+    )
+
+
+def signed(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """`forward` of an `autograd.Function` with its signature at hand, which PyTorch asks for at every call."""
+    forward.__signature__ = inspect.signature(forward)  # type: ignore[attr-defined]
+    return forward

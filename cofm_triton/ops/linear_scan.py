@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from cofm_triton.ops.backends import implementation, num_sms
-from cofm_triton.ops.derivatives import wanted
+from cofm_triton.ops.derivatives import signed, wanted
 from cofm_triton.ops.dtypes import state_dtype
 from cofm_triton.ops.registration import register, register_derivative
 from cofm_triton.ops.shapes import fold_batch, packed_starts, previous_states, split_batch
@@ -177,6 +177,7 @@ class _LinearScan(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
+    @signed
     def forward(*inputs: Any) -> tuple[Tensor, Tensor]:
         return linear_scan_op(*inputs)
 

@@ -7,9 +7,12 @@ import costs seconds that a plain eager call never needs.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import torch
+
+from cofm_triton.ops.derivatives import observed
 
 NAMESPACE = "cofm_triton"
 _LIBRARY = torch.library.Library(NAMESPACE, "FRAGMENT")
@@ -18,7 +21,8 @@ _LIBRARY = torch.library.Library(NAMESPACE, "FRAGMENT")
 def register(
     implementation: Callable[..., Any], *, fake: Callable[..., Any], vmap: Callable[..., Any]
 ) -> Callable[..., Any]:
-    """Register a function as an operator of the same name and return the operator.
+    """Register a function as an operator of the same name, and return what calls it: past the dispatcher if nobody
+    looks (`derivatives.observed`).
 
     Args:
         implementation: computes on real tensors of any device; its annotations give the schema. It mutates nothing, and
@@ -34,7 +38,12 @@ def register(
     torch.library.register_fake(qualified, fake, lib=_LIBRARY)
     torch.library.register_vmap(qualified, vmap, lib=_LIBRARY)
     operator: Callable[..., Any] = getattr(getattr(torch.ops, NAMESPACE), name).default
-    return operator
+
+    @wraps(implementation)
+    def call(*arguments: Any) -> Any:
+        return (operator if observed(arguments) else implementation)(*arguments)
+
+    return call
 
 
 def register_derivative(name: str, backward: Callable[..., Any], setup_context: Callable[..., None]) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from cofm_triton.activation import activation, activation_slope
 from cofm_triton.ops.backends import implementation
+from cofm_triton.ops.derivatives import signed
 from cofm_triton.ops.dtypes import state_dtype
 from cofm_triton.ops.linear_scan import apply_linear_scan
 from cofm_triton.ops.registration import register, register_derivative
@@ -172,6 +173,7 @@ class _RnnReadout(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
+    @signed
     def forward(*inputs: Any) -> tuple[Tensor, Tensor]:
         return rnn_readout_op(*inputs)
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from cofm_triton.activation import activation_slope
 from cofm_triton.ops.backends import implementation, num_sms
-from cofm_triton.ops.derivatives import wanted
+from cofm_triton.ops.derivatives import signed, wanted
 from cofm_triton.ops.dtypes import state_dtype
 from cofm_triton.ops.linear_scan import apply_linear_scan
 from cofm_triton.ops.newton import newton_scan, pays
@@ -235,6 +235,7 @@ class _RnnScan(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
+    @signed
     def forward(*inputs: Any) -> tuple[Tensor, Tensor]:
         return rnn_scan_op(*inputs)
 

@@ -1,12 +1,18 @@
-"""When an operator may be called without the wrapper that offers derivatives."""
+"""When an operator may be called without the wrapper that offers derivatives, and when past the dispatcher."""
 
 from __future__ import annotations
+
+import inspect
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.forward_ad import dual_level, make_dual
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from cofm_triton.ops.derivatives import wanted
+import cofm_triton as cofm
+from cofm_triton.ops.derivatives import observed, signed, wanted
 
 
 def test_plain_tensors_want_none() -> None:
@@ -38,3 +44,42 @@ def test_transforms() -> None:
     torch.func.vmap(record)(torch.ones(2, 2))
     torch.func.jvp(record, (torch.ones(2),), (torch.ones(2),))
     assert seen == [True, True, True]
+
+
+def test_plain_calls_are_seen_by_nobody() -> None:
+    assert not observed((torch.ones(2), None, 1.0, "numba"))
+    assert observed((torch.ones(2), torch.ones(2, requires_grad=True)))
+    assert observed((torch.ones(2).as_subclass(type("Own", (Tensor,), {})),))
+
+
+def test_modes_and_profilers_see_the_operator() -> None:
+    operator, seen = torch.ops.cofm_triton.linear_scan.default, []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            seen.append(func)
+            return func(*args, **(kwargs or {}))
+
+    x, decay = torch.ones(1, 3, 2), torch.full((2,), 0.5)
+    with Watch():
+        watched = cofm.linear_scan(x, decay)
+    assert operator in seen
+    with torch.profiler.profile() as profile:
+        profiled = cofm.linear_scan(x, decay)
+    assert "cofm_triton::linear_scan" in {event.key for event in profile.key_averages()}
+    for results in (watched, profiled):
+        assert all(torch.equal(one, other) for one, other in zip(results, cofm.linear_scan(x, decay), strict=True))
+
+
+def test_tracing_sees_the_operator() -> None:
+    def scan(x: Tensor) -> Tensor:
+        return cofm.linear_scan(x, torch.full((2,), 0.5))[0]
+
+    graph = make_fx(scan)(torch.ones(1, 3, 2)).graph
+    assert torch.ops.cofm_triton.linear_scan.default in {node.target for node in graph.nodes}
+
+
+def test_a_signature_is_kept() -> None:
+    def forward(*inputs: Any) -> None: ...
+
+    assert inspect.signature(signed(forward)) is forward.__signature__  # type: ignore[attr-defined]

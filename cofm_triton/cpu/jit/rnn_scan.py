@@ -3,7 +3,8 @@
     h[t] = h[t-1] + dt * act(z[t]),   z[t] = x[t] - rate * h[t-1]
 
 Adjoint, with mu what arrives from later steps and s = act'(z): `lambda[t] = g[t] + mu[t]`, `dx[t] = dt s[t] lambda[t]`,
-`mu[t-1] = lambda[t] - rate dx[t]`, `drate -= dx[t] h[t-1]`. z is formed again from x and h[t-1].
+`mu[t-1] = lambda[t] - rate dx[t]`, `drate -= dx[t] h[t-1]`. z is formed again from x and h[t-1], and mu as
+`(1 - rate dt s) mu + (1 - rate dt s) g`, one fused operation away from the mu before.
 """
 
 from __future__ import annotations
@@ -122,10 +123,11 @@ def _adjoint_row(
         c = block_at(k, lanes, begin, end, step)
         at = c * mk.itemsize
         previous, rates = load(lanes, before + c * hk.itemsize, hk), load(lanes, rate + at, mk)
-        adjoint = load(lanes, g + c * gk.itemsize, gk) + load(lanes, mu + at, mk)
-        product = _factor(act, load(lanes, x + c * xk.itemsize, xk), previous, rates, dt) * adjoint
+        given, arrived = load(lanes, g + c * gk.itemsize, gk), load(lanes, mu + at, mk)
+        factor = _factor(act, load(lanes, x + c * xk.itemsize, xk), previous, rates, dt)
+        product = factor * (given + arrived)
         store(product, dx + c * dxk.itemsize, dxk, streamed)
-        store(adjoint - rates * product, mu + at, mk, False)
+        store(distribute(like(rates, 1.0) - rates * factor, arrived, given), mu + at, mk, False)
         store(load(lanes, total + at, mk) - product * previous, total + at, mk, False)
 
 
@@ -137,8 +139,7 @@ def _adjoint_held_part(
 ) -> None:  # fmt: skip
     """h[t-1] of step t is the next row of h, that of steps from `inners[i]` on (one at most) is in `firsts`.
 
-    mu is formed as `(1 - rate dt s) mu + (1 - rate dt s) g`, one fused operation away from the mu before. Parts that do
-    not begin a sequence guess it from the steps before them, and leave the guess in `guesses`.
+    Parts that do not begin a sequence guess mu from the steps before them, and leave the guess in `guesses`.
     """
     if not counts[i]:
         return
