@@ -27,8 +27,8 @@ from cofm_triton.cpu.jit.chains import (
 from cofm_triton.cpu.jit.schedule import Plan
 
 
-def check_same(run: Callable[[], tuple[Tensor, ...]], monkeypatch: pytest.MonkeyPatch) -> None:
-    """`run()` gives the same bits in chains, which it must use, and without them."""
+def watch(module: Any, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether each call from now on is cut, as they come."""
     used: list[bool] = []
 
     def watched(*arguments: Any) -> Plan | None:
@@ -36,7 +36,13 @@ def check_same(run: Callable[[], tuple[Tensor, ...]], monkeypatch: pytest.Monkey
         used.append(found is not None)
         return found
 
-    monkeypatch.setattr(forward, "chain_plan", watched)
+    monkeypatch.setattr(module, "chain_plan", watched)
+    return used
+
+
+def check_same(run: Callable[[], tuple[Tensor, ...]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """`run()` gives the same bits in chains, which it must use, and without them."""
+    used = watch(forward, monkeypatch)
     together = run()
     assert used and all(used)
     monkeypatch.setattr(forward, "chain_plan", lambda *arguments: None)
@@ -121,14 +127,7 @@ def test_adjoint(
             dt=1.0, nonlinearity=nonlinearity, state_dtype=state,
         )  # fmt: skip
 
-    used: list[bool] = []
-
-    def watched(*arguments: Any) -> Plan | None:
-        found = chain_plan(*arguments)
-        used.append(found is not None)
-        return found
-
-    monkeypatch.setattr(rnn_scan, "chain_plan", watched)
+    used = watch(rnn_scan, monkeypatch)
     grad_x, grad_rate, grad_h0 = run()
     assert used == ([True] if starts is None else [])
     monkeypatch.setattr(rnn_scan, "chain_plan", lambda *arguments: None)
