@@ -20,7 +20,17 @@ _transforming: Any = getattr(torch._C, "_are_functorch_transforms_active", lambd
 # How many modes (fake tensors, tracing, counting) look at every operator; a PyTorch that does not say has one always.
 _modes: Any = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 1)
 _profiling: Any = getattr(torch.autograd, "_profiler_enabled", lambda: True)
-_PLAIN = (Tensor, torch.nn.Parameter)
+
+
+def _keys(tensor: Tensor) -> int:
+    """What PyTorch's dispatcher sees of a tensor: its device, and who is wrapped around it (`vmap` old and new, fake
+    tensors, conjugation on demand). A PyTorch that does not say shows something else in every tensor.
+    """
+    keys = getattr(torch._C, "_dispatch_keys", None)
+    return id(tensor) if keys is None else keys(tensor).raw_repr()
+
+
+_PLAIN_KEYS, _PLAIN_TYPES = _keys(torch.empty(0)), (Tensor, torch.nn.Parameter)
 
 
 def wanted(*tensors: Tensor | None) -> bool:
@@ -37,8 +47,8 @@ def wanted(*tensors: Tensor | None) -> bool:
 
 
 def observed(arguments: Sequence[Any]) -> bool:
-    """True while PyTorch compiles, inside `torch.func`, modes and profilers, for tensors of other types, and where
-    autograd records.
+    """True while PyTorch compiles, inside `torch.func`, modes and profilers, where autograd records, and for tensors
+    that are not plain ones on the CPU: a GPU does not wait for the dispatcher.
 
     Example:
         >>> observed((torch.ones(2), None, 0.5)), observed((torch.nn.Parameter(torch.ones(2)),))
@@ -50,7 +60,7 @@ def observed(arguments: Sequence[Any]) -> bool:
         or wanted(*tensors)
         or _modes() > 0
         or _profiling()
-        or any(type(tensor) not in _PLAIN for tensor in tensors)
+        or any(type(tensor) not in _PLAIN_TYPES or _keys(tensor) != _PLAIN_KEYS for tensor in tensors)
     )
 
 

@@ -50,6 +50,19 @@ def test_plain_calls_are_seen_by_nobody() -> None:
     assert not observed((torch.ones(2), None, 1.0, "numba"))
     assert observed((torch.ones(2), torch.ones(2, requires_grad=True)))
     assert observed((torch.ones(2).as_subclass(type("Own", (Tensor,), {})),))
+    assert observed((torch.ones(2, dtype=torch.complex64).conj(),))
+    assert observed((torch.ones(2, device="meta"),))
+
+
+def test_gradients_in_batches_see_the_operator() -> None:
+    """They are computed under another `vmap` than that of `torch.func`."""
+    x, decay = torch.randn(1, 4, 2, requires_grad=True), torch.rand(2, requires_grad=True)
+    h, _ = cofm.linear_scan(x, decay)
+    weights = torch.randn(3, *h.shape)
+    batched = torch.autograd.grad(h, (x, decay), weights, retain_graph=True, is_grads_batched=True)
+    one_by_one = zip(*(torch.autograd.grad(h, (x, decay), w, retain_graph=True) for w in weights), strict=True)
+    for together, alone in zip(batched, one_by_one, strict=True):
+        torch.testing.assert_close(together, torch.stack(alone))
 
 
 def test_modes_and_profilers_see_the_operator() -> None:
