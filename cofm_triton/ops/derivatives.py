@@ -66,5 +66,5 @@ def observed(arguments: Sequence[Any]) -> bool:
 
 def signed(forward: Callable[..., Any]) -> Callable[..., Any]:
     """`forward` of an `autograd.Function` with its signature at hand, which PyTorch asks for at every call."""
-    forward.__signature__ = inspect.signature(forward)  # type: ignore[attr-defined]
+    vars(forward)["__signature__"] = inspect.signature(forward)
     return forward

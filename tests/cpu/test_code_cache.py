@@ -23,21 +23,24 @@ def test_code_comes_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("step", ["_load_index", "_save_data", "_save_index"])
-def test_two_processes_at_once(step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("late", [False, True])
+def test_two_processes_at_once(late: bool, step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second saves while the first is at one of its steps, before or after it."""
-    for late in (False, True):
-        first, second = (CodeFiles(str(tmp_path), f"f-{late}", "stamp") for _ in range(2))
-        original = getattr(first, step)
+    first, second = (CodeFiles(str(tmp_path), "f", "stamp") for _ in range(2))
+    original = getattr(first, step)
 
-        def meanwhile(*arguments: object) -> object:
-            result = original(*arguments) if late else None  # noqa: B023
-            second.save("b", 2)  # noqa: B023
-            return result if late else original(*arguments)  # noqa: B023
+    def meanwhile(*arguments: object) -> object:
+        if not late:
+            second.save("b", 2)
+        result = original(*arguments)
+        if late:
+            second.save("b", 2)
+        return result
 
-        monkeypatch.setattr(first, step, meanwhile)
-        first.save("a", 1)
-        assert second.load("a") in (None, 1) and second.load("b") in (None, 2)
-        assert {second.load("a"), second.load("b")} != {None}
+    monkeypatch.setattr(first, step, meanwhile)
+    first.save("a", 1)
+    assert second.load("a") in (None, 1) and second.load("b") in (None, 2)
+    assert {second.load("a"), second.load("b")} != {None}
 
 
 def test_an_index_names_no_file_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
