@@ -61,6 +61,15 @@ def test_linear(
     check_same(lambda: cofm.linear_scan(x, decay, h0, reverse=reverse, backend="numba"), monkeypatch)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_long_memories_are_guessed_right(
+    dtype: torch.dtype, two_threads: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, decay = torch.randn(1, 220_000, 3).to(dtype), torch.tensor([0.999, -0.999, 0.998])
+    monkeypatch.setattr(forward, "_settle", lambda *arguments: None)  # nothing would be done again
+    check_same(lambda: cofm.linear_scan(x, decay, backend="numba"), monkeypatch)
+
+
 @pytest.mark.parametrize("nonlinearity", ["linear", "tanh", "hardtanh"])
 @pytest.mark.parametrize("scale", [0.1, 10.0])
 def test_nonlinear(nonlinearity: str, scale: float, two_threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,7 +161,10 @@ def test_when_sequences_are_cut() -> None:
     assert parts[:, 1].tolist() == [k * MIN_STEPS for k in range(2 * CHAINS)]
     assert parts[-1, 2] == 8 * MIN_STEPS + 3
     assert groups([8 * MIN_STEPS - 1], 0) == 0  # parts would be too short
-    assert groups([8 * MIN_STEPS], MIN_STEPS // MIN_PART + 1) == 0  # the guesses would take too long
+    assert MIN_PART == CHAINS  # four chains hide guesses as long as a part, one chain those of a quarter
+    assert groups([8 * MIN_STEPS], MIN_STEPS) == 2 and groups([8 * MIN_STEPS], MIN_STEPS + 1) == 0
+    assert chained(np.array([2 * MIN_STEPS]), MIN_STEPS // 4, 2, 1)[1] == 2
+    assert chained(np.array([2 * MIN_STEPS]), MIN_STEPS // 4 + 1, 2, 1)[1] == 0
     assert groups([10**6], None) == 0
     assert groups([10**6] * (2 * MAX_SEQUENCES + 1), 0) == 0
     assert groups([10**6, 5], 0) == 0
@@ -172,3 +184,4 @@ def test_steps_of_a_guess() -> None:
     for factors in ([1.0], [-1.5], [0.5, np.nan], [np.inf]):
         assert guess_steps(np.float32(factors)) is None
     assert guess_steps(np.complex64([0.5j])) == chains.MARGIN * 23
+    assert guess_steps(np.float32([0.5]), chains.LINEAR_MARGIN) == 35

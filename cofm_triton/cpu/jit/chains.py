@@ -25,11 +25,12 @@ from cofm_triton.cpu.jit.schedule import KEPT_PLANS, Plan, consecutive, sequence
 CHAINS = 4  # spelled out in `forward._chains_part`, each in a register of its own
 # Many sequences keep the threads busy by themselves: at most so many a thread are cut.
 MAX_SEQUENCES = 2
-# A guess takes as many steps as let a difference fall below rounding this many times over: a step that saturates, or
-# that relu passes by, shrinks nothing.
-MARGIN = 4
-# A part is at least so many times as long as what its guess takes, and as this many steps.
-MIN_PART = 8
+# A guess takes as many steps as let a difference fall below rounding this many times over. Linear recurrences need only
+# wait a little until rounding makes both the same; of others, a step that saturates or that relu passes by shrinks
+# nothing.
+LINEAR_MARGIN, MARGIN = 1.5, 4
+# A guess is worth its steps where all chains of a thread have so many times as many, and each has this many.
+MIN_PART = 4
 MIN_STEPS = 2**10
 
 
@@ -46,11 +47,12 @@ def _parts(sequences: int, threads: int, chains: int) -> int:
     return chains * -(-threads // sequences)
 
 
-def guess_steps(factors: Any) -> int | None:
+def guess_steps(factors: Any, margin: float = MARGIN) -> int | None:
     """Steps of a guess; None if differences between states do not shrink.
 
     Args:
         factors: (D,) by how much a step multiplies it, in the state's dtype.
+        margin: one of the two above.
 
     Example:
         >>> guess_steps(np.float32([0.1, -0.5])), guess_steps(np.float32([1.0]))
@@ -59,7 +61,7 @@ def guess_steps(factors: Any) -> int | None:
     largest = float(np.abs(factors).max())
     if not largest < 1:  # NaN included
         return None
-    return math.ceil(MARGIN * math.log(np.finfo(factors.dtype).eps) / math.log(max(largest, 0.5)))
+    return math.ceil(margin * math.log(np.finfo(factors.dtype).eps) / math.log(max(largest, 0.5)))
 
 
 @lru_cache(KEPT_PLANS)
@@ -81,7 +83,7 @@ def chained(lengths: Any, guessed: int | None, threads: int, chains: int = CHAIN
     if guessed is None or not worth_a_guess(len(lengths), int(lengths.max(initial=0)), threads, chains):
         return none
     count = _parts(len(lengths), threads, chains)
-    if lengths.min() // count < max(MIN_PART * guessed, MIN_STEPS):
+    if lengths.min() // count < max(math.ceil(MIN_PART * guessed / chains), MIN_STEPS):
         return none
     parts = [
         consecutive(sequence, [*(k * (length // count) for k in range(count)), length])

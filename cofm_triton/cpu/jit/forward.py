@@ -26,7 +26,7 @@ from torch import Tensor
 
 from cofm_triton.cpu.blocked.packed import starts_of
 from cofm_triton.cpu.jit.activation import activate
-from cofm_triton.cpu.jit.chains import CHAINS, chain_plan, guess_steps, worth_a_guess
+from cofm_triton.cpu.jit.chains import CHAINS, chain_plan, worth_a_guess
 from cofm_triton.cpu.jit.compiled import OPTIONS, entry, inlined, inner
 from cofm_triton.cpu.jit.region import each
 from cofm_triton.cpu.jit.rows import (
@@ -49,7 +49,7 @@ from cofm_triton.cpu.memory import empty
 
 def scan(
     rule: tuple[Any, ...], x: Tensor, a: Tensor, h0: Tensor | None, seq_starts: Tensor | None, *,
-    factors: Callable[[], Any] | None, reverse: bool, state_dtype: torch.dtype, read_cost: float,
+    guess: Callable[[], int | None] | None, reverse: bool, state_dtype: torch.dtype, read_cost: float,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """`(h, h_last)` with T >= 1: h (B, T, D) in x's dtype, h_last (S, D) in the state's.
 
@@ -59,7 +59,7 @@ def scan(
         a: (D,) or (B, T, D).
         h0: (S, D), zeros when None.
         seq_starts: (S,) where packed sequences start, or None.
-        factors: gives (D,), by how much a step multiplies a difference between two states; None if that is not known.
+        guess: gives the steps of a guess, see `chains.guess_steps`; None if states cannot be guessed.
         reverse: from the last step to the first.
         state_dtype: of the state.
         read_cost: time of a step that is not stored over that of one that is.
@@ -71,8 +71,8 @@ def scan(
     tensors = (Rows(x), Rows(with_rows(a.expand(x.shape))), Rows(h))
     streamed = streams(tensors[2])
     chains = None
-    if held and factors is not None and worth_a_guess(batch if starts is None else len(starts), length, threads):
-        guessed = guess_steps(factors())
+    if held and guess is not None and worth_a_guess(batch if starts is None else len(starts), length, threads):
+        guessed = guess()
         chains = chain_plan(batch, length, starts, guessed, threads)
     parts = chains or plan(batch, length, starts, channels, read_cost, threads)
     states = initial_states(h0, parts.sequence, channels, state_dtype)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from cofm_triton.cpu.blocked.packed import starts_of
+from cofm_triton.cpu.jit.chains import LINEAR_MARGIN, guess_steps
 from cofm_triton.cpu.jit.compiled import entry, inlined, inner
 from cofm_triton.cpu.jit.forward import initial_states, scan
 from cofm_triton.cpu.jit.region import each
@@ -46,9 +47,13 @@ def forward(
     if not gated:
         decay = decay.resolve_conj().resolve_neg()
     return scan(
-        (), x, decay, h0, seq_starts, factors=None if gated else partial(numbers, decay), reverse=reverse,
+        (), x, decay, h0, seq_starts, guess=None if gated else partial(_guess, decay), reverse=reverse,
         state_dtype=state_dtype, read_cost=READ_COST[gated],
     )  # fmt: skip
+
+
+def _guess(decay: Tensor) -> int | None:
+    return guess_steps(numbers(decay), LINEAR_MARGIN)
 
 
 def backward(

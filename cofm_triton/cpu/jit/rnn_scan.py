@@ -19,7 +19,7 @@ from torch import Tensor
 from cofm_triton.cpu.blocked.packed import starts_of
 from cofm_triton.cpu.jit.activation import slope
 from cofm_triton.cpu.jit.bits import like
-from cofm_triton.cpu.jit.chains import chain_plan, guess_steps, worth_a_guess
+from cofm_triton.cpu.jit.chains import LINEAR_MARGIN, MARGIN, chain_plan, guess_steps, worth_a_guess
 from cofm_triton.cpu.jit.compiled import entry, inlined, inner
 from cofm_triton.cpu.jit.forward import initial_states, scan
 from cofm_triton.cpu.jit.region import each
@@ -55,9 +55,9 @@ def forward(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """`(h, h_last)` with T >= 1: h (B, T, D) in x's dtype, h_last (S, D) in the state's."""
     step = numbers(rate).dtype.type(dt)
-    factors = partial(_factors, rate, step) if _forgets(nonlinearity) else None
+    guess = partial(_guess, nonlinearity, rate, step) if _forgets(nonlinearity) else None
     return scan(
-        (constant(nonlinearity), step), x, rate, h0, seq_starts, factors=factors, reverse=False,
+        (constant(nonlinearity), step), x, rate, h0, seq_starts, guess=guess, reverse=False,
         state_dtype=state_dtype, read_cost=READ_COST,
     )  # fmt: skip
 
@@ -67,9 +67,11 @@ def _forgets(nonlinearity: str) -> bool:
     return nonlinearity != "relu"
 
 
-def _factors(rate: Tensor, step: Any) -> Any:
-    """By how much a step multiplies a difference between two states, or two adjoints, where act' is 1."""
-    return 1 - step * numbers(rate)
+def _guess(nonlinearity: str, rate: Tensor, step: Any) -> int | None:
+    """Steps of a guess, from the factor by which a step multiplies a difference between two states, or two adjoints,
+    where act' is 1.
+    """
+    return guess_steps(1 - step * numbers(rate), LINEAR_MARGIN if nonlinearity == "linear" else MARGIN)
 
 
 def backward(
@@ -87,7 +89,7 @@ def backward(
     held, lanes, step = channels <= MAX_HELD, row_lanes(channels), rates.dtype.type(dt)
     parts, guessed = plan(batch, length, starts, channels, None, threads), 0
     if held and _forgets(nonlinearity) and worth_a_guess(len(parts.last), length, threads, 1):
-        steps = guess_steps(_factors(rate, step))
+        steps = _guess(nonlinearity, rate, step)
         chains = chain_plan(batch, length, starts, steps, threads, 1)
         if chains is not None and steps is not None:
             parts, guessed = chains, steps
