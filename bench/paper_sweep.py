@@ -8,8 +8,9 @@ radii of arXiv 2305.19190. The paper's way is its equation in float64, written w
 gradients, whose one pass is timed and stands for every radius and direction: as its code and `reference/` do it, with
 encoder, states and read-out each a tensor over all steps; and lean, the best that PyTorch's operations give, where
 nothing is kept but the outputs. Ours is the whole sweep in one call: float32 states and float64 errors for nonlinear
-models, float64 and the quadratic form for linear ones. Every row times all in turn, the passes before and after the
-sweep, so that a busy machine slows them alike.
+models, float64 and the quadratic form for linear ones; models of several widths in one call are the sweep of one of
+the paper's figures, whose way takes the sum of their passes. Every row times all in turn, the passes before and after
+the sweep, so that a busy machine slows them alike.
 """
 
 from __future__ import annotations
@@ -31,21 +32,22 @@ STEPS, PASSES = 100, 3
 
 
 class Row(NamedTuple):
-    """One kind of model."""
+    """One kind of model, of one width or several."""
 
     nonlinearity: str
     recurrence: str
-    width: int
+    widths: tuple[int, ...]
 
 
 ROWS = [
-    Row("hardtanh", "diagonal", 8),
-    Row("hardtanh", "diagonal", 64),
-    Row("tanh", "diagonal", 64),
-    Row("hardtanh", "orthogonal", 8),
-    Row("hardtanh", "orthogonal", 64),
-    Row("linear", "diagonal", 8),
-    Row("linear", "diagonal", 64),
+    Row("hardtanh", "diagonal", (8,)),
+    Row("hardtanh", "diagonal", (64,)),
+    Row("tanh", "diagonal", (64,)),
+    Row("hardtanh", "orthogonal", (8,)),
+    Row("hardtanh", "orthogonal", (64,)),
+    Row("linear", "diagonal", (8,)),
+    Row("linear", "diagonal", (64,)),
+    Row("linear", "diagonal", (8, 16, 32, 64)),
 ]
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "hardtanh": torch.nn.functional.hardtanh,
@@ -55,10 +57,9 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 @torch.no_grad()
-def paper_pass(row: Row, inputs: Tensor, targets: Tensor, *, lean: bool) -> float:
+def paper_pass(row: Row, width: int, inputs: Tensor, targets: Tensor, *, lean: bool) -> float:
     """The paper's equation: h += act(U x + b - W h), y = c^T h, and its error; W = diag(rate) or P^T diag(rate) P."""
-    act, width = ACTIVATIONS[row.nonlinearity], row.width
-    bound = width**-0.5
+    act, bound = ACTIVATIONS[row.nonlinearity], width**-0.5
     encoder, bias, readout = (torch.empty(width).uniform_(-bound, bound).double() for _ in range(3))
     rate, basis = torch.rand(width).double(), torch.linalg.qr(torch.randn(width, width).double()).Q
 
@@ -90,25 +91,31 @@ def measure(row: Row, sequences: int, directions: int) -> str:
     inputs, targets = cofm.targets.generate("pol", sequences, STEPS)
     dtype = torch.float64 if row.nonlinearity == "linear" else torch.float32
     x, y = inputs.to(dtype), targets.to(dtype)
-    model = cofm.RNNFunctional(
-        1, row.width, nonlinearity=row.nonlinearity, recurrence=row.recurrence, parameterization="exp",
-        discretization="euler", dtype=dtype,
-    )  # fmt: skip
-    cofm.perturbation_error(model, x, y, radii=[0.0], directions=1)  # compiles
-    ways = [partial(paper_pass, row, inputs, targets, lean=lean) for lean in (False, True)]
-    passes: list[list[float]] = [[], []]
+    models = [
+        cofm.RNNFunctional(
+            1, width, nonlinearity=row.nonlinearity, recurrence=row.recurrence, parameterization="exp",
+            discretization="euler", dtype=dtype,
+        )
+        for width in row.widths
+    ]  # fmt: skip
+    cofm.perturbation_error(models, x, y, radii=[0.0], directions=1)  # compiles
+    passes = {(width, lean): list[float]() for width in row.widths for lean in (False, True)}
 
     def time_passes() -> None:
-        for way, taken in zip(ways, passes, strict=True):
+        for (width, lean), taken in passes.items():
+            way = partial(paper_pass, row, width, inputs, targets, lean=lean)
             taken.extend(seconds(way) for _ in range(PASSES))
 
     time_passes()
-    sweep = seconds(lambda: cofm.perturbation_error(model, x, y, directions=directions))
+    sweep = seconds(lambda: cofm.perturbation_error(models, x, y, directions=directions))
     time_passes()
-    models, each = len(paper_radii()) * directions, [statistics.median(taken) for taken in passes]
-    speed = f"{models * sequences * STEPS * row.width / sweep:.2g}" if row.nonlinearity != "linear" else "-"
-    ratios = (f"{one * models / sweep:,.0f}" for one in each)
-    cells = (*row, models, *(f"{one:.3f}" for one in each), f"{sweep:.3f}", speed, *ratios)
+    moved = len(paper_radii()) * directions
+    each = [sum(statistics.median(passes[width, lean]) for width in row.widths) for lean in (False, True)]
+    steps = moved * sequences * STEPS * sum(row.widths)
+    speed = f"{steps / sweep:.2g}" if row.nonlinearity != "linear" else "-"
+    ratios = (f"{one * moved / sweep:,.0f}" for one in each)
+    widths = ", ".join(map(str, row.widths))
+    cells = (*row[:2], widths, moved, *(f"{one:.3f}" for one in each), f"{sweep:.3f}", speed, *ratios)
     return f"| {' | '.join(map(str, cells))} |"
 
 
@@ -118,7 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--sequences", type=int, default=12_800)
     parser.add_argument("--directions", type=int, default=30)
     chosen = parser.parse_args(arguments)
-    print("| act | recurrence | m | models | paper, s a pass | lean | ours, s | unit-steps/s | x paper | x lean |")
+    print("| act | recurrence | m | each moved | paper, s a pass | lean | ours, s | unit-steps/s | x paper | x lean |")
     print("|" + " --- |" * 10)
     for row in ROWS:
         torch.manual_seed(0)

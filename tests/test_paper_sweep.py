@@ -21,7 +21,7 @@ def test_a_short_run() -> None:
     done = subprocess.run([sys.executable, str(SCRIPT), *options], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines()[2:]]
-    assert len(rows) == 7 and all(len(row) == 10 for row in rows)
+    assert len(rows) == 8 and all(len(row) == 10 for row in rows)
     assert {row[3] for row in rows} == {"22"}
     seconds = [float(cell) for row in rows for cell in row[4:7]]
     assert all(0 <= value < 300 for value in seconds)
@@ -37,7 +37,7 @@ def test_the_papers_way_is_the_equation(recurrence: str, lean: bool) -> None:
     spec.loader.exec_module(bench)
     inputs, targets = cofm.targets.generate("pol", 3, 7)
     torch.manual_seed(0)
-    actual = bench.paper_pass(bench.Row("hardtanh", recurrence, 4), inputs, targets, lean=lean)
+    actual = bench.paper_pass(bench.Row("hardtanh", recurrence, (4,)), 4, inputs, targets, lean=lean)
     torch.manual_seed(0)
     encoder, bias, readout = (torch.empty(4).uniform_(-0.5, 0.5).double() for _ in range(3))
     rate, basis = torch.rand(4).double(), torch.linalg.qr(torch.randn(4, 4).double()).Q
