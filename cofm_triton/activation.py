@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cofm_triton.nonlinearity import NONLINEARITIES
+from cofm_triton.scalars import check_choice
 
 
 def _identity(z: Tensor) -> Tensor:
@@ -34,8 +35,7 @@ def activation(name: str) -> Callable[[Tensor], Tensor]:
         >>> activation("hardtanh")(torch.tensor([-3.0, 0.5])).tolist()
         [-1.0, 0.5]
     """
-    if name not in _TABLE:
-        raise ValueError(f"nonlinearity must be one of {NONLINEARITIES}, got {name!r}")
+    check_choice("nonlinearity", name, NONLINEARITIES)
     return _TABLE[name]
 
 

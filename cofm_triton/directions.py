@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from cofm_triton.parameterization import parameterization
+from cofm_triton.scalars import check_choice, check_int
 
 BALLS = ("inf", "l2")
 
@@ -48,8 +49,7 @@ def paper_radii() -> Tensor:
 
 def check_ball(ball: str) -> None:
     """Raises ValueError unless `ball` is one of `BALLS`."""
-    if ball not in BALLS:
-        raise ValueError(f"ball must be one of {BALLS}, got {ball!r}")
+    check_choice("ball", ball, BALLS)
 
 
 def norm(tensor: Tensor, ball: str, batch_dims: int = 0) -> Tensor:
@@ -127,6 +127,7 @@ def random_direction(shapes: Mapping[str, torch.Size], index: int, *, seed: int 
         {parameter name: float64 tensor on the CPU}.
 
     Raises:
+        TypeError: index or seed is no integer.
         ValueError: index, seed or ball out of range.
 
     Example:
@@ -142,11 +143,8 @@ def random_directions(
 ) -> list[Direction]:
     """Several of them in one go; arguments as of `random_direction`."""
     check_ball(ball)
-    if not 0 <= seed < 2**64:
-        raise ValueError(f"seed must be in [0, 2**64), got {seed}")
-    for index in indices:
-        if not 0 <= index < 2**32:
-            raise ValueError(f"index must be in [0, 2**32), got {index}")
+    seed = check_int("seed", seed, below=2**64)
+    indices = [check_int("index", index, below=2**32) for index in indices]
     columns = {}
     for name, shape in shapes.items():
         values = torch.from_numpy(_normal(seed, name, indices, shape.numel())).reshape(-1, *shape)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cofm_triton.files import atomic_path
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _DPI = 150
@@ -31,6 +32,32 @@ def save_figure(figure: Figure, paths: Sequence[str | os.PathLike[str]]) -> None
     for path in paths:
         with matplotlib.rc_context(_REPEATABLE), atomic_path(path) as part:
             figure.savefig(part, dpi=_DPI, metadata=_undated(os.fspath(path)))
+
+
+def draw(path_or_axes: str | os.PathLike[str] | Axes, plot: Callable[[Axes], object]) -> Axes:
+    """Draw on axes as they are, or on new ones that are written to a file.
+
+    Args:
+        path_or_axes: a file (its suffix chooses the format), or matplotlib axes.
+        plot: draws on axes.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.axes import Axes
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("figures need matplotlib: pip install 'cofm-triton[plot]' brings it") from error
+
+    if isinstance(path_or_axes, Axes):
+        plot(path_or_axes)
+        return path_or_axes
+    figure = Figure(figsize=(6.0, 4.2), layout="constrained")
+    axes: Axes = figure.subplots()
+    plot(axes)
+    save_figure(figure, [path_or_axes])
+    return axes
 
 
 def _undated(path: str) -> dict[str, None] | None:

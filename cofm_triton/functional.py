@@ -23,6 +23,7 @@ from cofm_triton.ops.dtypes import state_dtype
 from cofm_triton.ops.linear_scan import apply_linear_scan
 from cofm_triton.ops.rnn_scan import apply_rnn_scan
 from cofm_triton.parameterization import parameterization as look_up
+from cofm_triton.scalars import check_bool
 
 SOLVERS = ("auto", "sequential", "newton")
 
@@ -68,6 +69,7 @@ def linear_scan(
     """
     check_sequence("x", x, allow_complex=True)
     check_companion("decay", decay, x)
+    check_bool("reverse", reverse)
     if decay.dim() > 3 or not _broadcasts(decay.shape, x.shape):
         raise ValueError(
             f"decay must have shape (D,) or broadcast to (B, T, D) = {tuple(x.shape)}, got {tuple(decay.shape)}"
@@ -114,7 +116,8 @@ def rnn_scan(
         dt: time step, > 0.
         nonlinearity: act: "linear", "tanh", "hardtanh" or "relu".
         solver: "sequential"; "newton", parallel in time: Newton iterations, each one a linear scan, to the accuracy of
-            the sequential kernel, which takes over where they do not converge (`cofm_triton/ops/newton.py`); or "auto",
+            the sequential kernel, which takes over where they do not converge (`cofm_triton/ops/newton.py`), but for
+            units so slow that the state's dtype rounds what `1 - dt * rate` has of the rate; or "auto",
             which takes "newton" on a GPU for at most 64 channels over the whole batch and at least 65,536 steps, and
             never on the CPU, where it does not pay.
         parameterization: f, one of `PARAMETERIZATIONS`: `rate` holds raw parameters w, and the decay rates are f(w),

@@ -14,6 +14,7 @@ Source: arXiv 2305.19190, eq 1 (model) and eq 16 (stable reparameterisation).
 
 import math
 import warnings
+from contextlib import nullcontext
 from itertools import chain
 from typing import Any, overload
 
@@ -34,11 +35,12 @@ from cofm_triton.discretization import (
 )
 from cofm_triton.functional import dense_rnn, linear_scan, rnn_scan
 from cofm_triton.ops.backends import BACKENDS, resolve
-from cofm_triton.ops.dtypes import state_dtype
+from cofm_triton.ops.dtypes import REAL_DTYPES, state_dtype
 from cofm_triton.ops.rnn_readout import apply_rnn_readout, is_fused
 from cofm_triton.parameterization import lru_normalization, spread_rates
 from cofm_triton.parameterization import parameterization as look_up
 from cofm_triton.recurrent_matrix import congruence, decay_rate, diagonal_plus
+from cofm_triton.scalars import check_dtype, check_number
 
 RECURRENCES = ("diagonal", "orthogonal", "dense", "ssm")
 # The matrix that a recurrence has besides its rates.
@@ -140,8 +142,10 @@ class StableRNN(nn.Module):
         _check_bool("constrained", constrained)
         _check_bool("normalize_input", normalize_input)
         _check_dropout(dropout, num_layers)
-        _check_number("dt", dt, above=0.0)
-        _check_number("max_time_scale", max_time_scale, above=1.0)
+        check_number("dt", dt)
+        check_number("max_time_scale", max_time_scale, above=1.0)
+        if dtype is not None:
+            check_dtype("dtype", dtype, REAL_DTYPES)
         if recurrence not in RECURRENCES:
             raise ValueError(f"recurrence must be one of {RECURRENCES}, got {recurrence!r}")
         if backend is not None and backend not in BACKENDS:
@@ -236,13 +240,16 @@ class StableRNN(nn.Module):
         """Replace P; under the constraint that means to find the parameter that gives it."""
         current = self._matrix(suffix)
         if self.constrained:
-            setattr(self, "basis" + suffix, basis.to(current))
+            with torch.autocast(current.device.type, enabled=False):
+                setattr(self, "basis" + suffix, basis.to(current))
         else:
             current.copy_(basis)
 
     def _matrix(self, suffix: str) -> Tensor:
-        """P or weight_hh, (D, D)."""
-        matrix: Tensor = getattr(self, _MATRICES[self.recurrence] + suffix)
+        """P or weight_hh, (D, D), in the dtype of the parameters: P made by autocast's products is not orthogonal."""
+        name, made = _MATRICES[self.recurrence] + suffix, self.recurrence == "orthogonal" and self.constrained
+        with torch.autocast(self._raw(suffix)[0].device.type, enabled=False) if made else nullcontext():
+            matrix: Tensor = getattr(self, name)
         return matrix
 
     def _raw(self, suffix: str) -> tuple[Tensor, Tensor | None, Tensor]:
@@ -307,6 +314,9 @@ class StableRNN(nn.Module):
         time = 1 if self.batch_first and x.dim() == 2 else 0
         output, h_n = self.forward(x.unsqueeze(time), hx)
         return output.squeeze(time), h_n
+
+    def flatten_parameters(self) -> None:
+        """Nothing: code that calls it on `torch.nn.RNN`, whose weights cuDNN wants in one piece, still runs."""
 
     @torch.no_grad()
     def stability_margin(self) -> float:
@@ -451,7 +461,7 @@ class StableRNN(nn.Module):
 
     def _check_input(self, x: Tensor, dims: tuple[int, ...], argument: str = "input") -> None:
         if not isinstance(x, Tensor):
-            raise TypeError(f"{argument} must be a torch.Tensor or PackedSequence, got {type(x).__name__}")
+            raise TypeError(f"{argument} must be {_accepted(argument)}, got {type(x).__name__}")
         weight = self._raw("_l0")[0]
         if x.dim() not in dims:
             accepted = " or ".join(f"{dim}D" for dim in dims)
@@ -462,7 +472,7 @@ class StableRNN(nn.Module):
             )
         if x.device != weight.device:
             raise ValueError(f"StableRNN {argument} device ({x.device}) does not match weight device ({weight.device})")
-        if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
+        if x.dtype != weight.dtype and not _autocasts(x.device):
             raise ValueError(
                 f"StableRNN {argument} dtype ({x.dtype}) does not match weight dtype "
                 f"({weight.dtype}). Convert input: input.to({weight.dtype}), or convert model: "
@@ -485,7 +495,7 @@ class StableRNN(nn.Module):
             raise ValueError(f"Expected hidden size of hx {expected}, got {list(hx.shape)}")
         if hx.device != x.device:
             raise ValueError(f"hx must be on the input's device {x.device}, got {hx.device}")
-        if hx.dtype != x.dtype and not torch.is_autocast_enabled(x.device.type):
+        if hx.dtype != x.dtype and not _autocasts(x.device):
             raise ValueError(f"hx must have the input's dtype {x.dtype}, got {hx.dtype}")
 
     def extra_repr(self) -> str:
@@ -582,7 +592,7 @@ class RNNFunctional(nn.Module):
         simple = rnn.num_layers == 1 and not rnn.bidirectional and rnn.recurrence not in _MATRICES
         simple = simple and not rnn.normalize_input
         plain = type(rnn) is StableRNN and type(readout) is nn.Linear and not (_has_hooks(rnn) or _has_hooks(readout))
-        if not (simple and plain) or torch.is_autocast_enabled(input.device.type):
+        if not (simple and plain) or _autocasts(input.device):
             return False
         batch = input.shape[0] if input.dim() == 3 else 1
         return is_fused(batch, rnn.input_size, readout.out_features, resolve(rnn.backend, input.device))
@@ -624,6 +634,16 @@ class RNNFunctional(nn.Module):
         return self.rnn.stability_margin()
 
 
+def _accepted(argument: str) -> str:
+    """`forward` takes packed sequences, `step` does not."""
+    return "a torch.Tensor or PackedSequence" if argument == "input" else "a torch.Tensor"
+
+
+def _autocasts(device: torch.device) -> bool:
+    """Whether autocast is on for tensors there; PyTorch raises an error if asked about the meta device."""
+    return device.type != "meta" and torch.is_autocast_enabled(device.type)
+
+
 def _has_hooks(module: nn.Module) -> bool:
     """Whether something listens to calls of the module, which therefore have to happen."""
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
@@ -656,7 +676,8 @@ def _constrain(layer: nn.Module, name: str) -> None:
             f"got {parameter.dtype}"
         )
     nn.init.eye_(parameter)  # what is registered must be orthogonal
-    parametrizations.orthogonal(layer, name, orthogonal_map="cayley")
+    with torch.autocast(parameter.device.type, enabled=False):  # PyTorch makes sure that it is
+        parametrizations.orthogonal(layer, name, orthogonal_map="cayley")
 
 
 def _random_orthogonal(size: int) -> Tensor:
@@ -674,13 +695,6 @@ def _check_size(argument: str, value: int) -> None:
 def _check_bool(argument: str, value: bool) -> None:
     if not isinstance(value, bool):
         raise TypeError(f"{argument} should be of type bool, got: {type(value).__name__}")
-
-
-def _check_number(argument: str, value: float, *, above: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{argument} must be a real number, got {type(value).__name__}")
-    if not above < value < math.inf:
-        raise ValueError(f"{argument} must be finite and greater than {above:g}, got {value!r}")
 
 
 def _check_dropout(dropout: float, num_layers: int) -> None:

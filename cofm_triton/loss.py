@@ -6,6 +6,8 @@ Late time steps count more, because they are the ones that need memory.
 import torch
 from torch import Tensor
 
+from cofm_triton.scalars import check_int
+
 
 def temporal_weights(
     length: int, *, dtype: torch.dtype = torch.float64, device: torch.device | str | None = None
@@ -21,17 +23,16 @@ def temporal_weights(
         (T,), no unit.
 
     Raises:
-        TypeError: `length` is not an int.
+        TypeError: `length` is not an int, or `dtype` not a floating-point dtype.
         ValueError: `length` is negative.
 
     Example:
         >>> temporal_weights(2).tolist()
         [0.4, 1.6]
     """
-    if isinstance(length, bool) or not isinstance(length, int):
-        raise TypeError(f"length must be an int, got {type(length).__name__}")
-    if length < 0:
-        raise ValueError(f"length must be >= 0, got {length}")
+    check_int("length", length)
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise TypeError(f"dtype must be a real floating-point torch.dtype, got {dtype!r}")
     squares = torch.arange(1, length + 1, dtype=torch.float64, device=device) ** 2
     return (squares * length / squares.sum()).to(dtype)
 

@@ -15,8 +15,9 @@ import io
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from numbers import Real
 from os import PathLike
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,8 @@ from cofm_triton.files import write_text
 from cofm_triton.layers import RNNFunctional, StableRNN
 from cofm_triton.memory_evaluator import MemoryEvaluator
 from cofm_triton.memory_search import NORMS
+from cofm_triton.model_errors import check_module
+from cofm_triton.scalars import check_choice, check_int, check_number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -113,7 +116,8 @@ class MemoryFunction:
         Args:
             path_or_axes: a file to write (its suffix chooses the format), or matplotlib axes.
         """
-        from cofm_triton.memory_plot import draw, plot_memory
+        from cofm_triton.figure_file import draw
+        from cofm_triton.memory_plot import plot_memory
 
         return draw(path_or_axes, lambda axes: plot_memory(axes, self))
 
@@ -167,7 +171,8 @@ def memory_function(
         >>> memory.fit().decay
         'exponential'
     """
-    parameters = {name: p.detach().double()[None] for name, p in checked_module(model).named_parameters()}
+    check_module("model", model)
+    parameters = {name: p.detach().double()[None] for name, p in model.named_parameters()}
     evaluator = evaluator_of(
         model,
         length,
@@ -218,11 +223,12 @@ def evaluator_of(
     Raises:
         TypeError, ValueError: as `memory_function`.
     """
-    checked_module(model)
+    check_module("model", model)
+    if getattr(model.rnn if isinstance(model, RNNFunctional) else model, "bidirectional", False):
+        raise ValueError("model must be causal to have a memory function, got bidirectional=True")
     steps = log_steps(length, samples)
     check_number("radius", radius)
-    if norm not in NORMS:
-        raise ValueError(f"norm must be one of {tuple(NORMS)}, got {norm!r}")
+    check_choice("norm", norm, tuple(NORMS))
     if min_radius is not None:
         check_number("min_radius", min_radius)
         if min_radius > radius:
@@ -230,6 +236,8 @@ def evaluator_of(
     size = _input_size(model, input_size, inputs)
     if initial_output is not None and isinstance(model, RNNFunctional):
         raise ValueError("initial_output must be None for an RNNFunctional: it is the bias of the read-out")
+    if initial_output is not None:
+        _check_initial_output(initial_output)
     return MemoryEvaluator(
         model,
         size,
@@ -254,38 +262,24 @@ def log_steps(length: int, samples: int | None) -> Tensor:
         >>> log_steps(1001, 5).tolist()
         [0, 1, 10, 100, 1000]
     """
-    check_count("length", length, 1)
+    length = check_int("length", length, 1)
     if samples is not None:
-        check_count("samples", samples, 2)
+        samples = check_int("samples", samples, 2)
     if samples is None or samples >= length:
         return torch.arange(length)
     share = torch.linspace(0, 1, samples - 1, dtype=torch.float64)
     return torch.cat((torch.zeros(1), ((length - 1) ** share).round())).long().unique()
 
 
-def check_count(name: str, value: int, least: int) -> None:
-    """Raises TypeError or ValueError unless the argument is an int of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an int, got {type(value).__name__}")
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}")
-
-
-def check_number(name: str, value: float) -> None:
-    """Raises TypeError or ValueError unless the argument is a positive finite number."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a real number, got {type(value).__name__}")
-    if not 0 < value < math.inf:
-        raise ValueError(f"{name} must be positive and finite, got {value!r}")
-
-
-def checked_module(model: nn.Module) -> nn.Module:
-    """The model, if it is a module that takes batch-first input."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    if getattr(model, "batch_first", True) is False:
-        raise ValueError("model must take (N, T, d): make it with batch_first=True, got batch_first=False")
-    return model
+def _check_initial_output(value: Any) -> None:
+    """`value` is a finite number or tensor of numbers; whether it has one per output, the first output tells."""
+    if isinstance(value, bool) or not isinstance(value, (Tensor, Real)):
+        raise TypeError(f"initial_output must be a number or a tensor (p,), got {type(value).__name__}")
+    numbers = torch.as_tensor(value)
+    if numbers.is_complex() or numbers.dim() > 1:
+        raise ValueError(f"initial_output must be a real number or a tensor (p,), got {value!r}")
+    if not bool(numbers.isfinite().all()):
+        raise ValueError(f"initial_output must be finite, got {value!r}")
 
 
 def _step(model: nn.Module, dt: float | None) -> float:
@@ -307,7 +301,7 @@ def _input_size(model: nn.Module, input_size: int | None, inputs: Tensor | None)
     if given is None and isinstance(inputs, Tensor) and inputs.dim() == 2:
         given = inputs.shape[1]
     if given is not None:
-        check_count("input_size", given, 1)
+        given = check_int("input_size", given, 1)
     if isinstance(own, int) and given is not None and given != own:
         name = "inputs must have shape (n, d) with d" if input_size is None else "input_size must be that of the model,"
         raise ValueError(f"{name} = {own}, got {given}")

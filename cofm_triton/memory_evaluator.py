@@ -201,7 +201,10 @@ class MemoryEvaluator:
     def _outputs(self, parameters: Parameters, inputs: Tensor) -> Tensor:
         """Outputs (n, T, p) of one copy under Heaviside inputs (n, d)."""
         x = inputs[:, None].expand(-1, self._length, -1)
-        return first_tensor(functional_call(self.model, {name: value[0] for name, value in parameters.items()}, (x,)))
+        y = first_tensor(functional_call(self.model, {name: value[0] for name, value in parameters.items()}, (x,)))
+        if y.shape[:2] != x.shape[:2]:
+            raise ValueError(f"model must map {tuple(x.shape)} to (N, T, p) of the same N and T, got {tuple(y.shape)}")
+        return y
 
     def _silence(self, parameters: Parameters) -> Tensor:
         """Outputs (T, p) of one copy under zero input."""
@@ -210,7 +213,11 @@ class MemoryEvaluator:
     def _at_rest(self, parameters: Parameters) -> Tensor:
         """y[-1], (p,) or a number: the read-out bias of our models; a module's constant answer to zero input, or 0."""
         if self.rest is not None:
-            return torch.as_tensor(self.rest, dtype=torch.float64, device=self.device)
+            rest = torch.as_tensor(self.rest, dtype=torch.float64, device=self.device)
+            outputs = self._silence(parameters).shape[1]
+            if rest.dim() and len(rest) != outputs:
+                raise ValueError(f"initial_output must have {outputs} numbers or one, got {len(rest)}")
+            return rest
         if isinstance(self.model, RNNFunctional):
             return parameters[OFFSET][0]
         silence = self._silence(parameters)

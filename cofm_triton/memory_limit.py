@@ -33,11 +33,11 @@ def check_memory_limit(limit: int | None) -> int:
     """
     if limit is None:
         return DEFAULT_LIMIT
-    if isinstance(limit, bool) or not isinstance(limit, int):
+    if isinstance(limit, bool) or not hasattr(limit, "__index__"):
         raise TypeError(f"memory_limit must be a number of bytes (int) or None, got {type(limit).__name__}")
     if limit < 1:
         raise ValueError(f"memory_limit must be at least 1 byte, got {limit}")
-    return limit
+    return int(limit)
 
 
 class PeakBytes(TorchDispatchMode):

@@ -1,14 +1,10 @@
 """Figures of memory functions."""
 
-from collections.abc import Callable
-from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
-
-from cofm_triton.figure_file import save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,26 +19,6 @@ _MOST_BANDS = 5
 _COLOURS = ("#000000", "#0072B2", "#E69F00", "#009E73", "#CC79A7")  # Okabe and Ito: safe for colour-blind eyes
 
 _DASHES = ("-", "--", "-.", ":", "-")  # curves of small radii lie on one another: all of them show
-
-
-def draw(path_or_axes: "str | PathLike[str] | Axes", plot: "Callable[[Axes], None]") -> "Axes":
-    """Draw on axes as they are, or on new ones that are written to a file.
-
-    Args:
-        path_or_axes: a file (its suffix chooses the format), or matplotlib axes.
-        plot: draws on axes.
-    """
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-    if isinstance(path_or_axes, Axes):
-        plot(path_or_axes)
-        return path_or_axes
-    figure = Figure(figsize=(6.0, 4.2), layout="constrained")
-    axes: Axes = figure.subplots()
-    plot(axes)
-    save_figure(figure, [path_or_axes])
-    return axes
 
 
 def plot_memory(axes: "Axes", memory: "MemoryFunction") -> None:

@@ -21,9 +21,10 @@ from torch import Tensor, nn
 from cofm_triton.decay_fit import DecayFit, fit_decay
 from cofm_triton.directions import check_ball
 from cofm_triton.files import write_text
-from cofm_triton.memory import Settings, checked_module, evaluator_of
+from cofm_triton.memory import Settings, evaluator_of
 from cofm_triton.memory_evaluator import MemoryEvaluator
 from cofm_triton.memory_search import Domain
+from cofm_triton.model_errors import check_module
 from cofm_triton.perturbation import check_radii, make_directions
 
 if TYPE_CHECKING:
@@ -103,7 +104,8 @@ class MemorySweep:
         Args:
             path_or_axes: a file to write (its suffix chooses the format), or matplotlib axes.
         """
-        from cofm_triton.memory_plot import draw, plot_sweep
+        from cofm_triton.figure_file import draw
+        from cofm_triton.memory_plot import plot_sweep
 
         return draw(path_or_axes, lambda axes: plot_sweep(axes, self))
 
@@ -259,7 +261,8 @@ def _prepared(
         raise TypeError("radii must be a list of numbers, got None")
     grid = check_radii(radii)
     check_ball(ball)
-    chosen = make_directions(checked_module(model), directions, seed, "random", ball)
+    check_module("model", model)
+    chosen = make_directions(model, directions, seed, "random", ball)
     copies = _Copies(model, chosen)
     probe = copies.at(grid.max().expand(len(chosen)), torch.arange(len(chosen)))
     return grid, copies, evaluator_of(model, length, probe, **options)

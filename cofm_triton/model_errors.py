@@ -22,6 +22,7 @@ from cofm_triton.fused_sweep import is_compiled, sweep_errors, sweep_errors_and_
 from cofm_triton.layers import RNNFunctional
 from cofm_triton.memory_limit import check_memory_limit, fitting
 from cofm_triton.quadratic_form import QuadraticForm, step_weights
+from cofm_triton.scalars import check_choice
 from cofm_triton.stacked import StackedCells, has_modes, is_stackable, join, stack
 
 METRICS = ("twe", "mse", "sup")
@@ -56,8 +57,7 @@ class ErrorEvaluator:
         memory_limit: int | None = None,
     ) -> None:
         _check_data(inputs, targets)
-        if metric not in METRICS:
-            raise ValueError(f"metric must be one of {METRICS}, got {metric!r}")
+        check_choice("metric", metric, METRICS)
         if dtype not in (None, torch.float32, torch.float64):
             raise TypeError(f"dtype must be torch.float32, torch.float64 or None, got {dtype}")
         self.inputs, self.targets, self.metric = inputs.detach(), targets.detach(), metric
@@ -84,8 +84,7 @@ class ErrorEvaluator:
 
     def check(self, model: nn.Module) -> None:
         """Raises TypeError or ValueError unless the model maps the inputs to the targets' shape."""
-        if not isinstance(model, nn.Module):
-            raise TypeError(f"models must be torch.nn.Module objects, got {type(model).__name__}")
+        check_module("models", model)
         for name, parameter in model.named_parameters():
             if parameter.dtype != self.inputs.dtype or parameter.device != self.inputs.device:
                 raise TypeError(
@@ -99,6 +98,8 @@ class ErrorEvaluator:
                 f"targets must have the shape of the model's outputs, (N, T, p) = "
                 f"{(len(self.inputs), *output.shape[1:])}, got {tuple(self.targets.shape)}"
             )
+        if next(model.parameters(), None) is None:
+            raise ValueError(f"models must have parameters to perturb, got {type(model).__name__} without any")
 
     def check_memory(self, model: nn.Module, *, gradient: bool = False) -> None:
         """Raises ValueError if one copy of a model on one sequence takes more than `memory_limit`.
@@ -323,6 +324,14 @@ def outputs_of_copies(model: nn.Module, parameters: Parameters, inputs: Tensor) 
         # again from the loop, as it is.
         count = len(next(iter(values.values())))
         return torch.stack([run({n: v[k] for n, v in values.items()}) for k in range(count)])
+
+
+def check_module(argument: str, model: object) -> None:
+    """Raises TypeError unless it is a module, ValueError if it says that it takes time first: (T, N, d)."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"{argument} must be a torch.nn.Module, got {type(model).__name__}")
+    if getattr(model, "batch_first", True) is False:
+        raise ValueError(f"{argument} must take (N, T, d): make it with batch_first=True, got batch_first=False")
 
 
 @contextmanager

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -17,6 +19,7 @@ from cofm_triton.files import write_bytes
 from cofm_triton.layers import RNNFunctional
 
 _KEY = "cofm"
+_SIZES = ("input_size", "hidden_size", "output_size")
 _OPTIONS = (
     "num_layers",
     "nonlinearity",
@@ -29,6 +32,7 @@ _OPTIONS = (
     "discretization",
     "constrained",
     "normalize_input",
+    "max_time_scale",  # of weights that are drawn anew
 )
 
 
@@ -41,15 +45,17 @@ def save_model(path: str | os.PathLike[str], model: RNNFunctional, notes: dict[s
         notes: JSON values to keep with it, such as how it was trained.
 
     Raises:
-        TypeError: `model` is no `RNNFunctional`, or `notes` are no JSON values.
+        ImportError: safetensors is not installed.
+        TypeError: `model` is no `RNNFunctional`, or `notes` are no dict of JSON values.
+        ValueError: `notes` hold NaN or infinity, which are no JSON values either.
 
     Example:
         >>> save_model("/dev/shm/example.safetensors", RNNFunctional(1, 4))
     """
-    from safetensors.torch import save
-
     if not isinstance(model, RNNFunctional):
         raise TypeError(f"model must be an RNNFunctional, got {type(model).__name__}")
+    if not isinstance(notes, (dict, type(None))):
+        raise TypeError(f"notes must be a dict or None, got {type(notes).__name__}")
     header = {
         "version": __version__,
         "input_size": model.rnn.input_size,
@@ -59,7 +65,9 @@ def save_model(path: str | os.PathLike[str], model: RNNFunctional, notes: dict[s
         "notes": notes or {},
     }
     tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-    write_bytes(path, save(tensors, metadata={_KEY: json.dumps(header)}))
+    with _safetensors_needed():
+        from safetensors.torch import save
+    write_bytes(path, save(tensors, metadata={_KEY: _json(header)}))
 
 
 def load_model(path: str | os.PathLike[str], device: torch.device | str | None = None) -> RNNFunctional:
@@ -73,7 +81,8 @@ def load_model(path: str | os.PathLike[str], device: torch.device | str | None =
         The model, with the dtype of the saved weights.
 
     Raises:
-        FileNotFoundError: no such file.
+        ImportError: safetensors is not installed.
+        FileNotFoundError, PermissionError: no such file, or not for this user.
         ValueError: the file is no model file.
 
     Example:
@@ -82,16 +91,15 @@ def load_model(path: str | os.PathLike[str], device: torch.device | str | None =
         4
     """
     header, tensors = _read(path)
-    model = RNNFunctional(
-        header["input_size"],
-        header["hidden_size"],
-        header["output_size"],
-        dtype=tensors["rnn.rate_l0"].dtype,
-        device=device,
-        **header["options"],
-    )
-    model.load_state_dict(tensors)
-    return model
+    with _refusing(path):
+        model = RNNFunctional(
+            *(header[name] for name in _SIZES),
+            dtype=tensors["rnn.rate_l0"].dtype,
+            device="cpu",  # what a device cannot do is no fault of the file
+            **header["options"],
+        )
+        model.load_state_dict(tensors)
+    return model.to(device)
 
 
 def read_notes(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -101,11 +109,41 @@ def read_notes(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    from safetensors import SafetensorError, safe_open
+    """Header, with the keys that `save_model` writes, and tensors."""
+    with _safetensors_needed():
+        from safetensors import safe_open
+    with _refusing(path), safe_open(path, framework="pt") as file:
+        header = json.loads((file.metadata() or {}).get(_KEY, "null"))
+        if not isinstance(header, dict) or not isinstance(header.get("notes"), dict):
+            raise ValueError(f"its metadata have no dict with notes under {_KEY!r}")
+        names = file.keys()
+        return header, {name: file.get_tensor(name) for name in names}
+
+
+@contextmanager
+def _refusing(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turns what goes wrong with the content of a file into a ValueError that names it."""
+    from safetensors import SafetensorError
 
     try:
-        with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {})[_KEY])
-            return header, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
-        raise ValueError(f"path must be a cofm model file, {os.fspath(path)!r} is none") from error
+        yield
+    except (FileNotFoundError, PermissionError):
+        raise
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else f"{error}"
+        raise ValueError(f"path must be a cofm model file, {os.fspath(path)!r} is none: {reason}") from error
+
+
+@contextmanager
+def _safetensors_needed() -> Iterator[None]:
+    try:
+        yield
+    except ImportError as error:
+        raise ImportError("model files need safetensors: pip install 'cofm-triton[reproduce]' brings it") from error
+
+
+def _json(header: dict[str, Any]) -> str:
+    try:
+        return json.dumps(header, allow_nan=False)
+    except ValueError as error:
+        raise ValueError(f"notes must be JSON values: {error}") from error

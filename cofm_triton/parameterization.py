@@ -24,6 +24,7 @@ from torch import Tensor
 
 from cofm_triton.discretization import complement
 from cofm_triton.rate_numbers import EXP_LIMIT, INVERSE_A, INVERSE_B
+from cofm_triton.scalars import check_choice
 
 _SOFTPLUS_LINEAR_FROM = 40.0  # exp(-40) is below half an ulp of 40: the linear branch is exact
 
@@ -298,8 +299,7 @@ def parameterization(name: str) -> Parameterization:
         >>> parameterization("inverse").rate(torch.zeros(1)).tolist()
         [2.0]
     """
-    if name not in _TABLE:
-        raise ValueError(f"parameterization must be one of {PARAMETERIZATIONS}, got {name!r}")
+    check_choice("parameterization", name, PARAMETERIZATIONS)
     return _TABLE[name]
 
 

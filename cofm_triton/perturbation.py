@@ -9,7 +9,7 @@ one (never a smaller one), and the curve keeps both.
 
 import csv
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from typing import TYPE_CHECKING, NamedTuple
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from cofm_triton.directions import (
     Direction,
     check_ball,
+    norm,
     paper_radii,
     parameter_shapes,
     random_directions,
@@ -27,6 +28,7 @@ from cofm_triton.directions import (
 )
 from cofm_triton.files import write_text
 from cofm_triton.model_errors import ErrorEvaluator
+from cofm_triton.scalars import check_choice, check_int
 from cofm_triton.worst_case import ascend
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ Directions = Sequence[Mapping[str, Tensor]]
 SEARCHES = ("random", "slow", "gradient")
 
 _NUMBER_BYTES = 8
+_LENGTH_SLACK = 1e-5  # directions that were normalised in float32
 _CHUNK_NUMBERS = 1 << 23  # perturbed parameters held at once: 64 MB, at most half the memory limit
 
 
@@ -115,20 +118,11 @@ class PerturbationCurve:
         Returns:
             The axes drawn on. Radius 0 has no place on a logarithmic axis and is left out.
         """
-        from matplotlib.axes import Axes
+        from cofm_triton.figure_file import draw
 
-        from cofm_triton.figure_file import save_figure
+        return draw(path_or_axes, self._draw)
 
-        if isinstance(path_or_axes, Axes):
-            return self._draw(path_or_axes)
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(6.0, 4.2), layout="constrained")
-        axes = self._draw(figure.subplots())
-        save_figure(figure, [path_or_axes])
-        return axes
-
-    def _draw(self, axes: "Axes") -> "Axes":
+    def _draw(self, axes: "Axes") -> None:
         shown = self.radii > 0
         radii = self.radii[shown].numpy()
         low, high = self.quantile(0.1), self.quantile(0.9)
@@ -141,7 +135,6 @@ class PerturbationCurve:
         axes.set(xscale="log", yscale="log", xlabel="radius of the perturbation", ylabel="error")
         axes.set_title("Largest error (line), 10 to 90 % of directions (band)")
         axes.legend()
-        return axes
 
 
 def perturbation_error(
@@ -200,14 +193,11 @@ def perturbation_error(
         >>> curve.per_direction.shape
         torch.Size([1, 2, 3])
     """
-    family = [models] if isinstance(models, nn.Module) else list(models)
-    if not family:
-        raise ValueError("models must hold at least one model, got none")
+    family = as_family(models)
     evaluator = ErrorEvaluator(inputs, targets, metric, dtype, memory_limit)
     grid = check_radii(radii)
     check_ball(ball)
-    if search not in SEARCHES:
-        raise ValueError(f"search must be one of {SEARCHES}, got {search!r}")
+    check_choice("search", search, SEARCHES)
     for model in family:
         evaluator.check(model)
     # Everything is checked before the first model is computed.
@@ -249,6 +239,23 @@ def _joined(curves: Sequence[PerturbationCurve]) -> PerturbationCurve:
         torch.cat([curve.diverged for curve in curves]),
         found or None,
     )
+
+
+def as_family(models: nn.Module | Iterable[nn.Module]) -> list[nn.Module]:
+    """One model or several as a list.
+
+    Raises:
+        TypeError: neither.
+        ValueError: none.
+    """
+    if isinstance(models, nn.Module) and not isinstance(models, nn.ModuleList):
+        return [models]
+    if isinstance(models, type) or not isinstance(models, Iterable):
+        raise TypeError(f"models must be a torch.nn.Module or a list of them, got {models!r}")
+    family = list(models)
+    if not family:
+        raise ValueError("models must hold at least one model, got none")
+    return family
 
 
 def errors_along(evaluator: ErrorEvaluator, model: nn.Module, radii: Tensor, directions: Directions) -> Tensor:
@@ -325,9 +332,16 @@ def check_radii(radii: Tensor | Sequence[float] | None) -> Tensor:
     """The radii as a float64 tensor, the paper's when None."""
     if radii is None:
         return paper_radii()
-    grid = torch.as_tensor(radii, dtype=torch.float64).detach().cpu()
-    if grid.dim() != 1 or len(grid) == 0:
+    try:
+        given = torch.as_tensor(radii).detach().cpu()
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"radii must be a list of numbers, got {radii!r}") from None
+    if given.is_complex() or given.dtype == torch.bool:
+        raise TypeError(f"radii must be real numbers, got {radii!r}")
+    if given.dim() != 1 or len(given) == 0:
         raise ValueError(f"radii must be a non-empty list of numbers, got {radii!r}")
+    # A list is read once more: PyTorch's default dtype would round its numbers.
+    grid = given.double() if isinstance(radii, Tensor) else torch.as_tensor(radii, dtype=torch.float64)
     if not bool(((grid >= 0) & grid.isfinite()).all()):
         raise ValueError(f"radii must be finite and not negative, got {radii!r}")
     return grid
@@ -344,16 +358,17 @@ def make_directions(
     if search == "slow":
         return [slow_direction(model, ball=ball)]
     shapes = parameter_shapes(model)
-    if isinstance(directions, bool) or not isinstance(directions, (int, Sequence)):
-        raise TypeError(f"directions must be a count or a list of dicts, got {type(directions).__name__}")
-    if isinstance(directions, int):
-        if directions < 1:
-            raise ValueError(f"directions must be at least 1, got {directions}")
-        return random_directions(shapes, range(directions), seed=seed, ball=ball)
+    if not isinstance(directions, Sequence):
+        if isinstance(directions, bool) or not hasattr(directions, "__index__"):
+            raise TypeError(f"directions must be a count or a list of dicts, got {type(directions).__name__}")
+        count = check_int("directions", directions, 1)
+        return random_directions(shapes, range(count), seed=seed, ball=ball)
     if not directions:
         raise ValueError("directions must hold at least one direction, got an empty list")
     for direction in directions:
         _check_direction(direction, shapes)
+        if search == "gradient":
+            _check_length(direction, ball)
     return directions
 
 
@@ -363,13 +378,25 @@ def _check_direction(direction: Mapping[str, Tensor], shapes: Mapping[str, torch
     for name, value in direction.items():
         if name not in shapes:
             raise ValueError(f"directions name parameters: {tuple(shapes)}, got {name!r}")
-        if not isinstance(value, Tensor):
-            raise TypeError(f"directions must hold tensors, got {type(value).__name__} for {name!r}")
+        if not isinstance(value, Tensor) or value.is_complex():
+            given = value.dtype if isinstance(value, Tensor) else type(value).__name__
+            raise TypeError(f"directions must hold real tensors, got {given} for {name!r}")
         if value.shape != shapes[name]:
             raise ValueError(
                 f"directions must have the parameters' shapes: {name!r} is "
                 f"{tuple(shapes[name])}, got {tuple(value.shape)}"
             )
+        if not bool(value.isfinite().all()):
+            raise ValueError(f"directions must be finite, got NaN or infinity in {name!r}")
+
+
+def _check_length(direction: Mapping[str, Tensor], ball: str) -> None:
+    """Raises ValueError where an ascent, which stays in the ball, would start outside of it."""
+    for name, value in direction.items():
+        length = float(norm(value.double(), ball)) if value.numel() else 0.0
+        if length > 1 + _LENGTH_SLACK:
+            ball_of = f"the unit ball {ball!r} for search='gradient'"
+            raise ValueError(f"directions must lie in {ball_of}, got {name!r} of length {length:g}")
 
 
 def traffic(sequences: int, length: int, inputs: int, outputs: int, itemsize: int) -> int:

@@ -26,7 +26,10 @@ import torch
 from torch import Tensor
 
 from cofm_triton.loss import temporal_weights
+from cofm_triton.scalars import check_choice
 from cofm_triton.stacked import StackedCells, impulse_response
+
+QUADRATIC_METRICS = ("twe", "mse")
 
 _CHUNK_NUMBERS = 1 << 17  # numbers in the largest temporary: 1 MB, which stays in the cache
 _FITTED = 4  # sequences per number of the centre: it is any kernel next to the best one
@@ -39,11 +42,10 @@ def step_weights(length: int, metric: str) -> Tensor:
     Raises:
         ValueError: metric has no weights.
     """
+    check_choice("metric", metric, QUADRATIC_METRICS)
     if metric == "mse":
         return torch.full((length,), 1.0 / length, dtype=torch.float64)
-    if metric == "twe":
-        return temporal_weights(length).double().cpu() ** 2 / length
-    raise ValueError(f"metric must be 'twe' or 'mse' for a quadratic form, got {metric!r}")
+    return temporal_weights(length).double().cpu() ** 2 / length
 
 
 @dataclass(frozen=True)

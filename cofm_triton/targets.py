@@ -22,6 +22,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from cofm_triton.scalars import check_choice, check_int, check_number
+
 INPUTS = ("white", "cumsum")
 
 # Up to here the plain sum, whose zeros are exact and which errs relative to its own terms; the
@@ -89,8 +91,8 @@ class Target:
             TypeError: an argument has the wrong type.
             ValueError: an argument is out of range.
         """
-        _check_count("length", length)
-        _check_step(dt)
+        check_int("length", length)
+        check_number("dt", dt)
         return self.rho(torch.arange(length, dtype=torch.float64, device=device) * dt)
 
     def __call__(self, inputs: Tensor, *, dt: float = 1.0) -> Tensor:
@@ -192,8 +194,7 @@ def target(name: str) -> Target:
         >>> target("pol").decay
         'polynomial'
     """
-    if name not in _TABLE:
-        raise ValueError(f"target must be one of {TARGETS}, got {name!r}")
+    check_choice("target", name, TARGETS)
     return _TABLE[name]
 
 
@@ -223,7 +224,7 @@ def generate(
         length: T >= 0.
         dt: step, time, > 0.
         input: "white" or "cumsum".
-        seed: >= 0.
+        seed: in [0, 2**64).
         dtype: floating point, of both results.
         device: of both results.
 
@@ -240,12 +241,11 @@ def generate(
         (torch.Size([4, 100, 1]), torch.float64)
     """
     functional = target if isinstance(target, Target) else _lookup(target)
-    _check_count("num_sequences", num_sequences)
-    _check_count("length", length)
-    _check_count("seed", seed)
-    _check_step(dt)
-    if input not in INPUTS:
-        raise ValueError(f"input must be one of {INPUTS}, got {input!r}")
+    check_int("num_sequences", num_sequences)
+    check_int("length", length)
+    seed = check_int("seed", seed, below=2**64)
+    check_number("dt", dt)
+    check_choice("input", input, INPUTS)
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise TypeError(f"dtype must be a real floating-point torch.dtype, got {dtype!r}")
     generator = torch.Generator("cpu").manual_seed(seed)
@@ -258,17 +258,3 @@ def generate(
 
 
 _lookup = target  # `generate` has an argument of the same name
-
-
-def _check_count(argument: str, value: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{argument} must be an int, got {type(value).__name__}")
-    if value < 0:
-        raise ValueError(f"{argument} must be >= 0, got {value}")
-
-
-def _check_step(dt: float) -> None:
-    if isinstance(dt, bool) or not isinstance(dt, (int, float)):
-        raise TypeError(f"dt must be a real number, got {type(dt).__name__}")
-    if not 0 < dt < math.inf:
-        raise ValueError(f"dt must be positive and finite, got {dt!r}")

@@ -58,6 +58,8 @@ CURVATURE = {"linear": 0.0, "tanh": 0.7699, "hardtanh": 0.0, "relu": 0.0}
 # Roundings of a rate, or of its derivative, made of a raw parameter: two for each of at most three functions like exp
 # (one unit in the last place), one for each of at most four operations. None where the parameters are the rates.
 RATE_ROUNDINGS = 10
+# Whose values stay within [-1, 1].
+SATURATING = ("tanh", "hardtanh")
 # Where |z| has a kink.
 KINKS = {"hardtanh": 1.0, "relu": 0.0}
 # Products of two errors, left out: below a thousandth of the bound while the relative errors are.
@@ -391,8 +393,10 @@ class _DenseOrbit:
         made = self.dt * (self.roundings * self.scale + (2 + ACT_ROUNDINGS[self.nonlinearity]) * act) + self.h.abs()
         e_state, errors = torch.zeros_like(self.h[:, :1].sum(1)), []
         for t in range(self.h.shape[1]):
-            grown = self.growth(self.uncertainty(e_state, t, u), t) @ e_state.unsqueeze(-1)
-            e_state = grown.squeeze(-1) + u * made[:, t]
+            grown = (self.growth(self.uncertainty(e_state, t, u), t) @ e_state.unsqueeze(-1)).squeeze(-1)
+            if self.nonlinearity in SATURATING:
+                grown = grown.minimum(e_state + 2 * self.dt)  # whatever z is, act(z) is in [-1, 1]
+            e_state = grown + u * made[:, t]
             errors.append(e_state)
         return torch.stack(errors, 1) if errors else made
 
@@ -412,7 +416,7 @@ def _slope_uncertainty(nonlinearity: str, z: Tensor, e_z: Tensor) -> Tensor:
     """How far act' may be off at a z with an error: any slope in [0, 1] counts within reach of a jump."""
     if nonlinearity in KINKS:
         return torch.where((z.abs() - KINKS[nonlinearity]).abs() <= SECOND_ORDER * e_z, 1.0, 0.0).double()
-    return CURVATURE[nonlinearity] * e_z
+    return (CURVATURE[nonlinearity] * e_z).clamp(max=1.0)
 
 
 def _slope_roundings(nonlinearity: str) -> int:

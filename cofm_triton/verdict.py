@@ -19,7 +19,7 @@ model's kernel tends to the target's, and the slowed kernel has a closed form,
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -29,8 +29,9 @@ from torch import Tensor, nn
 from cofm_triton.directions import Direction, slow_direction
 from cofm_triton.layers import StableRNN
 from cofm_triton.model_errors import ErrorEvaluator
-from cofm_triton.perturbation import errors_along
-from cofm_triton.quadratic_form import step_weights
+from cofm_triton.perturbation import as_family, errors_along
+from cofm_triton.quadratic_form import QUADRATIC_METRICS, step_weights
+from cofm_triton.scalars import check_choice, check_int, check_number
 from cofm_triton.targets import Target
 from cofm_triton.targets import target as look_up_target
 
@@ -102,21 +103,26 @@ def slow_direction_radius(
         TypeError, ValueError: as `perturbation_error`, and for numbers out of range.
     """
     _check_search(threshold, max_radius)
-    if metric not in ("twe", "mse"):
-        raise ValueError(f"metric must be 'twe' or 'mse', got {metric!r}")
+    family = as_family(models)
+    evaluator = _checked_evaluator(family, inputs, targets, metric, dtype)
+    return [_radius(evaluator, model, threshold, max_radius) for model in family]
+
+
+def _checked_evaluator(
+    family: Sequence[nn.Module], inputs: Tensor, targets: Tensor, metric: str, dtype: torch.dtype | None
+) -> ErrorEvaluator:
+    """What computes the errors of cofm models on their data, all checked."""
+    check_choice("metric", metric, QUADRATIC_METRICS)
     evaluator = ErrorEvaluator(inputs, targets, metric, dtype)
-    family = [models] if isinstance(models, nn.Module) else list(models)
     for model in family:
         evaluator.check(model)
-    directions = [slow_direction(model) for model in family]
-    weights = step_weights(targets.shape[1], metric).to(targets.device)
-    zero = (targets.double() ** 2 * weights[:, None]).sum() / (len(targets) * targets.shape[2])
-    bound = threshold * zero.item()
-    found = []
-    for model, direction in zip(family, directions, strict=True):
-        errors = partial(_errors_along_one, evaluator, model, direction)
-        found.append(_first_crossing(errors, bound, max_radius))
-    return found
+        slow_direction(model)
+    return evaluator
+
+
+def _radius(evaluator: ErrorEvaluator, model: nn.Module, threshold: float, max_radius: float) -> float:
+    errors = partial(_errors_along_one, evaluator, model, slow_direction(model))
+    return _first_crossing(errors, threshold * evaluator.zero_error, max_radius)
 
 
 def _errors_along_one(evaluator: ErrorEvaluator, model: nn.Module, direction: Direction, radii: Tensor) -> Tensor:
@@ -152,16 +158,17 @@ def limit_radius(
         0.4488
     """
     _check_search(threshold, max_radius)
-    if parameterization not in LIMITS:
-        raise ValueError(f"parameterization must be one of {LIMITS}, got {parameterization!r}")
-    if isinstance(length, bool) or not isinstance(length, int) or length < 1:
-        raise ValueError(f"horizons must be integers of at least 1, got {length!r}")
-    if not 0 < dt < math.inf:
-        raise ValueError(f"dt must be positive and finite, got {dt!r}")
+    check_choice("parameterization", parameterization, LIMITS)
+    check_choice("metric", metric, QUADRATIC_METRICS)
+    length = check_int("length", length, 1)
+    check_number("dt", dt)
     rho = _impulse_response(target)
     tail = step_weights(length, metric).flip(0).cumsum(0).flip(0)  # V_s
     time = torch.arange(length, dtype=torch.float64) * dt
     kernel = rho(time)
+    if not isinstance(kernel, Tensor) or kernel.shape != time.shape:
+        given = tuple(kernel.shape) if isinstance(kernel, Tensor) else type(kernel).__name__
+        raise ValueError(f"target must map times (T,) to a tensor (T,), got {given}")
 
     def errors(radii: Tensor) -> Tensor:
         beta = radii[:, None]
@@ -211,7 +218,7 @@ def stability_verdict(
         A `StabilityVerdict`.
 
     Raises:
-        TypeError, ValueError: an argument of the wrong type, out of range, or in excess.
+        TypeError, ValueError: an argument of the wrong type or out of range, or data given with `target`.
 
     Example:
         >>> result = stability_verdict(target="pol", parameterization="direct")
@@ -223,7 +230,10 @@ def stability_verdict(
     if target is not None:
         if inputs is not None or targets is not None:
             raise ValueError("inputs and targets must not be given with target")
-        lengths = sorted(horizons)
+        if not isinstance(horizons, Iterable):
+            raise TypeError(f"horizons must be a list of lengths, got {horizons!r}")
+        lengths = sorted(check_int("horizons", length, 1) for length in horizons)
+        _check_horizons(lengths)
         radii = [
             limit_radius(
                 target,
@@ -237,10 +247,13 @@ def stability_verdict(
             for length in lengths
         ]
         return judge(lengths, radii, [limit_resolution(parameterization)] * len(lengths), max_radius=max_radius)
+    _check_search(threshold, max_radius)
     family, data = _matched(models, inputs, targets)
+    evaluators = [_checked_evaluator([model], *pair, metric, dtype) for model, pair in zip(family, data, strict=True)]
+    _check_horizons([x.shape[1] for x, _ in data])
+    # Everything is checked before the first radius is searched for.
     radii = [
-        slow_direction_radius(model, x, y, threshold=threshold, max_radius=max_radius, metric=metric, dtype=dtype)[0]
-        for model, (x, y) in zip(family, data, strict=True)
+        _radius(evaluator, model, threshold, max_radius) for evaluator, model in zip(evaluators, family, strict=True)
     ]
     margin = min(_margin(model) for model in family)
     resolutions = [resolution(model, dtype or x.dtype) for model, (x, _) in zip(family, data, strict=True)]
@@ -296,8 +309,7 @@ def judge(
     Raises:
         ValueError: fewer than two different horizons, or lengths that do not match.
     """
-    if len(set(horizons)) < 2 or len(set(horizons)) != len(horizons):
-        raise ValueError(f"horizons must be at least two different lengths, got {list(horizons)}")
+    _check_horizons(horizons)
     for name, values in (("radii", radii), ("resolutions", resolutions)):
         if len(values) != len(horizons):
             raise ValueError(f"{name} must be one per horizon ({len(horizons)}), got {len(values)}")
@@ -410,7 +422,10 @@ def _impulse_response(target: str | Target | Function) -> Function:
 
 
 def _check_search(threshold: float, max_radius: float) -> None:
-    if not 0 < threshold < math.inf:
-        raise ValueError(f"threshold must be positive and finite, got {threshold!r}")
-    if not _SMALLEST < max_radius < math.inf:
-        raise ValueError(f"max_radius must be above {_SMALLEST:g} and finite, got {max_radius!r}")
+    check_number("threshold", threshold)
+    check_number("max_radius", max_radius, above=_SMALLEST)
+
+
+def _check_horizons(horizons: Sequence[int]) -> None:
+    if len(set(horizons)) < 2 or len(set(horizons)) != len(horizons):
+        raise ValueError(f"horizons must be at least two different lengths, got {list(horizons)}")

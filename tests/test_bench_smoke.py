@@ -4,6 +4,7 @@ import inspect
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ import pytest
 import torch
 
 from cofm_triton.benchmark import contract, measure, registry, results, shapes, table
-from cofm_triton.benchmark.check import check
+from cofm_triton.benchmark.check import WrongResult, check
 from cofm_triton.benchmark.peers import peers
 
 pytest.importorskip("pytest_benchmark")
@@ -228,5 +229,16 @@ def test_a_wrong_contestant_fails_the_smoke_run() -> None:
     )
     for pass_name in contract.PASSES:
         check(problem, right, pass_name, None)
-        with pytest.raises(AssertionError):
+        with pytest.raises(WrongResult, match=f"cofm, .*{re.escape(pass_name)}: an error of .* times its bound"):
             check(problem, wrong, pass_name, None)
+
+
+def test_results_of_dense_models_are_checked() -> None:
+    """Bounds that grow from step to step stay numbers, and those of states below what two runs could differ by."""
+    operator = registry.OPERATORS["dense_rnn"]
+    problem = operator.make(contract.Case("dense_rnn", "test", (1, 64, 32), torch.float32), torch.device("cpu"))
+    for pass_name in contract.PASSES:
+        check(problem, operator.ours(problem), pass_name, None)
+    assert operator.bounds is not None
+    error = operator.bounds(problem)["h"].error
+    assert bool((error.amax((0, 2)) <= torch.arange(1, 65)).all())  # 2 dt a step, and its roundings

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -116,6 +117,9 @@ def test_errors_name_the_argument() -> None:
         slow_direction(RNNFunctional(1, 2), ball="2")
     with pytest.raises(ValueError, match="seed must be"):
         random_direction(SHAPES, 0, seed=-1)
+    half: dict[str, Any] = {"seed": 1.5}
+    with pytest.raises(TypeError, match="seed must be an int"):
+        random_direction(SHAPES, 0, **half)
     with pytest.raises(ValueError, match="index must be"):
         random_direction(SHAPES, 2**32)
     with pytest.raises(ValueError, match="model must hold a cofm recurrent layer"):

@@ -657,6 +657,28 @@ def test_sixteen_bit(dtype: torch.dtype, recurrence: str, nonlinearity: str) -> 
         assert gradient.isfinite().all()
 
 
+def test_meta_tensors_have_shapes() -> None:
+    """PyTorch raises an error when asked whether autocast is on for them."""
+    x = torch.empty(4, 5, 2, device="meta")
+    assert RNNFunctional(2, 3, device="meta")(x).shape == (4, 5, 1)
+    assert StableRNN(2, 3, device="meta")(x)[0].shape == (4, 5, 3)
+    with pytest.raises(ValueError, match="dtype"):
+        StableRNN(2, 3, device="meta")(x.double())
+
+
+def test_orthogonal_layers_made_under_autocast() -> None:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        layer = StableRNN(2, 3, recurrence="orthogonal")
+        assert layer.basis_l0.dtype == torch.bfloat16  # what the parametrisation itself makes there
+        assert layer._matrix("_l0").dtype == torch.float32
+    basis = layer.basis_l0.detach()
+    torch.testing.assert_close(basis @ basis.T, torch.eye(3))
+
+
+def test_what_cudnn_wants_is_there() -> None:
+    StableRNN(2, 3).flatten_parameters()
+
+
 def test_autocast() -> None:
     layer = StableRNN(4, 8, batch_first=True)
     x, h0 = data(2, 50, 4, dtype=torch.float32), torch.ones(1, 2, 8)
@@ -750,10 +772,13 @@ def test_repr_shows_what_is_not_default() -> None:
         ({"recurrence": "orthogonal", "device": "meta"}, ValueError, "device='meta' needs constrained=False"),
         ({"discretization": "zoh"}, ValueError, "discretization must be one of"),
         ({"backend": "cuda"}, ValueError, "backend must be None or one of"),
-        ({"dt": 0.0}, ValueError, "dt must be finite and greater than 0"),
-        ({"dt": math.inf}, ValueError, "dt must be finite"),
+        ({"dt": 0.0}, ValueError, "dt must be positive and finite"),
+        ({"dt": math.inf}, ValueError, "dt must be positive and finite"),
         ({"dt": "1"}, TypeError, "dt must be a real number"),
-        ({"max_time_scale": 1.0}, ValueError, "max_time_scale must be finite and greater than 1"),
+        ({"dtype": torch.int64}, TypeError, "dtype must be one of torch.float16, .* got torch.int64"),
+        ({"dtype": torch.complex64}, TypeError, "dtype must be one of"),
+        ({"nonlinearity": []}, ValueError, "nonlinearity must be one of"),
+        ({"max_time_scale": 1.0}, ValueError, "max_time_scale must be greater than 1 and finite"),
     ],
 )
 def test_bad_options(options: dict[str, Any], error: type[Exception], message: str) -> None:

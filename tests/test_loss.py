@@ -91,3 +91,9 @@ def test_bad_arguments(y_hat: Any, y: Any, error: type[Exception], message: str)
 def test_bad_length(length: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match="length must be"):
         temporal_weights(length)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.complex64, "float32"])
+def test_bad_dtype(dtype: Any) -> None:
+    with pytest.raises(TypeError, match="dtype must be a real floating-point"):
+        temporal_weights(5, dtype=dtype)

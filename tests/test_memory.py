@@ -285,6 +285,13 @@ class Delay(nn.Module):
         return nn.functional.pad(x, (0, 0, 5, 0))[:, : x.shape[1], :1]
 
 
+class Short(nn.Module):
+    """Loses its last step."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, :-1, :1]
+
+
 def test_a_module_without_parameters() -> None:
     memory = memory_function(Delay(), 30, input_size=2)
     wanted = torch.zeros(30, dtype=torch.float64)
@@ -349,6 +356,13 @@ def test_csv(tmp_path: Path) -> None:
         (dict(input_size=3), ValueError, "input_size"),
         (dict(dt=2.0), ValueError, "dt"),
         (dict(initial_output=0.0), ValueError, "initial_output"),
+        (dict(model=Delay(), input_size=2, initial_output=math.nan), ValueError, "initial_output must be finite"),
+        (dict(model=Delay(), input_size=2, initial_output="x"), TypeError, "initial_output must be a number"),
+        (dict(model=Delay(), input_size=2, initial_output=torch.zeros(3)), ValueError, "must have 1 numbers or one"),
+        (dict(model=Short(), input_size=2), ValueError, "model must map .* same N and T"),
+        (dict(model=RNNFunctional(2, 3, bidirectional=True)), ValueError, "model must be causal"),
+        (dict(model=nn.GRU(2, 3, batch_first=True, bidirectional=True)), ValueError, "model must be causal"),
+        (dict(norm=[]), ValueError, "norm"),
         (dict(inputs=torch.ones(3, 3)), ValueError, "inputs"),
         (dict(inputs=torch.ones(2)), ValueError, "inputs"),
         (dict(inputs=torch.ones(0, 2)), ValueError, "inputs"),

@@ -5,13 +5,14 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from cofm_triton import model_errors
 from cofm_triton.directions import norm, parameter_shapes, random_direction, slow_direction
-from cofm_triton.layers import RNNFunctional
+from cofm_triton.layers import RNNFunctional, StableRNN
 from cofm_triton.loss import temporally_weighted_mse
 from cofm_triton.ops.backends import INSTALLED
 from cofm_triton.perturbation import PerturbationCurve, perturbation_error
@@ -326,6 +327,21 @@ def test_plot(tmp_path: Path) -> None:
     assert "<svg" in (tmp_path / "curve.svg").read_text()
 
 
+def test_a_list_of_modules_is_a_family() -> None:
+    x, y = data(4, 4)
+    models = [functional(), functional(5)]
+    curves = [perturbation_error(family, x, y, directions=1) for family in (models, nn.ModuleList(models))]
+    assert torch.equal(curves[0].per_direction, curves[1].per_direction)
+
+
+def test_numbers_of_numpy() -> None:
+    x, y = data(4, 4)
+    options: dict[str, Any] = {"directions": np.int64(2), "seed": np.uint32(1), "radii": np.array([0.0, 0.1])}
+    curve = perturbation_error(functional(), x, y, **options)
+    same = perturbation_error(functional(), x, y, directions=2, seed=1, radii=[0.0, 0.1])
+    assert torch.equal(curve.per_direction, same.per_direction)
+
+
 def test_progress() -> None:
     calls = []
     x, y = data(4, 4)
@@ -341,7 +357,12 @@ X, Y = torch.zeros(2, 3, 1, dtype=torch.float64), torch.zeros(2, 3, 1, dtype=tor
     ("changes", "error", "message"),
     [
         ({"models": []}, ValueError, "models must hold at least one"),
-        ({"models": [3]}, TypeError, "models must be torch.nn.Module"),
+        ({"models": [3]}, TypeError, "models must be a torch.nn.Module"),
+        ({"models": None}, TypeError, "models must be a torch.nn.Module"),
+        ({"models": nn.RNN}, TypeError, "models must be a torch.nn.Module"),
+        ({"models": nn.RNN(1, 1).double()}, ValueError, "models must take .* batch_first=True"),
+        ({"models": StableRNN(1, 1, dtype=torch.float64)}, ValueError, "models must take .* batch_first=True"),
+        ({"models": nn.Identity()}, ValueError, "models must have parameters"),
         ({"models": functional().float()}, TypeError, "models must have the dtype"),
         ({"models": nn.Linear(1, 2, dtype=torch.float64)}, ValueError, "targets must have the shape"),
         ({"models": nn.Flatten()}, ValueError, "models must map"),
@@ -356,14 +377,23 @@ X, Y = torch.zeros(2, 3, 1, dtype=torch.float64), torch.zeros(2, 3, 1, dtype=tor
         ({"radii": [math.nan]}, ValueError, "radii must be finite"),
         ({"radii": []}, ValueError, "radii must be a non-empty list"),
         ({"radii": [[1.0]]}, ValueError, "radii must be a non-empty list"),
+        ({"radii": "a"}, TypeError, "radii must be a list of numbers"),
+        ({"radii": [[1.0], [1.0, 2.0]]}, TypeError, "radii must be a list of numbers"),
+        ({"radii": torch.tensor([1j])}, TypeError, "radii must be real"),
+        ({"radii": [True]}, TypeError, "radii must be real"),
         ({"directions": 0}, ValueError, "directions must be at least 1"),
         ({"directions": True}, TypeError, "directions must be a count"),
         ({"directions": []}, ValueError, "directions must hold at least one"),
         ({"directions": [3]}, TypeError, "directions must hold dicts"),
         ({"directions": [{"nothing": Y}]}, ValueError, "directions name parameters"),
-        ({"directions": [{"readout.bias": 1.0}]}, TypeError, "directions must hold tensors"),
+        ({"directions": [{"readout.bias": 1.0}]}, TypeError, "directions must hold real tensors"),
+        ({"directions": [{"readout.bias": torch.zeros(1) * 1j}]}, TypeError, "directions must hold real tensors"),
+        ({"directions": [{"readout.bias": torch.tensor([math.nan])}]}, ValueError, "directions must be finite"),
+        ({"directions": [{"readout.bias": torch.tensor([2.0])}], "search": "gradient"}, ValueError, "unit ball"),
         ({"directions": [{"readout.bias": Y}]}, ValueError, "directions must have the parameters' shapes"),
         ({"seed": -1}, ValueError, "seed must be"),
+        ({"seed": 1.5}, TypeError, "seed must be an int"),
+        ({"seed": None}, TypeError, "seed must be an int"),
         ({"search": "grid"}, ValueError, "search must be one of"),
         ({"search": "slow", "models": Branching()}, ValueError, "model must hold a cofm"),
         ({"ball": "l1"}, ValueError, "ball must be one of"),

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from cofm_triton import verdict
 from cofm_triton.layers import RNNFunctional
 from cofm_triton.perturbation import perturbation_error
 from cofm_triton.targets import generate, target
@@ -189,6 +190,10 @@ X = torch.zeros(2, 4, 1, dtype=torch.float64)
         ({"target": "exp", "horizons": (0, 10)}, ValueError, "horizons must be"),
         ({"target": "exp", "horizons": (10,)}, ValueError, "horizons must be at least two"),
         ({"target": "exp", "horizons": (10, 10)}, ValueError, "horizons must be at least two"),
+        ({"target": "exp", "horizons": 100}, TypeError, "horizons must be a list"),
+        ({"target": "exp", "horizons": (1.5, 10)}, TypeError, "horizons must be an int"),
+        ({"target": lambda time: 1.0}, ValueError, "target must map times"),
+        ({"target": "exp", "dt": "1"}, TypeError, "dt must be a real number"),
         ({"target": "exp", "dt": 0.0}, ValueError, "dt must be"),
         ({"target": "exp", "threshold": 0.0}, ValueError, "threshold must be"),
         ({"target": "exp", "max_radius": math.inf}, ValueError, "max_radius must be"),
@@ -203,6 +208,19 @@ X = torch.zeros(2, 4, 1, dtype=torch.float64)
 def test_errors_name_the_argument(arguments: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         stability_verdict(**arguments)
+
+
+def test_everything_is_checked_before_the_first_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    def search(*arguments: Any) -> float:
+        raise AssertionError("a radius was searched for")
+
+    monkeypatch.setattr(verdict, "_radius", search)
+    with pytest.raises(ValueError, match="horizons must be at least two"):
+        stability_verdict([MODEL, MODEL], [X, X], [X, X])
+    with pytest.raises(ValueError, match="horizons must be at least two"):
+        stability_verdict([], [], [])
+    with pytest.raises(ValueError, match="model must hold a cofm"):
+        stability_verdict([MODEL, torch.nn.Linear(1, 1, dtype=torch.float64)], [X, X[:, :3]], [X, X[:, :3]])
 
 
 def test_errors_of_the_radius() -> None:

@@ -10,7 +10,7 @@ import argparse
 import time
 from pathlib import Path
 
-from cofm_triton.cli.options import UsageError, add_common_options, require, resolve_device
+from cofm_triton.cli.options import UsageError, add_common_options, make_folder, require, resolve_device
 from cofm_triton.cli.progress import Progress
 
 PRESETS = ("smoke", "quick", "full")
@@ -59,6 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
             raise UsageError(f"--operators: {name!r} is not one of {', '.join(scaling_operators())}")
     out: Path = arguments.out or Path("out") / f"bench-{arguments.preset}"
     device, load = torch.device(resolve_device(arguments.device)), machine.load()
+    make_folder(out)
     if not peers():
         progress.line("No peers: their adapters are in bench/peers/ of a checkout.")
     torch.manual_seed(arguments.seed)

@@ -9,7 +9,7 @@ import argparse
 import time
 from pathlib import Path
 
-from cofm_triton.cli.options import UsageError, add_common_options
+from cofm_triton.cli.options import UsageError, add_common_options, make_folder, require, resolve_device
 from cofm_triton.cli.progress import Progress
 
 DEFAULT_TARGETS = "sm_80,sm_90,sm_100,gfx942"
@@ -36,8 +36,6 @@ def run(arguments: argparse.Namespace) -> int:
     Returns:
         0 if nothing spills and nothing has become worse, else 1.
     """
-    from cofm_triton.cli.options import require
-
     require(("triton",), extra="cpu")
     import torch
 
@@ -47,6 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
     from cofm_triton.compilation.offline import parse_targets
     from cofm_triton.compilation.run import compile_all
 
+    resolve_device(arguments.device)
     start = time.perf_counter()
     progress = Progress(arguments.quiet)
     chosen = tuple(operators()) if arguments.operators is None else tuple(arguments.operators.split(","))
@@ -59,6 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError(f"--targets: {error}") from error
     if arguments.write_baseline and not BASELINE.parent.parent.is_dir():
         raise UsageError(f"--write-baseline writes {BASELINE}: run it in a checkout of the repository")
+    make_folder(arguments.out)
     with progress.bar(f"Compiling {', '.join(chosen)} for {', '.join(targets)}") as on_step:
         compiled = compile_all(targets, chosen, on_step, everything=arguments.all)
     print("\n".join(report.lines(compiled)))

@@ -36,6 +36,10 @@ if TYPE_CHECKING:
     from cofm_triton.memory_sweep import MemorySweep
 
 
+SUMMARY = "memory.json"
+FIGURES = ("png", "svg")
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     parser.add_argument("models", nargs="+", metavar="MODEL", help=HELP)
@@ -111,6 +115,14 @@ class MemoryJob:
         names = ("length", "directions", "ball", "seed")
         chosen = {name: getattr(self._arguments, name) for name in names}
         return {"models": self._identities, **self._options, **chosen, "perturb": list(self._radii)}
+
+    def files(self) -> list[str]:
+        """Names of the files that `write_report` writes."""
+        kinds = ("memory", "sweep") if self._radii else ("memory",)
+        return [
+            SUMMARY,
+            *(f"{kind}-{name}.{suffix}" for kind in kinds for name in self._modules for suffix in ("csv", *FIGURES)),
+        ]
 
     def headline(self) -> str:
         """The job in a line."""
@@ -238,7 +250,7 @@ def write_report(
     models: list[dict[str, Any]] = []
     for name, memory in functions.items():
         memory.to_csv(out / f"memory-{name}.csv")
-        for suffix in ("png", "svg"):
+        for suffix in FIGURES:
             memory.plot(out / f"memory-{name}.{suffix}")
         fit = _fit(memory)
         rows.append((name, "-", *_row(fit)))
@@ -247,14 +259,14 @@ def write_report(
             continue
         sweep = sweeps[name]
         sweep.to_csv(out / f"sweep-{name}.csv")
-        for suffix in ("png", "svg"):
+        for suffix in FIGURES:
             sweep.plot(out / f"sweep-{name}.{suffix}")
         for r, radius in enumerate(sweep.radii.tolist()):
             worst = _envelope_fit(sweep, r)
             rows.append((name, f"{radius:.4g}", *_row(worst)))
             diverged = int(sweep.diverged[r].sum())
             models[-1]["perturbed"].append({"radius": radius, "diverged": diverged, **_as_dict(worst)})
-    write_text(out / "memory.json", json.dumps({"config": config, "models": models}, indent=1, allow_nan=False) + "\n")
+    write_text(out / SUMMARY, json.dumps({"config": config, "models": models}, indent=1, allow_nan=False) + "\n")
     return aligned(rows) + (
         "\nrate: of an exponential, 1 / time, or the exponent of a polynomial. margin: how much better than the other\n"
         "law it fits, below 0.5 undecided. beta0: slowest mode of the model; a stably approximated memory decays at\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import re
+import tempfile
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,6 +15,7 @@ _Value = TypeVar("_Value")
 
 DEVICES = ("auto", "cpu", "cuda")
 BYTE_UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+SEED_BITS = 43  # generators take 64-bit seeds, and `training.initial_model` multiplies by 1,000,003
 
 
 class UsageError(ValueError):
@@ -36,7 +38,7 @@ def add_common_options(parser: argparse.ArgumentParser, *, out: str) -> None:
     )
     parser.add_argument(
         "--seed",
-        type=non_negative,
+        type=seed,
         default=0,
         help="all random numbers follow from it: equal seeds give equal bytes (default: 0)",
     )
@@ -60,13 +62,35 @@ def require(modules: Sequence[str], extra: str) -> None:
         )
 
 
-def non_negative(text: str) -> int:
-    """An integer >= 0.
+def make_folder(path: Path | None) -> None:
+    """Make the folder of --out, and make sure that it can be written before long work starts.
+
+    Args:
+        path: None where nothing is written.
+
+    Raises:
+        UsageError: it cannot be made or written.
+    """
+    if path is None:
+        return
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):  # permissions alone do not tell: file systems may be read-only
+            pass
+    except OSError as error:
+        raise UsageError(f"--out {path} must be a folder that can be made and written: {error.strerror}") from error
+
+
+def seed(text: str) -> int:
+    """An integer >= 0 from which all seeds of a command can be derived.
 
     Raises:
         argparse.ArgumentTypeError: anything else.
     """
-    return _integer(text, 0)
+    value = _integer(text, 0)
+    if value >= 2**SEED_BITS:
+        raise argparse.ArgumentTypeError(f"expected an integer >= 0 and < 2^{SEED_BITS}, got {text!r}")
+    return value
 
 
 def positive(text: str) -> int:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cofm_triton._version import __version__
+from cofm_triton.cli.jobs.provenance import provenance
 from cofm_triton.cli.options import (
     add_common_options,
     name_list,
@@ -76,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
     out: Path = arguments.out or Path("out") / f"reproduce-{settings.preset}"
     folder = RunFolder(out)
     progress = Progress(arguments.quiet)
-    continued = folder.open(_config(settings), overwrite=arguments.overwrite)
+    continued = folder.open(_config(settings), folder.report(settings.targets), overwrite=arguments.overwrite)
     progress.line(_headline(settings, out, continued))
     start = time.perf_counter()
 
@@ -117,11 +117,7 @@ def settings_from(arguments: argparse.Namespace) -> Settings:
 
 def _config(settings: Settings) -> dict[str, Any]:
     """What the bits of the results depend on."""
-    import numpy
-    import torch
-
-    versions = {"cofm_triton": __version__, "torch": torch.__version__, "numpy": numpy.__version__}
-    return {**settings.as_dict(), "versions": versions}
+    return {**settings.as_dict(), **provenance(settings.device)}
 
 
 def _headline(settings: Settings, out: Path, continued: bool) -> str:

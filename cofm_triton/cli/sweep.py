@@ -1,8 +1,9 @@
-"""`cofm sweep`: how much worse models get, at worst, when their parameters move (Definition 3.4).
+"""`cofm sweep`: how much worse models get when their parameters move (Definition 3.4).
 
 Errors of every model along random directions and the slow one, and with `--search gradient` in the
-worst direction that ascent finds, over radii. A killed job continues where it was; `torchrun`
-splits it over processes and machines; the results are the same bits however they were computed.
+worst direction that ascent finds, over radii. Each of them is a lower bound of the definition's
+supremum over all directions. A killed job continues where it was; `torchrun` splits it over
+processes and machines; the results are the same bits however they were computed.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 _TOLERATED = 0.1  # of the zero model's error, as in the horizon test
 SLOW, WORST = "slow", "worst"
 """Stand in the column "direction" for the slow direction and for what ascent found."""
+ERRORS, SUMMARY, FIGURES = "errors.csv", "sweep.json", ("sweep.png", "sweep.svg")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,7 +61,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--search",
         choices=("random", "gradient"),
         default="random",
-        help="gradient: look for the worst direction too, by ascent (default: random)",
+        help="random: the largest error of the random directions, a lower bound of that of all; gradient: look for a "
+        "worse direction too, by ascent (default: random)",
     )
     parser.add_argument(
         "--ball",
@@ -155,13 +158,12 @@ class Sweep:
         arguments: the command's options.
 
     Raises:
-        UsageError: a model does not fit the data.
+        UsageError: the data are no finite sequences, or a model does not fit them.
     """
 
     def __init__(self, models: Sequence[NamedModel], data: Data, device: str, arguments: argparse.Namespace) -> None:
         import torch
 
-        from cofm_triton.model_errors import ErrorEvaluator
         from cofm_triton.perturbation import check_radii
 
         self._arguments, self._data = arguments, data
@@ -169,12 +171,8 @@ class Sweep:
         self._radii = check_radii(arguments.radii)
         self._identities = [model.as_dict() for model in models]
         self._models = [(model.name, model.module.to(self._dtype(model.module))) for model in models]
-        self._evaluators: dict[Any, ErrorEvaluator] = {}
-        for dtype in {self._dtype(module) for _, module in self._models}:
-            inputs, targets = (values.to(device, dtype) for values in (data.inputs, data.targets))
-            self._evaluators[dtype] = ErrorEvaluator(
-                inputs, targets, arguments.metric, self._state, arguments.memory_limit
-            )
+        dtypes = {self._dtype(module) for _, module in self._models}
+        self._evaluators = {dtype: self._evaluator_of(device, dtype) for dtype in dtypes}
         for name, module in self._models:
             self._check(name, module)
         self._directions = [self._random_directions(module) for _, module in self._models]
@@ -185,6 +183,11 @@ class Sweep:
         chosen = {name: getattr(self._arguments, name) for name in options}
         chosen["memory_limit"] = next(iter(self._evaluators.values())).memory_limit
         return {"models": self._identities, "data": self._data.source, "radii": self._radii.tolist(), **chosen}
+
+    def files(self) -> list[str]:
+        """Names of the files that `write_report` writes."""
+        searched = self._arguments.search == "gradient"
+        return [ERRORS, SUMMARY, *FIGURES, *(_found_file(name) for name, _ in self._models if searched)]
 
     def headline(self) -> str:
         """The job in a line."""
@@ -271,6 +274,16 @@ class Sweep:
 
         return torch.float64 if is_stackable(module) else self._state
 
+    def _evaluator_of(self, device: str, dtype: Any) -> ErrorEvaluator:
+        """Of all models whose parameters have a dtype."""
+        from cofm_triton.model_errors import ErrorEvaluator
+
+        inputs, targets = (values.to(device, dtype) for values in (self._data.inputs, self._data.targets))
+        try:
+            return ErrorEvaluator(inputs, targets, self._arguments.metric, self._state, self._arguments.memory_limit)
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"{self._data.option}: {error}") from error
+
     def _evaluator(self, module: nn.Module) -> ErrorEvaluator:
         return self._evaluators[self._dtype(module)]
 
@@ -293,7 +306,7 @@ class Sweep:
         except ValueError as error:
             raise UsageError(f"MODEL {name}: {error}".replace("memory_limit", "--memory-limit")) from error
         if evaluator.zero_error == 0:
-            raise UsageError("--data: the targets must not all be zero")
+            raise UsageError(f"{self._data.option}: the targets must not all be zero")
 
     def _random_directions(self, module: nn.Module) -> Sequence[Direction]:
         from cofm_triton.directions import parameter_shapes, random_direction
@@ -323,13 +336,13 @@ def write_report(curves: Sequence[ModelCurve], config: dict[str, Any], out: Path
     """
     from cofm_triton.plotting import plot_sweeps
 
-    _write_errors(curves, out / "errors.csv")
+    _write_errors(curves, out / ERRORS)
     summary = {"config": config, "models": [_as_dict(curve) for curve in curves]}
-    write_text(out / "sweep.json", json.dumps(summary, indent=1, allow_nan=False) + "\n")
+    write_text(out / SUMMARY, json.dumps(summary, indent=1, allow_nan=False) + "\n")
     for curve in curves:
-        _write_found(curve, out / f"worst-{curve.name}.safetensors")
+        _write_found(curve, out / _found_file(curve.name))
     title = "Error under parameter perturbation"
-    plot_sweeps([_relative(curve) for curve in curves], title, [out / "sweep.png", out / "sweep.svg"])
+    plot_sweeps([_relative(curve) for curve in curves], title, [out / name for name in FIGURES])
     return _table(curves)
 
 
@@ -368,6 +381,10 @@ def _judged(curve: ModelCurve) -> dict[str, Tensor]:
     return {name: curve.statistics[name] for name in ("max", SLOW, WORST) if name in curve.statistics}
 
 
+def _found_file(model: str) -> str:
+    return f"worst-{model}.safetensors"
+
+
 def _write_found(curve: ModelCurve, path: Path) -> None:
     """Tensors "RADIUS INDEX.PARAMETER NAME" of the perturbations that ascent found, if it was made."""
     from safetensors.torch import save
@@ -401,5 +418,6 @@ def _table(curves: Sequence[ModelCurve]) -> str:
         rows.append((curve.name, f"{start:.3g}", *radii))
     return aligned(rows) + (
         f"\nr: largest radius of the grid up to which the error stays below {_TOLERATED} P, P being the error of the\n"
-        "zero model: for the worst of the random directions, the slow direction, and the worst case found by ascent.\n"
+        "zero model: for the worst of the random directions, the slow direction, and the worst one found by ascent.\n"
+        "nan: it is larger at the smallest radius already.\n"
     )

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cofm_triton.cli.options import UsageError, add_common_options, resolve_device
+from cofm_triton.cli.options import UsageError, add_common_options, make_folder, resolve_device
 from cofm_triton.cli.progress import Progress
 
 if TYPE_CHECKING:
@@ -37,10 +37,11 @@ def run(arguments: argparse.Namespace) -> int:
     """
     from cofm_triton.validation import report
 
+    resolve_device(arguments.device)
     start = time.perf_counter()
     progress = Progress(arguments.quiet)
     if arguments.replay is not None:
-        outcomes = _replay(arguments.replay, arguments.inject_fault)
+        outcomes = _replay(arguments)
         for outcome in outcomes:
             print("\n".join(report.details(outcome)))
     else:
@@ -58,11 +59,11 @@ def _validate(arguments: argparse.Namespace, progress: Progress) -> list[Outcome
     from cofm_triton.validation.registry import operators, problems
     from cofm_triton.validation.run import run
 
-    resolve_device(arguments.device)
     chosen = tuple(operators()) if arguments.operators is None else tuple(arguments.operators.split(","))
     for name in chosen:
         if name not in operators():
             raise UsageError(f"--operators: {name!r} is not one of {', '.join(operators())}")
+    make_folder(arguments.out)
     present, absent = places(arguments.device)
     for place, reason in absent.items():
         progress.line(f"{place} left out: {reason}")
@@ -77,15 +78,16 @@ def _validate(arguments: argparse.Namespace, progress: Progress) -> list[Outcome
         return run(pairs, fault, on_step)
 
 
-def _replay(text: str, fault: str | None) -> list[Outcome]:
+def _replay(arguments: argparse.Namespace) -> list[Outcome]:
     """One problem in one place."""
     from cofm_triton.validation.place import places
     from cofm_triton.validation.problem import Problem
     from cofm_triton.validation.registry import draw
     from cofm_triton.validation.run import run
 
+    text: str = arguments.replay
     words, _, where = text.rpartition(":")
-    present = {place.text: place for place in places("auto")[0]}
+    present = {place.text: place for place in places(arguments.device)[0]}
     if where not in present:
         raise UsageError(f"--replay CASE must end with one of {', '.join(present)}, got {text!r}")
     try:
@@ -93,7 +95,8 @@ def _replay(text: str, fault: str | None) -> list[Outcome]:
         draw(problem)
     except ValueError as error:
         raise UsageError(f"--replay: {error}") from error
-    return run([(problem, present[where])], fault, lambda done, total: None)
+    make_folder(arguments.out)
+    return run([(problem, present[where])], arguments.inject_fault, lambda done, total: None)
 
 
 def _write(folder: Path, arguments: argparse.Namespace, outcomes: list[Outcome]) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 
 TRAIN, TEST, HORIZON = range(3)
 """Data sets of a target functional: each has random numbers of its own, see `data_seed`."""
+
+
+_TARGET_OPTIONS = {"sequences": 512, "length": 100, "dt": 1.0}  # and their defaults
 
 
 def data_seed(seed: int, data_set: int) -> int:
@@ -32,9 +36,14 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="judge by a .npz file with arrays inputs (N, T, d) and targets (N, T, p)",
     )
-    parser.add_argument("--sequences", type=positive, metavar="N", default=512, help="of the target (default: 512)")
-    parser.add_argument("--length", type=positive, metavar="T", default=100, help="steps (default: 100)")
-    parser.add_argument("--dt", type=positive_number, default=1.0, help="step of the target, time (default: 1)")
+    default = _TARGET_OPTIONS
+    parser.add_argument(
+        "--sequences", type=positive, metavar="N", help=f"of the target (default: {default['sequences']})"
+    )
+    parser.add_argument(
+        "--length", type=positive, metavar="T", help=f"steps of the target (default: {default['length']})"
+    )
+    parser.add_argument("--dt", type=positive_number, help=f"step of the target, time (default: {default['dt']:g})")
 
 
 @dataclass(frozen=True)
@@ -45,35 +54,55 @@ class Data:
     targets: Tensor
     source: dict[str, Any]
 
+    @property
+    def option(self) -> str:
+        """The option that asked for them, which errors name."""
+        return "--data" if "file" in self.source else "--target"
+
 
 def load_data(arguments: argparse.Namespace) -> Data:
     """The data that the options of `add_data_options` ask for.
 
     Raises:
-        UsageError: no such target or file, or a file that holds something else.
+        UsageError: no such target or file, a file that holds something else, or options of a target beside --data.
     """
+    given = {name: getattr(arguments, name) for name in _TARGET_OPTIONS if getattr(arguments, name) is not None}
     if arguments.data is not None:
+        if given:
+            raise UsageError(f"{', '.join(f'--{name}' for name in given)}: for data of a --target, not for --data")
         return _read(arguments.data)
     from cofm_triton.targets import TARGETS, generate
 
     if arguments.target not in TARGETS:
         raise UsageError(f"--target must be one of {', '.join(TARGETS)}, got {arguments.target!r}")
     seed = data_seed(arguments.seed, TEST)
-    shape = {"num_sequences": arguments.sequences, "length": arguments.length}
-    inputs, targets = generate(arguments.target, **shape, dt=arguments.dt, seed=seed)
-    return Data(inputs, targets, {"target": arguments.target, **shape, "dt": arguments.dt, "seed": seed})
+    count, length, dt = (_TARGET_OPTIONS | given).values()
+    options = {"num_sequences": count, "length": length, "dt": dt, "seed": seed}
+    inputs, targets = generate(arguments.target, **options)
+    return Data(inputs, targets, {"target": arguments.target, **options})
 
 
 def _read(path: Path) -> Data:
     import numpy as np
-    import torch
 
     try:
         with np.load(path) as arrays:
-            inputs, targets = (torch.from_numpy(arrays[name].astype(np.float64)) for name in ("inputs", "targets"))
+            inputs, targets = (_real(name, arrays[name]) for name in ("inputs", "targets"))
     except FileNotFoundError:
         raise UsageError(f"--data: no file {str(path)!r}") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
         raise UsageError(f"--data: {path} must be a .npz file with arrays inputs and targets: {error}") from error
-    digest = hashlib.sha256(b"".join(values.numpy().tobytes() for values in (inputs, targets))).hexdigest()
-    return Data(inputs, targets, {"file": str(path), "sha256": digest})
+    digest = hashlib.sha256()
+    for values in (inputs, targets):
+        digest.update(f"{tuple(values.shape)}".encode())
+        digest.update(values.numpy().tobytes())
+    return Data(inputs, targets, {"file": str(path), "sha256": digest.hexdigest()})
+
+
+def _real(name: str, values: Any) -> Tensor:
+    """A numpy array as float64, unless that would drop imaginary parts or make numbers of something else."""
+    import torch
+
+    if values.dtype.kind not in "fiu":
+        raise TypeError(f"{name} must hold real numbers, got {values.dtype}")
+    return torch.from_numpy(values.astype("float64"))

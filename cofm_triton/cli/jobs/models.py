@@ -59,7 +59,7 @@ def load_models(sources: Sequence[str], device: str, seed: int) -> list[NamedMod
         seed: of torch's random numbers when a user's function is called.
 
     Raises:
-        UsageError: no such file, module or function, or two models of one name.
+        UsageError: no such file, module or function, a function that fails, or two models of one name.
     """
     models = [_load(source, device, seed) for source in sources]
     names = [model.name for model in models]
@@ -76,7 +76,7 @@ def _load(source: str, device: str, seed: int) -> NamedModel:
 
         try:
             return NamedModel(_file_name(path.stem), source, load_model(path, device).eval())
-        except ValueError as error:
+        except (OSError, ValueError) as error:
             raise UsageError(f"MODEL: {error}") from error
     if ":" not in source:
         raise UsageError(f"MODEL: no file {source!r}; accepted: {HELP}")
@@ -91,15 +91,22 @@ def _made(source: str, seed: int) -> nn.Module:
     sys.path.insert(0, "")
     try:
         factory = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UsageError(f"MODEL: cannot import {source!r}: {error}") from error
+    except Exception as error:  # importing runs the user's code
+        raise UsageError(f"MODEL: cannot import {source!r}: {_described(error)}") from error
     finally:
         sys.path.remove("")
     torch.manual_seed(seed)
-    model = factory()
+    try:
+        model = factory()
+    except Exception as error:
+        raise UsageError(f"MODEL: {source} failed when called without arguments: {_described(error)}") from error
     if not isinstance(model, torch.nn.Module):
         raise UsageError(f"MODEL: {source} must return a torch.nn.Module, got {type(model).__name__}")
     return model
+
+
+def _described(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def _file_name(text: str) -> str:

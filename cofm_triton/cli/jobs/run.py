@@ -22,6 +22,9 @@ class Job(Protocol[Results]):
     def config(self) -> dict[str, Any]:
         """Everything the results depend on."""
 
+    def files(self) -> list[str]:
+        """Names of the files that the report writes."""
+
     def headline(self) -> str:
         """The job in a few words."""
 
@@ -43,6 +46,10 @@ def run_job(
 
     Returns:
         0.
+
+    Raises:
+        UsageError: a dependency is missing, there is no such device, or --out cannot be written.
+        FileExistsError: --out holds something else.
     """
     require(("matplotlib", "safetensors", "tqdm"), extra="reproduce")
     out: Path = arguments.out or Path("out") / arguments.command
@@ -52,7 +59,8 @@ def run_job(
     job = make(device)
     config = {**job.config(), **provenance(device)}
     with processes.joined(device):
-        continued = ResultFolder(out).open_together(config, processes, overwrite=arguments.overwrite)
+        folder = ResultFolder(out, arguments.command)
+        continued = folder.open_together(config, job.files(), processes, overwrite=arguments.overwrite)
         progress.line(f"{'Continuing' if continued else 'Writing to'} {out}: {job.headline()}, on {device}.")
         try:
             results = job.compute(out / "parts", processes, progress)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +32,14 @@ class RunFolder(ResultFolder):
     """
 
     def __init__(self, root: Path) -> None:
-        super().__init__(root, ("models", "parts"))
+        steps = ("models/*-m*-T*.safetensors", "parts/*-m*-errors.csv", "parts/*-m*-T*-radius.json")
+        super().__init__(root, "reproduce", steps)
+
+    @staticmethod
+    def report(targets: Sequence[str]) -> list[str]:
+        """Names of the files of the report."""
+        figures = [f"{name}{kind}.{suffix}" for name in targets for kind in ("", "-radii") for suffix in ("png", "svg")]
+        return ["errors.csv", "summary.csv", "verdicts.csv", "verdict.txt", *figures]
 
     def model(self, cell: Cell, length: int) -> Path:
         """A trained model."""

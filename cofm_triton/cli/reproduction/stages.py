@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import product
@@ -157,7 +158,8 @@ def _save(
     losses: Tensor,
 ) -> None:
     for cell, model, loss in zip(group, models, losses.tolist(), strict=True):
-        notes = {"target": cell.target, "length": length, "relative_training_loss": loss}
+        finite = loss if math.isfinite(loss) else None  # JSON has neither infinity nor NaN
+        notes = {"target": cell.target, "length": length, "relative_training_loss": finite}
         save_model(folder.model(cell, length), model, notes)
 
 
