@@ -145,5 +145,5 @@ def _safetensors_needed() -> Iterator[None]:
 def _json(header: dict[str, Any]) -> str:
     try:
         return json.dumps(header, allow_nan=False)
-    except ValueError as error:
-        raise ValueError(f"notes must be JSON values: {error}") from error
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"notes must be JSON values: {error}") from error

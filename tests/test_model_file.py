@@ -1,8 +1,12 @@
+import json
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from cofm_triton.layers import RNNFunctional
 from cofm_triton.model_file import load_model, read_notes, save_model
@@ -16,6 +20,7 @@ from cofm_triton.model_file import load_model, read_notes, save_model
         {"nonlinearity": "linear", "parameterization": "direct", "discretization": "euler"},
         {"recurrence": "ssm", "nonlinearity": "tanh", "dt": 0.25, "bias": False},
         {"num_layers": 2, "parameterization": "inverse"},
+        {"max_time_scale": 50.0},
     ],
 )
 def test_round_trip_restores_options_and_bits(tmp_path: Path, options: dict[str, Any], dtype: torch.dtype) -> None:
@@ -48,3 +53,77 @@ def test_refuses_other_models_and_other_files(tmp_path: Path) -> None:
         load_model(path)
     with pytest.raises(FileNotFoundError):
         load_model(tmp_path / "absent")
+
+
+def test_fresh_weights_of_a_loaded_model_are_spread_as_before(tmp_path: Path) -> None:
+    model = RNNFunctional(1, 4, max_time_scale=50.0)
+    save_model(tmp_path / "m", model)
+    copy = load_model(tmp_path / "m")
+    copy.rnn.reset_parameters()
+    assert torch.equal(copy.rnn.rate_l0, model.rnn.rate_l0)
+
+
+def header(**changes: Any) -> str:
+    options = {"input_size": 1, "hidden_size": 3, "output_size": 1, "options": {}, "notes": {}}
+    return json.dumps(options | changes)
+
+
+@pytest.mark.parametrize("read", [load_model, read_notes])
+@pytest.mark.parametrize("text", ["{}", "[]", "null", "{", header(notes=[1])])
+def test_a_header_of_others_is_no_model_file(tmp_path: Path, read: Callable[[Path], Any], text: str) -> None:
+    path = tmp_path / "m.safetensors"
+    save_file(RNNFunctional(1, 3).state_dict(), path, metadata={"cofm": text})
+    with pytest.raises(ValueError, match=r"path must be a cofm model file, '.*m\.safetensors' is none"):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('{"notes": {}, "options": {}}', "no 'input_size'"),
+        (header(options={"colour": "red"}), "unexpected keyword argument 'colour'"),
+        (header(options=[1]), "must be a mapping"),
+        (header(options={"dt": -1.0}), "dt must be "),
+        (header(hidden_size=4), "size mismatch for rnn.weight_ih_l0"),
+        (header(options={"bias": False}), "Unexpected key"),
+    ],
+)
+def test_a_header_that_does_not_fit_is_no_model_file(tmp_path: Path, text: str, reason: str) -> None:
+    path = tmp_path / "m.safetensors"
+    save_file(RNNFunctional(1, 3).state_dict(), path, metadata={"cofm": text})
+    with pytest.raises(ValueError, match=r"path must be a cofm model file, '.*m\.safetensors' is none") as raised:
+        load_model(path)
+    assert reason in str(raised.value)
+
+
+@pytest.mark.parametrize("read", [load_model, read_notes])
+def test_a_folder_is_no_model_file(tmp_path: Path, read: Callable[[Path], Any]) -> None:
+    with pytest.raises(ValueError, match="path must be a cofm model file"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("notes", "error"),
+    [({"loss": float("nan")}, ValueError), ({"loss": float("inf")}, ValueError), ({"loss": {1}}, TypeError)],
+)
+def test_notes_are_json(tmp_path: Path, notes: dict[str, Any], error: type[Exception]) -> None:
+    with pytest.raises(error, match="notes must be JSON values"):
+        save_model(tmp_path / "m", RNNFunctional(1, 3), notes)
+    assert not (tmp_path / "m").exists()
+
+
+def test_notes_are_a_dict(tmp_path: Path) -> None:
+    notes: Any = [1]
+    with pytest.raises(TypeError, match="notes must be a dict or None, got list"):
+        save_model(tmp_path / "m", RNNFunctional(1, 3), notes)
+
+
+def test_missing_safetensors_is_named_with_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_model(tmp_path / "m", RNNFunctional(1, 3))
+    for name in ("safetensors", "safetensors.torch"):
+        monkeypatch.setitem(sys.modules, name, None)
+    message = r"model files need safetensors: pip install 'cofm-triton\[reproduce\]'"
+    with pytest.raises(ImportError, match=message):
+        save_model(tmp_path / "m", RNNFunctional(1, 3))
+    with pytest.raises(ImportError, match=message):
+        load_model(tmp_path / "m")

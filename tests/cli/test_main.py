@@ -1,10 +1,16 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import torch
 
-from cofm_triton import __version__
+from cofm_triton import __version__, targets
 from cofm_triton.cli import COMMANDS, main
+from cofm_triton.cli.jobs.data import HORIZON, data_seed
+from cofm_triton.cli.options import SEED_BITS, seed
+from cofm_triton.training import initial_model
+from cofm_triton.validation.registry import operators, problems
 
 
 @pytest.mark.parametrize("argv", [["--help"], *([name, "--help"] for name in COMMANDS)])
@@ -33,6 +39,9 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["nonsense"], "invalid choice: 'nonsense'"),
         (["reproduce", "--seed", "-1"], "expected an integer >= 0, got '-1'"),
         (["reproduce", "--seed", "x"], "expected an integer >= 0, got 'x'"),
+        (["reproduce", "--seed", "9999999999999999999999"], "expected an integer >= 0 and < 2^43, got '99999"),
+        (["sweep", "m", "--target", "exp", "--seed", "7000000000000000000"], "expected an integer >= 0 and < 2^43"),
+        *(([name, "--seed", str(2**43)], "expected an integer >= 0 and < 2^43") for name in COMMANDS),
         (["reproduce", "--widths", "8,0"], "expected an integer >= 1, got '0'"),
         (["reproduce", "--widths", "8,8"], "'8,8' names something twice"),
         (["reproduce", "--targets", "exp,sine"], "'sine' is not one of exp, pol"),
@@ -50,6 +59,16 @@ def test_wrong_usage_is_status_2_and_says_what_is_accepted(
     assert message in capsys.readouterr().err
 
 
+def test_seeds_below_the_bound_are_those_of_all_generators() -> None:
+    largest = seed(str(2**SEED_BITS - 1))
+    assert targets.generate("exp", 1, 2, seed=data_seed(largest, HORIZON))[0].isfinite().all()
+    assert initial_model(512, parameterization="exp", seed=largest).rnn.rate_l0.isfinite().all()
+    chosen = tuple(operators())
+    for interpreted in (False, True):
+        for problem in problems(chosen, largest, interpreted=interpreted, exhaustive=True):
+            assert problem.seed < 2**63
+
+
 def test_the_command_line_itself_imports_no_torch_for_help() -> None:
     # The package's __init__ is left out: what it imports is not the command line's choice.
     code = (
@@ -62,6 +81,61 @@ def test_the_command_line_itself_imports_no_torch_for_help() -> None:
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL).returncode == 0
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["reproduce"],
+        ["sweep", "m", "--target", "exp"],
+        ["memory", "m"],
+        ["bench"],
+        ["kernels"],
+        ["validate"],
+        ["validate", "--replay", "linear_scan:time-invariant:float32:1x3x2:h0:7:torch@cpu"],
+    ],
+)
+def test_cuda_without_a_gpu_is_wrong_usage(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if words[0] == "kernels":
+        pytest.importorskip("triton")
+    assert main([*words, "--device", "cuda", "--out", str(tmp_path / "x")]) == 2
+    printed = capsys.readouterr()
+    assert "--device cuda: torch finds no CUDA device here" in printed.err
+    assert printed.out == ""  # refused before any work
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "work"),
+    [
+        (["bench", "--operators", "rnn_scan"], "cofm_triton.benchmark.scaling.measure_scaling"),
+        (["kernels"], "cofm_triton.compilation.run.compile_all"),
+        (["validate"], "cofm_triton.validation.run.run"),
+        (
+            ["validate", "--replay", "linear_scan:time-invariant:float32:1x3x2:h0:7:torch@cpu"],
+            "cofm_triton.validation.run.run",
+        ),
+    ],
+)
+@pytest.mark.parametrize("below", ["", "below"])
+def test_out_is_refused_before_any_work(
+    words: list[str],
+    work: str,
+    below: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if words[0] == "kernels":
+        pytest.importorskip("triton")
+    monkeypatch.setattr(work, lambda *args, **options: pytest.fail("has begun"))
+    (tmp_path / "file").write_text("mine")
+    assert main([*words, "--device", "cpu", "--quiet", "--out", str(tmp_path / "file" / below)]) == 2
+    assert "must be a folder that can be made and written" in capsys.readouterr().err
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_module_is_the_command() -> None:

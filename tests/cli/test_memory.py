@@ -65,6 +65,11 @@ def test_finished_blocks_are_not_computed_again(folder: Path) -> None:
         assert path.parent.name != "parts" or path.stat().st_mtime_ns == stamp
 
 
+def test_a_folder_lists_the_files_of_its_report(folder: Path) -> None:
+    written = {path.name for path in (folder / "out").iterdir()} - {"config.json", "parts"}
+    assert json.loads((folder / "out" / "config.json").read_text())["files"] == sorted(written)
+
+
 def test_wrong_usage_is_status_2(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for words, message in [
         (["--dt", "0.5"], "MODEL linear: dt must be None or that of the model"),

@@ -1,6 +1,8 @@
 import argparse
 import csv
+import json
 import math
+import platform
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -19,8 +21,9 @@ from cofm_triton.cli.reproduction.folder import Cell, RunFolder
 from cofm_triton.cli.reproduction.report import CellVerdict, contradictions, verdict_table
 from cofm_triton.cli.reproduction.settings import PARAMETERIZATIONS, PRESETS, Settings
 from cofm_triton.loss import temporally_weighted_mse
-from cofm_triton.model_file import load_model
+from cofm_triton.model_file import load_model, read_notes
 from cofm_triton.parameterization import PARAMETERIZATIONS as ALL_PARAMETERIZATIONS
+from cofm_triton.training import initial_model
 from cofm_triton.verdict import judge
 
 RADII = [0.0, *(1e-3 * 2 ** (i / 2) for i in range(21))]
@@ -182,6 +185,45 @@ def test_other_settings_need_overwrite(
     assert reproduce(out, "--widths", "2", "--overwrite") in (0, 1)
     assert {r["width"] for r in rows(out / "errors.csv")} == {"2"}
     assert not any("m3" in name for name in contents(out))
+
+
+def test_a_folder_lists_the_files_of_its_report(finished: Path, tiny: Settings) -> None:
+    written = {path.name for path in finished.iterdir()} - {"config.json", "models", "parts"}
+    assert json.loads((finished / "config.json").read_text())["files"] == sorted(written)
+
+
+def test_overwriting_removes_all_steps_and_nothing_else(finished: Path, tiny: Settings, tmp_path: Path) -> None:
+    root = tmp_path / "run"
+    shutil.copytree(finished, root)
+    others = ["notes.txt", "models/mine.safetensors", "parts/mine.csv"]
+    for name in others:
+        (root / name).write_text("mine")
+    folder = RunFolder(root)
+    assert not folder.open({"seed": 1}, folder.report(["exp"]), overwrite=True)
+    assert sorted(contents(root)) == sorted(["config.json", *others])
+
+
+def test_runs_of_other_versions_are_not_continued(
+    finished: Path, tiny: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "run"
+    shutil.copytree(finished, root)
+    versions = json.loads((root / "config.json").read_text())["versions"]
+    assert versions.keys() == {"cofm_triton", "python", "torch", "numpy", "numba", "triton"}
+    monkeypatch.setattr("cofm_triton.cli.jobs.provenance.version", lambda name: "0.1")
+    assert reproduce(root) == 2
+    assert "versions: " in capsys.readouterr().err
+
+
+def test_the_device_is_named(finished: Path) -> None:
+    assert json.loads((finished / "config.json").read_text())["device"] == f"cpu ({platform.machine()})"
+
+
+def test_a_loss_that_is_not_finite_is_kept_as_null(tmp_path: Path) -> None:
+    folder, cell = RunFolder(tmp_path), Cell("exp", "linear", "direct", 2)
+    model = initial_model(2, parameterization="direct")
+    stages._save(folder, [cell], 10, [model], torch.tensor([math.nan]))
+    assert read_notes(folder.model(cell, 10))["relative_training_loss"] is None
 
 
 def test_foreign_folder_is_left_alone(tiny: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -35,6 +35,10 @@ def make():
     return Net()
 def number():
     return 3
+def argued(width):
+    return Net()
+def failing():
+    raise KeyError("weights")
 """
 FEW = ["--target", "exp", "--sequences", "8", "--length", "10", "--directions", "3", "--radii", "0,0.1,0.2"]
 
@@ -49,6 +53,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         torch.manual_seed(seed)
         save_model(path / f"{name}.safetensors", RNNFunctional(1, 3, nonlinearity=nonlinearity))
     (path / "factory.py").write_text(FACTORY)
+    (path / "raising.py").write_text("1 / 0")
     return path
 
 
@@ -154,6 +159,39 @@ def test_own_data(folder: Path, tmp_path: Path) -> None:
     )
 
 
+def test_own_data_of_another_shape_are_other_data(folder: Path, tmp_path: Path) -> None:
+    words = ["sweep", str(folder / "b.safetensors"), "--data", str(tmp_path / "data.npz"), "--radii", "0"]
+    words += ["--directions", "1", "--device", "cpu", "--quiet", "--out", str(tmp_path / "out")]
+    for shape, status in (((2, 3, 1), 0), ((2, 3, 1), 0), ((3, 2, 1), 2)):
+        np.savez(tmp_path / "data.npz", inputs=np.arange(6).reshape(shape), targets=np.ones(shape))
+        assert main(words) == status
+
+
+def test_a_folder_lists_the_files_of_its_report(folder: Path, tmp_path: Path) -> None:
+    assert sweep(folder, "--search", "gradient", "--radii", "0.1", "--out", str(tmp_path)) == 0
+    written = {path.name for path in tmp_path.iterdir()} - {"config.json", "parts"}
+    assert json.loads((tmp_path / "config.json").read_text())["files"] == sorted(written)
+    assert "worst-a.safetensors" in written
+    assert sweep(folder, "--seed", "1", "--radii", "0.1", "--overwrite", "--out", str(tmp_path)) == 0
+    assert not (tmp_path / "worst-a.safetensors").exists()
+
+
+def test_overwriting_spares_files_of_others(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    others = {"config.json": '{"mine": 1}', "precious.csv": "1,2", "notes.txt": "mine"}
+    for name, text in others.items():
+        (tmp_path / name).write_text(text)
+    assert sweep(folder, "--overwrite", "--out", str(tmp_path)) == 2
+    assert "is not empty and holds no config.json of an earlier run" in capsys.readouterr().err
+    assert contents(tmp_path) == {name: text.encode() for name, text in others.items()}
+
+
+def test_the_table_says_what_nan_means(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert sweep(folder, "--out", str(tmp_path)) == 0  # untrained models: no error is below a tenth of P
+    table = capsys.readouterr().out
+    assert " nan " in table
+    assert "nan: it is larger at the smallest radius already." in table
+
+
 def test_other_settings_need_overwrite(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = ["--out", str(tmp_path)]
     assert sweep(folder, *out) == 0
@@ -169,13 +207,27 @@ def test_other_settings_need_overwrite(folder: Path, tmp_path: Path, capsys: pyt
         (["factory.py", "--target", "exp"], "must be a cofm model file"),
         (["nowhere:make", "--target", "exp"], "cannot import 'nowhere:make'"),
         (["factory:nothing", "--target", "exp"], "cannot import 'factory:nothing'"),
+        (["raising:make", "--target", "exp"], "cannot import 'raising:make': ZeroDivisionError: division by zero"),
         (["factory:number", "--target", "exp"], "must return a torch.nn.Module, got int"),
+        (["factory:argued", "--target", "exp"], "factory:argued failed when called without arguments: TypeError: argu"),
+        (["factory:failing", "--target", "exp"], "factory:failing failed when called without arguments: KeyError: 'we"),
         (["a.safetensors", "a.safetensors", "--target", "exp"], "two models have the name 'a'"),
         (["a.safetensors", "--target", "cosine"], "--target must be one of exp, pol"),
         (["a.safetensors", "--data", "nothing.npz"], "no file 'nothing.npz'"),
         (["a.safetensors", "--data", "factory.py"], "must be a .npz file"),
         (["a.safetensors", "--data", "zero.npz"], "targets must not all be zero"),
         (["a.safetensors", "--data", "wide.npz"], "MODEL a: it does not fit the data"),
+        (["a.safetensors", "--data", "complex.npz"], "--data: complex.npz must be a .npz file with arrays inputs and"),
+        (["a.safetensors", "--data", "complex.npz"], "inputs must hold real numbers, got complex128"),
+        (["a.safetensors", "--data", "flags.npz"], "targets must hold real numbers, got bool"),
+        (["a.safetensors", "--data", "words.npz"], "inputs must hold real numbers, got <U1"),
+        (["a.safetensors", "--data", "unequal.npz"], "--data: targets must have the N and T of inputs, (2, 3), got"),
+        (["a.safetensors", "--data", "flat.npz"], "--data: inputs must have three dimensions"),
+        (["a.safetensors", "--data", "nan.npz"], "--data: inputs must be finite"),
+        (["a.safetensors", "--data", "empty.npz"], "--data: empty.npz must be a .npz file"),
+        (["a.safetensors", "--data", "cut.npz"], "--data: cut.npz must be a .npz file"),
+        (["a.safetensors", "--data", "zero.npz", "--length", "100"], "--length: for data of a --target, not for"),
+        (["a.safetensors", "--data", "zero.npz", "--dt", "1", "--sequences", "9"], "--sequences, --dt: for data of"),
         (
             ["factory:make", "--target", "exp", "--memory-limit", "100"],
             "MODEL factory-make: --memory-limit must be at least",
@@ -187,10 +239,25 @@ def test_wrong_usage_is_status_2_and_leaves_no_folder(
 ) -> None:
     monkeypatch.chdir(folder)
     np.savez("zero.npz", inputs=np.ones((2, 3, 1)), targets=np.zeros((2, 3, 1)))
-    np.savez("wide.npz", inputs=np.ones((2, 3, 2)), targets=np.ones((2, 3, 1)))
+    ones = np.ones((2, 3, 1))
+    np.savez("wide.npz", inputs=np.ones((2, 3, 2)), targets=ones)
+    np.savez("complex.npz", inputs=ones * 1j, targets=ones)
+    np.savez("flags.npz", inputs=ones, targets=ones > 0)
+    np.savez("words.npz", inputs=ones.astype(int).astype("U1"), targets=ones)
+    np.savez("unequal.npz", inputs=ones, targets=np.ones((2, 4, 1)))
+    np.savez("flat.npz", inputs=np.ones((2, 3)), targets=ones)
+    np.savez("nan.npz", inputs=ones * np.nan, targets=ones)
+    Path("empty.npz").write_bytes(b"")
+    Path("cut.npz").write_bytes(Path("zero.npz").read_bytes()[:100])
     assert main(["sweep", *words, "--device", "cpu", "--out", str(tmp_path / "x")]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
+
+
+def test_help_says_that_random_directions_bound_the_worst_from_below(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["sweep", "--help"])
+    assert "a lower bound of that of all" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize("radii", ["-1", "nan", "inf", "x", "0.1,0.1"])
