@@ -23,13 +23,13 @@ def check_sequence(name: str, x: Any, *, allow_complex: bool) -> None:
         raise TypeError(f"{name} must have one of the dtypes {_names(accepted)}, got {x.dtype}")
 
 
-def check_companion(name: str, tensor: Any, x: Tensor, *, accumulator: bool = True) -> None:
-    """`tensor` lives with x: same device, x's dtype or (if `accumulator`) the dtype of the state."""
+def check_companion(name: str, tensor: Any, x: Tensor) -> None:
+    """`tensor` lives with x: same device, x's dtype or the dtype of the state."""
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
     if tensor.device != x.device:
         raise ValueError(f"{name} must be on the device of x, {x.device}, got {tensor.device}")
-    accepted = {x.dtype, state_dtype(x.dtype)} if accumulator else {x.dtype}
+    accepted = {x.dtype, state_dtype(x.dtype)}
     if tensor.dtype not in accepted:
         raise TypeError(
             f"{name} must have the dtype of x or of its state, {_names(sorted(accepted, key=str))}, got {tensor.dtype}"

@@ -20,8 +20,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-DECAYS = ("exponential", "polynomial", "none")
-
 _BEGIN, _END = 0.25, 0.9  # of the record; the envelope of its last stretch looks at too few steps
 _FEWEST = 6  # points that are worth a fit of three parameters
 _MOST = 2000

@@ -14,7 +14,7 @@ Source: arXiv 2305.19190, eq 1 (model) and eq 16 (stable reparameterisation).
 
 import math
 import warnings
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
 from typing import Any, overload
 
@@ -240,7 +240,7 @@ class StableRNN(nn.Module):
         """Replace P; under the constraint that means to find the parameter that gives it."""
         current = self._matrix(suffix)
         if self.constrained:
-            with torch.autocast(current.device.type, enabled=False):
+            with _without_autocast(current.device):
                 setattr(self, "basis" + suffix, basis.to(current))
         else:
             current.copy_(basis)
@@ -248,7 +248,7 @@ class StableRNN(nn.Module):
     def _matrix(self, suffix: str) -> Tensor:
         """P or weight_hh, (D, D), in the dtype of the parameters: P made by autocast's products is not orthogonal."""
         name, made = _MATRICES[self.recurrence] + suffix, self.recurrence == "orthogonal" and self.constrained
-        with torch.autocast(self._raw(suffix)[0].device.type, enabled=False) if made else nullcontext():
+        with _without_autocast(self._raw(suffix)[0].device) if made else nullcontext():
             matrix: Tensor = getattr(self, name)
         return matrix
 
@@ -429,14 +429,17 @@ class StableRNN(nn.Module):
         basis, rate = self._matrix(suffix), self._rate(suffix)
         gain = linear_gain(rate, self.dt, self.discretization)
         e = self._encode(suffix, x, gain.unsqueeze(1) * basis)
-        start = None if h0 is None else _like(h0 @ basis.T, e)
+        with _without_autocast(basis.device):
+            start = None if h0 is None else _like(h0.to(basis.dtype) @ basis.T, e)
         decay = linear_decay(rate, self.dt, self.discretization)
         h, h_last = linear_scan(e, decay, start, backend=self.backend)
         return h @ basis.to(h.dtype), h_last @ basis.to(h.dtype)
 
     def _run_dense(self, suffix: str, x: Tensor, h0: Tensor | None) -> tuple[Tensor, Tensor]:
         """Recurrences with a full matrix A in place of the rates."""
-        matrix, gain = self.step_matrices(suffix, self._rate(suffix))
+        rate = self._rate(suffix)
+        with _without_autocast(rate.device):  # bfloat16 would move the smallest rates by more than they are
+            matrix, gain = self.step_matrices(suffix, rate)
         e = self._encode(suffix, x, gain)
         return dense_rnn(e, matrix, _like(h0, e), dt=self.dt, nonlinearity=self.nonlinearity, backend=self.backend)
 
@@ -591,8 +594,7 @@ class RNNFunctional(nn.Module):
         rnn, readout = self.rnn, self.readout
         simple = rnn.num_layers == 1 and not rnn.bidirectional and rnn.recurrence not in _MATRICES
         simple = simple and not rnn.normalize_input
-        plain = type(rnn) is StableRNN and type(readout) is nn.Linear and not (_has_hooks(rnn) or _has_hooks(readout))
-        if not (simple and plain) or _autocasts(input.device):
+        if not (simple and has_plain_parts(self)) or _autocasts(input.device):
             return False
         batch = input.shape[0] if input.dim() == 3 else 1
         return is_fused(batch, rnn.input_size, readout.out_features, resolve(rnn.backend, input.device))
@@ -644,7 +646,18 @@ def _autocasts(device: torch.device) -> bool:
     return device.type != "meta" and torch.is_autocast_enabled(device.type)
 
 
-def _has_hooks(module: nn.Module) -> bool:
+def _without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Products in the dtype of their factors."""
+    return torch.autocast(device.type, enabled=False) if _autocasts(device) else nullcontext()
+
+
+def has_plain_parts(model: RNNFunctional) -> bool:
+    """Whether layer and read-out do no more than their class says, so that others may compute what they do."""
+    rnn, readout = model.rnn, model.readout
+    return type(rnn) is StableRNN and type(readout) is nn.Linear and not (has_hooks(rnn) or has_hooks(readout))
+
+
+def has_hooks(module: nn.Module) -> bool:
     """Whether something listens to calls of the module, which therefore have to happen."""
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
     return any(hooks)
@@ -676,7 +689,7 @@ def _constrain(layer: nn.Module, name: str) -> None:
             f"got {parameter.dtype}"
         )
     nn.init.eye_(parameter)  # what is registered must be orthogonal
-    with torch.autocast(parameter.device.type, enabled=False):  # PyTorch makes sure that it is
+    with _without_autocast(parameter.device):  # PyTorch makes sure that it is
         parametrizations.orthogonal(layer, name, orthogonal_map="cayley")
 
 

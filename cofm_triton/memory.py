@@ -264,7 +264,7 @@ def log_steps(length: int, samples: int | None) -> Tensor:
     """
     length = check_int("length", length, 1)
     if samples is not None:
-        samples = check_int("samples", samples, 2)
+        samples = check_int("samples", samples, 3)
     if samples is None or samples >= length:
         return torch.arange(length)
     share = torch.linspace(0, 1, samples - 1, dtype=torch.float64)

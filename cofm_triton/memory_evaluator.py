@@ -218,8 +218,9 @@ class MemoryEvaluator:
             if rest.dim() and len(rest) != outputs:
                 raise ValueError(f"initial_output must have {outputs} numbers or one, got {len(rest)}")
             return rest
-        if isinstance(self.model, RNNFunctional):
-            return parameters[OFFSET][0]
+        if isinstance(self.model, RNNFunctional) and type(self.model.readout) is nn.Linear:
+            given = parameters.get(OFFSET)
+            return torch.zeros((), dtype=torch.float64, device=self.device) if given is None else given[0]
         silence = self._silence(parameters)
         return silence[0] if _is_constant(silence) else torch.zeros_like(silence[0])
 

@@ -52,7 +52,7 @@ def save_model(path: str | os.PathLike[str], model: RNNFunctional, notes: dict[s
     Example:
         >>> save_model("/dev/shm/example.safetensors", RNNFunctional(1, 4))
     """
-    if not isinstance(model, RNNFunctional):
+    if type(model) is not RNNFunctional:  # a subclass would come back as what it was made from
         raise TypeError(f"model must be an RNNFunctional, got {type(model).__name__}")
     if not isinstance(notes, (dict, type(None))):
         raise TypeError(f"notes must be a dict or None, got {type(notes).__name__}")

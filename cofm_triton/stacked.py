@@ -21,7 +21,7 @@ from torch.func import functional_call, vmap
 from torch.nn.functional import pad
 
 from cofm_triton.discretization import effective_rate, linear_gain
-from cofm_triton.layers import RNNFunctional, StableRNN
+from cofm_triton.layers import RNNFunctional, StableRNN, has_hooks, has_plain_parts
 from cofm_triton.parameterization import parameterization
 
 RATE, ENCODER, BIAS = "rnn.rate_l0", "rnn.weight_ih_l0", "rnn.bias_l0"
@@ -135,9 +135,9 @@ def join(parts: Sequence[StackedCells]) -> StackedCells:
 def is_stackable(model: nn.Module) -> TypeGuard[RNNFunctional]:
     """Whether `stack` understands the model: one layer, one direction.
 
-    Subclasses and modules with extra or re-parametrised tensors may compute anything: not them.
+    Subclasses and modules with hooks, other parts, extra or re-parametrised tensors may compute anything: not them.
     """
-    if type(model) is not RNNFunctional or model.rnn.normalize_input:
+    if type(model) is not RNNFunctional or has_hooks(model) or not has_plain_parts(model) or model.rnn.normalize_input:
         return False
     names = {name for name, _ in model.named_parameters()}
     matrix = _MATRICES.get((model.rnn.recurrence, model.rnn.constrained))

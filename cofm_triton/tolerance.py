@@ -233,9 +233,10 @@ def rnn_scan_bounds(
     stored = e + _storage(x.dtype) * (h.abs().cummax(1).values if h.shape[1] else h)
     adjoint = orbit.adjoint_errors(u, stored, pull.abs(), torch.zeros_like(h), pull_last.abs())
     e_rate = orbit.product_errors(u, adjoint, orbit.before, orbit.earlier(stored))
-    # d rate / d w of an exact step holds exp(-dt f(w)), which multiplies the error of its exponent.
-    turn = dt * inputs[1].abs()
-    e_rate = by_w.abs() * (e_rate + made_of * u * (2 - (1 - turn).log()) * exact_grads[1].abs()) if made_of else e_rate
+    if made_of:
+        # d rate / d w of an exact step holds exp(-dt f(w)), which multiplies the error of its exponent.
+        exponent = -(-dt * inputs[1].abs()).log1p() if discretization == "exact" else 0.0
+        e_rate = by_w.abs() * (e_rate + made_of * u * (2 + exponent) * exact_grads[1].abs())
     return {
         "h": _bound(exact[0], e, x.dtype),
         "h_last": _bound(exact[1], e_last, last_dtype),

@@ -329,8 +329,8 @@ class _Packed:
         Powers are products of a power by blocks and one within the block.
         """
         rate, dt = self._rates(), self.dt
-        step = torch.arange(_BLOCK, dtype=rate.dtype)
-        block = torch.arange(0, length, _BLOCK, dtype=rate.dtype)
+        step = torch.arange(_BLOCK, dtype=rate.dtype, device=rate.device)
+        block = torch.arange(0, length, _BLOCK, dtype=rate.dtype, device=rate.device)
         gain = linear_gain(rate, dt, self.discretization)
         if is_exact(self.discretization):
             inner, outer = (torch.exp(-dt * rate[..., None] * s) for s in (step, block))

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounter
 from torch.nn.utils.rnn import PackedSequence, pack_sequence, pad_packed_sequence
 
 from cofm_triton import reference
@@ -705,6 +706,28 @@ def test_compiles_without_a_graph_break(recurrence: str, bidirectional: bool) ->
     ):
         torch.testing.assert_close(a, b)
     torch._dynamo.reset()
+
+
+def test_lengths_do_not_compile_a_model_anew() -> None:
+    model, counter = RNNFunctional(2, 3), CompileCounter()
+    compiled = torch.compile(model, backend=counter)
+    for length in (9, 50, 120, 300, 700):
+        x = data(8, length, 2, dtype=torch.float32).requires_grad_()
+        y = compiled(x)
+        torch.testing.assert_close(y, model(x))
+        torch.testing.assert_close(*(torch.autograd.grad(out.sum(), x) for out in (y, model(x))))
+    assert counter.frame_count <= 2  # for one length, then for all
+    torch._dynamo.reset()
+
+
+def test_autocast_leaves_the_recurrence_alone() -> None:
+    """In bfloat16 the slowest rates of P^T diag(rate) P would be rounding."""
+    layer = StableRNN(1, 32, recurrence="orthogonal", max_time_scale=1e4, batch_first=True)
+    x, h0 = torch.zeros(1, 3000, 1), torch.randn(1, 1, 32)
+    _, expected = layer(x, h0)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        _, h_n = layer(x, h0)
+    torch.testing.assert_close(h_n.float(), expected, rtol=0.02, atol=0.02 * expected.abs().max().item())
 
 
 def test_functional_call_with_other_weights() -> None:

@@ -285,6 +285,34 @@ class Delay(nn.Module):
         return nn.functional.pad(x, (0, 0, 5, 0))[:, : x.shape[1], :1]
 
 
+def test_models_with_another_read_out() -> None:
+    """Where the output starts is the bias of a linear read-out alone."""
+    plain = functional(bias=1.0)
+    for readout, rest in (
+        (nn.Linear(6, 3, bias=False).double(), torch.zeros(3)),
+        (nn.Sequential(nn.Linear(6, 4), nn.Tanh(), nn.Linear(4, 3)).double(), None),
+    ):
+        two = RNNFunctional(2, 6, 3, num_layers=2, dtype=torch.float64)
+        two.readout = readout
+        memory = memory_function(two, 10, min_radius=1.0)
+        same = memory_function(Renamed(two), 10, min_radius=1.0, input_size=2, initial_output=rest)
+        torch.testing.assert_close(memory.values, same.values)
+    plain.readout = nn.Linear(6, 3, bias=False).double()
+    assert memory_function(plain, 10).values.isfinite().all()
+
+
+class Renamed(nn.Module):
+    """A module of which nobody knows what it is."""
+
+    def __init__(self, core: nn.Module) -> None:
+        super().__init__()
+        self.core = core
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.core(x)
+        return result
+
+
 class Short(nn.Module):
     """Loses its last step."""
 

@@ -30,6 +30,23 @@ def test_everything_else_is_left_alone() -> None:
     assert not is_stackable(reparametrised)
 
 
+class Doubled(nn.Linear):
+    def forward(self, input: Tensor) -> Tensor:
+        return 2 * super().forward(input)
+
+
+def test_parts_that_do_more_than_their_class_says_are_left_alone() -> None:
+    other = RNNFunctional(1, 3)
+    other.readout = Doubled(3, 1)
+    assert not is_stackable(other)
+    for part in ("", "rnn", "readout"):
+        model = RNNFunctional(1, 3)
+        handle = model.get_submodule(part).register_forward_hook(lambda *arguments: None)
+        assert not is_stackable(model)
+        handle.remove()
+        assert is_stackable(model)
+
+
 @pytest.mark.parametrize("recurrence", ["diagonal", "ssm"])
 @pytest.mark.parametrize("discretization", ["euler", "exact"])
 def test_kernel_is_the_response_to_impulses(recurrence: str, discretization: str) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from scan_cases import COMPLEX, REAL, decays, linear_case, normal, rnn_case
 
-from cofm_triton import reference
+from cofm_triton import functional, reference
 from cofm_triton.nonlinearity import NONLINEARITIES
 from cofm_triton.ops.dtypes import state_dtype
 from cofm_triton.tolerance import (
@@ -125,6 +125,17 @@ def test_bounds_are_small_beside_the_values(length: int, dtype: torch.dtype) -> 
         for name in ("h", "grad_x"):
             bound = bounds[name]
             assert bound.error.median() < 300 * unit * bound.exact.abs().max(), name
+
+
+@pytest.mark.parametrize("parameterization", ["exp", "softplus"])
+def test_steps_beyond_one_have_bounds(parameterization: str) -> None:
+    x, w, grad = normal(1, 9, 2), torch.tensor([0.4, 0.5]), normal(1, 9, 2)
+    options = dict(dt=2.0, nonlinearity="tanh", parameterization=parameterization, discretization="euler")
+    bounds = rnn_scan_bounds(x, w, grad_h=grad, **options)
+    assert all(bool(bound.error.isfinite().all()) for bound in bounds.values())
+    h, _ = functional.rnn_scan(x, w.requires_grad_(), backend="torch", **options)
+    (by_w,) = torch.autograd.grad(h, w, grad)
+    assert bounds["h"].excess(h) <= 1 and bounds["grad_rate"].excess(by_w) <= 1
 
 
 def test_bounds_scale_with_the_unit_roundoff() -> None:

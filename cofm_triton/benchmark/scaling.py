@@ -73,7 +73,8 @@ def measure_scaling(preset: Preset, chosen: Sequence[str], device: torch.device,
             for peer in [None, *_running(case, preset, device, results)]:
                 times = limits.setdefault((case.operator, case.study, pass_name, _name(peer)), [])
                 if peer is None or _affordable(times, preset, peer, case, results):
-                    times.append(_measure(operator, problem, pass_name, peer, preset, results))
+                    taken = _measure(operator, problem, pass_name, peer, preset, results)
+                    times.extend([] if taken is None else [taken])
         on_step(count + 1, len(cases))
     return results
 
@@ -114,8 +115,8 @@ def _affordable(times: list[float], preset: Preset, peer: Peer, case: Case, resu
 
 def _measure(
     operator: Operator, problem: Problem, pass_name: str, peer: Peer | None, preset: Preset, results: Results
-) -> float:
-    """Measure one contestant, keep its record, and return seconds of a run."""
+) -> float | None:
+    """Measure one contestant, keep its record, and return seconds of a run; None if it declines."""
     case, name = problem.case, _name(peer)
     target = torch.empty_like(problem.yardstick)
     try:
@@ -126,7 +127,7 @@ def _measure(
         turns.take(preset.seconds, min_rounds=3, patience=PATIENCE_SECONDS if peer is None else preset.longest)
     except Unsupported as reason:
         results.leave_out(name, case.operator, str(reason))
-        return 0.0
+        return None
     moved = operator.bytes_moved(case, pass_name) if peer is None else None
     entry = record(case, pass_name, name, turns, moved, 2 * problem.yardstick.nbytes)
     results.records.append(entry)

@@ -7,7 +7,7 @@ which Triton reads when it is imported.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -174,8 +174,3 @@ def _describe(
 def _plain(value: Any) -> Any:
     """For JSON: Triton's dtypes by name."""
     return value if isinstance(value, bool | int | float | str) else str(value)
-
-
-def compile_many(tasks: Sequence[tuple[str, str, Options]]) -> list[Compiled]:
-    """Compile some configurations, `(target, operator, options)` each, in this process."""
-    return [compiled for task in tasks for compiled in compile_configuration(*task)]

@@ -9,6 +9,7 @@ it is gone, and at most `KEPT_BYTES` lie idle.
 from __future__ import annotations
 
 import mmap
+import os
 import threading
 import weakref
 from contextlib import suppress
@@ -27,8 +28,18 @@ _idle: list[mmap.mmap] = []
 _lock = threading.Lock()
 
 
+def _forget_lock() -> None:
+    """In a child: the thread that held the lock at the fork is not there to release it."""
+    global _lock
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_lock)
+
+
 def empty(shape: tuple[int, ...] | torch.Size, dtype: torch.dtype) -> Tensor:
-    """An uninitialised contiguous CPU tensor, like `torch.empty`.
+    """An uninitialised contiguous CPU tensor, like `torch.empty`; a large one cannot be resized.
 
     Example:
         >>> empty((2, 3), torch.float32).shape
@@ -60,8 +71,15 @@ def _take(size: int) -> mmap.mmap:
 
 
 def _give_back(block: mmap.mmap) -> None:
-    """Keep a freed block, and let the oldest ones go when too much lies idle."""
-    with _lock:
-        _idle.append(block)
-        while sum(map(len, _idle)) > KEPT_BYTES:
-            _idle.pop(0)
+    """Keep a freed block, and let the oldest ones go when too much lies idle.
+
+    Runs wherever the garbage collector does, inside `_take` of the same thread too: it never waits for the lock. What
+    it then leaves too much is let go by the next one.
+    """
+    _idle.append(block)
+    if _lock.acquire(blocking=False):
+        try:
+            while sum(map(len, _idle)) > KEPT_BYTES:
+                _idle.pop(0)
+        finally:
+            _lock.release()

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from cofm_triton.activation import activation_slope
 from cofm_triton.ops.backends import implementation, lanes
-from cofm_triton.ops.derivatives import signed
+from cofm_triton.ops.derivatives import signed, wanted
 from cofm_triton.ops.dtypes import state_dtype
 from cofm_triton.ops.registration import register, register_derivative
 from cofm_triton.ops.shapes import fold_batch, previous_states, split_batch
@@ -34,7 +34,8 @@ def apply_dense_rnn(
     if torch.version.hip is not None:
         precision = "ieee"  # AMD's compiler has no products of TF32 numbers in threes
     keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, h0))
-    run = dense_rnn_op if torch.compiler.is_compiling() else _DenseRNN.apply
+    direct = torch.compiler.is_compiling() or not wanted(x, weight, h0)
+    run = dense_rnn_op if direct else _DenseRNN.apply
     h, last, _slope = run(x, weight, h0, dt, nonlinearity, precision, backend, keep)
     return h, last
 
@@ -160,7 +161,7 @@ def _backward(
         return (None,) * 8
     wide = weight.to(slope.dtype)
     if grad_h is None:
-        grad_h = h.new_zeros(()).expand(h.shape)  # stride 0: costs no memory and no traffic
+        grad_h = h.new_zeros(h.shape[-1:]).expand(h.shape)  # rows at one address: no memory and no traffic
     if torch.is_grad_enabled():
         grads = _differentiable_backward(grad_h, grad_last, x, wide, h, h0, dt, nonlinearity)
     else:

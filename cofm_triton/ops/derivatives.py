@@ -19,6 +19,7 @@ _transforming: Any = getattr(torch._C, "_are_functorch_transforms_active", lambd
 
 # How many modes (fake tensors, tracing, counting) look at every operator; a PyTorch that does not say has one always.
 _modes: Any = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 1)
+_tracing: Any = getattr(torch._C, "_is_tracing", lambda: True)  # of `torch.jit.trace`
 _profiling: Any = getattr(torch.autograd, "_profiler_enabled", lambda: True)
 
 
@@ -47,8 +48,8 @@ def wanted(*tensors: Tensor | None) -> bool:
 
 
 def observed(arguments: Sequence[Any]) -> bool:
-    """True while PyTorch compiles, inside `torch.func`, modes and profilers, where autograd records, and for tensors
-    that are not plain ones on the CPU: a GPU does not wait for the dispatcher.
+    """True while PyTorch compiles or traces, inside `torch.func`, modes and profilers, where autograd records, and for
+    tensors that are not plain ones on the CPU: a GPU does not wait for the dispatcher.
 
     Example:
         >>> observed((torch.ones(2), None, 0.5)), observed((torch.nn.Parameter(torch.ones(2)),))
@@ -57,6 +58,7 @@ def observed(arguments: Sequence[Any]) -> bool:
     tensors = [argument for argument in arguments if isinstance(argument, Tensor)]
     return (
         torch.compiler.is_compiling()
+        or _tracing()
         or wanted(*tensors)
         or _modes() > 0
         or _profiling()

@@ -134,7 +134,7 @@ def _backward(ctx: Any, grad_h: Tensor | None, grad_last: Tensor | None) -> tupl
     if grad_h is None and grad_last is None:
         return nothing
     if grad_h is None:
-        grad_h = h.new_zeros(()).expand(h.shape)  # stride 0: costs no memory and no traffic
+        grad_h = h.new_zeros(h.shape[-1:]).expand(h.shape)  # rows at one address: no memory and no traffic
     if torch.is_grad_enabled():
         grads = _differentiable_backward(grad_h, grad_last, decay, h, h0, seq_starts, reverse, backend)
     else:

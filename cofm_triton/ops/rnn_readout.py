@@ -10,7 +10,6 @@ differentiates to any order and which keeps all states.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -19,7 +18,7 @@ from torch import Tensor
 
 from cofm_triton.activation import activation, activation_slope
 from cofm_triton.ops.backends import implementation
-from cofm_triton.ops.derivatives import signed
+from cofm_triton.ops.derivatives import signed, wanted
 from cofm_triton.ops.dtypes import state_dtype
 from cofm_triton.ops.linear_scan import apply_linear_scan
 from cofm_triton.ops.registration import register, register_derivative
@@ -60,7 +59,9 @@ def chunk_length(length: int) -> int:
         >>> chunk_length(16384), chunk_length(100)
         (128, 16)
     """
-    return CHUNK_ROWS * max(1, -(-math.isqrt(length) // CHUNK_ROWS))
+    # PyTorch's functions: `math.isqrt` would have a compiled model compiled anew for every length.
+    root = torch.sym_int(torch.sym_sqrt(length))
+    return CHUNK_ROWS * torch.sym_max(1, -(-root // CHUNK_ROWS))
 
 
 def composed(
@@ -81,7 +82,7 @@ def apply_rnn_readout(
     """`y` for checked arguments, rate in the state's dtype, backend resolved."""
     tensors = (x, weight, bias, rate, readout, offset)
     keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-    call = rnn_readout_op if torch.compiler.is_compiling() else _RnnReadout.apply
+    call = rnn_readout_op if torch.compiler.is_compiling() or not wanted(*tensors) else _RnnReadout.apply
     return call(*tensors, dt, act_in, act_out, backend, keep)[0]
 
 

@@ -189,7 +189,7 @@ def _backward(ctx: Any, grad_h: Tensor | None, grad_last: Tensor | None) -> tupl
     if grad_h is None and grad_last is None:
         return nothing
     if grad_h is None:
-        grad_h = h.new_zeros(()).expand(h.shape)  # stride 0: costs no memory and no traffic
+        grad_h = h.new_zeros(h.shape[-1:]).expand(h.shape)  # rows at one address: no memory and no traffic
     backward = _differentiable_backward if torch.is_grad_enabled() else rnn_scan_backward_op
     grad_x, grad_w, grad_h0 = backward(grad_h, grad_last, x, w, h, h0, seq_starts, *ctx.options)
     return grad_x, grad_w, None if h0 is None else grad_h0.to(h0.dtype), *nothing[3:]

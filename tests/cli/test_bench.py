@@ -4,9 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from cofm_triton.benchmark import scaling
-from cofm_triton.benchmark.contract import Case, Peer
+from cofm_triton.benchmark.contract import FORWARD, Case, Contestant, Peer, Problem, Unsupported
+from cofm_triton.benchmark.registry import OPERATORS
 from cofm_triton.benchmark.results import Results
 from cofm_triton.cli import bench, main
 
@@ -33,6 +35,17 @@ def test_presets_are_those_of_the_benchmark() -> None:
     assert set(bench.PRESETS) == set(scaling.PRESETS)
     exponents = scaling.PRESETS["quick"].exponents
     assert (min(exponents), max(exponents)) == (8, 20)
+
+
+def test_a_peer_that_declines_leaves_no_time() -> None:
+    def decline(problem: Problem) -> Contestant:
+        raise Unsupported("not this one")
+
+    peer, results, preset = Peer("choosy", {"rnn_scan": decline}), Results(), scaling.PRESETS["quick"]
+    operator = OPERATORS["rnn_scan"]
+    problem = operator.make(Case("rnn_scan", "fixed batch", (1, 4, 2), scaling.DTYPE), torch.device("cpu"))
+    assert scaling._measure(operator, problem, FORWARD, peer, preset, results) is None
+    assert results.left_out == {("choosy", "rnn_scan"): ["not this one"]}
 
 
 @pytest.mark.parametrize(("times", "follows"), [([], True), ([0.1, 0.1], True), ([0.05, 0.4], False), ([0.7], False)])

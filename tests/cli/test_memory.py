@@ -74,7 +74,7 @@ def test_wrong_usage_is_status_2(folder: Path, tmp_path: Path, capsys: pytest.Ca
     for words, message in [
         (["--dt", "0.5"], "MODEL linear: dt must be None or that of the model"),
         (["--min-radius", "2"], "min_radius must not exceed radius"),
-        (["--samples", "1"], "samples must be at least 2"),
+        (["--samples", "1"], "samples must be at least 3"),
     ]:
         assert memory(folder, *words, "--out", str(tmp_path / "x")) == 2
         assert message in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -62,8 +63,47 @@ def test_an_index_names_no_file_that_is_not_there(tmp_path: Path, monkeypatch: p
 def test_compiled_functions_use_it(monkeypatch: pytest.MonkeyPatch) -> None:
     files = forward._forward._cache._cache_file
     assert isinstance(files, CodeFiles)
-    assert {"activation.py", "vectors.py"} <= {name for name, *_ in sources()}
+    # Compiled code contains the order of `NONLINEARITIES` and the coefficients beside it.
+    names = {str(path.relative_to(code_cache.PACKAGE)) for path in code_cache.source_files()}
+    assert {"cpu/jit/activation.py", "cpu/jit/vectors.py", "nonlinearity.py"} <= names
     # A change of any of the sources is another stamp.
-    monkeypatch.setattr(code_cache, "sources", lambda: ())
+    monkeypatch.setattr(code_cache, "sources", lambda: "")
     assert keep_safely(forward._forward)._cache._cache_file._source_stamp != files._source_stamp
     forward._forward._cache._cache_file = files
+
+
+def test_the_stamp_is_of_what_files_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "a.py"
+    monkeypatch.setattr(code_cache, "PACKAGE", tmp_path)
+    monkeypatch.setattr(code_cache, "source_files", lambda: [file])
+    stamps = []
+    for text in ("1", "2", "1"):
+        file.write_text(text)
+        stamps.append(sources.__wrapped__())
+    assert stamps[0] == stamps[2] != stamps[1]
+
+
+def test_an_old_process_leaves_the_code_of_a_new_one_alone(tmp_path: Path) -> None:
+    old, new = CodeFiles(str(tmp_path), "f", "old"), CodeFiles(str(tmp_path), "f", "new")
+    new.save("a", "new")
+    kept = new._load_index()["a"]
+    old._save_data = lambda name, data: (_ for _ in ()).throw(KeyboardInterrupt())  # it dies before its index
+    with pytest.raises(KeyboardInterrupt):
+        old.save("a", "old")
+    assert new.load("a") == "new"
+    old = CodeFiles(str(tmp_path), "f", "old")
+    old.save("a", "old")
+    assert old._load_index()["a"] != kept and new._load_data(kept) == "new"
+
+
+def test_code_that_no_index_names_is_removed_after_a_while(tmp_path: Path) -> None:
+    CodeFiles(str(tmp_path), "f", "old").save("a", 1)
+    CodeFiles(str(tmp_path), "g", "old").save("a", 1)
+    new = CodeFiles(str(tmp_path), "f", "new")
+    new.save("a", 2)
+    assert len(list(tmp_path.glob("f.*.nbc"))) == 2  # the other may be about to be named
+    for path in tmp_path.glob("*.nbc"):
+        os.utime(path, (0, 0))
+    new.save("b", 3)
+    assert {path.name for path in tmp_path.glob("f.*.nbc")} == set(new._load_index().values())
+    assert CodeFiles(str(tmp_path), "g", "old").load("a") == 1

@@ -5,6 +5,9 @@ from __future__ import annotations
 import gc
 import mmap
 import os
+import signal
+import threading
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -46,6 +49,35 @@ def test_freed_memory_is_handed_out_again() -> None:
 def test_tensors_in_use_never_share() -> None:
     tensors = [empty((MIN_BYTES // 4 + i,), torch.float32).fill_(i) for i in range(8)]
     assert all((tensor == i).all() for i, tensor in enumerate(tensors))
+
+
+def test_memory_is_freed_while_memory_is_taken() -> None:
+    """The garbage collector runs anywhere, and may free a cycle that holds a tensor inside `_take`."""
+
+    class Greedy(list[mmap.mmap]):
+        def __iter__(self) -> Iterator[mmap.mmap]:
+            memory._give_back(mmap.mmap(-1, memory.HUGE_PAGE))
+            return super().__iter__()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(memory, "_idle", Greedy())
+        done: list[torch.Tensor] = []
+        thread = threading.Thread(target=lambda: done.append(empty((MIN_BYTES,), torch.float32)), daemon=True)
+        thread.start()
+        thread.join(20)
+    assert len(done) == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_child_takes_memory_that_a_thread_of_its_parent_was_taking() -> None:
+    with memory._lock:
+        child = os.fork()
+        if child == 0:
+            signal.alarm(20)
+            empty((MIN_BYTES,), torch.float32)
+            os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_idle_memory_is_bounded() -> None:

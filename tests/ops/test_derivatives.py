@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 from torch.autograd.forward_ad import dual_level, make_dual
@@ -90,6 +91,15 @@ def test_tracing_sees_the_operator() -> None:
 
     graph = make_fx(scan)(torch.ones(1, 3, 2)).graph
     assert torch.ops.cofm_triton.linear_scan.default in {node.target for node in graph.nodes}
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.*torch.jit.*:DeprecationWarning")
+def test_jit_tracing_sees_the_operator() -> None:
+    x, decay = torch.randn(1, 3, 2), torch.full((2,), 0.5)
+    traced = torch.jit.trace(lambda x: cofm.linear_scan(x, decay)[0], x)
+    for length in (3, 5):
+        x = torch.randn(1, length, 2)
+        assert torch.equal(traced(x), cofm.linear_scan(x, decay)[0])
 
 
 def test_a_signature_is_kept() -> None:

@@ -21,7 +21,7 @@ from cofm_triton.cpu.jit.compiled import OPTIONS, inlined
 from cofm_triton.cpu.jit.vectors import Vector
 from cofm_triton.nonlinearity import NONLINEARITIES
 
-LINEAR, TANH, HARDTANH, RELU = map(NONLINEARITIES.index, ("linear", "tanh", "hardtanh", "relu"))
+TANH, HARDTANH, RELU = map(NONLINEARITIES.index, ("tanh", "hardtanh", "relu"))
 
 
 

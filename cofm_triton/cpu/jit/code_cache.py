@@ -5,18 +5,25 @@ once, as those of `torchrun` do, may pick the same number for code of different 
 between finds what an older version left under it: either way it runs code that was made for other arguments. Here a
 file is named by a digest of what it is for and written first; the worst that may happen is a compilation too many.
 
-Code is discarded when any file beside this one changes, not only the file of the function: one compiled function
-contains those that it calls.
+Code is discarded when any file that it may come from changes, not only the file of the function: one compiled function
+contains those that it calls, and the numbers and names that it was made with. Files that no index names, of code that
+was discarded, are removed when they have lain for an hour.
 """
 
 from __future__ import annotations
 
 import hashlib
+import time
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from numba.core.caching import IndexDataCacheFile
+
+PACKAGE = Path(__file__).parents[2]
+# A file younger than this may be one that another process is about to name.
+STALE_SECONDS = 3600
 
 
 class CodeFiles(IndexDataCacheFile):
@@ -24,22 +31,40 @@ class CodeFiles(IndexDataCacheFile):
 
     def save(self, key: Any, data: Any) -> None:
         """Keep `data`, what `load(key)` gives from now on."""
-        name = f"{self._index_name.removesuffix('.nbi')}.{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}.nbc"
+        base = self._index_name.removesuffix(".nbi")
+        purpose = repr((key, self._source_stamp)).encode()
+        name = f"{base}.{hashlib.sha256(purpose).hexdigest()[:16]}.nbc"
         self._save_data(name, data)
         # Read now: what another process has saved meanwhile stays known, but for an instant.
-        self._save_index(self._load_index() | {key: name})
+        named = self._load_index() | {key: name}
+        self._save_index(named)
+        self._remove_all_but(set(named.values()), base)
+
+    def _remove_all_but(self, named: set[str], base: str) -> None:
+        for path in Path(self._cache_path).glob(f"{base}.*.nbc"):
+            with suppress(OSError):  # another process removed it, or still reads it
+                if path.name not in named and time.time() - path.stat().st_mtime > STALE_SECONDS:
+                    path.unlink()
+
+
+def source_files() -> list[Path]:
+    """Every file that compiled code may come from: these, and the modules of tables and formulas above them."""
+    return sorted((*PACKAGE.glob("*.py"), *Path(__file__).parent.glob("*.py")))
 
 
 @cache
-def sources() -> tuple[tuple[str, int, int], ...]:
-    """Name, time of change and size of every file that compiled code may come from."""
-    files = sorted(Path(__file__).parent.glob("*.py"))
-    return tuple((file.name, (status := file.stat()).st_mtime_ns, status.st_size) for file in files)
+def sources() -> str:
+    """A digest of what is in `source_files`."""
+    digest = hashlib.sha256()
+    for file in source_files():
+        text = file.read_bytes()
+        digest.update(f"{file.relative_to(PACKAGE)} {len(text)}\n".encode() + text)
+    return digest.hexdigest()
 
 
 def keep_safely(compiled: Any) -> Any:
     """`compiled`, a function of numba with `cache=True`, with its code in `CodeFiles`."""
     numbered = compiled._cache._cache_file
-    base, stamp = numbered._index_name.removesuffix(".nbi"), (numbered._source_stamp, sources())
-    compiled._cache._cache_file = CodeFiles(numbered._cache_path, base, stamp)
+    base = numbered._index_name.removesuffix(".nbi")
+    compiled._cache._cache_file = CodeFiles(numbered._cache_path, base, sources())
     return compiled

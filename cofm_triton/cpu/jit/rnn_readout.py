@@ -29,6 +29,7 @@ from torch import Tensor
 from cofm_triton.cpu.jit.activation import activate, slope
 from cofm_triton.cpu.jit.compiled import entry, inlined, summing
 from cofm_triton.cpu.jit.rnn_scan import constant
+from cofm_triton.cpu.jit.schedule import MIN_NUMBERS
 from cofm_triton.cpu.jit.threads import run, workers
 
 # Sequences side by side: a multiple of every vector, and few enough for a chunk to stay in the second-level cache.
@@ -204,7 +205,7 @@ def forward(
         place = kept, blocks[block].start, some.start
         _forward(*kinds, xs[block], ys[group, block], *place, units[some], step, chunk)
 
-    _share(task, len(groups), len(blocks))
+    _share(task, len(groups), len(blocks), batch * length * width)
     return _sequences(torch.from_numpy(ys).sum(0), batch), states
 
 
@@ -213,7 +214,7 @@ def backward(
     dt: float, act_in: str, act_out: str, chunk: int, with_grad_x: bool,
 ) -> tuple[Tensor | None, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients by x (None unless asked for), weight, bias, rate and readout, like them in the state's dtype."""
-    batch, _, inputs = x.shape
+    batch, length, inputs = x.shape
     units, blocks = _units(weight, bias, rate, readout), _blocks(batch)
     groups = _groups(len(units), len(blocks))
     xs, gs, kept = _lanes(x), _lanes(grad_y), states.numpy()
@@ -228,7 +229,7 @@ def backward(
             grad_units[block, some], step, chunk,
         )  # fmt: skip
 
-    _share(task, len(groups), len(blocks))
+    _share(task, len(groups), len(blocks), batch * length * len(units))
     grads = torch.from_numpy(grad_units).sum(0).to(x.dtype)
     grad_x = _sequences(torch.from_numpy(dxs).sum(0), batch) if with_grad_x else None
     encoder, decoder = grads[:, 2 : 2 + inputs], grads[:, 2 + inputs :].T
@@ -258,11 +259,11 @@ def _groups(width: int, blocks: int) -> list[slice]:
     return [slice(first, min(first + size, width)) for first in range(0, width, size)]
 
 
-def _share(task: Any, groups: int, blocks: int) -> None:
-    """Run every task; the first one alone, since it may have to be compiled."""
+def _share(task: Any, groups: int, blocks: int, states: int) -> None:
+    """Run every task, which compute so many states; the first one alone, since it may have to be compiled."""
     tasks = list(product(range(groups), range(blocks)))
     task(*tasks[0])
-    threads = workers()
+    threads = workers() if states >= MIN_NUMBERS else 1
 
     def perform(thread: int) -> None:
         for pair in tasks[1 + thread :: threads]:
