@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from cofm_triton.activation import activation
+from cofm_triton.cells import StackedCells
 from cofm_triton.cpu.blocked.memory_increment import LINEAR_AT_ZERO, LOOK_EVERY, SMALL, excess
 from cofm_triton.layers import RNNFunctional
-from cofm_triton.stacked import StackedCells, stack
+from cofm_triton.stacked import stack
 
 _ROUNDING = 1e-12  # by which the norm of a matrix that shrinks may exceed 1
 

@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from cofm_triton.activation import activation
+from cofm_triton.cells import StackedCells
 from cofm_triton.cpu.blocked import perturbation as blocked
 from cofm_triton.functional import linear_scan, rnn_scan
 from cofm_triton.ops.backends import implementation, resolve
-from cofm_triton.stacked import StackedCells
 
 _NUMBERS = 1 << 24  # states of copies that lie side by side: 64 MB in float32, kept a few times for the adjoint
 

@@ -21,11 +21,12 @@ import torch
 from torch import Tensor
 
 from cofm_triton.activation import activation
+from cofm_triton.cells import StackedCells
 from cofm_triton.discretization import is_exact
 from cofm_triton.layers import RNNFunctional
 from cofm_triton.ops.backends import implementation, resolve
 from cofm_triton.parameterization import parameterization
-from cofm_triton.stacked import RATE, StackedCells, stack
+from cofm_triton.stacked import RATE, stack
 
 _LOG_ZERO = -1e4  # stands for log(0), whose product with 0 would be NaN: e^-1e4 is 0
 _LARGEST_STEP = 2.0  # A up to which a hardtanh unit that has left saturation never returns

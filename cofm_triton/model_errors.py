@@ -18,12 +18,13 @@ from torch import Tensor, nn
 from torch.backends import mha
 from torch.func import functional_call, vmap
 
+from cofm_triton.cells import StackedCells, join
 from cofm_triton.fused_sweep import is_compiled, sweep_errors, sweep_errors_and_gradients
 from cofm_triton.layers import RNNFunctional
 from cofm_triton.memory_limit import check_memory_limit, fitting
 from cofm_triton.quadratic_form import QuadraticForm, step_weights
 from cofm_triton.scalars import check_choice
-from cofm_triton.stacked import StackedCells, has_modes, is_stackable, join, stack
+from cofm_triton.stacked import has_modes, is_stackable, stack
 
 METRICS = ("twe", "mse", "sup")
 

@@ -25,9 +25,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from cofm_triton.cells import StackedCells, impulse_response
 from cofm_triton.loss import temporal_weights
 from cofm_triton.scalars import check_choice
-from cofm_triton.stacked import StackedCells, impulse_response
 
 QUADRATIC_METRICS = ("twe", "mse")
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from cofm_triton.cells import StackedCells
 from cofm_triton.cpu.blocked import perturbation as blocked
 from cofm_triton.layers import RNNFunctional
 from cofm_triton.reference import Dynamics, rnn_functional
-from cofm_triton.stacked import StackedCells, stack
+from cofm_triton.stacked import stack
 
 
 def randn(*shape: int, seed: int = 0) -> Tensor:

@@ -7,10 +7,10 @@ import torch
 from sweep_cases import autograd_gradients, dense_models, randn, random_cells
 
 from cofm_triton import fused_sweep
+from cofm_triton.cells import StackedCells, join
 from cofm_triton.cpu.blocked import perturbation as blocked
 from cofm_triton.fused_sweep import scanned_errors, sweep_errors, sweep_errors_and_gradients
 from cofm_triton.ops.backends import INSTALLED
-from cofm_triton.stacked import StackedCells, join
 
 X, Y = randn(9, 11, 2, seed=6), randn(9, 11, 3, seed=7)
 WEIGHTS = torch.linspace(0.1, 2, 11, dtype=torch.float64)

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from cofm_triton import model_errors
+from cofm_triton.cells import StackedCells
 from cofm_triton.directions import norm, parameter_shapes, random_direction, slow_direction
 from cofm_triton.layers import RNNFunctional, StableRNN
 from cofm_triton.loss import temporally_weighted_mse
 from cofm_triton.ops.backends import INSTALLED
 from cofm_triton.perturbation import PerturbationCurve, perturbation_error
-from cofm_triton.stacked import StackedCells
 from cofm_triton.targets import generate
 
 RADII = [0.0, 0.01, 0.3]

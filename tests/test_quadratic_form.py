@@ -8,11 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from cofm_triton.cells import impulse_response
 from cofm_triton.layers import RNNFunctional
 from cofm_triton.quadratic_form import QuadraticForm, step_weights
 from cofm_triton.reference import Dynamics, rnn_functional
 from cofm_triton.reference.loss import mse, temporally_weighted_mse
-from cofm_triton.stacked import impulse_response, stack
+from cofm_triton.stacked import stack
 from cofm_triton.targets import generate, target
 
 # Float64 throughout: sums of at most a few 1e4 products, and a least-squares centre that is good

@@ -16,8 +16,8 @@ def launch(
     sup: bool = False,
 ) -> None:  # fmt: skip
     """Errors of a stack of models."""
+    from cofm_triton.cells import StackedCells
     from cofm_triton.kernels import dense_perturbation
-    from cofm_triton.stacked import StackedCells
 
     def numbers(*shape: int) -> Tensor:
         return meta(MODELS, *shape, dtype=torch.float64)

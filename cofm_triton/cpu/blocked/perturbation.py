@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from cofm_triton.activation import activation
-from cofm_triton.stacked import StackedCells
+from cofm_triton.cells import StackedCells
 
 _BLOCK_NUMBERS = 1 << 18  # numbers in a block of states: 1 MB in float32
 _MAX_LANES = 1024

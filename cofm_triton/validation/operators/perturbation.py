@@ -8,8 +8,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from cofm_triton.cells import StackedCells
 from cofm_triton.ops.backends import implementation
-from cofm_triton.stacked import StackedCells
 from cofm_triton.tolerance import Bound, sweep_errors_bounds
 from cofm_triton.validation.case import device_of
 from cofm_triton.validation.draws import normal
