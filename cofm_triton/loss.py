@@ -14,6 +14,8 @@ def temporal_weights(
 ) -> Tensor:
     """v_k = ((k + 1) / (T + 1))^2 * T / sum_j ((j + 1) / (T + 1))^2, k = 0..T-1; their mean is 1.
 
+    Source: arXiv 2305.19190, its code's loss.
+
     Args:
         length: T >= 0.
         dtype: of the result; the weights are computed in float64.

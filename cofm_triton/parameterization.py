@@ -292,6 +292,8 @@ PARAMETERIZATIONS = tuple(_TABLE)
 def parameterization(name: str) -> Parameterization:
     """Look up a parameterisation, one of `PARAMETERIZATIONS`.
 
+    Source: arXiv 2305.19190, eq 16, and arXiv 2311.14495; defined in `cofm_triton.reference`.
+
     Raises:
         ValueError: unknown name.
 

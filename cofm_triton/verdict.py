@@ -201,6 +201,9 @@ def stability_verdict(
     Give either `models`, `inputs` and `targets`, one of each per horizon (a model is judged on
     the length it was trained for, and horizons must differ), or `target`.
 
+    Source: arXiv 2305.19190, Definition 3.4 (stable approximation) and Theorem 3.9; the horizon test is derived in
+    the module's description.
+
     Args:
         models: trained cofm models.
         inputs: one (N, T, d) per model.
