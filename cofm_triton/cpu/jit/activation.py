@@ -24,6 +24,14 @@ from cofm_triton.nonlinearity import NONLINEARITIES
 TANH, HARDTANH, RELU = map(NONLINEARITIES.index, ("tanh", "hardtanh", "relu"))
 
 
+def constant(nonlinearity: str) -> tuple[int, ...]:
+    """A tuple whose length is the index of the nonlinearity.
+
+    The length belongs to the type, so the compiler makes one specialised (and cached) loop for each
+    nonlinearity that is used, in a quarter of the time that one loop for all of them takes.
+    """
+    return (0,) * NONLINEARITIES.index(nonlinearity)
+
 
 def _tanh(z: float) -> float:
     raise NotImplementedError("only inside compiled code")

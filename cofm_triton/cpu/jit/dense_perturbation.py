@@ -22,10 +22,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cofm_triton.cells import StackedCells
-from cofm_triton.cpu.jit.activation import activate
+from cofm_triton.cpu.jit.activation import activate, constant
 from cofm_triton.cpu.jit.bits import like
 from cofm_triton.cpu.jit.compiled import entry, inlined
-from cofm_triton.cpu.jit.perturbation import as_type, blocked, largest_gap, weighted_squares
+from cofm_triton.cpu.jit.perturbation import blocked, largest_gap, weighted_squares
 from cofm_triton.cpu.jit.threads import run, workers
 from cofm_triton.cpu.jit.vectors import load, store
 
@@ -123,7 +123,7 @@ def sweep_errors(cells: StackedCells, inputs: Tensor, targets: Tensor, weights: 
     offset = cells.offset.to(inputs).contiguous().numpy()
     row_weights = np.ones(inputs.shape[1]) if weights is None else weights.numpy().repeat(targets.shape[2])
     errors = np.empty((len(x), cells.count))
-    act, lanes, dt = as_type(cells.act_in), (0,) * together, x.dtype.type(cells.dt)
+    act, lanes, dt = constant(cells.act_in), (0,) * together, x.dtype.type(cells.dt)
     single = (0,) * (inputs.shape[2] == targets.shape[2] == 1)
 
     def work(tasks: list[tuple[int, int]]) -> None:

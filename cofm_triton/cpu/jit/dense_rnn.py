@@ -17,12 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cofm_triton.cpu.jit.activation import activate, slope
+from cofm_triton.cpu.jit.activation import activate, constant, slope
 from cofm_triton.cpu.jit.bfloat16 import load, store
 from cofm_triton.cpu.jit.compiled import entry, inlined
 from cofm_triton.cpu.jit.forward import initial_states
 from cofm_triton.cpu.jit.product import TILE_ROWS, multiply, panels
-from cofm_triton.cpu.jit.rnn_scan import constant
 from cofm_triton.cpu.jit.rows import Rows, aligned, numbers, row, with_rows
 from cofm_triton.cpu.jit.schedule import MIN_NUMBERS
 from cofm_triton.cpu.jit.threads import run, workers

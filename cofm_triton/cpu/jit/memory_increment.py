@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 
 from cofm_triton.cpu.blocked.memory_increment import LOOK_EVERY, SMALL
-from cofm_triton.cpu.jit.activation import RELU, TANH, activate
+from cofm_triton.cpu.jit.activation import RELU, TANH, activate, constant
 from cofm_triton.cpu.jit.compiled import entry, inlined
 from cofm_triton.cpu.jit.threads import run, workers
-from cofm_triton.nonlinearity import NONLINEARITIES, TANH_FLOAT64
+from cofm_triton.nonlinearity import TANH_FLOAT64
 
 _LANES, _ALIGNED = 128, 16
 _THRESHOLD = TANH_FLOAT64.threshold
@@ -96,7 +96,7 @@ def _task(kind: tuple[int, ...], drive: Any, decay: Any, step: Any, readout: Any
 
 def sampled_increments(name: str, drive: Tensor, decay: Tensor, step: Tensor, readout: Tensor, steps: Tensor) -> Tensor:
     """Read-outs c^T act(z[k]) at some steps; arguments and result of the PyTorch function."""
-    kind = (0,) * NONLINEARITIES.index(name)
+    kind = constant(name)
     count = drive.shape[1]
     units = _blocked(drive)
     models, blocks, _, lanes = units.shape

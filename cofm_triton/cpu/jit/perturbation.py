@@ -27,12 +27,11 @@ from llvmlite.binding import get_host_cpu_features
 from torch import Tensor
 
 from cofm_triton.cells import StackedCells
-from cofm_triton.cpu.jit.activation import activate
+from cofm_triton.cpu.jit.activation import activate, constant
 from cofm_triton.cpu.jit.bits import like
 from cofm_triton.cpu.jit.compiled import entry, inlined, inner, summing
 from cofm_triton.cpu.jit.threads import run, workers
 from cofm_triton.cpu.jit.vectors import load, store
-from cofm_triton.nonlinearity import NONLINEARITIES
 
 # Units updated together: one read of x and one update of y serve all, as long as their states and coefficients, four
 # each, fit the vector registers. AVX-512 has 32 of them; with sixteen, four units run at half the speed of two.
@@ -174,7 +173,7 @@ def _task(
 ) -> None:
     """Errors of some models on one block: units (K, m, 2 + d + p), widths and errors (K,).
 
-    The nonlinearities are tuples of that length (see `as_type`). If `column` is not empty, there is one input, one
+    The nonlinearities are tuples of that length (see `constant`). If `column` is not empty, there is one input, one
     output and one sequence for each of its entries.
     """
     steps, _, lanes = x.shape
@@ -190,15 +189,6 @@ def _task(
             errors[k] = largest_gap(y.reshape(rows), target.reshape(rows), largest, valid)
         else:
             errors[k] = weighted_squares(y.reshape(rows), target.reshape(rows), weights, valid)
-
-
-def as_type(nonlinearity: str) -> tuple[int, ...]:
-    """A tuple whose length is the index of the nonlinearity.
-
-    The length belongs to the type, so the compiler makes one specialised (and cached) loop for each
-    nonlinearity that is used, in a quarter of the time that one loop for all of them takes.
-    """
-    return (0,) * NONLINEARITIES.index(nonlinearity)
 
 
 def _lanes(sequences: int, steps: int, numbers: int, item_size: int) -> int:
@@ -256,7 +246,7 @@ def sweep_errors(cells: StackedCells, inputs: Tensor, targets: Tensor, weights: 
     threads = workers()
     chunks = min(len(units), -(-_TASKS_PER_THREAD * threads // len(x)))
     errors = np.empty((len(x), len(units)))
-    act_in, act_out = as_type(cells.act_in), as_type(cells.act_out)
+    act_in, act_out = constant(cells.act_in), constant(cells.act_out)
 
     def work(tasks: Sequence[tuple[int, int]]) -> None:
         for block, chunk in tasks:

@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 
 from cofm_triton.cells import StackedCells
-from cofm_triton.cpu.jit.activation import activate, slope
+from cofm_triton.cpu.jit.activation import activate, constant, slope
 from cofm_triton.cpu.jit.compiled import entry, inlined, inner
-from cofm_triton.cpu.jit.perturbation import as_type, blocked, part, unit_rows
+from cofm_triton.cpu.jit.perturbation import blocked, part, unit_rows
 from cofm_triton.cpu.jit.threads import run, workers
 
 _LANES = 64  # sequences of a block: the states of a unit over 100 steps take 26 KB in float32
@@ -164,7 +164,7 @@ def sweep_gradients(
     errors = np.empty((blocks, models))
     unit_gradients = np.empty((blocks, *units.shape))
     offset_gradients = np.empty((blocks, *offset.shape))
-    kinds, dt = (as_type(cells.act_in), as_type(cells.act_out)), x.dtype.type(cells.dt)
+    kinds, dt = (constant(cells.act_in), constant(cells.act_out)), x.dtype.type(cells.dt)
 
     def work(tasks: list[tuple[int, int]]) -> None:
         for block, chunk in tasks:

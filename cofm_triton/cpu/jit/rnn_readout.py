@@ -26,9 +26,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cofm_triton.cpu.jit.activation import activate, slope
+from cofm_triton.cpu.jit.activation import activate, constant, slope
 from cofm_triton.cpu.jit.compiled import entry, inlined, summing
-from cofm_triton.cpu.jit.rnn_scan import constant
 from cofm_triton.cpu.jit.schedule import MIN_NUMBERS
 from cofm_triton.cpu.jit.threads import run, workers
 

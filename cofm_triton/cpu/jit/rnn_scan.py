@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from cofm_triton.cpu.blocked.packed import starts_of
-from cofm_triton.cpu.jit.activation import slope
+from cofm_triton.cpu.jit.activation import constant, slope
 from cofm_triton.cpu.jit.bits import like
 from cofm_triton.cpu.jit.chains import LINEAR_MARGIN, MARGIN, chain_plan, guess_steps, worth_a_guess
 from cofm_triton.cpu.jit.compiled import entry, inlined, inner
@@ -38,15 +38,9 @@ from cofm_triton.cpu.jit.streams import fence, streams
 from cofm_triton.cpu.jit.threads import launch, workers
 from cofm_triton.cpu.jit.vectors import distribute, load, store
 from cofm_triton.cpu.memory import empty
-from cofm_triton.nonlinearity import NONLINEARITIES
 
 # Time of a step that is not stored over that of one that is: the arithmetic is the same, only the store is saved.
 READ_COST = 0.7
-
-
-def constant(nonlinearity: str) -> tuple[int, ...]:
-    """A nonlinearity as a type, so that it is a constant in compiled rows: a tuple of as many entries as its index."""
-    return (0,) * NONLINEARITIES.index(nonlinearity)
 
 
 def forward(
