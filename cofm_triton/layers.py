@@ -89,7 +89,8 @@ class StableRNN(nn.Module):
 
     Shapes:
         input (T, B, d), (B, T, d) with `batch_first`, (T, d) unbatched, or a `PackedSequence`;
-        hx (num_layers * directions, B, D), unbatched (num_layers * directions, D), default zeros.
+        hx (num_layers * directions, B, D), unbatched (num_layers * directions, D), default zeros; in the input's dtype
+        or, so that chunks of 16-bit sequences continue from all its digits, in float32.
         output as the input with directions * D features, h_n as hx. T may be 0. With "ssm" h_n is
         the state h, not the output act(h), so that a sequence can be continued from it.
 
@@ -430,10 +431,12 @@ class StableRNN(nn.Module):
         gain = linear_gain(rate, self.dt, self.discretization)
         e = self._encode(suffix, x, gain.unsqueeze(1) * basis)
         with _without_autocast(basis.device):
-            start = None if h0 is None else _like(h0.to(basis.dtype) @ basis.T, e)
+            start = None if h0 is None else _like((h0.to(basis.dtype) @ basis.T).to(h0.dtype), e)
         decay = linear_decay(rate, self.dt, self.discretization)
         h, h_last = linear_scan(e, decay, start, backend=self.backend)
-        return h @ basis.to(h.dtype), h_last @ basis.to(h.dtype)
+        with _without_autocast(basis.device):
+            h_last = h_last @ basis.to(h_last.dtype)
+        return h @ basis.to(h.dtype), h_last
 
     def _run_dense(self, suffix: str, x: Tensor, h0: Tensor | None) -> tuple[Tensor, Tensor]:
         """Recurrences with a full matrix A in place of the rates."""
@@ -498,8 +501,8 @@ class StableRNN(nn.Module):
             raise ValueError(f"Expected hidden size of hx {expected}, got {list(hx.shape)}")
         if hx.device != x.device:
             raise ValueError(f"hx must be on the input's device {x.device}, got {hx.device}")
-        if hx.dtype != x.dtype and not _autocasts(x.device):
-            raise ValueError(f"hx must have the input's dtype {x.dtype}, got {hx.dtype}")
+        if hx.dtype not in (x.dtype, state_dtype(x.dtype)) and not _autocasts(x.device):
+            raise ValueError(f"hx must have the input's dtype {x.dtype} or its state's, got {hx.dtype}")
 
     def extra_repr(self) -> str:
         """The sizes, and every option that is not the default."""
@@ -674,8 +677,8 @@ def _reverse(x: Tensor, lengths: Tensor | None) -> Tensor:
 
 
 def _like(h0: Tensor | None, e: Tensor) -> Tensor | None:
-    """The state in the dtype of the encoded input, which autocast may have made narrower."""
-    return None if h0 is None else h0.to(e.dtype)
+    """The state in the dtype of the encoded input, which autocast may have made narrower, or in its state's."""
+    return h0 if h0 is None or h0.dtype == state_dtype(e.dtype) else h0.to(e.dtype)
 
 
 def _constrain(layer: nn.Module, name: str) -> None:

@@ -21,7 +21,7 @@ from cofm_triton.dense_heaviside import DenseHeavisideCells
 from cofm_triton.heaviside import HeavisideCells
 from cofm_triton.layers import RNNFunctional
 from cofm_triton.memory_search import NORMS, PAIRED, SHARED, Best, Domain, Effort, Response, directions, over, search
-from cofm_triton.model_errors import first_tensor
+from cofm_triton.model_errors import check_separate, first_tensor
 from cofm_triton.stacked import BIAS, OFFSET, has_modes, is_stackable
 
 SMALLEST_SHARE = 2.0**-20
@@ -30,6 +30,7 @@ SMALLEST_SHARE = 2.0**-20
 _NUMBERS = 1 << 20  # numbers per tensor at a time: 8 MB, about the last-level cache of a CPU
 _GPU_NUMBERS = 1 << 26  # on other devices: 512 MB, so that a sweep is a few launches
 _FEWEST_INPUTS = 16  # inputs per call that are worth the call
+_PROBED = 16  # steps on which a module shows whether it takes sequences one by one
 _ROUNDING = 64  # units in the last place by which outputs of a module may be off
 _AT_REST = 1e-12  # relative change of the answer to zero input that is rounding
 
@@ -96,6 +97,9 @@ class MemoryEvaluator:
             whole_ball = norm != "inf" or not self._is_biased(probe)
             min_radius = radius * SMALLEST_SHARE if whole_ball else radius
         self.domain = Domain(min_radius, radius, norm)
+        if not self.is_fused:
+            x = torch.tensor([0.0, radius], dtype=torch.float64, device=self.device)
+            check_separate("model", self.model, x[:, None, None].expand(-1, min(self._length, _PROBED), size))
 
     @torch.no_grad()
     def __call__(self, parameters: Parameters) -> Memory:

@@ -8,10 +8,12 @@ A state that overflows in float32 is computed again in float64; what is still no
 an infinite error, so that no maximum can lose it.
 """
 
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +34,7 @@ STEERING_SEQUENCES = 64  # enough to point an ascent uphill
 _SEQUENCES = 256  # per call of an arbitrary module
 
 Parameters = Mapping[str, Tensor]
+OutputsOf = Callable[[nn.Module, Parameters, Tensor], Tensor]
 
 
 class ErrorEvaluator:
@@ -64,6 +67,7 @@ class ErrorEvaluator:
         self.inputs, self.targets, self.metric = inputs.detach(), targets.detach(), metric
         self.dtype = dtype or inputs.dtype
         self.memory_limit = check_memory_limit(memory_limit)
+        self._measured: WeakKeyDictionary[nn.Module, dict[tuple[int, bool], tuple[int, int]]] = WeakKeyDictionary()
 
     @cached_property
     def quadratic_form(self) -> QuadraticForm:
@@ -99,6 +103,8 @@ class ErrorEvaluator:
                 f"targets must have the shape of the model's outputs, (N, T, p) = "
                 f"{(len(self.inputs), *output.shape[1:])}, got {tuple(self.targets.shape)}"
             )
+        if not is_stackable(model):
+            check_separate("models", model, self.inputs[:2])
         if next(model.parameters(), None) is None:
             raise ValueError(f"models must have parameters to perturb, got {type(model).__name__} without any")
 
@@ -186,9 +192,17 @@ class ErrorEvaluator:
 
     def _log_gradients(self, model: nn.Module, parameters: Parameters, sequences: int) -> tuple[Tensor, Parameters]:
         """The same for copies that are computed together, on the first sequences."""
+        try:
+            return self._log_gradients_by(outputs_of_copies, model, parameters, sequences)
+        except AssertionError:  # of PyTorch, from the backward pass of some functions of ours in `vmap`
+            return self._log_gradients_by(outputs_one_by_one, model, parameters, sequences)
+
+    def _log_gradients_by(
+        self, outputs_of: OutputsOf, model: nn.Module, parameters: Parameters, sequences: int
+    ) -> tuple[Tensor, Parameters]:
         leaves = {name: value.detach().requires_grad_() for name, value in parameters.items()}
         with torch.enable_grad():
-            errors = self._steering(model, leaves, slice(0, sequences))
+            errors = self._steering(outputs_of, model, leaves, slice(0, sequences))
             total = torch.log(errors.clamp(min=torch.finfo(errors.dtype).tiny)).sum()
             gradients = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
         filled = (
@@ -197,7 +211,7 @@ class ErrorEvaluator:
         )
         return _infinite_where_lost(errors.detach()), dict(zip(leaves, filled, strict=True))
 
-    def _steering(self, model: nn.Module, parameters: Parameters, few: slice) -> Tensor:
+    def _steering(self, outputs_of: OutputsOf, model: nn.Module, parameters: Parameters, few: slice) -> Tensor:
         """Differentiable errors of K copies."""
         metric = "mse" if self.metric == "sup" else self.metric
         inputs, targets = self.inputs[few], self.targets[few]
@@ -209,7 +223,7 @@ class ErrorEvaluator:
                 return self.quadratic_form.errors(cells)
             return sweep_errors_and_gradients(cells, inputs.to(self.dtype), targets.to(self.dtype), weights)
         cast = {name: value.to(inputs) for name, value in parameters.items()}
-        gaps = (outputs_of_copies(model, cast, inputs) - targets).double()
+        gaps = (outputs_of(model, cast, inputs) - targets).double()
         return (gaps * gaps * weights[:, None]).sum((1, 2, 3))
 
     def _stacked(self, cells: StackedCells) -> Tensor:
@@ -245,15 +259,16 @@ class ErrorEvaluator:
         def compute(some: Parameters, sequences: int) -> Tensor:
             return self._batch_errors(model, some, self.inputs[:sequences], self.targets[:sequences])
 
-        return self._some_copies(compute, parameters, min(len(self.inputs), _SEQUENCES))
+        return self._some_copies(model, compute, parameters, min(len(self.inputs), _SEQUENCES))
 
     def _copies_for_gradients(self, model: nn.Module, parameters: Parameters) -> Iterator[tuple[Parameters, int]]:
         """Copies that are differentiated together, on all steering sequences at once."""
         sequences = min(len(self.inputs), STEERING_SEQUENCES)
-        return self._some_copies(partial(self._log_gradients, model), parameters, sequences, divisible=False)
+        return self._some_copies(model, partial(self._log_gradients, model), parameters, sequences, divisible=False)
 
     def _some_copies(
         self,
+        model: nn.Module,
         compute: Callable[[Parameters, int], object],
         parameters: Parameters,
         sequences: int,
@@ -263,13 +278,19 @@ class ErrorEvaluator:
         """As many copies at a time as memory takes, and for how many sequences at a time.
 
         Args:
+            model: whose copies they are; its memory is measured once, however many steps an ascent takes.
             compute: what is done with some copies, on the first so many sequences.
             parameters: {name: (K, *shape)}.
             sequences: the most at a time.
             divisible: whether fewer will do.
         """
         one = {name: value[:1] for name, value in parameters.items()}
-        copies, together = fitting(partial(compute, one), self.memory_limit, sequences, divisible=divisible)
+        measured = self._measured.setdefault(model, {})
+        if (sequences, divisible) not in measured:
+            measured[sequences, divisible] = fitting(
+                partial(compute, one), self.memory_limit, sequences, divisible=divisible
+            )
+        copies, together = measured[sequences, divisible]
         count = min((len(value) for value in parameters.values()), default=1)
         for first in range(0, count, copies):
             yield {name: value[first : first + copies] for name, value in parameters.items()}, together
@@ -323,8 +344,14 @@ def outputs_of_copies(model: nn.Module, parameters: Parameters, inputs: Tensor) 
     except (RuntimeError, NotImplementedError, ValueError):
         # No batching rule, or data-dependent control flow; an error of the model itself comes
         # again from the loop, as it is.
-        count = len(next(iter(values.values())))
-        return torch.stack([run({n: v[k] for n, v in values.items()}) for k in range(count)])
+        return outputs_one_by_one(model, parameters, inputs)
+
+
+def outputs_one_by_one(model: nn.Module, parameters: Parameters, inputs: Tensor) -> Tensor:
+    """The same without `vmap`."""
+    count = len(next(iter(parameters.values())))
+    copies = ({name: value[k] for name, value in parameters.items()} for k in range(count))
+    return torch.stack([first_tensor(functional_call(model, copy, (inputs,))) for copy in copies])
 
 
 def check_module(argument: str, model: object) -> None:
@@ -333,6 +360,25 @@ def check_module(argument: str, model: object) -> None:
         raise TypeError(f"{argument} must be a torch.nn.Module, got {type(model).__name__}")
     if getattr(model, "batch_first", True) is False:
         raise ValueError(f"{argument} must take (N, T, d): make it with batch_first=True, got batch_first=False")
+
+
+@torch.no_grad()
+def check_separate(argument: str, model: nn.Module, inputs: Tensor) -> None:
+    """Raises ValueError if a sequence's output depends on the others: as in a module that takes time first.
+
+    Args:
+        argument: what the model is called.
+        model: maps (N, T, d) to (N, T, p).
+        inputs: (N, T, d), the last of which is computed by itself too.
+    """
+    with evaluating(model):
+        together, alone = first_tensor(model(inputs))[-1], first_tensor(model(inputs[-1:]))[0]
+    gap, size = (together - alone).abs().max(), together.abs().max()
+    if bool(gap > math.sqrt(torch.finfo(gap.dtype).eps) * (1 + size)):
+        raise ValueError(
+            f"{argument} must map every sequence of (N, T, d) by itself, got outputs that depend on other sequences: "
+            "is a layer in it made without batch_first=True?"
+        )
 
 
 @contextmanager

@@ -658,6 +658,20 @@ def test_sixteen_bit(dtype: torch.dtype, recurrence: str, nonlinearity: str) -> 
         assert gradient.isfinite().all()
 
 
+@pytest.mark.parametrize("recurrence", RECURRENCES)
+def test_chunks_in_sixteen_bits_are_the_whole(recurrence: str) -> None:
+    """The state goes from chunk to chunk in float32, if it starts so."""
+    layer = StableRNN(2, 4, 2, recurrence=recurrence, constrained=False, batch_first=True, dtype=torch.bfloat16)
+    x, start = torch.randn(3, 20, 2).bfloat16(), torch.zeros(2, 3, 4)
+    whole, last = layer(x, start)
+    outputs, h = [], start
+    for chunk in x.split(7, 1):
+        output, h = layer(chunk, h)
+        outputs.append(output)
+    assert h.dtype == last.dtype == torch.float32 and whole.dtype == torch.bfloat16
+    assert torch.equal(torch.cat(outputs, 1), whole) and torch.equal(h, last)
+
+
 def test_meta_tensors_have_shapes() -> None:
     """PyTorch raises an error when asked whether autocast is on for them."""
     x = torch.empty(4, 5, 2, device="meta")

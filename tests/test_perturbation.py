@@ -15,6 +15,8 @@ from cofm_triton.cells import StackedCells
 from cofm_triton.directions import norm, parameter_shapes, random_direction, slow_direction
 from cofm_triton.layers import RNNFunctional, StableRNN
 from cofm_triton.loss import temporally_weighted_mse
+from cofm_triton.memory import memory_function
+from cofm_triton.memory_limit import fitting
 from cofm_triton.ops.backends import INSTALLED
 from cofm_triton.perturbation import PerturbationCurve, perturbation_error
 from cofm_triton.targets import generate
@@ -325,6 +327,42 @@ def test_plot(tmp_path: Path) -> None:
     assert curve.plot(axes) is axes
     curve.plot(tmp_path / "curve.svg")
     assert "<svg" in (tmp_path / "curve.svg").read_text()
+
+
+class TimeFirst(nn.Module):
+    """Reads (N, T, d) as (T, N, d), and does not say so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.core = nn.GRU(1, 3)
+        self.readout = nn.Linear(3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.readout(self.core(x)[0])
+
+
+def test_modules_that_mix_sequences_are_refused() -> None:
+    x, y = data(4, 5)
+    with pytest.raises(ValueError, match=r"models must map every sequence .* batch_first=True"):
+        perturbation_error(TimeFirst().double(), x, y, directions=1)
+    with pytest.raises(ValueError, match=r"model must map every sequence .* batch_first=True"):
+        memory_function(TimeFirst(), 5, input_size=1)
+
+
+def test_memory_is_measured_once_per_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+
+    def counted(*arguments: Any, **options: Any) -> tuple[int, int]:
+        calls.append(1)
+        return fitting(*arguments, **options)
+
+    monkeypatch.setattr(model_errors, "fitting", counted)
+    x, y = data(4, 5)
+    for model in (nn.GRU(1, 1, batch_first=True).double(), functional(num_layers=2, recurrence="dense")):
+        calls.clear()
+        curve = perturbation_error(model, x, y, radii=[0.0, 0.1], directions=2, search="gradient")
+        assert bool((curve.error >= curve.per_direction.amax(-1)).all())
+        assert len(calls) == 2  # for errors, and for their gradients
 
 
 def test_a_list_of_modules_is_a_family() -> None:

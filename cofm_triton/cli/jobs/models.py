@@ -38,7 +38,7 @@ class NamedModel:
 
     def as_dict(self) -> dict[str, Any]:
         """What identifies the model, JSON values: equal dicts, equal results."""
-        return {"name": self.name, "source": self.source, "sha256": self._digest()}
+        return {"name": self.name, "sha256": self._digest()}
 
     def _digest(self) -> str:
         import torch
