@@ -305,4 +305,5 @@ def _as_dict(fit: DecayFit | None) -> dict[str, Any]:
         return {"decay": None}
     names = ("rate", "exponent", "shift", "scale", "margin", "r_squared", "beta0")
     numbers = {name: value if math.isfinite(value := getattr(fit, name)) else None for name in names}
-    return {"decay": fit.decay, **numbers, "window": list(fit.window), "within_bound": fit.within_bound}
+    within = None if math.isnan(fit.beta0) else fit.within_bound
+    return {"decay": fit.decay, **numbers, "window": list(fit.window), "within_bound": within}
