@@ -48,9 +48,9 @@ def linear_scan(
             x's dtype or the state's: keep the decay of 16-bit inputs in float32.
         h0: (B, D) initial state, zeros when None; (S, D) with `seq_starts`. In x's dtype or the state's.
         reverse: run from t = T-1 down to 0; h0 enters at the end, and h_last is the state at t = 0.
-        seq_starts: (S,) int32 or int64 start indices of sequences packed into one row (B = 1), the first one 0, without T
-            at the end (which would be one more sequence, an empty one). Every
-            sequence starts from its own state, and no gradient leaks across a boundary.
+        seq_starts: (S,) int32 or int64 start indices of sequences packed into one row (B = 1), the first one 0, without
+            T at the end (which would be one more sequence, an empty one). Every sequence starts from its own state, and
+            no gradient leaks across a boundary.
         backend: "triton", "cpu" ("numba" or "torch"), "reference"; None picks the fastest that can run the tensors.
 
     Returns:
@@ -124,8 +124,8 @@ def rnn_scan(
         parameterization: f, one of `PARAMETERIZATIONS`: `rate` holds raw parameters w, and the decay rates are f(w),
             formed inside the kernels and in the dtype of the state, and so is the gradient by w.
         discretization: "euler" takes the decay rates as they are, "exact" (1 - exp(-dt f(w))) / dt in their place.
-        seq_starts: (S,) int32 or int64 start indices of sequences packed into one row (B = 1), the first one 0, without T
-            at the end (which would be one more sequence, an empty one).
+        seq_starts: (S,) int32 or int64 start indices of sequences packed into one row (B = 1), the first one 0, without
+            T at the end (which would be one more sequence, an empty one).
         backend: "triton", "cpu" ("numba" or "torch"), "reference"; None picks the fastest that can run the tensors.
 
     Returns:
