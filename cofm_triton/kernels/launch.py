@@ -19,14 +19,14 @@ NUM_WARPS = 1
 # Blocks are as wide as lets them outnumber the multiprocessors, at least a quarter of the full width.
 PARTS = (1, 2, 4)
 # Splitting: the longest chain left whole, the most carries that a replay adds up by itself, the rows that chunks are
-# made of, which the narrowest blocks have in flight, the most chunks of a segment, the bytes per channel that a chunk's
-# summary and carries cost, and how many programs a multiprocessor should have.
+# made of, which the narrowest blocks have in flight, the most chunks of a segment, and how many programs a
+# multiprocessor should have: at least, and where chunks are made shorter for it, which makes more carries.
 MAX_CHAIN = 256
 FOLDED_CARRIES = 15
 CHUNK_STEP = 64
 MAX_CHUNKS = 256
-CARRY_BYTES = 24
 SPLIT_PROGRAMS = 1.5
+BUSY_PROGRAMS = 2
 # All that one segment reads and writes stays below this, and with its summaries (less than one row in eight) below the
 # 40 MB of L2 that an A100 has (H100: 50, B200: 126, MI300X: 256 in its last level), so that the replay finds its input
 # where the summaries left it.
@@ -150,9 +150,9 @@ def layout(
     per multiprocessor, 8 KB in flight each. Packed sequences stay whole: they have lengths that the host does not know.
 
     1. 16 chunks, if they keep it busy: their carries cost no launch.
-    2. Otherwise so many that one launch walks their carries. A forward pass that reads x and writes h is held to three
-       numbers per element: it has as many chunks as read and write no more for their carries than the first and the
-       last chunk save, which are read once.
+    2. Otherwise so many that one launch walks their carries: no more than there are rows in a chunk, for the walks
+       over rows and over carries take turns, and in a forward pass that reads x and writes h, whose carries weigh most,
+       no more than keep the device busy twice over.
     3. More than four segments: as many programs as the device can hold, each with a short chunk.
     """
     blocks = _blocks(width, element_size, pairs)
@@ -170,12 +170,11 @@ def layout(
         length = max(SHORT_CHUNK, segment // chunks // SHORT_STEP * SHORT_STEP)
         return blocks[-1], Chunks(length, min(segment, chunks * length))
     elif streams == 2:
-        chunks = max(FOLDED_CARRIES + 1, math.isqrt(2 * segment * element_size // CARRY_BYTES))
+        busy = triton.cdiv(BUSY_PROGRAMS * num_sms, narrowest)
+        chunks = max(FOLDED_CARRIES + 1, min(_balanced(segment), busy))
     else:
         chunks = MAX_CHUNKS
     length = triton.cdiv(triton.cdiv(segment, chunks), CHUNK_STEP) * CHUNK_STEP
-    if streams == 2:
-        length = _lengthen(length, segment, element_size)
     block = _busy(blocks, sequences * (triton.cdiv(segment, length) - 1), wanted)
     return block, Chunks(min(length, segment), segment)
 
@@ -190,14 +189,9 @@ def _blocks(width: int, element_size: int, pairs: bool) -> list[Channels]:
     return [channels(width, element_size, part=part) for part in PARTS if _divides(width, element_size, part, pairs)]
 
 
-def _lengthen(length: int, segment: int, element_size: int) -> int:
-    """The next length, in whole steps, at which what the first and the last chunk save pays for the carries."""
-    while True:
-        chunks = triton.cdiv(segment, length)
-        last = segment - (chunks - 1) * length
-        if chunks <= FOLDED_CARRIES + 1 or CARRY_BYTES * chunks <= element_size * (length + last):
-            return length
-        length += CHUNK_STEP
+def _balanced(rows: int) -> int:
+    """Chunks for which the walks over the rows of one and over all carries, one after the other, are shortest."""
+    return math.isqrt(rows)
 
 
 def _divides(width: int, element_size: int, part: int, pairs: bool) -> bool:

@@ -94,15 +94,29 @@ def test_carries_split_by_the_square_root(carries: int) -> None:
     ("rows", "sequences", "width", "size"),
     [(4096, 2, 512, 4), (4096, 2, 512, 2), (65536, 1, 64, 4), (65536, 1, 64, 2), (30000, 1, 64, 2), (30000, 1, 64, 4)],
 )
-def test_split_time_requests_three_numbers_per_element(rows: int, sequences: int, width: int, size: int) -> None:
-    """Forward: x is read twice but for the first and the last chunk, h written, and carries move too."""
-    plan = layout(rows, sequences, width, size, 132)[1]
+def test_carries_cost_little_beside_the_rows(rows: int, sequences: int, width: int, size: int) -> None:
+    """Forward: x is read twice but for the first and the last chunk, h written, and carries move too: 24 bytes for at
+    least sqrt(T) rows of a channel.
+    """
+    block, plan = layout(rows, sequences, width, size, 132)
     assert plan.length < plan.segment == rows
     chunks = -(-rows // plan.length)
     last = rows - (chunks - 1) * plan.length
     # Per chunk: the decay twice, a summary written; H read, written and read again, or the summaries before it read.
     carries = chunks * (chunks - 1) / 2 if chunks - 1 <= FOLDED_CARRIES else 3 * chunks
-    assert 4 * (3 * chunks + carries) <= size * (plan.length + last)
+    numbers = 3 + 4 * (3 * chunks + carries) / (size * rows) - (plan.length + last) / rows
+    assert numbers <= 3 + 24 / (size * math.sqrt(rows))
+    assert sequences * block.num_blocks * (chunks - 1) >= 132
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_neither_walk_is_long(size: int) -> None:
+    """Over the rows of a chunk and over the carries: at most about sqrt(T), but where programs are enough."""
+    for rows in (1024, 16384, 65536):
+        block, plan = layout(rows, 1, 64, size, 132)
+        chunks = -(-rows // plan.length)
+        assert chunks <= math.isqrt(rows) + 1
+        assert plan.length <= math.sqrt(rows) + 64 or block.num_blocks * chunks >= 132
 
 
 def test_one_chain_fills_the_device() -> None:

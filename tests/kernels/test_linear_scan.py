@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from decimal import Decimal
 from typing import Any
 
@@ -26,7 +27,7 @@ def short_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chains of two rows are long, carries above two are not folded: short sequences split as long ones do."""
     monkeypatch.setattr(launch, "MAX_CHAIN", 2)
     monkeypatch.setattr(launch, "CHUNK_STEP", 1)
-    monkeypatch.setattr(launch, "CARRY_BYTES", 1)
+    monkeypatch.setattr(launch, "_balanced", lambda rows: math.isqrt(8 * rows))  # and have carries enough
     fold(monkeypatch, 2)
 
 
@@ -119,8 +120,8 @@ def test_narrow_blocks_of_split_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks of more than the 64 rows that the narrowest block has in flight, and of fewer."""
     monkeypatch.setattr(launch, "SPLIT_PROGRAMS", 1)
     case = linear_case(1, 200, 64)
-    for num_sms, carry_bytes, shorter in ((6, 10**6, False), (60, 10, True)):
-        monkeypatch.setattr(launch, "CARRY_BYTES", carry_bytes)
+    for num_sms, programs, shorter in ((6, 1, False), (60, 2, True)):
+        monkeypatch.setattr(launch, "BUSY_PROGRAMS", programs)
         block, plan = plan_of(case, num_sms)
         assert block.part == 4 and (plan.length < 64) == shorter and plan.length < 200
         check(case, num_sms)
