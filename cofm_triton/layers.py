@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
+from torch.nn.utils.parametrize import type_before_parametrizations
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from cofm_triton.activation import activation
@@ -657,7 +658,8 @@ def _without_autocast(device: torch.device) -> AbstractContextManager[object]:
 def has_plain_parts(model: RNNFunctional) -> bool:
     """Whether layer and read-out do no more than their class says, so that others may compute what they do."""
     rnn, readout = model.rnn, model.readout
-    return type(rnn) is StableRNN and type(readout) is nn.Linear and not (has_hooks(rnn) or has_hooks(readout))
+    plain = type_before_parametrizations(rnn) is StableRNN and type(readout) is nn.Linear  # P is parametrised
+    return plain and not (has_hooks(rnn) or has_hooks(readout))
 
 
 def has_hooks(module: nn.Module) -> bool:

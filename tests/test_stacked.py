@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from cofm_triton.layers import RNNFunctional
+from cofm_triton.layers import RECURRENCES, RNNFunctional
 from cofm_triton.stacked import is_stackable
 
 
@@ -14,6 +14,9 @@ class Shifted(RNNFunctional):
 def test_one_plain_layer_is_understood() -> None:
     assert is_stackable(RNNFunctional(1, 3))
     assert is_stackable(RNNFunctional(2, 3, 4, recurrence="ssm", bias=False))
+    for recurrence in RECURRENCES:
+        for constrained in (False, True):
+            assert is_stackable(RNNFunctional(1, 3, recurrence=recurrence, constrained=constrained))
 
 
 def test_everything_else_is_left_alone() -> None:
