@@ -105,7 +105,7 @@ def check_step(dt: Any) -> None:
     """`dt` is a finite positive number."""
     if isinstance(dt, bool) or not isinstance(dt, (int, float)):
         raise TypeError(f"dt must be a number, got {type(dt).__name__}")
-    if not (math.isfinite(dt) and dt > 0):
+    if not 0 < dt < math.inf:  # not `isfinite`, which compilers do not follow where dt is symbolic
         raise ValueError(f"dt must be finite and positive, got {dt}")
 
 

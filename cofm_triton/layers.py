@@ -91,7 +91,8 @@ class StableRNN(nn.Module):
     Shapes:
         input (T, B, d), (B, T, d) with `batch_first`, (T, d) unbatched, or a `PackedSequence`;
         hx (num_layers * directions, B, D), unbatched (num_layers * directions, D), default zeros; in the input's dtype
-        or, so that chunks of 16-bit sequences continue from all its digits, in float32.
+        or, so that chunks of 16-bit sequences continue from all its digits, in float32 (not packed: there the last
+        states are taken from the output).
         output as the input with directions * D features, h_n as hx. T may be 0. With "ssm" h_n is
         the state h, not the output act(h), so that a sequence can be continued from it.
 
@@ -350,7 +351,7 @@ class StableRNN(nn.Module):
     def _forward_packed(self, input: PackedSequence, hx: Tensor | None) -> tuple[PackedSequence, Tensor]:
         data, batch_sizes, order, restore = input
         self._check_input(data, (2,))
-        self._check_state(hx, data, int(batch_sizes[0]))
+        self._check_state(hx, data, int(batch_sizes[0]), (data.dtype,))
         # Sequences stay in the order of their lengths, only the states follow the user's order.
         sorted_input = PackedSequence(data, batch_sizes)
         x, lengths = pad_packed_sequence(sorted_input, batch_first=True)
@@ -486,8 +487,10 @@ class StableRNN(nn.Module):
                 f"model.to({x.dtype})"
             )
 
-    def _check_state(self, hx: Tensor | None, x: Tensor, batch: int | None) -> None:
-        """Check hx against the input x; `batch` is None for unbatched input."""
+    def _check_state(
+        self, hx: Tensor | None, x: Tensor, batch: int | None, dtypes: tuple[torch.dtype, ...] | None = None
+    ) -> None:
+        """Check hx against the input x; `batch` is None for unbatched input, `dtypes` for x's and its state's."""
         if hx is None:
             return
         if not isinstance(hx, Tensor):
@@ -502,8 +505,9 @@ class StableRNN(nn.Module):
             raise ValueError(f"Expected hidden size of hx {expected}, got {list(hx.shape)}")
         if hx.device != x.device:
             raise ValueError(f"hx must be on the input's device {x.device}, got {hx.device}")
-        if hx.dtype not in (x.dtype, state_dtype(x.dtype)) and not _autocasts(x.device):
-            raise ValueError(f"hx must have the input's dtype {x.dtype} or its state's, got {hx.dtype}")
+        accepted = dtypes or (x.dtype, state_dtype(x.dtype))
+        if hx.dtype not in accepted and not _autocasts(x.device):
+            raise ValueError(f"hx must have the input's dtype, {' or '.join(map(str, accepted))}, got {hx.dtype}")
 
     def extra_repr(self) -> str:
         """The sizes, and every option that is not the default."""

@@ -34,7 +34,6 @@ STEERING_SEQUENCES = 64  # enough to point an ascent uphill
 _SEQUENCES = 256  # per call of an arbitrary module
 
 Parameters = Mapping[str, Tensor]
-OutputsOf = Callable[[nn.Module, Parameters, Tensor], Tensor]
 
 
 class ErrorEvaluator:
@@ -192,17 +191,9 @@ class ErrorEvaluator:
 
     def _log_gradients(self, model: nn.Module, parameters: Parameters, sequences: int) -> tuple[Tensor, Parameters]:
         """The same for copies that are computed together, on the first sequences."""
-        try:
-            return self._log_gradients_by(outputs_of_copies, model, parameters, sequences)
-        except AssertionError:  # of PyTorch, from the backward pass of some functions of ours in `vmap`
-            return self._log_gradients_by(outputs_one_by_one, model, parameters, sequences)
-
-    def _log_gradients_by(
-        self, outputs_of: OutputsOf, model: nn.Module, parameters: Parameters, sequences: int
-    ) -> tuple[Tensor, Parameters]:
         leaves = {name: value.detach().requires_grad_() for name, value in parameters.items()}
         with torch.enable_grad():
-            errors = self._steering(outputs_of, model, leaves, slice(0, sequences))
+            errors = self._steering(model, leaves, slice(0, sequences))
             total = torch.log(errors.clamp(min=torch.finfo(errors.dtype).tiny)).sum()
             gradients = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
         filled = (
@@ -211,7 +202,7 @@ class ErrorEvaluator:
         )
         return _infinite_where_lost(errors.detach()), dict(zip(leaves, filled, strict=True))
 
-    def _steering(self, outputs_of: OutputsOf, model: nn.Module, parameters: Parameters, few: slice) -> Tensor:
+    def _steering(self, model: nn.Module, parameters: Parameters, few: slice) -> Tensor:
         """Differentiable errors of K copies."""
         metric = "mse" if self.metric == "sup" else self.metric
         inputs, targets = self.inputs[few], self.targets[few]
@@ -223,7 +214,7 @@ class ErrorEvaluator:
                 return self.quadratic_form.errors(cells)
             return sweep_errors_and_gradients(cells, inputs.to(self.dtype), targets.to(self.dtype), weights)
         cast = {name: value.to(inputs) for name, value in parameters.items()}
-        gaps = (outputs_of(model, cast, inputs) - targets).double()
+        gaps = (outputs_of_copies(model, cast, inputs) - targets).double()
         return (gaps * gaps * weights[:, None]).sum((1, 2, 3))
 
     def _stacked(self, cells: StackedCells) -> Tensor:
@@ -344,14 +335,8 @@ def outputs_of_copies(model: nn.Module, parameters: Parameters, inputs: Tensor) 
     except (RuntimeError, NotImplementedError, ValueError):
         # No batching rule, or data-dependent control flow; an error of the model itself comes
         # again from the loop, as it is.
-        return outputs_one_by_one(model, parameters, inputs)
-
-
-def outputs_one_by_one(model: nn.Module, parameters: Parameters, inputs: Tensor) -> Tensor:
-    """The same without `vmap`."""
-    count = len(next(iter(parameters.values())))
-    copies = ({name: value[k] for name, value in parameters.items()} for k in range(count))
-    return torch.stack([first_tensor(functional_call(model, copy, (inputs,))) for copy in copies])
+        count = len(next(iter(values.values())))
+        return torch.stack([run({n: v[k] for n, v in values.items()}) for k in range(count)])
 
 
 def check_module(argument: str, model: object) -> None:

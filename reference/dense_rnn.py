@@ -49,4 +49,4 @@ def dense_rnn(
     for t in range(x.shape[1]):
         state = state + dt * act(inputs[:, t] - state @ matrix.T)
         rows.append(state.unsqueeze(1))
-    return torch.cat(rows, 1).to(output), state.to(output)
+    return torch.cat(rows, 1).to(output), state.to(output if h0 is None else output_dtype(h0, x, weight))

@@ -56,4 +56,4 @@ def linear_scan(
         rows.append(state.unsqueeze(1))
     if reverse:
         rows.reverse()
-    return torch.cat(rows, 1).to(output), state.to(output)
+    return torch.cat(rows, 1).to(output), state.to(output if h0 is None else output_dtype(h0, x, decay))

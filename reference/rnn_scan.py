@@ -58,4 +58,4 @@ def rnn_scan(
     for t in range(x.shape[1]):
         state = state + dt * act(inputs[:, t] - rates * state)
         rows.append(state.unsqueeze(1))
-    return torch.cat(rows, 1).to(output), state.to(output)
+    return torch.cat(rows, 1).to(output), state.to(output if h0 is None else output_dtype(h0, x, rate))

@@ -635,3 +635,25 @@ def test_reference_backend_is_the_definition() -> None:
     case = dense_case(2, 9, 3)
     assert equal(dense_rnn(case.x, case.factor, dt=0.5, backend="reference")[0],
                  reference.dense_rnn(case.x, case.factor, dt=0.5)[0])  # fmt: skip
+
+
+@pytest.mark.parametrize("length", [0, 3])
+def test_the_definition_keeps_the_digits_of_the_state(length: int) -> None:
+    """h_last in h0's dtype, whatever that of x."""
+    x, h0, ones = torch.randn(2, length, 3).bfloat16(), torch.randn(2, 3), torch.full((3,), 0.3)
+    for run in (
+        lambda backend: linear_scan(x, ones, h0, backend=backend),
+        lambda backend: rnn_scan(x, ones, h0, backend=backend),
+        lambda backend: dense_rnn(x, torch.diag(ones), h0, backend=backend),
+    ):
+        defined, ours = run("reference")[1], run("torch")[1]
+        assert defined.dtype == torch.float32
+        torch.testing.assert_close(defined, ours)
+
+
+def test_nothing_stays_nothing_however_fast_it_would_grow() -> None:
+    """Products of decays over many steps overflow, zero states times them do not."""
+    x = torch.zeros(1, 20_000, 1)
+    x[:, -5:] = 1
+    for backend in ("torch", None):
+        assert linear_scan(x, torch.tensor([2.0]), backend=backend)[1].item() == 31

@@ -353,6 +353,47 @@ def test_stacked_layers_are_each_sequence_by_itself(
 
 
 @pytest.mark.parametrize("recurrence", RECURRENCES)
+@pytest.mark.parametrize("nonlinearity", NONLINEARITIES)
+def test_states_enter_every_recurrence(nonlinearity: str, recurrence: str) -> None:
+    options: dict[str, Any] = dict(batch_first=True, bidirectional=True, dt=0.7, dtype=torch.float64)
+    layer = StableRNN(2, 3, 2, nonlinearity, recurrence=recurrence, **options)
+    randomise(layer)
+    x, h0 = data(3, 7, 2), data(4, 3, 3, seed=3)
+    output, h_n = layer(x, h0)
+    for i in range(3):
+        expected = one_sequence(layer, x[i], h0[:, i])
+        torch.testing.assert_close((output[i], h_n[:, i]), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("nonlinearity", NONLINEARITIES)
+def test_normalized_inputs_of_a_whole_model(nonlinearity: str) -> None:
+    """Enough sequences for the fused operator, which does not know of the normalisation."""
+    options: dict[str, Any] = dict(parameterization="lru", normalize_input=True, dtype=torch.float64)
+    model = RNNFunctional(2, 5, 3, nonlinearity=nonlinearity, **options)
+    randomise(model)
+    x = data(9, 11, 2)
+    expected = reference.rnn_functional(weights(model), x, dynamics(model.rnn))
+    torch.testing.assert_close(model(x), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_the_first_layer_sees_all_of_its_input() -> None:
+    layer = StableRNN(2, 4, 2, batch_first=True, dropout=1.0)
+    randomise(layer)
+    x = data(3, 9, 2, dtype=torch.float32)
+    _, dropped = layer(x)
+    _, whole = layer.eval()(x)
+    assert torch.equal(dropped[0], whole[0]) and not torch.equal(dropped[1], whole[1])
+
+
+def test_packed_outputs_keep_their_order() -> None:
+    model = RNNFunctional(2, 3, 2)
+    sequences = [data(length, 2, dtype=torch.float32, seed=length) for length in (2, 7, 4)]
+    padded, _ = pad_packed_sequence(model(pack_sequence(sequences, enforce_sorted=False)), batch_first=True)
+    for row, sequence in zip(padded, sequences, strict=True):
+        torch.testing.assert_close(row[: len(sequence)], model(sequence))
+
+
+@pytest.mark.parametrize("recurrence", RECURRENCES)
 @pytest.mark.parametrize("num_layers", [1, 2])
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("with_state", [False, True])
@@ -670,6 +711,14 @@ def test_chunks_in_sixteen_bits_are_the_whole(recurrence: str) -> None:
         outputs.append(output)
     assert h.dtype == last.dtype == torch.float32 and whole.dtype == torch.bfloat16
     assert torch.equal(torch.cat(outputs, 1), whole) and torch.equal(h, last)
+
+
+def test_packed_states_have_the_dtype_of_the_sequences() -> None:
+    layer = StableRNN(2, 4, dtype=torch.bfloat16)
+    packed = pack_sequence([torch.randn(3, 2).bfloat16()])
+    assert layer(packed, torch.zeros(1, 1, 4).bfloat16())[1].dtype == torch.bfloat16
+    with pytest.raises(ValueError, match=r"hx must have the input's dtype, torch\.bfloat16, got torch\.float32"):
+        layer(packed, torch.zeros(1, 1, 4))
 
 
 def test_meta_tensors_have_shapes() -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from cofm_triton.decay_fit import fit_decay
 from cofm_triton.directions import parameter_shapes, random_direction, slow_direction
 from cofm_triton.layers import RNNFunctional
 from cofm_triton.memory import memory_function
@@ -139,3 +140,12 @@ def test_errors(options: dict[str, Any], error: type[Exception], message: str) -
     arguments = {"model": functional(), "length": 5, "radii": RADII, "directions": 2} | options
     with pytest.raises(error, match=message):
         memory_sweep(arguments.pop("model"), arguments.pop("length"), **arguments)
+
+
+def test_the_fit_is_of_the_upper_envelope_and_the_slowest_copy() -> None:
+    model = RNNFunctional(2, 5, 2, nonlinearity="linear", dtype=torch.float64)
+    sweep = memory_sweep(model, 60, radii=[0.3], directions=4)
+    (fit,) = sweep.fit()
+    assert fit is not None
+    assert fit.beta0 == sweep.beta0[0].min() and fit.beta0 < sweep.beta0[0].max()
+    assert fit == fit_decay(sweep.times, sweep.values[0].amax(0), beta0=fit.beta0)

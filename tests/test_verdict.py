@@ -112,6 +112,25 @@ def test_a_model_that_cannot_be_slowed_is_censored() -> None:
     assert slow_direction_radius(model, x, torch.ones_like(x), max_radius=1.5) == [1.5]
 
 
+@pytest.mark.parametrize(("parameterization", "scale"), [("direct", 2.0), ("exp", 1.0)])
+def test_the_step_of_the_limit_formula(parameterization: str, scale: float) -> None:
+    """rho(s dt) is another target at dt = 1; a rate per half a step moves by twice as much."""
+    halved = limit_radius(lambda s: torch.exp(-s), 50, dt=0.5, parameterization=parameterization)
+    whole = limit_radius(lambda s: torch.exp(-s / 2), 50, parameterization=parameterization)
+    assert halved == pytest.approx(scale * whole, rel=1e-4)
+
+
+def test_the_metric_of_the_limit_formula() -> None:
+    assert limit_radius("pol", 100, metric="mse") != pytest.approx(limit_radius("pol", 100), rel=0.01)
+
+
+def test_the_margin_is_that_of_the_slowest_model() -> None:
+    pairs = [decayed(rate, 20, length) for rate, length in ((0.5, 10), (0.3, 20))]
+    models = [exact_exponential(rate) for rate in (0.5, 0.3)]
+    result = stability_verdict(models, [x for x, _ in pairs], [y for _, y in pairs])
+    assert result.margin == pytest.approx(0.3)
+
+
 def test_trained_models_give_their_evidence() -> None:
     lengths = (10, 20, 40, 80)
     pairs = [decayed(0.4, 20, length) for length in lengths]

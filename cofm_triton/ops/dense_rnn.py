@@ -114,7 +114,7 @@ def dense_rnn_backward(
         precision=precision,
         **_launch_options(backend, h.device),
     )
-    before = previous_states(h, h0, None, False).to(state)
+    before = previous_states(h.to(state), h0, None, False)
     return _in_dtype(grad_z, h.dtype), _weight_gradient(grad_z, before), grad_h0
 
 
@@ -145,8 +145,9 @@ def _weight_gradient(grad_z: Tensor, before: Tensor) -> Tensor:
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
     x, weight, h0, dt, nonlinearity, precision, backend, _keep = inputs
     h, _last, slope = output
+    # The same tensors for both: PyTorch's rule for `vmap` remembers the mapped axes of one list only.
     ctx.save_for_backward(x, weight, h0, h, slope)
-    ctx.save_for_forward(x, weight, h0, h)
+    ctx.save_for_forward(x, weight, h0, h, slope)
     ctx.mark_non_differentiable(slope)
     ctx.options = (dt, nonlinearity, precision, backend)
     ctx.set_materialize_grads(False)
@@ -175,7 +176,7 @@ def _backward(
 
 def _linearize(x: Tensor, weight: Tensor, h: Tensor, h0: Tensor | None, nonlinearity: str) -> tuple[Tensor, Tensor]:
     """`(before, slope)`: h[t-1] and act'(z[t]), (B, T, D) in the state's dtype, as the weight is here."""
-    before = previous_states(h, h0, None, False).to(weight.dtype)
+    before = previous_states(h.to(weight.dtype), h0, None, False)
     return before, activation_slope(nonlinearity)(x.to(weight.dtype) - before @ weight.T)
 
 
@@ -220,7 +221,7 @@ class _DenseRNN(torch.autograd.Function):
         ctx: Any, x_tangent: Tensor | None, weight_tangent: Tensor | None, h0_tangent: Tensor | None, *_: None
     ) -> tuple[Tensor, Tensor, None]:
         """Tangent: `dh[t] = dh[t-1] + dt act'(z[t]) (dx[t] - dweight h[t-1] - weight dh[t-1])`, `dh[-1] = dh0`."""
-        x, weight, h0, h = ctx.saved_tensors
+        x, weight, h0, h, _slope = ctx.saved_tensors
         dt, nonlinearity, _precision, _backend = ctx.options
         weight = weight.to(state_dtype(x.dtype))
         before, slope = _linearize(x, weight, h, h0, nonlinearity)

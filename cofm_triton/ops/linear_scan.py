@@ -165,7 +165,7 @@ def _differentiable_backward(
     start = None if grad_last is None else grad_last.to(state)
     v, grad_h0 = apply_linear_scan(weighted, gates, start, seq_starts, not reverse, backend)
     adjoint = grad_h.to(state) + previous_states(v, start, seq_starts, not reverse)
-    grad_decay = adjoint * previous_states(h, h0, seq_starts, reverse).to(state).conj()
+    grad_decay = adjoint * previous_states(h.to(state), h0, seq_starts, reverse).conj()
     if decay.dim() == 1:
         grad_decay = grad_decay.sum((0, 1))
     return adjoint.to(h.dtype), grad_decay.to(decay.dtype), grad_h0

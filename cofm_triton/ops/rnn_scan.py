@@ -200,7 +200,7 @@ def linearize(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`(before, slope, jacobian)`: h[t-1], dt * act'(z[t]) and J[t], (B, T, D) in the state's dtype."""
     state = state_dtype(x.dtype)
-    before = previous_states(h, h0, seq_starts, False).to(state)
+    before = previous_states(h.to(state), h0, seq_starts, False)
     slope = dt * activation_slope(nonlinearity)(x.to(state) - rate * before)
     return before, slope, 1 - rate * slope
 

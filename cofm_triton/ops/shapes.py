@@ -16,7 +16,7 @@ def previous_states(h: Tensor, h0: Tensor | None, seq_starts: Tensor | None, rev
         reverse: the recurrence runs from t = T-1 down, so the earlier state is `h[t+1]`.
 
     Returns:
-        (B, T, D) in the dtype of h.
+        (B, T, D) in the dtype of h: widen h to that of the state first, lest h0 lose digits.
     """
     if h.shape[1] == 0:
         return h

@@ -155,6 +155,43 @@ def test_slopes_that_were_not_kept_are_formed_again(nonlinearity: str, dtype: to
             assert bounds[name].excess(gradient) <= 1, name
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_gradients_see_every_digit_of_the_start(create_graph: bool, backend: str) -> None:
+    """float32 states beside 16-bit inputs: the first of them is no 16-bit number."""
+    device = device_of(backend)
+    x = torch.zeros(1, 1, 1, dtype=torch.bfloat16, device=device)
+    h0, weight = torch.tensor([[1.003]], device=device), torch.tensor([[0.5]], device=device, requires_grad=True)
+    _, last = dense_rnn(x, weight, h0, nonlinearity="linear", backend=backend)
+    (gradient,) = torch.autograd.grad(last.sum(), weight, create_graph=create_graph)
+    assert gradient.item() == -h0.item()
+
+
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+def test_gradients_of_batches_of_models(backend: str) -> None:
+    x, weights = torch.randn(2, 5, 3), (0.2 * torch.randn(4, 3, 3)).requires_grad_()
+
+    def run(weight: Tensor) -> Tensor:
+        return dense_rnn(x, weight, nonlinearity="tanh", backend=backend)[0].square().mean()
+
+    (together,) = torch.autograd.grad(vmap(run)(weights).sum(), weights)
+    copies = [weight.detach().requires_grad_() for weight in weights]
+    alone = torch.stack([torch.autograd.grad(run(weight), weight)[0] for weight in copies])
+    torch.testing.assert_close(together, alone)
+
+
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+def test_other_steps_of_a_compiled_function(backend: str) -> None:
+    x, weight = torch.randn(1, 4, 3), 0.2 * torch.randn(3, 3)
+    compiled = torch.compile(
+        lambda dt: dense_rnn(x, weight, dt=dt, nonlinearity="tanh", backend=backend)[0],
+        fullgraph=True, backend="aot_eager", dynamic=True,
+    )  # fmt: skip
+    for dt in (0.5, 0.25, 0.125):
+        torch.testing.assert_close(compiled(dt), dense_rnn(x, weight, dt=dt, nonlinearity="tanh", backend=backend)[0])
+    torch._dynamo.reset()
+
+
 def test_models_of_traffic_and_work() -> None:
     states = 8 * 512 * 64
     assert traffic(8, 512, 64, 4, backward=False, keep=False) == 2 * 4 * states

@@ -183,3 +183,15 @@ def test_rates_scale_the_state() -> None:
     _, h_last = rnn_scan(torch.zeros(1, 1, 3, dtype=torch.float64), rate, torch.ones(1, 3, dtype=torch.float64),
                          dt=0.5, nonlinearity="linear")  # fmt: skip
     torch.testing.assert_close(h_last[0], 1 - 0.5 * rate)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_gradients_see_every_digit_of_the_start(create_graph: bool, backend: str) -> None:
+    """float32 states beside 16-bit inputs: the first of them is no 16-bit number."""
+    device = device_of(backend)
+    x = torch.zeros(1, 1, 1, dtype=torch.bfloat16, device=device)
+    h0, rate = torch.tensor([[1.003]], device=device), torch.tensor([0.5], device=device, requires_grad=True)
+    _, last = rnn_scan(x, rate, h0, nonlinearity="linear", backend=backend)
+    (gradient,) = torch.autograd.grad(last.sum(), rate, create_graph=create_graph)
+    assert gradient.item() == -h0.item()

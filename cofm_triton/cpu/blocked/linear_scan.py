@@ -87,7 +87,8 @@ def scan(x: Tensor, decay: Tensor, start: Tensor, reverse: bool, state_dtype: to
     state = start
     for i in range(count):
         states[:, i] = state
-        state = torch.addcmul(ends[:, i], products[:, i], state)
+        # Nothing stays nothing, even if the decays multiply to infinity: as in the kernels (`decay_state`).
+        state = torch.where(state == 0, ends[:, i], torch.addcmul(ends[:, i], products[:, i], state))
     replay = h[:, :whole].unflatten(1, (count, block))
     for j in range(block):
         gate = gates if decay.dim() == 1 else gates[:, :, j]
