@@ -134,9 +134,9 @@ def _window(t: Tensor, envelope: Tensor) -> tuple[Tensor, Tensor]:
     """The later part of a record, all of it if that has too few points; every so many steps if it has too many."""
     inside = ((t >= _BEGIN * t[-1]) & (t <= _END * t[-1])).nonzero()[:, 0]
     if len(inside) < _FEWEST:
-        inside = torch.arange(len(t))
+        inside = torch.arange(len(t), device="cpu")
     if len(inside) > _MOST:
-        inside = inside[torch.linspace(0, len(inside) - 1, _MOST).round().long()]
+        inside = inside[torch.linspace(0, len(inside) - 1, _MOST, device="cpu").round().long()]
     return t[inside], envelope[inside]
 
 

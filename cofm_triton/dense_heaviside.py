@@ -39,7 +39,7 @@ class DenseHeavisideCells:
     def of(cls, model: RNNFunctional, parameters: Mapping[str, Tensor]) -> "DenseHeavisideCells":
         """K copies of a stackable model; arguments of `stack`."""
         cells = stack(model, parameters)
-        return cls(cells, torch.eye(cells.rate.shape[1]).to(cells.rate) - cells.dt * cells.rate)
+        return cls(cells, torch.eye(cells.rate.shape[1], device="cpu").to(cells.rate) - cells.dt * cells.rate)
 
     def __getitem__(self, models: slice) -> "DenseHeavisideCells":
         """Some of the models."""

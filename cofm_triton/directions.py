@@ -44,7 +44,7 @@ def paper_radii() -> Tensor:
         [0.0, 0.001, 0.0014142135623730952]
     """
     steps = [1e-3 * 2 ** (i / 2) for i in range(21)]
-    return torch.tensor([0.0, *steps], dtype=torch.float64)
+    return torch.tensor([0.0, *steps], dtype=torch.float64, device="cpu")
 
 
 def check_ball(ball: str) -> None:

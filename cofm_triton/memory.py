@@ -266,16 +266,16 @@ def log_steps(length: int, samples: int | None) -> Tensor:
     if samples is not None:
         samples = check_int("samples", samples, 3)
     if samples is None or samples >= length:
-        return torch.arange(length)
-    share = torch.linspace(0, 1, samples - 1, dtype=torch.float64)
-    return torch.cat((torch.zeros(1), ((length - 1) ** share).round())).long().unique()
+        return torch.arange(length, device="cpu")
+    share = torch.linspace(0, 1, samples - 1, dtype=torch.float64, device="cpu")
+    return torch.cat((torch.zeros(1, device="cpu"), ((length - 1) ** share).round())).long().unique()
 
 
 def _check_initial_output(value: Any) -> None:
     """`value` is a finite number or tensor of numbers; whether it has one per output, the first output tells."""
     if isinstance(value, bool) or not isinstance(value, (Tensor, Real)):
         raise TypeError(f"initial_output must be a number or a tensor (p,), got {type(value).__name__}")
-    numbers = torch.as_tensor(value)
+    numbers = torch.as_tensor(value, device="cpu")
     if numbers.is_complex() or numbers.dim() > 1:
         raise ValueError(f"initial_output must be a real number or a tensor (p,), got {value!r}")
     if not bool(numbers.isfinite().all()):

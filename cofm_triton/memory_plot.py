@@ -47,7 +47,7 @@ def plot_memory(axes: "Axes", memory: "MemoryFunction") -> None:
 def plot_sweep(axes: "Axes", sweep: "MemorySweep") -> None:
     """The band between the envelopes over directions, of at most five radii."""
     count = len(sweep.radii)
-    picked = torch.linspace(0, count - 1, min(count, _MOST_BANDS)).round().long().tolist()
+    picked = torch.linspace(0, count - 1, min(count, _MOST_BANDS), device="cpu").round().long().tolist()
     for colour, dashes, r in zip(_COLOURS, _DASHES, picked, strict=False):
         upper, lower = _shown(sweep.upper[r]), _shown(sweep.lower[r])
         axes.plot(sweep.times.numpy(), upper, dashes, color=colour, label=f"radius {sweep.radii[r]:.3g}")

@@ -73,8 +73,8 @@ class Domain:
     def sizes(self, levels: int) -> Tensor:
         """Geometric progression from R down to r, (levels,); R alone if they are equal."""
         if self.smallest == self.largest:
-            return torch.tensor([self.largest], dtype=torch.float64)
-        share = torch.linspace(0, 1, levels, dtype=torch.float64)
+            return torch.tensor([self.largest], dtype=torch.float64, device="cpu")
+        share = torch.linspace(0, 1, levels, dtype=torch.float64, device="cpu")
         sizes = self.largest * (self.smallest / self.largest) ** share
         sizes[0], sizes[-1] = self.largest, self.smallest
         return sizes
@@ -121,9 +121,9 @@ def corners(size: int, *, odd: bool = False, seed: int = 0) -> Tensor:
     """
     if size <= _MAX_ALL_CORNERS:
         first = (1.0,) if odd else (1.0, -1.0)
-        return torch.tensor([*product(first, *[(1.0, -1.0)] * (size - 1))], dtype=torch.float64)
+        return torch.tensor([*product(first, *[(1.0, -1.0)] * (size - 1))], dtype=torch.float64, device="cpu")
     generator = torch.Generator().manual_seed(seed)
-    return 2.0 * torch.randint(2, (_RANDOM_CORNERS, size), generator=generator).double() - 1
+    return 2.0 * torch.randint(2, (_RANDOM_CORNERS, size), generator=generator, device="cpu").double() - 1
 
 
 def directions(size: int, *, odd: bool = False) -> Tensor:
@@ -135,15 +135,16 @@ def directions(size: int, *, odd: bool = False) -> Tensor:
     signs = corners(size, odd=odd)
     if size == 1:
         return signs
-    uniform = torch.rand(_RANDOM_BETWEEN, size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    uniform = torch.rand(_RANDOM_BETWEEN, size, generator=generator, dtype=torch.float64, device="cpu")
     random = 2 * uniform - 1
     signs = torch.cat((signs, random / random.abs().amax(1, keepdim=True)))
     if size > _MAX_LATTICE:
         return signs
-    between = torch.tensor([*product((1.0, 0.5, 0.0, -0.5, -1.0), repeat=size)], dtype=torch.float64)
+    between = torch.tensor([*product((1.0, 0.5, 0.0, -0.5, -1.0), repeat=size)], dtype=torch.float64, device="cpu")
     between = between[(between.abs().amax(1) == 1) & (between.abs().amin(1) < 1)]
     if odd:
-        first = torch.tensor([next(value for value in point if value != 0) for point in between.tolist()])
+        first = torch.tensor([next(value for value in point if value != 0) for point in between.tolist()], device="cpu")
         between = between[first > 0]
     return torch.cat((signs, between))
 
@@ -200,7 +201,7 @@ def _refine(response: Response, best: Best, domain: Domain, spacing: float, chun
             continue
         # Some steps, other ones every round; every step may use what they find.
         count = min(steps, effort.columns)
-        chosen = ((torch.arange(count) + turn / rounds) * steps / count).long().to(best.points.device)
+        chosen = ((torch.arange(count, device="cpu") + turn / rounds) * steps / count).long().to(best.points.device)
         near = _moves(best.points[:, chosen], domain, spacing * shrink, shrink * ways).flatten(1, 2)
         for some in near.split(chunk, 1):
             best = best.improved(domain.ratio(response(some), some[:, :, None]), some[:, :, None])
@@ -210,9 +211,9 @@ def _refine(response: Response, best: Best, domain: Domain, spacing: float, chun
 def _steps(size: int, count: int, generator: torch.Generator) -> Tensor:
     """Steps of |.|_inf <= 1: both ways along the coordinates and `count` random ones, (n, d); none in one dimension."""
     if size == 1:
-        return torch.empty(0, 1, dtype=torch.float64)
-    random = 2 * torch.rand(count, size, generator=generator, dtype=torch.float64) - 1
-    axes = torch.eye(size, dtype=torch.float64)
+        return torch.empty(0, 1, dtype=torch.float64, device="cpu")
+    random = 2 * torch.rand(count, size, generator=generator, dtype=torch.float64, device="cpu") - 1
+    axes = torch.eye(size, dtype=torch.float64, device="cpu")
     return torch.cat((axes, -axes, random))
 
 

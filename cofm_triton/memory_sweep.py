@@ -178,8 +178,8 @@ def memory_sweep(
         dt=dt,
         initial_output=initial_output,
     )
-    values = torch.empty(len(grid), copies.count, len(evaluator.steps), dtype=torch.float64)
-    slowest = torch.empty(values.shape[:2], dtype=torch.float64)
+    values = torch.empty(len(grid), copies.count, len(evaluator.steps), dtype=torch.float64, device="cpu")
+    slowest = torch.empty(values.shape[:2], dtype=torch.float64, device="cpu")
     floor = 0.0
     for r, j in copies.jobs(grid):
         memory = evaluator(copies.at(grid[r], j))
@@ -264,7 +264,7 @@ def _prepared(
     check_module("model", model)
     chosen = make_directions(model, directions, seed, "random", ball)
     copies = _Copies(model, chosen)
-    probe = copies.at(grid.max().expand(len(chosen)), torch.arange(len(chosen)))
+    probe = copies.at(grid.max().expand(len(chosen)), torch.arange(len(chosen), device="cpu"))
     return grid, copies, evaluator_of(model, length, probe, **options)
 
 
@@ -291,5 +291,5 @@ class _Copies:
         pairs = [(r, j) for r, j in product(range(len(radii)), range(self.count)) if j == 0 or radii[r] != 0]
         size = max(1, _HELD_NUMBERS // max(1, sum(p.numel() for p in self.base.values())))
         for first in range(0, len(pairs), size):
-            r, j = torch.tensor(pairs[first : first + size]).T
+            r, j = torch.tensor(pairs[first : first + size], device="cpu").T
             yield r, j

@@ -271,7 +271,7 @@ def errors_of_family(
     Radius zero is computed once. Copies are formed, and handed on together, as many at a time as memory takes.
     """
     held = min(_CHUNK_NUMBERS, evaluator.memory_limit // _NUMBER_BYTES // 2)
-    errors = [torch.empty(len(radii), len(directions), dtype=torch.float64) for _, directions in family]
+    errors = [torch.empty(len(radii), len(directions), dtype=torch.float64, device="cpu") for _, directions in family]
     pending: list[_Copies] = []
 
     def compute() -> None:
@@ -312,7 +312,7 @@ def _copies(model: nn.Module, radii: Tensor, directions: Directions, held: int, 
     jobs = [(r, j) for r in range(len(radii)) for j in range(len(directions) if radii[r] != 0 else 1)]
     size = max(1, held // max(1, sum(p.numel() for p in base.values())))
     for first in range(0, len(jobs), size):
-        r, j = torch.tensor(jobs[first : first + size]).T
+        r, j = torch.tensor(jobs[first : first + size], device="cpu").T
         parameters = {
             name: value + _like(radii[r], value) * stacked[name][j.to(value.device)] for name, value in base.items()
         }
@@ -333,7 +333,7 @@ def check_radii(radii: Tensor | Sequence[float] | None) -> Tensor:
     if radii is None:
         return paper_radii()
     try:
-        given = torch.as_tensor(radii).detach().cpu()
+        given = torch.as_tensor(radii, device="cpu").detach()
     except (TypeError, ValueError, RuntimeError):
         raise TypeError(f"radii must be a list of numbers, got {radii!r}") from None
     if given.is_complex() or given.dtype == torch.bool:
@@ -341,7 +341,7 @@ def check_radii(radii: Tensor | Sequence[float] | None) -> Tensor:
     if given.dim() != 1 or len(given) == 0:
         raise ValueError(f"radii must be a non-empty list of numbers, got {radii!r}")
     # A list is read once more: PyTorch's default dtype would round its numbers.
-    grid = given.double() if isinstance(radii, Tensor) else torch.as_tensor(radii, dtype=torch.float64)
+    grid = given.double() if isinstance(radii, Tensor) else torch.as_tensor(radii, dtype=torch.float64, device="cpu")
     if not bool(((grid >= 0) & grid.isfinite()).all()):
         raise ValueError(f"radii must be finite and not negative, got {radii!r}")
     return grid

@@ -44,8 +44,8 @@ def step_weights(length: int, metric: str) -> Tensor:
     """
     check_choice("metric", metric, QUADRATIC_METRICS)
     if metric == "mse":
-        return torch.full((length,), 1.0 / length, dtype=torch.float64)
-    return temporal_weights(length).double().cpu() ** 2 / length
+        return torch.full((length,), 1.0 / length, dtype=torch.float64, device="cpu")
+    return temporal_weights(length, device="cpu") ** 2 / length
 
 
 @dataclass(frozen=True)

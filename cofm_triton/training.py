@@ -89,11 +89,11 @@ def initial_model(
     function = lookup_parameterization(parameterization)
     high = min(INITIAL_RATES[1], 0.95 * dt * function.range.high)
     low = min(INITIAL_RATES[0], high / 2)
-    uniform = torch.rand(width, generator=generator, dtype=torch.float64)
+    uniform = torch.rand(width, generator=generator, dtype=torch.float64, device="cpu")
     rate = low * (high / low) ** uniform
     if not is_exact(discretization):
         rate = complement(rate)
-    encoder, readout = torch.randn(2, width, generator=generator, dtype=torch.float64)
+    encoder, readout = torch.randn(2, width, generator=generator, dtype=torch.float64, device="cpu")
     with torch.no_grad():
         model.rnn.rate_l0.copy_(function.inverse(rate / dt))
         model.rnn.weight_ih_l0.copy_(encoder[:, None] / width**0.5)
@@ -217,12 +217,12 @@ def train_sequences(
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     packed = _Packed(models, inputs)
-    weights = temporal_weights(inputs.shape[1]).to(inputs)[:, None]
+    weights = temporal_weights(inputs.shape[1], device="cpu").to(inputs)[:, None]
     generator = torch.Generator().manual_seed(seed)
     recent: list[Tensor] = []
 
     def losses(step: int) -> Tensor:
-        rows = torch.randint(len(inputs), (batch_size,), generator=generator).to(inputs.device)
+        rows = torch.randint(len(inputs), (batch_size,), generator=generator, device="cpu").to(inputs.device)
         miss = weights * (packed.outputs(inputs[rows]) - targets[rows])
         loss = miss.square().mean((0, 1)) / zero_error
         if step >= steps - max(1, steps // 10):

@@ -164,7 +164,7 @@ def limit_radius(
     check_number("dt", dt)
     rho = _impulse_response(target)
     tail = step_weights(length, metric).flip(0).cumsum(0).flip(0)  # V_s
-    time = torch.arange(length, dtype=torch.float64) * dt
+    time = torch.arange(length, dtype=torch.float64, device="cpu") * dt
     kernel = rho(time)
     if not isinstance(kernel, Tensor) or kernel.shape != time.shape:
         given = tuple(kernel.shape) if isinstance(kernel, Tensor) else type(kernel).__name__
@@ -372,7 +372,7 @@ def _first_crossing(errors: Function, bound: float, max_radius: float) -> float:
     steps = max(1, math.ceil(octaves * _GRID_PER_OCTAVE))
     ratio = (max_radius / _SMALLEST) ** (1 / steps)
     grid = [0.0, *(_SMALLEST * ratio**i for i in range(steps)), max_radius]
-    within = errors(torch.tensor(grid, dtype=torch.float64)) <= bound
+    within = errors(torch.tensor(grid, dtype=torch.float64, device="cpu")) <= bound
     if bool(within.all()):
         return max_radius
     first_out = int((~within).nonzero()[0])
@@ -380,7 +380,7 @@ def _first_crossing(errors: Function, bound: float, max_radius: float) -> float:
         return 0.0
     low, high = grid[first_out - 1], grid[first_out]
     while high - low > max(_RELATIVE_WIDTH * high, torch.finfo(torch.float64).tiny):
-        fan = torch.linspace(low, high, _FAN + 2, dtype=torch.float64)
+        fan = torch.linspace(low, high, _FAN + 2, dtype=torch.float64, device="cpu")
         out = (~(errors(fan[1:-1]) <= bound)).nonzero()
         first = int(out[0]) if len(out) else _FAN
         low, high = fan[first].item(), fan[first + 1].item()

@@ -48,7 +48,7 @@ def empty(shape: tuple[int, ...] | torch.Size, dtype: torch.dtype) -> Tensor:
     count = prod(shape)
     size = count * dtype.itemsize
     if size < MIN_BYTES or not hasattr(mmap, "MAP_ANONYMOUS"):
-        return torch.empty(shape, dtype=dtype)
+        return torch.empty(shape, dtype=dtype, device="cpu")
     block = _take(size)
     lease = np.frombuffer(block, np.uint8, size)
     weakref.finalize(lease, _give_back, block).atexit = False

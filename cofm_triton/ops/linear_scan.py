@@ -191,11 +191,12 @@ class _LinearScan(torch.autograd.Function):
         """Tangent: `dh[t] = decay[t] dh[t-1] + ddecay[t] h[t-1] + dx[t]`, `dh[-1] = dh0`."""
         gates, h, start, seq_starts = ctx.saved_tensors
         reverse, backend = ctx.options
-        drive = h.new_zeros(h.shape) if x is None else x
+        # Tangents are not always of their tensors' dtype: PyTorch makes float64 ones where a number multiplies a sum.
+        drive = h.new_zeros(h.shape) if x is None else x.to(h.dtype)
         if decay is not None:
             drive = drive + (decay * previous_states(h, start, seq_starts, reverse)).to(h.dtype)
-        if h0 is None and start is not None:
-            h0 = torch.zeros_like(start)
+        if start is not None:
+            h0 = torch.zeros_like(start) if h0 is None else h0.to(start.dtype)
         return apply_linear_scan(drive, gates, h0, seq_starts, reverse, backend)
 
 

@@ -156,7 +156,7 @@ def _backward(ctx: Any, grad_y: Tensor | None, _grad_states: None) -> tuple[Tens
     if grad_y is None:
         return nothing
     x, weight, bias, rate, readout, _ = tensors
-    if torch.is_grad_enabled() or (x.shape[1] > 0 and states.shape[1] == 0):
+    if torch.is_grad_enabled() or (x.shape[0] > 0 and x.shape[1] > 0 and states.shape[1] == 0):
         grads = torch.func.vjp(lambda *inputs: composed(*inputs, *ctx.options), *tensors)[1](grad_y)
     else:
         with_grad_x = ctx.needs_input_grad[0]

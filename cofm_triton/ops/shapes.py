@@ -30,11 +30,12 @@ def previous_states(h: Tensor, h0: Tensor | None, seq_starts: Tensor | None, rev
     ends = torch.cat([starts[1:], starts.new_full((1,), length)])
     occupied = ends > starts
     entries = torch.where(occupied, ends - 1 if reverse else starts, length)
-    # One extra row takes the entries of empty sequences and is cut off again.
-    shifted = h.roll(-1 if reverse else 1, 1)[0]
-    padded = torch.cat([shifted, shifted.new_zeros((1, shifted.shape[1]))])
-    states = padded.new_zeros((starts.shape[0], h.shape[2])) if h0 is None else h0.to(h.dtype)
-    return padded.index_copy(0, entries, states)[:-1].unsqueeze(0)
+    states = h.new_zeros((starts.shape[0], h.shape[2])) if h0 is None else h0.to(h.dtype)
+    # The row of h, or of h0 behind it, that comes before each step; an extra step takes those of empty sequences.
+    steps = torch.arange(length + 1, device=h.device)
+    of_sequence = length + torch.arange(starts.shape[0], device=h.device)
+    rows = (steps + 1 if reverse else steps - 1).index_copy(0, entries, of_sequence)[:-1]
+    return torch.cat([h[0], states]).index_select(0, rows).unsqueeze(0)
 
 
 def last_states(h: Tensor, h0: Tensor | None, seq_starts: Tensor | None) -> Tensor:

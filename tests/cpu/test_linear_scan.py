@@ -11,6 +11,7 @@ import pytest
 import torch
 from scan_cases import BACKENDS, CPU_BACKENDS, decays, device_of, linear_case, normal, rnn_case
 
+from cofm_triton import reference
 from cofm_triton.cpu.blocked.linear_scan import scan
 from cofm_triton.functional import linear_scan
 from cofm_triton.ops.backends import INSTALLED
@@ -120,6 +121,27 @@ def test_rows_beyond_two_to_the_31(backend: str) -> None:
 @pytest.mark.parametrize("reverse", [False, True])
 def test_blocks_of_any_length(length: int, gated: bool, reverse: bool) -> None:
     linear_case(2, length, 3, gated=gated, reverse=reverse, dtype=torch.float64).check("torch")
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_products_of_decays_beyond_the_range_of_their_dtype(dtype: torch.dtype, reverse: bool) -> None:
+    """Over a block of 100 steps in which a state is 0, grows from tiny, shrinks from huge, or is forgotten."""
+    block, tiny = 100, torch.finfo(dtype).tiny
+    growth = tiny ** (-1 / 60)  # to the power of 100 beyond 1 / tiny, and tiny times that is not
+    start = torch.tensor([[0.0, tiny, 1 / tiny, 0.5]], dtype=dtype)
+    x = torch.zeros(1, block**2, 4, dtype=dtype)
+    x[:, 90, 0] = 1.0
+    decay = torch.full_like(x, 0.9)
+    decay[:, :block] = torch.tensor([growth, growth, 1 / growth, growth], dtype=dtype)
+    decay[:, 30, 3] = 0.0
+    if reverse:
+        x, decay = x.flip(1), decay.flip(1)
+    h = scan(x, decay, start, reverse, dtype)
+    wanted, _ = reference.linear_scan(x, decay, start, reverse=reverse)
+    assert wanted.isfinite().all()
+    # Two roundings a step, until a state is as small as rounding is
+    torch.testing.assert_close(h, wanted, rtol=2 * block * torch.finfo(dtype).eps, atol=2 * block * tiny)
 
 
 def test_blocked_scan_leaves_its_arguments_alone() -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from scan_cases import normal
 from torch import Tensor
 from torch.autograd.forward_ad import dual_level, make_dual
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -107,3 +109,26 @@ def test_a_signature_is_kept() -> None:
 
     expected = inspect.signature(forward)
     assert inspect.signature(signed(forward)) is vars(forward)["__signature__"] == expected
+
+
+@pytest.mark.parametrize("backend", ["numba", "torch"])
+@pytest.mark.parametrize("starts", [None, [0, 3, 3]], ids=str)
+@pytest.mark.parametrize("scan", [cofm.linear_scan, cofm.rnn_scan])
+def test_tangents_wider_than_their_tensors(
+    scan: Callable[..., tuple[Tensor, Tensor]], starts: list[int] | None, backend: str
+) -> None:
+    """PyTorch gives a float32 sum that a number multiplies a float64 tangent, and the gradient one along with it."""
+    packed = None if starts is None else torch.tensor(starts)
+
+    def loss(x: Tensor, decay: Tensor, h0: Tensor) -> Tensor:
+        h, last = scan(x, decay, h0, seq_starts=packed, backend=backend)
+        return torch.exp(0.01 * (h.sum() + last.sum()))
+
+    def product(dtype: torch.dtype) -> tuple[Tensor, ...]:
+        inputs = (normal(1, 7, 2, dtype=dtype), normal(2, dtype=dtype, seed=2).sigmoid())
+        inputs = (*inputs, normal(1 if starts is None else 3, 2, dtype=dtype, seed=3))
+        return torch.func.jvp(torch.func.grad(loss, argnums=(0, 1, 2)), inputs, inputs)[1]
+
+    for narrow, wide in zip(product(torch.float32), product(torch.float64), strict=True):
+        # 7 steps of 3 roundings, in numbers of the size of the sum
+        torch.testing.assert_close(narrow.double(), wide, rtol=0, atol=21 * 2**-24 * wide.abs().sum().item())

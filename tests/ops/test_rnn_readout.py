@@ -138,6 +138,10 @@ def test_nothing_to_do(backend: str, shape: tuple[int, int]) -> None:
     for gradient, tensor in zip(torch.autograd.grad(y.sum(), inputs), inputs, strict=True):
         assert gradient.shape == tensor.shape
         assert not gradient.any()
+    compiled = torch.compile(fused(backend, ("tanh", "linear")), fullgraph=True, backend="aot_eager")
+    for gradient in torch.autograd.grad(compiled(*inputs).sum(), inputs):
+        assert not gradient.any()
+    torch._dynamo.reset()
 
 
 @pytest.mark.parametrize(

@@ -77,27 +77,34 @@ def scan(x: Tensor, decay: Tensor, start: Tensor, reverse: bool, state_dtype: to
     blocks = x[:, :whole].unflatten(1, (count, block))
     gates = decay if decay.dim() == 1 else decay[:, :whole].unflatten(1, (count, block))
 
+    def gate(j: int) -> Tensor:
+        return gates if decay.dim() == 1 else gates[:, :, j]
+
     ends = torch.zeros((batch, count, channels), dtype=state_dtype, device=x.device)
-    products = torch.ones_like(ends)
+    # Products of many decays leave the range of float32 long before the states they belong to do.
+    products = torch.ones_like(ends, dtype=torch.promote_types(state_dtype, torch.float64))
     for j in range(block):
-        gate = gates if decay.dim() == 1 else gates[:, :, j]
-        ends = torch.addcmul(blocks[:, :, j].to(state_dtype), gate.to(state_dtype), ends)
-        products = products * gate
+        ends = torch.addcmul(blocks[:, :, j].to(state_dtype), gate(j).to(state_dtype), ends)
+        products = products * gate(j)
+    usable = products.isfinite().all(2).all(0).tolist()
     states = torch.empty_like(ends)
     state = start
     for i in range(count):
         states[:, i] = state
-        # Nothing stays nothing, even if the decays multiply to infinity: as in the kernels (`decay_state`).
-        state = torch.where(state == 0, ends[:, i], torch.addcmul(ends[:, i], products[:, i], state))
+        if usable[i]:
+            state = (ends[:, i] + products[:, i] * state).to(state_dtype)
+        else:  # a product that overflows says nothing about the state: it may be 0, or meet a decay of 0 later on
+            for j in range(block):
+                one = gate(j) if decay.dim() == 1 else gate(j)[:, i]
+                state = torch.addcmul(blocks[:, i, j].to(state_dtype), one.to(state_dtype), state)
     replay = h[:, :whole].unflatten(1, (count, block))
     for j in range(block):
-        gate = gates if decay.dim() == 1 else gates[:, :, j]
-        states = torch.addcmul(blocks[:, :, j].to(state_dtype), gate.to(state_dtype), states)
+        states = torch.addcmul(blocks[:, :, j].to(state_dtype), gate(j).to(state_dtype), states)
         replay[:, :, j] = states
     for t in range(whole, length):
-        gate = decay if decay.dim() == 1 else decay[:, t]
+        last = decay if decay.dim() == 1 else decay[:, t]
         state = h[:, t - 1] if t else start
-        h[:, t] = torch.addcmul(x[:, t].to(state_dtype), gate.to(state_dtype), state)
+        h[:, t] = torch.addcmul(x[:, t].to(state_dtype), last.to(state_dtype), state)
     return h
 
 

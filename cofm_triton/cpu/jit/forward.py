@@ -91,7 +91,7 @@ def scan(
 def initial_states(states: Tensor | None, sequence: Any, channels: int, state_dtype: torch.dtype) -> Any:
     """States (P, D) of the sequences with these indices (P,), as an array in the state's dtype, zeros when None."""
     if states is None:
-        return torch.zeros((len(sequence), channels), dtype=state_dtype).numpy()
+        return torch.zeros((len(sequence), channels), dtype=state_dtype, device="cpu").numpy()
     result = aligned((len(sequence), channels), SAMPLES[state_dtype].dtype)
     result[:] = numbers(states.to(state_dtype).resolve_conj().contiguous())[sequence]
     return result

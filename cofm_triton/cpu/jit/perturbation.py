@@ -270,7 +270,7 @@ def part(count: int, chunk: int, chunks: int) -> slice:
 
 def _computed_units(cells: StackedCells) -> np.ndarray[Any, Any]:
     """How many units of each model are computed, (K,): a multiple of _UNITS."""
-    widths = torch.full((cells.count,), cells.rate.shape[1]) if cells.widths is None else cells.widths
+    widths = torch.full((cells.count,), cells.rate.shape[1], device="cpu") if cells.widths is None else cells.widths
     return (-(-widths // _UNITS) * _UNITS).numpy()
 
 

@@ -63,7 +63,7 @@ def aligned(shape: tuple[int, ...], dtype: Any) -> Any:
     state whose vectors lie across two lines makes a scan half as fast.
     """
     size = prod(shape) * np.dtype(dtype).itemsize
-    return torch.empty(size, dtype=torch.uint8).numpy().view(dtype).reshape(shape)
+    return torch.empty(size, dtype=torch.uint8, device="cpu").numpy().view(dtype).reshape(shape)
 
 
 def _pointer_to(_context: Any, address: Any, sample: Any) -> Any:
