@@ -37,6 +37,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         yield part
         part.chmod(0o666 & ~_umask())  # mkstemp makes private files
+        _to_disk(part)  # a file system may keep the new name and lose the contents when power fails in between
         os.replace(part, final)
     finally:
         part.unlink(missing_ok=True)
@@ -51,6 +52,12 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write a whole UTF-8 file with Unix line ends atomically, see `atomic_path`."""
     write_bytes(path, text.encode())
+
+
+def _to_disk(path: Path) -> None:
+    """Return when what was written to a file is on the disk."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
 
 
 def _umask() -> int:

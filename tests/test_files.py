@@ -37,3 +37,14 @@ def test_part_keeps_suffix_and_is_as_readable_as_a_plain_file(tmp_path: Path) ->
     (tmp_path / "plain").write_text("x")
     modes = {path.stat().st_mode for path in tmp_path.iterdir()}
     assert len(modes) == 1
+
+
+def test_contents_are_on_the_disk_before_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def without_power(handle: int) -> None:
+        assert not (tmp_path / "file").exists()
+        raise OSError
+
+    monkeypatch.setattr("os.fsync", without_power)
+    with pytest.raises(OSError):
+        write_bytes(tmp_path / "file", b"contents")
+    assert not list(tmp_path.iterdir())

@@ -173,7 +173,12 @@ class MemoryJob:
                 **self._options,
             ).smallest
         except (TypeError, ValueError, RuntimeError) as error:
-            raise UsageError(f"MODEL {name}: {error}") from error
+            raise UsageError(f"MODEL {name}: {self._by_option(str(error))}") from error
+
+    def _by_option(self, message: str) -> str:
+        """A message about an argument, about the option it was given as."""
+        name, _, rest = message.partition(" ")
+        return f"--{name.replace('_', '-')} {rest}" if name in self._options else message
 
     def _function(self, name: str) -> Result:
         from cofm_triton.memory import memory_function

@@ -246,7 +246,7 @@ def linear_scan_forward_kernel(
         if chunk == 0:
             h, product = walk_forward(
                 h, decay, product, x_row, x_step, a_row, a_step, h_row, h_step, n, d, D, mask, stored,
-                GATED, True, SUMMARY and GATED, SUMMED, COMPLEX, STATE, ROWS, SHORT, MASKED,
+                GATED, True, False, SUMMED, COMPLEX, STATE, ROWS, SHORT, MASKED,
             )  # fmt: skip
         else:
             h, product = walk_forward(

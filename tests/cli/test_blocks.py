@@ -5,10 +5,12 @@ from pathlib import Path
 from threading import Barrier, Thread
 from typing import Any
 
+import pytest
 import torch
 
 from cofm_triton.cli.jobs.blocks import Block, Result, run_blocks
 from cofm_triton.cli.jobs.processes import Processes
+from cofm_triton.cli.options import UsageError
 
 
 class Threads:
@@ -67,3 +69,12 @@ def test_progress_ends_at_all_of_them(tmp_path: Path) -> None:
     blocks = [Block(str(i), lambda: {"value": torch.zeros(1)}) for i in range(3)]
     run_blocks(blocks, tmp_path, Processes(), lambda done, total: steps.append((done, total)))
     assert steps == [(0, 3), (1, 3), (2, 3), (3, 3), (3, 3)]
+
+
+def test_a_damaged_block_is_named(tmp_path: Path) -> None:
+    block = Block("block-0", lambda: {"value": torch.zeros(1)})
+    run_blocks([block], tmp_path, Processes(), lambda done, total: None)
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(UsageError, match=r"block-0\.safetensors is damaged .* remove it"):
+        run_blocks([block], tmp_path, Processes(), lambda done, total: None)

@@ -72,9 +72,10 @@ def test_a_folder_lists_the_files_of_its_report(folder: Path) -> None:
 
 def test_wrong_usage_is_status_2(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for words, message in [
-        (["--dt", "0.5"], "MODEL linear: dt must be None or that of the model"),
-        (["--min-radius", "2"], "min_radius must not exceed radius"),
-        (["--samples", "1"], "samples must be at least 3"),
+        (["--dt", "0.5"], "MODEL linear: --dt must be None or that of the model"),
+        (["--min-radius", "2"], "--min-radius must not exceed radius"),
+        (["--input-size", "2"], "--input-size must be that of the model, = 1, got 2"),
+        (["--samples", "1"], "--samples must be at least 3"),
     ]:
         assert memory(folder, *words, "--out", str(tmp_path / "x")) == 2
         assert message in capsys.readouterr().err

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cofm_triton.cli.jobs.processes import Processes
+from cofm_triton.cli.options import UsageError
 from cofm_triton.files import write_bytes
 
 if TYPE_CHECKING:
@@ -46,6 +47,9 @@ def run_blocks(
         folder: where finished blocks are kept; each machine may have its own.
         processes: those that share the work.
         on_block: called as `on_block(finished blocks, blocks)`.
+
+    Raises:
+        UsageError: the file of a finished block is damaged.
     """
     finished = set[str]().union(*processes.gather(_finished(blocks, folder)))
     missing = [block for block in blocks if block.name not in finished]
@@ -91,6 +95,11 @@ def _write(folder: Path, name: str, result: Mapping[str, Tensor]) -> None:
 
 
 def _read(folder: Path, name: str) -> Result:
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    return load_file(_path(folder, name))
+    path = _path(folder, name)
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise UsageError(f"{path} is damaged ({error}): remove it, and the next run computes it again") from None
