@@ -35,6 +35,7 @@ from cofm_triton.discretization import (
     matrix_gain,
 )
 from cofm_triton.functional import dense_rnn, linear_scan, rnn_scan
+from cofm_triton.matrix_cache import kept
 from cofm_triton.ops.backends import BACKENDS, resolve
 from cofm_triton.ops.dtypes import REAL_DTYPES, state_dtype
 from cofm_triton.ops.rnn_readout import apply_rnn_readout, is_fused
@@ -295,6 +296,10 @@ class StableRNN(nn.Module):
     def step(self, x: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """One time step, the same as `forward` over a sequence of length 1.
 
+        Every call makes the coefficients of a step from the raw parameters; for orthogonal and dense recurrences, which
+        have matrices of them, that takes longer than the step. Inside `torch.nn.utils.parametrize.cached()` they are
+        made once.
+
         Args:
             x: (B, d), or (d,) unbatched.
             hx: as in `forward`.
@@ -410,10 +415,8 @@ class StableRNN(nn.Module):
         w = self._raw(suffix)[2]
         scale = lru_normalization(w) if self.normalize_input else None
         if self.recurrence == "ssm" or self.nonlinearity == "linear":
-            rate = self._rate(suffix)
-            gain = linear_gain(rate, self.dt, self.discretization)
+            decay, gain = self._linear_coefficients(suffix)
             e = self._encode(suffix, x, gain if scale is None else gain * scale)
-            decay = linear_decay(rate, self.dt, self.discretization)
             return linear_scan(e, decay, _like(h0, e), backend=self.backend)
         e = self._encode(suffix, x, scale)
         return rnn_scan(
@@ -427,14 +430,23 @@ class StableRNN(nn.Module):
             backend=self.backend,
         )
 
+    def _linear_coefficients(self, suffix: str) -> tuple[Tensor, Tensor]:
+        """l and g of a linear recurrence, (D,)."""
+
+        def coefficients() -> tuple[Tensor, Tensor]:
+            rate = self._rate(suffix)
+            return linear_decay(rate, self.dt, self.discretization), linear_gain(rate, self.dt, self.discretization)
+
+        name = ("linear_coefficients", suffix, self.parameterization, self.discretization, self.dt)
+        return kept(self, name, (self._raw(suffix)[2],), coefficients)
+
     def _run_rotated(self, suffix: str, x: Tensor, h0: Tensor | None) -> tuple[Tensor, Tensor]:
         """The linear orthogonal recurrence in the basis P h, where it is diagonal."""
-        basis, rate = self._matrix(suffix), self._rate(suffix)
-        gain = linear_gain(rate, self.dt, self.discretization)
+        basis = self._matrix(suffix)
+        decay, gain = self._linear_coefficients(suffix)
         e = self._encode(suffix, x, gain.unsqueeze(1) * basis)
         with _without_autocast(basis.device):
             start = None if h0 is None else _like((h0.to(basis.dtype) @ basis.T).to(h0.dtype), e)
-        decay = linear_decay(rate, self.dt, self.discretization)
         h, h_last = linear_scan(e, decay, start, backend=self.backend)
         with _without_autocast(basis.device):
             h_last = h_last @ basis.to(h_last.dtype)
@@ -442,9 +454,14 @@ class StableRNN(nn.Module):
 
     def _run_dense(self, suffix: str, x: Tensor, h0: Tensor | None) -> tuple[Tensor, Tensor]:
         """Recurrences with a full matrix A in place of the rates."""
-        rate = self._rate(suffix)
-        with _without_autocast(rate.device):  # bfloat16 would move the smallest rates by more than they are
-            matrix, gain = self.step_matrices(suffix, rate)
+        raw = self._raw(suffix)
+
+        def matrices() -> tuple[Tensor, Tensor | None]:
+            with _without_autocast(raw[0].device):  # bfloat16 would move the smallest rates by more than they are
+                return self.step_matrices(suffix, self._rate(suffix))
+
+        name = ("step_matrices", suffix, self.parameterization, self.discretization, self.dt)
+        matrix, gain = kept(self, name, (raw[2], self._matrix(suffix)), matrices)
         e = self._encode(suffix, x, gain)
         return dense_rnn(e, matrix, _like(h0, e), dt=self.dt, nonlinearity=self.nonlinearity, backend=self.backend)
 
