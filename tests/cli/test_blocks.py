@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save
 
 from cofm_triton.cli.jobs.blocks import Block, Result, run_blocks
 from cofm_triton.cli.jobs.processes import Processes
 from cofm_triton.cli.options import UsageError
+from cofm_triton.files import PART
 
 
 class Threads:
@@ -78,3 +80,42 @@ def test_a_damaged_block_is_named(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(UsageError, match=r"block-0\.safetensors is damaged .* remove it"):
         run_blocks([block], tmp_path, Processes(), lambda done, total: None)
+
+
+class Interrupted:
+    """In the role of `Path.write_bytes`: writes half of the data, then stops the process."""
+
+    def __get__(self, path: Path, kind: type[Path]) -> Callable[[bytes], None]:
+        def write(data: bytes) -> None:
+            with path.open("wb") as file:
+                file.write(data[: len(data) // 2])
+            raise KeyboardInterrupt
+
+        return write
+
+
+class OfTwo(Processes):
+    """One of two processes; the other one has computed the block "0", in a folder of its own."""
+
+    def gather(self, value: Any) -> list[Any]:
+        return [value, {"0"} if isinstance(value, set) else {"0": save({"value": torch.tensor([7])})}]
+
+
+@pytest.mark.parametrize("processes", [Processes(), OfTwo(0, 2)], ids=["computed", "from elsewhere"])
+@pytest.mark.parametrize("killed", [False, True])
+def test_half_of_a_block_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: Processes, killed: bool
+) -> None:
+    blocks = [Block("0", lambda: {"value": torch.tensor([7])})]
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", Interrupted())
+        if killed:  # nothing is cleaned up
+            patch.setattr(Path, "unlink", lambda path, missing_ok=False: None)
+        with pytest.raises(KeyboardInterrupt):
+            run_blocks(blocks, tmp_path, processes, lambda done, total: None)
+    left = list(tmp_path.iterdir())
+    assert len(left) == killed and all(path.name.startswith(PART) for path in left)
+    steps: list[int] = []
+    results = run_blocks(blocks, tmp_path, processes, lambda done, total: steps.append(done))
+    assert int(results[0]["value"]) == 7
+    assert steps == ([0, 1, 1] if processes.count == 1 else [1, 1])

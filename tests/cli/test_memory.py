@@ -80,3 +80,28 @@ def test_wrong_usage_is_status_2(folder: Path, tmp_path: Path, capsys: pytest.Ca
         assert memory(folder, *words, "--out", str(tmp_path / "x")) == 2
         assert message in capsys.readouterr().err
         assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "difference"),
+    [
+        (["--length", "59"], "length: 60 there, 59 now"),
+        (["--samples", "20"], "samples: None there, 20 now"),
+        (["--radius", "2"], "radius: 1.0 there, 2.0 now"),
+        (["--min-radius", "0.5"], "min_radius: None there, 0.5 now"),
+        (["--norm", "inf+1"], "norm: inf there, inf+1 now"),
+        (["--perturb", "0,0.2"], "perturb: [0.0, 0.1] there, [0.0, 0.2] now"),
+        (["--directions", "3"], "directions: 2 there, 3 now"),
+        (["--ball", "l2"], "ball: inf there, l2 now"),
+        (["--input-size", "1"], "input_size: None there, 1 now"),
+        (["--dt", "1"], "dt: None there, 1.0 now"),
+        (["--seed", "1"], "seed: 0 there, 1 now"),
+    ],
+)
+def test_a_run_is_not_continued_with_another_option(
+    folder: Path, words: list[str], difference: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path: path.read_bytes() for path in (folder / "out").rglob("*") if path.is_file()}
+    assert memory(folder, *words) == 2
+    assert f"holds a run with other settings ({difference}): name another folder" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in (folder / "out").rglob("*") if path.is_file()} == before

@@ -200,6 +200,60 @@ def test_other_settings_need_overwrite(folder: Path, tmp_path: Path, capsys: pyt
     assert sweep(folder, "--seed", "1", "--overwrite", *out) == 0
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with model.safetensors, data.npz, and the results of a job about them in out."""
+    path = tmp_path_factory.mktemp("finished")
+    save_model(path / "model.safetensors", RNNFunctional(1, 2, nonlinearity="linear"))
+    np.savez(path / "data.npz", inputs=np.ones((2, 3, 1)), targets=np.ones((2, 3, 1)))
+    assert again(path) == 0
+    return path
+
+
+def again(folder: Path, *words: str) -> int:
+    """The job of `finished`, with options of its own. Neither its model nor its data follow from the seed."""
+    options = ["--radii", "0,0.1", "--directions", "1", "--device", "cpu", "--quiet", "--out", str(folder / "out")]
+    return main(["sweep", str(folder / "model.safetensors"), "--data", str(folder / "data.npz"), *options, *words])
+
+
+@pytest.mark.parametrize(
+    ("words", "difference"),
+    [
+        (["--radii", "0,0.2"], "radii: [0.0, 0.1] there, [0.0, 0.2] now"),
+        (["--directions", "2"], "directions: 1 there, 2 now"),
+        (["--search", "gradient"], "search: random there, gradient now"),
+        (["--ball", "l2"], "ball: inf there, l2 now"),
+        (["--metric", "mse"], "metric: twe there, mse now"),
+        (["--precision", "float64"], "precision: float32 there, float64 now"),
+        (["--seed", "1"], "seed: 0 there, 1 now"),
+        (["--memory-limit", "2GiB"], f"memory_limit: {2**30} there, {2**31} now"),
+    ],
+)
+def test_a_run_is_not_continued_with_another_option(
+    finished: Path, words: list[str], difference: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = contents(finished)
+    assert again(finished, *words) == 2
+    assert f"holds a run with other settings ({difference}): name another folder" in capsys.readouterr().err
+    assert contents(finished) == before
+
+
+@pytest.mark.parametrize(("file", "setting"), [("model.safetensors", "models"), ("data.npz", "data")])
+def test_a_run_is_not_continued_with_other_numbers_in_a_file(
+    finished: Path, file: str, setting: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (finished / file).read_bytes()
+    if setting == "models":
+        save_model(finished / file, RNNFunctional(1, 2, nonlinearity="linear"))
+    else:
+        np.savez(finished / file, inputs=np.ones((2, 3, 1)), targets=2 * np.ones((2, 3, 1)))
+    status = again(finished)
+    (finished / file).write_bytes(before)
+    assert status == 2
+    shown = capsys.readouterr().err
+    assert f"holds a run with other settings ({setting}: " in shown and "; " not in shown
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
