@@ -2,6 +2,7 @@
 
 import csv
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from cofm_triton.memory_limit import fitting
 from cofm_triton.ops.backends import INSTALLED
 from cofm_triton.perturbation import PerturbationCurve, perturbation_error
 from cofm_triton.targets import generate
+from cofm_triton.worst_case import ascend
 
 RADII = [0.0, 0.01, 0.3]
 # Paths that sum in another order, at most a few thousand float64 terms.
@@ -158,11 +160,14 @@ def test_given_directions_are_added_as_given() -> None:
     torch.testing.assert_close(curve.per_direction[0], expected, rtol=RTOL, atol=0)
 
 
-def test_slow_search() -> None:
+@pytest.mark.parametrize(("ball", "length"), [("inf", 1.0), ("l2", 0.5)])
+def test_slow_search(ball: str, length: float) -> None:
+    """Four rates are moved by the radius each, or by the radius together."""
     x, y = data()
     model = functional(parameterization="inverse")
-    curve = perturbation_error(model, x, y, radii=RADII, search="slow")
-    expected = one_by_one(model, x, y, [slow_direction(model)], "twe")
+    curve = perturbation_error(model, x, y, radii=RADII, search="slow", ball=ball)
+    directions = [{name: length * value for name, value in slow_direction(model).items()}]
+    expected = one_by_one(model, x, y, directions, "twe")
     torch.testing.assert_close(curve.per_direction[0], expected, rtol=RTOL, atol=0)
 
 
@@ -253,7 +258,7 @@ class Attending(nn.Module):
 def test_memory_limit_changes_chunks_only(make: Any, search: str, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     model, (x, y) = make(), data(6, 5)
-    monkeypatch.setattr("cofm_triton.worst_case._STEPS", 2)
+    monkeypatch.setattr("cofm_triton.perturbation.ascend", partial(ascend, steps=2))
     options: dict[str, Any] = {"radii": RADII, "directions": 3, "search": search}
     plain = perturbation_error(model, x, y, **options)
     tight = perturbation_error(model, x, y, memory_limit=least_limit(model, x, y, search), **options)

@@ -5,9 +5,9 @@ from itertools import product
 import pytest
 import torch
 
-from cofm_triton.directions import random_direction
+from cofm_triton.directions import norm, random_direction, slow_direction
 from cofm_triton.layers import RNNFunctional
-from cofm_triton.model_errors import ErrorEvaluator
+from cofm_triton.model_errors import STEERING_SEQUENCES, ErrorEvaluator
 from cofm_triton.perturbation import errors_along
 from cofm_triton.worst_case import ascend
 
@@ -62,3 +62,30 @@ def test_radius_zero_moves_nothing() -> None:
     worst = ascend(evaluator, model, radii, directions, errors, "inf", steps=3)
     assert worst.error.item() == pytest.approx(errors.item(), rel=1e-12)
     assert all(not value.any() for value in worst.perturbations[0].values())
+
+
+@pytest.mark.parametrize("steps", [0, 3])
+@pytest.mark.parametrize("ball", ["inf", "l2"])
+@pytest.mark.parametrize("slow_is_worst", [False, True])
+def test_never_below_where_it_starts(slow_is_worst: bool, ball: str, steps: int) -> None:
+    """The largest gap is in the last sequence, and grows with the outputs; those that steer have larger errors the
+    smaller their outputs are."""
+    model = RNNFunctional(1, 4, parameterization="exp", dtype=torch.float64)
+    with torch.no_grad():
+        for parameter, value in zip(model.parameters(), (1.0, 0.0, 0.0, 1.0, 0.0), strict=True):
+            parameter.fill_(value)
+    x = torch.full((STEERING_SEQUENCES + 1, 12, 1), 0.1, dtype=torch.float64)
+    y = torch.full_like(x, 5.0)
+    y[-1] = -9.0
+    evaluator, radii = ErrorEvaluator(x, y, "sup"), torch.tensor([0.1], dtype=torch.float64)
+    slow = slow_direction(model, ball=ball)
+    assert all(norm(value, ball).item() == 1 for value in slow.values())
+    readout = {"readout.bias": torch.ones(1), "readout.weight": torch.ones(1, 4) / norm(torch.ones(1, 4), ball)}
+    directions = [*({} for _ in range(9)), {n: (-1 if slow_is_worst else 1) * value for n, value in readout.items()}]
+    errors = errors_along(evaluator, model, radii, directions)
+    slowed = errors_along(evaluator, model, radii, [slow])
+    assert bool(slowed > errors.max()) == slow_is_worst
+    worst = ascend(evaluator, model, radii, directions, errors, ball, steps=steps)
+    assert bool(worst.error >= torch.cat((errors, slowed), 1).amax(1))
+    assert torch.equal(errors_along(evaluator, model, torch.ones(1), worst.perturbations)[0], worst.error)
+    assert all(norm(value, ball) <= radii * (1 + 1e-12) for value in worst.perturbations[0].values())

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from cofm_triton import targets
 from cofm_triton.cli import main
+from cofm_triton.directions import norm
 from cofm_triton.layers import RNNFunctional
 from cofm_triton.model_file import save_model
 from cofm_triton.perturbation import perturbation_error
@@ -114,14 +115,16 @@ def test_two_processes_give_the_bits_of_one(folder: Path, whole: dict[str, bytes
     assert done.stdout.count("Results:") == 1
 
 
-def test_errors_are_those_of_perturbation_error(folder: Path, tmp_path: Path) -> None:
-    assert sweep(folder, "--search", "gradient", "--precision", "float64", "--out", str(tmp_path)) == 0
+@pytest.mark.parametrize("ball", ["inf", "l2"])
+def test_errors_are_those_of_perturbation_error(folder: Path, tmp_path: Path, ball: str) -> None:
+    words = ["--search", "gradient", "--precision", "float64", "--ball", ball]
+    assert sweep(folder, *words, "--out", str(tmp_path)) == 0
     x, y = targets.generate("exp", 8, 10, seed=1)
     torch.manual_seed(0)
     model = RNNFunctional(1, 3, nonlinearity="hardtanh").double()
     grid = [0.0, 0.1, 0.2]
-    random = perturbation_error(model, x, y, radii=grid, directions=3)
-    slow = perturbation_error(model, x, y, radii=grid, search="slow")
+    random = perturbation_error(model, x, y, radii=grid, directions=3, ball=ball)
+    slow = perturbation_error(model, x, y, radii=grid, search="slow", ball=ball)
     table = {(float(r["radius"]), r["direction"]): float(r["error"]) for r in rows(tmp_path / "errors.csv")[:15]}
     for r, radius in enumerate(grid):
         found = [table[radius, str(j)] for j in range(3)]
@@ -133,7 +136,7 @@ def test_errors_are_those_of_perturbation_error(folder: Path, tmp_path: Path) ->
     direction = {name: moved[f"2.{name}"] for name, _ in model.named_parameters()}
     again = perturbation_error(model, x, y, radii=[1.0], directions=[direction])
     assert again.error.item() == pytest.approx(table[0.2, "worst"], rel=RTOL)
-    assert all(d.abs().max() <= 0.2 * (1 + 1e-12) for d in direction.values())
+    assert all(norm(d, ball) <= 0.2 * (1 + 1e-12) for d in direction.values())
 
 
 def test_json_says_how_the_numbers_were_made(folder: Path, whole: dict[str, bytes]) -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from scan_cases import BACKENDS, CPU_BACKENDS, TRITON, Case, device_of, normal, rnn_case
+from torch import Tensor
 from torch.library import opcheck
 
 from cofm_triton.functional import rnn_scan
 from cofm_triton.nonlinearity import NONLINEARITIES
+from cofm_triton.ops import newton
 from cofm_triton.ops import rnn_scan as operator
 from cofm_triton.ops.newton import ACCEPTED, MAX_CHANNELS, MAX_ITERATIONS, MIN_STEPS, newton_scan, pays
 
@@ -107,7 +110,53 @@ def test_auto_is_sequential_on_the_cpu_and_for_short_or_wide_tensors() -> None:
     long = torch.empty(1, MIN_STEPS, MAX_CHANNELS, device="meta")
     assert not any(pays(long, None, backend) for backend in ("torch", "numba", "triton"))
     if torch.cuda.is_available():
-        assert pays(long.to_empty(device="cuda"), None, "triton")
+        assert pays(torch.empty_like(long, device="cuda"), None, "triton")
+
+
+@pytest.mark.parametrize(
+    ("shape", "changes", "expected"),
+    [
+        ((1, MIN_STEPS, MAX_CHANNELS), {}, True),
+        ((2, MIN_STEPS, MAX_CHANNELS // 2), {}, True),
+        ((MAX_CHANNELS, MIN_STEPS, 1), {}, True),
+        ((1, MIN_STEPS + 1, 1), {}, True),
+        ((1, MIN_STEPS - 1, 1), {}, False),
+        ((1, MIN_STEPS, MAX_CHANNELS + 1), {}, False),
+        ((2, MIN_STEPS, MAX_CHANNELS // 2 + 1), {}, False),
+        ((2, MIN_STEPS // 2, 1), {}, False),
+        ((1, MIN_STEPS, 1), {"seq_starts": torch.zeros(1, dtype=torch.int64)}, False),
+        ((1, MIN_STEPS, 1), {"backend": "torch"}, False),
+        ((1, MIN_STEPS, 1), {"device": "cpu"}, False),
+        ((1, MIN_STEPS, 1), {"capturing": True}, False),
+    ],
+)
+def test_auto_pays_for_long_sequences_of_few_channels_alone(
+    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...], changes: dict[str, Any], expected: bool
+) -> None:
+    """On a GPU that need not be there, outside of a graph that is being captured."""
+    options: dict[str, Any] = {"seq_starts": None, "backend": "triton", "device": "cuda", "capturing": False, **changes}
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: options["capturing"])
+    x: Any = SimpleNamespace(shape=torch.Size(shape), device=torch.device(options["device"]))
+    assert pays(x, options["seq_starts"], options["backend"]) is expected
+
+
+@pytest.mark.parametrize(("steps", "accepted"), [(10, True), (11, False), (-9, True), (-11, False)])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_residual_of_two_roundings_is_accepted_and_no_more(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, steps: int, accepted: bool
+) -> None:
+    """One step from 0 to act(1) = 1, of 9 roundings and that of h = 1, so that 2 * 10 * eps / 2 is the largest."""
+    h = torch.full((1, 1, 1), 1 + steps * torch.finfo(dtype).eps, dtype=dtype)
+
+    def forward(drive: Tensor, *rest: Any, **options: Any) -> tuple[Tensor, None]:
+        return next(results, drive), None
+
+    results = iter([h])
+    monkeypatch.setattr(newton, "implementation", lambda backend, name: SimpleNamespace(forward=forward))
+    one = torch.ones(1, 1, 1, dtype=dtype)
+    found, iterations = newton_scan(one, one[0, 0], None, None, dt=1.0, nonlinearity="linear", backend="torch")
+    assert iterations == (0 if accepted else 1)
+    assert found is not None and found.item() == (h.item() if accepted else 1)
 
 
 @pytest.mark.parametrize("backend", TRITON)
