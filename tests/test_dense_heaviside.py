@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from sweep_cases import randn
+from sweep_cases import randn, random_cells
 
+from cofm_triton import reference
 from cofm_triton.dense_heaviside import DenseHeavisideCells
 from cofm_triton.layers import RNNFunctional
 from cofm_triton.memory import memory_function
 from cofm_triton.memory_sweep import memory_sweep
+from cofm_triton.nonlinearity import NONLINEARITIES
 from cofm_triton.reference import Dynamics, rnn_functional
 
 STEPS = 12
@@ -60,6 +63,43 @@ def test_a_dense_model_that_is_diagonal_has_the_memory_of_the_diagonal_one(nonli
     # exp(-dt W) rounds its eigenvalues to 2^-53, and 520 of them are multiplied.
     torch.testing.assert_close(fast.values, slow.values, rtol=1e-11, atol=0)
     assert fast.beta0 == pytest.approx(slow.beta0, rel=1e-12)
+
+
+@pytest.mark.parametrize("nonlinearity", NONLINEARITIES)
+@pytest.mark.parametrize("size", [1e-8, 1e-4, 3.0, -3.0])
+@pytest.mark.parametrize("largest", [0.99, 1.2])
+def test_powers_stand_for_steps_where_act_is_linear_alone(largest: float, size: float, nonlinearity: str) -> None:
+    """At a kink in 0, in a curve that float64 sees, and where states grow into saturation, every step is taken."""
+    basis = torch.linalg.qr(randn(5, 5)).Q
+    decay = (basis * torch.linspace(0.8, largest, 5, dtype=torch.float64)) @ basis.T
+    cells = random_cells(nonlinearity, "linear", 5, 2, 3, 1)
+    rate, bias = (torch.eye(5) - decay)[None] / cells.dt, torch.zeros(1, 5, dtype=torch.float64)
+    cells = replace(cells, rate=rate, bias=bias, encoder=cells.encoder.abs())
+    steps = [0, 1, 63, 64, 65, 130] if largest < 1 else [0, 130]
+    inputs = size * (randn(1, 4, 2) if size > 0 else randn(1, 4, 2).abs())  # the last of the sizes: every z < 0
+    z, rows = inputs @ cells.encoder.mT, []
+    largest_z: list[float] = []
+    for _ in range(steps[-1] + 1):
+        value = reference.nonlinearity(nonlinearity).act(z)
+        rows.append(value @ cells.readout.mT)
+        largest_z.append(max([z.abs().max().item(), *largest_z[-1:]]))
+        z = z - cells.dt * value @ cells.rate.mT
+    expected = torch.stack([rows[k] for k in steps], 2)
+    actual = DenseHeavisideCells(cells, decay[None]).increments(inputs, torch.tensor(steps))
+    # Every step rounds sums over 5 units, each twice.
+    scale = torch.tensor([(k + 1) * largest_z[k] for k in steps]).double() * cells.readout.abs().sum(2).max()
+    assert bool(((actual - expected).abs().amax((0, 1, 3)) <= 10 * 2**-53 * scale).all())
+
+
+def test_odd_models_are_those_without_bias_whose_act_is_odd() -> None:
+    for name in NONLINEARITIES:
+        cells = random_cells(name, "linear", 5, 2, 3, 1)
+        dense = DenseHeavisideCells(cells, torch.eye(5, dtype=torch.float64)[None])
+        assert not dense.is_odd
+        unbiased = replace(dense, cells=replace(cells, bias=torch.zeros_like(cells.bias)))
+        assert unbiased.is_odd == (name != "relu")
+        x, steps = randn(1, 4, 2), torch.arange(3)
+        assert unbiased.is_odd == torch.equal(unbiased.increments(-x, steps), -unbiased.increments(x, steps))
 
 
 @pytest.mark.parametrize("recurrence", ["dense", "orthogonal"])

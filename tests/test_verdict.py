@@ -193,6 +193,16 @@ def test_resolution_is_the_rounding_of_the_largest_rate() -> None:
     assert found.resolutions == (0.5 * 2**-23,) * 2
 
 
+@pytest.mark.parametrize("large", [0, 1, 2])
+def test_resolution_is_that_of_the_layer_with_the_largest_rate(large: int) -> None:
+    model = RNNFunctional(1, 2, num_layers=3, dtype=torch.float64)
+    with torch.no_grad():
+        for layer in range(3):
+            rate = torch.tensor([0.25, -4.0 if layer == large else 0.5])
+            model.get_parameter(f"rnn.rate_l{layer}").copy_(rate)
+    assert resolution(model) == 4 * 2**-52 and resolution(model, torch.float32) == 4 * 2**-23
+
+
 MODEL = exact_exponential(0.5)
 X = torch.zeros(2, 4, 1, dtype=torch.float64)
 
