@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("numba")
 
@@ -49,3 +50,14 @@ def test_values(name: str, dtype: Any) -> None:
         return
     unit = np.spacing(np.abs(expected[known]).astype(dtype))
     assert (np.abs(result[known] - expected[known]) / unit).max() <= 2.5  # what the docstring says
+
+
+def test_tanh_is_that_of_pytorch_to_two_units_over_all_of_float32() -> None:
+    """Every 4,099th number from the smallest to the largest, and its negative."""
+    positive = np.arange(0, int(np.float32(np.inf).view(np.int32)), 4099, dtype=np.int32).view(np.float32)
+    z = np.concatenate((positive, -positive))
+    result, expected = np.empty_like(z), torch.tanh(torch.from_numpy(z)).numpy()
+    apply(NONLINEARITIES.index("tanh"), z, result)
+    unit = np.spacing(np.abs(expected)).astype(np.float64)
+    assert (np.abs(result.astype(np.float64) - expected) / unit).max() <= 2
+    assert np.array_equal(result[np.abs(z) > 10], np.sign(z[np.abs(z) > 10]))

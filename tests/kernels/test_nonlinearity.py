@@ -10,7 +10,7 @@ import torch
 from scan_cases import device_of
 
 from cofm_triton.activation import activation, activation_slope
-from cofm_triton.nonlinearity import NONLINEARITIES
+from cofm_triton.nonlinearity import NONLINEARITIES, TANH_FLOAT32
 from cofm_triton.ops.backends import INSTALLED, interpreting
 
 if not INSTALLED["triton"] or not (torch.cuda.is_available() or interpreting()):
@@ -63,3 +63,33 @@ def test_values_and_slopes(name: str, dtype: torch.dtype) -> None:
     else:
         assert torch.equal(values[~nan], activation(name)(z[~nan]))
         assert torch.equal(slopes[~nan], activation_slope(name)(z[~nan]))
+
+
+def test_tanh_is_that_of_pytorch_to_two_units_over_all_of_float32() -> None:
+    """Every 4,099th number from the smallest to the largest: as `cofm_triton.nonlinearity` says, range by range."""
+    bits = torch.arange(0, torch.tensor(torch.inf).view(torch.int32).item(), 4099, dtype=torch.int32)
+    z = torch.cat((bits.view(torch.float32), -bits.view(torch.float32)))
+    values, slopes = torch.empty_like(z, device=device_of("triton")), torch.empty_like(z, device=device_of("triton"))
+    apply_kernel[(triton.cdiv(z.numel(), 2**16),)](z.to(values.device), values, slopes, z.numel(), "tanh", BLOCK=2**16)
+    u, size = values.cpu(), z.abs()
+    expected = torch.tanh(z)
+    unit = torch.from_numpy(np.spacing(expected.abs().numpy())).double()
+    units = (u.double() - expected.double()).abs() / unit
+    assert units.max() <= 2
+    assert units[(size >= 1e-4) & (size <= 1)].max() <= 1
+    assert torch.equal(u[size < 1e-4], z[size < 1e-4])
+    assert torch.equal(u[size > 10], z[size > 10].sign())
+
+
+@pytest.mark.parametrize("root_units", [-2, 2])
+@pytest.mark.parametrize("power_units", [-2, 2])
+def test_tanh_bears_the_errors_of_a_gpu_beyond_its_threshold(power_units: int, root_units: int) -> None:
+    """exp2 and the inverse root of the target may be two units off: the quotient's share of tanh is small by then."""
+    size = torch.linspace(TANH_FLOAT32.threshold, 10, 200_001)
+    power = torch.exp2(size * (2 / np.log(2)))
+    denominator = power + power_units * torch.from_numpy(np.spacing(power.numpy())) + 1
+    root = torch.rsqrt(denominator * denominator)
+    u = 1 - 2 * (root + root_units * torch.from_numpy(np.spacing(root.numpy())))
+    expected = torch.tanh(size)
+    units = (u.double() - expected.double()).abs() / torch.from_numpy(np.spacing(expected.numpy())).double()
+    assert units.max() <= 2
