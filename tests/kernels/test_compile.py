@@ -1,5 +1,7 @@
 """Every kernel compiles for every GPU we name, without a register spill, and no worse than before. Needs no GPU."""
 
+import ast
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -8,17 +10,30 @@ pytest.importorskip("triton")
 
 from cofm_triton import kernels
 from cofm_triton.compilation import baseline
-from cofm_triton.compilation.launches import operators
+from cofm_triton.compilation.launches import label, operators
 from cofm_triton.compilation.offline import TARGETS, Compiled
 from cofm_triton.compilation.run import compile_all
 
 BASELINE = Path(__file__).parents[2] / "bench" / "results" / "kernels.json"
+SOURCES = sorted(Path(kernels.__path__[0]).glob("*.py"))
 KERNELS = {
     name
-    for path in Path(kernels.__path__[0]).glob("*.py")
+    for path in SOURCES
     for line in path.read_text().splitlines()
     if line.startswith("def ") and (name := line[4:].partition("(")[0]).endswith("_kernel")
 }
+
+# The most instructions per element of the loop along time on sm_90, whatever the last version took.
+BUDGETS = {
+    ("linear_scan_forward_kernel", "float32"): 10,
+    ("linear_scan_forward_kernel", "bfloat16"): 12,
+    ("linear_scan_backward_kernel", "float32"): 14,
+    ("linear_scan_backward_kernel", "bfloat16"): 18,
+    ("rnn_scan_forward_kernel", "float32 hardtanh"): 13,
+    ("rnn_scan_forward_kernel", "float32 relu"): 13,
+    ("rnn_scan_forward_kernel", "float32 tanh"): 24,
+}
+TALK = {"shuffle", "sync", "shared", "local"}  # between lanes or warps, and what takes its way through memory
 
 
 def compiled(target: str) -> list[Compiled]:
@@ -38,3 +53,42 @@ def test_every_kernel_compiles_without_a_spill_and_no_worse_than_before(target: 
     spilled = [entry for entry in entries if entry.spilled]
     assert not spilled, "\n".join(map(str, spilled))
     assert not list(baseline.worse(entries, BASELINE))
+    if target == "sm_90":
+        assert not list(over_budget(entries))
+
+
+def over_budget(entries: Sequence[Compiled]) -> Iterator[str]:
+    """What takes more than `BUDGETS`, and usual linear scans whose lanes talk in every step, a line each."""
+    usual = {label(options) for options in operators()["linear_scan"].usual}
+    totals = {(entry.kernel, entry.configuration): entry.total for entry in entries}
+    for key, most in BUDGETS.items():
+        total = totals.get(key)
+        if total is None or total > most:
+            yield f"{' '.join(key)}: {total} instructions per element, at most {most}"
+    for entry in entries:
+        talk = TALK & entry.instructions.keys()
+        if talk and entry.operator == "linear_scan" and entry.configuration in usual:
+            yield f"{entry.key}: {', '.join(sorted(talk))} in the loop along time"
+
+
+def test_budgets_are_read_off_what_was_compiled() -> None:
+    entries = [
+        Compiled("sm_90", kernel[: kernel.index("scan") + 4], kernel, name, {}, 64, 0, 0, {"float": float(most)})
+        for (kernel, name), most in BUDGETS.items()
+    ]
+    assert not list(over_budget(entries))
+    (missing,) = over_budget(entries[1:])
+    assert missing == "linear_scan_forward_kernel float32: None instructions per element, at most 10"
+    entries[0].instructions.update({"shuffle": 0.1})
+    more, talk = over_budget(entries)
+    assert more.startswith("linear_scan_forward_kernel float32: 10.1 ")
+    assert talk.endswith("shuffle in the loop along time")
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
+def test_no_kernel_adds_atomically(path: Path) -> None:
+    """The order of such sums, and with it their last bits, would be another one in every run."""
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    names = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+    names |= {alias.name for node in nodes if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert not [name for name in names if name.startswith("atomic")]
