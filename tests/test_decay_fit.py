@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from cofm_triton import targets
-from cofm_triton.decay_fit import fit_decay
+from cofm_triton.decay_fit import _is_decay, fit_decay
 
 
 def times(length: int, dt: float = 1.0) -> Tensor:
@@ -60,6 +60,42 @@ def test_noise_leaves_the_verdict_and_lowers_the_margin(seed: int) -> None:
         assert unsure.decay == sure.decay
         assert 0.5 < unsure.margin < sure.margin
         assert unsure.rate == pytest.approx(sure.rate, rel=0.3)
+
+
+@pytest.mark.parametrize("decay", ["exponential", "polynomial"])
+def test_the_margin_is_the_ratio_of_what_the_fits_leave(decay: str) -> None:
+    t = times(200)
+    clean = torch.exp(-0.1 * t) if decay == "exponential" else (t + 5) ** -1.5
+    noise = torch.exp(0.05 * torch.randn(200, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
+    fit = fit_decay(t, clean * noise)
+    log = (clean * noise).flip(0).cummax(0).values.flip(0).log()
+    inside = (t >= fit.window[0]) & (t <= fit.window[1])
+    centred = t[inside] - t[inside].mean()
+    rate = -(centred * log[inside]).sum() / centred.square().sum()
+    line, power = (log + law for law in (rate * t, fit.exponent * torch.log(t + fit.shift)))
+    left = [float(rest[inside].std(correction=0)) for rest in (line, power)]
+    assert fit.decay == decay == ("exponential" if left[0] < left[1] else "polynomial")
+    assert fit.margin == pytest.approx(abs(math.log(left[0] / left[1])), rel=1e-9)
+    assert fit.r_squared == pytest.approx(1 - min(left) ** 2 / float(log[inside].var(correction=0)), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("fall", "explained", "variance", "expected"),
+    [
+        (0.49, 0.89, 1.0, False),
+        (0.51, 0.89, 1.0, True),
+        (0.49, 0.91, 1.0, True),
+        (1.99, 0.49, 1.0, False),
+        (2.01, 0.49, 1.0, True),
+        (1.99, 0.51, 1.0, True),
+        (3.00, 1.00, 0.9e-18, False),
+        (3.00, 1.00, 1.1e-18, True),
+    ],
+)
+def test_a_fall_is_decay_if_it_is_large_or_explained(
+    fall: float, explained: float, variance: float, expected: bool
+) -> None:
+    assert _is_decay(fall, variance, explained) is expected
 
 
 def test_oscillation_and_zeros_do_not_matter() -> None:

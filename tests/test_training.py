@@ -1,4 +1,5 @@
 import copy
+import math
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from torch import Tensor
 from cofm_triton import targets
 from cofm_triton.layers import RNNFunctional
 from cofm_triton.loss import temporally_weighted_mse
+from cofm_triton.memory import memory_function
 from cofm_triton.parameterization import PARAMETERIZATIONS, parameterization
 from cofm_triton.quadratic_form import QuadraticForm
 from cofm_triton.training import (
@@ -152,6 +154,30 @@ def test_trained_models_approximate_the_target(target: str) -> None:
     after = relative_error(bent, fresh, answers)
     assert after < 0.5 * before
     assert after < 0.01
+
+
+@pytest.mark.parametrize(
+    ("target", "slowest", "decay"), [("exp", 0.5, "exponential"), ("pol", 1e-3, "polynomial")]
+)
+@pytest.mark.parametrize("nonlinearity", ["linear", "tanh"])
+def test_memory_of_trained_models(target: str, slowest: float, decay: str, nonlinearity: str) -> None:
+    """Sixteen rates up to 2, log-uniform: the record of 100 steps sees the slowest mode alone, or a power of t."""
+    model = initial_model(16, parameterization="exp")
+    raw = torch.linspace(math.log(slowest), math.log(2), 16, dtype=torch.float64)
+    with torch.no_grad():
+        for name, value in {"rnn.rate_l0": raw, "rnn.weight_ih_l0": 0.25, "readout.weight": 0.25 * raw.exp()}.items():
+            model.get_parameter(name).copy_(torch.as_tensor(value))
+    before = model.rnn.rate_l0.detach().clone()
+    (loss,) = train_linear([model], QuadraticForm.from_data(*data(target)), steps=60, learning_rate=0.01)
+    assert loss < 0.05 and bool((model.rnn.rate_l0 != before).all())
+    trained = model if nonlinearity == "linear" else with_nonlinearity(model, nonlinearity)
+    fit = memory_function(trained, 100).fit()
+    assert fit.decay == decay and fit.margin > 1
+    if decay == "exponential":
+        # The next of the rates, 10 % above, leaves a tenth of itself within the window.
+        assert fit.beta0 <= fit.rate <= 1.02 * fit.beta0 and fit.within_bound
+    else:
+        assert 0.4 < fit.rate == fit.exponent < 0.6 and not fit.within_bound
 
 
 def test_training_is_reproducible_bit_for_bit() -> None:
