@@ -63,6 +63,15 @@ def test_smoke_run(tmp_path: Path) -> None:
     assert {"date", "device", "threads", "load_before"} <= set(content["machine"])
 
 
+def test_every_scan_sweep_and_layer_is_timed() -> None:
+    """A file that no longer registers its operator would leave no trace in a run."""
+    forward = {name for name, operator in registry.OPERATORS.items() if contract.FORWARD in operator.passes}
+    both = {name for name, operator in registry.OPERATORS.items() if contract.FORWARD_BACKWARD in operator.passes}
+    scans = {"linear_scan", "gated_scan", "rnn_scan", "dense_rnn", "rnn_readout", "stable_rnn"}
+    assert both == scans and forward == {*scans, "memory_sweep", "perturbation_error"}
+    assert {case.operator for case in registry.cases(smoke=True)} == forward
+
+
 def test_every_study_is_part_of_the_full_run() -> None:
     cases = registry.cases(smoke=False)
     assert len(cases) == len(set(cases))

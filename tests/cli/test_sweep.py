@@ -107,8 +107,11 @@ def test_killed_job_continues_to_the_same_bytes(folder: Path, whole: dict[str, b
     assert all((out / name).stat().st_mtime_ns == stamp for name, stamp in stamps.items())
 
 
-def test_two_processes_give_the_bits_of_one(folder: Path, whole: dict[str, bytes], tmp_path: Path) -> None:
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+@pytest.mark.parametrize("count", [2, 4])
+def test_several_processes_give_the_bits_of_one(
+    folder: Path, whole: dict[str, bytes], tmp_path: Path, count: int
+) -> None:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
     done = command(folder, tmp_path / "run", torchrun)
     assert done.returncode == 0, done.stderr
     assert contents(tmp_path / "run") == whole
