@@ -126,15 +126,16 @@ class Chunks(NamedTuple):
     segment: int
 
 
-def channels(channels: int, element_size: int, *, part: int = 1) -> Channels:
+def channels(channels: int, element_size: int, *, part: int = 1, pairs: bool = False) -> Channels:
     """Blocks of channels: 16-byte accesses, or a `part` of that, where rows are aligned, otherwise two numbers a lane.
+    In `pairs`, a lane has two numbers at least.
 
     Triton knows a stride to be aligned when it is divisible by 16. Where it is not, every number has an address of its
     own, and more than two a lane spill.
     """
     aligned = channels % ALIGNED_CHANNELS == 0
     full = LANES * VECTOR_BYTES // element_size if aligned else 2 * LANES
-    block_d = min(full // part, max(LANES, triton.next_power_of_2(channels)))
+    block_d = min(full // part, max(2 * LANES if pairs else LANES, triton.next_power_of_2(channels)))
     parts = min(full // block_d, PARTS[-1]) if aligned else 1
     return Channels(block_d, triton.cdiv(channels, block_d), channels % block_d != 0, parts)
 
@@ -186,7 +187,8 @@ def narrowest(width: int, element_size: int, *, pairs: bool = False) -> Channels
 
 def _blocks(width: int, element_size: int, pairs: bool) -> list[Channels]:
     """Every width of blocks that a scan may have, the widest first."""
-    return [channels(width, element_size, part=part) for part in PARTS if _divides(width, element_size, part, pairs)]
+    parts = [part for part in PARTS if _divides(width, element_size, part, pairs)]
+    return [channels(width, element_size, part=part, pairs=pairs) for part in parts]
 
 
 def _balanced(rows: int) -> int:

@@ -39,7 +39,7 @@ from typing import Any
 import triton
 import triton.language as tl
 
-from cofm_triton.kernels.interleaved import multiply, multiply_conj, one
+from cofm_triton.kernels.interleaved import in_pairs, multiply, multiply_conj, one
 from cofm_triton.kernels.launch import (
     FOLDED_CARRIES,
     NUM_WARPS,
@@ -49,7 +49,15 @@ from cofm_triton.kernels.launch import (
     narrowest,
     split_carries,
 )
-from cofm_triton.kernels.rows import chunk_rows, live_row, load_last_rows, load_row, load_rows, store_row
+from cofm_triton.kernels.rows import (
+    chunk_rows,
+    like_a_row,
+    live_row,
+    load_last_rows,
+    load_row,
+    load_rows,
+    store_row,
+)
 
 # Kernels are not compiled anew for a single block of channels (`do_not_specialize`): knowing that there is one, Triton
 # keeps the distance of every row in flight in scalar registers, of which gfx942 has too few.
@@ -202,6 +210,9 @@ def linear_scan_forward_kernel(
     SUMMARY writes last (S, num_chunks, D), the state after each chunk, GATED product, that of its decays, and h of
     chunk 0 only. SUMMED, x and decay are summaries of chunks themselves.
     """
+    if COMPLEX:
+        D, stride_s, stride_xb, stride_xt = in_pairs(D), in_pairs(stride_s), in_pairs(stride_xb), in_pairs(stride_xt)
+        stride_ab, stride_at = in_pairs(stride_ab), in_pairs(stride_at)
     pid = tl.program_id(0)
     program = (pid // num_blocks) % num_chunks
     chunk = program
@@ -219,7 +230,7 @@ def linear_scan_forward_kernel(
     h_step = SIGN * D
     x_row = x_ptr + batch * stride_xb + entry * stride_xt + d * stride_xd
     h_row = h_ptr + (batch * T + entry) * D + d
-    a_row = decay_ptr + d
+    a_row = decay_ptr + like_a_row(sequence, D) + d
     if GATED:
         a_row = decay_ptr + batch * stride_ab + entry * stride_at + d * stride_ad
     state_row = (sequence.to(tl.int64) * num_chunks + program) * D + d
@@ -320,6 +331,9 @@ def linear_scan_backward_kernel(
     of carry[c:] decayed by gates, (D,) or GATED like carry. SUMMARY is for the chunks after the first and writes
     grad_start (S, num_chunks, D), mu before each of them, and GATED product, that of its decays, nothing else.
     """
+    if COMPLEX:
+        D, stride_s, stride_gb, stride_gt = in_pairs(D), in_pairs(stride_s), in_pairs(stride_gb), in_pairs(stride_gt)
+        stride_ab, stride_at = in_pairs(stride_ab), in_pairs(stride_at)
     pid = tl.program_id(0)
     program = (pid // num_blocks) % num_chunks
     chunk, last_chunk = program, num_chunks - 1
@@ -343,7 +357,7 @@ def linear_scan_backward_kernel(
     dx_row = grad_x_ptr + dense_row
     previous_row = h_ptr + dense_row + h_step
     da_row = grad_decay_ptr + dense_row
-    a_row = decay_ptr + d
+    a_row = decay_ptr + like_a_row(sequence, D) + d
     if GATED:
         a_row = decay_ptr + batch * stride_ab + last * stride_at + d * stride_ad
     state_row = (sequence.to(tl.int64) * num_chunks + program) * D + d

@@ -32,6 +32,7 @@ from cofm_triton.kernels.nonlinearity import act, act_derivative
 from cofm_triton.kernels.parameterization import step_rate, step_rate_slope
 from cofm_triton.kernels.rows import (
     chunk_rows,
+    like_a_row,
     live_row,
     load_last_rows,
     load_row,
@@ -68,7 +69,7 @@ def rnn_scan_forward_kernel(
     step = tl.full((), dt, STATE)
 
     # Subtracted from zero: a mere change of sign would move into the loop and be paid there once per state.
-    pull = 0.0 - step_rate(load_row(w_ptr + d, mask, MASKED), dt, PARAMETERIZATION, EXACT)
+    pull = 0.0 - step_rate(load_row(w_ptr + like_a_row(sequence, D) + d, mask, MASKED), dt, PARAMETERIZATION, EXACT)
     h = tl.zeros((BLOCK_D,), STATE)
     if HAS_H0:
         h = load_row(h0_ptr + sequence_row, mask, MASKED).to(STATE)
@@ -128,7 +129,7 @@ def rnn_scan_backward_kernel(
     step = tl.full((), dt, STATE)
 
     # Subtracted from zero: a mere change of sign would move into the loop and be paid there once per state.
-    pull = 0.0 - step_rate(load_row(w_ptr + d, mask, MASKED), dt, PARAMETERIZATION, EXACT)
+    pull = 0.0 - step_rate(load_row(w_ptr + like_a_row(sequence, D) + d, mask, MASKED), dt, PARAMETERIZATION, EXACT)
     start = tl.zeros((BLOCK_D,), STATE)
     if HAS_H0:
         start = load_row(h0_ptr + sequence_row, mask, MASKED).to(STATE)
@@ -196,7 +197,7 @@ def rnn_scan_backward_kernel(
         xs = xs_ahead
         gs = gs_ahead
 
-    slope = step_rate_slope(load_row(w_ptr + d, mask, MASKED), dt, PARAMETERIZATION, EXACT)
+    slope = step_rate_slope(load_row(w_ptr + like_a_row(sequence, D) + d, mask, MASKED), dt, PARAMETERIZATION, EXACT)
     store_row(grad_w_ptr + sequence_row, -slope * grad_pull, mask, MASKED)
     store_row(grad_h0_ptr + sequence_row, mu, mask, MASKED)
 

@@ -22,6 +22,16 @@ def load_row(ptr, mask, MASKED: tl.constexpr):
 
 
 @triton.jit
+def like_a_row(row, D):
+    """0, as the offset of a row >= 0 of D channels: what is read there is laid over the lanes as rows are.
+
+    Rows that are not aligned lie across the lanes one number after the other, a vector that begins where 16 bytes do
+    several numbers a lane, and of what is laid out in two ways one moves between lanes in every step.
+    """
+    return tl.minimum(row, 0).to(tl.int64) * D
+
+
+@triton.jit
 def load_rows(ptr, stride, mask, ROWS: tl.constexpr, MASKED: tl.constexpr):
     """The ROWS rows at `ptr`, `ptr + stride`, ...: a tuple of row vectors in the dtype of the tensor."""
     rows = ()
