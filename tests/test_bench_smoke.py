@@ -203,6 +203,15 @@ def test_peers_are_compared_through_their_own_copies() -> None:
     assert peer.bandwidth is None
 
 
+def test_long_runs_are_compared_by_the_clock() -> None:
+    """A copy may take three times as long after a long run as after a short one."""
+    ours, peer = results_of(cofm=[(1.0, 6.0)], peer=[(3.0, 33.0)]).records
+    assert table.advantage(ours, peer) == 5.5
+    assert table.advantage(peer, ours) == 1 / 5.5
+    ours, peer = results_of(cofm=[(1.0, 6.0)], peer=[(3.0, 27.0)]).records
+    assert table.advantage(ours, peer) == 1.5
+
+
 def test_table_shows_losses_and_reasons() -> None:
     session = results_of(cofm=[(1.0, 2.0)] * 3, slow=[(1.0, 8.0)], fast=[(1.0, 1.0)] * 3, other=[(1.0, 1.0)] * 3)
     session.leave_out("absent", "linear_scan", "not installed")
