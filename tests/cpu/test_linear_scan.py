@@ -144,6 +144,12 @@ def test_products_of_decays_beyond_the_range_of_their_dtype(dtype: torch.dtype, 
     torch.testing.assert_close(h, wanted, rtol=2 * block * torch.finfo(dtype).eps, atol=2 * block * tiny)
 
 
+def test_an_infinite_state_stays_infinite_whatever_it_decays_by() -> None:
+    x, decay = torch.zeros(1, 10_000, 2), torch.tensor([1e-30, 0.0])
+    h = scan(x, decay, torch.full((1, 2), torch.inf), False, torch.float32)
+    assert bool((h[..., 0] == torch.inf).all()) and bool(h[..., 1].isnan().all())
+
+
 def test_blocked_scan_leaves_its_arguments_alone() -> None:
     x, decay, start = normal(2, 10, 3), decays(2, 10, 3), normal(2, 3, seed=2)
     copies = [t.clone() for t in (x, decay, start)]

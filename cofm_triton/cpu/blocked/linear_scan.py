@@ -91,9 +91,9 @@ def scan(x: Tensor, decay: Tensor, start: Tensor, reverse: bool, state_dtype: to
     state = start
     for i in range(count):
         states[:, i] = state
-        if usable[i]:
+        if usable[i] and bool(state.isfinite().all()):
             state = (ends[:, i] + products[:, i] * state).to(state_dtype)
-        else:  # a product that overflows says nothing about the state: it may be 0, or meet a decay of 0 later on
+        else:  # what overflows says nothing: a product's state may be 0, and a state's product need not be
             for j in range(block):
                 one = gate(j) if decay.dim() == 1 else gate(j)[:, i]
                 state = torch.addcmul(blocks[:, i, j].to(state_dtype), one.to(state_dtype), state)
