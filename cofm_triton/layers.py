@@ -438,7 +438,7 @@ class StableRNN(nn.Module):
             return linear_decay(rate, self.dt, self.discretization), linear_gain(rate, self.dt, self.discretization)
 
         name = ("linear_coefficients", suffix, self.parameterization, self.discretization, self.dt)
-        return kept(self, name, (self._raw(suffix)[2],), coefficients)
+        return kept(self, name, lambda: (self._raw(suffix)[2],), coefficients)
 
     def _run_rotated(self, suffix: str, x: Tensor, h0: Tensor | None) -> tuple[Tensor, Tensor]:
         """The linear orthogonal recurrence in the basis P h, where it is diagonal."""
@@ -461,7 +461,7 @@ class StableRNN(nn.Module):
                 return self.step_matrices(suffix, self._rate(suffix))
 
         name = ("step_matrices", suffix, self.parameterization, self.discretization, self.dt)
-        matrix, gain = kept(self, name, (raw[2], self._matrix(suffix)), matrices)
+        matrix, gain = kept(self, name, lambda: (raw[2], self._matrix(suffix)), matrices)
         e = self._encode(suffix, x, gain)
         return dense_rnn(e, matrix, _like(h0, e), dt=self.dt, nonlinearity=self.nonlinearity, backend=self.backend)
 

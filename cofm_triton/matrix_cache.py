@@ -23,28 +23,31 @@ class _Kept(NamedTuple):
     result: Any
 
 
-def kept(module: nn.Module, name: Hashable, sources: tuple[Tensor, ...], make: Callable[[], Result]) -> Result:
+def kept(
+    module: nn.Module, name: Hashable, sources: Callable[[], tuple[Tensor, ...]], make: Callable[[], Result]
+) -> Result:
     """`make()`, or what it gave before in the same context.
 
     Args:
         module: whose result it is.
         name: of the result, with everything it depends on besides tensors.
-        sources: the tensors it is made from.
+        sources: gives the tensors it is made from; outside the context nobody asks, for they may be costly themselves.
         make: makes it.
 
     Example:
         >>> layer, w = nn.Identity(), torch.ones(2)
         >>> with parametrize.cached():
-        ...     first, second = (kept(layer, "twice", (w,), lambda: 2 * w) for _ in range(2))
+        ...     first, second = (kept(layer, "twice", lambda: (w,), lambda: 2 * w) for _ in range(2))
         >>> first is second
         True
     """
     if torch.compiler.is_compiling() or not getattr(parametrize, "_cache_enabled", 0):
         return make()
     cache: dict[Any, Any] = getattr(parametrize, "_cache", {})
-    versions = (torch.is_grad_enabled(), *(None if t.is_inference() else t._version for t in sources))
+    tensors = sources()
+    versions = (torch.is_grad_enabled(), *(None if t.is_inference() else t._version for t in tensors))
     held = cache.get((id(module), name))
-    if held is None or held.versions != versions or any(a is not b for a, b in zip(held.sources, sources, strict=True)):
-        held = cache[id(module), name] = _Kept(sources, versions, make())
+    if held is None or held.versions != versions or any(a is not b for a, b in zip(held.sources, tensors, strict=True)):
+        held = cache[id(module), name] = _Kept(tensors, versions, make())
     result: Result = held.result
     return result

@@ -24,7 +24,7 @@ def _counted() -> tuple[Callable[[Tensor], Tensor], list[Tensor]]:
             made.append(2 * w)
             return made[-1]
 
-        return kept(module, "twice", (w,), make)
+        return kept(module, "twice", lambda: (w,), make)
 
     return twice, made
 
@@ -92,3 +92,17 @@ def test_steps_make_their_coefficients_once(
         assert not torch.equal(layer.step(now, h)[0], before)
         changed, _ = layer.step(now, h)
     torch.testing.assert_close(changed, layer.step(now, h)[0])
+
+
+@pytest.mark.parametrize("recurrence", ["orthogonal", "dense"])
+def test_outside_a_matrix_is_asked_for_once(recurrence: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of an orthogonal layer is solved for at every access."""
+    layer, asked, matrix = StableRNN(2, 3, recurrence=recurrence), [], StableRNN._matrix
+
+    def counted(self: StableRNN, suffix: str) -> Tensor:
+        asked.append(suffix)
+        return matrix(self, suffix)
+
+    monkeypatch.setattr(StableRNN, "_matrix", counted)
+    layer(normal(4, 2))
+    assert asked == ["_l0"]

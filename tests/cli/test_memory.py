@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from job_cases import assert_not_continued
 
 from cofm_triton.cli import main
 from cofm_triton.layers import RNNFunctional
@@ -101,7 +102,4 @@ def test_wrong_usage_is_status_2(folder: Path, tmp_path: Path, capsys: pytest.Ca
 def test_a_run_is_not_continued_with_another_option(
     folder: Path, words: list[str], difference: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = {path: path.read_bytes() for path in (folder / "out").rglob("*") if path.is_file()}
-    assert memory(folder, *words) == 2
-    assert f"holds a run with other settings ({difference}): name another folder" in capsys.readouterr().err
-    assert {path: path.read_bytes() for path in (folder / "out").rglob("*") if path.is_file()} == before
+    assert_not_continued(lambda: memory(folder, *words), folder, difference, capsys)

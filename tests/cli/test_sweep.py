@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from job_cases import assert_not_continued, contents
 from safetensors.torch import load_file
 
 from cofm_triton import targets
@@ -80,10 +81,6 @@ def whole(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, b
         words = ["sweep", "a.safetensors", "factory:make", *FEW, "--device", "cpu", "--quiet", "--out", str(out)]
         assert main(words) == 0
     return contents(out)
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -238,10 +235,7 @@ def again(folder: Path, *words: str) -> int:
 def test_a_run_is_not_continued_with_another_option(
     finished: Path, words: list[str], difference: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = contents(finished)
-    assert again(finished, *words) == 2
-    assert f"holds a run with other settings ({difference}): name another folder" in capsys.readouterr().err
-    assert contents(finished) == before
+    assert_not_continued(lambda: again(finished, *words), finished, difference, capsys)
 
 
 @pytest.mark.parametrize(("file", "setting"), [("model.safetensors", "models"), ("data.npz", "data")])
