@@ -45,7 +45,7 @@ CPU_BACKENDS = (_NUMBA, "torch")
 TRITON = (_TRITON,)
 BACKENDS = (*CPU_BACKENDS, *TRITON)
 COMPLEX_BACKENDS = BACKENDS
-# Backends that take every step in the order of the recurrence, so that a result does not depend on how T is cut.
+# Backends that take every step of short sequences in order, so that a result does not depend on how T is cut.
 SEQUENTIAL_BACKENDS = (_NUMBA, _TRITON)
 
 REAL = (torch.float64, torch.float32, torch.bfloat16, torch.float16)

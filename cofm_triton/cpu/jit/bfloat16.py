@@ -25,22 +25,37 @@ def _everywhere(kind: Any, number: int) -> Any:
     return ir.Constant(kind, [number] * kind.count if isinstance(kind, ir.VectorType) else number)
 
 
+def shuffled(builder: Any, a: Any, b: Any, order: list[int]) -> Any:
+    """LLVM: a vector of lanes of a and, numbered on, of b."""
+    return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(ir.IntType(32), len(order)), order))
+
+
+# Vectors change width by shuffles of 16-bit halves, the lower one first as on every machine that numba knows: one
+# instruction for a register where conversions of integers and shifts take two or three.
 def widened(builder: Any, stored: Any) -> Any:
     """LLVM: the float32 that one uint16, or each of a vector, stands for."""
-    word = _like(stored, ir.IntType(32))
-    bits = builder.shl(builder.zext(stored, word), _everywhere(word, 16))
-    return builder.bitcast(bits, _like(stored, ir.FloatType()))
+    if isinstance(stored.type, ir.VectorType):
+        count = stored.type.count
+        order = [half * count + k for k in range(count) for half in range(2)]
+        halves = shuffled(builder, ir.Constant(stored.type, None), stored, order)
+        return builder.bitcast(halves, ir.VectorType(ir.FloatType(), count))
+    word = ir.IntType(32)
+    return builder.bitcast(builder.shl(builder.zext(stored, word), word(16)), ir.FloatType())
 
 
 def rounded(builder: Any, value: Any) -> Any:
     """LLVM: the uint16 that stands for one float32, or for each of a vector."""
-    word = _like(value, ir.IntType(32))
+    word, half = _like(value, ir.IntType(32)), _like(value, ir.IntType(16))
     bits = builder.bitcast(value, word)
     odd = builder.and_(builder.lshr(bits, _everywhere(word, 16)), _everywhere(word, 1))
     carried = builder.add(builder.add(bits, _everywhere(word, 0x7FFF)), odd)
-    high = builder.lshr(carried, _everywhere(word, 16))
+    if isinstance(word, ir.VectorType):
+        halves = builder.bitcast(carried, ir.VectorType(ir.IntType(16), 2 * word.count))
+        high = shuffled(builder, halves, halves, list(range(1, 2 * word.count, 2)))
+    else:
+        high = builder.trunc(builder.lshr(carried, word(16)), half)
     known = builder.fcmp_ordered("ord", value, value)
-    return builder.trunc(builder.select(known, high, _everywhere(word, _NAN)), _like(value, ir.IntType(16)))
+    return builder.select(known, high, _everywhere(half, _NAN))
 
 
 def _load(_context: Any, value: Any) -> Any:

@@ -75,18 +75,17 @@ def chain_plan(
 
 
 def chained(lengths: Any, guessed: int | None, threads: int, chains: int = CHAINS) -> tuple[Any, int]:
-    """Parts in groups of `chains`, and the number of groups; no parts where cutting does not pay.
-
-    Parts of a sequence are equally long, but for the last one, which may be longer.
-    """
+    """Parts in groups of `chains`, and the number of groups; no parts where cutting does not pay."""
     none = np.empty((0, 3), np.int64), 0
     if guessed is None or not worth_a_guess(len(lengths), int(lengths.max(initial=0)), threads, chains):
         return none
     count = _parts(len(lengths), threads, chains)
     if lengths.min() // count < max(math.ceil(MIN_PART * guessed / chains), MIN_STEPS):
         return none
-    parts = [
-        consecutive(sequence, [*(k * (length // count) for k in range(count)), length])
-        for sequence, length in enumerate(lengths.tolist())
-    ]
+    parts = [equal_parts(sequence, length, count) for sequence, length in enumerate(lengths.tolist())]
     return np.concatenate(parts), len(lengths) * count // chains
+
+
+def equal_parts(sequence: int, length: int, count: int) -> Any:
+    """Parts of a sequence, equally long but for the last one, which may be longer."""
+    return consecutive(sequence, [*(k * (length // count) for k in range(count)), length])

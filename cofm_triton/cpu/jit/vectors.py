@@ -166,10 +166,6 @@ def _memory(context: Any, builder: Any, address: Any, stored: Any, lanes: int) -
     return builder.inttoptr(address, vector.as_pointer()), vector
 
 
-def _shuffle(builder: Any, a: Any, b: Any, order: list[int]) -> Any:
-    return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(ir.IntType(32), len(order)), order))
-
-
 def _load(_context: Any, lanes: Any, address: Any, sample: Any) -> Any:
     vector = Vector(_state_type(sample.dtype), lanes.count)
 
@@ -177,8 +173,8 @@ def _load(_context: Any, lanes: Any, address: Any, sample: Any) -> Any:
         pointer, memory = _memory(context, builder, arguments[1], sample.dtype, vector.lanes)
         value = builder.load(pointer, align=context.get_abi_sizeof(memory.element))
         if sample.dtype in types.complex_domain:
-            even, odd = (list(range(k, memory.count, 2)) for k in range(2))
-            return _complex(builder, _shuffle(builder, value, value, even), _shuffle(builder, value, value, odd))
+            orders = (list(range(k, memory.count, 2)) for k in range(2))
+            return _complex(builder, *(bfloat16.shuffled(builder, value, value, order) for order in orders))
         if sample.dtype == types.uint16:
             return bfloat16.widened(builder, value)
         return value
@@ -194,7 +190,7 @@ def _store(_context: Any, value: Any, address: Any, sample: Any, streamed: Any) 
         if stored in types.complex_domain:
             real, imaginary = _parts(builder, numbers)
             order = [k // 2 + k % 2 * value.lanes for k in range(2 * value.lanes)]
-            numbers = _shuffle(builder, real, imaginary, order)
+            numbers = bfloat16.shuffled(builder, real, imaginary, order)
         elif stored == types.uint16:
             numbers = bfloat16.rounded(builder, numbers)
         pointer, memory = _memory(context, builder, address, stored, value.lanes)
