@@ -82,6 +82,10 @@ def meta(*shape: int, dtype: torch.dtype) -> Tensor:
     return torch.empty(shape, dtype=dtype, device="meta")
 
 
-def sequence(length: int, width: int, dtype: torch.dtype, sliced: bool) -> Tensor:
-    """(1, length, width); `sliced` out of rows one number longer, which leaves them unaligned."""
+def sequence(length: int, width: int, dtype: torch.dtype, sliced: bool, transposed: bool = False) -> Tensor:
+    """(1, length, width); `sliced` out of rows one number longer, which leaves them unaligned, or `transposed`, with
+    the steps of a channel next to each other.
+    """
+    if transposed:
+        return meta(1, width, length, dtype=dtype).transpose(1, 2)
     return meta(1, length, width + sliced, dtype=dtype)[..., :width]

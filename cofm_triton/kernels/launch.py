@@ -7,7 +7,7 @@ batch size costs no compilation and no trial runs.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import triton
 
@@ -126,14 +126,25 @@ class Chunks(NamedTuple):
     segment: int
 
 
-def channels(channels: int, element_size: int, *, part: int = 1, pairs: bool = False) -> Channels:
+def has_aligned_rows(x: Any) -> bool:
+    """Whether Triton knows every row of a (B, T, D) tensor to begin at a multiple of 16 bytes: it looks at whether an
+    address is divisible by 16, and at every stride.
+    """
+    stride_b, stride_t, stride_d = x.stride()
+    counts = (x.shape[2], stride_b, stride_t)
+    return stride_d == 1 and x.data_ptr() % VECTOR_BYTES == 0 and all(n % ALIGNED_CHANNELS == 0 for n in counts)
+
+
+def channels(
+    channels: int, element_size: int, *, part: int = 1, pairs: bool = False, aligned: bool = True
+) -> Channels:
     """Blocks of channels: 16-byte accesses, or a `part` of that, where rows are aligned, otherwise two numbers a lane.
     In `pairs`, a lane has two numbers at least.
 
     Triton knows a stride to be aligned when it is divisible by 16. Where it is not, every number has an address of its
     own, and more than two a lane spill.
     """
-    aligned = channels % ALIGNED_CHANNELS == 0
+    aligned = aligned and channels % ALIGNED_CHANNELS == 0
     full = LANES * VECTOR_BYTES // element_size if aligned else 2 * LANES
     block_d = min(full // part, max(2 * LANES if pairs else LANES, triton.next_power_of_2(channels)))
     parts = min(full // block_d, PARTS[-1]) if aligned else 1
@@ -142,10 +153,11 @@ def channels(channels: int, element_size: int, *, part: int = 1, pairs: bool = F
 
 def layout(
     rows: int, sequences: int, width: int, element_size: int, num_sms: int,
-    *, streams: int = 2, packed: bool = False, pairs: bool = False,
+    *, streams: int = 2, packed: bool = False, pairs: bool = False, aligned: bool = True,
 ) -> tuple[Channels, Chunks]:  # fmt: skip
     """Blocks of channels and chunks of time of `sequences` sequences, `rows` rows of `width` channels each, for a pass
-    that reads and writes `streams` numbers per element; `pairs` of channels stay together.
+    that reads and writes `streams` numbers per element; `pairs` of channels stay together; `aligned` as
+    `has_aligned_rows` says of all that is read.
 
     Time is split, which reads an input twice, where even the narrowest blocks do not keep the device busy: a program
     per multiprocessor, 8 KB in flight each. Packed sequences stay whole: they have lengths that the host does not know.
@@ -156,7 +168,7 @@ def layout(
        no more than keep the device busy twice over.
     3. More than four segments: as many programs as the device can hold, each with a short chunk.
     """
-    blocks = _blocks(width, element_size, pairs)
+    blocks = _blocks(width, element_size, pairs, aligned)
     narrowest = sequences * blocks[-1].num_blocks
     if packed or rows <= MAX_CHAIN or narrowest >= num_sms:
         return _busy(blocks, sequences, num_sms), Chunks(rows, rows)
@@ -185,10 +197,10 @@ def narrowest(width: int, element_size: int, *, pairs: bool = False) -> Channels
     return _blocks(width, element_size, pairs)[-1]
 
 
-def _blocks(width: int, element_size: int, pairs: bool) -> list[Channels]:
+def _blocks(width: int, element_size: int, pairs: bool, aligned: bool = True) -> list[Channels]:
     """Every width of blocks that a scan may have, the widest first."""
-    parts = [part for part in PARTS if _divides(width, element_size, part, pairs)]
-    return [channels(width, element_size, part=part, pairs=pairs) for part in parts]
+    parts = [part for part in PARTS if part == 1 or (aligned and _divides(width, element_size, part, pairs))]
+    return [channels(width, element_size, part=part, pairs=pairs, aligned=aligned) for part in parts]
 
 
 def _balanced(rows: int) -> int:
@@ -207,13 +219,14 @@ def _busy(blocks: list[Channels], chains: int, programs: float) -> Channels:
     return next((block for block in blocks if chains * block.num_blocks >= programs), blocks[-1])
 
 
-def chains(width: int, sequences: int, element_size: int, num_sms: int) -> Channels:
+def chains(width: int, sequences: int, element_size: int, num_sms: int, *, aligned: bool = True) -> Channels:
     """Blocks of channels for chains in time that cannot be split: narrow until half the device has one.
 
     A program of one warp issues an instruction per cycle at the most, for all its channels in turn, and reads as many
     rows ahead as its registers hold: fewer channels mean shorter steps and more rows.
     """
-    full = min(channels(width, element_size).block_d, 4 * LANES)  # with eight 16-bit numbers a lane, rows ahead spill
+    # With eight 16-bit numbers a lane, rows ahead spill.
+    full = min(channels(width, element_size, aligned=aligned).block_d, 4 * LANES)
     block_d = full
     while block_d > LANES and 2 * sequences * triton.cdiv(width, block_d) < num_sms:
         block_d //= 2

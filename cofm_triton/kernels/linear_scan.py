@@ -45,13 +45,14 @@ from cofm_triton.kernels.launch import (
     NUM_WARPS,
     Channels,
     Chunks,
+    has_aligned_rows,
     layout,
     narrowest,
     split_carries,
 )
 from cofm_triton.kernels.rows import (
+    across_lanes,
     chunk_rows,
-    like_a_row,
     live_row,
     load_last_rows,
     load_row,
@@ -102,7 +103,7 @@ def multiply_decays(product, decay, COMPLEX: tl.constexpr):
 
 @triton.jit
 def fold_carries(
-    carry_ptr, gates_ptr, entry_row, step, d, D, count,
+    carry_ptr, gates_ptr, entry_row, step, c, d, D, count,
     GATED: tl.constexpr, COMPLEX: tl.constexpr, STATE: tl.constexpr, FOLD: tl.constexpr,
 ):  # fmt: skip
     """`H = A[i] * H + carry[i]` over the `count` <= FOLD carries at `carry_ptr`, `carry_ptr + step`, ...: all are
@@ -114,7 +115,7 @@ def fold_carries(
     if GATED:
         gates = load_last_rows(gates_ptr + entry_row, step, d, D, count, FOLD)
     else:
-        gate = tl.load(gates_ptr + d, mask=d < D, other=0.0).to(STATE)
+        gate = tl.load(gates_ptr + c, mask=d < D, other=0.0).to(STATE)
     h = ends[0].to(STATE)
     for j in tl.static_range(1, FOLD):
         if GATED:
@@ -202,7 +203,8 @@ def linear_scan_forward_kernel(
     stride_ab: tl.int64, stride_at: tl.int64, stride_ad,
     GATED: tl.constexpr, HAS_START: tl.constexpr, HAS_CARRY: tl.constexpr, FOLD: tl.constexpr, SUMMARY: tl.constexpr,
     SUMMED: tl.constexpr, PACKED: tl.constexpr, REVERSE: tl.constexpr, COMPLEX: tl.constexpr,
-    STATE: tl.constexpr, BLOCK_D: tl.constexpr, ROWS: tl.constexpr, SHORT: tl.constexpr, MASKED: tl.constexpr,
+    ALIGNED: tl.constexpr, STATE: tl.constexpr, BLOCK_D: tl.constexpr, ROWS: tl.constexpr, SHORT: tl.constexpr,
+    MASKED: tl.constexpr,
 ):  # fmt: skip
     """Writes h (B, T, D), contiguous, and last (S, D), the state after the steps [begin, end), which start from start
     (S, D), row stride stride_s; S = B unless PACKED. HAS_CARRY, program c of num_chunks does chunk c + 1 from carry[c]
@@ -221,6 +223,7 @@ def linear_scan_forward_kernel(
     sequence = pid // num_blocks // num_chunks
     d = (pid % num_blocks).to(tl.int64) * BLOCK_D + tl.arange(0, BLOCK_D)
     mask = d < D
+    c = across_lanes(d, pid, ALIGNED, COMPLEX)
     entry, _skipped, n, batch = chunk_rows(
         starts_ptr, sequence, num_sequences, T, begin, end, chunk, chunk_length, PACKED, REVERSE
     )
@@ -228,21 +231,21 @@ def linear_scan_forward_kernel(
     x_step = SIGN * stride_xt
     a_step = SIGN * stride_at
     h_step = SIGN * D
-    x_row = x_ptr + batch * stride_xb + entry * stride_xt + d * stride_xd
-    h_row = h_ptr + (batch * T + entry) * D + d
-    a_row = decay_ptr + like_a_row(sequence, D) + d
+    x_row = x_ptr + batch * stride_xb + entry * stride_xt + c * stride_xd
+    h_row = h_ptr + (batch * T + entry) * D + c
+    a_row = decay_ptr + c
     if GATED:
-        a_row = decay_ptr + batch * stride_ab + entry * stride_at + d * stride_ad
-    state_row = (sequence.to(tl.int64) * num_chunks + program) * D + d
+        a_row = decay_ptr + batch * stride_ab + entry * stride_at + c * stride_ad
+    state_row = (sequence.to(tl.int64) * num_chunks + program) * D + c
 
     h = tl.zeros((BLOCK_D,), STATE)
     if HAS_START:
         if chunk == 0:
-            h = load_row(start_ptr + sequence.to(tl.int64) * stride_s + d, mask, MASKED).to(STATE)
+            h = load_row(start_ptr + sequence.to(tl.int64) * stride_s + c, mask, MASKED).to(STATE)
     if HAS_CARRY:
         if FOLD > 0:
-            entry_row = sequence.to(tl.int64) * num_chunks * D + d
-            h = fold_carries(carry_ptr, gates_ptr, entry_row, D, d, D, chunk, GATED, COMPLEX, STATE, FOLD)
+            entry_row = sequence.to(tl.int64) * num_chunks * D + c
+            h = fold_carries(carry_ptr, gates_ptr, entry_row, D, c, d, D, chunk, GATED, COMPLEX, STATE, FOLD)
         else:
             h = load_row(carry_ptr + state_row, mask, MASKED).to(STATE)
     decay = tl.zeros((BLOCK_D,), STATE)
@@ -275,7 +278,7 @@ def linear_scan_forward_kernel(
         if GATED:
             store_row(product_ptr + state_row, product, mask, MASKED)
     elif program == num_chunks - 1:
-        store_row(last_ptr + sequence.to(tl.int64) * D + d, h, mask, MASKED)
+        store_row(last_ptr + sequence.to(tl.int64) * D + c, h, mask, MASKED)
 
 
 @triton.jit
@@ -323,7 +326,8 @@ def linear_scan_backward_kernel(
     stride_ab: tl.int64, stride_at: tl.int64, stride_ad,
     GATED: tl.constexpr, HAS_H0: tl.constexpr, HAS_GRAD_END: tl.constexpr, HAS_CARRY: tl.constexpr, FOLD: tl.constexpr,
     SUMMARY: tl.constexpr, PACKED: tl.constexpr, REVERSE: tl.constexpr, COMPLEX: tl.constexpr,
-    STATE: tl.constexpr, BLOCK_D: tl.constexpr, ROWS: tl.constexpr, SHORT: tl.constexpr, MASKED: tl.constexpr,
+    ALIGNED: tl.constexpr, STATE: tl.constexpr, BLOCK_D: tl.constexpr, ROWS: tl.constexpr, SHORT: tl.constexpr,
+    MASKED: tl.constexpr,
 ):  # fmt: skip
     """Writes grad_x (B, T, D), contiguous, grad_start (S, D): mu before the steps [begin, end), which end with mu =
     grad_end (S, D), row stride stride_s, and grad_decay: GATED (B, T, D), otherwise one row per chunk, (S, num_chunks,
@@ -343,6 +347,7 @@ def linear_scan_backward_kernel(
     sequence = pid // num_blocks // num_chunks
     d = (pid % num_blocks).to(tl.int64) * BLOCK_D + tl.arange(0, BLOCK_D)
     mask = d < D
+    c = across_lanes(d, pid, ALIGNED, COMPLEX)
     entry, skipped, n, batch = chunk_rows(
         starts_ptr, sequence, num_sequences, T, begin, end, chunk, chunk_length, PACKED, REVERSE
     )
@@ -352,29 +357,29 @@ def linear_scan_backward_kernel(
     g_step = -SIGN * stride_gt
     a_step = -SIGN * stride_at
     h_step = -SIGN * D
-    g_row = grad_h_ptr + batch * stride_gb + last * stride_gt + d * stride_gd
-    dense_row = (batch * T + last) * D + d
+    g_row = grad_h_ptr + batch * stride_gb + last * stride_gt + c * stride_gd
+    dense_row = (batch * T + last) * D + c
     dx_row = grad_x_ptr + dense_row
     previous_row = h_ptr + dense_row + h_step
     da_row = grad_decay_ptr + dense_row
-    a_row = decay_ptr + like_a_row(sequence, D) + d
+    a_row = decay_ptr + c
     if GATED:
-        a_row = decay_ptr + batch * stride_ab + last * stride_at + d * stride_ad
-    state_row = (sequence.to(tl.int64) * num_chunks + program) * D + d
+        a_row = decay_ptr + batch * stride_ab + last * stride_at + c * stride_ad
+    state_row = (sequence.to(tl.int64) * num_chunks + program) * D + c
 
     mu = tl.zeros((BLOCK_D,), STATE)
     if HAS_CARRY:
         if chunk < last_chunk:
-            entry_row = (sequence.to(tl.int64) * last_chunk + chunk) * D + d
+            entry_row = (sequence.to(tl.int64) * last_chunk + chunk) * D + c
             if FOLD > 0:
                 entry_row += (last_chunk - 1 - chunk) * D
                 count = last_chunk - chunk
-                mu = fold_carries(carry_ptr, gates_ptr, entry_row, -D, d, D, count, GATED, COMPLEX, STATE, FOLD)
+                mu = fold_carries(carry_ptr, gates_ptr, entry_row, -D, c, d, D, count, GATED, COMPLEX, STATE, FOLD)
             else:
                 mu = load_row(carry_ptr + entry_row, mask, MASKED).to(STATE)
     if HAS_GRAD_END:
         if chunk == last_chunk:
-            mu = load_row(grad_end_ptr + sequence.to(tl.int64) * stride_s + d, mask, MASKED).to(STATE)
+            mu = load_row(grad_end_ptr + sequence.to(tl.int64) * stride_s + c, mask, MASKED).to(STATE)
     decay = tl.zeros((BLOCK_D,), STATE)
     if not GATED:
         decay = load_row(a_row, mask, MASKED).to(STATE)
@@ -420,7 +425,7 @@ def linear_scan_backward_kernel(
         if skipped == 0:
             with_previous = rest - 1
             if HAS_H0:
-                start = load_row(h0_ptr + sequence.to(tl.int64) * D + d, mask, MASKED).to(STATE)
+                start = load_row(h0_ptr + sequence.to(tl.int64) * D + c, mask, MASKED).to(STATE)
     if SHORT == ROWS:
         if rest > 0:
             mu, grad_decay, product = walk_last_rows_backward(
@@ -448,7 +453,7 @@ def linear_scan_backward_kernel(
             store_row(product_ptr + state_row, product, mask, MASKED)
     else:
         if chunk == 0:
-            store_row(grad_start_ptr + sequence.to(tl.int64) * D + d, mu, mask, MASKED)
+            store_row(grad_start_ptr + sequence.to(tl.int64) * D + c, mu, mask, MASKED)
         if not GATED:
             store_row(grad_decay_ptr + state_row, grad_decay, mask, MASKED)
 
@@ -475,9 +480,9 @@ def launch_forward(
         *x.stride(), *(decay.stride() if gated else (0, 0, 0)),
         GATED=gated, HAS_START=start is not None, HAS_CARRY=carry is not None,
         FOLD=0 if gates is None else FOLDED_CARRIES, SUMMARY=summary, SUMMED=summed,
-        PACKED=seq_starts is not None, REVERSE=reverse, COMPLEX=is_complex, STATE=_state(last),
-        BLOCK_D=block.block_d, **_rows(rows, block, chunk_length, is_complex, short), MASKED=block.masked,
-        num_warps=NUM_WARPS,
+        PACKED=seq_starts is not None, REVERSE=reverse, COMPLEX=is_complex, ALIGNED=_aligned(x, decay),
+        STATE=_state(last), BLOCK_D=block.block_d, **_rows(rows, block, chunk_length, is_complex, short),
+        MASKED=block.masked, num_warps=NUM_WARPS,
     )  # fmt: skip
 
 
@@ -501,7 +506,7 @@ def launch_backward(
         *grad_h.stride(), *(decay.stride() if gated else (0, 0, 0)),
         GATED=gated, HAS_H0=h0 is not None, HAS_GRAD_END=grad_end is not None, HAS_CARRY=carry is not None,
         FOLD=0 if gates is None else FOLDED_CARRIES, SUMMARY=summary,
-        PACKED=seq_starts is not None, REVERSE=reverse, COMPLEX=is_complex,
+        PACKED=seq_starts is not None, REVERSE=reverse, COMPLEX=is_complex, ALIGNED=_aligned(grad_h, decay),
         STATE=_state(grad_start), BLOCK_D=block.block_d,
         **_rows(rows, block, chunk_length, is_complex), MASKED=block.masked, num_warps=NUM_WARPS,
     )  # fmt: skip
@@ -515,7 +520,7 @@ def forward(
     x, decay, h0, state_dtype = _reals(x), _reals(decay), _reals(h0), _real_dtype(x, state_dtype)
     h = x.new_empty(x.shape)
     rows, state = x.shape[1], h0
-    block, plan = _layout(x, seq_starts, num_sms, 3 if decay.ndim == 3 else 2, is_complex)
+    block, plan = _layout(x, decay, seq_starts, num_sms, 3 if decay.ndim == 3 else 2, is_complex)
     for steps in _segments(plan, rows):
         start, state = state, _states(x, seq_starts, state_dtype)
         _scan_segment(
@@ -570,7 +575,7 @@ def backward(
     grad_h, end, decay, h, h0 = (_reals(tensor) for tensor in (grad_h, grad_last, decay, h, h0))
     grad_x = grad_h.new_empty(grad_h.shape)
     rows, gated = grad_h.shape[1], decay.ndim == 3
-    block, plan = _layout(grad_h, seq_starts, num_sms, 5 if gated else 3, is_complex)
+    block, plan = _layout(grad_h, decay, seq_starts, num_sms, 5 if gated else 3, is_complex)
     grad_decay: Any = grad_h.new_empty(grad_h.shape, dtype=decay.dtype) if gated else None
     sums: list[Any] = []
     for steps in reversed(_segments(plan, rows)):
@@ -632,12 +637,19 @@ def _state(states: Any) -> Any:
     return tl.float64 if states.element_size() == 8 else tl.float32
 
 
-def _layout(x: Any, seq_starts: Any, num_sms: int, streams: int, is_complex: bool) -> tuple[Channels, Chunks]:
+def _aligned(x: Any, decay: Any) -> bool:
+    """Whether all rows, of x, of a gated decay and of dense tensors, can be moved 16 bytes at a time."""
+    return all(has_aligned_rows(tensor) for tensor in (x, decay) if tensor.ndim == 3)
+
+
+def _layout(
+    x: Any, decay: Any, seq_starts: Any, num_sms: int, streams: int, is_complex: bool
+) -> tuple[Channels, Chunks]:
     """Blocks of channels and chunks of time for a tensor of a pass that moves `streams` of its size."""
     sequences = x.shape[0] if seq_starts is None else seq_starts.shape[0]
     return layout(
         x.shape[1], sequences, x.shape[2], x.element_size(), num_sms, streams=streams, packed=seq_starts is not None,
-        pairs=is_complex,
+        pairs=is_complex, aligned=_aligned(x, decay),
     )  # fmt: skip
 
 

@@ -27,12 +27,12 @@ from typing import Any
 import triton
 import triton.language as tl
 
-from cofm_triton.kernels.launch import NUM_WARPS, Channels, chains
+from cofm_triton.kernels.launch import NUM_WARPS, Channels, chains, has_aligned_rows
 from cofm_triton.kernels.nonlinearity import act, act_derivative
 from cofm_triton.kernels.parameterization import step_rate, step_rate_slope
 from cofm_triton.kernels.rows import (
+    across_lanes,
     chunk_rows,
-    like_a_row,
     live_row,
     load_last_rows,
     load_row,
@@ -53,23 +53,24 @@ def rnn_scan_forward_kernel(
     stride_xb: tl.int64, stride_xt: tl.int64, stride_xd,
     NONLINEARITY: tl.constexpr, PARAMETERIZATION: tl.constexpr, EXACT: tl.constexpr, HAS_H0: tl.constexpr,
     PACKED: tl.constexpr,
-    STATE: tl.constexpr, BLOCK_D: tl.constexpr, ROWS: tl.constexpr, MASKED: tl.constexpr,
+    ALIGNED: tl.constexpr, STATE: tl.constexpr, BLOCK_D: tl.constexpr, ROWS: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
     """Writes h (B, T, D), contiguous, and last (S, D), the final state; S = B unless PACKED."""
     pid = tl.program_id(0)
     sequence = pid // num_blocks
     d = (pid % num_blocks).to(tl.int64) * BLOCK_D + tl.arange(0, BLOCK_D)
     mask = d < D
+    c = across_lanes(d, pid, ALIGNED, False)
     entry, _skipped, n, batch = chunk_rows(
         starts_ptr, sequence, num_sequences, T, 0, T, 0, T, PACKED, False
     )
-    x_row = x_ptr + batch * stride_xb + entry * stride_xt + d * stride_xd
-    h_row = h_ptr + (batch * T + entry) * D + d
-    sequence_row = sequence.to(tl.int64) * D + d
+    x_row = x_ptr + batch * stride_xb + entry * stride_xt + c * stride_xd
+    h_row = h_ptr + (batch * T + entry) * D + c
+    sequence_row = sequence.to(tl.int64) * D + c
     step = tl.full((), dt, STATE)
 
     # Subtracted from zero: a mere change of sign would move into the loop and be paid there once per state.
-    pull = 0.0 - step_rate(load_row(w_ptr + like_a_row(sequence, D) + d, mask, MASKED), dt, PARAMETERIZATION, EXACT)
+    pull = 0.0 - step_rate(load_row(w_ptr + c, mask, MASKED), dt, PARAMETERIZATION, EXACT)
     h = tl.zeros((BLOCK_D,), STATE)
     if HAS_H0:
         h = load_row(h0_ptr + sequence_row, mask, MASKED).to(STATE)
@@ -107,29 +108,30 @@ def rnn_scan_backward_kernel(
     stride_xb: tl.int64, stride_xt: tl.int64, stride_xd,
     NONLINEARITY: tl.constexpr, PARAMETERIZATION: tl.constexpr, EXACT: tl.constexpr, HAS_H0: tl.constexpr,
     HAS_GRAD_LAST: tl.constexpr, PACKED: tl.constexpr,
-    STATE: tl.constexpr, BLOCK_D: tl.constexpr, ROWS: tl.constexpr, MASKED: tl.constexpr,
+    ALIGNED: tl.constexpr, STATE: tl.constexpr, BLOCK_D: tl.constexpr, ROWS: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
     """Writes grad_x (B, T, D), contiguous, and grad_w, grad_h0 (S, D), one row per sequence."""
     pid = tl.program_id(0)
     sequence = pid // num_blocks
     d = (pid % num_blocks).to(tl.int64) * BLOCK_D + tl.arange(0, BLOCK_D)
     mask = d < D
+    c = across_lanes(d, pid, ALIGNED, False)
     entry, _skipped, n, batch = chunk_rows(
         starts_ptr, sequence, num_sequences, T, 0, T, 0, T, PACKED, False
     )
     # Blocks are counted from the sequence's first row, the walk starts at the last of them, which may be partial.
     block = n // ROWS
     top = entry + block * ROWS
-    g_row = grad_h_ptr + batch * stride_gb + top * stride_gt + d * stride_gd
-    x_row = x_ptr + batch * stride_xb + top * stride_xt + d * stride_xd
-    dense_row = (batch * T + top) * D + d
+    g_row = grad_h_ptr + batch * stride_gb + top * stride_gt + c * stride_gd
+    x_row = x_ptr + batch * stride_xb + top * stride_xt + c * stride_xd
+    dense_row = (batch * T + top) * D + c
     dx_row = grad_x_ptr + dense_row
     before_row = h_ptr + dense_row - D
-    sequence_row = sequence.to(tl.int64) * D + d
+    sequence_row = sequence.to(tl.int64) * D + c
     step = tl.full((), dt, STATE)
 
     # Subtracted from zero: a mere change of sign would move into the loop and be paid there once per state.
-    pull = 0.0 - step_rate(load_row(w_ptr + like_a_row(sequence, D) + d, mask, MASKED), dt, PARAMETERIZATION, EXACT)
+    pull = 0.0 - step_rate(load_row(w_ptr + c, mask, MASKED), dt, PARAMETERIZATION, EXACT)
     start = tl.zeros((BLOCK_D,), STATE)
     if HAS_H0:
         start = load_row(h0_ptr + sequence_row, mask, MASKED).to(STATE)
@@ -197,7 +199,7 @@ def rnn_scan_backward_kernel(
         xs = xs_ahead
         gs = gs_ahead
 
-    slope = step_rate_slope(load_row(w_ptr + like_a_row(sequence, D) + d, mask, MASKED), dt, PARAMETERIZATION, EXACT)
+    slope = step_rate_slope(load_row(w_ptr + c, mask, MASKED), dt, PARAMETERIZATION, EXACT)
     store_row(grad_w_ptr + sequence_row, -slope * grad_pull, mask, MASKED)
     store_row(grad_h0_ptr + sequence_row, mu, mask, MASKED)
 
@@ -207,7 +209,7 @@ def forward(
     dt: float, nonlinearity: str, parameterization: str, discretization: str, state_dtype: Any, num_sms: int,
 ) -> tuple[Any, Any]:  # fmt: skip
     """`(h, h_last)` with T >= 1: h (B, T, D) in x's dtype, h_last (S, D) in the state's, which is also w's."""
-    h, last, block, shape = _buffers(x, seq_starts, state_dtype, num_sms)
+    h, last, block, shape = _buffers([x], seq_starts, state_dtype, num_sms)
     rnn_scan_forward_kernel[(block.num_blocks * last.shape[0],)](
         x, w, h0, seq_starts, h, last,
         x.shape[1], x.shape[2], block.num_blocks, last.shape[0], dt, *x.stride(),
@@ -222,7 +224,7 @@ def backward(
     dt: float, nonlinearity: str, parameterization: str, discretization: str, state_dtype: Any, num_sms: int,
 ) -> tuple[Any, Any, Any]:  # fmt: skip
     """`(grad_x, grad_w, grad_h0)` with T >= 1: grad_w (D,) and grad_h0 (S, D) in the state's dtype, which is w's."""
-    grad_x, grad_h0, block, shape = _buffers(x, seq_starts, state_dtype, num_sms)
+    grad_x, grad_h0, block, shape = _buffers([x, grad_h], seq_starts, state_dtype, num_sms)
     grad_w = grad_h0.new_empty(grad_h0.shape)
     rnn_scan_backward_kernel[(block.num_blocks * grad_h0.shape[0],)](
         grad_h, x, w, h, h0, grad_last, seq_starts, grad_x, grad_w, grad_h0,
@@ -239,13 +241,17 @@ def _rows(full: int, block: Channels, nonlinearity: str) -> int:
     return full if nonlinearity == "tanh" or block.masked else full * block.part
 
 
-def _buffers(x: Any, seq_starts: Any, state_dtype: Any, num_sms: int) -> tuple[Any, Any, Channels, dict[str, Any]]:
-    """A tensor like x, one state per sequence, and what both launches share."""
+def _buffers(
+    read: list[Any], seq_starts: Any, state_dtype: Any, num_sms: int
+) -> tuple[Any, Any, Channels, dict[str, Any]]:
+    """A tensor like x, the first of those that are `read`, one state per sequence, and what both launches share."""
+    x = read[0]
     sequences = x.shape[0] if seq_starts is None else seq_starts.shape[0]
     states = x.new_empty((sequences, x.shape[2]), dtype=state_dtype)
-    block = chains(x.shape[2], sequences, x.element_size(), num_sms)
+    aligned = all(map(has_aligned_rows, read))
+    block = chains(x.shape[2], sequences, x.element_size(), num_sms, aligned=aligned)
     shape = dict(
-        PACKED=seq_starts is not None, STATE=tl.float64 if states.element_size() == 8 else tl.float32,
+        PACKED=seq_starts is not None, ALIGNED=aligned, STATE=tl.float64 if states.element_size() == 8 else tl.float32,
         BLOCK_D=block.block_d, MASKED=block.masked, num_warps=NUM_WARPS,
     )  # fmt: skip
     return x.new_empty(x.shape), states, block, shape

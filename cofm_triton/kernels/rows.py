@@ -22,13 +22,22 @@ def load_row(ptr, mask, MASKED: tl.constexpr):
 
 
 @triton.jit
-def like_a_row(row, D):
-    """0, as the offset of a row >= 0 of D channels: what is read there is laid over the lanes as rows are.
+def across_lanes(d, pid, ALIGNED: tl.constexpr, COMPLEX: tl.constexpr):
+    """The channels d as offsets in rows. Unless all rows are ALIGNED, in a form that does not show what lies next to
+    what, but for the two parts of a complex number.
 
-    Rows that are not aligned lie across the lanes one number after the other, a vector that begins where 16 bytes do
-    several numbers a lane, and of what is laid out in two ways one moves between lanes in every step.
+    Triton lays a row across the lanes by how many of its numbers a lane can move at once. That differs between tensors
+    and, with T a multiple of 16, between the rows of a block, where some are aligned and others are not: numbers would
+    move from lane to lane in every step. All rows are laid out in one way if none of them shows how it is aligned.
+    It takes no machine code: compilers know that pid, the number of a program, is not negative, and Triton does not.
     """
-    return tl.minimum(row, 0).to(tl.int64) * D
+    if not ALIGNED:
+        one = (1 - tl.minimum(pid, 0)).to(tl.int64)
+        if COMPLEX:
+            d = d // 2 * (2 * one) + d % 2
+        else:
+            d = d * one
+    return d
 
 
 @triton.jit

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
+import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -21,22 +22,37 @@ from cofm_triton.kernels.launch import (
     chains,
     channels,
     dense,
+    has_aligned_rows,
     layout,
     split_carries,
     sweep,
 )
 
 
-@given(width=st.integers(1, 10_000), size=st.sampled_from([2, 4, 8]))
-@example(width=32, size=2)
-def test_blocks_cover_the_channels(width: int, size: int) -> None:
-    block = channels(width, size)
+def test_rows_that_triton_knows_to_be_aligned() -> None:
+    """An address and all strides divisible by 16, channels next to each other."""
+    x = torch.zeros(2, 7, 64)
+    assert has_aligned_rows(x) and has_aligned_rows(x[:, ::2]) and has_aligned_rows(x[..., 16:48])
+    assert has_aligned_rows(x[:1, :1].expand(3, 5, 64))
+    assert not has_aligned_rows(x[..., 1:33])  # address
+    assert has_aligned_rows(x[..., 4:36]) and not has_aligned_rows(x.bfloat16()[..., 4:36])
+    assert not has_aligned_rows(x[..., ::2])
+    assert not has_aligned_rows(torch.zeros(2, 16, 33)[..., :32])  # rows
+    assert not has_aligned_rows(torch.zeros(16, 2, 64).flatten(1)[:, :120].view(16, 1, 120))  # width
+    assert not has_aligned_rows(torch.zeros(2, 7 * 64 + 1)[:, :448].view(2, 7, 64))  # sequences
+    assert not has_aligned_rows(torch.zeros(2, 64, 16).transpose(1, 2))
+
+
+@given(width=st.integers(1, 10_000), size=st.sampled_from([2, 4, 8]), aligned=st.booleans())
+@example(width=32, size=2, aligned=True)
+def test_blocks_cover_the_channels(width: int, size: int, aligned: bool) -> None:
+    block = channels(width, size, aligned=aligned)
     assert block.part in PARTS
     assert (block.num_blocks - 1) * block.block_d < width <= block.num_blocks * block.block_d
     assert block.masked == (width != block.num_blocks * block.block_d)
     assert LANES <= block.block_d <= LANES * VECTOR_BYTES // size
     assert block.block_d & (block.block_d - 1) == 0
-    if width % 16:  # every number has an address of its own
+    if width % 16 or not aligned:  # every number has an address of its own
         assert block.block_d <= 2 * LANES
 
 
@@ -50,12 +66,14 @@ SHAPES = dict(
 )
 
 
-@given(**SHAPES, pairs=st.booleans())
+@given(**SHAPES, pairs=st.booleans(), aligned=st.booleans())
 def test_segments_stay_in_the_cache(
-    rows: int, sequences: int, width: int, size: int, num_sms: int, streams: int, pairs: bool
+    rows: int, sequences: int, width: int, size: int, num_sms: int, streams: int, pairs: bool, aligned: bool
 ) -> None:
     """All that a segment reads and writes, with its summaries and carries, in the 40 MB that the smallest L2 has."""
-    block, plan = layout(rows, sequences, width, size, num_sms, streams=streams, pairs=pairs)
+    block, plan = layout(
+        rows, sequences, width, size, num_sms, streams=streams, pairs=pairs, aligned=aligned
+    )
     if plan == (rows, rows):
         return
     row_bytes = sequences * width * size
@@ -179,9 +197,13 @@ def test_the_paper_sweep_fills_an_h100(units: int, tanh: bool) -> None:
     sequences=st.integers(1, 64),
     size=st.sampled_from([2, 4, 8]),
     num_sms=st.integers(1, 200),
+    aligned=st.booleans(),
 )
-def test_chains_are_as_narrow_as_they_are_few(width: int, sequences: int, size: int, num_sms: int) -> None:
-    block, full = chains(width, sequences, size, num_sms), min(channels(width, size).block_d, 4 * LANES)
+def test_chains_are_as_narrow_as_they_are_few(
+    width: int, sequences: int, size: int, num_sms: int, aligned: bool
+) -> None:
+    block = chains(width, sequences, size, num_sms, aligned=aligned)
+    full = min(channels(width, size, aligned=aligned).block_d, 4 * LANES)
     assert (block.num_blocks - 1) * block.block_d < width <= block.num_blocks * block.block_d
     assert block.masked == (width != block.num_blocks * block.block_d)
     assert LANES <= block.block_d <= full

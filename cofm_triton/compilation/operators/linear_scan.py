@@ -22,12 +22,13 @@ FOLDED_BYTES, MANY_BYTES = 2048, 256
 def launch(
     dtype: torch.dtype = torch.float32, gated: bool = False, reverse: bool = False, packed: bool = False,
     states: bool = True, length: int = 4096, width: int = EVEN, num_sms: int = WHOLE, sliced: bool = False,
+    transposed: bool = False,
 ) -> None:  # fmt: skip
     """Both passes."""
     from cofm_triton.kernels import linear_scan
 
     state = state_dtype(dtype)
-    x = sequence(length, width, dtype, sliced)
+    x = sequence(length, width, dtype, sliced, transposed)
     decay = x if gated else meta(width, dtype=state)
     seq_starts = meta(4, dtype=torch.int64) if packed else None
     h0 = meta(4 if packed else 1, width, dtype=state) if states else None
@@ -51,7 +52,10 @@ def _others() -> Iterator[Options]:
         for dtype in (torch.float32, torch.bfloat16):
             yield dict(dtype=dtype, gated=gated, width=RAGGED, packed=True)
         yield dict(gated=gated, width=RAGGED, reverse=True, states=False)
+        yield dict(gated=gated, width=RAGGED)
         yield dict(gated=gated, sliced=True)
+        yield dict(dtype=torch.bfloat16, gated=gated, sliced=True, num_sms=SPLIT)
+        yield dict(gated=gated, transposed=True)
         for dtype in (torch.float32, torch.bfloat16, torch.complex64):
             for row_bytes in (HALF_BYTES, QUARTER_BYTES, FOLDED_BYTES, MANY_BYTES):
                 yield dict(dtype=dtype, gated=gated, width=row_bytes // dtype.itemsize, num_sms=SPLIT)
@@ -62,6 +66,7 @@ def _others() -> Iterator[Options]:
             yield dict(dtype=dtype, gated=gated, width=FEW, num_sms=SPLIT)
         yield dict(dtype=torch.complex64, gated=gated, width=RAGGED)
     yield dict(dtype=torch.complex64, gated=True)
+    yield dict(dtype=torch.complex64, sliced=True)
     yield dict(width=FEW)
 
 

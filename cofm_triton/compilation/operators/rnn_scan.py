@@ -21,13 +21,13 @@ FEWER = 16
 def launch(
     dtype: torch.dtype = torch.float32, nonlinearity: str = "hardtanh", packed: bool = False, states: bool = True,
     length: int = 4096, width: int = EVEN, sliced: bool = False, parameterization: str = "direct",
-    discretization: str = "euler", num_sms: int = WHOLE,
+    discretization: str = "euler", num_sms: int = WHOLE, transposed: bool = False,
 ) -> None:  # fmt: skip
     """Both passes."""
     from cofm_triton.kernels import rnn_scan
 
     state = state_dtype(dtype)
-    x, w = sequence(length, width, dtype, sliced), meta(width, dtype=state)
+    x, w = sequence(length, width, dtype, sliced, transposed), meta(width, dtype=state)
     seq_starts = meta(4, dtype=torch.int64) if packed else None
     h0 = meta(4 if packed else 1, width, dtype=state) if states else None
     options: dict[str, Any] = dict(
@@ -59,6 +59,8 @@ OPERATOR = Operator(
         dict(dtype=torch.float64, nonlinearity="tanh", num_sms=SPLIT),
         dict(width=RAGGED, packed=True, num_sms=SPLIT),
         dict(dtype=torch.bfloat16, sliced=True),
+        dict(transposed=True),
+        dict(width=RAGGED),
         *(dict(dtype=torch.float64, nonlinearity=name) for name in NONLINEARITIES),
         *(dict(dtype=dtype, nonlinearity="tanh", width=RAGGED) for dtype in (torch.bfloat16, torch.float64)),
         dict(width=RAGGED, packed=True),

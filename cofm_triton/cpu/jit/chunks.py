@@ -15,13 +15,14 @@ powers of zero would make NaN that the recurrence does not have: then it is done
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
 
 from cofm_triton.cpu.jit.chains import equal_parts
-from cofm_triton.cpu.jit.schedule import Plan, sequences
+from cofm_triton.cpu.jit.schedule import KEPT_PLANS, Plan, sequences
 
 # Chunks of a sequence: groups of chains for four threads.
 CHUNKS = 16
@@ -40,13 +41,14 @@ def forgets_too_slowly(guessed: int | None, length: int) -> bool:
     return guessed is None or guessed >= length // CHUNKS
 
 
+@lru_cache(KEPT_PLANS)
 def chunk_plan(length: int, groups: int, threads: int) -> Plan:
     """Chunks of one sequence, equally long but for the last one, done in so many groups of chains."""
     return Plan(sequences(None, 1, length), equal_parts(0, length, CHUNKS), min(groups, threads))
 
 
 def first_states(decay: Any, steps: int, summaries: Any, first: Any) -> Any:
-    """The state (CHUNKS, D) before each chunk.
+    """The state (CHUNKS, D) before each chunk, by doubling: `states[k]` holds what chunks k - distance and later add.
 
     Args:
         decay: (D,) in the state's dtype.
@@ -54,13 +56,13 @@ def first_states(decay: Any, steps: int, summaries: Any, first: Any) -> Any:
         summaries: (CHUNKS, D) in row k + 1 the state after chunk k, run from zero; row 0 is not read.
         first: (D,) the state before the first chunk.
     """
-    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore", under="ignore"):
         wide = decay.astype(np.float64)
         power = np.exp(steps * np.log(np.abs(wide))) * np.sign(wide) ** steps
-        states = np.empty_like(summaries)
+        states = summaries.astype(np.float64)
         states[0] = first
-        state = states[0].astype(np.float64)
-        for k in range(1, len(states)):
-            state = summaries[k] + power * state
-            states[k] = state
-    return states
+        distance = 1
+        while distance < len(states):
+            states[distance:] += power * states[:-distance]
+            power, distance = power * power, 2 * distance
+        return states.astype(summaries.dtype)
