@@ -48,7 +48,7 @@ def chunk_plan(length: int, groups: int, threads: int) -> Plan:
 
 
 def first_states(decay: Any, steps: int, summaries: Any, first: Any) -> Any:
-    """The state (CHUNKS, D) before each chunk, by doubling: `states[k]` holds what chunks k - distance and later add.
+    """The state (CHUNKS, D) before each chunk, by doubling: of what came before, row k has the last `distance` chunks.
 
     Args:
         decay: (D,) in the state's dtype.
