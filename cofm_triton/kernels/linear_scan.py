@@ -1,8 +1,8 @@
 """Linear scan, `h[t] = decay * h[t-1] + x[t]`: forward and backward Triton kernels.
 
 Indices: b sequence, t time, d channel; tensors are (B, T, D). The decay is `(D,)`, loaded once and never materialised
-over time, or, GATED, `(B, T, D)` with strides of its own. The state lives in registers in STATE (float32, float64 for
-float64 input) whatever the dtype of the tensors.
+over time, or, GATED, `(B, T, D)` with strides of its own; SHARED, the same for all channels, it is one number per step.
+The state lives in registers in STATE (float32, float64 for float64 input) whatever the dtype of the tensors.
 
 A program owns BLOCK_D channels of one chunk of one sequence. Without splitting the only chunk is the whole sequence.
 Where B * D is too small to fill the device, time is split into n chunks in three phases:
@@ -53,7 +53,10 @@ from cofm_triton.kernels.launch import (
 from cofm_triton.kernels.rows import (
     across_lanes,
     chunk_rows,
+    gate_row,
     live_row,
+    load_gates,
+    load_last_gates,
     load_last_rows,
     load_row,
     load_rows,
@@ -127,18 +130,18 @@ def fold_carries(
 @triton.jit
 def walk_last_rows_forward(
     h, decay, product, x_row, x_step, a_row, a_step, h_row, h_step, rest, d, D, stored,
-    GATED: tl.constexpr, STORE: tl.constexpr, PRODUCT: tl.constexpr, SUMMED: tl.constexpr, COMPLEX: tl.constexpr,
-    STATE: tl.constexpr, SHORT: tl.constexpr,
+    GATED: tl.constexpr, SHARED: tl.constexpr, STORE: tl.constexpr, PRODUCT: tl.constexpr, SUMMED: tl.constexpr,
+    COMPLEX: tl.constexpr, STATE: tl.constexpr, SHORT: tl.constexpr,
 ):  # fmt: skip
     """As `walk_forward`, over the first SHORT of the `rest` rows that are left."""
     xs = load_last_rows(x_row, x_step, d, D, rest, SHORT)
     gates = ()
     if GATED:
-        gates = load_last_rows(a_row, a_step, d, D, rest, SHORT)
+        gates = load_last_gates(a_row, a_step, d, D, rest, SHORT, SHARED)
     for j in tl.static_range(SHORT):
         live = live_row(d, D, j, rest)
         if GATED:
-            decay = gates[j].to(STATE)
+            decay = gate_row(gates[j], h, SHARED)
         h = tl.where(live, decay_state(decay, h, xs[j].to(STATE), SUMMED, COMPLEX), h)
         if PRODUCT:
             store_row(h_row + j * h_step, h, live & stored, True)
@@ -151,8 +154,8 @@ def walk_last_rows_forward(
 @triton.jit
 def walk_forward(
     h, decay, product, x_row, x_step, a_row, a_step, h_row, h_step, n, d, D, mask, stored,
-    GATED: tl.constexpr, STORE: tl.constexpr, PRODUCT: tl.constexpr, SUMMED: tl.constexpr, COMPLEX: tl.constexpr,
-    STATE: tl.constexpr, ROWS: tl.constexpr, SHORT: tl.constexpr, MASKED: tl.constexpr,
+    GATED: tl.constexpr, SHARED: tl.constexpr, STORE: tl.constexpr, PRODUCT: tl.constexpr, SUMMED: tl.constexpr,
+    COMPLEX: tl.constexpr, STATE: tl.constexpr, ROWS: tl.constexpr, SHORT: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
     """`(h, product)` after n rows: h is the state, stored after every row if STORE, and, PRODUCT, only where `stored`
     allows; product is then multiplied by every decay.
@@ -161,11 +164,11 @@ def walk_forward(
         xs = load_rows(x_row, x_step, mask, ROWS, MASKED)
         gates = ()
         if GATED:
-            gates = load_rows(a_row, a_step, mask, ROWS, MASKED)
+            gates = load_gates(a_row, a_step, mask, ROWS, MASKED, SHARED)
             a_row += ROWS * a_step
         for j in tl.static_range(ROWS):
             if GATED:
-                decay = gates[j].to(STATE)
+                decay = gate_row(gates[j], h, SHARED)
             h = decay_state(decay, h, xs[j].to(STATE), SUMMED, COMPLEX)
             if STORE:
                 store_row(h_row + j * h_step, h, stored, MASKED or PRODUCT)
@@ -178,13 +181,13 @@ def walk_forward(
         if rest > 0:  # and less than ROWS; a row that is never live, AMD's compiler of Triton 3.9 may stumble over
             h, product = walk_last_rows_forward(
                 h, decay, product, x_row, x_step, a_row, a_step, h_row, h_step, rest, d, D, stored,
-                GATED, STORE, PRODUCT, SUMMED, COMPLEX, STATE, ROWS - 1,
+                GATED, SHARED, STORE, PRODUCT, SUMMED, COMPLEX, STATE, ROWS - 1,
             )  # fmt: skip
     else:
         for _ in range(tl.cdiv(rest, SHORT)):
             h, product = walk_last_rows_forward(
                 h, decay, product, x_row, x_step, a_row, a_step, h_row, h_step, rest, d, D, stored,
-                GATED, STORE, PRODUCT, SUMMED, COMPLEX, STATE, SHORT,
+                GATED, SHARED, STORE, PRODUCT, SUMMED, COMPLEX, STATE, SHORT,
             )  # fmt: skip
             x_row += SHORT * x_step
             h_row += SHORT * h_step
@@ -201,8 +204,8 @@ def linear_scan_forward_kernel(
     begin: tl.int64, end: tl.int64, chunk_length: tl.int64, stride_s: tl.int64,
     stride_xb: tl.int64, stride_xt: tl.int64, stride_xd,
     stride_ab: tl.int64, stride_at: tl.int64, stride_ad,
-    GATED: tl.constexpr, HAS_START: tl.constexpr, HAS_CARRY: tl.constexpr, FOLD: tl.constexpr, SUMMARY: tl.constexpr,
-    SUMMED: tl.constexpr, PACKED: tl.constexpr, REVERSE: tl.constexpr, COMPLEX: tl.constexpr,
+    GATED: tl.constexpr, SHARED: tl.constexpr, HAS_START: tl.constexpr, HAS_CARRY: tl.constexpr, FOLD: tl.constexpr,
+    SUMMARY: tl.constexpr, SUMMED: tl.constexpr, PACKED: tl.constexpr, REVERSE: tl.constexpr, COMPLEX: tl.constexpr,
     ALIGNED: tl.constexpr, STATE: tl.constexpr, BLOCK_D: tl.constexpr, ROWS: tl.constexpr, SHORT: tl.constexpr,
     MASKED: tl.constexpr,
 ):  # fmt: skip
@@ -235,7 +238,9 @@ def linear_scan_forward_kernel(
     h_row = h_ptr + (batch * T + entry) * D + c
     a_row = decay_ptr + c
     if GATED:
-        a_row = decay_ptr + batch * stride_ab + entry * stride_at + c * stride_ad
+        a_row = decay_ptr + batch * stride_ab + entry * stride_at
+        if not SHARED:
+            a_row += c * stride_ad
     state_row = (sequence.to(tl.int64) * num_chunks + program) * D + c
 
     h = tl.zeros((BLOCK_D,), STATE)
@@ -260,17 +265,17 @@ def linear_scan_forward_kernel(
         if chunk == 0:
             h, product = walk_forward(
                 h, decay, product, x_row, x_step, a_row, a_step, h_row, h_step, n, d, D, mask, stored,
-                GATED, True, False, SUMMED, COMPLEX, STATE, ROWS, SHORT, MASKED,
+                GATED, SHARED, True, False, SUMMED, COMPLEX, STATE, ROWS, SHORT, MASKED,
             )  # fmt: skip
         else:
             h, product = walk_forward(
                 h, decay, product, x_row, x_step, a_row, a_step, h_row, h_step, n, d, D, mask, stored,
-                GATED, False, False, SUMMED, COMPLEX, STATE, ROWS, SHORT, MASKED,
+                GATED, SHARED, False, False, SUMMED, COMPLEX, STATE, ROWS, SHORT, MASKED,
             )  # fmt: skip
     else:
         h, product = walk_forward(
             h, decay, product, x_row, x_step, a_row, a_step, h_row, h_step, n, d, D, mask, stored,
-            GATED, True, SUMMARY and GATED, SUMMED, COMPLEX, STATE, ROWS, SHORT, MASKED,
+            GATED, SHARED, True, SUMMARY and GATED, SUMMED, COMPLEX, STATE, ROWS, SHORT, MASKED,
         )  # fmt: skip
 
     if SUMMARY:
@@ -285,7 +290,8 @@ def linear_scan_forward_kernel(
 def walk_last_rows_backward(
     mu, decay, grad_decay, product, start, g_row, g_step, previous_row, a_row, a_step, dx_row, da_row, h_step,
     rest, with_previous, d, D,
-    GATED: tl.constexpr, SUMMARY: tl.constexpr, COMPLEX: tl.constexpr, STATE: tl.constexpr, SHORT: tl.constexpr,
+    GATED: tl.constexpr, SHARED: tl.constexpr, SUMMARY: tl.constexpr, COMPLEX: tl.constexpr, STATE: tl.constexpr,
+    SHORT: tl.constexpr,
 ):  # fmt: skip
     """`(mu, grad_decay, product)` after the first SHORT of the `rest` rows that are left, of which `with_previous` have
     an earlier row; the earlier state of the others is `start`.
@@ -296,11 +302,11 @@ def walk_last_rows_backward(
         hs = load_last_rows(previous_row, h_step, d, D, with_previous, SHORT)
     gates = ()
     if GATED:
-        gates = load_last_rows(a_row, a_step, d, D, rest, SHORT)
+        gates = load_last_gates(a_row, a_step, d, D, rest, SHORT, SHARED)
     for j in tl.static_range(SHORT):
         live = live_row(d, D, j, rest)
         if GATED:
-            decay = gates[j].to(STATE)
+            decay = gate_row(gates[j], mu, SHARED)
         adjoint = gs[j].to(STATE) + mu
         mu = tl.where(live, multiply_conj(decay, adjoint, COMPLEX), mu)
         if SUMMARY:
@@ -324,10 +330,10 @@ def linear_scan_backward_kernel(
     begin: tl.int64, end: tl.int64, chunk_length: tl.int64, stride_s: tl.int64,
     stride_gb: tl.int64, stride_gt: tl.int64, stride_gd,
     stride_ab: tl.int64, stride_at: tl.int64, stride_ad,
-    GATED: tl.constexpr, HAS_H0: tl.constexpr, HAS_GRAD_END: tl.constexpr, HAS_CARRY: tl.constexpr, FOLD: tl.constexpr,
-    SUMMARY: tl.constexpr, PACKED: tl.constexpr, REVERSE: tl.constexpr, COMPLEX: tl.constexpr,
-    ALIGNED: tl.constexpr, STATE: tl.constexpr, BLOCK_D: tl.constexpr, ROWS: tl.constexpr, SHORT: tl.constexpr,
-    MASKED: tl.constexpr,
+    GATED: tl.constexpr, SHARED: tl.constexpr, HAS_H0: tl.constexpr, HAS_GRAD_END: tl.constexpr,
+    HAS_CARRY: tl.constexpr, FOLD: tl.constexpr, SUMMARY: tl.constexpr, PACKED: tl.constexpr, REVERSE: tl.constexpr,
+    COMPLEX: tl.constexpr, ALIGNED: tl.constexpr, STATE: tl.constexpr, BLOCK_D: tl.constexpr, ROWS: tl.constexpr,
+    SHORT: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
     """Writes grad_x (B, T, D), contiguous, grad_start (S, D): mu before the steps [begin, end), which end with mu =
     grad_end (S, D), row stride stride_s, and grad_decay: GATED (B, T, D), otherwise one row per chunk, (S, num_chunks,
@@ -364,7 +370,9 @@ def linear_scan_backward_kernel(
     da_row = grad_decay_ptr + dense_row
     a_row = decay_ptr + c
     if GATED:
-        a_row = decay_ptr + batch * stride_ab + last * stride_at + c * stride_ad
+        a_row = decay_ptr + batch * stride_ab + last * stride_at
+        if not SHARED:
+            a_row += c * stride_ad
     state_row = (sequence.to(tl.int64) * num_chunks + program) * D + c
 
     mu = tl.zeros((BLOCK_D,), STATE)
@@ -398,11 +406,11 @@ def linear_scan_backward_kernel(
             hs = load_rows(previous_row, h_step, mask, ROWS, MASKED)
         gates = ()
         if GATED:
-            gates = load_rows(a_row, a_step, mask, ROWS, MASKED)
+            gates = load_gates(a_row, a_step, mask, ROWS, MASKED, SHARED)
             a_row += ROWS * a_step
         for j in tl.static_range(ROWS):
             if GATED:
-                decay = gates[j].to(STATE)
+                decay = gate_row(gates[j], mu, SHARED)
             adjoint = gs[j].to(STATE) + mu
             mu = multiply_conj(decay, adjoint, COMPLEX)
             if SUMMARY:
@@ -430,13 +438,13 @@ def linear_scan_backward_kernel(
         if rest > 0:
             mu, grad_decay, product = walk_last_rows_backward(
                 mu, decay, grad_decay, product, start, g_row, g_step, previous_row, a_row, a_step, dx_row, da_row,
-                h_step, rest, with_previous, d, D, GATED, SUMMARY, COMPLEX, STATE, SHORT,
+                h_step, rest, with_previous, d, D, GATED, SHARED, SUMMARY, COMPLEX, STATE, SHORT,
             )  # fmt: skip
     else:
         for _ in range(tl.cdiv(rest, SHORT)):
             mu, grad_decay, product = walk_last_rows_backward(
                 mu, decay, grad_decay, product, start, g_row, g_step, previous_row, a_row, a_step, dx_row, da_row,
-                h_step, rest, with_previous, d, D, GATED, SUMMARY, COMPLEX, STATE, SHORT,
+                h_step, rest, with_previous, d, D, GATED, SHARED, SUMMARY, COMPLEX, STATE, SHORT,
             )  # fmt: skip
             g_row += SHORT * g_step
             dx_row += SHORT * h_step
@@ -478,7 +486,7 @@ def launch_forward(
         length, width, block.num_blocks, num_chunks, num_sequences,
         steps[0], steps[1], chunk_length, 0 if start is None else start.stride(0),
         *x.stride(), *(decay.stride() if gated else (0, 0, 0)),
-        GATED=gated, HAS_START=start is not None, HAS_CARRY=carry is not None,
+        GATED=gated, SHARED=_shared(decay), HAS_START=start is not None, HAS_CARRY=carry is not None,
         FOLD=0 if gates is None else FOLDED_CARRIES, SUMMARY=summary, SUMMED=summed,
         PACKED=seq_starts is not None, REVERSE=reverse, COMPLEX=is_complex, ALIGNED=_aligned(x, decay),
         STATE=_state(last), BLOCK_D=block.block_d, **_rows(rows, block, chunk_length, is_complex, short),
@@ -504,8 +512,8 @@ def launch_backward(
         length, width, block.num_blocks, num_chunks, num_sequences,
         steps[0], steps[1], chunk_length, 0 if grad_end is None else grad_end.stride(0),
         *grad_h.stride(), *(decay.stride() if gated else (0, 0, 0)),
-        GATED=gated, HAS_H0=h0 is not None, HAS_GRAD_END=grad_end is not None, HAS_CARRY=carry is not None,
-        FOLD=0 if gates is None else FOLDED_CARRIES, SUMMARY=summary,
+        GATED=gated, SHARED=_shared(decay), HAS_H0=h0 is not None, HAS_GRAD_END=grad_end is not None,
+        HAS_CARRY=carry is not None, FOLD=0 if gates is None else FOLDED_CARRIES, SUMMARY=summary,
         PACKED=seq_starts is not None, REVERSE=reverse, COMPLEX=is_complex, ALIGNED=_aligned(grad_h, decay),
         STATE=_state(grad_start), BLOCK_D=block.block_d,
         **_rows(rows, block, chunk_length, is_complex), MASKED=block.masked, num_warps=NUM_WARPS,
@@ -637,9 +645,14 @@ def _state(states: Any) -> Any:
     return tl.float64 if states.element_size() == 8 else tl.float32
 
 
+def _shared(decay: Any) -> bool:
+    """Whether all channels of a step have the same gate, and read it where it is: the broadcast of (B, T, 1)."""
+    return decay.ndim == 3 and decay.stride(2) == 0
+
+
 def _aligned(x: Any, decay: Any) -> bool:
     """Whether all rows, of x, of a gated decay and of dense tensors, can be moved 16 bytes at a time."""
-    return all(has_aligned_rows(tensor) for tensor in (x, decay) if tensor.ndim == 3)
+    return has_aligned_rows(x) and (decay.ndim == 1 or _shared(decay) or has_aligned_rows(decay))
 
 
 def _layout(

@@ -78,6 +78,33 @@ def load_last_rows(ptr, stride, d, D, rest, ROWS: tl.constexpr):
 
 
 @triton.jit
+def load_gates(ptr, stride, mask, ROWS: tl.constexpr, MASKED: tl.constexpr, SHARED: tl.constexpr):
+    """As `load_rows`; SHARED, `ptr` is that of one number, the gate of all channels, and so is every "row"."""
+    return load_rows(ptr, stride, mask, ROWS, MASKED and not SHARED)
+
+
+@triton.jit
+def load_last_gates(ptr, stride, d, D, rest, ROWS: tl.constexpr, SHARED: tl.constexpr):
+    """As `load_last_rows`, of `load_gates`."""
+    gates = ()
+    if SHARED:
+        for j in tl.static_range(ROWS):
+            gates = gates + (tl.load(ptr + j * stride, mask=rest > j, other=0.0),)
+    else:
+        gates = load_last_rows(ptr, stride, d, D, rest, ROWS)
+    return gates
+
+
+@triton.jit
+def gate_row(gate, row, SHARED: tl.constexpr):
+    """A loaded gate for every channel of a row, in the row's dtype."""
+    result = gate.to(row.dtype)
+    if SHARED:
+        result = tl.full(row.shape, result, row.dtype)
+    return result
+
+
+@triton.jit
 def chunk_rows(
     starts_ptr, sequence, num_sequences, T, begin, end, chunk, chunk_length,
     PACKED: tl.constexpr, REVERSE: tl.constexpr,

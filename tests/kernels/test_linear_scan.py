@@ -163,6 +163,27 @@ def test_split_repeats_are_bitwise_equal(dtype: torch.dtype, gated: bool) -> Non
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+@pytest.mark.parametrize(
+    ("length", "channels", "num_sms", "dtype", "reverse"),
+    [
+        (21, 3, 100, torch.float32, False),
+        (21, 3, 100, torch.bfloat16, True),
+        (5, 32, 1, torch.float32, True),
+        (21, 32, 1, torch.float64, False),
+        (21, 40, 1, torch.bfloat16, False),
+    ],
+)
+def test_a_gate_of_all_channels_is_that_of_each(
+    length: int, channels: int, num_sms: int, dtype: torch.dtype, reverse: bool
+) -> None:
+    """Read once a step where the broadcast of (B, T, 1) leaves it, and used as its copies would be."""
+    case = linear_case(2, length, channels, dtype=dtype, gated=True, reverse=reverse)
+    gates = case.factor[:, :, :1]
+    copied = run(case.with_(factor=gates.repeat(1, 1, channels)), num_sms)
+    shared = run(case.with_(factor=gates.expand(2, length, channels)), num_sms)
+    assert all(torch.equal(shared[name], copied[name]) for name in copied)
+
+
 @pytest.mark.parametrize("decay", [1.0, -1.0, 0.0])
 def test_exact_decays_stay_exact_when_split(decay: float) -> None:
     """Small integers: no order of operations rounds."""

@@ -22,14 +22,14 @@ FOLDED_BYTES, MANY_BYTES = 2048, 256
 def launch(
     dtype: torch.dtype = torch.float32, gated: bool = False, reverse: bool = False, packed: bool = False,
     states: bool = True, length: int = 4096, width: int = EVEN, num_sms: int = WHOLE, sliced: bool = False,
-    transposed: bool = False,
+    transposed: bool = False, shared: bool = False,
 ) -> None:  # fmt: skip
     """Both passes."""
     from cofm_triton.kernels import linear_scan
 
     state = state_dtype(dtype)
     x = sequence(length, width, dtype, sliced, transposed)
-    decay = x if gated else meta(width, dtype=state)
+    decay = meta(1, length, 1, dtype=dtype).expand(x.shape) if shared else x if gated else meta(width, dtype=state)
     seq_starts = meta(4, dtype=torch.int64) if packed else None
     h0 = meta(4 if packed else 1, width, dtype=state) if states else None
     options: dict[str, Any] = dict(reverse=reverse, state_dtype=state, num_sms=num_sms)
@@ -65,6 +65,9 @@ def _others() -> Iterator[Options]:
         for dtype in (torch.float32, torch.complex64, torch.complex128):
             yield dict(dtype=dtype, gated=gated, width=FEW, num_sms=SPLIT)
         yield dict(dtype=torch.complex64, gated=gated, width=RAGGED)
+    for dtype, num_sms in ((torch.float32, WHOLE), (torch.bfloat16, WHOLE), (torch.float32, SPLIT)):
+        yield dict(dtype=dtype, gated=True, shared=True, num_sms=num_sms)
+    yield dict(gated=True, shared=True, width=RAGGED)
     yield dict(dtype=torch.complex64, gated=True)
     yield dict(dtype=torch.complex64, sliced=True)
     yield dict(width=FEW)
