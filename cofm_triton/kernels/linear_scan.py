@@ -28,7 +28,7 @@ Backward, with g = dL/dh and mu the adjoint arriving from later steps (mu = dL/d
 For a time-invariant decay `ddecay` is summed over time in registers and leaves the kernel as one row per program,
 which the caller adds up in a fixed order: no atomics, bitwise reproducible.
 
-Traffic in elements per element: forward 2 (GATED 3), backward 3 (GATED 5).
+Traffic in elements per element: forward 2 (GATED 3, SHARED 2), backward 3 (GATED 5, SHARED 4).
 Source: Eq. (1) of arXiv 2305.19190 for linear sigma, and its adjoint; defined in `reference/linear_scan.py`.
 """
 

@@ -29,7 +29,7 @@ def across_lanes(d, pid, ALIGNED: tl.constexpr, COMPLEX: tl.constexpr):
     Triton lays a row across the lanes by how many of its numbers a lane can move at once. That differs between tensors
     and, with T a multiple of 16, between the rows of a block, where some are aligned and others are not: numbers would
     move from lane to lane in every step. All rows are laid out in one way if none of them shows how it is aligned.
-    It takes no machine code: compilers know that pid, the number of a program, is not negative, and Triton does not.
+    It costs nothing in the loop: compilers know that pid, the number of a program, is not negative, Triton does not.
     """
     if not ALIGNED:
         one = (1 - tl.minimum(pid, 0)).to(tl.int64)
@@ -79,7 +79,7 @@ def load_last_rows(ptr, stride, d, D, rest, ROWS: tl.constexpr):
 
 @triton.jit
 def load_gates(ptr, stride, mask, ROWS: tl.constexpr, MASKED: tl.constexpr, SHARED: tl.constexpr):
-    """As `load_rows`; SHARED, `ptr` is that of one number, the gate of all channels, and so is every "row"."""
+    """As `load_rows`; SHARED, `ptr` points to one number, the gate of all channels, and the tuple holds numbers."""
     return load_rows(ptr, stride, mask, ROWS, MASKED and not SHARED)
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from watching import watch
 
 pytest.importorskip("numba")
 
@@ -19,30 +19,15 @@ from cofm_triton.cpu.jit.chains import (
     MAX_SEQUENCES,
     MIN_PART,
     MIN_STEPS,
-    chain_plan,
     chained,
     guess_steps,
     worth_a_guess,
 )
-from cofm_triton.cpu.jit.schedule import Plan
-
-
-def watch(module: Any, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Whether each call from now on is cut, as they come."""
-    used: list[bool] = []
-
-    def watched(*arguments: Any) -> Plan | None:
-        found = chain_plan(*arguments)
-        used.append(found is not None)
-        return found
-
-    monkeypatch.setattr(module, "chain_plan", watched)
-    return used
 
 
 def check_same(run: Callable[[], tuple[Tensor, ...]], monkeypatch: pytest.MonkeyPatch) -> None:
     """`run()` gives the same bits in chains, which it must use, and without them."""
-    used = watch(forward, monkeypatch)
+    used = watch(forward, "chain_plan", monkeypatch)
     together = run()
     assert used and all(used)
     monkeypatch.setattr(forward, "chain_plan", lambda *arguments: None)
@@ -136,7 +121,7 @@ def test_adjoint(
             dt=1.0, nonlinearity=nonlinearity, state_dtype=state,
         )  # fmt: skip
 
-    used = watch(rnn_scan, monkeypatch)
+    used = watch(rnn_scan, "chain_plan", monkeypatch)
     grad_x, grad_rate, grad_h0 = run()
     assert used == ([True] if starts is None else [])
     monkeypatch.setattr(rnn_scan, "chain_plan", lambda *arguments: None)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from watching import watch
 
 pytest.importorskip("numba")
 
@@ -33,20 +33,6 @@ def short_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chunks, "MIN_STEPS", 64)
 
 
-def watch(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Whether each sequence from now on that was done in chunks has been left at that, as they come."""
-    used: list[bool] = []
-    in_chunks = forward._in_chunks
-
-    def watched(*arguments: Any) -> Tensor | None:
-        last = in_chunks(*arguments)
-        used.append(last is not None)
-        return last
-
-    monkeypatch.setattr(forward, "_in_chunks", watched)
-    return used
-
-
 def scan(x: Tensor, decay: Tensor, h0: Tensor | None = None, reverse: bool = False) -> tuple[Tensor, Tensor]:
     return cofm.linear_scan(x, decay, h0, reverse=reverse, backend="numba")
 
@@ -64,16 +50,18 @@ def step_by_step(run: Callable[[], tuple[Tensor, Tensor]], monkeypatch: pytest.M
 def test_results(channels: int, length: int, reverse: bool, given: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     x, decay = torch.randn(1, length, channels).bfloat16(), torch.tensor(SLOW[:channels])
     h0 = torch.randn(1, channels) if given else None
-    used = watch(monkeypatch)
+    used = watch(forward, "_in_chunks", monkeypatch)
     h, last = scan(x, decay, h0, reverse)
     assert used == [True]
     bounds = linear_scan_bounds(x, decay, h0, reverse=reverse)
     assert bounds["h"].excess(h) <= 1 and bounds["h_last"].excess(last) <= 1
 
 
-def test_what_grows() -> None:
+def test_what_grows(monkeypatch: pytest.MonkeyPatch) -> None:
     x, decay = torch.randn(1, LENGTH, 3).bfloat16(), torch.tensor([1.01, -1.02, 1.0])
+    used = watch(forward, "_in_chunks", monkeypatch)
     h, last = scan(x, decay)
+    assert used == [True]
     bounds = linear_scan_bounds(x, decay)
     assert bounds["h"].excess(h) <= 1 and bounds["h_last"].excess(last) <= 1
 
@@ -81,7 +69,7 @@ def test_what_grows() -> None:
 def test_memory_of_many_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """A state that comes from far back crosses every chunk by a power of its decay."""
     x, decay = torch.zeros(1, 2**18, 2).bfloat16(), torch.tensor([1 - 1e-6, -(1 - 1e-6)])
-    used = watch(monkeypatch)
+    used = watch(forward, "_in_chunks", monkeypatch)
     h, last = scan(x, decay, torch.ones(1, 2))
     assert used == [True]
     exact = decay.double() ** 2**18
@@ -94,7 +82,7 @@ def test_memory_of_many_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("threads", [1, 3])
 def test_any_number_of_threads(threads: int, two_threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
     x, decay, h0 = torch.randn(1, LENGTH, 5).bfloat16(), torch.tensor(SLOW[:5]), torch.randn(1, 5)
-    used = watch(monkeypatch)
+    used = watch(forward, "_in_chunks", monkeypatch)
     h, last = scan(x, decay, h0)
     torch.set_num_threads(threads)
     other, other_last = scan(x, decay, h0)
@@ -109,7 +97,7 @@ def test_states_that_are_not_finite(value: float, at: int, decay: float, monkeyp
     """The bits of the recurrence, also of channels beside the one that is not finite."""
     x, decays = torch.randn(1, LENGTH, 3).bfloat16(), torch.tensor([0.999, decay, -0.999])
     x[0, at : at + 2, 1] = value
-    used = watch(monkeypatch)
+    used = watch(forward, "_in_chunks", monkeypatch)
     h, last = scan(x, decays)
     right, right_last = step_by_step(lambda: scan(x, decays), monkeypatch)
     assert used == [bool(right_last.isfinite().all())]
@@ -122,7 +110,7 @@ def test_states_that_are_not_finite(value: float, at: int, decay: float, monkeyp
 
 def test_a_state_that_overflows_inside_a_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the chunk adds from zero stays finite, what arrives before it does not."""
-    x, used = torch.zeros(1, LENGTH, 1).bfloat16(), watch(monkeypatch)
+    x, used = torch.zeros(1, LENGTH, 1).bfloat16(), watch(forward, "_in_chunks", monkeypatch)
     x[0, LENGTH // 2 - 30] = 3e38
     x[0, LENGTH // 2 + 30] = 3e38
     x[0, LENGTH // 2 + 40] = -3e38
@@ -134,7 +122,7 @@ def test_a_state_that_overflows_inside_a_chunk(monkeypatch: pytest.MonkeyPatch) 
 def test_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     x, decay = torch.randn(1, LENGTH, 4).bfloat16().requires_grad_(), torch.tensor(SLOW[:4], requires_grad=True)
     h0, g = torch.randn(1, 4, requires_grad=True), torch.randn(1, LENGTH, 4).bfloat16()
-    used = watch(monkeypatch)
+    used = watch(forward, "_in_chunks", monkeypatch)
     h, last = scan(x, decay, h0)
     assert used == [True]
     grads = torch.autograd.grad((h, last), (x, decay, h0), (g, torch.ones_like(last)))
@@ -166,14 +154,14 @@ def test_which_scans_are_done_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_what_forgets_fast_is_guessed(two_threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    used, x = watch(monkeypatch), torch.randn(1, 32_000, 2).bfloat16()
+    used, x = watch(forward, "_in_chunks", monkeypatch), torch.randn(1, 32_000, 2).bfloat16()
     scan(x, torch.tensor([0.9, -0.9]))
     assert not used
 
 
 @pytest.mark.parametrize("nonlinearity", ["linear", "hardtanh"])
 def test_other_recurrences_go_step_by_step(nonlinearity: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    used, x = watch(monkeypatch), torch.randn(1, LENGTH, 2).bfloat16()
+    used, x = watch(forward, "_in_chunks", monkeypatch), torch.randn(1, LENGTH, 2).bfloat16()
     cofm.rnn_scan(x, torch.full((2,), 1e-6), nonlinearity=nonlinearity, solver="sequential", backend="numba")
     cofm.linear_scan(x, torch.ones(2), seq_starts=torch.tensor([0]), backend="numba")
     cofm.linear_scan(x, torch.ones(1, LENGTH, 2), backend="numba")

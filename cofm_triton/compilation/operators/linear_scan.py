@@ -29,7 +29,9 @@ def launch(
 
     state = state_dtype(dtype)
     x = sequence(length, width, dtype, sliced, transposed)
-    decay = meta(1, length, 1, dtype=dtype).expand(x.shape) if shared else x if gated else meta(width, dtype=state)
+    decay = x if gated else meta(width, dtype=state)
+    if shared:
+        decay = meta(1, length, 1, dtype=dtype).expand(x.shape)
     seq_starts = meta(4, dtype=torch.int64) if packed else None
     h0 = meta(4 if packed else 1, width, dtype=state) if states else None
     options: dict[str, Any] = dict(reverse=reverse, state_dtype=state, num_sms=num_sms)

@@ -77,16 +77,17 @@ def scan(
     held, lanes = channels <= MAX_HELD, row_lanes(channels)
     tensors = (Rows(x), Rows(with_rows(a.expand(x.shape))), Rows(h))
     streamed = streams(tensors[2])
-    chains = None
+    chains, chunked = None, False
     if held and guess is not None:
-        long = not rule and starts is None and worth_a_summary(x.dtype, batch, length, channels)
-        if long or worth_a_guess(batch if starts is None else len(starts), length, threads):
+        chunked = not rule and starts is None and worth_a_summary(x.dtype, batch, length, channels)
+        if chunked or worth_a_guess(batch if starts is None else len(starts), length, threads):
             guessed = guess()
-            if long and forgets_too_slowly(guessed, length):
-                last = _in_chunks(lanes, tensors, numbers(a), h0, reverse, streamed, state_dtype, threads)
-                if last is not None:
-                    return h, last
-            chains = chain_plan(batch, length, starts, guessed, threads)
+            chunked = chunked and forgets_too_slowly(guessed, length)
+            chains = None if chunked else chain_plan(batch, length, starts, guessed, threads)
+    if chunked:
+        last = _in_chunks(lanes, tensors, numbers(a), h0, reverse, streamed, state_dtype, threads)
+        if last is not None:
+            return h, last
     parts = chains or plan(batch, length, starts, channels, read_cost, threads)
     states = initial_states(h0, parts.sequence, channels, state_dtype)
     rows = parts.walk(tensors, reverse)
