@@ -43,8 +43,8 @@ def widened(builder: Any, stored: Any) -> Any:
     return builder.bitcast(builder.shl(builder.zext(stored, word), word(16)), ir.FloatType())
 
 
-def rounded(builder: Any, value: Any) -> Any:
-    """LLVM: the uint16 that stands for one float32, or for each of a vector."""
+def rounded(builder: Any, value: Any, *, may_be_nan: bool = True) -> Any:
+    """LLVM: the uint16 that stands for one float32, or for each of a vector; any one for NaN, if none may be."""
     word, half = _like(value, ir.IntType(32)), _like(value, ir.IntType(16))
     bits = builder.bitcast(value, word)
     odd = builder.and_(builder.lshr(bits, _everywhere(word, 16)), _everywhere(word, 1))
@@ -54,6 +54,8 @@ def rounded(builder: Any, value: Any) -> Any:
         high = shuffled(builder, halves, halves, list(range(1, 2 * word.count, 2)))
     else:
         high = builder.trunc(builder.lshr(carried, word(16)), half)
+    if not may_be_nan:
+        return high
     known = builder.fcmp_ordered("ord", value, value)
     return builder.select(known, high, _everywhere(half, _NAN))
 

@@ -27,13 +27,6 @@ from torch import Tensor
 from cofm_triton.cpu.blocked.packed import starts_of
 from cofm_triton.cpu.jit.activation import activate
 from cofm_triton.cpu.jit.chains import CHAINS, chain_plan, worth_a_guess
-from cofm_triton.cpu.jit.chunks import (
-    CHUNKS,
-    chunk_plan,
-    first_states,
-    forgets_too_slowly,
-    worth_a_summary,
-)
 from cofm_triton.cpu.jit.compiled import OPTIONS, entry, inlined, inner
 from cofm_triton.cpu.jit.region import each
 from cofm_triton.cpu.jit.rows import (
@@ -77,17 +70,10 @@ def scan(
     held, lanes = channels <= MAX_HELD, row_lanes(channels)
     tensors = (Rows(x), Rows(with_rows(a.expand(x.shape))), Rows(h))
     streamed = streams(tensors[2])
-    chains, chunked = None, False
-    if held and guess is not None:
-        chunked = not rule and starts is None and worth_a_summary(x.dtype, batch, length, channels)
-        if chunked or worth_a_guess(batch if starts is None else len(starts), length, threads):
-            guessed = guess()
-            chunked = chunked and forgets_too_slowly(guessed, length)
-            chains = None if chunked else chain_plan(batch, length, starts, guessed, threads)
-    if chunked:
-        last = _in_chunks(lanes, tensors, numbers(a), h0, reverse, streamed, state_dtype, threads)
-        if last is not None:
-            return h, last
+    chains = None
+    if held and guess is not None and worth_a_guess(batch if starts is None else len(starts), length, threads):
+        guessed = guess()
+        chains = chain_plan(batch, length, starts, guessed, threads)
     parts = chains or plan(batch, length, starts, channels, read_cost, threads)
     states = initial_states(h0, parts.sequence, channels, state_dtype)
     rows = parts.walk(tensors, reverse)
@@ -100,23 +86,6 @@ def scan(
         kernel = _forward_held if held else _forward
         launch(kernel, parts.threads, len(states), rule, lanes, *rows, streamed, states)
     return h.to(dtype), torch.from_numpy(states[parts.last])
-
-
-def _in_chunks(
-    lanes: Any, tensors: tuple[Rows, ...], decay: Any, h0: Tensor | None, reverse: bool, streamed: bool,
-    state_dtype: torch.dtype, threads: int,
-) -> Tensor | None:  # fmt: skip
-    """Do the only, linear sequence of `tensors` in chunks: its last state (1, D), None if some state is not finite."""
-    length, groups = tensors[0].tensor.shape[1], CHUNKS // CHAINS
-    parts = chunk_plan(length, groups, threads)
-    states = initial_states(h0, parts.sequence, len(lanes), state_dtype)
-    places, begins, counts, *steps = parts.walk(tensors, reverse)
-    summaries = np.zeros_like(states)
-    nothing = (np.zeros_like(counts), *steps, streamed, states.copy(), summaries)
-    launch(_chains, parts.threads, groups, (), lanes, places, begins, *nothing, length // CHUNKS)
-    firsts = first_states(decay, length // CHUNKS, summaries, states[0])
-    launch(_chains, parts.threads, groups, (), lanes, places, begins, counts, *steps, streamed, states, firsts, 0)
-    return torch.from_numpy(states[-1:]) if np.isfinite(states).all() else None
 
 
 def initial_states(states: Tensor | None, sequence: Any, channels: int, state_dtype: torch.dtype) -> Any:
@@ -213,16 +182,12 @@ def _chains_part(
     i: int, rule: Any, lanes: Any, places: Any, begins: Any, counts: Any, x_step: int, xk: Any, a_step: int, ak: Any,
     h_step: int, hk: Any, streamed: bool, states: Any, guesses: Any, guessed: int,
 ) -> None:  # fmt: skip
-    """The i-th group of `chains.CHAINS` parts, with coefficients that do not change over time.
-
-    Every part but the first of a sequence runs `guessed` steps before its own, from the state in `guesses`.
-    """
+    """The i-th group of `chains.CHAINS` parts, with coefficients that do not change over time."""
     first = CHAINS * i
     steps = counts[first]
     held, wrong, size = states[first].ctypes.data, guesses[first].ctypes.data, len(lanes) * states.itemsize
     coefficients, start = load(lanes, places[first, 1], ak), load(lanes, held, states)
-    p, q = load(lanes, wrong, guesses), load(lanes, wrong + size, guesses)
-    r, s = load(lanes, wrong + 2 * size, guesses), load(lanes, wrong + 3 * size, guesses)
+    p = q = r = s = load(lanes, wrong, guesses)
     x0, x1, x2, x3 = places[first, 0], places[first + 1, 0], places[first + 2, 0], places[first + 3, 0]
     h0, h1, h2, h3 = places[first, 2], places[first + 1, 2], places[first + 2, 2], places[first + 3, 2]
     # The first part of a sequence has nothing before it to guess from: its chain idles on the rows of another one.

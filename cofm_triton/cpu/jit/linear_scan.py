@@ -17,6 +17,7 @@ from cofm_triton.cpu.blocked.packed import starts_of
 from cofm_triton.cpu.jit.chains import LINEAR_MARGIN, guess_steps
 from cofm_triton.cpu.jit.compiled import entry, inlined, inner
 from cofm_triton.cpu.jit.forward import initial_states, scan
+from cofm_triton.cpu.jit.lookahead import look_ahead, worth_looking_ahead
 from cofm_triton.cpu.jit.region import each
 from cofm_triton.cpu.jit.rows import (
     BLOCK,
@@ -46,6 +47,10 @@ def forward(
     gated = decay.dim() == 3
     if not gated:
         decay = decay.resolve_conj().resolve_neg()
+        if seq_starts is None and worth_looking_ahead(state_dtype, *x.shape):
+            found = look_ahead(x, decay, h0, reverse)
+            if found is not None:
+                return found
     return scan(
         (), x, decay, h0, seq_starts, guess=None if gated else partial(_guess, decay), reverse=reverse,
         state_dtype=state_dtype, read_cost=READ_COST[gated],

@@ -182,7 +182,7 @@ def _load(_context: Any, lanes: Any, address: Any, sample: Any) -> Any:
     return vector(lanes, address, sample), generate
 
 
-def _store(_context: Any, value: Any, address: Any, sample: Any, streamed: Any) -> Any:
+def _storing(value: Any, address: Any, sample: Any, may_be_nan: bool) -> Any:
     stored = sample.dtype
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -192,7 +192,7 @@ def _store(_context: Any, value: Any, address: Any, sample: Any, streamed: Any) 
             order = [k // 2 + k % 2 * value.lanes for k in range(2 * value.lanes)]
             numbers = bfloat16.shuffled(builder, real, imaginary, order)
         elif stored == types.uint16:
-            numbers = bfloat16.rounded(builder, numbers)
+            numbers = bfloat16.rounded(builder, numbers, may_be_nan=may_be_nan)
         pointer, memory = _memory(context, builder, address, stored, value.lanes)
         align = context.get_abi_sizeof(memory.element)
         # Rows that are streamed begin at multiples of VECTOR_BYTES, and so does every vector of as many bytes in them.
@@ -207,6 +207,14 @@ def _store(_context: Any, value: Any, address: Any, sample: Any, streamed: Any) 
         return context.get_dummy_value()
 
     return types.void(value, address, sample, types.boolean), generate
+
+
+def _store(_context: Any, value: Any, address: Any, sample: Any, streamed: Any) -> Any:
+    return _storing(value, address, sample, True)
+
+
+def _store_numbers(_context: Any, value: Any, address: Any, sample: Any, streamed: Any) -> Any:
+    return _storing(value, address, sample, False)
 
 
 def _conjugate(_context: Any, value: Any) -> Any:
@@ -252,6 +260,8 @@ load: Any = intrinsic(_load)
 # `store(value, address, sample, streamed)`: a vector to an address, rounded as `sample` stores it, past the cache if
 # `streamed`.
 store: Any = intrinsic(_store)
+# As `store`, where nothing is NaN or it does not matter what becomes of it: bfloat16 is rounded a third faster.
+store_numbers: Any = intrinsic(_store_numbers)
 # The complex conjugate of a vector, real ones as they are.
 conjugate: Any = intrinsic(_conjugate)
 # `distribute(a, b, c)`: a b + a c, in which only the multiplication of b and one addition wait for b.
