@@ -18,6 +18,7 @@ from cofm_triton.cpu.jit.chains import LINEAR_MARGIN, guess_steps
 from cofm_triton.cpu.jit.compiled import entry, inlined, inner
 from cofm_triton.cpu.jit.forward import initial_states, scan
 from cofm_triton.cpu.jit.lookahead import look_ahead, worth_looking_ahead
+from cofm_triton.cpu.jit.lookahead_adjoint import adjoint_ahead
 from cofm_triton.cpu.jit.region import each
 from cofm_triton.cpu.jit.rows import (
     BLOCK,
@@ -66,6 +67,10 @@ def backward(
     reverse: bool, state_dtype: torch.dtype, num_sms: int = 1,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """`(grad_x, grad_decay, grad_h0)` with T >= 1; a (D,) grad_decay and grad_h0 (S, D) in the state's dtype."""
+    if decay.dim() == 1 and seq_starts is None and worth_looking_ahead(state_dtype, *h.shape):
+        found = adjoint_ahead(grad_h, grad_last, decay.resolve_neg(), h, h0, reverse)
+        if found is not None:
+            return found
     dtype, h, grad_h = h.dtype, with_rows(h), with_rows(grad_h)
     gated, gate_dtype, channels = decay.dim() == 3, decay.dtype, h.shape[2]
     decay = with_rows(decay.conj().resolve_conj().expand(h.shape))

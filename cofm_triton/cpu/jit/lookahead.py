@@ -85,7 +85,7 @@ def block_bounds(length: int, parts: int) -> Any:
 
 
 @inner
-def _powers(decay: Any, factors: Any) -> bool:
+def powers(decay: Any, factors: Any) -> bool:
     """Rows of `factors` become decay, decay^2, decay^3, and decay^4 in two parts, high and low. False if a power, or
     what it is multiplied with, could leave the range of its dtype before the state does.
     """
@@ -102,7 +102,7 @@ def _powers(decay: Any, factors: Any) -> bool:
 
 
 @inlined
-def _from_zero(lanes: Any, decay: Any, x: int, x_step: int, xk: Any) -> Any:
+def from_zero(lanes: Any, decay: Any, x: int, x_step: int, xk: Any) -> Any:
     """The states after each step of a block whose first row is at x, from zero."""
     p = load(lanes, x, xk)
     q = decay * p + load(lanes, x + x_step, xk)
@@ -117,7 +117,7 @@ def _ahead_part(
 ) -> None:  # fmt: skip
     """Part i of the sequence, `finite` whether all its states are; `factors` is room for the powers of its decay."""
     finite[i] = False
-    if not _powers(decays, factors[i]):
+    if not powers(decays, factors[i]):
         return
     row, size, at = factors[i].ctypes.data, len(lanes) * factors.itemsize, states[i].ctypes.data
     decay, square = load(lanes, row, factors), load(lanes, row + size, factors)
@@ -126,16 +126,16 @@ def _ahead_part(
     nothing = 0.0 * abs(decay)
     check = nothing  # as long as states are finite, then NaN
     for t in range(0, bounds[i], STEPS):
-        p, q, r, s = _from_zero(lanes, decay, x + t * x_step, x_step, xk)
+        p, q, r, s = from_zero(lanes, decay, x + t * x_step, x_step, xk)
         held = high * held + (low * held + s)
     begin, end = bounds[i], bounds[i + 1]
     whole = end - (end - begin) % STEPS
     for t in range(begin, whole, STEPS):
-        p, q, r, s = _from_zero(lanes, decay, x + t * x_step, x_step, xk)
+        p, q, r, s = from_zero(lanes, decay, x + t * x_step, x_step, xk)
         p, q, r = decay * held + p, square * held + q, cube * held + r
         held = high * held + (low * held + s)
         check = 0.0 * ((p + q) + (r + held)) + check
-        to = h + t * h_step  # of what is not finite nothing stays
+        to = h + t * h_step
         store_numbers(p, to, hk, streamed)
         store_numbers(q, to + h_step, hk, streamed)
         store_numbers(r, to + 2 * h_step, hk, streamed)
