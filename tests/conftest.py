@@ -2,6 +2,7 @@
 
 import os
 
+import pytest
 import torch
 from hypothesis import settings
 
@@ -17,3 +18,8 @@ settings.load_profile("cofm_triton")
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)  # the workers already share the cores
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Compilation comes first: minutes a test, which at the end one process would spend while the other one waits."""
+    items.sort(key=lambda item: item.path.stem != "test_compile")
