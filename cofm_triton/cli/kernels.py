@@ -56,6 +56,8 @@ def run(arguments: argparse.Namespace) -> int:
         targets = parse_targets(arguments.targets)
     except ValueError as error:
         raise UsageError(f"--targets: {error}") from error
+    if arguments.write_baseline and arguments.all:
+        raise UsageError("--write-baseline keeps the usual kernels: leave out --all")
     if arguments.write_baseline and not BASELINE.parent.parent.is_dir():
         raise UsageError(f"--write-baseline writes {BASELINE}: run it in a checkout of the repository")
     make_folder(arguments.out)

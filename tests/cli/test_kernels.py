@@ -14,6 +14,7 @@ from cofm_triton.cli import main
     [
         (["--operators", "scan"], "'scan' is not one of dense_perturbation, dense_rnn"),
         (["--targets", "sm_75"], "target must be one of sm_80"),
+        (["--all", "--write-baseline"], "leave out --all"),
     ],
 )
 def test_wrong_usage(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,5 @@
-"""Linear scan compiled for the CPU; the forward recurrence and how work is shared out are in `forward.py`.
+"""Linear scan compiled for the CPU; the forward recurrence and how work is shared out are in `forward.py`, one long
+sequence of few channels in `lookahead.py` and `lookahead_adjoint.py`.
 
 The adjoint is written with mu, what arrives from later steps: `lambda[t] = g[t] + mu[t]`,
 `mu[t-1] = conj(decay[t]) lambda[t]`, `dx = lambda`, `ddecay[t] = lambda[t] conj(h[t-1])`. mu is computed as

@@ -102,6 +102,15 @@ def powers(decay: Any, factors: Any) -> bool:
 
 
 @inlined
+def load_powers(lanes: Any, factors: Any) -> Any:
+    """The rows of `powers` as vectors."""
+    row, size = factors.ctypes.data, len(lanes) * factors.itemsize
+    decay, square = load(lanes, row, factors), load(lanes, row + size, factors)
+    cube, high = load(lanes, row + 2 * size, factors), load(lanes, row + 3 * size, factors)
+    return decay, square, cube, high, load(lanes, row + 4 * size, factors)
+
+
+@inlined
 def from_zero(lanes: Any, decay: Any, x: int, x_step: int, xk: Any) -> Any:
     """The states after each step of a block whose first row is at x, from zero."""
     p = load(lanes, x, xk)
@@ -119,10 +128,9 @@ def _ahead_part(
     finite[i] = False
     if not powers(decays, factors[i]):
         return
-    row, size, at = factors[i].ctypes.data, len(lanes) * factors.itemsize, states[i].ctypes.data
-    decay, square = load(lanes, row, factors), load(lanes, row + size, factors)
-    cube, high = load(lanes, row + 2 * size, factors), load(lanes, row + 3 * size, factors)
-    low, held = load(lanes, row + 4 * size, factors), load(lanes, at, states)
+    decay, square, cube, high, low = load_powers(lanes, factors[i])
+    at = states[i].ctypes.data
+    held = load(lanes, at, states)
     nothing = 0.0 * abs(decay)
     check = nothing  # as long as states are finite, then NaN
     for t in range(0, bounds[i], STEPS):

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from cofm_triton.cpu.jit.compiled import entry, inlined, inner
-from cofm_triton.cpu.jit.lookahead import MAX_PARTS, STEPS, block_bounds, from_zero, powers
+from cofm_triton.cpu.jit.lookahead import MAX_PARTS, STEPS, block_bounds, from_zero, load_powers, powers
 from cofm_triton.cpu.jit.region import each
 from cofm_triton.cpu.jit.rows import Rows, numbers, row_lanes, with_rows
 from cofm_triton.cpu.jit.streams import fence, streams
@@ -79,10 +79,8 @@ def _adjoint_ahead_part(
     finite[i] = False
     if not powers(decays, factors[i]):
         return
-    row, at, size = factors[i].ctypes.data, states[i].ctypes.data, len(lanes) * factors.itemsize
-    decay, square = load(lanes, row, factors), load(lanes, row + size, factors)
-    cube, high = load(lanes, row + 2 * size, factors), load(lanes, row + 3 * size, factors)
-    low = load(lanes, row + 4 * size, factors)
+    decay, square, cube, high, low = load_powers(lanes, factors[i])
+    at, size = states[i].ctypes.data, len(lanes) * states.itemsize
     held, sums = load(lanes, at, states), load(lanes, at + size, states)
     nothing = 0.0 * abs(decay)
     for t in range(0, bounds[i], STEPS):
