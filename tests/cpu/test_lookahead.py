@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from lookahead_cases import DECAYS, LENGTH, LENGTHS
 from torch import Tensor
 from watching import watch
 
@@ -26,13 +27,8 @@ from cofm_triton.cpu.jit.lookahead import (
 )
 from cofm_triton.tolerance import linear_scan_bounds
 
-LENGTH = 403
-DECAYS = [1 - 1e-6, 1.0, -1.0, -(1 - 1e-4), 1 - 1e-3, 0.5, 0.0, -SMALLEST]
+pytestmark = pytest.mark.usefixtures("short_sequences_look_ahead")
 
-
-@pytest.fixture(autouse=True)
-def short_sequences(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lookahead, "MIN_LENGTH", 1)
 
 
 @pytest.fixture
@@ -57,13 +53,12 @@ def step_by_step(run: Callable[[], tuple[Tensor, Tensor]], monkeypatch: pytest.M
 @pytest.mark.parametrize("given", [False, True])
 def test_results(dtype: torch.dtype, channels: int, reverse: bool, given: bool, used: list[bool]) -> None:
     decay, h0 = torch.tensor(DECAYS[-channels:]), torch.randn(1, channels) if given else None
-    lengths = [*range(1, 10), 400, 401, 402, 403]
-    for length in lengths:
+    for length in LENGTHS:
         x = torch.randn(1, length, channels).to(dtype)
         h, last = scan(x, decay, h0, reverse)
         bounds = linear_scan_bounds(x, decay, h0, reverse=reverse)
         assert bounds["h"].excess(h) <= 1 and bounds["h_last"].excess(last) <= 1
-    assert used == [True] * len(lengths)
+    assert used == [True] * len(LENGTHS)
 
 
 @pytest.mark.parametrize("kind", ["transposed", "sliced", "every second", "expanded"])

@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import pytest
 import torch
+from lookahead_cases import DECAYS, LENGTH, LENGTHS
 from torch import Tensor
 from watching import watch
 
 pytest.importorskip("numba")
 
 import cofm_triton as cofm
-from cofm_triton.cpu.jit import linear_scan, lookahead
+from cofm_triton.cpu.jit import linear_scan
 from cofm_triton.cpu.jit.lookahead import MAX_PARTS, SMALLEST, STEPS
 from cofm_triton.tolerance import linear_scan_bounds
 
-LENGTH = 403
-DECAYS = [1 - 1e-6, 1.0, -1.0, -(1 - 1e-4), 1 - 1e-3, 0.5, 0.0, -SMALLEST]
+pytestmark = pytest.mark.usefixtures("short_sequences_look_ahead")
+
 NAMES = ("grad_x", "grad_decay", "grad_h0")
-
-
-@pytest.fixture(autouse=True)
-def short_sequences(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lookahead, "MIN_LENGTH", 1)
 
 
 @pytest.fixture
@@ -50,8 +46,7 @@ def check_same_as_step_by_step(arguments: tuple[Tensor | None, ...], monkeypatch
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("given", [False, True])
 def test_gradients(dtype: torch.dtype, channels: int, reverse: bool, given: bool, used: list[bool]) -> None:
-    lengths = [*range(1, 10), 400, 401, 402, 403]
-    for length in lengths:
+    for length in LENGTHS:
         x, decay = torch.randn(1, length, channels).to(dtype).requires_grad_(), torch.tensor(DECAYS[-channels:])
         decay.requires_grad_()
         h0 = torch.randn(1, channels, requires_grad=True) if given else None
@@ -64,7 +59,7 @@ def test_gradients(dtype: torch.dtype, channels: int, reverse: bool, given: bool
         bounds = linear_scan_bounds(*plain, g, grad_last, reverse=reverse)
         for name, grad in zip(NAMES, grads, strict=False):
             assert bounds[name].excess(grad) <= 1
-    assert used == [True] * len(lengths)
+    assert used == [True] * len(LENGTHS)
 
 
 @pytest.mark.parametrize("kind", ["transposed", "sliced", "expanded"])

@@ -64,14 +64,13 @@ def look_ahead(x: Tensor, decay: Tensor, h0: Tensor | None, reverse: bool) -> tu
     _, length, channels = x.shape
     threads = min(workers(), MAX_PARTS)
     bounds = block_bounds(length, threads)
-    first, sign = (length - 1, -1) if reverse else (0, 1)
     rows, results = Rows(x), Rows(h)
-    walk = (rows.at(0, first), sign * rows.step, rows.sample, results.at(0, first), sign * results.step, results.sample)
     states = np.zeros((threads, channels), np.float32)
     if h0 is not None:
         states[:] = numbers(h0)
     factors, finite = np.empty((threads, STEPS + 1, channels), np.float32), np.empty(threads, np.bool_)
     room = (numbers(decay), factors, states, finite)
+    walk = (*rows.walk(reverse), *results.walk(reverse))
     launch(_ahead, threads, threads, row_lanes(channels), bounds, *walk, streams(results), *room)
     return (h.to(dtype), torch.from_numpy(states[-1:])) if finite.all() else None
 

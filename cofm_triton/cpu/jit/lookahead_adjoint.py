@@ -45,9 +45,8 @@ def adjoint_ahead(
     grad_x = empty(h.shape, h.dtype)
     _, length, channels = h.shape
     threads = min(workers(), MAX_PARTS)
-    first, sign = (0, 1) if reverse else (length - 1, -1)
     tensors = (Rows(grad_h), Rows(h), Rows(grad_x))
-    walk = [item for rows in tensors for item in (rows.at(0, first), sign * rows.step, rows.sample)]
+    walk = [item for rows in tensors for item in rows.walk(not reverse)]
     # For each part what arrives at it, the sum of ddecay, and h0.
     states = np.zeros((threads, 3, channels), np.float32)
     for k, given in ((0, grad_last), (2, h0)):
