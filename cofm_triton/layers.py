@@ -6,7 +6,7 @@ With e[k] = U x[k] + b, rate = f(w), and a, l, g from `discretization.py`:
     diagonal, linear           h[k+1] = l h[k] + g e[k]                      output[k] = h[k+1]
     ssm                        h[k+1] = l h[k] + g e[k]                      output[k] = act(h[k+1])
     orthogonal, dense          the same with matrices, rate = W:
-        orthogonal             W = P^T diag(f(w)) P,  P kept orthogonal
+        orthogonal             W = P^T diag(f(w)) P,  P orthogonal, made of a free matrix (`cayley.py`)
         dense                  W = diag(f(w)) + S,    S the skew-symmetric part of a free matrix
 
 Source: arXiv 2305.19190, eq 1 (model) and eq 16 (stable reparameterisation).
@@ -21,11 +21,11 @@ from typing import Any, overload
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations
 from torch.nn.utils.parametrize import type_before_parametrizations
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from cofm_triton.activation import activation
+from cofm_triton.cayley import cayley, cayley_inverse, convert_parametrization
 from cofm_triton.discretization import (
     effective_matrix,
     effective_rate,
@@ -35,11 +35,12 @@ from cofm_triton.discretization import (
     matrix_gain,
 )
 from cofm_triton.functional import dense_rnn, linear_scan, rnn_scan
+from cofm_triton.initialization import assign, random_orthogonal
 from cofm_triton.matrix_cache import kept
 from cofm_triton.ops.backends import BACKENDS, resolve
 from cofm_triton.ops.dtypes import REAL_DTYPES, state_dtype
 from cofm_triton.ops.rnn_readout import apply_rnn_readout, is_fused
-from cofm_triton.parameterization import lru_normalization, spread_rates
+from cofm_triton.parameterization import lru_normalization, spread_weights
 from cofm_triton.parameterization import parameterization as look_up
 from cofm_triton.recurrent_matrix import congruence, decay_rate, diagonal_plus
 from cofm_triton.scalars import check_dtype, check_number
@@ -70,9 +71,9 @@ class StableRNN(nn.Module):
         dt: step, time.
         discretization: "exact" (stable for every rate > 0) or "euler" (the paper's; only while
             dt * rate < 2).
-        constrained: whether P stays orthogonal (`torch.nn.utils.parametrizations.orthogonal`, by Cayley's map) and only
-            the skew-symmetric part of weight_hh counts. Without, P and W = diag(rate) + weight_hh move freely: the
-            paper's way, with no guarantee that W stays stable.
+        constrained: whether P stays orthogonal, as Cayley's map of basis_l0 (`cayley.py`), and only the skew-symmetric
+            part of weight_hh counts. Without, P = basis_l0 and W = diag(rate) + weight_hh move freely: the paper's
+            way, with no guarantee that W stays stable.
         normalize_input: scale the encoded input of every unit by sqrt(1 - rate^2), as the paper's LRU cell does; needs
             parameterization "lru" and recurrence "diagonal".
         max_time_scale: memory of the slowest unit of a fresh layer, in steps.
@@ -83,9 +84,8 @@ class StableRNN(nn.Module):
         weight_ih_l0: U, (D, d); in layers above, (D, directions * D).
         bias_l0: b, (D,); None without bias.
         rate_l0: w, the raw recurrent weight, (D,).
-        basis_l0: P, (D, D), of "orthogonal"; its free parameter is parametrizations.basis_l0.original if constrained.
-            Constrained layers are copied through `copy.deepcopy` or `state_dict`, not pickled, and compute in float32
-            or float64; `torch.nn.utils.parametrize.remove_parametrizations(layer, "basis_l0")` lifts both.
+        basis_l0: (D, D), of "orthogonal": P if not constrained, otherwise the free matrix that P is made of. `basis()`
+            gives P; `cayley.cayley_inverse(P)` is a free matrix for a given P.
         weight_hh_l0: (D, D), of "dense".
         Layer k has the suffix `_l{k}`, the backward direction `_l{k}_reverse`.
 
@@ -208,8 +208,6 @@ class StableRNN(nn.Module):
         if self.recurrence in _MATRICES:
             name = _MATRICES[self.recurrence] + suffix
             self.register_parameter(name, empty(self.hidden_size, self.hidden_size))
-            if self.recurrence == "orthogonal" and self.constrained:
-                _constrain(self, name)
 
     @property
     def _directions(self) -> int:
@@ -223,38 +221,67 @@ class StableRNN(nn.Module):
         norm then stays bounded as D grows, which the paper's theorem assumes. b starts at 0,
         because a slow unit integrates it up to b / rate. P is a random orthogonal matrix, weight_hh
         is 0: a fresh dense layer is a diagonal one, stable in Euler form too.
+
+        It works on parameters without numbers (device "meta") and on those that FSDP2 has sharded as well.
         """
         kind = look_up(self.parameterization)
-        rates = spread_rates(self.hidden_size, kind, dt=self.dt, max_time_scale=self.max_time_scale)
-        raw = kind.inverse(rates)
+        raw = spread_weights(self.hidden_size, kind, dt=self.dt, max_time_scale=self.max_time_scale)
         bound = 1 / math.sqrt(self.hidden_size)
         for suffix in chain.from_iterable(self._suffixes):
             weight, bias, rate = self._raw(suffix)
             nn.init.uniform_(weight, -bound, bound)
             if bias is not None:
                 nn.init.zeros_(bias)
-            with torch.no_grad():
-                rate.copy_(raw)
-                if self.recurrence == "dense":
-                    self._matrix(suffix).zero_()
-                elif self.recurrence == "orthogonal":
-                    self._set_basis(suffix, _random_orthogonal(self.hidden_size))
+            assign(rate, raw)
+            if self.recurrence == "dense":
+                nn.init.zeros_(self._free_matrix(suffix))
+            elif self.recurrence == "orthogonal":
+                free = self._free_matrix(suffix)
+                basis = random_orthogonal(self.hidden_size, free.device)
+                assign(free, cayley_inverse(basis) if self.constrained else basis)
 
-    def _set_basis(self, suffix: str, basis: Tensor) -> None:
-        """Replace P; under the constraint that means to find the parameter that gives it."""
-        current = self._matrix(suffix)
-        if self.constrained:
-            with _without_autocast(current.device):
-                setattr(self, "basis" + suffix, basis.to(current))
-        else:
-            current.copy_(basis)
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """Weights of earlier versions too, which kept P by `torch.nn.utils.parametrizations.orthogonal`."""
+        if self.recurrence == "orthogonal" and self.constrained:
+            for suffix in chain.from_iterable(self._suffixes):
+                convert_parametrization(state_dict, prefix, "basis" + suffix)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+    def basis(self, suffix: str = "_l0") -> Tensor:
+        """P of an orthogonal layer, differentiable.
+
+        Args:
+            suffix: of the parameters, such as "_l0" or "_l1_reverse".
+
+        Returns:
+            P, (D, D), in the dtype of the parameters; if constrained, in float32 at least.
+
+        Raises:
+            ValueError: the recurrence is another one, or no parameter has this suffix.
+
+        Example:
+            >>> P = StableRNN(3, 5, recurrence="orthogonal").basis()
+            >>> torch.allclose(P @ P.T, torch.eye(5), atol=1e-6)
+            True
+        """
+        if self.recurrence != "orthogonal":
+            raise ValueError(f"basis needs recurrence='orthogonal', got {self.recurrence!r}")
+        known = tuple(chain.from_iterable(self._suffixes))
+        if suffix not in known:
+            raise ValueError(f"suffix must be one of {known}, got {suffix!r}")
+        return self._matrix(suffix)
 
     def _matrix(self, suffix: str) -> Tensor:
-        """P or weight_hh, (D, D), in the dtype of the parameters: P made by autocast's products is not orthogonal."""
-        name, made = _MATRICES[self.recurrence] + suffix, self.recurrence == "orthogonal" and self.constrained
-        with _without_autocast(self._raw(suffix)[0].device) if made else nullcontext():
-            matrix: Tensor = getattr(self, name)
-        return matrix
+        """P or weight_hh, (D, D)."""
+        free = self._free_matrix(suffix)
+        if self.recurrence != "orthogonal" or not self.constrained:
+            return free
+        return kept(self, ("basis", suffix), lambda: (free,), lambda: cayley(free))
+
+    def _free_matrix(self, suffix: str) -> Tensor:
+        """The parameter that `_matrix` is made of, (D, D)."""
+        free: Tensor = getattr(self, _MATRICES[self.recurrence] + suffix)
+        return free
 
     def _raw(self, suffix: str) -> tuple[Tensor, Tensor | None, Tensor]:
         weight: Tensor = getattr(self, "weight_ih" + suffix)
@@ -449,7 +476,7 @@ class StableRNN(nn.Module):
             start = None if h0 is None else _like((h0.to(basis.dtype) @ basis.T).to(h0.dtype), e)
         h, h_last = linear_scan(e, decay, start, backend=self.backend)
         with _without_autocast(basis.device):
-            h_last = h_last @ basis.to(h_last.dtype)
+            h_last = (h_last.to(basis.dtype) @ basis).to(h_last.dtype)
         return h @ basis.to(h.dtype), h_last
 
     def _run_dense(self, suffix: str, x: Tensor, h0: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -461,7 +488,7 @@ class StableRNN(nn.Module):
                 return self.step_matrices(suffix, self._rate(suffix))
 
         name = ("step_matrices", suffix, self.parameterization, self.discretization, self.dt)
-        matrix, gain = kept(self, name, lambda: (raw[2], self._matrix(suffix)), matrices)
+        matrix, gain = kept(self, name, lambda: (raw[2], self._free_matrix(suffix)), matrices)
         e = self._encode(suffix, x, gain)
         return dense_rnn(e, matrix, _like(h0, e), dt=self.dt, nonlinearity=self.nonlinearity, backend=self.backend)
 
@@ -702,26 +729,6 @@ def _reverse(x: Tensor, lengths: Tensor | None) -> Tensor:
 def _like(h0: Tensor | None, e: Tensor) -> Tensor | None:
     """The state in the dtype of the encoded input, which autocast may have made narrower, or in its state's."""
     return h0 if h0 is None or h0.dtype == state_dtype(e.dtype) else h0.to(e.dtype)
-
-
-def _constrain(layer: nn.Module, name: str) -> None:
-    """Keep a square parameter orthogonal from now on."""
-    parameter = layer.get_parameter(name)
-    if parameter.device.type == "meta":
-        raise ValueError("device='meta' needs constrained=False where recurrence='orthogonal'")
-    if parameter.dtype not in (torch.float32, torch.float64):
-        raise TypeError(
-            "dtype must be torch.float32 or torch.float64 where recurrence='orthogonal' and constrained=True, "
-            f"got {parameter.dtype}"
-        )
-    nn.init.eye_(parameter)  # what is registered must be orthogonal
-    with _without_autocast(parameter.device):  # PyTorch makes sure that it is
-        parametrizations.orthogonal(layer, name, orthogonal_map="cayley")
-
-
-def _random_orthogonal(size: int) -> Tensor:
-    """A random orthogonal matrix, (size, size) float64 on the CPU."""
-    return nn.init.orthogonal_(torch.empty(size, size, dtype=torch.float64, device="cpu"))
 
 
 def _check_size(argument: str, value: int) -> None:

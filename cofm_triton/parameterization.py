@@ -331,3 +331,17 @@ def spread_rates(count: int, kind: Parameterization, *, dt: float = 1.0, max_tim
     else:
         position = torch.linspace(1, 0, count, dtype=torch.float64, device="cpu")
     return high * max_time_scale**-position
+
+
+def spread_weights(count: int, kind: Parameterization, *, dt: float = 1.0, max_time_scale: float = 1000.0) -> Tensor:
+    """Raw weights of the rates of `spread_rates`, whose arguments and result it has.
+
+    The rates lie in the range of f by construction. `Parameterization.inverse` would look, and there is nothing to
+    see where tensors have no numbers (`FakeTensorMode`).
+
+    Example:
+        >>> weights = spread_weights(3, parameterization("direct"), max_time_scale=100.0)
+        >>> weights.tolist()
+        [0.01, 0.1, 1.0]
+    """
+    return kind._inverse(spread_rates(count, kind, dt=dt, max_time_scale=max_time_scale))

@@ -17,13 +17,7 @@ from cofm_triton.parameterization import parameterization
 
 RATE, ENCODER, BIAS = "rnn.rate_l0", "rnn.weight_ih_l0", "rnn.bias_l0"
 READOUT, OFFSET = "readout.weight", "readout.bias"
-# What a recurrence has besides: the matrix, or what an orthogonal one is made of.
-_MATRICES = {
-    ("dense", True): "rnn.weight_hh_l0",
-    ("dense", False): "rnn.weight_hh_l0",
-    ("orthogonal", True): "rnn.parametrizations.basis_l0.original",
-    ("orthogonal", False): "rnn.basis_l0",
-}
+_MATRICES = {"dense": "rnn.weight_hh_l0", "orthogonal": "rnn.basis_l0"}
 
 
 def is_stackable(model: nn.Module) -> TypeGuard[RNNFunctional]:
@@ -34,7 +28,7 @@ def is_stackable(model: nn.Module) -> TypeGuard[RNNFunctional]:
     if type(model) is not RNNFunctional or has_hooks(model) or not has_plain_parts(model) or model.rnn.normalize_input:
         return False
     names = {name for name, _ in model.named_parameters()}
-    matrix = _MATRICES.get((model.rnn.recurrence, model.rnn.constrained))
+    matrix = _MATRICES.get(model.rnn.recurrence)
     needed = {RATE, ENCODER, READOUT} | ({matrix} if matrix else set())
     return needed <= names <= needed | {BIAS, OFFSET}
 
@@ -96,7 +90,7 @@ class _Basis(nn.Module):
         self.rnn = rnn
 
     def forward(self) -> tuple[Tensor, ...]:
-        return (self.rnn.basis_l0,)
+        return (self.rnn.basis(),)
 
 
 class _StepMatrices(_Basis):
@@ -110,11 +104,10 @@ class _StepMatrices(_Basis):
 
 def _recurrent(module: _Basis, parameters: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
     """What the module makes of K copies of the layer's parameters, float64."""
-    buffers = {name: buffer.double() for name, buffer in module.named_buffers()}
     layer = {name: value for name, value in parameters.items() if name.startswith("rnn.")}
 
     def compute(one: dict[str, Tensor]) -> tuple[Tensor, ...]:
-        result: tuple[Tensor, ...] = functional_call(module, {**buffers, **one}, ())
+        result: tuple[Tensor, ...] = functional_call(module, one, ())
         return result
 
     made: tuple[Tensor, ...] = vmap(compute)(layer)

@@ -8,6 +8,7 @@ the rest is re-exported here.
 """
 
 from . import quadratic_form, targets, verdict
+from .cayley import cayley, cayley_inverse
 from .dense_rnn import dense_rnn
 from .discretization import (
     DISCRETIZATIONS,
@@ -56,6 +57,8 @@ __all__ = [
     "Parameterization",
     "PerturbationError",
     "candidates",
+    "cayley",
+    "cayley_inverse",
     "congruence",
     "dense_rnn",
     "diagonal_cell",

@@ -7,7 +7,7 @@ The model is a function of its parameters, which are named as in `RNNFunctional`
                                          readout.bias   (p,)     d
 The two biases may be missing. Two recurrences have a matrix besides:
 
-    rnn.basis_l0     (D, D)   P, "orthogonal":   W = P^T diag(f(w)) P
+    rnn.basis_l0     (D, D)   X, "orthogonal":   W = P^T diag(f(w)) P, P by Cayley's map of X
     rnn.weight_hh_l0 (D, D)   V, "dense":        W = diag(f(w)) + (V - V^T) / 2
 """
 
@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .cayley import cayley
 from .dense_rnn import dense_rnn
 from .discretization import (
     effective_matrix,
@@ -46,7 +47,8 @@ class Dynamics:
         nonlinearity: act.
         dt: step, time.
         discretization: "exact" or "euler" (the paper's).
-        constrained: whether W = diag(f(w)) + (V - V^T) / 2 in "dense"; diag(f(w)) + V otherwise.
+        constrained: whether W = diag(f(w)) + (V - V^T) / 2 in "dense", diag(f(w)) + V otherwise;
+            and whether P is Cayley's map of X in "orthogonal", P = X otherwise.
         normalize_input: whether e is multiplied by sqrt(1 - f(w)^2) (the paper's LRU).
 
     Raises:
@@ -85,6 +87,7 @@ class Dynamics:
         rate = self.rate(params)
         if self.recurrence == "orthogonal":
             basis = params["rnn.basis_l0"]
+            basis = cayley(basis) if self.constrained else basis
             return basis.T @ torch.diag(rate) @ basis
         free = params["rnn.weight_hh_l0"]
         return torch.diag(rate) + ((free - free.T) / 2 if self.constrained else free)
