@@ -29,26 +29,25 @@ from cofm_triton.wide import widened
 def cayley(raw: Tensor) -> Tensor:
     """The orthogonal matrix P of a free matrix X.
 
-    It is solved for in float64 (see `wide.py`), whatever autocast says, with an error of about |I - A/2| roundings of
-    float64, and then rounded once. Differentiable to any order; NaN and infinity in X give NaN.
+    It is solved for in float64, whatever autocast says, with an error of about |I - A/2| roundings. Differentiable to
+    any order; NaN and infinity in X give NaN.
 
     Args:
         raw: X, (D, D), floating point.
 
     Returns:
-        P, (D, D), in the dtype of X, but in float32 at least.
+        P, (D, D), in float64 (see `wide.py`).
 
     Example:
-        >>> cayley(torch.tensor([[7.0, 2.0], [-2.0, 7.0]]))
-        tensor([[ 0.,  1.],
-                [-1.,  0.]])
+        >>> cayley(torch.tensor([[7.0, 2.0], [-2.0, 7.0]])).tolist()
+        [[0.0, 1.0], [-1.0, 0.0]]
     """
     x = widened(raw)
     half = (x - x.mT) / 4
     eye = torch.eye(len(x), dtype=x.dtype, device=x.device)
     # solve_ex: I - A/2 is never singular, and asking a GPU whether it was would wait for it.
     basis: Tensor = torch.linalg.solve_ex(eye - half, eye + half).result
-    return basis.to(torch.promote_types(raw.dtype, torch.float32))
+    return basis
 
 
 @torch.no_grad()
@@ -67,9 +66,8 @@ def cayley_inverse(basis: Tensor) -> Tensor:
         ValueError: `basis` is not square.
 
     Example:
-        >>> cayley(cayley_inverse(-torch.eye(2)))
-        tensor([[1., 0.],
-                [0., 1.]])
+        >>> cayley(cayley_inverse(-torch.eye(2))).tolist()
+        [[1.0, 0.0], [0.0, 1.0]]
     """
     if basis.dim() != 2 or basis.shape[0] != basis.shape[1]:
         raise ValueError(f"basis must be a square matrix, got shape {tuple(basis.shape)}")

@@ -32,7 +32,7 @@ from cofm_triton.discretization import (
     is_exact,
     linear_decay,
     linear_gain,
-    matrix_gain,
+    matrix_step,
 )
 from cofm_triton.functional import dense_rnn, linear_scan, rnn_scan
 from cofm_triton.initialization import assign, random_orthogonal
@@ -44,6 +44,7 @@ from cofm_triton.parameterization import lru_normalization, spread_weights
 from cofm_triton.parameterization import parameterization as look_up
 from cofm_triton.recurrent_matrix import congruence, decay_rate, diagonal_plus
 from cofm_triton.scalars import check_dtype, check_number
+from cofm_triton.wide import widened
 
 RECURRENCES = ("diagonal", "orthogonal", "dense", "ssm")
 # The matrix that a recurrence has besides its rates.
@@ -269,10 +270,11 @@ class StableRNN(nn.Module):
         known = tuple(chain.from_iterable(self._suffixes))
         if suffix not in known:
             raise ValueError(f"suffix must be one of {known}, got {suffix!r}")
-        return self._matrix(suffix)
+        free, basis = self._free_matrix(suffix), self._matrix(suffix)
+        return basis.to(state_dtype(free.dtype)) if self.constrained else basis
 
     def _matrix(self, suffix: str) -> Tensor:
-        """P or weight_hh, (D, D)."""
+        """P or weight_hh, (D, D); P in float64 if constrained (see `wide.py`)."""
         free = self._free_matrix(suffix)
         if self.recurrence != "orthogonal" or not self.constrained:
             return free
@@ -370,8 +372,8 @@ class StableRNN(nn.Module):
         return float(rate.min())
 
     def _recurrent_matrix(self, suffix: str, rate: Tensor) -> Tensor:
-        """W (D, D) in the dtype of the rates."""
-        matrix = self._matrix(suffix).to(rate.dtype)
+        """W (D, D) in float64 (see `wide.py`)."""
+        rate, matrix = widened(rate), widened(self._matrix(suffix))
         if self.recurrence == "orthogonal":
             return congruence(rate, matrix)
         return diagonal_plus(rate, matrix, skew=self.constrained)
@@ -469,8 +471,8 @@ class StableRNN(nn.Module):
 
     def _run_rotated(self, suffix: str, x: Tensor, h0: Tensor | None) -> tuple[Tensor, Tensor]:
         """The linear orthogonal recurrence in the basis P h, where it is diagonal."""
-        basis = self._matrix(suffix)
         decay, gain = self._linear_coefficients(suffix)
+        basis = self._matrix(suffix).to(gain.dtype)
         e = self._encode(suffix, x, gain.unsqueeze(1) * basis)
         with _without_autocast(basis.device):
             start = None if h0 is None else _like((h0.to(basis.dtype) @ basis.T).to(h0.dtype), e)
@@ -483,33 +485,38 @@ class StableRNN(nn.Module):
         """Recurrences with a full matrix A in place of the rates."""
         raw = self._raw(suffix)
 
-        def matrices() -> tuple[Tensor, Tensor | None]:
+        def coefficients() -> tuple[Tensor, Tensor, Tensor | None]:
             with _without_autocast(raw[0].device):  # bfloat16 would move the smallest rates by more than they are
-                return self.step_matrices(suffix, self._rate(suffix))
+                return self.step_coefficients(suffix, self._rate(suffix))
 
-        name = ("step_matrices", suffix, self.parameterization, self.discretization, self.dt)
-        matrix, gain = kept(self, name, lambda: (raw[2], self._free_matrix(suffix)), matrices)
-        e = self._encode(suffix, x, gain)
+        name = ("step_coefficients", suffix, self.parameterization, self.discretization, self.dt)
+        sources = (self._free_matrix(suffix), *(parameter for parameter in raw if parameter is not None))
+        matrix, weight, bias = kept(self, name, lambda: sources, coefficients)
+        e = F.linear(x, weight, bias)
         return dense_rnn(e, matrix, _like(h0, e), dt=self.dt, nonlinearity=self.nonlinearity, backend=self.backend)
 
-    def step_matrices(self, suffix: str, rate: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The matrices of one step h + dt * act(G (U x + b) - A h) of an orthogonal or dense recurrence.
+    def step_coefficients(self, suffix: str, rate: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """What one step h + dt * act(U' x + b' - A h) of an orthogonal or dense recurrence is made of.
 
         Args:
             suffix: of the parameters, such as "_l0".
             rate: f(w), (D,).
 
         Returns:
-            A and G, (D, D), 1 / time and without unit; G is None where it is the identity.
+            A, (D, D), 1 / time, formed in float64 (see `wide.py`) and rounded once to the dtype of the rates; U' and b'
+            in the dtype of U and b, which they are unless the recurrence is linear.
         """
+        weight, bias, _ = self._raw(suffix)
         if self.recurrence == "orthogonal" and self.constrained:
-            basis = self._matrix(suffix).to(rate.dtype)
-            return congruence(effective_rate(rate, self.dt, self.discretization), basis), None
+            step_rate = effective_rate(widened(rate), self.dt, self.discretization)
+            return congruence(step_rate, self._matrix(suffix)).to(rate.dtype), weight, bias
         recurrent = self._recurrent_matrix(suffix, rate)
-        matrix = effective_matrix(recurrent, self.dt, self.discretization)
         if self.nonlinearity != "linear":
-            return matrix, None
-        return matrix, matrix_gain(recurrent, self.dt, self.discretization) / self.dt
+            return effective_matrix(recurrent, self.dt, self.discretization).to(rate.dtype), weight, bias
+        encoder = weight if bias is None else torch.cat((weight, bias.unsqueeze(1)), 1)
+        matrix, encoder = matrix_step(recurrent, encoder, self.dt, self.discretization)
+        width = weight.shape[1]
+        return matrix.to(rate.dtype), encoder[:, :width], None if bias is None else encoder[:, width]
 
     def _check_input(self, x: Tensor, dims: tuple[int, ...], argument: str = "input") -> None:
         if not isinstance(x, Tensor):

@@ -194,7 +194,8 @@ def _lru(w: Tensor) -> Tensor:
 def lru_normalization(w: Tensor) -> Tensor:
     """The input gain sqrt(1 - a^2) of parameterization "lru", a = 1 - exp(-exp(w)), elementwise.
 
-    Accurate, with a finite derivative, also where a rounds to 1. Source: arXiv 2303.06349, section 3.4.
+    Accurate to 4 roundings, and so is its derivative, also where a is tiny or rounds to 1; each exp(w) adds one, the
+    value's own sensitivity. Source: arXiv 2303.06349, section 3.4.
 
     Raises:
         TypeError: `w` is not a real floating-point tensor.
@@ -204,7 +205,10 @@ def lru_normalization(w: Tensor) -> Tensor:
         [1.0]
     """
     w = _working("w", w)
-    return torch.exp(-_exp(w) / 2) * torch.sqrt(1 + _lru(w))
+    # Autograd of the product cancels for slow units, where log(1 - a^2) is -a^2; 1 - a^2 itself does for fast ones.
+    a = _lru(w)
+    slow = torch.sqrt(1 - a.clamp(max=0.5).square())
+    return torch.where(a < 0.5, slow, torch.exp(-_exp(w) / 2) * torch.sqrt(1 + a))
 
 
 def _lru_inverse(rate: Tensor) -> Tensor:

@@ -54,4 +54,4 @@ def decay_rate(matrix: Tensor) -> float:
         >>> decay_rate(torch.tensor([[1.0, 4.0], [-4.0, 3.0]]))
         2.0
     """
-    return float(torch.linalg.eigvals(matrix.double()).real.min())
+    return float(torch.linalg.eigvals(matrix.cpu().double()).real.min())

@@ -59,7 +59,8 @@ def stack(model: RNNFunctional, parameters: Mapping[str, Tensor]) -> StackedCell
         (basis,) = _recurrent(_Basis(rnn), parameters)
         encoder, bias, readout = basis @ encoder, (basis @ bias[..., None])[..., 0], readout @ basis.mT
     elif rnn.recurrence in ("orthogonal", "dense"):
-        return _stack_dense(rnn, parameters, encoder, bias, readout, offset)
+        matrix, encoder, bias = _recurrent(_Step(rnn), parameters)
+        return StackedCells(matrix, encoder, bias, readout, offset, rnn.dt, rnn.nonlinearity, "linear")
     rate = parameterization(rnn.parameterization).rate(raw)
     step_rate = effective_rate(rate, rnn.dt, rnn.discretization)
     if rnn.recurrence == "diagonal" and rnn.nonlinearity != "linear":
@@ -70,16 +71,6 @@ def stack(model: RNNFunctional, parameters: Mapping[str, Tensor]) -> StackedCell
     act_out = rnn.nonlinearity if rnn.recurrence == "ssm" else "linear"
     encoder, bias = gain[..., None] * encoder, gain * bias
     return StackedCells(rnn.dt * step_rate, encoder, bias, readout, offset, 1.0, "linear", act_out)
-
-
-def _stack_dense(
-    rnn: StableRNN, parameters: Mapping[str, Tensor], encoder: Tensor, bias: Tensor, readout: Tensor, offset: Tensor
-) -> StackedCells:
-    """Coefficients of copies whose a is a matrix."""
-    matrix, gain = _recurrent(_StepMatrices(rnn), parameters)
-    if rnn.nonlinearity == "linear":
-        encoder, bias = gain @ encoder, (gain @ bias[..., None])[..., 0]
-    return StackedCells(matrix, encoder, bias, readout, offset, rnn.dt, rnn.nonlinearity, "linear")
 
 
 class _Basis(nn.Module):
@@ -93,13 +84,13 @@ class _Basis(nn.Module):
         return (self.rnn.basis(),)
 
 
-class _StepMatrices(_Basis):
-    """A and G of a layer, as functions of its parameters."""
+class _Step(_Basis):
+    """A, U' and b' of a layer, as functions of its parameters."""
 
     def forward(self) -> tuple[Tensor, ...]:
         rate = parameterization(self.rnn.parameterization).rate(self.rnn.rate_l0)
-        matrix, gain = self.rnn.step_matrices("_l0", rate)
-        return matrix, matrix.new_zeros(()) if gain is None else gain
+        matrix, encoder, bias = self.rnn.step_coefficients("_l0", rate)
+        return matrix, encoder, torch.zeros_like(rate) if bias is None else bias
 
 
 def _recurrent(module: _Basis, parameters: Mapping[str, Tensor]) -> tuple[Tensor, ...]:

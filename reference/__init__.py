@@ -12,6 +12,7 @@ from .cayley import cayley, cayley_inverse
 from .dense_rnn import dense_rnn
 from .discretization import (
     DISCRETIZATIONS,
+    complement,
     effective_matrix,
     effective_rate,
     linear_decay,
@@ -34,7 +35,12 @@ from .memory import (
 from .model import Dynamics, encode, hidden, read_out, rnn_functional
 from .nonlinearity import NONLINEARITIES, Nonlinearity, nonlinearity
 from .paper_cells import congruence, diagonal_cell, lru_cell, rotated_cell
-from .parameterization import PARAMETERIZATIONS, Parameterization, parameterization
+from .parameterization import (
+    PARAMETERIZATIONS,
+    Parameterization,
+    lru_normalization,
+    parameterization,
+)
 from .perturbation import (
     PerturbationError,
     normalise,
@@ -59,6 +65,7 @@ __all__ = [
     "candidates",
     "cayley",
     "cayley_inverse",
+    "complement",
     "congruence",
     "dense_rnn",
     "diagonal_cell",
@@ -74,6 +81,7 @@ __all__ = [
     "linear_memory",
     "linear_scan",
     "lru_cell",
+    "lru_normalization",
     "matrix_gain",
     "memory_function",
     "mse",

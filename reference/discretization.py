@@ -9,8 +9,20 @@ from torch import Tensor
 
 DISCRETIZATIONS = ("euler", "exact")
 
-_SERIES_LIMIT = 0.25
-_SERIES_TERMS = 14  # 0.25^14 / 15! is below 1e-20
+_SERIES_LIMIT = 1.0
+_SERIES_TERMS = 19  # 1 / 20! is below 1e-18
+
+
+def complement(x: Tensor) -> Tensor:
+    """1 - exp(-x), with an accurate derivative exp(-x).
+
+    Autograd makes the derivative of expm1 from its result, which cancels where exp(-x) is small.
+
+    Example:
+        >>> complement(torch.tensor([0.0, 1.0], dtype=torch.float64)).tolist()
+        [0.0, 0.6321205588285577]
+    """
+    return torch.where(x > 1, 1 - torch.exp(-x.clamp(min=1)), -torch.expm1(-x.clamp(max=1)))
 
 
 def phi(x: Tensor) -> Tensor:
@@ -18,8 +30,8 @@ def phi(x: Tensor) -> Tensor:
 
         phi(x) = (1 - exp(-x)) / x,   phi(0) = 1
 
-    Autograd of the quotient cancels like eps / x, so small arguments take the series
-    sum_n (-x)^n / (n + 1)!, and each branch sees only arguments it can handle.
+    The n-th derivative of the quotient cancels like eps / x^n, so arguments below 1 take the
+    series sum_n (-x)^n / (n + 1)!, and each branch sees only arguments it can handle.
 
     Args:
         x: any shape, real.
@@ -30,7 +42,7 @@ def phi(x: Tensor) -> Tensor:
     """
     small = x.abs() < _SERIES_LIMIT
     large = torch.where(small, torch.ones_like(x), x)
-    quotient = -torch.expm1(-large) / large
+    quotient = complement(large) / large
     near = torch.where(small, x, torch.zeros_like(x))
     series = torch.ones_like(x)
     for n in range(_SERIES_TERMS, 0, -1):
@@ -52,7 +64,7 @@ def effective_rate(rate: Tensor, dt: float, discretization: str) -> Tensor:
         ValueError: unknown discretization.
     """
     if _is_exact(discretization):
-        return -torch.expm1(-dt * rate) / dt
+        return complement(dt * rate) / dt
     return rate
 
 
@@ -77,7 +89,9 @@ def linear_gain(rate: Tensor, dt: float, discretization: str) -> Tensor:
 def effective_matrix(matrix: Tensor, dt: float, discretization: str) -> Tensor:
     """The matrix A to put into the nonlinear step h + dt * act(e - A h) of  dh/dt = -W h + e.
 
-        euler: A = W;   exact: A = (I - exp(-dt W)) / dt
+        euler: A = W;   exact: A = (I - exp(-dt W)) / dt = G W / dt, G of `matrix_gain`
+
+    The product has no difference that cancels where dt W is small.
 
     Args:
         matrix: W, (D, D), 1 / time.
@@ -88,7 +102,7 @@ def effective_matrix(matrix: Tensor, dt: float, discretization: str) -> Tensor:
         ValueError: unknown discretization.
     """
     if _is_exact(discretization):
-        return (torch.eye(len(matrix), dtype=matrix.dtype) - torch.matrix_exp(-dt * matrix)) / dt
+        return matrix_gain(matrix, dt, discretization) @ matrix / dt
     return matrix
 
 
@@ -102,10 +116,12 @@ def matrix_gain(matrix: Tensor, dt: float, discretization: str) -> Tensor:
     eye = torch.eye(size, dtype=matrix.dtype)
     if not _is_exact(discretization):
         return dt * eye
+    # In time s / dt. The 1 keeps the system so large that PyTorch's matrix_exp does not take its
+    # polynomial of degree 8, which has a wrong coefficient (pytorch/pytorch issue 196592).
     system = torch.zeros(2 * size, 2 * size, dtype=matrix.dtype)
-    system[:size, :size] = -matrix
+    system[:size, :size] = -dt * matrix
     system[:size, size:] = eye
-    return torch.matrix_exp(dt * system)[:size, size:]
+    return dt * torch.matrix_exp(system)[:size, size:]
 
 
 def _is_exact(discretization: str) -> bool:

@@ -28,6 +28,7 @@ from .discretization import (
 )
 from .linear_scan import linear_scan
 from .nonlinearity import nonlinearity as lookup_nonlinearity
+from .parameterization import lru_normalization
 from .parameterization import parameterization as lookup_parameterization
 from .rnn_scan import rnn_scan
 
@@ -139,7 +140,7 @@ def hidden(
     """
     e = encode(params, x)
     if dynamics.normalize_input:
-        e = e * torch.sqrt(1 - dynamics.rate(params) ** 2)
+        e = e * lru_normalization(params["rnn.rate_l0"])
     if dynamics.has_matrix:
         return _hidden_dense(params, e, dynamics, h0)
     if dynamics.linear_state:

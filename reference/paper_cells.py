@@ -11,11 +11,10 @@ W = -P^T diag(rate) P is not a similarity transform of the rates in general.
 To be perturbed, the first two take the rate instead of w: relu(w) + noise, which may be negative.
 """
 
-import torch
 from torch import Tensor
 
 from .dense_rnn import dense_rnn
-from .parameterization import parameterization
+from .parameterization import lru_normalization, parameterization
 from .rnn_scan import rnn_scan
 
 
@@ -40,6 +39,4 @@ def rotated_cell(e: Tensor, rate: Tensor, basis: Tensor, *, dt: float, nonlinear
 def lru_cell(e: Tensor, w: Tensor, *, dt: float, nonlinearity: str) -> Tensor:
     """States (B, T, D) of h += dt act(sqrt(1 - a^2) e - a h), a = 1 - exp(-exp(w))."""
     rate = parameterization("lru").rate(w)
-    # 1 - a^2 = (1 - a) (1 + a), and 1 - a is known without cancellation.
-    normalisation = torch.sqrt(torch.exp(-torch.exp(w)) * (1 + rate))
-    return rnn_scan(normalisation * e, rate, dt=dt, nonlinearity=nonlinearity)[0]
+    return rnn_scan(lru_normalization(w) * e, rate, dt=dt, nonlinearity=nonlinearity)[0]

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .discretization import complement
+
 INVERSE_A, INVERSE_B = 1.0, 0.5
 """Constants of the "inverse" parameterisation, rate = 1 / (A w^2 + B)."""
 
@@ -58,7 +60,7 @@ def _softplus(w: Tensor) -> Tensor:
 
 def _softplus_inverse(rate: Tensor) -> Tensor:
     """log(exp(rate) - 1), as rate + log(1 - exp(-rate)): no overflow, no cancellation."""
-    return rate + torch.log(-torch.expm1(-rate))
+    return rate + torch.log(complement(rate))
 
 
 def _inverse_rate(w: Tensor) -> Tensor:
@@ -76,7 +78,18 @@ def _inverse_derivative(w: Tensor) -> Tensor:
 
 def _lru_rate(w: Tensor) -> Tensor:
     """1 - exp(-exp(w)): what the discrete decay exp(-exp(w)) leaves to one Euler step of dt = 1."""
-    return -torch.expm1(-torch.exp(w))
+    return complement(torch.exp(w))
+
+
+def lru_normalization(w: Tensor) -> Tensor:
+    """sqrt(1 - a^2) of a = 1 - exp(-exp(w)), arXiv 2303.06349 section 3.4, without cancellation.
+
+    1 - a^2 = (1 - a) (1 + a), and 1 - a = exp(-exp(w)) is known also where a rounds to 1. Where a
+    is small, the derivatives of the two factors cancel, and those of 1 - a^2 do not.
+    """
+    a = _lru_rate(w)
+    slow = torch.sqrt(1 - a.clamp(max=0.5) ** 2)
+    return torch.where(a < 0.5, slow, torch.exp(-torch.exp(w) / 2) * torch.sqrt(1 + a))
 
 
 def _lru_inverse(rate: Tensor) -> Tensor:

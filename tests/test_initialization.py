@@ -70,10 +70,11 @@ def test_every_parameterization_starts_without_reading(kind: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def one_process() -> Iterator[None]:
+def one_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     if not dist.is_available() or not dist.is_gloo_available():
         pytest.skip("this PyTorch has no gloo")
-    dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
+    meeting = tmp_path_factory.mktemp("gloo") / "meeting"
+    dist.init_process_group("gloo", rank=0, world_size=1, init_method=f"file://{meeting}")
     yield
     dist.destroy_process_group()
 
@@ -82,8 +83,9 @@ def one_process() -> Iterator[None]:
 @pytest.mark.parametrize(("recurrence", "constrained"), KINDS)
 def test_fully_sharded_layers(recurrence: str, constrained: bool) -> None:
     """As FSDP2 wants it: shapes, shards, memory, then numbers; the same numbers as without shards."""
+    from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
-    from torch.distributed.tensor import DTensor, init_device_mesh
+    from torch.distributed.tensor import DTensor
 
     layer, direct = made(recurrence, constrained, device="meta"), made(recurrence, constrained)
     fully_shard(layer, mesh=init_device_mesh("cpu", (1,)))

@@ -280,6 +280,21 @@ def test_exact_matrices_decay_for_every_weight(recurrence: str, nonlinearity: st
     assert (norms[1:] <= norms[:-1] * math.exp(-dt * layer.stability_margin()) * (1 + 1e-9)).all()
 
 
+@pytest.mark.parametrize("recurrence", RECURRENCES)
+@pytest.mark.parametrize("nonlinearity", ["linear", "tanh"])
+def test_gradients_of_float32_layers_have_its_digits(recurrence: str, nonlinearity: str) -> None:
+    """Every step rounds a few times; what the coefficients lose besides would be seen in every step alike."""
+    torch.manual_seed(0)
+    layer = StableRNN(4, 16, 2, nonlinearity=nonlinearity, recurrence=recurrence)
+    exact, x = copy.deepcopy(layer).double(), data(200, 2, 4, dtype=torch.float32)
+    for module, source in ((layer, x), (exact, x.double())):
+        module(source)[0].square().sum().backward()
+    for (name, ours), right in zip(layer.named_parameters(), exact.parameters(), strict=True):
+        assert ours.grad is not None and right.grad is not None
+        error = (ours.grad.double() - right.grad).norm() / right.grad.norm()
+        assert error <= 8 * torch.finfo(torch.float32).eps * 200**0.5, name
+
+
 @pytest.mark.parametrize("recurrence", ["orthogonal", "dense"])
 def test_margin_of_unconstrained_matrices(recurrence: str) -> None:
     layer = paper_layer(recurrence, "softplus", "tanh")

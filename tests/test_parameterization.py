@@ -10,7 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cofm_triton import reference
-from cofm_triton.parameterization import PARAMETERIZATIONS, lru_normalization, parameterization, spread_rates
+from cofm_triton.parameterization import (
+    PARAMETERIZATIONS,
+    lru_normalization,
+    parameterization,
+    spread_rates,
+    spread_weights,
+)
 
 STABLE = ("exp", "softplus", "inverse", "lru")
 # Every value and derivative is a handful of roundings, each at most half an ulp, with condition
@@ -212,6 +218,31 @@ def test_spread_rates(name: str, count: int, dt: float, scale: float) -> None:
         assert logs[-1].item() == pytest.approx(math.log(high), abs=1e-12)
         step = math.log(scale) / (count - 1)
         assert logs.diff().tolist() == pytest.approx([step] * (count - 1), abs=1e-12)
+
+
+@pytest.mark.parametrize("name", PARAMETERIZATIONS)
+def test_spread_weights_give_the_spread_rates(name: str) -> None:
+    p = parameterization(name)
+    options = {"dt": 0.1, "max_time_scale": 1e4}
+    assert torch.equal(spread_weights(7, p, **options), p.inverse(spread_rates(7, p, **options)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_roundings_of_the_lru_normalization(dtype: torch.dtype) -> None:
+    """g = sqrt(1 - a^2) and g' = -a a' / g, products without a difference, at the same w."""
+    w = torch.linspace(-14, 3, 400, dtype=dtype).requires_grad_()
+    value = lru_normalization(w)
+    (slope,) = torch.autograd.grad(value.sum(), w)
+    size = w.detach().double().exp()
+    share = torch.exp(-size)
+    rate = -torch.expm1(-size)
+    expected = torch.sqrt(share * (2 - share))
+    bound = 4 * torch.finfo(dtype).eps * (1 + size)
+    assert ((value.double() / expected - 1).abs() <= bound).all()
+    assert ((slope.double() / (-rate * size * share / expected) - 1).abs() <= bound).all()
+    theirs = w.detach().double().requires_grad_()
+    (right,) = torch.autograd.grad(reference.lru_normalization(theirs).sum(), theirs)
+    torch.testing.assert_close(right, -rate * size * share / expected, rtol=1e-13, atol=0)
 
 
 def test_lru_normalization() -> None:

@@ -4,9 +4,17 @@ from fractions import Fraction
 import pytest
 import torch
 
-from cofm_triton.reference import effective_rate, linear_decay, linear_gain, phi
+from cofm_triton.reference import (
+    complement,
+    effective_matrix,
+    effective_rate,
+    linear_decay,
+    linear_gain,
+    matrix_gain,
+    phi,
+)
 
-POINTS = [-0.26, -0.2, -1e-3, -1e-12, 0.0, 1e-300, 1e-12, 1e-5, 0.1, 0.2499, 0.25, 0.2501, 2.0]
+POINTS = [-1.01, -0.2, -1e-3, -1e-12, 0.0, 1e-300, 1e-12, 1e-5, 0.1, 0.3, 0.999, 1.0, 1.001, 2.0]
 RATES = torch.tensor([1e-12, 1e-6, 0.3, 1.9, 700.0], dtype=torch.float64)
 
 
@@ -26,9 +34,18 @@ def test_phi_and_its_derivatives(x: float) -> None:
     (first,) = torch.autograd.grad(value, argument, create_graph=True)
     (second,) = torch.autograd.grad(first, argument)
     assert value.item() == pytest.approx(phi_derivative(x, 0), rel=4e-16)
-    # Above 0.25 the quotient's derivatives cancel like eps / x and eps / x^2.
-    assert first.item() == pytest.approx(phi_derivative(x, 1), rel=1e-14)
-    assert second.item() == pytest.approx(phi_derivative(x, 2), rel=1e-13)
+    # Above 1 the quotient's derivatives cancel up to 3 and 12 times.
+    assert first.item() == pytest.approx(phi_derivative(x, 1), rel=2e-15)
+    assert second.item() == pytest.approx(phi_derivative(x, 2), rel=4e-15)
+
+
+@pytest.mark.parametrize("x", [-3.0, 0.0, 1e-12, 0.7, 1.0, 1.5, 30.0, 700.0])
+def test_complement_keeps_the_digits_of_its_derivative(x: float) -> None:
+    argument = torch.tensor(x, dtype=torch.float64, requires_grad=True)
+    value = complement(argument)
+    (slope,) = torch.autograd.grad(value, argument)
+    assert value.item() == pytest.approx(-math.expm1(-x), rel=4e-16)
+    assert slope.item() == pytest.approx(math.exp(-x), rel=4e-16)
 
 
 def test_phi_of_large_arguments() -> None:
@@ -72,3 +89,12 @@ def test_unknown_discretization(function: object) -> None:
     assert callable(function)
     with pytest.raises(ValueError, match=r"discretization.*'zoh'"):
         function(RATES, 1.0, "zoh")
+
+
+@pytest.mark.parametrize("slow", [1e-12, 1e-6, 1.0])
+def test_matrices_of_slow_units_keep_their_digits(slow: float) -> None:
+    rate = slow * torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64)
+    for function, of_rates in ((effective_matrix, effective_rate), (matrix_gain, linear_gain)):
+        ours = function(torch.diag(rate), 0.01, "exact")
+        expected = torch.diag(of_rates(rate, 0.01, "exact"))
+        torch.testing.assert_close(ours, expected, rtol=2e-15, atol=0)
