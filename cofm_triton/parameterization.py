@@ -25,6 +25,7 @@ from torch import Tensor
 from cofm_triton.discretization import complement
 from cofm_triton.rate_numbers import EXP_LIMIT, INVERSE_A, INVERSE_B
 from cofm_triton.scalars import check_choice
+from cofm_triton.wide import widened
 
 _SOFTPLUS_LINEAR_FROM = 40.0  # exp(-40) is below half an ulp of 40: the linear branch is exact
 
@@ -114,7 +115,7 @@ class Parameterization:
         Arguments and errors of `rate`.
         """
         working = _working("w", w)
-        wide = working.double()  # squares of slow rates leave the range of float32
+        wide = widened(working)  # squares of slow rates leave the range of float32
         slope, rate = self._derivative(wide).abs(), self._rate(wide)
         scale = torch.where(slope == 0, torch.zeros_like(slope), slope / rate / rate)
         return scale.to(working.dtype)

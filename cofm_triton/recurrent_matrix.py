@@ -51,7 +51,7 @@ def decay_rate(matrix: Tensor) -> float:
     """The smallest real part of the eigenvalues of W, 1 / time: negative where a mode grows.
 
     Example:
-        >>> decay_rate(torch.tensor([[1.0, 4.0], [-4.0, 3.0]]))
+        >>> round(decay_rate(torch.tensor([[1.0, 4.0], [-4.0, 3.0]])), 12)
         2.0
     """
     return float(torch.linalg.eigvals(matrix.cpu().double()).real.min())
