@@ -16,8 +16,10 @@ from pathlib import Path
 
 try:
     import fcntl
+
+    _LOCKS = True
 except ImportError:  # Windows: nothing is locked, and leftovers stay
-    fcntl = None  # type: ignore[assignment]
+    _LOCKS = False
 
 PART = ".part-"
 """How the names of unfinished files begin."""
@@ -74,7 +76,7 @@ def remove_leftovers(folder: Path, beginning: str = PART) -> None:
         folder: where to look, and not below.
         beginning: of their names.
     """
-    if fcntl is None:
+    if not _LOCKS:
         return
     for path in folder.glob(f"{beginning}*"):
         with suppress(OSError):  # it is gone, it is another user's, or another process holds its lock
@@ -94,7 +96,7 @@ def _create(beginning: Path, suffix: str) -> tuple[Path, int | None]:
             handle = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)  # the system applies the umask
         except FileExistsError:
             continue
-        if fcntl is None:
+        if not _LOCKS:
             os.close(handle)
             return part, None
         with suppress(OSError):  # a file system without locks, where leftovers stay

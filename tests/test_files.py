@@ -119,7 +119,7 @@ def test_without_locks_leftovers_stay_and_files_are_written(
     if has_locks:
         monkeypatch.setattr("fcntl.flock", refuse)
     else:
-        monkeypatch.setattr("cofm_triton.files.fcntl", None)
+        monkeypatch.setattr("cofm_triton.files._LOCKS", False)
     left = tmp_path / f"{PART}left.txt"
     left.write_text("half")
     write_text(tmp_path / "a.txt", "whole")
