@@ -41,18 +41,20 @@ def _tanh_excess(z, u, THRESHOLD: tl.constexpr, FIT: tl.constexpr, DEGREE: tl.co
 def tanh(z):
     """tanh, the state's dtype chooses the fit: float32 to 2.5 ulp, see `cofm_triton.nonlinearity`, float64 to 2.5.
 
-    tanh(-0) = -0: in float32 the sign is a bit, put in at the end, where that is the cheapest; in float64 integers of
-    twice the width cost registers, and z (1 + w P(w)) has the sign of z, where z + z w P(w) is +0 at -0.
+    tanh(-0) = -0, where the polynomial gives +0: in float32 the sign is a bit, where that is the cheapest; in float64
+    integers of twice the width cost registers.
     """
-    w = z * z
-    magnitude = tl.abs(z)
     if z.dtype == tl.float64:
-        near = z * (1.0 + w * _polynomial(w, _FIT_64, _DEGREE_64))
+        magnitude = tl.abs(z)
         far = 1.0 - 2.0 / (tl.exp(2.0 * magnitude) + 1.0)
         far = tl.where(z < 0, -far, far)
-        u = tl.where(magnitude < _THRESHOLD_64, near, far)
+        w = z * z
+        u = tl.where(magnitude < _THRESHOLD_64, z + z * w * _polynomial(w, _FIT_64, _DEGREE_64), far)
+        u = tl.where(z == 0, z, u)
     else:
-        near = magnitude + magnitude * w * _polynomial(w, _FIT_32, _DEGREE_32)
+        w = z * z
+        near = z + z * w * _polynomial(w, _FIT_32, _DEGREE_32)
+        magnitude = tl.abs(z)
         # 1 / a = rsqrt(a^2): one instruction on every target, where a division takes five or eleven.
         denominator = tl.exp2(magnitude * _TWO_LOG2E) + 1.0
         far = 1.0 - 2.0 * tl.rsqrt(denominator * denominator)
