@@ -101,6 +101,10 @@ def _fastest_on_cpu() -> str:
 @cache
 def implementation(backend: str, operator: str) -> ModuleType:
     """The module that computes `operator` on a resolved backend; imported on first use."""
+    if backend == "triton":
+        from cofm_triton.kernels.cache_folder import ensure_folder
+
+        ensure_folder()
     return importlib.import_module(f"{_PACKAGES[backend]}.{operator}")
 
 
