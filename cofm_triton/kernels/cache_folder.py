@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import tempfile
 import warnings
 from functools import cache
@@ -23,6 +25,7 @@ def ensure_folder() -> None:
         tempfile.TemporaryFile(dir=knobs.cache.dir).close()
     except OSError as error:
         folder = tempfile.mkdtemp(prefix="triton-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
         warnings.warn(
             f"Triton's kernels cannot be kept in its cache folder ({error}) and go to {folder}: every process compiles "
             "them anew. Set the environment variable TRITON_CACHE_DIR to a folder that can be written",
