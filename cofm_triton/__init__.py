@@ -7,6 +7,7 @@ from cofm_triton.layers import RNNFunctional, StableRNN
 from cofm_triton.loss import temporal_weights, temporally_weighted_mse
 from cofm_triton.memory import MemoryFunction, memory_function
 from cofm_triton.memory_sweep import MemorySweep, memory_sweep
+from cofm_triton.ops.backends import SlowBackendWarning
 from cofm_triton.parameterization import PARAMETERIZATIONS, parameterization
 from cofm_triton.perturbation import PerturbationCurve, perturbation_error
 from cofm_triton.verdict import StabilityVerdict, stability_verdict
@@ -17,6 +18,7 @@ __all__ = [
     "MemorySweep",
     "PerturbationCurve",
     "RNNFunctional",
+    "SlowBackendWarning",
     "StabilityVerdict",
     "StableRNN",
     "__version__",

@@ -1,12 +1,25 @@
-"""Files that are either whole or absent, whatever interrupts the writing."""
+"""Files that are either whole or absent, whatever interrupts the writing.
+
+A file is written under another name, `.part-...`, and renamed. A process that is killed cannot remove its unfinished
+file: whoever writes the same file next does. A lock, which ends with the process that holds it, tells what a killed
+one left from what another one is still writing.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+try:
+    import fcntl
+
+    _LOCKS = True
+except ImportError:  # Windows: nothing is locked, and leftovers stay
+    _LOCKS = False
 
 PART = ".part-"
 """How the names of unfinished files begin."""
@@ -17,7 +30,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Path to write instead of `path`: it replaces `path` when the block succeeds, else vanishes.
 
     The file lies in the same folder, because only a rename within a file system is atomic, and
-    keeps the suffix, because writers such as matplotlib take the format from it.
+    keeps the suffix, because writers such as matplotlib take the format from it. What killed processes
+    left of the same file is removed first.
 
     Args:
         path: the file to make or replace; its folder is made when missing.
@@ -31,16 +45,17 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     final = Path(path)
     final.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=PART, suffix=final.suffix, dir=final.parent)
-    os.close(handle)
-    part = Path(name)
+    beginning = PART + hashlib.sha256(final.name.encode()).hexdigest()[:12]  # short, however long the name is
+    remove_leftovers(final.parent, beginning)
+    part, lock = _create(final.parent / beginning, final.suffix)
     try:
         yield part
-        part.chmod(0o666 & ~_umask())  # mkstemp makes private files
         _to_disk(part)  # a file system may keep the new name and lose the contents when power fails in between
         os.replace(part, final)
     finally:
         part.unlink(missing_ok=True)
+        if lock is not None:
+            os.close(lock)
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
@@ -54,14 +69,44 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     write_bytes(path, text.encode())
 
 
+def remove_leftovers(folder: Path, beginning: str = PART) -> None:
+    """Remove unfinished files of killed processes, and none that is being written.
+
+    Args:
+        folder: where to look, and not below.
+        beginning: of their names.
+    """
+    if not _LOCKS:
+        return
+    for path in folder.glob(f"{beginning}*"):
+        with suppress(OSError):  # it is gone, it is another user's, or another process holds its lock
+            handle = os.open(path, os.O_RDWR)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
+            finally:
+                os.close(handle)
+
+
+def _create(beginning: Path, suffix: str) -> tuple[Path, int | None]:
+    """A new empty file with the permissions of any other, and a handle that holds its lock."""
+    while True:
+        part = beginning.with_name(f"{beginning.name}-{secrets.token_hex(4)}{suffix}")
+        try:
+            handle = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)  # the system applies the umask
+        except FileExistsError:
+            continue
+        if not _LOCKS:
+            os.close(handle)
+            return part, None
+        with suppress(OSError):  # a file system without locks, where leftovers stay
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        if part.exists():
+            return part, handle
+        os.close(handle)  # taken for a leftover before it was locked
+
+
 def _to_disk(path: Path) -> None:
     """Return when what was written to a file is on the disk."""
     with path.open("rb+") as file:
         os.fsync(file.fileno())
-
-
-def _umask() -> int:
-    """The process's file mode mask, which can only be read by setting it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -19,6 +19,7 @@ from cofm_triton.cells import StackedCells
 from cofm_triton.cpu.blocked import perturbation as blocked
 from cofm_triton.functional import linear_scan, rnn_scan
 from cofm_triton.ops.backends import implementation, resolve
+from cofm_triton.progress import Finished, ignore
 
 _NUMBERS = 1 << 24  # states of copies that lie side by side: 64 MB in float32, kept a few times for the adjoint
 
@@ -28,26 +29,34 @@ def is_compiled(device: torch.device) -> bool:
     return resolve(None, device) == "numba"
 
 
-def sweep_errors(cells: StackedCells, inputs: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
+def sweep_errors(
+    cells: StackedCells,
+    inputs: Tensor,
+    targets: Tensor,
+    weights: Tensor | None,
+    finished: Finished = ignore,
+) -> Tensor:
     """Errors of K models; arguments and result of `cofm_triton.cpu.blocked.perturbation.sweep_errors`."""
     backend, operator = resolve(None, inputs.device), "dense_perturbation" if cells.is_dense else "perturbation"
     if backend != "torch":
         module = implementation(backend, operator)
         if backend == "numba" or module.fits(cells, inputs, targets):
-            return cast(Tensor, module.sweep_errors(cells, inputs, targets, weights))
+            errors = cast(Tensor, module.sweep_errors(cells, inputs, targets, weights))
+            finished(cells.count)
+            return errors
         if cells.widths is not None:  # the widest model is too much for the kernel, narrower ones may not be
-            return _width_by_width(cells, cells.widths, inputs, targets, weights)
-    return blocked.sweep_errors(cells, inputs, targets, weights)
+            return _width_by_width(cells, cells.widths, inputs, targets, weights, finished)
+    return blocked.sweep_errors(cells, inputs, targets, weights, finished)
 
 
 def _width_by_width(
-    cells: StackedCells, widths: Tensor, inputs: Tensor, targets: Tensor, weights: Tensor | None
+    cells: StackedCells, widths: Tensor, inputs: Tensor, targets: Tensor, weights: Tensor | None, finished: Finished
 ) -> Tensor:
     """Errors of joined models, one launch for each width."""
     errors = torch.empty(cells.count, dtype=torch.float64, device=inputs.device)
     for width in widths.unique().tolist():
         some = replace(cells[widths == width].widened(width), widths=None)
-        errors[widths == width] = sweep_errors(some, inputs, targets, weights)
+        errors[widths == width] = sweep_errors(some, inputs, targets, weights, finished)
     return errors
 
 

@@ -558,7 +558,8 @@ class StableRNN(nn.Module):
             raise ValueError(f"hx must be on the input's device {x.device}, got {hx.device}")
         accepted = dtypes or (x.dtype, state_dtype(x.dtype))
         if hx.dtype not in accepted and not _autocasts(x.device):
-            raise ValueError(f"hx must have the input's dtype, {' or '.join(map(str, accepted))}, got {hx.dtype}")
+            names = " or ".join(map(str, dict.fromkeys(accepted)))
+            raise ValueError(f"hx must have the input's dtype, {names}, got {hx.dtype}")
 
     def extra_repr(self) -> str:
         """The sizes, and every option that is not the default."""

@@ -28,6 +28,7 @@ from cofm_triton.layers import RNNFunctional, StableRNN
 from cofm_triton.memory_evaluator import MemoryEvaluator
 from cofm_triton.memory_search import NORMS
 from cofm_triton.model_errors import check_module
+from cofm_triton.progress import Progress
 from cofm_triton.scalars import check_choice, check_int, check_number
 
 if TYPE_CHECKING:
@@ -134,6 +135,7 @@ def memory_function(
     input_size: int | None = None,
     dt: float | None = None,
     initial_output: Tensor | float | None = None,
+    progress: Progress | None = None,
 ) -> MemoryFunction:
     """Memory function of a model, see the module's equation.
 
@@ -156,6 +158,7 @@ def memory_function(
         dt: step of a module that has none of its own, time; 1 if None.
         initial_output: y[-1] of a module that is no `RNNFunctional`, a number or (p,); None: its
             output under zero input if that is constant, else 0.
+        progress: called as `progress(done, total)`, in turns of the search.
 
     Returns:
         A `MemoryFunction`.
@@ -186,7 +189,7 @@ def memory_function(
         dt=dt,
         initial_output=initial_output,
     )
-    memory = evaluator(parameters)
+    memory = evaluator(parameters, progress)
     slowest, floor = memory.slowest[0].item(), memory.floor[0].item()
     return MemoryFunction(memory.values[0], memory.argmax[0], Settings.of(evaluator), slowest, floor)
 

@@ -9,9 +9,10 @@ A value that is not finite counts as infinite, so that no maximum can lose it.
 """
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +21,21 @@ from torch.func import functional_call
 from cofm_triton.dense_heaviside import DenseHeavisideCells
 from cofm_triton.heaviside import HeavisideCells
 from cofm_triton.layers import RNNFunctional
-from cofm_triton.memory_search import NORMS, PAIRED, SHARED, Best, Domain, Effort, Response, directions, over, search
+from cofm_triton.memory_search import (
+    NORMS,
+    PAIRED,
+    SHARED,
+    Best,
+    Domain,
+    Effort,
+    Response,
+    directions,
+    over,
+    search,
+    turns,
+)
 from cofm_triton.model_errors import check_separate, first_tensor
+from cofm_triton.progress import Finished, Progress, counting
 from cofm_triton.stacked import BIAS, OFFSET, has_modes, is_stackable
 
 SMALLEST_SHARE = 2.0**-20
@@ -52,6 +66,22 @@ class Memory:
     argmax: Tensor
     slowest: Tensor
     floor: Tensor
+
+
+Found = tuple[Tensor, Tensor, Tensor, Tensor]
+"""The fields of `Memory`, of some copies."""
+
+
+class _Part(NamedTuple):
+    """Some copies.
+
+    Attributes:
+        turns: of their search, 1 without one.
+        compute: their memories; what it is given is told how many turns are finished.
+    """
+
+    turns: int
+    compute: Callable[[Finished], Found]
 
 
 class MemoryEvaluator:
@@ -102,17 +132,21 @@ class MemoryEvaluator:
             check_separate("model", self.model, x[:, None, None].expand(-1, min(self._length, _PROBED), size))
 
     @torch.no_grad()
-    def __call__(self, parameters: Parameters) -> Memory:
+    def __call__(self, parameters: Parameters, progress: Progress | None = None) -> Memory:
         """Memories of K copies.
 
         Args:
             parameters: {name: (K, *shape) float64}, every parameter of the model.
+            progress: called as `progress(done, total)`, in turns of the searches.
         """
         if isinstance(self.model, RNNFunctional) and self.is_fused:
             parts = self._ours(self.model, parameters)
         else:
-            parts = [self._module(some) for some in _each(parameters)]
-        values, points, slowest, floor = (torch.cat(column).cpu() for column in zip(*parts, strict=True))
+            count = self._turns(odd=False, effort=SHARED)
+            parts = [_Part(count, partial(self._module, some)) for some in _each(parameters)]
+        finished = counting(progress, sum(part.turns for part in parts))
+        found = [part.compute(finished) for part in parts]
+        values, points, slowest, floor = (torch.cat(column).cpu() for column in zip(*found, strict=True))
         return Memory(values, points, slowest, floor)
 
     @torch.no_grad()
@@ -122,28 +156,39 @@ class MemoryEvaluator:
             return BIAS in parameters and bool((parameters[BIAS] != 0).any())
         return any(not _is_constant(self._silence(some)) for some in _each(parameters))
 
-    def _ours(self, model: RNNFunctional, parameters: Parameters) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
+    def _ours(self, model: RNNFunctional, parameters: Parameters) -> list[_Part]:
         """Some copies at a time: their answers to a few inputs at all steps fit the memory limit."""
         if has_modes(model):
             cells = HeavisideCells.of(model, parameters)
             size = self._models_at_a_time(_held(cells))
-            return [self._fused(cells[k : k + size]) for k in range(0, cells.cells.count, size)]
+            count = len(self._segments(cells)) * self._turns(
+                odd=cells.is_odd, effort=_effort(cells), is_linear=cells.cells.is_linear
+            )
+            return [_Part(count, partial(self._fused, cells[k : k + size])) for k in range(0, cells.cells.count, size)]
         dense = DenseHeavisideCells.of(model, parameters)
         size = self._models_at_a_time(dense.cells.readout.shape[1])
-        return [self._dense(dense[k : k + size]) for k in range(0, dense.cells.count, size)]
+        count = self._turns(odd=dense.is_odd, effort=SHARED, is_linear=dense.cells.is_linear)
+        return [_Part(count, partial(self._dense, dense[k : k + size])) for k in range(0, dense.cells.count, size)]
+
+    def _turns(self, *, odd: bool, effort: Effort, is_linear: bool = False) -> int:
+        """Of the search for one sup; 1 where there is none."""
+        if is_linear or self.inputs is not None:
+            return 1
+        return turns(directions(self.size, odd=odd), self.domain, effort)
 
     def _models_at_a_time(self, held: int) -> int:
         return max(1, self._numbers // (_FEWEST_INPUTS * len(self.steps) * held))
 
-    def _dense(self, cells: DenseHeavisideCells) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _dense(self, cells: DenseHeavisideCells, finished: Finished) -> Found:
         """A few dense models."""
         models, outputs = cells.cells.readout.shape[:2]
         if cells.cells.is_linear and self.inputs is None:
             best = linear_supremum(cells.kernel(self.steps), self.domain)
+            finished(1)
         else:
             chunk = max(1, self._numbers // (models * len(self.steps) * outputs))
             answer = partial(cells.increments, steps=self.steps)
-            best = self._supremum(answer, models, chunk, odd=cells.is_odd, effort=SHARED)
+            best = self._supremum(answer, models, chunk, finished, odd=cells.is_odd, effort=SHARED)
         slowest = cells.slowest
         return best.values, best.points, slowest, torch.zeros_like(slowest)
 
@@ -151,35 +196,43 @@ class MemoryEvaluator:
     def _numbers(self) -> int:
         return _NUMBERS if self.device.type == "cpu" else _GPU_NUMBERS
 
-    def _fused(self, cells: HeavisideCells) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """A few models; segments of steps where the closed forms answer each step by itself."""
-        width = cells.decay.shape[1]
-        segments = self.steps.split(max(1, self._numbers // width)) if cells.is_closed else (self.steps,)
-        parts = [self._segment(cells, steps) for steps in segments]
+    def _fused(self, cells: HeavisideCells, finished: Finished) -> Found:
+        """A few models."""
+        parts = [self._segment(cells, steps, finished) for steps in self._segments(cells)]
         slowest = (-cells.log_decay).amin(1) / self.dt
         values, points = (torch.cat(column, 1) for column in zip(*parts, strict=True))
         return values, points, slowest, torch.zeros_like(slowest)
 
-    def _segment(self, cells: HeavisideCells, steps: Tensor) -> tuple[Tensor, Tensor]:
+    def _segments(self, cells: HeavisideCells) -> tuple[Tensor, ...]:
+        """Segments of steps where the closed forms answer each step by itself, else all steps."""
+        width = cells.decay.shape[1]
+        return self.steps.split(max(1, self._numbers // width)) if cells.is_closed else (self.steps,)
+
+    def _segment(self, cells: HeavisideCells, steps: Tensor, finished: Finished) -> tuple[Tensor, Tensor]:
         models = cells.cells.count
         if cells.cells.is_linear and self.inputs is None:
             best = linear_supremum(cells.kernel(steps), self.domain)
+            finished(1)
             return best.values, best.points
         chunk = max(1, self._numbers // (models * len(steps) * _held(cells)))
 
         def response(inputs: Tensor) -> Tensor:
             return cells.increments(inputs, steps)
 
-        best = self._supremum(response, models, chunk, odd=cells.is_odd, effort=PAIRED if cells.is_closed else SHARED)
+        best = self._supremum(response, models, chunk, finished, odd=cells.is_odd, effort=_effort(cells))
         return best.values, best.points
 
-    def _supremum(self, response: Response, models: int, chunk: int, *, odd: bool, effort: Effort) -> Best:
+    def _supremum(
+        self, response: Response, models: int, chunk: int, finished: Finished, *, odd: bool, effort: Effort
+    ) -> Best:
         if self.inputs is not None:
-            return over(response, self.inputs, models, self.domain, chunk=chunk)
+            best = over(response, self.inputs, models, self.domain, chunk=chunk)
+            finished(1)
+            return best
         ways = directions(self.size, odd=odd).to(self.device)
-        return search(response, ways, models, self.domain, chunk=chunk, effort=effort)
+        return search(response, ways, models, self.domain, chunk=chunk, effort=effort, finished=finished)
 
-    def _module(self, parameters: Parameters) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _module(self, parameters: Parameters, finished: Finished) -> Found:
         """One copy of any module."""
         before = self._at_rest(parameters)
         largest = torch.zeros((), dtype=torch.float64, device=self.device)
@@ -193,7 +246,7 @@ class MemoryEvaluator:
 
         wide = max((length for p in self.model.parameters() for length in p.shape), default=1)
         chunk = max(1, self._numbers // (self._length * max(wide, self.size)))
-        best = self._supremum(response, 1, chunk, odd=False, effort=SHARED)
+        best = self._supremum(response, 1, chunk, finished, odd=False, effort=SHARED)
         size = best.points.abs().amax() + NORMS[self.domain.norm]
         floor = _ROUNDING * torch.finfo(torch.float64).eps * largest / self.dt / size
         return best.values, best.points, torch.full_like(best.values[:, 0], torch.nan), floor[None]
@@ -227,6 +280,11 @@ class MemoryEvaluator:
             return torch.zeros((), dtype=torch.float64, device=self.device) if given is None else given[0]
         silence = self._silence(parameters)
         return silence[0] if _is_constant(silence) else torch.zeros_like(silence[0])
+
+
+def _effort(cells: HeavisideCells) -> Effort:
+    """Of the search: a closed form answers one input per step."""
+    return PAIRED if cells.is_closed else SHARED
 
 
 def _held(cells: HeavisideCells) -> int:

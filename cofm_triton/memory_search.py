@@ -18,6 +18,8 @@ from itertools import product
 import torch
 from torch import Tensor
 
+from cofm_triton.progress import Finished, ignore
+
 NORMS = {"inf": 0.0, "inf+1": 1.0}
 """What is added to |x|_inf under the bar."""
 
@@ -149,7 +151,22 @@ def directions(size: int, *, odd: bool = False) -> Tensor:
     return torch.cat((signs, between))
 
 
-def search(response: Response, ways: Tensor, models: int, domain: Domain, *, chunk: int, effort: Effort) -> Best:
+def turns(ways: Tensor, domain: Domain, effort: Effort) -> int:
+    """How many turns a search takes: a grid, and rounds of refinement, from every start."""
+    refined = ways.shape[1] > 1 or len(_sizes(ways, domain, effort)) > 1
+    return _starts(ways, effort) * (1 + refined * _rounds(ways.shape[1], effort))
+
+
+def search(
+    response: Response,
+    ways: Tensor,
+    models: int,
+    domain: Domain,
+    *,
+    chunk: int,
+    effort: Effort,
+    finished: Finished = ignore,
+) -> Best:
     """The sup over the grid of all sizes times all directions, and what refinement finds.
 
     Args:
@@ -159,18 +176,35 @@ def search(response: Response, ways: Tensor, models: int, domain: Domain, *, chu
         domain: of the inputs.
         chunk: inputs per call.
         effort: `PAIRED` or `SHARED`.
+        finished: told how many of `turns` are.
     """
-    sizes = domain.sizes(max(_FEWEST_SIZES, min(effort.sizes, effort.points // len(ways)))).to(ways)
+    sizes = _sizes(ways, domain, effort)
     spacing = math.log(domain.largest / domain.smallest) / max(1, len(sizes) - 1)
     found: Best | None = None
-    for start in range(min(effort.starts, len(ways)) if ways.shape[1] > 1 else 1):
+    for start in range(_starts(ways, effort)):
         some = ways[start :: effort.starts] if ways.shape[1] > 1 else ways
         best = over(response, (sizes[:, None, None] * some).flatten(0, 1), models, domain, chunk=chunk)
+        finished(1)
         if ways.shape[1] > 1 or len(sizes) > 1:
-            best = _refine(response, best, domain, spacing, chunk, effort)
+            best = _refine(response, best, domain, spacing, chunk, effort, finished)
         found = best if found is None else found.improved(best.values[:, None], best.points[:, None])
     assert found is not None
     return found
+
+
+def _sizes(ways: Tensor, domain: Domain, effort: Effort) -> Tensor:
+    """Sizes of the grid."""
+    return domain.sizes(max(_FEWEST_SIZES, min(effort.sizes, effort.points // len(ways)))).to(ways)
+
+
+def _starts(ways: Tensor, effort: Effort) -> int:
+    """Parts of the directions that start a search each."""
+    return min(effort.starts, len(ways)) if ways.shape[1] > 1 else 1
+
+
+def _rounds(size: int, effort: Effort) -> int:
+    """Rounds of refinement in d = `size` dimensions."""
+    return effort.rounds[0] + effort.rounds[1] * (size - 1)
 
 
 def over(response: Response, points: Tensor, models: int, domain: Domain, *, chunk: int) -> Best:
@@ -185,10 +219,18 @@ def over(response: Response, points: Tensor, models: int, domain: Domain, *, chu
     return best
 
 
-def _refine(response: Response, best: Best, domain: Domain, spacing: float, chunk: int, effort: Effort) -> Best:
+def _refine(
+    response: Response,
+    best: Best,
+    domain: Domain,
+    spacing: float,
+    chunk: int,
+    effort: Effort,
+    finished: Finished,
+) -> Best:
     """Steps look around their inputs, at distances that shrink from `spacing` in log size and 1 in direction."""
     size, steps = best.points.shape[2], best.values.shape[1]
-    rounds = effort.rounds[0] + effort.rounds[1] * (size - 1)
+    rounds = _rounds(size, effort)
     generator = torch.Generator().manual_seed(0)
     for turn in range(rounds):
         shrink = _LAST_DISTANCE ** (turn / rounds)
@@ -198,6 +240,7 @@ def _refine(response: Response, best: Best, domain: Domain, spacing: float, chun
             near = torch.cat((beside, _moves(best.points, domain, spacing * shrink, shrink * ways)), 1)
             for some in near.split(chunk, 1):
                 best = best.improved(domain.ratio(response(some), some), some)
+            finished(1)
             continue
         # Some steps, other ones every round; every step may use what they find.
         count = min(steps, effort.columns)
@@ -205,6 +248,7 @@ def _refine(response: Response, best: Best, domain: Domain, spacing: float, chun
         near = _moves(best.points[:, chosen], domain, spacing * shrink, shrink * ways).flatten(1, 2)
         for some in near.split(chunk, 1):
             best = best.improved(domain.ratio(response(some), some[:, :, None]), some[:, :, None])
+        finished(1)
     return best
 
 

@@ -26,6 +26,7 @@ from cofm_triton.memory_evaluator import MemoryEvaluator
 from cofm_triton.memory_search import Domain
 from cofm_triton.model_errors import check_module
 from cofm_triton.perturbation import check_radii, make_directions
+from cofm_triton.progress import Progress, check_progress, part
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -126,6 +127,7 @@ def memory_sweep(
     input_size: int | None = None,
     dt: float | None = None,
     initial_output: Tensor | float | None = None,
+    progress: Progress | None = None,
 ) -> MemorySweep:
     """Memory functions of `theta + radii[i] * directions[j]`, all copies together.
 
@@ -148,6 +150,7 @@ def memory_sweep(
         input_size: as for `memory_function`.
         dt: as for `memory_function`.
         initial_output: as for `memory_function`.
+        progress: called as `progress(done, total)`, in perturbed copies.
 
     Returns:
         A `MemorySweep`.
@@ -162,6 +165,7 @@ def memory_sweep(
         >>> sweep.values.shape
         torch.Size([2, 3, 50])
     """
+    check_progress(progress)
     grid, copies, evaluator = _prepared(
         model,
         length,
@@ -181,8 +185,11 @@ def memory_sweep(
     values = torch.empty(len(grid), copies.count, len(evaluator.steps), dtype=torch.float64, device="cpu")
     slowest = torch.empty(values.shape[:2], dtype=torch.float64, device="cpu")
     floor = 0.0
-    for r, j in copies.jobs(grid):
-        memory = evaluator(copies.at(grid[r], j))
+    jobs = list(copies.jobs(grid))
+    done, total = 0, sum(len(r) for r, _ in jobs)
+    for r, j in jobs:
+        memory = evaluator(copies.at(grid[r], j), part(progress, done, len(r), total))
+        done += len(r)
         values[r, j], slowest[r, j] = memory.values, memory.slowest
         floor = max(floor, memory.floor.max().item())
     still = grid == 0

@@ -24,6 +24,7 @@ from cofm_triton.cells import StackedCells, join
 from cofm_triton.fused_sweep import is_compiled, sweep_errors, sweep_errors_and_gradients
 from cofm_triton.layers import RNNFunctional
 from cofm_triton.memory_limit import check_memory_limit, fitting
+from cofm_triton.progress import Finished, ignore
 from cofm_triton.quadratic_form import QuadraticForm, step_weights
 from cofm_triton.scalars import check_choice
 from cofm_triton.stacked import has_modes, is_stackable, stack
@@ -123,28 +124,32 @@ class ErrorEvaluator:
             if gradient:
                 next(self._copies_for_gradients(model, one))
 
-    def __call__(self, model: nn.Module, parameters: Parameters) -> Tensor:
+    def __call__(self, model: nn.Module, parameters: Parameters, finished: Finished = ignore) -> Tensor:
         """Errors of K copies of a model.
 
         Args:
             model: checked by `check`.
             parameters: {name: (K, *shape) float64}, every parameter of the model.
+            finished: told how many copies are.
 
         Returns:
             (K,) float64 on the CPU, +inf where a state overflowed.
         """
         with torch.no_grad():
             if not is_stackable(model):
-                errors = self._any_module(model, parameters)
+                errors = self._any_module(model, parameters, finished)
             else:
-                errors = self._stacked(stack(model, parameters))
+                errors = self._stacked(stack(model, parameters), finished)
         return _infinite_where_lost(errors)
 
-    def of_family(self, family: Sequence[tuple[nn.Module, Parameters]]) -> list[Tensor]:
+    def of_family(
+        self, family: Sequence[tuple[nn.Module, Parameters]], finished: Finished = ignore
+    ) -> list[Tensor]:
         """Errors of copies of several models; nonlinear one-layer models of any width are computed in one sweep.
 
         Args:
             family: models and the parameters of their copies, as for a call.
+            finished: told how many copies are.
 
         Returns:
             What a call returns, for each model.
@@ -157,11 +162,11 @@ class ErrorEvaluator:
                     cells = stack(model, parameters)
                 joined.setdefault(cells.kind, []).append((index, cells))
             else:
-                found[index] = self(model, parameters)
+                found[index] = self(model, parameters, finished)
         for members in joined.values():
             indices, parts = zip(*members, strict=True)
             with torch.no_grad():
-                errors = _infinite_where_lost(self._stacked(join(parts)))
+                errors = _infinite_where_lost(self._stacked(join(parts), finished))
             found.update(zip(indices, errors.split([part.count for part in parts]), strict=True))
         return [found[index] for index in range(len(family))]
 
@@ -217,24 +222,26 @@ class ErrorEvaluator:
         gaps = (outputs_of_copies(model, cast, inputs) - targets).double()
         return (gaps * gaps * weights[:, None]).sum((1, 2, 3))
 
-    def _stacked(self, cells: StackedCells) -> Tensor:
+    def _stacked(self, cells: StackedCells, finished: Finished) -> Tensor:
         if cells.is_linear and self.metric != "sup":
-            return self.quadratic_form.errors(cells)
-        errors = self._swept(cells, self.dtype)
+            errors = self.quadratic_form.errors(cells)
+            finished(cells.count)
+            return errors
+        errors = self._swept(cells, self.dtype, finished)
         lost = ~errors.isfinite()
         if self.dtype == torch.float32 and bool(lost.any()):
-            errors[lost] = self._swept(cells[lost], torch.float64)
+            errors[lost] = self._swept(cells[lost], torch.float64, ignore)
         return errors
 
-    def _swept(self, cells: StackedCells, dtype: torch.dtype) -> Tensor:
+    def _swept(self, cells: StackedCells, dtype: torch.dtype, finished: Finished) -> Tensor:
         weights = None
         if self.metric != "sup":
             share = len(self.targets) * self.targets.shape[2]
             length = self.inputs.shape[1]
             weights = (step_weights(length, self.metric) / share).to(self.inputs.device)
-        return sweep_errors(cells, self.inputs.to(dtype), self.targets.to(dtype), weights)
+        return sweep_errors(cells, self.inputs.to(dtype), self.targets.to(dtype), weights, finished)
 
-    def _any_module(self, model: nn.Module, parameters: Parameters) -> Tensor:
+    def _any_module(self, model: nn.Module, parameters: Parameters, finished: Finished) -> Tensor:
         """Chunks of models times chunks of sequences; float64 sums over both."""
         errors = []
         with _calling_any(model):
@@ -242,6 +249,7 @@ class ErrorEvaluator:
                 batches = zip(self.inputs.split(n), self.targets.split(n), strict=True)
                 parts = torch.stack([self._batch_errors(model, some, *batch) for batch in batches])
                 errors.append(parts.amax(0) if self.metric == "sup" else parts.sum(0))
+                finished(parts.shape[1])
         return torch.cat(errors)
 
     def _copies_for_errors(self, model: nn.Module, parameters: Parameters) -> Iterator[tuple[Parameters, int]]:

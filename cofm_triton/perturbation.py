@@ -9,7 +9,7 @@ one (never a smaller one), and the curve keeps both.
 
 import csv
 import io
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from typing import TYPE_CHECKING, NamedTuple
@@ -28,8 +28,9 @@ from cofm_triton.directions import (
 )
 from cofm_triton.files import write_text
 from cofm_triton.model_errors import ErrorEvaluator
+from cofm_triton.progress import Finished, Progress, counting, ignore
 from cofm_triton.scalars import check_choice, check_int
-from cofm_triton.worst_case import ascend
+from cofm_triton.worst_case import ascend, evaluations
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -150,7 +151,7 @@ def perturbation_error(
     metric: str = "twe",
     dtype: torch.dtype | None = None,
     memory_limit: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> PerturbationCurve:
     """Errors of models whose parameters are moved by every radius along every direction.
 
@@ -176,7 +177,8 @@ def perturbation_error(
         memory_limit: bytes that perturbed copies of a module that is no one-layer cofm model may
             take at a time, with everything that is computed from them; None: 1 GiB. Copies, and if
             need be sequences, are taken in groups that fit, by a measurement on one copy.
-        progress: called as `progress(finished models, models)`.
+        progress: called as `progress(done, total)`, in perturbed models; every step of an ascent counts as one more
+            at each radius.
 
     Returns:
         A `PerturbationCurve`.
@@ -202,12 +204,15 @@ def perturbation_error(
         evaluator.check(model)
     # Everything is checked before the first model is computed.
     all_directions = [make_directions(model, directions, seed, search, ball) for model in family]
-    errors = errors_of_family(evaluator, list(zip(family, all_directions, strict=True)), grid)
-    curves = []
-    for done, (model, chosen, found) in enumerate(zip(family, all_directions, errors, strict=True), 1):
-        curves.append(_curve(evaluator, model, grid, chosen, found, search, ball))
-        if progress is not None:
-            progress(done, len(family))
+    total = sum(len(_jobs(grid, chosen)) for chosen in all_directions)
+    if search == "gradient":
+        total += len(family) * len(grid) * evaluations()
+    finished = counting(progress, total)
+    errors = errors_of_family(evaluator, list(zip(family, all_directions, strict=True)), grid, finished)
+    curves = [
+        _curve(evaluator, model, grid, chosen, found, search, ball, finished)
+        for model, chosen, found in zip(family, all_directions, errors, strict=True)
+    ]
     return _joined(curves)
 
 
@@ -219,12 +224,13 @@ def _curve(
     errors: Tensor,
     search: str,
     ball: str,
+    finished: Finished,
 ) -> PerturbationCurve:
     """The curve of one model, from its errors along directions, (radii, directions)."""
     error = errors.amax(-1)[None]
     found = None
     if search == "gradient":
-        worst = ascend(evaluator, model, radii, directions, errors, ball)
+        worst = ascend(evaluator, model, radii, directions, errors, ball, finished=finished)
         error, found = worst.error[None], [worst.perturbations]
     return PerturbationCurve(radii, errors[None], error, error.isinf(), found)
 
@@ -264,18 +270,22 @@ def errors_along(evaluator: ErrorEvaluator, model: nn.Module, radii: Tensor, dir
 
 
 def errors_of_family(
-    evaluator: ErrorEvaluator, family: Sequence[tuple[nn.Module, Directions]], radii: Tensor
+    evaluator: ErrorEvaluator,
+    family: Sequence[tuple[nn.Module, Directions]],
+    radii: Tensor,
+    finished: Finished = ignore,
 ) -> list[Tensor]:
     """Errors of `theta + radius * direction`, (radii, directions) float64 for each model.
 
-    Radius zero is computed once. Copies are formed, and handed on together, as many at a time as memory takes.
+    Radius zero is computed once. Copies are formed, and handed on together, as many at a time as memory takes;
+    `finished` is told how many are.
     """
     held = min(_CHUNK_NUMBERS, evaluator.memory_limit // _NUMBER_BYTES // 2)
     errors = [torch.empty(len(radii), len(directions), dtype=torch.float64, device="cpu") for _, directions in family]
     pending: list[_Copies] = []
 
     def compute() -> None:
-        results = evaluator.of_family([(copies.model, copies.parameters) for copies in pending])
+        results = evaluator.of_family([(copies.model, copies.parameters) for copies in pending], finished)
         for copies, result in zip(pending, results, strict=True):
             copies.errors[copies.r, copies.j] = result
         pending.clear()
@@ -305,11 +315,16 @@ class _Copies(NamedTuple):
     j: Tensor
 
 
+def _jobs(radii: Tensor, directions: Directions) -> list[tuple[int, int]]:
+    """Indices of the radius and direction of every copy, radius 0 once."""
+    return [(r, j) for r in range(len(radii)) for j in range(len(directions) if radii[r] != 0 else 1)]
+
+
 def _copies(model: nn.Module, radii: Tensor, directions: Directions, held: int, errors: Tensor) -> Iterator[_Copies]:
     """The copies at all radii and directions, at most `held` numbers at a time."""
     base = {name: p.detach().double() for name, p in model.named_parameters()}
     stacked = {name: torch.stack([_entry(d, name, value) for d in directions]) for name, value in base.items()}
-    jobs = [(r, j) for r in range(len(radii)) for j in range(len(directions) if radii[r] != 0 else 1)]
+    jobs = _jobs(radii, directions)
     size = max(1, held // max(1, sum(p.numel() for p in base.values())))
     for first in range(0, len(jobs), size):
         r, j = torch.tensor(jobs[first : first + size], device="cpu").T

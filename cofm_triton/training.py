@@ -31,10 +31,8 @@ from cofm_triton.functional import rnn_scan
 from cofm_triton.layers import RNNFunctional
 from cofm_triton.loss import temporal_weights
 from cofm_triton.parameterization import parameterization as lookup_parameterization
+from cofm_triton.progress import Progress, counting
 from cofm_triton.quadratic_form import QuadraticForm
-
-OnStep = Callable[[int, int], None]
-"""Called as `on_step(done, total)` after every training step."""
 
 INITIAL_RATES = (0.5, 2.0)
 """Fresh rates are log-uniform in this range, in 1 / dt, as the decay exp(-dt rate) per step."""
@@ -151,7 +149,7 @@ def train_linear(
     *,
     steps: int,
     learning_rate: float = 0.02,
-    on_step: OnStep | None = None,
+    progress: Progress | None = None,
 ) -> Tensor:
     """Train linear models in place on a whole data set, in float64.
 
@@ -160,7 +158,7 @@ def train_linear(
         form: the loss over the data, from `QuadraticForm.from_data(inputs, targets)`.
         steps: Adam steps; the learning rate rises over a tenth of them, then falls to nothing.
         learning_rate: the largest one.
-        on_step: told the progress.
+        progress: called as `progress(finished steps, steps)`; an error in it leaves the models as they were.
 
     Returns:
         (models,) float64, the loss before the last step, over that of the zero model.
@@ -177,7 +175,7 @@ def train_linear(
         def losses(_: int) -> Tensor:
             return _form_error(packed.response(form.length), form) / zero_error
 
-        final = _adam(packed, losses, steps, learning_rate, on_step)
+        final = _adam(packed, losses, steps, learning_rate, progress)
     packed.write_back()
     return final
 
@@ -191,7 +189,7 @@ def train_sequences(
     batch_size: int,
     learning_rate: float = 0.006,
     seed: int = 0,
-    on_step: OnStep | None = None,
+    progress: Progress | None = None,
 ) -> Tensor:
     """Train models in place on minibatches of sequences.
 
@@ -204,7 +202,7 @@ def train_sequences(
         batch_size: sequences per step, drawn with replacement.
         learning_rate: the largest one.
         seed: of the draws.
-        on_step: told the progress.
+        progress: called as `progress(finished steps, steps)`; an error in it leaves the models as they were.
 
     Returns:
         (models,) float64, the mean loss over the last tenth of the steps, over that of the zero
@@ -231,7 +229,7 @@ def train_sequences(
 
     with one_thread():
         zero_error = (weights * targets).square().mean()
-        _adam(packed, losses, steps, learning_rate, on_step)
+        _adam(packed, losses, steps, learning_rate, progress)
     packed.write_back()
     return torch.stack(recent).mean(0).double().cpu()
 
@@ -378,11 +376,12 @@ def _adam(
     losses: Callable[[int], Tensor],
     steps: int,
     learning_rate: float,
-    on_step: OnStep | None,
+    progress: Progress | None,
 ) -> Tensor:
     """Minimise every model's loss; the last step's losses, (models,) float64."""
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
+    finished = counting(progress, steps)
     optimizer = torch.optim.Adam(packed.parameters(), lr=learning_rate, betas=(0.9, 0.99), fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, learning_rate, total_steps=steps + 1, pct_start=0.1, cycle_momentum=False
@@ -393,8 +392,7 @@ def _adam(
         loss.sum().backward()
         optimizer.step()
         schedule.step()
-        if on_step is not None:
-            on_step(step + 1, steps)
+        finished(1)
     return loss.detach().double().cpu()
 
 

@@ -30,6 +30,7 @@ from cofm_triton.directions import Direction, slow_direction
 from cofm_triton.layers import StableRNN
 from cofm_triton.model_errors import ErrorEvaluator
 from cofm_triton.perturbation import as_family, errors_along
+from cofm_triton.progress import Progress, counting
 from cofm_triton.quadratic_form import QUADRATIC_METRICS, step_weights
 from cofm_triton.scalars import check_choice, check_int, check_number
 from cofm_triton.targets import Target
@@ -84,6 +85,7 @@ def slow_direction_radius(
     max_radius: float = 2.048,
     metric: str = "twe",
     dtype: torch.dtype | None = None,
+    progress: Progress | None = None,
 ) -> list[float]:
     """Slow-direction radius of each model on the same data; see the module's definition.
 
@@ -95,6 +97,7 @@ def slow_direction_radius(
         max_radius: where the search ends; returned when the error never exceeds the threshold.
         metric: "twe" or "mse".
         dtype: of the states, as for `perturbation_error`.
+        progress: called as `progress(finished models, models)`.
 
     Returns:
         One radius per model; 0 where even the unperturbed error exceeds the threshold.
@@ -105,7 +108,7 @@ def slow_direction_radius(
     _check_search(threshold, max_radius)
     family = as_family(models)
     evaluator = _checked_evaluator(family, inputs, targets, metric, dtype)
-    return [_radius(evaluator, model, threshold, max_radius) for model in family]
+    return _radii([evaluator] * len(family), family, threshold, max_radius, progress)
 
 
 def _checked_evaluator(
@@ -118,6 +121,21 @@ def _checked_evaluator(
         evaluator.check(model)
         slow_direction(model)
     return evaluator
+
+
+def _radii(
+    evaluators: Sequence[ErrorEvaluator],
+    family: Sequence[nn.Module],
+    threshold: float,
+    max_radius: float,
+    progress: Progress | None,
+) -> list[float]:
+    """The radius of every model by its own evaluator."""
+    finished, radii = counting(progress, len(family)), []
+    for evaluator, model in zip(evaluators, family, strict=True):
+        radii.append(_radius(evaluator, model, threshold, max_radius))
+        finished(1)
+    return radii
 
 
 def _radius(evaluator: ErrorEvaluator, model: nn.Module, threshold: float, max_radius: float) -> float:
@@ -195,6 +213,7 @@ def stability_verdict(
     max_radius: float = 2.048,
     metric: str = "twe",
     dtype: torch.dtype | None = None,
+    progress: Progress | None = None,
 ) -> StabilityVerdict:
     """The horizon test, from trained models or from a target's limit formula.
 
@@ -216,6 +235,7 @@ def stability_verdict(
         max_radius: as for `slow_direction_radius`.
         metric: as for `slow_direction_radius`.
         dtype: as for `slow_direction_radius`.
+        progress: called as `progress(finished horizons, horizons)`.
 
     Returns:
         A `StabilityVerdict`.
@@ -237,8 +257,9 @@ def stability_verdict(
             raise TypeError(f"horizons must be a list of lengths, got {horizons!r}")
         lengths = sorted(check_int("horizons", length, 1) for length in horizons)
         _check_horizons(lengths)
-        radii = [
-            limit_radius(
+        finished, radii = counting(progress, len(lengths)), []
+        for length in lengths:
+            radius = limit_radius(
                 target,
                 length,
                 parameterization=parameterization,
@@ -247,17 +268,15 @@ def stability_verdict(
                 max_radius=max_radius,
                 metric=metric,
             )
-            for length in lengths
-        ]
+            radii.append(radius)
+            finished(1)
         return judge(lengths, radii, [limit_resolution(parameterization)] * len(lengths), max_radius=max_radius)
     _check_search(threshold, max_radius)
     family, data = _matched(models, inputs, targets)
     evaluators = [_checked_evaluator([model], *pair, metric, dtype) for model, pair in zip(family, data, strict=True)]
     _check_horizons([x.shape[1] for x, _ in data])
     # Everything is checked before the first radius is searched for.
-    radii = [
-        _radius(evaluator, model, threshold, max_radius) for evaluator, model in zip(evaluators, family, strict=True)
-    ]
+    radii = _radii(evaluators, family, threshold, max_radius, progress)
     margin = min(_margin(model) for model in family)
     resolutions = [resolution(model, dtype or x.dtype) for model, (x, _) in zip(family, data, strict=True)]
     return judge([x.shape[1] for x, _ in data], radii, resolutions, max_radius=max_radius, margin=margin)

@@ -8,7 +8,7 @@ perturbation; starts and radii are climbed together. The error that steers is th
 them, and is the largest of the random directions, the slow one and everything found.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from cofm_triton.directions import Direction, norm, slow_direction
 from cofm_triton.model_errors import ErrorEvaluator
+from cofm_triton.progress import Finished, ignore
 
 _STEPS = 100
 _RANDOM_STARTS = 8
@@ -42,6 +43,7 @@ def ascend(
     ball: str,
     *,
     steps: int = _STEPS,
+    finished: Finished = ignore,
 ) -> WorstCase:
     """Worst perturbation of a model at every radius.
 
@@ -53,14 +55,17 @@ def ascend(
         errors: (R, J), their errors.
         ball: "inf" or "l2".
         steps: of the ascent.
+        finished: told, of `evaluations` for every radius, how many are.
     """
     base = {name: p.detach().double() for name, p in model.named_parameters()}
     starts = _starts(model, base, radii, directions, errors, ball)
     counts = len(next(iter(starts.values()))) // len(radii)
     limits = radii.repeat_interleave(counts)
-    climbed = _climb(evaluator, model, base, starts, limits, ball, steps)
+    climbed = _climb(evaluator, model, base, starts, limits, ball, steps, lambda: finished(len(radii)))
     worst = _evaluate(evaluator, model, base, climbed).reshape(len(radii), counts)
+    finished(len(radii))
     begun = _evaluate(evaluator, model, base, starts).reshape(len(radii), counts)
+    finished(len(radii))
     found = []
     best = torch.empty_like(radii)
     for r in range(len(radii)):
@@ -70,6 +75,11 @@ def ascend(
         row = r * counts + int(index) % counts
         found.append({name: value[row].cpu() for name, value in source.items()})
     return WorstCase(best, found)
+
+
+def evaluations(steps: int = _STEPS) -> int:
+    """How often an ascent evaluates all that it climbs: at every step, where it ends and where it began."""
+    return steps + 3
 
 
 def _starts(
@@ -104,6 +114,7 @@ def _climb(
     limits: Tensor,
     ball: str,
     steps: int,
+    stepped: Callable[[], None],
 ) -> Stacked:
     """The best point on the way of every start, (K, *shape)."""
     point = {name: value.clone() for name, value in starts.items()}
@@ -115,6 +126,7 @@ def _climb(
         highest = torch.where(better, error, highest)
         for name, value in point.items():
             best[name][better.to(value.device)] = value[better.to(value.device)]
+        stepped()
         if step == steps:
             break
         length = _FIRST_STEP * (_LAST_STEP / _FIRST_STEP) ** (step / max(1, steps - 1))

@@ -204,7 +204,7 @@ def test_progress_counts_to_the_end() -> None:
         mixed_models(),
         QuadraticForm.from_data(inputs, outputs),
         steps=3,
-        on_step=lambda done, total: seen.append((done, total)),
+        progress=lambda done, total: seen.append((done, total)),
     )
     assert seen == [(1, 3), (2, 3), (3, 3)]
 

@@ -1,18 +1,20 @@
-"""Progress on a terminal, and silence anywhere else."""
+"""Progress: bars on a terminal, lines with counts anywhere else."""
 
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from cofm_triton.training import OnStep
+from cofm_triton.progress import Progress as OnProgress
+
+# Seconds between lines, at the least: a log of hours stays readable.
+_SECONDS = 10.0
 
 
 class Progress:
-    """Prints what happens: lines to the log, and a bar for the step under way on a terminal.
+    """Prints what happens: lines to the log, and how much is done of the step under way.
 
     Everything goes to standard error; standard output carries the results alone.
 
@@ -30,15 +32,15 @@ class Progress:
             print(text, file=sys.stderr, flush=True)
 
     @contextmanager
-    def bar(self, label: str) -> Iterator[OnStep]:
-        """A bar for one step; the block calls what it is given with (done, total).
+    def bar(self, label: str) -> Iterator[OnProgress]:
+        """A bar for one step, or lines; the block calls what it is given with (done, total).
 
         Args:
             label: what is being done.
         """
         if not self._draw:
             self.line(label)
-            yield lambda done, total: None
+            yield self._lines(label)
             return
         from tqdm import tqdm
 
@@ -49,3 +51,16 @@ class Progress:
                 bar.update(done - bar.n)
 
             yield on_step
+
+    def _lines(self, label: str) -> OnProgress:
+        """Prints a line every `_SECONDS`, and one at the end."""
+        said, last = time.monotonic(), 0
+
+        def on_step(done: int, total: int) -> None:
+            nonlocal said, last
+            now = time.monotonic()
+            if done != last and (done == total or now - said >= _SECONDS):
+                said, last = now, done
+                self.line(f"{label}: {done}/{total}")
+
+        return on_step

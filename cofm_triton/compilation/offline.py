@@ -86,6 +86,9 @@ def prepare() -> None:
     """Make this process one that compiles; before anything imports a kernel."""
     os.environ.pop("TRITON_INTERPRET", None)
     os.environ["TRITON_DEFAULT_FP_FUSION"] = "1"  # fused multiply-adds, which newer Tritons want asked for
+    from cofm_triton.kernels.cache_folder import ensure_folder
+
+    ensure_folder()
 
 
 def compile_configuration(target: str, operator: str, options: Options) -> list[Compiled]:

@@ -23,44 +23,44 @@ _DEGREE_64 = tl.constexpr(len(TANH_FLOAT64.coefficients) - 1)
 
 
 @triton.jit
-def _near(z, FIT: tl.constexpr, DEGREE: tl.constexpr):
-    """z + z w P(w), w = z^2."""
-    w = z * z
-    p = tl.full(z.shape, FIT[DEGREE], z.dtype)
+def _polynomial(w, FIT: tl.constexpr, DEGREE: tl.constexpr):
+    """P(w)."""
+    p = tl.full(w.shape, FIT[DEGREE], w.dtype)
     for i in tl.static_range(DEGREE - 1, -1, -1):
         p = p * w + FIT[i]
-    return z + z * w * p
+    return p
 
 
 @triton.jit
 def _tanh_excess(z, u, THRESHOLD: tl.constexpr, FIT: tl.constexpr, DEGREE: tl.constexpr):
     w = z * z
-    p = tl.full(z.shape, FIT[DEGREE], z.dtype)
-    for i in tl.static_range(DEGREE - 1, -1, -1):
-        p = p * w + FIT[i]
-    return tl.where(tl.abs(z) < THRESHOLD, -z * w * p, z - u)
+    return tl.where(tl.abs(z) < THRESHOLD, -z * w * _polynomial(w, FIT, DEGREE), z - u)
 
 
 @triton.jit
 def tanh(z):
     """tanh, the state's dtype chooses the fit: float32 to 2.5 ulp, see `cofm_triton.nonlinearity`, float64 to 2.5.
 
-    The sign is a bit in float32, where that is the cheapest; in float64 integers of twice the width cost registers.
+    tanh(-0) = -0, where the polynomial gives +0: in float32 the sign is a bit, where that is the cheapest; in float64
+    integers of twice the width cost registers.
     """
     if z.dtype == tl.float64:
         magnitude = tl.abs(z)
         far = 1.0 - 2.0 / (tl.exp(2.0 * magnitude) + 1.0)
         far = tl.where(z < 0, -far, far)
-        u = tl.where(magnitude < _THRESHOLD_64, _near(z, _FIT_64, _DEGREE_64), far)
+        w = z * z
+        u = tl.where(magnitude < _THRESHOLD_64, z + z * w * _polynomial(w, _FIT_64, _DEGREE_64), far)
+        u = tl.where(z == 0, z, u)
     else:
-        near = _near(z, _FIT_32, _DEGREE_32)
+        w = z * z
+        near = z + z * w * _polynomial(w, _FIT_32, _DEGREE_32)
         magnitude = tl.abs(z)
         # 1 / a = rsqrt(a^2): one instruction on every target, where a division takes five or eleven.
         denominator = tl.exp2(magnitude * _TWO_LOG2E) + 1.0
         far = 1.0 - 2.0 * tl.rsqrt(denominator * denominator)
-        sign = z.to(tl.int32, bitcast=True) & (tl.full((), 1, tl.int32) << 31)
-        far = (far.to(tl.int32, bitcast=True) | sign).to(tl.float32, bitcast=True)
         u = tl.where(magnitude < _THRESHOLD_32, near, far)
+        sign = z.to(tl.int32, bitcast=True) & (tl.full((), 1, tl.int32) << 31)
+        u = (u.to(tl.int32, bitcast=True) | sign).to(tl.float32, bitcast=True)
     return u
 
 

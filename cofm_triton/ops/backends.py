@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import warnings
 from functools import cache
 from types import ModuleType
 
@@ -28,6 +29,15 @@ INTERPRETED_MULTIPROCESSORS = 1
 INSTALLED = {package: importlib.util.find_spec(package) is not None for package in ("numba", "triton")}
 
 
+class SlowBackendWarning(UserWarning):
+    """Something is computed in plain PyTorch that an optional package would compute many times faster.
+
+    Example:
+        >>> import warnings
+        >>> warnings.simplefilter("ignore", SlowBackendWarning)
+    """
+
+
 def interpreting() -> bool:
     """Whether Triton kernels run in Triton's interpreter, on CPU tensors (`TRITON_INTERPRET=1`)."""
     return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes", "y")
@@ -36,19 +46,22 @@ def interpreting() -> bool:
 def resolve(backend: str | None, device: torch.device) -> str:
     """The backend that will run tensors on `device`: one of "triton", "numba", "torch", "reference".
 
+    Warns:
+        SlowBackendWarning: the compiled backend would do it, and numba is missing; once a process.
+
     Raises:
         ValueError: unknown name, or a forced backend that cannot run here; the message says what is missing.
     """
     if backend is None:
         if device.type in _TRITON_DEVICES and INSTALLED["triton"]:
             return "triton"
-        return "numba" if device.type == "cpu" and INSTALLED["numba"] else "torch"
+        return _fastest_on_cpu() if device.type == "cpu" else "torch"
     if backend not in BACKENDS:
         raise ValueError(f"backend must be None or one of {BACKENDS}, got {backend!r}")
     if backend == "cpu":
         if device.type != "cpu":
             raise ValueError(f"backend='cpu' needs tensors on the CPU, got tensors on {device}")
-        return "numba" if INSTALLED["numba"] else "torch"
+        return _fastest_on_cpu()
     if backend == "numba":
         if device.type != "cpu":
             raise ValueError(f"backend='numba' needs tensors on the CPU, got tensors on {device}")
@@ -65,9 +78,33 @@ def resolve(backend: str | None, device: torch.device) -> str:
     return backend
 
 
+_warned = False
+
+
+def _fastest_on_cpu() -> str:
+    """The compiled backend; without numba PyTorch's, with a warning, once a process."""
+    global _warned
+    if INSTALLED["numba"]:
+        return "numba"
+    if not _warned and not torch.compiler.is_compiling():  # compilers do not follow a warning
+        _warned = True
+        warnings.warn(
+            "scans and sweeps on the CPU run in plain PyTorch, which takes ten to a hundred times as long as compiled "
+            "code: pip install 'cofm-triton[cpu]' brings numba, which compiles them. backend='torch' asks for PyTorch "
+            "without this warning",
+            SlowBackendWarning,
+            stacklevel=4,
+        )
+    return "torch"
+
+
 @cache
 def implementation(backend: str, operator: str) -> ModuleType:
     """The module that computes `operator` on a resolved backend; imported on first use."""
+    if backend == "triton":
+        from cofm_triton.kernels.cache_folder import ensure_folder
+
+        ensure_folder()
     return importlib.import_module(f"{_PACKAGES[backend]}.{operator}")
 
 

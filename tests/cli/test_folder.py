@@ -8,7 +8,7 @@ import pytest
 
 from cofm_triton.cli.jobs.folder import CONFIG, FILES, WRITER, ResultFolder
 from cofm_triton.cli.options import UsageError, make_folder
-from cofm_triton.files import PART
+from cofm_triton.files import PART, atomic_path
 
 NAMES = ["errors.csv", "sweep.json"]
 
@@ -34,7 +34,24 @@ def test_the_same_job_continues(tmp_path: Path) -> None:
     before = contents(tmp_path / "run")
     assert claim(tmp_path / "run")
     assert claim(tmp_path / "run", overwrite=True)
-    assert contents(tmp_path / "run") == before
+    assert contents(tmp_path / "run") == {path for path in before if PART not in path}
+
+
+def test_what_another_process_of_the_job_is_writing_stays(tmp_path: Path) -> None:
+    claim(tmp_path)
+    with atomic_path(tmp_path / "parts" / "001-slow.safetensors") as part:
+        assert claim(tmp_path)
+        assert part.exists()
+
+
+def test_a_run_that_was_killed_before_it_could_claim_its_folder_starts_again(tmp_path: Path) -> None:
+    with atomic_path(tmp_path / CONFIG) as part:
+        part.write_text("{")
+        content = part.read_bytes()
+    (tmp_path / CONFIG).unlink()
+    part.write_bytes(content)
+    assert not claim(tmp_path)
+    assert contents(tmp_path) == {CONFIG}
 
 
 def test_overwriting_removes_what_the_job_has_written_and_nothing_else(tmp_path: Path) -> None:

@@ -45,6 +45,7 @@ def test_values(name: str, dtype: Any) -> None:
     expected = EXACT[name](z.astype(np.longdouble))
     assert np.array_equal(np.isnan(result), np.isnan(z))
     known = ~np.isnan(z)
+    assert np.array_equal(np.signbit(result[z == 0]), np.signbit(z[z == 0]))
     if name != "tanh":
         assert np.array_equal(result[known], expected[known].astype(dtype))
         return

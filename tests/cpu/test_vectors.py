@@ -12,7 +12,7 @@ pytest.importorskip("numba")
 
 from numba import njit
 
-from cofm_triton.cpu.jit.bits import choose, like, power
+from cofm_triton.cpu.jit.bits import choose, like, power, signed
 from cofm_triton.cpu.jit.compiled import OPTIONS
 from cofm_triton.cpu.jit.rows import SAMPLES
 from cofm_triton.cpu.jit.vectors import conjugate, distribute, load, same, store
@@ -49,9 +49,13 @@ def _power(lanes: Any, a: int, bias: int, shift: int, sample: Any, target: int) 
     store(power(load(lanes, a, sample), bias, shift), target, sample, False)
 
 
+def _signed(lanes: Any, a: int, b: int, sample: Any, target: int) -> None:
+    store(signed(load(lanes, a, sample), load(lanes, b, sample)), target, sample, False)
+
+
 # Called rather than written above the functions: the decorator carries no types.
-copy, combine, spread, real, equal, scaled = (
-    njit(**OPTIONS)(function) for function in (_copy, _combine, _distribute, _real, _same, _power)
+copy, combine, spread, real, equal, scaled, with_sign = (
+    njit(**OPTIONS)(function) for function in (_copy, _combine, _distribute, _real, _same, _power, _signed)
 )
 
 
@@ -136,3 +140,14 @@ def test_powers_from_bits(dtype: torch.dtype) -> None:
     target, bias = room(4, dtype), 127 if dtype == torch.float32 else 1023
     scaled((0,) * 4, shifted.data_ptr(), bias, mantissa, SAMPLES[dtype], target.data_ptr())
     assert torch.equal(target[:4], torch.exp2(exponents))
+
+
+@pytest.mark.parametrize("dtype", REAL, ids=str)
+@pytest.mark.parametrize("width", [1, 7, 8])
+def test_signs(width: int, dtype: torch.dtype) -> None:
+    magnitude = torch.tensor([0.0, 1.5, 0.0, 2.0, torch.inf, 3.0, 0.0, 1.0], dtype=dtype)
+    sign = torch.tensor([-0.0, -2.0, 0.0, 0.0, -0.0, -torch.inf, -1.0, 1.0], dtype=dtype)
+    target = room(width, dtype)
+    with_sign((0,) * width, magnitude.data_ptr(), sign.data_ptr(), SAMPLES[dtype], target.data_ptr())
+    expected = torch.copysign(magnitude, sign)[:width]
+    assert torch.equal(target[:width], expected) and torch.equal(target[:width].signbit(), expected.signbit())

@@ -5,12 +5,17 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import warnings
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
 
 import pytest
 import torch
 
+import cofm_triton as cofm
 from cofm_triton.ops import backends
-from cofm_triton.ops.backends import BACKENDS, implementation, num_sms, resolve
+from cofm_triton.ops.backends import BACKENDS, SlowBackendWarning, implementation, num_sms, resolve
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 
@@ -20,6 +25,7 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> dict[str, bool]:
     """What is installed, to be changed."""
     table = {"numba": True, "triton": True}
     monkeypatch.setattr(backends, "INSTALLED", table)
+    monkeypatch.setattr(backends, "_warned", False)
     return table
 
 
@@ -44,7 +50,47 @@ def test_resolution(
     backend: str | None, device: torch.device, numba: bool, triton: bool, expected: str, installed: dict[str, bool]
 ) -> None:
     installed.update(numba=numba, triton=triton)
-    assert resolve(backend, device) == expected
+    is_slow = device == CPU and expected == "torch" and backend != "torch"
+    with pytest.warns(SlowBackendWarning, match=r"pip install 'cofm-triton\[cpu\]'") if is_slow else nullcontext():
+        assert resolve(backend, device) == expected
+    assert resolve(backend, device) == expected  # without another word
+
+
+@pytest.mark.parametrize("operator", ["linear_scan", "rnn_scan", "perturbation", "worst case", "memory_increment"])
+def test_every_computation_that_numba_would_compile_warns_once(operator: str, installed: dict[str, bool]) -> None:
+    installed["numba"] = False
+    x = torch.zeros(2, 3, 1)
+    model = cofm.RNNFunctional(1, 2, nonlinearity="tanh")
+    sweep = partial(cofm.perturbation_error, model, x, x + 1, radii=[0.1], directions=1)
+    compute: dict[str, Callable[[], object]] = {
+        "linear_scan": lambda: cofm.linear_scan(x, torch.ones(1)),
+        "rnn_scan": lambda: cofm.rnn_scan(x, torch.ones(1), backend="cpu"),
+        "perturbation": sweep,
+        "worst case": lambda: sweep(search="gradient"),
+        "memory_increment": lambda: cofm.memory_function(model, 3),
+    }
+    with pytest.warns(SlowBackendWarning) as caught:
+        compute[operator]()
+    assert len(caught) == 1
+
+
+def test_nothing_is_slow_that_numba_does_not_compile(installed: dict[str, bool]) -> None:
+    installed["numba"] = False
+    x = torch.zeros(2, 3, 1)
+    linear = cofm.RNNFunctional(1, 2, nonlinearity="linear", backend="torch")
+    other = torch.nn.GRU(1, 1, batch_first=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        cofm.rnn_scan(x, torch.ones(1), backend="torch")
+        cofm.memory_function(linear, 3)
+        for model in (linear, other):
+            cofm.perturbation_error(model, x, x + 1, radii=[0.1], directions=1)
+
+
+def test_a_compiled_graph_is_whole_without_numba(installed: dict[str, bool]) -> None:
+    installed["numba"] = False
+    compiled = torch.compile(lambda x: cofm.linear_scan(x, torch.ones(1))[0], backend="eager", fullgraph=True)
+    assert compiled(torch.ones(1, 2, 1)).flatten().tolist() == [1, 2]
 
 
 @pytest.mark.parametrize(

@@ -217,3 +217,17 @@ def test_gradients_see_every_digit_of_the_start(create_graph: bool, backend: str
     _, last = rnn_scan(x, rate, h0, nonlinearity="linear", backend=backend)
     (gradient,) = torch.autograd.grad(last.sum(), rate, create_graph=create_graph)
     assert gradient.item() == -h0.item()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_zeros_have_the_signs_of_the_definition(dtype: torch.dtype, backend: str) -> None:
+    """Every sign of input and state, at every width of the compiled loops' vectors."""
+    zeros = torch.tensor([0.0, -0.0], dtype=dtype)
+    x, h0 = torch.cartesian_prod(zeros, zeros).T.repeat(1, 9)
+    call = (x.expand(1, 3, -1), torch.full_like(x, 0.5), h0[None])
+    expected = rnn_scan(*call, nonlinearity="tanh", backend="reference")
+    device = device_of(backend)
+    found = rnn_scan(*(value.to(device) for value in call), nonlinearity="tanh", backend=backend)
+    for value, wanted in zip(found, expected, strict=True):
+        assert torch.equal(value.cpu(), wanted) and torch.equal(value.cpu().signbit(), wanted.signbit())

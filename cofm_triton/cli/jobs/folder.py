@@ -10,7 +10,7 @@ from typing import Any
 
 from cofm_triton.cli.jobs.processes import Processes
 from cofm_triton.cli.options import UsageError, make_folder
-from cofm_triton.files import PART, write_text
+from cofm_triton.files import PART, remove_leftovers, write_text
 
 CONFIG = "config.json"
 WRITER, FILES = "written_by", "files"
@@ -51,8 +51,10 @@ class ResultFolder:
         config = {WRITER: self._writer, FILES: sorted(files), **config}
         found = self._read_config()
         if found == config:
+            for folder in self._folders():
+                remove_leftovers(folder)
             return True
-        if found is None and any(self.root.iterdir()):
+        if found is None and not all(path.name.startswith(PART) for path in self.root.iterdir()):
             raise FileExistsError(
                 f"--out {self.root} is not empty and holds no {CONFIG} of an earlier run that could be continued or "
                 "replaced: name a new or empty folder"
@@ -92,15 +94,18 @@ class ResultFolder:
     def _clear(self, files: Sequence[str]) -> None:
         """Remove what a job has made, and nothing else: files of these names, and those of steps."""
         paths = [self.root / Path(name).name for name in files]  # whatever they say, nothing outside of the folder
-        folders = {(self.root / pattern).parent for pattern in self._steps}
-        paths += [path for folder in (self.root, *folders) for path in folder.glob(f"{PART}*")]
+        paths += [path for folder in self._folders() for path in folder.glob(f"{PART}*")]
         paths += [path for pattern in self._steps for path in self.root.glob(pattern)]
         for path in paths:
             if path.is_file():
                 path.unlink()
-        for folder in folders:
+        for folder in self._folders() - {self.root}:
             with suppress(OSError):  # it may hold files of others
                 folder.rmdir()
+
+    def _folders(self) -> set[Path]:
+        """The folder and those of its steps."""
+        return {self.root, *((self.root / pattern).parent for pattern in self._steps)}
 
 
 def _is_ours(found: Any) -> bool:

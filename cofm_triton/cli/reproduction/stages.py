@@ -23,9 +23,9 @@ from cofm_triton.layers import RNNFunctional
 from cofm_triton.loss import temporally_weighted_mse
 from cofm_triton.model_file import load_model, save_model
 from cofm_triton.perturbation import PerturbationCurve, perturbation_error
+from cofm_triton.progress import Progress as OnProgress
 from cofm_triton.quadratic_form import QuadraticForm
 from cofm_triton.training import (
-    OnStep,
     initial_model,
     one_thread,
     train_linear,
@@ -118,7 +118,7 @@ def _train_linear_models(
     with one_thread():
         form = QuadraticForm.from_data(inputs, outputs, centre=centre)
     with progress.bar(f"train {target} T={length} linear") as on_step:
-        losses = train_linear(models, form, steps=settings.linear_steps, on_step=on_step)
+        losses = train_linear(models, form, steps=settings.linear_steps, progress=on_step)
     _save(folder, group, length, models, losses)
     return models
 
@@ -145,7 +145,7 @@ def _train_nonlinear_models(
             steps=settings.sequence_steps,
             batch_size=max(8, settings.batch // length),
             seed=settings.seed,
-            on_step=on_step,
+            progress=on_step,
         )
     _save(folder, group, length, models, losses)
 
@@ -217,7 +217,7 @@ def _find_radii(
                 write_text(folder.radius(cell, length), json.dumps(record) + "\n")
 
 
-def _batches(missing: Sequence[Cell], nonlinearity: str, on_step: OnStep) -> Iterator[list[Cell]]:
+def _batches(missing: Sequence[Cell], nonlinearity: str, on_step: OnProgress) -> Iterator[list[Cell]]:
     """Linear models all at once, for they share one quadratic form; the others one by one."""
     size = len(missing) if nonlinearity == "linear" else 1
     for first in range(0, len(missing), size):

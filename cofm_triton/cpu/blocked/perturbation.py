@@ -14,12 +14,22 @@ from torch import Tensor
 
 from cofm_triton.activation import activation
 from cofm_triton.cells import StackedCells
+from cofm_triton.progress import Finished, ignore
 
-_BLOCK_NUMBERS = 1 << 18  # numbers in a block of states: 1 MB in float32
+# Numbers in a block of states. On a CPU, PyTorch computes fewer than 2^15 on one thread; with more of them, the threads
+# wait for one another and for memory longer than they compute.
+_CPU_NUMBERS = 1 << 14
+_NUMBERS = 1 << 18  # elsewhere
 _MAX_LANES = 1024
 
 
-def sweep_errors(cells: StackedCells, inputs: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
+def sweep_errors(
+    cells: StackedCells,
+    inputs: Tensor,
+    targets: Tensor,
+    weights: Tensor | None,
+    finished: Finished = ignore,
+) -> Tensor:
     """Errors of K models on the same data; see the module's equation.
 
     Args:
@@ -27,12 +37,14 @@ def sweep_errors(cells: StackedCells, inputs: Tensor, targets: Tensor, weights: 
         inputs: (N, T, d), float32 or float64: the type of the states too.
         targets: (N, T, p), the same type.
         weights: (T,) float64, w[k]; None for the largest |y - target|.
+        finished: told how many models are.
 
     Returns:
         (K,) float64, differentiable in the coefficients; not finite where a state overflowed.
     """
-    lanes = min(_MAX_LANES, len(inputs))
-    models = max(1, _BLOCK_NUMBERS // (lanes * cells.rate.shape[1]))
+    numbers, units = _CPU_NUMBERS if inputs.device.type == "cpu" else _NUMBERS, cells.rate.shape[1]
+    lanes = max(1, min(_MAX_LANES, len(inputs), numbers // units))
+    models = max(1, numbers // (lanes * units))
     blocks = []
     for first in range(0, cells.count, models):
         some = cells[first : first + models]
@@ -42,6 +54,7 @@ def sweep_errors(cells: StackedCells, inputs: Tensor, targets: Tensor, weights: 
         ]
         stacked = torch.stack(parts)
         blocks.append(stacked.sum(0) if weights is not None else stacked.amax(0))
+        finished(some.count)
     return torch.cat(blocks)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-from cofm_triton.cpu.jit.bits import choose, like, power
+from cofm_triton.cpu.jit.bits import choose, like, power, signed
 from cofm_triton.cpu.jit.compiled import OPTIONS, inlined
 from cofm_triton.cpu.jit.vectors import Vector
 from cofm_triton.nonlinearity import NONLINEARITIES
@@ -56,7 +56,7 @@ def _make_tanh(
         degree: of p.
         limit: 2|z| from where tanh rounds to 1.
     """
-    magic, zero, one, two, cap = real(1.5 * 2.0**mantissa), real(0), real(1), real(2), real(limit)
+    magic, one, two, cap = real(1.5 * 2.0**mantissa), real(1), real(2), real(limit)
     log2e, ln2_high, ln2_low = real(1 / math.log(2)), real(high), real(low)
     first, *rest = (real(1 / math.factorial(n)) for n in range(degree, 1, -1))
     terms = tuple(rest)
@@ -74,8 +74,7 @@ def _make_tanh(
         p = p * r * r + r
         scale = power(shifted, bias, shift)
         e = scale * p + (scale - one)
-        quotient = e / (e + two)
-        return choose(z < zero, -quotient, quotient)
+        return signed(e / (e + two), z)  # of zero too
 
     return tanh
 

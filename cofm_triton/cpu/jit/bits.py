@@ -1,13 +1,15 @@
 """Single machine operations inside compiled loops, on numbers and on vectors of them.
 
-A power of two from a float's bits, choice without a branch, constants.
+A power of two from a float's bits, a sign, choice without a branch, constants.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from cofm_triton.cpu.jit.vectors import INTEGER_OF, Vector
@@ -31,6 +33,19 @@ def _power(_context: Any, value: Any, bias: Any, shift: Any) -> Any:
     return value(value, bias, shift), generate
 
 
+def _signed(_context: Any, magnitude: Any, sign: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        number = context.get_value_type(magnitude)
+        lanes = f"v{magnitude.lanes}" if isinstance(magnitude, Vector) else ""
+        element = getattr(number, "element", number).intrinsic_name
+        copysign = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(number, (number, number)), f"llvm.copysign.{lanes}{element}"
+        )
+        return builder.call(copysign, arguments)
+
+    return magnitude(magnitude, sign), generate
+
+
 def _choose(_context: Any, condition: Any, yes: Any, no: Any) -> Any:
     result = yes if isinstance(yes, Vector) else no
 
@@ -52,6 +67,8 @@ def _like(_context: Any, value: Any, number: Any) -> Any:
 
 # The float with the bits `(bits(value) + bias) << shift`.
 power: Any = intrinsic(_power)
+# `magnitude` with the sign of `sign`, numbers or vectors of one type.
+signed: Any = intrinsic(_signed)
 # `yes if condition else no` of two numbers or vectors of one type, both computed: data that saturate at random defeat
 # branch prediction, and a branch on them costs more than the arithmetic it saves.
 choose: Any = intrinsic(_choose)

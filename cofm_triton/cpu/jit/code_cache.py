@@ -8,26 +8,40 @@ file is named by a digest of what it is for and written first; the worst that ma
 Code is discarded when any file that it may come from changes, not only the file of the function: one compiled function
 contains those that it calls, and the numbers and names that it was made with. Files that no index names, of code that
 was discarded, are removed when they have lain for an hour.
+
+The disk only saves time. Where there is no folder, where it is full or where a file is damaged, functions are compiled;
+one warning says so when the code cannot be kept. Every file begins with a digest of the rest, because LLVM, given
+damaged machine code, ends the process.
 """
 
 from __future__ import annotations
 
 import hashlib
+import pickle
 import time
+import warnings
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from numba.core.caching import IndexDataCacheFile
+from numba.core.caching import FunctionCache, IndexDataCacheFile
+
+from cofm_triton.files import write_bytes
 
 PACKAGE = Path(__file__).parents[2]
 # A file younger than this may be one that another process is about to name.
 STALE_SECONDS = 3600
+_DIGEST = hashlib.sha256().digest_size
 
 
 class CodeFiles(IndexDataCacheFile):
     """The code of one function for all its signatures."""
+
+    def load(self, key: Any) -> Any:
+        """What was saved; None where there is none, or where it is damaged."""
+        name = self._load_index().get(key)
+        return None if name is None else self._load_data(name)
 
     def save(self, key: Any, data: Any) -> None:
         """Keep `data`, what `load(key)` gives from now on."""
@@ -40,11 +54,63 @@ class CodeFiles(IndexDataCacheFile):
         self._save_index(named)
         self._remove_all_but(set(named.values()), base)
 
+    def _load_index(self) -> dict[Any, str]:
+        stamp, named = self._read(self._index_path) or (None, {})
+        return named if stamp == self._source_stamp else {}
+
+    def _save_index(self, named: dict[Any, str]) -> None:
+        self._write(self._index_path, (self._source_stamp, named))
+
+    def _load_data(self, name: str) -> Any:
+        return self._read(self._data_path(name))
+
+    def _save_data(self, name: str, data: Any) -> None:
+        self._write(self._data_path(name), data)
+
+    def _read(self, path: str) -> Any:
+        """What `_write` wrote with this version of numba, or None."""
+        try:
+            content = Path(path).read_bytes()
+        except OSError:
+            return None
+        digest, content = content[:_DIGEST], content[_DIGEST:]
+        return pickle.loads(content) if digest == self._digest(content) else None
+
+    def _write(self, path: str, value: Any) -> None:
+        content = self._dump(value)
+        write_bytes(path, self._digest(content) + content)
+
+    def _digest(self, content: bytes) -> bytes:
+        return hashlib.sha256(self._version.encode() + content).digest()
+
     def _remove_all_but(self, named: set[str], base: str) -> None:
         for path in Path(self._cache_path).glob(f"{base}.*.nbc"):
             with suppress(OSError):  # another process removed it, or still reads it
                 if path.name not in named and time.time() - path.stat().st_mtime > STALE_SECONDS:
                     path.unlink()
+
+
+class CodeCache(FunctionCache):
+    """What a function of numba asks for its code: never an error, whatever the folder is like."""
+
+    def __init__(self, function: Any) -> None:
+        super().__init__(function)
+        base = self._cache_file._index_name.removesuffix(".nbi")
+        self._cache_file = CodeFiles(self._cache_path, base, sources())
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """The code for a signature, None where it has to be compiled."""
+        try:
+            return super().load_overload(sig, target_context)
+        except Exception:  # whole, but not what this version of our packages makes
+            return None
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        """Keep the code for a signature, or warn."""
+        try:
+            super().save_overload(sig, data)
+        except Exception as error:
+            _warn(error)
 
 
 def source_files() -> list[Path]:
@@ -63,8 +129,25 @@ def sources() -> str:
 
 
 def keep_safely(compiled: Any) -> Any:
-    """`compiled`, a function of numba with `cache=True`, with its code in `CodeFiles`."""
-    numbered = compiled._cache._cache_file
-    base = numbered._index_name.removesuffix(".nbi")
-    compiled._cache._cache_file = CodeFiles(numbered._cache_path, base, sources())
+    """`compiled`, a function of numba, with its code on disk where there is a folder for it."""
+    try:
+        compiled._cache = CodeCache(compiled.py_func)
+    except (OSError, RuntimeError) as error:  # numba found no folder that can be written
+        _warn(error)
     return compiled
+
+
+_warned = False
+
+
+def _warn(error: Exception) -> None:
+    """Say why code is not kept, once for all functions."""
+    global _warned
+    if not _warned:
+        _warned = True
+        warnings.warn(
+            f"compiled code cannot be kept on disk, every process will compile it anew: {error}. Set the environment "
+            "variable NUMBA_CACHE_DIR to a folder that can be written",
+            RuntimeWarning,
+            stacklevel=2,
+        )

@@ -24,7 +24,7 @@ _INTERNAL: Any = {"no_cpython_wrapper": True, **_NO_C}
 # Called from Python.
 def entry(function: Callable[..., Any]) -> Any:
     """Compile at the first call with arguments of new types, or take the code from disk."""
-    return keep_safely(njit(nogil=True, cache=True, **_NO_C, **OPTIONS)(function))
+    return keep_safely(njit(nogil=True, **_NO_C, **OPTIONS)(function))
 
 
 # Called from compiled code: as a part of its caller, or as a function of its own.
