@@ -42,7 +42,7 @@ from cofm_triton.ops.rnn_readout import apply_rnn_readout, is_fused
 from cofm_triton.parameterization import lru_normalization, spread_rates
 from cofm_triton.parameterization import parameterization as look_up
 from cofm_triton.recurrent_matrix import congruence, decay_rate, diagonal_plus
-from cofm_triton.scalars import check_dtype, check_number
+from cofm_triton.scalars import as_bool, as_int, as_number, check_dtype, check_number, described
 
 RECURRENCES = ("diagonal", "orthogonal", "dense", "ssm")
 # The matrix that a recurrence has besides its rates.
@@ -137,17 +137,17 @@ class StableRNN(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        _check_size("input_size", input_size)
-        _check_size("hidden_size", hidden_size)
-        _check_size("num_layers", num_layers)
-        _check_bool("bias", bias)
-        _check_bool("batch_first", batch_first)
-        _check_bool("bidirectional", bidirectional)
-        _check_bool("constrained", constrained)
-        _check_bool("normalize_input", normalize_input)
-        _check_dropout(dropout, num_layers)
-        check_number("dt", dt)
-        check_number("max_time_scale", max_time_scale, above=1.0)
+        input_size = _check_size("input_size", input_size)
+        hidden_size = _check_size("hidden_size", hidden_size)
+        num_layers = _check_size("num_layers", num_layers)
+        bias = _check_bool("bias", bias)
+        batch_first = _check_bool("batch_first", batch_first)
+        bidirectional = _check_bool("bidirectional", bidirectional)
+        constrained = _check_bool("constrained", constrained)
+        normalize_input = _check_bool("normalize_input", normalize_input)
+        dropout = _check_dropout(dropout, num_layers)
+        dt = check_number("dt", dt)
+        max_time_scale = check_number("max_time_scale", max_time_scale, above=1.0)
         if dtype is not None:
             check_dtype("dtype", dtype, REAL_DTYPES)
         if recurrence not in RECURRENCES:
@@ -171,15 +171,15 @@ class StableRNN(nn.Module):
         self.nonlinearity = nonlinearity
         self.bias = bias
         self.batch_first = batch_first
-        self.dropout = float(dropout)
+        self.dropout = dropout
         self.bidirectional = bidirectional
         self.parameterization = parameterization
         self.recurrence = recurrence
-        self.dt = float(dt)
+        self.dt = dt
         self.discretization = discretization
         self.constrained = constrained
         self.normalize_input = normalize_input
-        self.max_time_scale = float(max_time_scale)
+        self.max_time_scale = max_time_scale
         self.backend = backend
         self._suffixes = [
             [f"_l{layer}{direction}" for direction in ("", "_reverse")[: self._directions]]
@@ -578,8 +578,9 @@ class RNNFunctional(nn.Module):
 
     def __init__(self, input_size: int, hidden_size: int, output_size: int = 1, **options: Any) -> None:
         super().__init__()
-        _check_size("output_size", output_size)
-        if options.setdefault("batch_first", True) is not True:
+        output_size = _check_size("output_size", output_size)
+        hidden_size = _check_size("hidden_size", hidden_size)
+        if as_bool(options.setdefault("batch_first", True)) is not True:
             raise ValueError(f"batch_first must be True, got {options['batch_first']!r}")
         self.rnn = StableRNN(input_size, hidden_size, **options)
         self.readout = nn.Linear(
@@ -724,27 +725,33 @@ def _random_orthogonal(size: int) -> Tensor:
     return nn.init.orthogonal_(torch.empty(size, size, dtype=torch.float64, device="cpu"))
 
 
-def _check_size(argument: str, value: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{argument} should be of type int, got: {type(value).__name__}")
-    if value <= 0:
-        raise ValueError(f"{argument} must be greater than zero, got {value}")
+def _check_size(argument: str, value: Any) -> int:
+    number = as_int(value)
+    if number is None:
+        raise TypeError(f"{argument} should be of type int, got: {described(value)}")
+    if number <= 0:
+        raise ValueError(f"{argument} must be greater than zero, got {number}")
+    return number
 
 
-def _check_bool(argument: str, value: bool) -> None:
-    if not isinstance(value, bool):
-        raise TypeError(f"{argument} should be of type bool, got: {type(value).__name__}")
+def _check_bool(argument: str, value: Any) -> bool:
+    flag = as_bool(value)
+    if flag is None:
+        raise TypeError(f"{argument} should be of type bool, got: {described(value)}")
+    return flag
 
 
-def _check_dropout(dropout: float, num_layers: int) -> None:
-    if isinstance(dropout, bool) or not isinstance(dropout, (int, float)) or not 0 <= dropout <= 1:
+def _check_dropout(dropout: Any, num_layers: int) -> float:
+    share = as_number(dropout)
+    if share is None or not 0 <= share <= 1:
         raise ValueError(
             "dropout should be a number in range [0, 1] representing the probability of an "
             f"element being zeroed, got {dropout!r}"
         )
-    if dropout > 0 and num_layers == 1:
+    if share > 0 and num_layers == 1:
         warnings.warn(
             "dropout option adds dropout after all but last recurrent layer, so non-zero dropout "
-            f"expects num_layers greater than 1, but got dropout={dropout} and num_layers=1",
+            f"expects num_layers greater than 1, but got dropout={share} and num_layers=1",
             stacklevel=3,
         )
+    return share
