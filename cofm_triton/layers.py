@@ -39,6 +39,8 @@ from cofm_triton.matrix_cache import kept
 from cofm_triton.ops.backends import BACKENDS, resolve
 from cofm_triton.ops.dtypes import REAL_DTYPES, state_dtype
 from cofm_triton.ops.rnn_readout import apply_rnn_readout, is_fused
+from cofm_triton.options import OptionsInState
+from cofm_triton.parameter_groups import UndecayedRecurrence
 from cofm_triton.parameterization import lru_normalization, spread_rates
 from cofm_triton.parameterization import parameterization as look_up
 from cofm_triton.recurrent_matrix import congruence, decay_rate, diagonal_plus
@@ -49,7 +51,7 @@ RECURRENCES = ("diagonal", "orthogonal", "dense", "ssm")
 _MATRICES = {"orthogonal": "basis", "dense": "weight_hh"}
 
 
-class StableRNN(nn.Module):
+class StableRNN(OptionsInState, UndecayedRecurrence):
     """A stack of recurrent layers whose decay rates are f(w) > 0 of a free parameter w.
 
     Arguments, shapes and conventions are those of `torch.nn.RNN`, after the star come ours.
@@ -88,6 +90,15 @@ class StableRNN(nn.Module):
             or float64; `torch.nn.utils.parametrize.remove_parametrizations(layer, "basis_l0")` lifts both.
         weight_hh_l0: (D, D), of "dense".
         Layer k has the suffix `_l{k}`, the backward direction `_l{k}_reverse`.
+
+    Weight decay:
+        pulls raw rates to 0, where units forget at once. Give optimisers with decay, such as `torch.optim.AdamW`, the
+        groups of `cofm_triton.parameter_groups(model, weight_decay=...)`. Helpers that follow timm's method
+        `no_weight_decay()` or the marks `_no_weight_decay` and `_optim` of mamba and S4 find them here.
+
+    Saving:
+        the `state_dict` holds, as `_extra_state`, the options that give the weights their meaning (`options.py`), and
+        a layer with other options refuses it.
 
     Shapes:
         input (T, B, d), (B, T, d) with `batch_first`, (T, d) unbatched, or a `PackedSequence`;
@@ -189,6 +200,7 @@ class StableRNN(nn.Module):
             width = input_size if layer == 0 else hidden_size * self._directions
             for suffix in suffixes:
                 self._add_parameters(suffix, width, device, dtype)
+        self._mark()
         self.reset_parameters()
 
     def _add_parameters(
@@ -656,6 +668,10 @@ class RNNFunctional(nn.Module):
         """
         output, h_n = self.rnn.step(x, hx)
         return self.readout(output), h_n
+
+    def no_weight_decay(self) -> set[str]:
+        """As `StableRNN.no_weight_decay`: helpers ask the outermost module."""
+        return {f"rnn.{name}" for name in self.rnn.no_weight_decay()}
 
     def stability_margin(self) -> float:
         """The smallest rate of the recurrence, 1 / time."""
