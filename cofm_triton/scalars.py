@@ -19,15 +19,13 @@ import torch
 def as_int(value: Any) -> int | None:
     """The value as an int; None if it is no integer. A bool is none."""
     value = _unwrapped(value)
-    if isinstance(value, bool) or hasattr(value, "shape") or not hasattr(value, "__index__"):
-        return None
-    return operator.index(value)
+    if isinstance(value, int):
+        return None if isinstance(value, bool) else int(value)
+    return operator.index(value) if hasattr(value, "__index__") and not hasattr(value, "shape") else None
 
 
 def as_number(value: Any) -> float | None:
     """The value as a float, infinite beyond its range; None if it is no real number. A bool is none."""
-    if isinstance(value, float):  # before all else: compilers follow this where the number is symbolic
-        return float(value)
     value = _unwrapped(value)
     if isinstance(value, bool) or not isinstance(value, Real):
         return None
@@ -134,6 +132,8 @@ def check_dtype(name: str, value: Any, accepted: Sequence[torch.dtype]) -> None:
 
 def _unwrapped(value: Any) -> Any:
     """The Python number inside numpy's scalars and 0-dimensional arrays and tensors; any other value as it is."""
+    if isinstance(value, (bool, int, float)):  # first: compilers follow this where the number is symbolic
+        return value
     if getattr(value, "shape", None) != () or not hasattr(value, "item") or getattr(value, "requires_grad", False):
         return value
     return value.item()
