@@ -28,7 +28,7 @@ from cofm_triton.directions import (
 )
 from cofm_triton.files import write_text
 from cofm_triton.model_errors import ErrorEvaluator
-from cofm_triton.scalars import as_int, as_number, check_choice, check_int, described
+from cofm_triton.scalars import as_int, as_number, check_choice, check_int, check_real, described
 from cofm_triton.worst_case import ascend
 
 if TYPE_CHECKING:
@@ -79,8 +79,10 @@ class PerturbationCurve:
         """The q-quantile over directions, (models, radii), linear between neighbours.
 
         Raises:
+            TypeError: q is no number.
             ValueError: q outside [0, 1].
         """
+        q = check_real("q", q)
         if not 0 <= q <= 1:
             raise ValueError(f"q must be in [0, 1], got {q!r}")
         ordered = self.per_direction.sort(-1).values

@@ -126,6 +126,7 @@ def test_flags_names_and_dtypes() -> None:
 X = torch.linspace(-1, 1, 12, dtype=torch.float64).reshape(2, 3, 2)
 MODEL = RNNFunctional(2, 2, nonlinearity="linear", bias=False, dt=0.25, dtype=torch.float64)
 Y = torch.ones(2, 3, 1, dtype=torch.float64)
+CURVE = cofm.perturbation_error(MODEL, X, Y, radii=[0.25], directions=3)
 TIMES = torch.arange(20, dtype=torch.float64)
 
 
@@ -223,6 +224,8 @@ NUMBERS: dict[str, Callable[[Any], Any]] = {
     "radii of a sweep": lambda a: sweep(radii=[a]),
     "radius of a sweep": lambda a: sweep(radius=a),
     "radii": lambda a: moved(radii=[a]),
+    "q": lambda a: CURVE.quantile(a),
+    "dt of a limit": lambda a: limit_radius("exp", 9, dt=a),
     "threshold": lambda a: limit_radius("exp", 9, threshold=a),
     "max_radius": lambda a: stability_verdict(target="exp", horizons=[5, 9], max_radius=a),
     "threshold of models": lambda a: slow_direction_radius(MODEL, X, Y, threshold=a, max_radius=a),
