@@ -108,7 +108,7 @@ def train(
     """Train one model on the first `training` images and test it on the others."""
     torch.manual_seed(seed)
     model = Classifier(make(name, width, settings.nonlinearity), width)
-    optimizer = torch.optim.AdamW(model.parameters(), settings.rate)
+    optimizer = torch.optim.AdamW(cofm.parameter_groups(model, weight_decay=0.01), settings.rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.rate, epochs * -(-training // BATCH))
     started = time.perf_counter()
     for _ in range(epochs):

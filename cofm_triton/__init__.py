@@ -8,6 +8,7 @@ from cofm_triton.loss import temporal_weights, temporally_weighted_mse
 from cofm_triton.memory import MemoryFunction, memory_function
 from cofm_triton.memory_sweep import MemorySweep, memory_sweep
 from cofm_triton.ops.backends import SlowBackendWarning
+from cofm_triton.parameter_groups import parameter_groups
 from cofm_triton.parameterization import PARAMETERIZATIONS, parameterization
 from cofm_triton.perturbation import PerturbationCurve, perturbation_error
 from cofm_triton.verdict import StabilityVerdict, stability_verdict
@@ -26,6 +27,7 @@ __all__ = [
     "linear_scan",
     "memory_function",
     "memory_sweep",
+    "parameter_groups",
     "parameterization",
     "perturbation_error",
     "rnn_scan",

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cofm_triton.nonlinearity import NONLINEARITIES
 from cofm_triton.ops.dtypes import DTYPES, PRECISIONS, REAL_DTYPES, state_dtype
+from cofm_triton.scalars import as_number, described
 
 
 def check_sequence(name: str, x: Any, *, allow_complex: bool) -> None:
@@ -101,12 +102,14 @@ def check_nonlinearity(nonlinearity: Any) -> None:
         raise ValueError(f"nonlinearity must be one of {NONLINEARITIES}, got {nonlinearity!r}")
 
 
-def check_step(dt: Any) -> None:
-    """`dt` is a finite positive number."""
-    if isinstance(dt, bool) or not isinstance(dt, (int, float)):
-        raise TypeError(f"dt must be a number, got {type(dt).__name__}")
-    if not 0 < dt < math.inf:  # not `isfinite`, which compilers do not follow where dt is symbolic
+def check_step(dt: Any) -> float:
+    """`dt` is a finite positive number: the number as a float."""
+    number = as_number(dt)
+    if number is None:
+        raise TypeError(f"dt must be a number, got {described(dt)}")
+    if not 0 < number < math.inf:  # not `isfinite`, which compilers do not follow where dt is symbolic
         raise ValueError(f"dt must be finite and positive, got {dt}")
+    return number
 
 
 def _names(dtypes: Any) -> str:

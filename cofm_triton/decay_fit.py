@@ -20,6 +20,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from cofm_triton.scalars import check_not_negative, check_real
+
 _BEGIN, _END = 0.25, 0.9  # of the record; the envelope of its last stretch looks at too few steps
 _FEWEST = 6  # points that are worth a fit of three parameters
 _MOST = 2000
@@ -98,8 +100,8 @@ def fit_decay(times: Tensor, values: Tensor, *, floor: float = 0.0, beta0: float
         beta0: passed on.
 
     Raises:
-        TypeError: an argument is no floating-point tensor.
-        ValueError: shapes that differ, or fewer than 6 values that are not zero nor rounding.
+        TypeError: `times` or `values` is no floating-point tensor, `floor` or `beta0` no number.
+        ValueError: shapes that differ, a negative floor, or fewer than 6 values that are not zero nor rounding.
 
     Example:
         >>> t = torch.arange(100, dtype=torch.float64)
@@ -108,6 +110,7 @@ def fit_decay(times: Tensor, values: Tensor, *, floor: float = 0.0, beta0: float
         ('exponential', 0.5)
     """
     _check(times, values)
+    floor, beta0 = check_not_negative("floor", floor, finite=False), check_real("beta0", beta0)
     t, value = times.detach().double().cpu(), values.detach().double().cpu()
     if not bool(value.isfinite().all()):
         return _no_decay(t, math.inf, beta0)

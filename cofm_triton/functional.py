@@ -70,7 +70,7 @@ def linear_scan(
     """
     check_sequence("x", x, allow_complex=True)
     check_companion("decay", decay, x)
-    check_bool("reverse", reverse)
+    reverse = check_bool("reverse", reverse)
     if decay.dim() > 3 or not _broadcasts(decay.shape, x.shape):
         raise ValueError(
             f"decay must have shape (D,) or broadcast to (B, T, D) = {tuple(x.shape)}, got {tuple(decay.shape)}"
@@ -145,7 +145,7 @@ def rnn_scan(
     """
     check_sequence("x", x, allow_complex=False)
     check_per_channel("rate", rate, x)
-    check_step(dt)
+    dt = check_step(dt)
     check_nonlinearity(nonlinearity)
     if solver not in SOLVERS:
         raise ValueError(f"solver must be one of {SOLVERS}, got {solver!r}")
@@ -162,7 +162,7 @@ def rnn_scan(
         return reference.rnn_scan(x, rate, h0, dt=dt, nonlinearity=nonlinearity, seq_starts=seq_starts)
     w = rate.to(state_dtype(x.dtype))
     return apply_rnn_scan(
-        x, w, h0, seq_starts, float(dt), nonlinearity, chosen, solver, parameterization, discretization
+        x, w, h0, seq_starts, dt, nonlinearity, chosen, solver, parameterization, discretization
     )
 
 
@@ -213,7 +213,7 @@ def dense_rnn(
     """
     check_sequence("x", x, allow_complex=False)
     check_matrix("weight", weight, x)
-    check_step(dt)
+    dt = check_step(dt)
     check_nonlinearity(nonlinearity)
     check_precision(precision)
     check_states("h0", h0, x, None)
@@ -222,7 +222,7 @@ def dense_rnn(
         from cofm_triton.reference import dense_rnn as definition
 
         return definition(x, weight, h0, dt=dt, nonlinearity=nonlinearity)
-    return apply_dense_rnn(x, weight, h0, float(dt), nonlinearity, precision, chosen)
+    return apply_dense_rnn(x, weight, h0, dt, nonlinearity, precision, chosen)
 
 
 def _broadcasts(shape: torch.Size, to: torch.Size) -> bool:

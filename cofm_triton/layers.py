@@ -40,10 +40,12 @@ from cofm_triton.matrix_cache import kept
 from cofm_triton.ops.backends import BACKENDS, resolve
 from cofm_triton.ops.dtypes import REAL_DTYPES, state_dtype
 from cofm_triton.ops.rnn_readout import apply_rnn_readout, is_fused
+from cofm_triton.options import OptionsInState
+from cofm_triton.parameter_groups import UndecayedRecurrence
 from cofm_triton.parameterization import lru_normalization, spread_weights
 from cofm_triton.parameterization import parameterization as look_up
 from cofm_triton.recurrent_matrix import congruence, decay_rate, diagonal_plus
-from cofm_triton.scalars import check_dtype, check_number
+from cofm_triton.scalars import as_bool, as_int, as_number, check_dtype, check_number, described
 from cofm_triton.wide import widened
 
 RECURRENCES = ("diagonal", "orthogonal", "dense", "ssm")
@@ -51,7 +53,7 @@ RECURRENCES = ("diagonal", "orthogonal", "dense", "ssm")
 _MATRICES = {"orthogonal": "basis", "dense": "weight_hh"}
 
 
-class StableRNN(nn.Module):
+class StableRNN(OptionsInState, UndecayedRecurrence):
     """A stack of recurrent layers whose decay rates are f(w) > 0 of a free parameter w.
 
     Arguments, shapes and conventions are those of `torch.nn.RNN`, after the star come ours.
@@ -89,6 +91,15 @@ class StableRNN(nn.Module):
             gives P; `cayley.cayley_inverse(P)` is a free matrix for a given P.
         weight_hh_l0: (D, D), of "dense".
         Layer k has the suffix `_l{k}`, the backward direction `_l{k}_reverse`.
+
+    Weight decay:
+        pulls raw rates to 0, where units forget at once. Give optimisers with decay, such as `torch.optim.AdamW`, the
+        groups of `cofm_triton.parameter_groups(model, weight_decay=...)`. Helpers that follow timm's method
+        `no_weight_decay()` or the marks `_no_weight_decay` and `_optim` of mamba and S4 find them here.
+
+    Saving:
+        the `state_dict` holds, as `_extra_state`, the options that give the weights their meaning (`options.py`), and
+        a layer with other options refuses it.
 
     Shapes:
         input (T, B, d), (B, T, d) with `batch_first`, (T, d) unbatched, or a `PackedSequence`;
@@ -138,17 +149,17 @@ class StableRNN(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        _check_size("input_size", input_size)
-        _check_size("hidden_size", hidden_size)
-        _check_size("num_layers", num_layers)
-        _check_bool("bias", bias)
-        _check_bool("batch_first", batch_first)
-        _check_bool("bidirectional", bidirectional)
-        _check_bool("constrained", constrained)
-        _check_bool("normalize_input", normalize_input)
-        _check_dropout(dropout, num_layers)
-        check_number("dt", dt)
-        check_number("max_time_scale", max_time_scale, above=1.0)
+        input_size = _check_size("input_size", input_size)
+        hidden_size = _check_size("hidden_size", hidden_size)
+        num_layers = _check_size("num_layers", num_layers)
+        bias = _check_bool("bias", bias)
+        batch_first = _check_bool("batch_first", batch_first)
+        bidirectional = _check_bool("bidirectional", bidirectional)
+        constrained = _check_bool("constrained", constrained)
+        normalize_input = _check_bool("normalize_input", normalize_input)
+        dropout = _check_dropout(dropout, num_layers)
+        dt = check_number("dt", dt)
+        max_time_scale = check_number("max_time_scale", max_time_scale, above=1.0)
         if dtype is not None:
             check_dtype("dtype", dtype, REAL_DTYPES)
         if recurrence not in RECURRENCES:
@@ -172,15 +183,15 @@ class StableRNN(nn.Module):
         self.nonlinearity = nonlinearity
         self.bias = bias
         self.batch_first = batch_first
-        self.dropout = float(dropout)
+        self.dropout = dropout
         self.bidirectional = bidirectional
         self.parameterization = parameterization
         self.recurrence = recurrence
-        self.dt = float(dt)
+        self.dt = dt
         self.discretization = discretization
         self.constrained = constrained
         self.normalize_input = normalize_input
-        self.max_time_scale = float(max_time_scale)
+        self.max_time_scale = max_time_scale
         self.backend = backend
         self._suffixes = [
             [f"_l{layer}{direction}" for direction in ("", "_reverse")[: self._directions]]
@@ -190,6 +201,7 @@ class StableRNN(nn.Module):
             width = input_size if layer == 0 else hidden_size * self._directions
             for suffix in suffixes:
                 self._add_parameters(suffix, width, device, dtype)
+        self._mark()
         self.reset_parameters()
 
     def _add_parameters(
@@ -613,8 +625,9 @@ class RNNFunctional(nn.Module):
 
     def __init__(self, input_size: int, hidden_size: int, output_size: int = 1, **options: Any) -> None:
         super().__init__()
-        _check_size("output_size", output_size)
-        if options.setdefault("batch_first", True) is not True:
+        output_size = _check_size("output_size", output_size)
+        hidden_size = _check_size("hidden_size", hidden_size)
+        if as_bool(options.setdefault("batch_first", True)) is not True:
             raise ValueError(f"batch_first must be True, got {options['batch_first']!r}")
         self.rnn = StableRNN(input_size, hidden_size, **options)
         self.readout = nn.Linear(
@@ -691,6 +704,10 @@ class RNNFunctional(nn.Module):
         output, h_n = self.rnn.step(x, hx)
         return self.readout(output), h_n
 
+    def no_weight_decay(self) -> set[str]:
+        """As `StableRNN.no_weight_decay`: helpers ask the outermost module."""
+        return {f"rnn.{name}" for name in self.rnn.no_weight_decay()}
+
     def stability_margin(self) -> float:
         """The smallest rate of the recurrence, 1 / time."""
         return self.rnn.stability_margin()
@@ -739,27 +756,33 @@ def _like(h0: Tensor | None, e: Tensor) -> Tensor | None:
     return h0 if h0 is None or h0.dtype == state_dtype(e.dtype) else h0.to(e.dtype)
 
 
-def _check_size(argument: str, value: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{argument} should be of type int, got: {type(value).__name__}")
-    if value <= 0:
-        raise ValueError(f"{argument} must be greater than zero, got {value}")
+def _check_size(argument: str, value: Any) -> int:
+    number = as_int(value)
+    if number is None:
+        raise TypeError(f"{argument} should be of type int, got: {described(value)}")
+    if number <= 0:
+        raise ValueError(f"{argument} must be greater than zero, got {number}")
+    return number
 
 
-def _check_bool(argument: str, value: bool) -> None:
-    if not isinstance(value, bool):
-        raise TypeError(f"{argument} should be of type bool, got: {type(value).__name__}")
+def _check_bool(argument: str, value: Any) -> bool:
+    flag = as_bool(value)
+    if flag is None:
+        raise TypeError(f"{argument} should be of type bool, got: {described(value)}")
+    return flag
 
 
-def _check_dropout(dropout: float, num_layers: int) -> None:
-    if isinstance(dropout, bool) or not isinstance(dropout, (int, float)) or not 0 <= dropout <= 1:
+def _check_dropout(dropout: Any, num_layers: int) -> float:
+    share = as_number(dropout)
+    if share is None or not 0 <= share <= 1:
         raise ValueError(
             "dropout should be a number in range [0, 1] representing the probability of an "
             f"element being zeroed, got {dropout!r}"
         )
-    if dropout > 0 and num_layers == 1:
+    if share > 0 and num_layers == 1:
         warnings.warn(
             "dropout option adds dropout after all but last recurrent layer, so non-zero dropout "
-            f"expects num_layers greater than 1, but got dropout={dropout} and num_layers=1",
+            f"expects num_layers greater than 1, but got dropout={share} and num_layers=1",
             stacklevel=3,
         )
+    return share

@@ -32,7 +32,7 @@ def temporal_weights(
         >>> temporal_weights(2).tolist()
         [0.4, 1.6]
     """
-    check_int("length", length)
+    length = check_int("length", length)
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise TypeError(f"dtype must be a real floating-point torch.dtype, got {dtype!r}")
     squares = torch.arange(1, length + 1, dtype=torch.float64, device=device) ** 2

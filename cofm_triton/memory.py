@@ -15,7 +15,6 @@ import io
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from numbers import Real
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +28,7 @@ from cofm_triton.memory_evaluator import MemoryEvaluator
 from cofm_triton.memory_search import NORMS
 from cofm_triton.model_errors import check_module
 from cofm_triton.progress import Progress
-from cofm_triton.scalars import check_choice, check_int, check_number
+from cofm_triton.scalars import as_int, as_number, check_choice, check_int, check_number, described
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -230,24 +229,24 @@ def evaluator_of(
     if getattr(model.rnn if isinstance(model, RNNFunctional) else model, "bidirectional", False):
         raise ValueError("model must be causal to have a memory function, got bidirectional=True")
     steps = log_steps(length, samples)
-    check_number("radius", radius)
+    radius = check_number("radius", radius)
     check_choice("norm", norm, tuple(NORMS))
     if min_radius is not None:
-        check_number("min_radius", min_radius)
+        min_radius = check_number("min_radius", min_radius)
         if min_radius > radius:
             raise ValueError(f"min_radius must not exceed radius, {radius!r}, got {min_radius!r}")
     size = _input_size(model, input_size, inputs)
     if initial_output is not None and isinstance(model, RNNFunctional):
         raise ValueError("initial_output must be None for an RNNFunctional: it is the bias of the read-out")
     if initial_output is not None:
-        _check_initial_output(initial_output)
+        initial_output = _initial_output(initial_output)
     return MemoryEvaluator(
         model,
         size,
         steps,
         _step(model, dt),
-        radius=float(radius),
-        min_radius=None if min_radius is None else float(min_radius),
+        radius=radius,
+        min_radius=min_radius,
         norm=norm,
         probe=probe,
         inputs=_inputs(inputs, size),
@@ -274,15 +273,18 @@ def log_steps(length: int, samples: int | None) -> Tensor:
     return torch.cat((torch.zeros(1, device="cpu"), ((length - 1) ** share).round())).long().unique()
 
 
-def _check_initial_output(value: Any) -> None:
-    """`value` is a finite number or tensor of numbers; whether it has one per output, the first output tells."""
-    if isinstance(value, bool) or not isinstance(value, (Tensor, Real)):
-        raise TypeError(f"initial_output must be a number or a tensor (p,), got {type(value).__name__}")
-    numbers = torch.as_tensor(value, device="cpu")
+def _initial_output(value: Any) -> Tensor | float:
+    """A finite number or tensor of numbers; whether it has one per output, the first output tells."""
+    number = as_number(value)
+    if number is None and (not isinstance(value, Tensor) or value.dtype == torch.bool):
+        raise TypeError(f"initial_output must be a number or a tensor (p,), got {described(value)}")
+    given: Tensor | float = value if number is None else number
+    numbers = torch.as_tensor(given, device="cpu")
     if numbers.is_complex() or numbers.dim() > 1:
         raise ValueError(f"initial_output must be a real number or a tensor (p,), got {value!r}")
     if not bool(numbers.isfinite().all()):
         raise ValueError(f"initial_output must be finite, got {value!r}")
+    return given
 
 
 def _step(model: nn.Module, dt: float | None) -> float:
@@ -290,25 +292,25 @@ def _step(model: nn.Module, dt: float | None) -> float:
     own = layer.dt if isinstance(layer, StableRNN) else None
     if dt is None:
         return 1.0 if own is None else own
-    check_number("dt", dt)
+    dt = check_number("dt", dt)
     if own is not None and dt != own:
         raise ValueError(f"dt must be None or that of the model, {own!r}, got {dt!r}")
-    return float(dt)
+    return dt
 
 
 def _input_size(model: nn.Module, input_size: int | None, inputs: Tensor | None) -> int:
     """d: of the model's own, of the argument, or of the inputs."""
     layer = model.rnn if isinstance(model, RNNFunctional) else model
-    own = getattr(layer, "input_size", None)
+    own = as_int(getattr(layer, "input_size", None))
     given = input_size
     if given is None and isinstance(inputs, Tensor) and inputs.dim() == 2:
         given = inputs.shape[1]
     if given is not None:
         given = check_int("input_size", given, 1)
-    if isinstance(own, int) and given is not None and given != own:
+    if own is not None and given is not None and given != own:
         name = "inputs must have shape (n, d) with d" if input_size is None else "input_size must be that of the model,"
         raise ValueError(f"{name} = {own}, got {given}")
-    size = own if isinstance(own, int) else given
+    size = given if own is None else own
     if size is None:
         raise ValueError(f"input_size must be given for a {type(model).__name__}, which has no input_size of its own")
     return size

@@ -17,6 +17,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from cofm_triton.scalars import as_int, described
+
 DEFAULT_LIMIT = 2**30
 """Bytes: a quarter of the 4 GiB of a small machine. It is no share of what happens to be free, because the last bits of
 a sum depend on its parts."""
@@ -33,11 +35,12 @@ def check_memory_limit(limit: int | None) -> int:
     """
     if limit is None:
         return DEFAULT_LIMIT
-    if isinstance(limit, bool) or not hasattr(limit, "__index__"):
-        raise TypeError(f"memory_limit must be a number of bytes (int) or None, got {type(limit).__name__}")
-    if limit < 1:
-        raise ValueError(f"memory_limit must be at least 1 byte, got {limit}")
-    return int(limit)
+    size = as_int(limit)
+    if size is None:
+        raise TypeError(f"memory_limit must be a number of bytes (int) or None, got {described(limit)}")
+    if size < 1:
+        raise ValueError(f"memory_limit must be at least 1 byte, got {size}")
+    return size
 
 
 class PeakBytes(TorchDispatchMode):

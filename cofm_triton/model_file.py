@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch.nn.utils.parametrize import type_before_parametrizations
 
 from cofm_triton._version import __version__
 from cofm_triton.files import write_bytes
-from cofm_triton.layers import RNNFunctional
+from cofm_triton.layers import RNNFunctional, StableRNN
+from cofm_triton.round_trip import check_round_trip
+from cofm_triton.scalars import as_int
 
 _KEY = "cofm"
 _SIZES = ("input_size", "hidden_size", "output_size")
@@ -47,7 +51,9 @@ def save_model(path: str | os.PathLike[str], model: RNNFunctional, notes: dict[s
     Raises:
         ImportError: safetensors is not installed.
         TypeError: `model` is no `RNNFunctional`, or `notes` are no dict of JSON values.
-        ValueError: `notes` hold NaN or infinity, which are no JSON values either.
+        ValueError: `notes` hold NaN or infinity, which are no JSON values either; or `load_model` could not bring the
+            model back: it is parametrised or pruned, its weights are tied or not dense, a part of it was replaced. The
+            message says what to do.
 
     Example:
         >>> save_model("/dev/shm/example.safetensors", RNNFunctional(1, 4))
@@ -56,18 +62,48 @@ def save_model(path: str | os.PathLike[str], model: RNNFunctional, notes: dict[s
         raise TypeError(f"model must be an RNNFunctional, got {type(model).__name__}")
     if not isinstance(notes, (dict, type(None))):
         raise TypeError(f"notes must be a dict or None, got {type(notes).__name__}")
+    twin = _twin(model)
+    check_round_trip(model, twin)
     header = {
         "version": __version__,
-        "input_size": model.rnn.input_size,
-        "hidden_size": model.rnn.hidden_size,
-        "output_size": model.readout.out_features,
-        "options": {name: getattr(model.rnn, name) for name in _OPTIONS},
+        "input_size": twin.rnn.input_size,
+        "hidden_size": twin.rnn.hidden_size,
+        "output_size": twin.readout.out_features,
+        "options": {name: getattr(twin.rnn, name) for name in _OPTIONS},
         "notes": notes or {},
     }
     tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     with _safetensors_needed():
         from safetensors.torch import save
     write_bytes(path, save(tensors, metadata={_KEY: _json(header)}))
+
+
+def _twin(model: RNNFunctional) -> RNNFunctional:
+    """What `load_model` will build, without numbers.
+
+    Raises:
+        ValueError: the parts of the model are not those of an `RNNFunctional`, or their attributes no options.
+    """
+    for name, kind in (("rnn", StableRNN), ("readout", torch.nn.Linear)):
+        part = getattr(model, name)
+        if type_before_parametrizations(part) is not kind:
+            raise ValueError(
+                f"model.{name} must be a {kind.__name__} to come back from a file, got {type(part).__name__}: "
+                "save its state_dict instead"
+            )
+    options = {name: getattr(model.rnn, name) for name in _OPTIONS}
+    sizes = model.rnn.input_size, model.rnn.hidden_size, model.readout.out_features
+    try:
+        return _build(sizes, options, torch.float32, "meta")
+    except TypeError as error:
+        raise ValueError(f"model has attributes that are no options: {error}") from error
+
+
+def _build(sizes: tuple[int, ...], options: dict[str, Any], dtype: torch.dtype, device: str) -> RNNFunctional:
+    """A model whose weights are still to come; drawing them leaves torch's random numbers as they are."""
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about options: whoever made the model has heard it
+        return RNNFunctional(*sizes, dtype=dtype, device=device, **options)
 
 
 def load_model(path: str | os.PathLike[str], device: torch.device | str | None = None) -> RNNFunctional:
@@ -78,7 +114,7 @@ def load_model(path: str | os.PathLike[str], device: torch.device | str | None =
         device: where to put it; None is the CPU.
 
     Returns:
-        The model, with the dtype of the saved weights.
+        The model, each weight with the dtype that it was saved with.
 
     Raises:
         ImportError: safetensors is not installed.
@@ -92,14 +128,30 @@ def load_model(path: str | os.PathLike[str], device: torch.device | str | None =
     """
     header, tensors = _read(path)
     with _refusing(path):
-        model = RNNFunctional(
-            *(header[name] for name in _SIZES),
-            dtype=tensors["rnn.rate_l0"].dtype,
-            device="cpu",  # what a device cannot do is no fault of the file
-            **header["options"],
-        )
+        sizes, options = tuple(header[name] for name in _SIZES), header["options"]
+        _check_count(sizes, options, sum(tensor.numel() for tensor in tensors.values()))
+        model = _build(sizes, options, tensors["rnn.rate_l0"].dtype, "cpu")  # other devices are no fault of the file
+        tensors.setdefault("rnn._extra_state", model.rnn.get_extra_state())  # earlier versions wrote none
+        for name, parameter in model.named_parameters():
+            parameter.data = parameter.data.to(tensors.get(name, parameter).dtype)
         model.load_state_dict(tensors)
     return model.to(device)
+
+
+def _check_count(sizes: tuple[Any, ...], options: Any, count: int) -> None:
+    """Raises ValueError where the numbers of the file do not make the model, before that is built.
+
+    What is no size at all is refused by the model's own checks.
+    """
+    options = options if isinstance(options, dict) else {}
+    layers, directions = as_int(options.get("num_layers", 1)), 1 + (options.get("bidirectional") is True)
+    d, m, p = (as_int(size) for size in sizes)
+    if d is None or m is None or p is None or layers is None or min(d, m, p, layers) < 1:
+        return
+    turns = (m - 1) // 2 if options.get("recurrence") in ("orthogonal", "dense") else 0
+    per_unit = layers * (1 + turns) + d + (layers - 1) * directions * m + p
+    if directions * m * per_unit > count:
+        raise ValueError(f"its header asks for at least {directions * m * per_unit} numbers, it holds {count}")
 
 
 def read_notes(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from cofm_triton.discretization import complement
 from cofm_triton.rate_numbers import EXP_LIMIT, INVERSE_A, INVERSE_B
-from cofm_triton.scalars import check_choice
+from cofm_triton.scalars import check_choice, check_int, check_not_negative, check_number
 from cofm_triton.wide import widened
 
 _SOFTPLUS_LINEAR_FROM = 40.0  # exp(-40) is below half an ulp of 40: the linear branch is exact
@@ -134,11 +134,7 @@ class Parameterization:
             >>> round(parameterization("inverse").modulus(1.0), 10)
             2.7320508076
         """
-        if isinstance(beta, bool) or not isinstance(beta, (int, float)):
-            raise TypeError(f"beta must be a real number, got {type(beta).__name__}")
-        if not beta >= 0:
-            raise ValueError(f"beta must be >= 0, got {beta!r}")
-        return self._modulus(float(beta))
+        return self._modulus(check_not_negative("beta", beta, finite=False))
 
 
 def _working(argument: str, value: Tensor) -> Tensor:
@@ -326,10 +322,15 @@ def spread_rates(count: int, kind: Parameterization, *, dt: float = 1.0, max_tim
     Returns:
         (count,) float64 on the CPU, ascending, 1 / time.
 
+    Raises:
+        TypeError, ValueError: no numbers, or out of range.
+
     Example:
         >>> spread_rates(3, parameterization("exp"), max_time_scale=100.0).tolist()
         [0.01, 0.1, 1.0]
     """
+    count, dt = check_int("count", count, 1), check_number("dt", dt)
+    max_time_scale = check_number("max_time_scale", max_time_scale, above=1.0)
     high = min(1 / dt, 0.9 * kind.range.high)
     if count == 1:
         position = torch.full((1,), 0.5, dtype=torch.float64, device="cpu")

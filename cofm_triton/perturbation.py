@@ -12,7 +12,7 @@ import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,7 @@ from cofm_triton.directions import (
 from cofm_triton.files import write_text
 from cofm_triton.model_errors import ErrorEvaluator
 from cofm_triton.progress import Finished, Progress, counting, ignore
-from cofm_triton.scalars import check_choice, check_int
+from cofm_triton.scalars import as_int, as_number, check_choice, check_int, check_real, described
 from cofm_triton.worst_case import ascend, evaluations
 
 if TYPE_CHECKING:
@@ -80,8 +80,10 @@ class PerturbationCurve:
         """The q-quantile over directions, (models, radii), linear between neighbours.
 
         Raises:
+            TypeError: q is no number.
             ValueError: q outside [0, 1].
         """
+        q = check_real("q", q)
         if not 0 <= q <= 1:
             raise ValueError(f"q must be in [0, 1], got {q!r}")
         ordered = self.per_direction.sort(-1).values
@@ -347,16 +349,21 @@ def check_radii(radii: Tensor | Sequence[float] | None) -> Tensor:
     """The radii as a float64 tensor, the paper's when None."""
     if radii is None:
         return paper_radii()
+    plain: Any = radii
+    if isinstance(radii, Sequence):
+        plain = [radius if as_number(radius) is None else as_number(radius) for radius in radii]
     try:
-        given = torch.as_tensor(radii, device="cpu").detach()
+        given = torch.as_tensor(plain, device="cpu").detach()
     except (TypeError, ValueError, RuntimeError):
         raise TypeError(f"radii must be a list of numbers, got {radii!r}") from None
     if given.is_complex() or given.dtype == torch.bool:
         raise TypeError(f"radii must be real numbers, got {radii!r}")
     if given.dim() != 1 or len(given) == 0:
         raise ValueError(f"radii must be a non-empty list of numbers, got {radii!r}")
+    if not isinstance(radii, Tensor) and any(as_number(radius) is None for radius in plain):
+        raise TypeError(f"radii must be a list of numbers, got {radii!r}")
     # A list is read once more: PyTorch's default dtype would round its numbers.
-    grid = given.double() if isinstance(radii, Tensor) else torch.as_tensor(radii, dtype=torch.float64, device="cpu")
+    grid = given.double() if isinstance(radii, Tensor) else torch.as_tensor(plain, dtype=torch.float64, device="cpu")
     if not bool(((grid >= 0) & grid.isfinite()).all()):
         raise ValueError(f"radii must be finite and not negative, got {radii!r}")
     return grid
@@ -374,8 +381,8 @@ def make_directions(
         return [slow_direction(model, ball=ball)]
     shapes = parameter_shapes(model)
     if not isinstance(directions, Sequence):
-        if isinstance(directions, bool) or not hasattr(directions, "__index__"):
-            raise TypeError(f"directions must be a count or a list of dicts, got {type(directions).__name__}")
+        if as_int(directions) is None:
+            raise TypeError(f"directions must be a count or a list of dicts, got {described(directions)}")
         count = check_int("directions", directions, 1)
         return random_directions(shapes, range(count), seed=seed, ball=ball)
     if not directions:

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from cofm_triton.cells import StackedCells, impulse_response
 from cofm_triton.loss import temporal_weights
-from cofm_triton.scalars import check_choice
+from cofm_triton.scalars import check_choice, check_int
 
 QUADRATIC_METRICS = ("twe", "mse")
 
@@ -43,6 +43,7 @@ def step_weights(length: int, metric: str) -> Tensor:
         ValueError: metric has no weights.
     """
     check_choice("metric", metric, QUADRATIC_METRICS)
+    length = check_int("length", length)
     if metric == "mse":
         return torch.full((length,), 1.0 / length, dtype=torch.float64, device="cpu")
     return temporal_weights(length, device="cpu") ** 2 / length

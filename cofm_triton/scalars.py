@@ -1,4 +1,9 @@
-"""Checks of numbers, names and flags: every message names the argument, what was given and what is accepted."""
+"""Checks of numbers, names and flags: every message names the argument, what was given and what is accepted.
+
+A number is Python's, numpy's, or a 0-dimensional array or tensor; checks give it back as Python's, which is what
+callers go on with. Arrays of one element are no numbers, and neither is a tensor that requires a gradient, which would
+end there.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +16,50 @@ from typing import Any
 import torch
 
 
+def as_int(value: Any) -> int | None:
+    """The value as an int; None if it is no integer. A bool is none."""
+    value = _unwrapped(value)
+    if isinstance(value, int):
+        return None if isinstance(value, bool) else int(value)
+    return operator.index(value) if hasattr(value, "__index__") and not hasattr(value, "shape") else None
+
+
+def as_number(value: Any) -> float | None:
+    """The value as a float, infinite beyond its range; None if it is no real number. A bool is none."""
+    value = _unwrapped(value)
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if operator.gt(value, 0) else -math.inf
+
+
+def as_bool(value: Any) -> bool | None:
+    """The value as a bool; None if it is neither True nor False."""
+    value = _unwrapped(value)
+    return value if isinstance(value, bool) else None
+
+
+def described(value: Any) -> str:
+    """What was given in place of a number, for a message: the type, of arrays and tensors what keeps them from it."""
+    name = type(value).__name__
+    if not isinstance(value, torch.Tensor) and name != "ndarray":
+        return name
+    gradient = " that requires a gradient" if getattr(value, "requires_grad", False) else ""
+    return f"{name} of shape {tuple(value.shape)} and dtype {value.dtype}{gradient}"
+
+
 def check_int(name: str, value: Any, least: int = 0, below: int | None = None) -> int:
-    """The value as an int, numpy's integers too.
+    """The value as an int.
 
     Raises:
         TypeError: no integer; a bool is none.
         ValueError: not in [least, below).
     """
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name} must be an int, got {type(value).__name__}")
-    number = operator.index(value)
+    number = as_int(value)
+    if number is None:
+        raise TypeError(f"{name} must be an int, got {described(value)}")
     if number < least:
         raise ValueError(f"{name} must be at least {least}, got {number}")
     if below is not None and number >= below:
@@ -28,26 +67,55 @@ def check_int(name: str, value: Any, least: int = 0, below: int | None = None) -
     return number
 
 
+def check_real(name: str, value: Any) -> float:
+    """The value as a float, infinities and NaN too.
+
+    Raises:
+        TypeError: no real number; a bool is none.
+    """
+    number = as_number(value)
+    if number is None:
+        raise TypeError(f"{name} must be a real number, got {described(value)}")
+    return number
+
+
 def check_number(name: str, value: Any, above: float = 0.0) -> float:
-    """The value as a float, numpy's numbers too.
+    """The value as a float.
 
     Raises:
         TypeError: no real number; a bool is none.
         ValueError: not finite, or not greater than `above`.
     """
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name} must be a real number, got {type(value).__name__}")
-    number = float(value)
+    number = check_real(name, value)
     if not above < number < math.inf:
         size = "positive" if above == 0 else f"greater than {above:g}"
         raise ValueError(f"{name} must be {size} and finite, got {value!r}")
     return number
 
 
-def check_bool(name: str, value: Any) -> None:
-    """Raises TypeError unless the value is True or False."""
-    if not isinstance(value, bool):
-        raise TypeError(f"{name} must be a bool, got {type(value).__name__}")
+def check_not_negative(name: str, value: Any, *, finite: bool = True) -> float:
+    """The value as a float, zero or more.
+
+    Raises:
+        TypeError: no real number; a bool is none.
+        ValueError: negative, NaN, or infinite where that is not accepted.
+    """
+    number = check_real(name, value)
+    if not number >= 0 or (finite and number == math.inf):
+        raise ValueError(f"{name} must be >= 0{' and finite' if finite else ''}, got {value!r}")
+    return number
+
+
+def check_bool(name: str, value: Any) -> bool:
+    """The value as a bool.
+
+    Raises:
+        TypeError: neither True nor False.
+    """
+    flag = as_bool(value)
+    if flag is None:
+        raise TypeError(f"{name} must be a bool, got {described(value)}")
+    return flag
 
 
 def check_choice(name: str, value: Any, accepted: Sequence[str]) -> None:
@@ -60,3 +128,12 @@ def check_dtype(name: str, value: Any, accepted: Sequence[torch.dtype]) -> None:
     """Raises TypeError unless the value is one of the accepted dtypes."""
     if value not in tuple(accepted):
         raise TypeError(f"{name} must be one of {', '.join(map(str, accepted))}, got {value!r}")
+
+
+def _unwrapped(value: Any) -> Any:
+    """The Python number inside numpy's scalars and 0-dimensional arrays and tensors; any other value as it is."""
+    if isinstance(value, (bool, int, float)):  # first: compilers follow this where the number is symbolic
+        return value
+    if getattr(value, "shape", None) != () or not hasattr(value, "item") or getattr(value, "requires_grad", False):
+        return value
+    return value.item()

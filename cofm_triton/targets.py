@@ -91,8 +91,7 @@ class Target:
             TypeError: an argument has the wrong type.
             ValueError: an argument is out of range.
         """
-        check_int("length", length)
-        check_number("dt", dt)
+        length, dt = check_int("length", length), check_number("dt", dt)
         return self.rho(torch.arange(length, dtype=torch.float64, device=device) * dt)
 
     def __call__(self, inputs: Tensor, *, dt: float = 1.0) -> Tensor:
@@ -241,10 +240,9 @@ def generate(
         (torch.Size([4, 100, 1]), torch.float64)
     """
     functional = target if isinstance(target, Target) else _lookup(target)
-    check_int("num_sequences", num_sequences)
-    check_int("length", length)
+    num_sequences, length = check_int("num_sequences", num_sequences), check_int("length", length)
     seed = check_int("seed", seed, below=2**64)
-    check_number("dt", dt)
+    dt = check_number("dt", dt)
     check_choice("input", input, INPUTS)
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise TypeError(f"dtype must be a real floating-point torch.dtype, got {dtype!r}")

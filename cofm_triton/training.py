@@ -33,6 +33,7 @@ from cofm_triton.loss import temporal_weights
 from cofm_triton.parameterization import parameterization as lookup_parameterization
 from cofm_triton.progress import Progress, counting
 from cofm_triton.quadratic_form import QuadraticForm
+from cofm_triton.scalars import check_int, check_number
 
 INITIAL_RATES = (0.5, 2.0)
 """Fresh rates are log-uniform in this range, in 1 / dt, as the decay exp(-dt rate) per step."""
@@ -64,15 +65,17 @@ def initial_model(
         nonlinearity: activation, as in `RNNFunctional`.
         dt: time step.
         discretization: "exact" or "euler".
-        seed: of the initial numbers.
+        seed: of the initial numbers, in [0, 2**44).
 
     Raises:
+        TypeError: no numbers where there should be.
         ValueError: an unknown name, or a width or dt that is not positive.
 
     Example:
         >>> initial_model(8, parameterization="exp").rnn.rate_l0.shape
         torch.Size([8])
     """
+    width, dt, seed = check_int("width", width, 1), check_number("dt", dt), check_int("seed", seed, below=2**44)
     model = RNNFunctional(
         1,
         width,
@@ -133,7 +136,9 @@ def with_nonlinearity(model: RNNFunctional, nonlinearity: str) -> RNNFunctional:
         dtype=rnn.rate_l0.dtype,
         device=rnn.rate_l0.device,
     )
-    copy.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        for ours, theirs in zip(copy.parameters(), model.parameters(), strict=True):
+            ours.copy_(theirs)
     if nonlinearity != "linear":
         with torch.no_grad():
             rate = lookup_parameterization(rnn.parameterization).rate(rnn.rate_l0)
@@ -164,7 +169,8 @@ def train_linear(
         (models,) float64, the loss before the last step, over that of the zero model.
 
     Raises:
-        ValueError: models of different kind or not linear, or steps below 1.
+        TypeError: no numbers where there should be.
+        ValueError: models of different kind or not linear, or a number out of range.
     """
     packed = _Packed(models)
     if packed.nonlinearity != "linear":
@@ -209,11 +215,12 @@ def train_sequences(
         model.
 
     Raises:
-        ValueError: models of different kind, or shapes that do not fit.
+        TypeError: no numbers where there should be.
+        ValueError: models of different kind, shapes that do not fit, or a number out of range.
     """
     _check_data(inputs, targets)
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    steps, batch_size = check_int("steps", steps, 1), check_int("batch_size", batch_size, 1)
+    seed = check_int("seed", seed, below=2**64)
     packed = _Packed(models, inputs)
     weights = temporal_weights(inputs.shape[1], device="cpu").to(inputs)[:, None]
     generator = torch.Generator().manual_seed(seed)
@@ -379,8 +386,7 @@ def _adam(
     progress: Progress | None,
 ) -> Tensor:
     """Minimise every model's loss; the last step's losses, (models,) float64."""
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}")
+    steps, learning_rate = check_int("steps", steps, 1), check_number("learning_rate", learning_rate)
     finished = counting(progress, steps)
     optimizer = torch.optim.Adam(packed.parameters(), lr=learning_rate, betas=(0.9, 0.99), fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(

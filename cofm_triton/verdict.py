@@ -32,7 +32,7 @@ from cofm_triton.model_errors import ErrorEvaluator
 from cofm_triton.perturbation import as_family, errors_along
 from cofm_triton.progress import Progress, counting
 from cofm_triton.quadratic_form import QUADRATIC_METRICS, step_weights
-from cofm_triton.scalars import check_choice, check_int, check_number
+from cofm_triton.scalars import check_choice, check_int, check_number, check_real
 from cofm_triton.targets import Target
 from cofm_triton.targets import target as look_up_target
 
@@ -105,7 +105,7 @@ def slow_direction_radius(
     Raises:
         TypeError, ValueError: as `perturbation_error`, and for numbers out of range.
     """
-    _check_search(threshold, max_radius)
+    threshold, max_radius = _check_search(threshold, max_radius)
     family = as_family(models)
     evaluator = _checked_evaluator(family, inputs, targets, metric, dtype)
     return _radii([evaluator] * len(family), family, threshold, max_radius, progress)
@@ -175,11 +175,11 @@ def limit_radius(
         >>> round(limit_radius("exp", 100), 4)
         0.4488
     """
-    _check_search(threshold, max_radius)
+    threshold, max_radius = _check_search(threshold, max_radius)
     check_choice("parameterization", parameterization, LIMITS)
     check_choice("metric", metric, QUADRATIC_METRICS)
     length = check_int("length", length, 1)
-    check_number("dt", dt)
+    dt = check_number("dt", dt)
     rho = _impulse_response(target)
     tail = step_weights(length, metric).flip(0).cumsum(0).flip(0)  # V_s
     time = torch.arange(length, dtype=torch.float64, device="cpu") * dt
@@ -255,6 +255,7 @@ def stability_verdict(
             raise ValueError("inputs and targets must not be given with target")
         if not isinstance(horizons, Iterable):
             raise TypeError(f"horizons must be a list of lengths, got {horizons!r}")
+        threshold, max_radius = _check_search(threshold, max_radius)
         lengths = sorted(check_int("horizons", length, 1) for length in horizons)
         _check_horizons(lengths)
         finished, radii = counting(progress, len(lengths)), []
@@ -271,7 +272,7 @@ def stability_verdict(
             radii.append(radius)
             finished(1)
         return judge(lengths, radii, [limit_resolution(parameterization)] * len(lengths), max_radius=max_radius)
-    _check_search(threshold, max_radius)
+    threshold, max_radius = _check_search(threshold, max_radius)
     family, data = _matched(models, inputs, targets)
     evaluators = [_checked_evaluator([model], *pair, metric, dtype) for model, pair in zip(family, data, strict=True)]
     _check_horizons([x.shape[1] for x, _ in data])
@@ -329,8 +330,13 @@ def judge(
         margin: smallest rate, passed on.
 
     Raises:
+        TypeError: an argument of the wrong type.
         ValueError: fewer than two different horizons, or lengths that do not match.
     """
+    horizons = [check_int("horizons", length, 1) for length in horizons]
+    radii = [check_real("radii", radius) for radius in radii]
+    resolutions = [check_real("resolutions", radius) for radius in resolutions]
+    max_radius, margin = check_real("max_radius", max_radius), check_real("margin", margin)
     _check_horizons(horizons)
     for name, values in (("radii", radii), ("resolutions", resolutions)):
         if len(values) != len(horizons):
@@ -443,9 +449,9 @@ def _impulse_response(target: str | Target | Function) -> Function:
     return target
 
 
-def _check_search(threshold: float, max_radius: float) -> None:
-    check_number("threshold", threshold)
-    check_number("max_radius", max_radius, above=_SMALLEST)
+def _check_search(threshold: float, max_radius: float) -> tuple[float, float]:
+    """Both as floats."""
+    return check_number("threshold", threshold), check_number("max_radius", max_radius, above=_SMALLEST)
 
 
 def _check_horizons(horizons: Sequence[int]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -100,9 +101,9 @@ def test_unknown_nonlinearities(bad: Any) -> None:
         check_nonlinearity(bad)
 
 
-@pytest.mark.parametrize("dt", [1, 0.5, 1e-300])
+@pytest.mark.parametrize("dt", [1, 0.5, 1e-300, np.float32(0.1), torch.ones(())])
 def test_steps(dt: float) -> None:
-    check_step(dt)
+    assert type(check_step(dt)) is float and check_step(dt) == dt
 
 
 @pytest.mark.parametrize("dt", [0, -1.0, float("inf"), float("nan")])
@@ -111,7 +112,7 @@ def test_steps_out_of_range(dt: float) -> None:
         check_step(dt)
 
 
-@pytest.mark.parametrize("dt", [None, "1", True, torch.ones(())])
+@pytest.mark.parametrize("dt", [None, "1", True, torch.ones(1)])
 def test_steps_of_other_types(dt: Any) -> None:
     with pytest.raises(TypeError, match="dt must be a number, got "):
         check_step(dt)

@@ -179,7 +179,7 @@ def test_exact_linear_layer_solves_the_differential_equation(recurrence: str) ->
     coarse = StableRNN(2, 4, batch_first=True, dt=0.8, **options)
     fine = StableRNN(2, 4, batch_first=True, dt=0.4, **options)
     randomise(coarse)
-    fine.load_state_dict(coarse.state_dict())
+    fine.load_state_dict({**coarse.state_dict(), "_extra_state": fine.get_extra_state()})  # the same under another dt
     x = data(3, 20, 2)
     output = fine(x.repeat_interleave(2, 1))[0][:, 1::2]
     torch.testing.assert_close(output, coarse(x)[0], rtol=1e-12, atol=1e-12)
@@ -626,6 +626,7 @@ def test_reset_draws_again_and_follows_the_global_seed() -> None:
     assert not torch.equal(layer.weight_ih_l0, first["weight_ih_l0"])
     torch.manual_seed(5)
     layer.reset_parameters()
+    assert layer.state_dict().keys() == first.keys()
     for name, value in layer.state_dict().items():
         assert torch.equal(value, first[name])
 
@@ -644,6 +645,7 @@ def test_parameter_names_and_shapes() -> None:
         "rnn.weight_ih_l0",
         "rnn.bias_l0",
         "rnn.rate_l0",
+        "rnn._extra_state",
         "readout.weight",
         "readout.bias",
     ]

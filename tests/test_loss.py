@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounter
 
 from cofm_triton import reference
 from cofm_triton.loss import temporal_weights, temporally_weighted_mse
@@ -97,3 +98,12 @@ def test_bad_length(length: Any, error: type[Exception]) -> None:
 def test_bad_dtype(dtype: Any) -> None:
     with pytest.raises(TypeError, match="dtype must be a real floating-point"):
         temporal_weights(5, dtype=dtype)
+
+
+def test_loss_compiles_once_for_all_lengths() -> None:
+    counter = CompileCounter()
+    compiled = torch.compile(temporally_weighted_mse, backend=counter, fullgraph=True, dynamic=True)
+    for length in (5, 8, 13):
+        y_hat, y = torch.randn(2, 3, length, 2)
+        assert torch.equal(compiled(y_hat, y), temporally_weighted_mse(y_hat, y))
+    assert counter.frame_count == 1

@@ -32,7 +32,7 @@ def test_round_trip_restores_options_and_bits(tmp_path: Path, options: dict[str,
     state = model.state_dict()
     assert copy.state_dict().keys() == state.keys()
     for name, value in copy.state_dict().items():
-        assert value.dtype == dtype
+        assert value.dtype == (torch.uint8 if name.endswith("_extra_state") else dtype)
         assert torch.equal(value, state[name])
     assert read_notes(path) == {"target": "exp"}
 
@@ -94,6 +94,54 @@ def test_a_header_that_does_not_fit_is_no_model_file(tmp_path: Path, text: str, 
     with pytest.raises(ValueError, match=r"path must be a cofm model file, '.*m\.safetensors' is none") as raised:
         load_model(path)
     assert reason in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"options": {"num_layers": 10**7}},
+        {"options": {"num_layers": 10**7, "recurrence": "dense", "bidirectional": True}},
+        {"options": {"recurrence": "dense"}, "hidden_size": 10**5},
+        {"hidden_size": 10**12},
+        {"input_size": 10**12},
+        {"output_size": 10**12},
+    ],
+)
+def test_sizes_are_compared_with_the_tensors_before_a_model_is_built(tmp_path: Path, changes: dict[str, Any]) -> None:
+    path = tmp_path / "m.safetensors"
+    save_file(RNNFunctional(1, 3).state_dict(), path, metadata={"cofm": header(**changes)})
+    with pytest.raises(ValueError, match=r"its header asks for at least \d+ numbers, it holds 525"):
+        load_model(path)
+
+
+def test_saving_and_loading_draw_no_random_numbers(tmp_path: Path) -> None:
+    model = RNNFunctional(1, 3, recurrence="orthogonal")
+    before = torch.random.get_rng_state()
+    save_model(tmp_path / "m", model)
+    load_model(tmp_path / "m")
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@pytest.mark.filterwarnings("error")
+def test_files_of_earlier_versions_have_no_options_beside_the_weights(tmp_path: Path) -> None:
+    model = RNNFunctional(1, 3, dt=0.5)
+    state = {name: value for name, value in model.state_dict().items() if "_extra_state" not in name}
+    save_file(state, tmp_path / "m", metadata={"cofm": header(options={"dt": 0.5})})
+    assert torch.equal(load_model(tmp_path / "m").rnn.get_extra_state(), model.rnn.get_extra_state())
+
+
+def test_header_and_weights_agree_on_the_options(tmp_path: Path) -> None:
+    save_file(RNNFunctional(1, 3, dt=0.5).state_dict(), tmp_path / "m", metadata={"cofm": header()})
+    with pytest.raises(ValueError, match=r"dt was 0\.5 and is 1\.0 here"):
+        load_model(tmp_path / "m")
+
+
+@pytest.mark.filterwarnings("error")
+def test_options_warn_once_in_the_life_of_a_model(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="dropout"):
+        model = RNNFunctional(1, 3, dropout=0.5)
+    save_model(tmp_path / "m", model)
+    assert load_model(tmp_path / "m").rnn.dropout == 0.5
 
 
 @pytest.mark.parametrize("read", [load_model, read_notes])

@@ -178,7 +178,7 @@ def test_only_real_floating_point_tensors(method: str, bad: object) -> None:
         getattr(parameterization("exp"), method)(bad)
 
 
-@pytest.mark.parametrize("bad", ["0.1", None, True, torch.tensor(0.1)])
+@pytest.mark.parametrize("bad", ["0.1", None, True, torch.tensor([0.1])])
 def test_modulus_takes_numbers(bad: object) -> None:
     with pytest.raises(TypeError, match="beta must be a real number"):
         parameterization("exp").modulus(bad)  # type: ignore[arg-type]

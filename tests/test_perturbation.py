@@ -436,6 +436,7 @@ X, Y = torch.zeros(2, 3, 1, dtype=torch.float64), torch.zeros(2, 3, 1, dtype=tor
         ({"radii": [[1.0], [1.0, 2.0]]}, TypeError, "radii must be a list of numbers"),
         ({"radii": torch.tensor([1j])}, TypeError, "radii must be real"),
         ({"radii": [True]}, TypeError, "radii must be real"),
+        ({"radii": [0.1, True]}, TypeError, "radii must be a list of numbers"),
         ({"directions": 0}, ValueError, "directions must be at least 1"),
         ({"directions": True}, TypeError, "directions must be a count"),
         ({"directions": []}, ValueError, "directions must hold at least one"),

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cofm_triton import verdict
 from cofm_triton.layers import RNNFunctional
@@ -91,7 +91,8 @@ def test_nonlinear_models_take_the_fused_path_to_the_same_radius() -> None:
         model = RNNFunctional(
             1, 1, nonlinearity=nonlinearity, parameterization="direct", discretization="euler", dtype=torch.float64
         )
-        model.load_state_dict(exact_exponential(0.3).state_dict())
+        weights = nn.utils.parameters_to_vector(exact_exponential(0.3).parameters())
+        nn.utils.vector_to_parameters(weights, model.parameters())
         radii += slow_direction_radius(model, x, exact_exponential(0.3)(x).detach())
     assert radii[0] == pytest.approx(radii[1], rel=2e-5)
 

@@ -45,6 +45,8 @@ class NamedModel:
 
         digest = hashlib.sha256(_ADDRESS.sub("", repr(self.module)).encode())
         for name, value in self.module.state_dict().items():
+            if not isinstance(value, torch.Tensor):  # extra state of a user's module, in no form that we know
+                continue
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
             digest.update(value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
