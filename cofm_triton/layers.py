@@ -253,12 +253,12 @@ class StableRNN(OptionsInState, UndecayedRecurrence):
                 basis = random_orthogonal(self.hidden_size, free.device)
                 assign(free, cayley_inverse(basis) if self.constrained else basis)
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any, **named: Any) -> None:
         """Weights of earlier versions too, which kept P by `torch.nn.utils.parametrizations.orthogonal`."""
         if self.recurrence == "orthogonal" and self.constrained:
             for suffix in chain.from_iterable(self._suffixes):
                 convert_parametrization(state_dict, prefix, "basis" + suffix)
-        super()._load_from_state_dict(state_dict, prefix, *rest)
+        super()._load_from_state_dict(state_dict, prefix, *rest, **named)
 
     def basis(self, suffix: str = "_l0") -> Tensor:
         """P of an orthogonal layer, differentiable.
