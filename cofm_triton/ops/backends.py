@@ -10,6 +10,8 @@ from types import ModuleType
 
 import torch
 
+from cofm_triton.ops.derivatives import exporting
+
 # "cpu" stands for the faster of the two that can run on the CPU.
 BACKENDS = ("triton", "cpu", "numba", "torch", "reference")
 
@@ -18,6 +20,8 @@ _PACKAGES = {
     "numba": "cofm_triton.cpu.jit",
     "torch": "cofm_triton.cpu.blocked",
 }
+# What a graph holds that is exported or traced, and may run elsewhere: the fastest where it runs.
+FASTEST = "auto"
 # Devices that Triton drives under these PyTorch device types.
 _TRITON_DEVICES = ("cuda", "xpu")
 # What the interpreter, whose programs run one after the other, is taken for: with 1, no launch ever splits time.
@@ -36,13 +40,13 @@ def interpreting() -> bool:
 def resolve(backend: str | None, device: torch.device) -> str:
     """The backend that will run tensors on `device`: one of "triton", "numba", "torch", "reference".
 
+    While a graph is exported or traced, None gives `FASTEST`; the graph's operators ask `fastest` where they run.
+
     Raises:
         ValueError: unknown name, or a forced backend that cannot run here; the message says what is missing.
     """
     if backend is None:
-        if device.type in _TRITON_DEVICES and INSTALLED["triton"]:
-            return "triton"
-        return "numba" if device.type == "cpu" and INSTALLED["numba"] else "torch"
+        return FASTEST if exporting() else fastest(device)
     if backend not in BACKENDS:
         raise ValueError(f"backend must be None or one of {BACKENDS}, got {backend!r}")
     if backend == "cpu":
@@ -63,6 +67,13 @@ def resolve(backend: str | None, device: torch.device) -> str:
                 "Triton's interpreter when TRITON_INTERPRET=1 is set before triton is first imported"
             )
     return backend
+
+
+def fastest(device: torch.device) -> str:
+    """The fastest backend that is installed for tensors on `device`."""
+    if device.type in _TRITON_DEVICES and INSTALLED["triton"]:
+        return "triton"
+    return "numba" if device.type == "cpu" and INSTALLED["numba"] else "torch"
 
 
 @cache
