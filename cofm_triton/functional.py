@@ -78,7 +78,7 @@ def linear_scan(
     check_seq_starts(seq_starts, x)
     check_states("h0", h0, x, seq_starts)
     chosen = resolve(backend, x.device)
-    if decay.shape == x.shape[2:]:
+    if decay.dim() == 1 and decay.shape == x.shape[2:]:
         decay = decay.to(state_dtype(x.dtype))
     elif all(size == 1 for size in decay.shape[:-1]):
         decay = decay.reshape(-1).to(state_dtype(x.dtype)).expand(x.shape[2])

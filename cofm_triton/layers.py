@@ -16,7 +16,7 @@ import math
 import warnings
 from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
-from typing import Any, overload
+from typing import Any, Literal, overload
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +35,7 @@ from cofm_triton.discretization import (
     matrix_step,
 )
 from cofm_triton.functional import dense_rnn, linear_scan, rnn_scan
+from cofm_triton.hooked_weights import remake_weights
 from cofm_triton.initialization import assign, random_orthogonal
 from cofm_triton.matrix_cache import kept
 from cofm_triton.ops.backends import BACKENDS, resolve
@@ -48,6 +49,10 @@ from cofm_triton.recurrent_matrix import congruence, decay_rate, diagonal_plus
 from cofm_triton.scalars import as_bool, as_int, as_number, check_dtype, check_number, described
 from cofm_triton.wide import widened
 
+_NO_SCRIPT = (
+    "torch.jit.script does not take cofm_triton's layers: use torch.export.export(model, inputs) or, inside a scripted "
+    "model, torch.jit.trace(layer, inputs)"
+)
 RECURRENCES = ("diagonal", "orthogonal", "dense", "ssm")
 # The matrix that a recurrence has besides its rates.
 _MATRICES = {"orthogonal": "basis", "dense": "weight_hh"}
@@ -56,7 +61,9 @@ _MATRICES = {"orthogonal": "basis", "dense": "weight_hh"}
 class StableRNN(OptionsInState, UndecayedRecurrence):
     """A stack of recurrent layers whose decay rates are f(w) > 0 of a free parameter w.
 
-    Arguments, shapes and conventions are those of `torch.nn.RNN`, after the star come ours.
+    Arguments, shapes and conventions are those of `torch.nn.RNN`, after the star come ours. One thing differs: h_n of a
+    16-bit layer, or of any layer under 16-bit autocast, is float32 as the states are. A stream that is carried from
+    chunk to chunk (`output, h = layer(chunk, h)`, h None at first) keeps all their digits; hx in 16 bits gives h_n so.
 
     Args:
         input_size: d, features of the input.
@@ -104,10 +111,14 @@ class StableRNN(OptionsInState, UndecayedRecurrence):
     Shapes:
         input (T, B, d), (B, T, d) with `batch_first`, (T, d) unbatched, or a `PackedSequence`;
         hx (num_layers * directions, B, D), unbatched (num_layers * directions, D), default zeros; in the input's dtype
-        or, so that chunks of 16-bit sequences continue from all its digits, in float32 (not packed: there the last
-        states are taken from the output).
-        output as the input with directions * D features, h_n as hx. T may be 0. With "ssm" h_n is
-        the state h, not the output act(h), so that a sequence can be continued from it.
+        or in that of its states, float32 for 16 bits.
+        output as the input with directions * D features. h_n as hx, without hx in the dtype of the states. T may be 0.
+        With "ssm" h_n is the state h, not the output act(h), so that a sequence can be continued from it.
+
+    Graphs:
+        `torch.compile` and `torch.export` take any batch size and length once they are told that these vary
+        (`dynamic=True`, `torch.export.Dim`), and so does `torch.jit.trace`; `torch.jit.script` is refused. An exported
+        program runs on the fastest backend of the machine it is loaded on, after `import cofm_triton`.
 
     Raises:
         TypeError: an option of the wrong type.
@@ -253,12 +264,12 @@ class StableRNN(OptionsInState, UndecayedRecurrence):
                 basis = random_orthogonal(self.hidden_size, free.device)
                 assign(free, cayley_inverse(basis) if self.constrained else basis)
 
-    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any, **named: Any) -> None:
+    def _load_from_state_dict(self, *arguments: Any) -> None:
         """Weights of earlier versions too, which kept P by `torch.nn.utils.parametrizations.orthogonal`."""
         if self.recurrence == "orthogonal" and self.constrained:
             for suffix in chain.from_iterable(self._suffixes):
-                convert_parametrization(state_dict, prefix, "basis" + suffix)
-        super()._load_from_state_dict(state_dict, prefix, *rest, **named)
+                convert_parametrization(arguments[0], arguments[1], "basis" + suffix)
+        super()._load_from_state_dict(*arguments)
 
     def basis(self, suffix: str = "_l0") -> Tensor:
         """P of an orthogonal layer, differentiable.
@@ -330,12 +341,13 @@ class StableRNN(OptionsInState, UndecayedRecurrence):
         self._check_state(hx, x, None if not batched else x.shape[0])
         h0 = hx.unsqueeze(1) if hx is not None and not batched else hx
         output, h_n = self._stack(x, h0, None)
+        h_n = h_n if hx is None else h_n.to(hx.dtype)
         if not batched:
             return output.squeeze(0), h_n.squeeze(1)
         return self._batch_first(output), h_n
 
     def step(self, x: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """One time step, the same as `forward` over a sequence of length 1.
+        """One time step: a call of the layer with a sequence of length 1, which is what hooks on the layer see.
 
         Every call makes the coefficients of a step from the raw parameters; for orthogonal and dense recurrences, which
         have matrices of them, that takes longer than the step. Inside `torch.nn.utils.parametrize.cached()` they are
@@ -346,7 +358,7 @@ class StableRNN(OptionsInState, UndecayedRecurrence):
             hx: as in `forward`.
 
         Returns:
-            output (B, D) or (D,), and h_n, to be passed to the next step.
+            output (B, D) or (D,), and h_n, to be passed to the next step; its dtype is that of `forward`.
 
         Raises:
             TypeError: an argument is no tensor.
@@ -357,11 +369,9 @@ class StableRNN(OptionsInState, UndecayedRecurrence):
             >>> output, h = layer.step(torch.randn(2, 3))
             >>> output, h = layer.step(torch.randn(2, 3), h)
         """
-        if self.bidirectional:
-            raise ValueError("step needs bidirectional=False: the backward units need the future")
-        self._check_input(x, (1, 2), "x")
+        self._check_step(x)
         time = 1 if self.batch_first and x.dim() == 2 else 0
-        output, h_n = self.forward(x.unsqueeze(time), hx)
+        output, h_n = self(x.unsqueeze(time), hx)
         return output.squeeze(time), h_n
 
     def flatten_parameters(self) -> None:
@@ -373,8 +383,10 @@ class StableRNN(OptionsInState, UndecayedRecurrence):
 
         Unconstrained matrices W have the smallest real part of their eigenvalues instead. In Euler
         form the decay 1 - dt * rate, or the eigenvalues of I - dt W, must lie inside the unit circle
-        as well.
+        as well. Weights that `torch.nn.utils` makes before every call (`weight_norm`, `spectral_norm`, `prune`) are
+        made anew first.
         """
+        remake_weights(self)
         return min(self._margin(suffix) for suffix in chain.from_iterable(self._suffixes))
 
     def _margin(self, suffix: str) -> float:
@@ -397,7 +409,7 @@ class StableRNN(OptionsInState, UndecayedRecurrence):
     def _forward_packed(self, input: PackedSequence, hx: Tensor | None) -> tuple[PackedSequence, Tensor]:
         data, batch_sizes, order, restore = input
         self._check_input(data, (2,))
-        self._check_state(hx, data, int(batch_sizes[0]), (data.dtype,))
+        self._check_state(hx, data, int(batch_sizes[0]))
         # Sequences stay in the order of their lengths, only the states follow the user's order.
         sorted_input = PackedSequence(data, batch_sizes)
         x, lengths = pad_packed_sequence(sorted_input, batch_first=True)
@@ -405,6 +417,7 @@ class StableRNN(OptionsInState, UndecayedRecurrence):
         output, h_n = self._stack(x, h0, lengths.to(data.device))
         packed = pack_padded_sequence(output, lengths, batch_first=True)
         h_n = h_n if restore is None else h_n.index_select(1, restore)
+        h_n = h_n if hx is None else h_n.to(hx.dtype)
         return PackedSequence(packed.data, batch_sizes, order, restore), h_n
 
     def _stack(self, x: Tensor, h0: Tensor | None, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -431,10 +444,7 @@ class StableRNN(OptionsInState, UndecayedRecurrence):
             run = self._run_rotated
         else:
             run = self._run_dense
-        h, h_last = run(suffix, x, h0)
-        if lengths is not None:
-            rows = torch.arange(len(lengths), device=h.device)
-            h_last = h[rows, lengths - 1]
+        h, h_last = run(suffix, x, h0, lengths)
         output = activation(self.nonlinearity)(h) if self.recurrence == "ssm" else h
         return output, h_last
 
@@ -451,25 +461,29 @@ class StableRNN(OptionsInState, UndecayedRecurrence):
             weight = scaled.to(weight.dtype)
         return F.linear(x, weight, bias)
 
-    def _run_diagonal(self, suffix: str, x: Tensor, h0: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _run_diagonal(
+        self, suffix: str, x: Tensor, h0: Tensor | None, lengths: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         """Recurrences of every unit by itself."""
         w = self._raw(suffix)[2]
         scale = lru_normalization(w) if self.normalize_input else None
         if self.recurrence == "ssm" or self.nonlinearity == "linear":
             decay, gain = self._linear_coefficients(suffix)
             e = self._encode(suffix, x, gain if scale is None else gain * scale)
-            return linear_scan(e, decay, _like(h0, e), backend=self.backend)
+            h, h_last = linear_scan(_drive(e, lengths), decay, _start(h0, e), backend=self.backend)
+            return h.to(e.dtype), _final(h, h_last, lengths)
         e = self._encode(suffix, x, scale)
-        return rnn_scan(
-            e,
-            w,
-            _like(h0, e),
+        h, h_last = rnn_scan(
+            _drive(e, lengths),
+            w.to(state_dtype(e.dtype)),
+            _start(h0, e),
             dt=self.dt,
             nonlinearity=self.nonlinearity,
             parameterization=self.parameterization,
             discretization=self.discretization,
             backend=self.backend,
         )
+        return h.to(e.dtype), _final(h, h_last, lengths)
 
     def _linear_coefficients(self, suffix: str) -> tuple[Tensor, Tensor]:
         """l and g of a linear recurrence, (D,)."""
@@ -481,19 +495,24 @@ class StableRNN(OptionsInState, UndecayedRecurrence):
         name = ("linear_coefficients", suffix, self.parameterization, self.discretization, self.dt)
         return kept(self, name, lambda: (self._raw(suffix)[2],), coefficients)
 
-    def _run_rotated(self, suffix: str, x: Tensor, h0: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _run_rotated(
+        self, suffix: str, x: Tensor, h0: Tensor | None, lengths: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         """The linear orthogonal recurrence in the basis P h, where it is diagonal."""
         decay, gain = self._linear_coefficients(suffix)
         basis = self._matrix(suffix).to(gain.dtype)
         e = self._encode(suffix, x, gain.unsqueeze(1) * basis)
+        wide, start = basis.to(state_dtype(e.dtype)), _start(h0, e)
         with _without_autocast(basis.device):
-            start = None if h0 is None else _like((h0.to(basis.dtype) @ basis.T).to(h0.dtype), e)
-        h, h_last = linear_scan(e, decay, start, backend=self.backend)
+            start = None if start is None else start.to(wide.dtype) @ wide.T
+        h, h_last = linear_scan(_drive(e, lengths), decay, start, backend=self.backend)
+        h_last = _final(h, h_last, lengths)
         with _without_autocast(basis.device):
-            h_last = (h_last.to(basis.dtype) @ basis).to(h_last.dtype)
+            h_last = (h_last.to(wide.dtype) @ wide).to(h_last.dtype)
+        h = h.to(e.dtype)
         return h @ basis.to(h.dtype), h_last
 
-    def _run_dense(self, suffix: str, x: Tensor, h0: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _run_dense(self, suffix: str, x: Tensor, h0: Tensor | None, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
         """Recurrences with a full matrix A in place of the rates."""
         raw = self._raw(suffix)
 
@@ -505,7 +524,10 @@ class StableRNN(OptionsInState, UndecayedRecurrence):
         sources = (self._free_matrix(suffix), *(parameter for parameter in raw if parameter is not None))
         matrix, weight, bias = kept(self, name, lambda: sources, coefficients)
         e = F.linear(x, weight, bias)
-        return dense_rnn(e, matrix, _like(h0, e), dt=self.dt, nonlinearity=self.nonlinearity, backend=self.backend)
+        h, h_last = dense_rnn(
+            _drive(e, lengths), matrix, _start(h0, e), dt=self.dt, nonlinearity=self.nonlinearity, backend=self.backend
+        )
+        return h.to(e.dtype), _final(h, h_last, lengths)
 
     def step_coefficients(self, suffix: str, rate: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """What one step h + dt * act(U' x + b' - A h) of an orthogonal or dense recurrence is made of.
@@ -530,10 +552,27 @@ class StableRNN(OptionsInState, UndecayedRecurrence):
         width = weight.shape[1]
         return matrix.to(rate.dtype), encoder[:, :width], None if bias is None else encoder[:, width]
 
-    def _check_input(self, x: Tensor, dims: tuple[int, ...], argument: str = "input") -> None:
+    def _check_step(self, x: Tensor) -> None:
+        """What can be said of a step's input before hooks have made weights; `forward` says the rest."""
+        if self.bidirectional:
+            raise ValueError("step needs bidirectional=False: the backward units need the future")
+        self._check_features(x, (1, 2), "x")
+
+    def _check_input(self, x: Tensor, dims: tuple[int, ...]) -> None:
+        self._check_features(x, dims, "input")
+        weight = self._raw("_l0")[0]
+        if x.device != weight.device:
+            raise ValueError(f"StableRNN input device ({x.device}) does not match weight device ({weight.device})")
+        if x.dtype != weight.dtype and not _autocasts(x.device):
+            raise ValueError(
+                f"StableRNN input dtype ({x.dtype}) does not match weight dtype "
+                f"({weight.dtype}). Convert input: input.to({weight.dtype}), or convert model: "
+                f"model.to({x.dtype})"
+            )
+
+    def _check_features(self, x: Tensor, dims: tuple[int, ...], argument: str) -> None:
         if not isinstance(x, Tensor):
             raise TypeError(f"{argument} must be {_accepted(argument)}, got {type(x).__name__}")
-        weight = self._raw("_l0")[0]
         if x.dim() not in dims:
             accepted = " or ".join(f"{dim}D" for dim in dims)
             raise ValueError(f"StableRNN: Expected {argument} to be {accepted}, got {x.dim()}D tensor instead")
@@ -541,19 +580,9 @@ class StableRNN(OptionsInState, UndecayedRecurrence):
             raise ValueError(
                 f"{argument}.size(-1) must be equal to input_size. Expected {self.input_size}, got {x.shape[-1]}"
             )
-        if x.device != weight.device:
-            raise ValueError(f"StableRNN {argument} device ({x.device}) does not match weight device ({weight.device})")
-        if x.dtype != weight.dtype and not _autocasts(x.device):
-            raise ValueError(
-                f"StableRNN {argument} dtype ({x.dtype}) does not match weight dtype "
-                f"({weight.dtype}). Convert input: input.to({weight.dtype}), or convert model: "
-                f"model.to({x.dtype})"
-            )
 
-    def _check_state(
-        self, hx: Tensor | None, x: Tensor, batch: int | None, dtypes: tuple[torch.dtype, ...] | None = None
-    ) -> None:
-        """Check hx against the input x; `batch` is None for unbatched input, `dtypes` for x's and its state's."""
+    def _check_state(self, hx: Tensor | None, x: Tensor, batch: int | None) -> None:
+        """Check hx against the input x; `batch` is None for unbatched input."""
         if hx is None:
             return
         if not isinstance(hx, Tensor):
@@ -568,10 +597,13 @@ class StableRNN(OptionsInState, UndecayedRecurrence):
             raise ValueError(f"Expected hidden size of hx {expected}, got {list(hx.shape)}")
         if hx.device != x.device:
             raise ValueError(f"hx must be on the input's device {x.device}, got {hx.device}")
-        accepted = dtypes or (x.dtype, state_dtype(x.dtype))
-        if hx.dtype not in accepted and not _autocasts(x.device):
-            names = " or ".join(map(str, dict.fromkeys(accepted)))
-            raise ValueError(f"hx must have the input's dtype, {names}, got {hx.dtype}")
+        state = state_dtype(x.dtype)
+        if hx.dtype not in (x.dtype, state) and not _autocasts(x.device):
+            accepted = str(x.dtype) if x.dtype == state else f"{x.dtype}, or that of its states, {state}"
+            raise ValueError(f"hx must have the input's dtype, {accepted}, got {hx.dtype}")
+
+    def __prepare_scriptable__(self) -> "StableRNN":
+        raise RuntimeError(_NO_SCRIPT)
 
     def extra_repr(self) -> str:
         """The sizes, and every option that is not the default."""
@@ -611,7 +643,8 @@ class RNNFunctional(nn.Module):
         readout: `nn.Linear` with c and the bias d.
 
     Shapes:
-        input (B, T, d), (T, d) unbatched, or a `PackedSequence`; the output has p features.
+        input (B, T, d), (T, d) unbatched, or a `PackedSequence`; the output has p features. h0 and the state that
+        comes back with `return_state=True` are hx and h_n of `StableRNN`.
 
     Raises:
         TypeError: an option of the wrong type.
@@ -638,25 +671,41 @@ class RNNFunctional(nn.Module):
         )
 
     @overload
-    def forward(self, input: Tensor) -> Tensor: ...
+    def forward(self, input: Tensor, h0: Tensor | None = None, return_state: Literal[False] = False) -> Tensor: ...
 
     @overload
-    def forward(self, input: PackedSequence) -> PackedSequence: ...
+    def forward(
+        self, input: PackedSequence, h0: Tensor | None = None, return_state: Literal[False] = False
+    ) -> PackedSequence: ...
 
-    def forward(self, input: Tensor | PackedSequence) -> Tensor | PackedSequence:
-        """y from whole sequences that start at rest; shapes are those of the class.
+    @overload
+    def forward(
+        self, input: Tensor, h0: Tensor | None = None, *, return_state: Literal[True]
+    ) -> tuple[Tensor, Tensor]: ...
+
+    @overload
+    def forward(
+        self, input: PackedSequence, h0: Tensor | None = None, *, return_state: Literal[True]
+    ) -> tuple[PackedSequence, Tensor]: ...
+
+    def forward(
+        self, input: Tensor | PackedSequence, h0: Tensor | None = None, return_state: bool = False
+    ) -> Tensor | PackedSequence | tuple[Tensor | PackedSequence, Tensor]:
+        """y from whole sequences that start at rest, or from h0; shapes are those of the class.
+
+        Returns:
+            y, or (y, h_n) with `return_state`.
 
         Raises:
-            TypeError: `input` is no tensor.
-            ValueError: wrong shape, dtype or device of `input`.
+            TypeError: `input` or `h0` is no tensor.
+            ValueError: wrong shape, dtype or device of `input` or `h0`.
         """
-        if isinstance(input, PackedSequence):
-            packed, _ = self.rnn(input)
-            return PackedSequence(self.readout(packed.data), *packed[1:])
-        if isinstance(input, Tensor) and self._is_fused(input):
+        if isinstance(input, Tensor) and h0 is None and not return_state and self._is_fused(input):
             return self._read_out(input)
-        output, _ = self.rnn(input)
-        return self.readout(output)
+        output, h_n = self.rnn(input, h0)
+        packed = isinstance(output, PackedSequence)
+        y = PackedSequence(self.readout(output.data), *output[1:]) if packed else self.readout(output)
+        return (y, h_n) if return_state else y
 
     def _is_fused(self, input: Tensor) -> bool:
         """Whether encoder, recurrence and read-out run as one operator, which never stores a state.
@@ -697,12 +746,16 @@ class RNNFunctional(nn.Module):
     def step(self, x: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """One time step: x (B, d) or (d,), hx as in `StableRNN.step`; returns y and the state.
 
+        It is a call of the model with a sequence of length 1: hooks on the model see that sequence and hx, and
+        (y, h_n), hooks on its parts what they see in every call.
+
         Raises:
             TypeError: an argument is no tensor.
             ValueError: wrong shape, dtype or device; or the model is bidirectional.
         """
-        output, h_n = self.rnn.step(x, hx)
-        return self.readout(output), h_n
+        self.rnn._check_step(x)
+        y, h_n = self(x.unsqueeze(-2), hx, return_state=True)
+        return y.squeeze(-2), h_n
 
     def no_weight_decay(self) -> set[str]:
         """As `StableRNN.no_weight_decay`: helpers ask the outermost module."""
@@ -711,6 +764,9 @@ class RNNFunctional(nn.Module):
     def stability_margin(self) -> float:
         """The smallest rate of the recurrence, 1 / time."""
         return self.rnn.stability_margin()
+
+    def __prepare_scriptable__(self) -> "RNNFunctional":
+        raise RuntimeError(_NO_SCRIPT)
 
 
 def _accepted(argument: str) -> str:
@@ -751,9 +807,22 @@ def _reverse(x: Tensor, lengths: Tensor | None) -> Tensor:
     return x.gather(1, index[:, :, None].expand_as(x))
 
 
-def _like(h0: Tensor | None, e: Tensor) -> Tensor | None:
-    """The state in the dtype of the encoded input, which autocast may have made narrower, or in its state's."""
-    return h0 if h0 is None or h0.dtype == state_dtype(e.dtype) else h0.to(e.dtype)
+def _start(h0: Tensor | None, e: Tensor) -> Tensor | None:
+    """The initial state in the dtype of the states, where it is not that of the encoded input: the last one has it."""
+    state = state_dtype(e.dtype)
+    if h0 is None:
+        return None if e.dtype == state else e.new_zeros(e.shape[0], e.shape[2], dtype=state)
+    return h0.to(state)
+
+
+def _drive(e: Tensor, lengths: Tensor | None) -> Tensor:
+    """The encoded input (B, T, D); for padded sequences in the dtype of the states, whose last one is one of them."""
+    return e if lengths is None else e.to(state_dtype(e.dtype))
+
+
+def _final(h: Tensor, h_last: Tensor, lengths: Tensor | None) -> Tensor:
+    """The state (B, D) after the last step of each sequence, of all of them h (B, T, D) if lengths (B,) differ."""
+    return h_last if lengths is None else h[torch.arange(len(lengths), device=h.device), lengths - 1]
 
 
 def _check_size(argument: str, value: Any) -> int:

@@ -729,12 +729,93 @@ def test_chunks_in_sixteen_bits_are_the_whole(recurrence: str) -> None:
     assert torch.equal(torch.cat(outputs, 1), whole) and torch.equal(h, last)
 
 
-def test_packed_states_have_the_dtype_of_the_sequences() -> None:
-    layer = StableRNN(2, 4, dtype=torch.bfloat16)
-    packed = pack_sequence([torch.randn(3, 2).bfloat16()])
-    assert layer(packed, torch.zeros(1, 1, 4).bfloat16())[1].dtype == torch.bfloat16
-    with pytest.raises(ValueError, match=r"hx must have the input's dtype, torch\.bfloat16, got torch\.float32"):
-        layer(packed, torch.zeros(1, 1, 4))
+@pytest.mark.parametrize(
+    ("recurrence", "nonlinearity", "autocast"),
+    [
+        ("diagonal", "tanh", False),
+        ("diagonal", "linear", True),
+        ("ssm", "tanh", False),
+        ("dense", "linear", False),
+        ("dense", "tanh", True),
+        ("orthogonal", "tanh", False),
+        ("orthogonal", "linear", True),
+    ],
+)
+def test_sixteen_bit_streams_keep_the_digits_of_their_states(
+    recurrence: str, nonlinearity: str, autocast: bool
+) -> None:
+    """256 chunks, the first without a state, end where the whole sequence does; so do steps."""
+    layer = StableRNN(2, 4, 1, nonlinearity, batch_first=True, recurrence=recurrence, constrained=autocast)
+    layer = layer if autocast else layer.bfloat16()
+    x = torch.randn(1, 512, 2, dtype=layer.weight_ih_l0.dtype)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, autocast), nn.utils.parametrize.cached():
+        whole, last = layer(x)
+        outputs, h, stepped = [], None, None
+        for chunk in x.split(2, 1):
+            output, h = layer(chunk, h)
+            outputs.append(output)
+        for t in range(8):
+            stepped = layer.step(x[:, t], stepped)[1]
+        eight = layer(x[:, :8])[1]
+    assert h is not None and h.dtype == last.dtype == torch.float32 and whole.dtype == torch.bfloat16
+    # Rotations into the basis and out of it round every chunk's state a few times.
+    near = dict(rtol=0, atol=256 * 4 * 2**-24 * max(1.0, last.abs().max().item()))
+    torch.testing.assert_close(h, last, **near)
+    torch.testing.assert_close(stepped, eight, **near)
+    torch.testing.assert_close(torch.cat(outputs, 1), whole, rtol=2**-7, atol=2**-7)
+
+
+def test_states_come_back_in_the_dtype_they_came_in() -> None:
+    for bidirectional, dtype in ((False, torch.bfloat16), (True, torch.float16)):
+        layer = StableRNN(2, 4, bidirectional=bidirectional, dtype=dtype)
+        x = torch.randn(3, 2).to(dtype)
+        for source in (x, x[:, None], pack_sequence([x]), x[:0]):
+            unbatched = isinstance(source, Tensor) and source.dim() == 2
+            shape = (1 + bidirectional, *([] if unbatched else [1]), 4)
+            assert layer(source)[1].dtype == layer(source, torch.zeros(shape))[1].dtype == torch.float32
+            assert layer(source, torch.zeros(shape, dtype=dtype))[1].dtype == dtype
+            assert layer(source)[1].shape == shape
+    wide = StableRNN(2, 4, dtype=torch.float64)
+    assert wide(torch.randn(3, 2).double())[1].dtype == torch.float64
+    model = RNNFunctional(2, 4, dtype=torch.bfloat16)
+    y, h = model.step(torch.randn(3, 2).bfloat16())
+    assert (y.dtype, h.dtype) == (torch.bfloat16, torch.float32)
+    with pytest.raises(ValueError, match=r"hx must have .*torch\.bfloat16, or that of its states, torch\.float32, got"):
+        model.rnn(torch.randn(1, 3, 2).bfloat16(), torch.zeros(1, 1, 4).double())
+    with torch.autocast("cpu", torch.bfloat16):
+        for dtype in (torch.float16, torch.bfloat16, torch.float32):
+            assert StableRNN(2, 4)(torch.randn(3, 2), torch.ones(1, 4, dtype=dtype))[1].dtype == dtype
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize(("recurrence", "nonlinearity"), [("ssm", "tanh"), ("diagonal", "tanh"), ("dense", "linear")])
+def test_packed_sixteen_bit_streams(recurrence: str, nonlinearity: str, autocast: bool) -> None:
+    layer = StableRNN(2, 4, 2, nonlinearity, recurrence=recurrence, dtype=None if autocast else torch.bfloat16)
+    long, short = torch.randn(40, 2, dtype=layer.weight_ih_l0.dtype), torch.randn(24, 2, dtype=layer.weight_ih_l0.dtype)
+    h = None
+    with torch.autocast("cpu", torch.bfloat16, autocast):
+        for t in range(8):
+            _, h = layer(pack_sequence([short[3 * t : 3 * t + 3], long[5 * t : 5 * t + 5]], enforce_sorted=False), h)
+        expected = torch.stack([layer(short)[1], layer(long)[1]], 1)
+    torch.testing.assert_close(h, expected, rtol=0, atol=40 * 4 * 2**-24 * max(1.0, expected.abs().max().item()))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_gradients_through_carried_states(packed: bool) -> None:
+    layer = StableRNN(2, 4, nonlinearity="linear", batch_first=True, dtype=torch.bfloat16)
+    x, start = torch.randn(1, 60, 2).bfloat16().requires_grad_(), torch.randn(1, 1, 4).requires_grad_()
+
+    def run(source: Tensor, state: Tensor) -> Tensor:
+        return layer(pack_sequence([source[0]]) if packed else source, state)[1]
+
+    h = start
+    for chunk in x.split(5, 1):
+        h = run(chunk, h)
+    by_x, by_start = torch.autograd.grad(h.sum(), (x, start))
+    whole_x, whole_start = torch.autograd.grad(layer(x, start)[1].sum(), (x, start))
+    assert by_start.dtype == torch.float32
+    torch.testing.assert_close(by_start, whole_start, rtol=60 * 4 * 2**-24, atol=0)
+    torch.testing.assert_close(by_x, whole_x, rtol=2**-7, atol=2**-7 * whole_x.abs().max().item())
 
 
 def test_meta_tensors_have_shapes() -> None:
@@ -844,6 +925,79 @@ def test_repr_shows_what_is_not_default() -> None:
     assert StableRNN(2, 3).extra_repr() == "2, 3"
     layer = StableRNN(2, 3, 2, "relu", recurrence="ssm", dt=0.5)
     assert layer.extra_repr() == "2, 3, num_layers=2, nonlinearity='relu', recurrence='ssm', dt=0.5"
+
+
+# --- hooks --------------------------------------------------------------------------------------
+
+
+def changed(module: nn.Module, maker: str, name: str) -> None:
+    """Have a hook make a weight, and change what it is made from."""
+    if maker == "prune":
+        nn.utils.prune.random_unstructured(module, name, 0.5)
+    elif maker == "spectral_norm":
+        nn.utils.spectral_norm(module, name)
+    else:
+        nn.utils.weight_norm(module, name, dim=None)
+    source = module.get_parameter(name + ("_g" if maker == "weight_norm" else "_orig"))
+    with torch.no_grad():
+        source.mul_(1.5).add_(0.5)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+@pytest.mark.parametrize("maker", ["weight_norm", "spectral_norm", "prune"])
+def test_steps_see_the_weights_that_hooks_make(maker: str) -> None:
+    model = RNNFunctional(3, 4).eval()
+    changed(model.rnn, maker, "weight_ih_l0")
+    x = data(2, 3, dtype=torch.float32)
+    stepped = model.rnn.step(x)  # before any other call could make them
+    torch.testing.assert_close(stepped[0], model.rnn(x[None].transpose(0, 1))[0][:, 0], rtol=0, atol=0)
+    changed(model.readout, maker, "weight")
+    y, _ = model.step(x)
+    torch.testing.assert_close(y, model(x[:, None])[:, 0], rtol=1e-6, atol=1e-6)
+    model.double()  # PyTorch leaves what hooks made as it was
+    assert model.step(x.double())[0].dtype == torch.float64
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+@pytest.mark.parametrize("maker", ["weight_norm", "spectral_norm", "prune"])
+def test_margins_see_the_weights_that_hooks_make(maker: str) -> None:
+    model = RNNFunctional(3, 4)
+    changed(model.rnn, maker, "rate_l0")
+    margin = model.stability_margin()
+    model.eval()(data(2, 5, 3, dtype=torch.float32))
+    assert margin == model.stability_margin() == parameterization("softplus").rate(model.rnn.rate_l0).min().item()
+
+
+def test_steps_are_calls() -> None:
+    """Hooks on the model and on its parts see a sequence of length 1, and hooks before a call may make weights."""
+    model, seen = RNNFunctional(3, 4, 2), []
+    for name, module in (("model", model), ("rnn", model.rnn), ("readout", model.readout)):
+        module.register_forward_hook(lambda module, inputs, output, name=name: seen.append((name, inputs[0].shape)))
+
+    def silence(module: nn.Module, inputs: Any) -> None:
+        nn.init.zeros_(module.get_parameter("readout.weight"))
+
+    model.register_forward_pre_hook(silence)
+    x = data(2, 3, dtype=torch.float32)
+    y, h = model.step(x)
+    assert seen == [("rnn", (2, 1, 3)), ("readout", (2, 1, 4)), ("model", (2, 1, 3))]
+    assert y.shape == (2, 2) and h.shape == (1, 2, 4)
+    torch.testing.assert_close(y, model.readout.bias.expand(2, 2))
+    seen.clear()
+    assert model.step(x[0], h[:, 0])[0].shape == (2,)
+    model.rnn.step(x)
+    assert seen[0] == ("rnn", (1, 3)) and seen[-1] == ("rnn", (2, 1, 3))
+
+
+def test_functional_continues_from_a_state() -> None:
+    model = RNNFunctional(2, 3, 2, num_layers=2)
+    x = data(4, 9, 2, dtype=torch.float32)
+    y, last = model(x, return_state=True)
+    first, h = model(x[:, :5], return_state=True)
+    torch.testing.assert_close(torch.cat([first, model(x[:, 5:], h)], 1), y)
+    packed, h = model(pack_sequence([x[0], x[1, :4]]), return_state=True)
+    padded, _ = pad_packed_sequence(packed, batch_first=True)
+    torch.testing.assert_close((padded[0], h[:, 0]), (y[0], last[:, 0]))
 
 
 # --- errors -------------------------------------------------------------------------------------

@@ -11,6 +11,8 @@ from types import ModuleType
 
 import torch
 
+from cofm_triton.ops.derivatives import exporting
+
 # "cpu" stands for the faster of the two that can run on the CPU.
 BACKENDS = ("triton", "cpu", "numba", "torch", "reference")
 
@@ -19,6 +21,8 @@ _PACKAGES = {
     "numba": "cofm_triton.cpu.jit",
     "torch": "cofm_triton.cpu.blocked",
 }
+# What a graph holds that is exported or traced, and may run elsewhere: the fastest where it runs.
+FASTEST = "auto"
 # Devices that Triton drives under these PyTorch device types.
 _TRITON_DEVICES = ("cuda", "xpu")
 # What the interpreter, whose programs run one after the other, is taken for: with 1, no launch ever splits time.
@@ -46,6 +50,8 @@ def interpreting() -> bool:
 def resolve(backend: str | None, device: torch.device) -> str:
     """The backend that will run tensors on `device`: one of "triton", "numba", "torch", "reference".
 
+    While a graph is exported or traced, None gives `FASTEST`; the graph's operators ask `fastest` where they run.
+
     Warns:
         SlowBackendWarning: the compiled backend would do it, and numba is missing; once a process.
 
@@ -53,9 +59,7 @@ def resolve(backend: str | None, device: torch.device) -> str:
         ValueError: unknown name, or a forced backend that cannot run here; the message says what is missing.
     """
     if backend is None:
-        if device.type in _TRITON_DEVICES and INSTALLED["triton"]:
-            return "triton"
-        return _fastest_on_cpu() if device.type == "cpu" else "torch"
+        return FASTEST if exporting() else fastest(device)
     if backend not in BACKENDS:
         raise ValueError(f"backend must be None or one of {BACKENDS}, got {backend!r}")
     if backend == "cpu":
@@ -78,6 +82,13 @@ def resolve(backend: str | None, device: torch.device) -> str:
     return backend
 
 
+def fastest(device: torch.device) -> str:
+    """The fastest backend that is installed for tensors on `device`."""
+    if device.type in _TRITON_DEVICES and INSTALLED["triton"]:
+        return "triton"
+    return _fastest_on_cpu() if device.type == "cpu" else "torch"
+
+
 _warned = False
 
 
@@ -93,7 +104,7 @@ def _fastest_on_cpu() -> str:
             "code: pip install 'cofm-triton[cpu]' brings numba, which compiles them. backend='torch' asks for PyTorch "
             "without this warning",
             SlowBackendWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
     return "torch"
 

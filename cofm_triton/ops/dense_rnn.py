@@ -21,7 +21,7 @@ from torch import Tensor
 
 from cofm_triton.activation import activation_slope
 from cofm_triton.ops.backends import implementation, lanes
-from cofm_triton.ops.derivatives import signed, wanted
+from cofm_triton.ops.derivatives import directly, keeps, signed
 from cofm_triton.ops.dtypes import state_dtype
 from cofm_triton.ops.registration import register, register_derivative
 from cofm_triton.ops.shapes import fold_batch, previous_states, split_batch
@@ -33,10 +33,8 @@ def apply_dense_rnn(
     """`(h, h_last)` for checked arguments: weight (D, D) in x's dtype or the state's, backend resolved."""
     if torch.version.hip is not None:
         precision = "ieee"  # AMD's compiler has no products of TF32 numbers in threes
-    keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, h0))
-    direct = torch.compiler.is_compiling() or not wanted(x, weight, h0)
-    run = dense_rnn_op if direct else _DenseRNN.apply
-    h, last, _slope = run(x, weight, h0, dt, nonlinearity, precision, backend, keep)
+    run = dense_rnn_op if directly(x, weight, h0) else _DenseRNN.apply
+    h, last, _slope = run(x, weight, h0, dt, nonlinearity, precision, backend, keeps(x, weight, h0))
     return h, last
 
 

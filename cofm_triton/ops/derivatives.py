@@ -47,6 +47,40 @@ def wanted(*tensors: Tensor | None) -> bool:
     return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
 
 
+def exporting() -> bool:
+    """Whether `torch.export` or `torch.jit.trace` is making a graph, to run later and perhaps elsewhere.
+
+    Example:
+        >>> exporting()
+        False
+    """
+    return torch.compiler.is_exporting() or (not torch.compiler.is_compiling() and _tracing())
+
+
+def directly(*tensors: Tensor | None) -> bool:
+    """Whether the registered operator is called itself: it is what a graph can hold, and it has a derivative.
+
+    Example:
+        >>> directly(torch.ones(2)), directly(torch.ones(2, requires_grad=True))
+        (True, False)
+    """
+    return torch.compiler.is_compiling() or exporting() or not wanted(*tensors)
+
+
+def keeps(*tensors: Tensor | None) -> bool:
+    """Whether a forward pass keeps what makes a backward pass cheap.
+
+    An exported or traced graph does not: it is the same with gradients and without, and mostly answers.
+
+    Example:
+        >>> keeps(torch.ones(2)), keeps(torch.ones(2, requires_grad=True))
+        (False, True)
+    """
+    if exporting():
+        return False
+    return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
+
+
 def observed(arguments: Sequence[Any]) -> bool:
     """True while PyTorch compiles or traces, inside `torch.func`, modes and profilers, where autograd records, and for
     tensors that are not plain ones on the CPU: a GPU does not wait for the dispatcher.

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from cofm_triton.ops.backends import implementation, num_sms
-from cofm_triton.ops.derivatives import signed, wanted
+from cofm_triton.ops.derivatives import directly, signed
 from cofm_triton.ops.dtypes import state_dtype
 from cofm_triton.ops.registration import register, register_derivative
 from cofm_triton.ops.shapes import fold_batch, packed_starts, previous_states, split_batch
@@ -33,7 +33,7 @@ def apply_linear_scan(
     backend: str,
 ) -> tuple[Tensor, Tensor]:
     """`(h, h_last)` for checked arguments: decay (D,) in the state's dtype or (B, T, D), backend resolved."""
-    if torch.compiler.is_compiling() or not wanted(x, decay, h0):
+    if directly(x, decay, h0):
         return linear_scan_op(x, decay, h0, seq_starts, reverse, backend)
     return _LinearScan.apply(x, decay, h0, seq_starts, reverse, backend)
 

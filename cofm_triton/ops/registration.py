@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
+from inspect import signature
 from typing import Any
 
 import torch
 
+from cofm_triton.ops.backends import FASTEST, fastest
 from cofm_triton.ops.derivatives import observed
 
 NAMESPACE = "cofm_triton"
@@ -25,15 +27,17 @@ def register(
     looks (`derivatives.observed`).
 
     Args:
-        implementation: computes on real tensors of any device; its annotations give the schema. It mutates nothing, and
-            none of its results shares memory with an argument or another result.
+        implementation: computes on real tensors of any device, the first argument among them, by the `backend` it is
+            given; its annotations give the schema. It mutates nothing, and none of its results shares memory with an
+            argument or another result.
         fake: results of the right shape and dtype for tensors without data.
         vmap: `(info, in_dims, *args) -> (results, out_dims)` for `torch.func.vmap`.
     """
     name = implementation.__name__
     schema = torch.library.infer_schema(implementation, mutates_args=())
     _LIBRARY.define(name + schema, tags=torch.Tag.pt2_compliant_tag)
-    _LIBRARY.impl(name, implementation, "CompositeExplicitAutograd")
+    compute = _on_a_backend(implementation)
+    _LIBRARY.impl(name, compute, "CompositeExplicitAutograd")
     qualified = f"{NAMESPACE}::{name}"
     torch.library.register_fake(qualified, fake, lib=_LIBRARY)
     torch.library.register_vmap(qualified, vmap, lib=_LIBRARY)
@@ -41,9 +45,22 @@ def register(
 
     @wraps(implementation)
     def call(*arguments: Any) -> Any:
-        return (operator if observed(arguments) else implementation)(*arguments)
+        return (operator if observed(arguments) else compute)(*arguments)
 
     return call
+
+
+def _on_a_backend(implementation: Callable[..., Any]) -> Callable[..., Any]:
+    """The same, by the fastest backend of its tensors' device where the graph that calls it leaves the choice open."""
+    place = list(signature(implementation).parameters).index("backend")
+
+    @wraps(implementation)
+    def compute(*arguments: Any) -> Any:
+        if arguments[place] == FASTEST:
+            arguments = (*arguments[:place], fastest(arguments[0].device), *arguments[place + 1 :])
+        return implementation(*arguments)
+
+    return compute
 
 
 def register_derivative(name: str, backward: Callable[..., Any], setup_context: Callable[..., None]) -> None:

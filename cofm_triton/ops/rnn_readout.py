@@ -18,12 +18,12 @@ from torch import Tensor
 
 from cofm_triton.activation import activation, activation_slope
 from cofm_triton.ops.backends import implementation
-from cofm_triton.ops.derivatives import signed, wanted
+from cofm_triton.ops.derivatives import directly, keeps, signed
 from cofm_triton.ops.dtypes import state_dtype
 from cofm_triton.ops.linear_scan import apply_linear_scan
 from cofm_triton.ops.registration import register, register_derivative
 from cofm_triton.ops.rnn_scan import apply_rnn_scan, linearize
-from cofm_triton.ops.shapes import fold_batch, split_batch
+from cofm_triton.ops.shapes import fold_batch, holds, split_batch
 
 # Tensors among the operator's arguments: x, weight, bias, rate, readout, offset.
 TENSORS = 6
@@ -33,6 +33,8 @@ MAX_FEATURES = 16
 CHUNK_ROWS = 16
 # The compiled CPU path has sequences for lanes: fewer than this leave most of a vector empty.
 MIN_CPU_BATCH = 8
+# Where tangents touch the root in `chunk_length`: up to 2**28 steps.
+TANGENTS = (16, 64, 256, 1024, 4096, 16384)
 
 
 def is_fused(batch: int, inputs: int, outputs: int, backend: str) -> bool:
@@ -49,19 +51,33 @@ def is_fused(batch: int, inputs: int, outputs: int, backend: str) -> bool:
         (True, False, False)
     """
     few = inputs + outputs <= MAX_FEATURES
-    return few and backend != "reference" and (backend != "numba" or batch >= MIN_CPU_BATCH)
+    return few and backend != "reference" and not (backend == "numba" and holds(batch < MIN_CPU_BATCH))
 
 
 def chunk_length(length: int) -> int:
-    """Steps between kept states: sqrt(T), in whole blocks.
+    """Steps between kept states: sqrt(T) and at most a quarter more, in whole blocks.
+
+    The lowest of its tangents a / 2 + T / (2 a) stands for the root: sums, quotients and minima of whole numbers are
+    what a graph can say about a length that it does not know, and save.
 
     Example:
         >>> chunk_length(16384), chunk_length(100)
-        (128, 16)
+        (160, 16)
     """
-    # PyTorch's functions: `math.isqrt` would have a compiled model compiled anew for every length.
-    root = torch.sym_int(torch.sym_sqrt(length))
+    root = length
+    for a in TANGENTS:
+        root = torch.sym_min(root, a // 2 + length // (2 * a))
     return CHUNK_ROWS * torch.sym_max(1, -(-root // CHUNK_ROWS))
+
+
+def chunk_count(length: int) -> int:
+    """Kept states of a sequence, at least two: of a size that may be 1 a graph would have to know whether it is.
+
+    Example:
+        >>> chunk_count(16384), chunk_count(100), chunk_count(1)
+        (103, 7, 2)
+    """
+    return torch.sym_max(2, -(-length // chunk_length(length)))
 
 
 def composed(
@@ -81,9 +97,8 @@ def apply_rnn_readout(
 ) -> Tensor:  # fmt: skip
     """`y` for checked arguments, rate in the state's dtype, backend resolved."""
     tensors = (x, weight, bias, rate, readout, offset)
-    keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-    call = rnn_readout_op if torch.compiler.is_compiling() or not wanted(*tensors) else _RnnReadout.apply
-    return call(*tensors, dt, act_in, act_out, backend, keep)[0]
+    call = rnn_readout_op if directly(*tensors) else _RnnReadout.apply
+    return call(*tensors, dt, act_in, act_out, backend, keeps(*tensors))[0]
 
 
 def rnn_readout(
@@ -92,14 +107,25 @@ def rnn_readout(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """The forward pass: y (B, T, p) in x's dtype, and kept states (B, chunks or 0, D) in the state's."""
     state = state_dtype(x.dtype)
-    batch, length, _ = x.shape
+    batch, length, inputs = x.shape
+    kept = _kept(batch, length, len(rate), keep)
     if batch == 0 or length == 0:
-        return x.new_empty(batch, length, len(offset)), x.new_empty(batch, 0, len(rate), dtype=state)
+        return x.new_empty(batch, length, len(offset)), x.new_empty(kept, dtype=state)
+    if not (keep or is_fused(batch, inputs, len(offset), backend)):  # a graph for every batch has got one of few
+        y = composed(x, weight, bias, rate, readout, offset, dt, act_in, act_out, backend)
+        return y, x.new_empty(kept, dtype=state)
     y, states = implementation(backend, "rnn_readout").forward(
         *(tensor.to(state).contiguous() for tensor in (x, weight, bias, rate, readout)),
         dt=dt, act_in=act_in, act_out=act_out, chunk=chunk_length(length), keep=keep,
     )  # fmt: skip
+    if states.shape[1] < kept[1]:
+        states = F.pad(states, (0, 0, 0, kept[1] - states.shape[1]))
     return y.add_(offset.to(state)).to(x.dtype), states
+
+
+def _kept(batch: int, length: int, width: int, keep: bool) -> tuple[int, int, int]:
+    """Shape of the kept states."""
+    return batch, chunk_count(length) if keep else 0, width
 
 
 def _rnn_readout_fake(
@@ -107,8 +133,7 @@ def _rnn_readout_fake(
     dt: float, act_in: str, act_out: str, backend: str, keep: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     batch, length, _ = x.shape
-    chunks = -(-length // chunk_length(length)) if keep and batch else 0
-    states = x.new_empty(batch, chunks, rate.shape[0], dtype=state_dtype(x.dtype))
+    states = x.new_empty(_kept(batch, length, rate.shape[0], keep), dtype=state_dtype(x.dtype))
     return x.new_empty(batch, length, offset.shape[0]), states
 
 
@@ -125,10 +150,11 @@ def rnn_readout_backward(
         nothing = [torch.zeros_like(tensor) for tensor in tensors]
         grad_x = nothing[0] if with_grad_x else x.new_empty(0, dtype=state)
         return grad_x, nothing[1], nothing[2], nothing[3], nothing[4], grad_offset
+    chunk = chunk_length(x.shape[1])
+    starts = states[:, : -(-x.shape[1] // chunk)].contiguous()
     by_x, by_weight, by_bias, by_rate, by_readout = implementation(backend, "rnn_readout").backward(
-        pull, *tensors, states,
-        dt=dt, act_in=act_in, act_out=act_out, chunk=chunk_length(x.shape[1]), with_grad_x=with_grad_x,
-    )  # fmt: skip
+        pull, *tensors, starts, dt=dt, act_in=act_in, act_out=act_out, chunk=chunk, with_grad_x=with_grad_x
+    )
     by_x = x.new_empty(0, dtype=state) if by_x is None else by_x
     return by_x, by_weight, by_bias, by_rate, by_readout, grad_offset
 
@@ -156,7 +182,7 @@ def _backward(ctx: Any, grad_y: Tensor | None, _grad_states: None) -> tuple[Tens
     if grad_y is None:
         return nothing
     x, weight, bias, rate, readout, _ = tensors
-    if torch.is_grad_enabled() or (x.shape[0] > 0 and x.shape[1] > 0 and states.shape[1] == 0):
+    if torch.is_grad_enabled() or states.shape[1] == 0:
         grads = torch.func.vjp(lambda *inputs: composed(*inputs, *ctx.options), *tensors)[1](grad_y)
     else:
         with_grad_x = ctx.needs_input_grad[0]
@@ -240,5 +266,5 @@ def traffic(batch: int, length: int, inputs: int, outputs: int, itemsize: int) -
 
 def memory(batch: int, length: int, inputs: int, width: int, itemsize: int) -> int:
     """Bytes that a training step keeps from forward to backward: x, and the states at the start of each chunk."""
-    states = batch * -(-length // chunk_length(length)) * width * max(itemsize, 4)
+    states = batch * chunk_count(length) * width * max(itemsize, 4)
     return batch * length * inputs * itemsize + states

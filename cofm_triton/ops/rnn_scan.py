@@ -20,7 +20,7 @@ from torch import Tensor
 
 from cofm_triton.activation import activation_slope
 from cofm_triton.ops.backends import implementation, num_sms
-from cofm_triton.ops.derivatives import signed, wanted
+from cofm_triton.ops.derivatives import directly, signed
 from cofm_triton.ops.dtypes import state_dtype
 from cofm_triton.ops.linear_scan import apply_linear_scan
 from cofm_triton.ops.newton import newton_scan, pays
@@ -47,8 +47,7 @@ def apply_rnn_scan(
     discretization: str = "euler",
 ) -> tuple[Tensor, Tensor]:
     """`(h, h_last)` for checked arguments: w (D,) in the state's dtype, backend resolved."""
-    direct = torch.compiler.is_compiling() or not wanted(x, w, h0)
-    call = rnn_scan_op if direct else _RnnScan.apply
+    call = rnn_scan_op if directly(x, w, h0) else _RnnScan.apply
     results: tuple[Tensor, Tensor] = call(
         x, w, h0, seq_starts, dt, nonlinearity, backend, solver, parameterization, discretization
     )

@@ -1,6 +1,8 @@
-"""Shapes shared by the operators: earlier states, and axes that `torch.func.vmap` adds."""
+"""Shapes shared by the operators: earlier states, axes that `torch.func.vmap` adds, and sizes that nobody knows yet."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -68,6 +70,24 @@ def split_batch(tensor: Tensor, size: int, from_channels: bool) -> Tensor:
     if from_channels:
         return tensor.unflatten(-1, (size, -1)).movedim(-2, 0)
     return tensor.unflatten(0, (size, -1))
+
+
+def holds(condition: Any) -> bool:
+    """Whether a condition on sizes holds; while a graph is made, whether it holds for all sizes that the graph is for.
+
+    To branch on such a condition would bind the graph to the sizes of its example.
+
+    Example:
+        >>> holds(2 < 8), holds(9 < 8)
+        (True, False)
+    """
+    if isinstance(condition, Tensor):  # what sizes are to `torch.jit.trace`
+        return False
+    if isinstance(condition, bool) and not torch.compiler.is_compiling():
+        return condition
+    from torch.fx.experimental.symbolic_shapes import statically_known_true  # takes a second to import
+
+    return statically_known_true(condition)
 
 
 def packed_starts(seq_starts: Tensor | None) -> Tensor | None:

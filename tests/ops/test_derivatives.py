@@ -15,7 +15,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import cofm_triton as cofm
-from cofm_triton.ops.derivatives import observed, signed, wanted
+from cofm_triton.ops.derivatives import directly, exporting, keeps, observed, signed, wanted
 
 
 def test_plain_tensors_want_none() -> None:
@@ -102,6 +102,23 @@ def test_jit_tracing_sees_the_operator() -> None:
     for length in (3, 5):
         x = torch.randn(1, length, 2)
         assert torch.equal(traced(x), cofm.linear_scan(x, decay)[0])
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+def test_exported_and_traced_graphs_hold_operators_and_keep_nothing() -> None:
+    seen: list[tuple[bool, bool, bool]] = []
+
+    class Record(torch.nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append((exporting(), directly(self.weight), keeps(self.weight)))
+            return super().forward(x)
+
+    module, x = Record(2, 2), torch.ones(1, 2)
+    module(x)
+    torch.export.export(module, (x,))
+    torch.jit.trace(module, x, check_trace=False)
+    assert seen[0] == (False, False, True)
+    assert set(seen[1:]) == {(True, True, False)}
 
 
 def test_a_signature_is_kept() -> None:

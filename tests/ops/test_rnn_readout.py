@@ -14,7 +14,15 @@ from torch.library import opcheck
 
 from cofm_triton import reference
 from cofm_triton.activation import activation
-from cofm_triton.ops.rnn_readout import MAX_FEATURES, apply_rnn_readout, chunk_length, is_fused, memory, traffic
+from cofm_triton.ops.rnn_readout import (
+    MAX_FEATURES,
+    apply_rnn_readout,
+    chunk_count,
+    chunk_length,
+    is_fused,
+    memory,
+    traffic,
+)
 
 DT = 0.7
 ACTS = [("tanh", "linear"), ("hardtanh", "linear"), ("relu", "linear"), ("linear", "linear"), ("linear", "tanh")]
@@ -187,7 +195,8 @@ def test_chunks_cover_time_evenly() -> None:
     for length in (1, 16, 17, 256, 257, 16384, 10**6):
         chunk = chunk_length(length)
         assert chunk % 16 == 0
-        assert chunk < length**0.5 + 16
+        assert length**0.5 - 1 <= chunk < 1.25 * length**0.5 + 17  # quotients of whole numbers lose less than one
+        assert chunk * chunk_count(length) >= length
 
 
 @pytest.mark.parametrize("backend", CPU_BACKENDS)
@@ -214,6 +223,15 @@ def test_what_a_training_step_keeps(backend: str) -> None:
     ours = kept(fused(backend, ("hardtanh", "linear")))
     assert ours == memory(batch, length, 1, width, 4)
     assert ours < 0.05 * kept(definition(("hardtanh", "linear")))
+
+
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_graph_of_any_batch_may_get_few_sequences(keep: bool, backend: str) -> None:
+    inputs = tuple(tensor.detach() for tensor in arguments(backend, 2, 33, 5))
+    y, states = torch.ops.cofm_triton.rnn_readout.default(*inputs, DT, "tanh", "linear", backend, keep)
+    torch.testing.assert_close(y, definition(("tanh", "linear"))(*inputs))
+    assert states.shape == (2, 3 if keep else 0, 5)
 
 
 def test_when_it_is_fused() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from scan_cases import normal
 
-from cofm_triton.ops.shapes import fold_batch, last_states, packed_starts, previous_states, split_batch
+from cofm_triton.ops.shapes import fold_batch, holds, last_states, packed_starts, previous_states, split_batch
 
 STARTS = ([0], [0, 3], [0, 0, 3, 3, 7], [0, 1, 2, 3, 4, 5, 6, 7], [0, 7, 7])
 
@@ -82,3 +82,16 @@ def test_last_states(starts: list[int], with_h0: bool) -> None:
         expected = h[0, b - 1] if b > a else torch.zeros(3) if h0 is None else h0[i]
         assert torch.equal(last[i], expected)
     assert torch.equal(last_states(h, None, None), h[:, -1])
+
+
+def test_conditions_on_sizes_bind_no_graph() -> None:
+    assert holds(2 < 8) and not holds(9 < 8)
+
+    class Choice(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + 1 if holds(x.shape[0] < 8) else x - 1
+
+    free = torch.export.export(Choice(), (torch.zeros(3),), dynamic_shapes=({0: torch.export.Dim("n")},)).module()
+    bound = torch.export.export(Choice(), (torch.zeros(3),)).module()
+    assert free(torch.zeros(20))[0] == free(torch.zeros(3))[0] == -1
+    assert bound(torch.zeros(3))[0] == 1
