@@ -32,6 +32,7 @@ from .memory import (
 )
 from .model import Dynamics, encode, hidden, read_out, rnn_functional
 from .nonlinearity import NONLINEARITIES, Nonlinearity, nonlinearity
+from .oscillation import bounded_angle, contracting_angle, contracts, effective_pair, pair_matrix
 from .paper_cells import congruence, diagonal_cell, lru_cell, rotated_cell
 from .parameterization import PARAMETERIZATIONS, Parameterization, parameterization
 from .perturbation import (
@@ -55,12 +56,16 @@ __all__ = [
     "Nonlinearity",
     "Parameterization",
     "PerturbationError",
+    "bounded_angle",
     "candidates",
     "congruence",
+    "contracting_angle",
+    "contracts",
     "dense_rnn",
     "diagonal_cell",
     "differences",
     "effective_matrix",
+    "effective_pair",
     "effective_rate",
     "encode",
     "hidden",
@@ -77,6 +82,7 @@ __all__ = [
     "nonlinearity",
     "normalise",
     "output_dtype",
+    "pair_matrix",
     "paper_radii",
     "parameterization",
     "perturb",
