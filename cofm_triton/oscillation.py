@@ -1,4 +1,4 @@
-"""Oscillating modes: the coefficients of pairs of units (2k, 2k+1) that decay with a rate r and turn with a frequency w.
+"""Oscillating modes: coefficients of pairs of units (2k, 2k+1) that decay with a rate r and turn with a frequency w.
 
     dh/dt = act(e - R h),   R = [[r, -w], [w, r]],      one step:   h' = h + dt act(e - A h),   A = [[alpha, -omega],
                                                                                                      [omega, alpha]]
