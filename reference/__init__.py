@@ -44,6 +44,7 @@ from .perturbation import (
     random_directions,
     slow_direction,
 )
+from .packing import spans
 from .precision import output_dtype, state_dtype
 from .rnn_scan import rnn_scan
 
@@ -96,6 +97,7 @@ __all__ = [
     "rotated_cell",
     "sign_vectors",
     "slow_direction",
+    "spans",
     "state_dtype",
     "sup_error",
     "tail_weights",
