@@ -110,8 +110,8 @@ def rnn_scan(
 ) -> tuple[Tensor, Tensor]:
     """Diagonal nonlinear recurrence `h[t] = h[t-1] + dt * act(x[t] - rate * h[t-1])`, `h[-1] = h0`.
 
-    The state is kept in float32 (float64 for float64 input). Differentiable in x, rate, frequency and h0, through both results, to
-    any order and in forward mode; at the kinks of hardtanh and relu the subgradient is PyTorch's, 0.
+    The state is kept in float32 (float64 for float64 input). Differentiable in x, rate, frequency and h0, through both
+    results, to any order and in forward mode; at the kinks of hardtanh and relu the subgradient is PyTorch's, 0.
 
     With `frequency`, channels (2k, 2k+1) are an oscillating mode, a pair that decays with a rate r and turns with a
     frequency w: `h[t] = h[t-1] + dt * act(x[t] - A h[t-1])` with A = [[r, -w], [w, r]] for every pair ("euler"), or
@@ -172,7 +172,7 @@ def rnn_scan(
     if solver not in SOLVERS:
         raise ValueError(f"solver must be one of {SOLVERS}, got {solver!r}")
     if solver == "newton" and frequency is not None:
-        raise ValueError("solver must be 'sequential' or 'auto' with frequency, got 'newton': it solves for single units")
+        raise ValueError("solver must be 'sequential' or 'auto' with frequency, got 'newton', which knows no pairs")
     look_up(parameterization)
     is_exact(discretization)
     check_seq_starts(seq_starts, x)

@@ -33,6 +33,7 @@ from .memory import (
 from .model import Dynamics, encode, hidden, read_out, rnn_functional
 from .nonlinearity import NONLINEARITIES, Nonlinearity, nonlinearity
 from .oscillation import bounded_angle, contracting_angle, contracts, effective_pair, pair_matrix
+from .packing import spans
 from .paper_cells import congruence, diagonal_cell, lru_cell, rotated_cell
 from .parameterization import PARAMETERIZATIONS, Parameterization, parameterization
 from .perturbation import (
@@ -44,7 +45,6 @@ from .perturbation import (
     random_directions,
     slow_direction,
 )
-from .packing import spans
 from .precision import output_dtype, state_dtype
 from .rnn_scan import rnn_scan
 

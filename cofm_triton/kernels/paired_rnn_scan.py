@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from cofm_triton.kernels.launch import VECTOR_BYTES
 from cofm_triton.kernels.rnn_scan import (
     BACKWARD_ROWS,
     FORWARD_ROWS,

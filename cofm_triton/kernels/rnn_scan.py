@@ -281,7 +281,8 @@ def buffers(
     aligned = all(map(has_aligned_rows, read))
     block = chains(x.shape[2], sequences, x.element_size(), num_sms, pairs=pairs, aligned=aligned)
     shape = dict(
-        PACKED=seq_starts is not None, PAIRED=pairs, ALIGNED=aligned, STATE=tl.float64 if states.element_size() == 8 else tl.float32,
+        PACKED=seq_starts is not None, PAIRED=pairs, ALIGNED=aligned,
+        STATE=tl.float64 if states.element_size() == 8 else tl.float32,
         BLOCK_D=block.block_d, MASKED=block.masked, num_warps=NUM_WARPS,
     )  # fmt: skip
     return x.new_empty(x.shape), states, block, shape

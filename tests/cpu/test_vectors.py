@@ -15,7 +15,7 @@ from numba import njit
 from cofm_triton.cpu.jit.bits import choose, like, power
 from cofm_triton.cpu.jit.compiled import OPTIONS
 from cofm_triton.cpu.jit.rows import SAMPLES
-from cofm_triton.cpu.jit.vectors import conjugate, distribute, load, same, store
+from cofm_triton.cpu.jit.vectors import conjugate, distribute, load, same, store, swap
 
 WIDTHS = [1, 2, 3, 7, 8, 16, 24, 31, 32]
 REAL = [torch.float32, torch.float64]
@@ -28,6 +28,10 @@ def _copy(lanes: Any, source: int, sample: Any, target: int, target_sample: Any,
 def _combine(lanes: Any, a: int, b: int, c: int, sample: Any, target: int) -> None:
     x, y, z = load(lanes, a, sample), load(lanes, b, sample), load(lanes, c, sample)
     store(x * y + conjugate(z), target, sample, False)
+
+
+def _exchange(lanes: Any, a: int, sample: Any, target: int) -> None:
+    store(swap(load(lanes, a, sample)), target, sample, False)
 
 
 def _distribute(lanes: Any, a: int, b: int, c: int, sample: Any, target: int) -> None:

@@ -20,7 +20,7 @@ def forward(
     x: Tensor, pull: Tensor, turn: Tensor, h0: Tensor | None, seq_starts: Tensor | None, *,
     dt: float, nonlinearity: str, state_dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """`(h, h_last)` with T >= 1: h (B, T, D) in x's dtype, h_last (S, D) in the state's, which is that of pull, turn."""
+    """`(h, h_last)` with T >= 1: h (B, T, D) in x's dtype, h_last (S, D) in the state's."""
     h = torch.empty_like(x, memory_format=torch.contiguous_format)
     act = activation(nonlinearity)
     lasts = []
@@ -40,7 +40,8 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """`(grad_x, grad_pull, grad_turn, grad_h0)` with T >= 1; (D,), (D,) and (S, D) in the state's dtype.
 
-    `lambda[t] = g[t] + mu[t]`, `dx[t] = dt act'(z[t]) lambda[t]`, `mu[t-1] = lambda[t] - pull dx[t] - turn swap(dx[t])`.
+    `lambda[t] = g[t] + mu[t]`, `dx[t] = dt act'(z[t]) lambda[t]`,
+    `mu[t-1] = lambda[t] - pull * dx[t] - turn * swap(dx[t])`.
     """
     slope_of = activation_slope(nonlinearity)
     grad_x = torch.empty_like(h)

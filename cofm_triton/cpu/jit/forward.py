@@ -5,8 +5,8 @@
     paired      h[t] = h[t-1] + dt act(x[t] - a h[t-1] + turn swap(h[t-1])),   swap exchanges channels 2k and 2k + 1
 
 A `rule` says which one: `()`, `(act, dt)` with act a tuple of as many entries as the nonlinearity's index, a constant
-in compiled code, or `(act, dt, distance)`, where turn lies so many bytes behind a. Coefficients a that do not change over time are to these loops rows that all lie at one
-address.
+in compiled code, or `(act, dt, distance)`, where turn lies so many bytes behind a. Coefficients that do not change
+over time are to these loops rows that all lie at one address.
 
 Sequences are shared out to threads. Those that do not divide evenly are split in time: each thread first runs the
 recurrence up to its part without storing it, a pass that only reads, and then does its part. Rows of at most

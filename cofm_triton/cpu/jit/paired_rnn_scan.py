@@ -82,7 +82,9 @@ def backward(
 
 
 @inlined
-def _adjoint_step(act: Any, x: Any, before: Any, turned: Any, given: Any, mu: Any, pull: Any, turn: Any, dt: Any) -> Any:
+def _adjoint_step(
+    act: Any, x: Any, before: Any, turned: Any, given: Any, mu: Any, pull: Any, turn: Any, dt: Any
+) -> Any:
     """`(dx, mu of the step before)`; `turned` is `swap(before)`."""
     factor = dt * slope(len(act), x - pull * before + turn * turned)
     own, other = like(pull, 1.0) - pull * factor, turn * swap(factor)
@@ -113,7 +115,8 @@ def _adjoint_row(
 @inner
 def _adjoint_held_part(
     i: int, act: Any, lanes: Any, places: Any, _begins: Any, counts: Any, g_step: int, gk: Any, x_step: int, xk: Any,
-    h_step: int, hk: Any, dx_step: int, dxk: Any, streamed: bool, both: Any, dt: Any, mus: Any, firsts: Any, totals: Any,
+    h_step: int, hk: Any, dx_step: int, dxk: Any, streamed: bool, both: Any, dt: Any, mus: Any, firsts: Any,
+    totals: Any,
 ) -> None:  # fmt: skip
     """h[t-1] of step t is the next row of h, that of the last one is in `firsts`."""
     if not counts[i]:
@@ -147,7 +150,8 @@ def _adjoint_held_part(
 @inner
 def _adjoint_part(
     i: int, act: Any, lanes: Any, places: Any, _begins: Any, counts: Any, g_step: int, gk: Any, x_step: int, xk: Any,
-    h_step: int, hk: Any, dx_step: int, dxk: Any, streamed: bool, both: Any, dt: Any, mus: Any, firsts: Any, totals: Any,
+    h_step: int, hk: Any, dx_step: int, dxk: Any, streamed: bool, both: Any, dt: Any, mus: Any, firsts: Any,
+    totals: Any,
 ) -> None:  # fmt: skip
     """As `_adjoint_held_part`, for rows in blocks."""
     if not counts[i]:

@@ -1,4 +1,4 @@
-"""Calls of `cofm_triton.rnn_scan` with frequencies: pairs of channels, as many as the shape of a problem has channels."""
+"""Calls of `cofm_triton.rnn_scan` with frequencies; a problem of D channels is one of D pairs."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ class PairedCase:
             for name, tensor in zip(NAMES, self.tensors, strict=True)
             if tensor is not None
         }
-        h, h_last = rnn_scan(**leaves, **options, backend=backend)
+        arguments: dict[str, Any] = {**leaves, **options}
+        h, h_last = rnn_scan(**arguments, backend=backend)
         weights = [self.grad_h.to(device), self.grad_last.to(device)]
         grads = torch.autograd.grad((h, h_last), list(leaves.values()), weights)
         results = {"h": h, "h_last": h_last, **{f"grad_{n}": grad for n, grad in zip(leaves, grads, strict=True)}}
