@@ -54,8 +54,8 @@ def _power(lanes: Any, a: int, bias: int, shift: int, sample: Any, target: int) 
 
 
 # Called rather than written above the functions: the decorator carries no types.
-copy, combine, spread, real, equal, scaled = (
-    njit(**OPTIONS)(function) for function in (_copy, _combine, _distribute, _real, _same, _power)
+copy, combine, exchange, spread, real, equal, scaled = (
+    njit(**OPTIONS)(function) for function in (_copy, _combine, _exchange, _distribute, _real, _same, _power)
 )
 
 
@@ -109,6 +109,15 @@ def test_sums_and_products(width: int, dtype: torch.dtype) -> None:
     torch.testing.assert_close(target[:width], a * b + c.conj())
     spread((0,) * width, *addresses, sample, target.data_ptr())
     torch.testing.assert_close(target[:width], a * b + a * c)
+
+
+@pytest.mark.parametrize("width", [2, 6, 32])
+@pytest.mark.parametrize("dtype", REAL, ids=str)
+def test_neighbours_change_places(width: int, dtype: torch.dtype) -> None:
+    a, target = torch.randn(width, dtype=dtype), room(width, dtype)
+    exchange((0,) * width, a.data_ptr(), SAMPLES[dtype], target.data_ptr())
+    assert torch.equal(target[:width], a.view(-1, 2).flip(1).flatten())
+    assert not target[width:].any()
 
 
 @pytest.mark.parametrize("width", [1, 5, 32])
