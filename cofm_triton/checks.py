@@ -44,6 +44,17 @@ def check_per_channel(name: str, tensor: Any, x: Tensor) -> None:
         raise ValueError(f"{name} must have shape (D,) = ({x.shape[2]},), got {tuple(tensor.shape)}")
 
 
+def check_per_pair(name: str, tensor: Any, x: Tensor) -> None:
+    """`tensor` is (D // 2,), one value per pair of channels (2k, 2k + 1) of x, whose D is even."""
+    if x.shape[2] % 2:
+        raise ValueError(f"x must have an even number of channels D where they turn in pairs, got {tuple(x.shape)}")
+    check_companion(name, tensor, x)
+    if tuple(tensor.shape) != (x.shape[2] // 2,):
+        raise ValueError(
+            f"{name} must have shape (D // 2,) = ({x.shape[2] // 2},), one value per pair, got {tuple(tensor.shape)}"
+        )
+
+
 def check_matrix(name: str, tensor: Any, x: Tensor) -> None:
     """`tensor` is (D, D), from all channels of x to all of them."""
     check_companion(name, tensor, x)

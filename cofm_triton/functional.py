@@ -10,6 +10,7 @@ from cofm_triton.checks import (
     check_matrix,
     check_nonlinearity,
     check_per_channel,
+    check_per_pair,
     check_precision,
     check_seq_starts,
     check_sequence,
@@ -21,7 +22,9 @@ from cofm_triton.ops.backends import resolve
 from cofm_triton.ops.dense_rnn import apply_dense_rnn
 from cofm_triton.ops.dtypes import state_dtype
 from cofm_triton.ops.linear_scan import apply_linear_scan
+from cofm_triton.ops.paired_rnn_scan import apply_paired_rnn_scan
 from cofm_triton.ops.rnn_scan import apply_rnn_scan
+from cofm_triton.oscillation import effective_pair
 from cofm_triton.parameterization import parameterization as look_up
 from cofm_triton.scalars import check_bool
 
@@ -96,6 +99,7 @@ def rnn_scan(
     rate: Tensor,
     h0: Tensor | None = None,
     *,
+    frequency: Tensor | None = None,
     dt: float = 1.0,
     nonlinearity: str = "hardtanh",
     solver: str = "auto",
@@ -106,23 +110,32 @@ def rnn_scan(
 ) -> tuple[Tensor, Tensor]:
     """Diagonal nonlinear recurrence `h[t] = h[t-1] + dt * act(x[t] - rate * h[t-1])`, `h[-1] = h0`.
 
-    The state is kept in float32 (float64 for float64 input). Differentiable in x, rate and h0, through both results, to
-    any order and in forward mode; at the kinks of hardtanh and relu the subgradient is PyTorch's, 0.
+    The state is kept in float32 (float64 for float64 input). Differentiable in x, rate, frequency and h0, through both
+    results, to any order and in forward mode; at the kinks of hardtanh and relu the subgradient is PyTorch's, 0.
+
+    With `frequency`, channels (2k, 2k+1) are an oscillating mode, a pair that decays with a rate r and turns with a
+    frequency w: `h[t] = h[t-1] + dt * act(x[t] - A h[t-1])` with A = [[r, -w], [w, r]] for every pair ("euler"), or
+    A = (I - exp(-dt [[r, -w], [w, r]])) / dt ("exact"). Where act does not saturate, exact pairs decay for every r > 0
+    and w. Constant inputs lead every exact pair to rest, and bounded inputs keep it bounded; but gradients may grow
+    along inputs that saturate one unit of a pair and not the other, unless w is small beside r:
+    `cofm_triton.oscillation.contracting_angle` gives the largest dt * w for which they never do.
 
     Args:
         x: (B, T, D) pre-activations `U x + b`, float16, bfloat16, float32 or float64; any strides, any T >= 0.
-        rate: (D,) decay rates, per unit of time; or what `parameterization` makes rates of. In x's dtype or the
-            state's.
+        rate: (D,) decay rates, per unit of time, (D // 2,) with `frequency`; or what `parameterization` makes rates of.
+            In x's dtype or the state's.
         h0: (B, D) initial state, zeros when None; (S, D) with `seq_starts`. In x's dtype or the state's.
+        frequency: (D // 2,), radians per unit of time, of either sign, in the dtypes of `rate`; D is even then.
         dt: time step, > 0.
         nonlinearity: act: "linear", "tanh", "hardtanh" or "relu".
         solver: "sequential"; "newton", parallel in time: Newton iterations, each one a linear scan, to the accuracy of
             the sequential kernel, which takes over where they do not converge (`cofm_triton/ops/newton.py`), but for
             units so slow that the state's dtype rounds what `1 - dt * rate` has of the rate; or "auto",
             which takes "newton" on a GPU for at most 64 channels over the whole batch and at least 65,536 steps, and
-            never on the CPU, where it does not pay.
+            never on the CPU, where it does not pay. With `frequency` there is no "newton".
         parameterization: f, one of `PARAMETERIZATIONS`: `rate` holds raw parameters w, and the decay rates are f(w),
-            formed inside the kernels and in the dtype of the state, and so is the gradient by w.
+            formed inside the kernels and in the dtype of the state, and so is the gradient by w. With `frequency`,
+            PyTorch functions form them.
         discretization: "euler" takes the decay rates as they are, "exact" (1 - exp(-dt f(w))) / dt in their place.
         seq_starts: (S,) int32 or int64 start indices of sequences packed into one row (B = 1), the first one 0, without
             T at the end (which would be one more sequence, an empty one).
@@ -140,15 +153,26 @@ def rnn_scan(
         >>> h, _ = rnn_scan(torch.full((1, 3, 1), 5.0), torch.tensor([1.0]))
         >>> h.flatten().tolist()
         [1.0, 2.0, 3.0]
+        >>> quarter, start = torch.tensor([torch.pi / 2]), torch.tensor([[0.5, 0.0]])
+        >>> h, _ = rnn_scan(torch.zeros(1, 4, 2), 0 * quarter, start, frequency=quarter, discretization="exact")
+        >>> h.round(decimals=3).abs().tolist()
+        [[[0.0, 0.5], [0.5, 0.0], [0.0, 0.5], [0.5, 0.0]]]
 
-    Source: arXiv 2305.19190, Eq. (1) with W = -diag(rate), Euler's method; `cofm_triton.reference.rnn_scan`.
+    Source: arXiv 2305.19190, Eq. (1) with W = -diag(rate), Euler's method; `cofm_triton.reference.rnn_scan`. Pairs:
+    the real modal form of any W that is diagonalisable over the complex numbers; `cofm_triton.reference.oscillation`.
     """
     check_sequence("x", x, allow_complex=False)
-    check_per_channel("rate", rate, x)
+    if frequency is None:
+        check_per_channel("rate", rate, x)
+    else:
+        check_per_pair("rate", rate, x)
+        check_per_pair("frequency", frequency, x)
     dt = check_step(dt)
     check_nonlinearity(nonlinearity)
     if solver not in SOLVERS:
         raise ValueError(f"solver must be one of {SOLVERS}, got {solver!r}")
+    if solver == "newton" and frequency is not None:
+        raise ValueError("solver must be 'sequential' or 'auto' with frequency, got 'newton', which knows no pairs")
     look_up(parameterization)
     is_exact(discretization)
     check_seq_starts(seq_starts, x)
@@ -157,10 +181,19 @@ def rnn_scan(
     if chosen == "reference":
         from cofm_triton import reference
 
-        w = rate.to(state_dtype(x.dtype))
-        rate = reference.effective_rate(reference.parameterization(parameterization).rate(w), dt, discretization)
-        return reference.rnn_scan(x, rate, h0, dt=dt, nonlinearity=nonlinearity, seq_starts=seq_starts)
+        rate = reference.parameterization(parameterization).rate(rate.to(state_dtype(x.dtype)))
+        if frequency is None:
+            rate = reference.effective_rate(rate, dt, discretization)
+        else:
+            rate, frequency = reference.effective_pair(rate, frequency.to(rate.dtype), dt, discretization)
+        return reference.rnn_scan(
+            x, rate, h0, dt=dt, nonlinearity=nonlinearity, frequency=frequency, seq_starts=seq_starts
+        )
     w = rate.to(state_dtype(x.dtype))
+    if frequency is not None:
+        rate = look_up(parameterization).rate(w)
+        alpha, omega = effective_pair(rate, frequency.to(w.dtype), dt, discretization)
+        return apply_paired_rnn_scan(x, alpha, omega, h0, seq_starts, dt, nonlinearity, chosen)
     return apply_rnn_scan(
         x, w, h0, seq_starts, dt, nonlinearity, chosen, solver, parameterization, discretization
     )

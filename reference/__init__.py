@@ -34,6 +34,8 @@ from .memory import (
 )
 from .model import Dynamics, encode, hidden, read_out, rnn_functional
 from .nonlinearity import NONLINEARITIES, Nonlinearity, nonlinearity
+from .oscillation import bounded_angle, contracting_angle, contracts, effective_pair, pair_matrix
+from .packing import spans
 from .paper_cells import congruence, diagonal_cell, lru_cell, rotated_cell
 from .parameterization import (
     PARAMETERIZATIONS,
@@ -62,15 +64,19 @@ __all__ = [
     "Nonlinearity",
     "Parameterization",
     "PerturbationError",
+    "bounded_angle",
     "candidates",
     "cayley",
     "cayley_inverse",
     "complement",
     "congruence",
+    "contracting_angle",
+    "contracts",
     "dense_rnn",
     "diagonal_cell",
     "differences",
     "effective_matrix",
+    "effective_pair",
     "effective_rate",
     "encode",
     "hidden",
@@ -88,6 +94,7 @@ __all__ = [
     "nonlinearity",
     "normalise",
     "output_dtype",
+    "pair_matrix",
     "paper_radii",
     "parameterization",
     "perturb",
@@ -101,6 +108,7 @@ __all__ = [
     "rotated_cell",
     "sign_vectors",
     "slow_direction",
+    "spans",
     "state_dtype",
     "sup_error",
     "tail_weights",

@@ -1,4 +1,4 @@
-"""Diagonal nonlinear recurrence  h[t] = h[t-1] + dt * act(x[t] - rate * h[t-1])."""
+"""Diagonal nonlinear recurrence  h[t] = h[t-1] + dt * act(x[t] - rate * h[t-1]), and pairs of units that also turn."""
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ def rnn_scan(
     *,
     dt: float = 1.0,
     nonlinearity: str = "hardtanh",
+    frequency: Tensor | None = None,
     seq_starts: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Diagonal residual recurrence, one step after the other.
@@ -23,12 +24,16 @@ def rnn_scan(
 
     Euler's method for dh/dt = act(x - rate * h), arXiv 2305.19190 eq (1) with W = -diag(rate).
 
+    With `frequency`, W is block diagonal, and A h takes the place of rate * h: channels (2k, 2k+1) are a pair with the
+    matrix A = [[rate, -frequency], [frequency, rate]]; `oscillation.effective_pair` makes exact steps of it.
+
     Args:
         x: (B, T, D), the pre-activation input U x + b, any T >= 0.
-        rate: (D,), 1 / time.
+        rate: (D,), 1 / time; (D // 2,) with `frequency`.
         h0: (B, D), zeros when None; (S, D) with `seq_starts`.
         dt: step, time.
         nonlinearity: name of act, see `nonlinearity`.
+        frequency: (D // 2,), 1 / time, one for each pair of channels; D is even.
         seq_starts: (S,) start indices of sequences packed into one row (B = 1).
 
     Returns:
@@ -45,17 +50,29 @@ def rnn_scan(
     """
     if seq_starts is not None:
         return run_packed(
-            lambda part, state: rnn_scan(x[:, part], rate, state, dt=dt, nonlinearity=nonlinearity),
+            lambda part, state: rnn_scan(
+                x[:, part], rate, state, dt=dt, nonlinearity=nonlinearity, frequency=frequency
+            ),
             seq_starts,
             h0,
             x.shape,
         )
     act = lookup(nonlinearity).act
     compute, output = state_dtype(x, rate, h0), output_dtype(x, rate, h0)
-    inputs, rates = x.to(compute), rate.to(compute)
+    inputs = x.to(compute)
     state = inputs.new_zeros(x.shape[0], x.shape[2]) if h0 is None else h0.to(compute)
+    rates, turns = rate.to(compute), None
+    if frequency is not None:
+        # Row 2k of A h is rate h[2k] - frequency h[2k+1], row 2k + 1 is rate h[2k+1] + frequency h[2k].
+        rates = rates.repeat_interleave(2)
+        turns = torch.stack((-frequency, frequency), -1).flatten().to(compute)
     rows = [inputs[:, :0] * rates]  # nothing, but it ties T = 0 to the arguments
+    if turns is not None:
+        rows[0] = rows[0] * turns
     for t in range(x.shape[1]):
-        state = state + dt * act(inputs[:, t] - rates * state)
+        pulled = rates * state
+        if turns is not None:
+            pulled = pulled + turns * state.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
+        state = state + dt * act(inputs[:, t] - pulled)
         rows.append(state.unsqueeze(1))
     return torch.cat(rows, 1).to(output), state.to(output if h0 is None else output_dtype(h0, x, rate))

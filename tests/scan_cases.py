@@ -14,6 +14,7 @@ from cofm_triton.validation.draws import decays, normal
 from cofm_triton.validation.interpreter import search_once
 from cofm_triton.validation.operators.dense_rnn import dense_case
 from cofm_triton.validation.operators.linear_scan import linear_case
+from cofm_triton.validation.operators.paired_rnn_scan import paired_case
 from cofm_triton.validation.operators.rnn_scan import rnn_case
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "for_backends",
     "linear_case",
     "normal",
+    "paired_case",
     "rnn_case",
     "rounding_slack",
 ]

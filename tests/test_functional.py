@@ -557,6 +557,9 @@ BAD: dict[str, tuple[tuple[Any, ...], dict[str, Any], type[Exception], str]] = {
 }
 
 
+PAIRED = torch.zeros(2, 5, 4)
+
+
 @pytest.mark.parametrize("name", BAD)
 def test_linear_scan_refuses(name: str) -> None:
     arguments, options, error, message = BAD[name]
@@ -583,6 +586,12 @@ def test_rnn_scan_refuses(name: str) -> None:
         ((X, DECAY), {"dt": float("nan")}, ValueError, r"dt must be finite and positive, got nan"),
         ((X, DECAY), {"dt": "1"}, TypeError, r"dt must be a number, got str"),
         ((X, DECAY), {"dt": True}, TypeError, r"dt must be a number, got bool"),
+        ((X, DECAY), {"frequency": DECAY[:1]}, ValueError, r"x must have an even number of channels D .*got \(2, 5, 3\)"),
+        ((PAIRED, DECAY), {"frequency": DECAY[:2]}, ValueError, r"rate must have shape \(D // 2,\) = \(2,\), .*got \(3,\)"),
+        ((PAIRED, DECAY[:2]), {"frequency": DECAY}, ValueError, r"frequency must have shape \(D // 2,\) = \(2,\), "),
+        ((PAIRED, DECAY[:2]), {"frequency": 1.0}, TypeError, r"frequency must be a torch.Tensor, got float"),
+        ((PAIRED, DECAY[:2]), {"frequency": DECAY[:2].long()}, TypeError, r"frequency must have the dtype of x"),
+        ((PAIRED, DECAY[:2]), {"frequency": DECAY[:2], "solver": "newton"}, ValueError, r"solver must be 'sequential'"),
     ],
 )
 def test_rnn_scan_refuses_its_own(

@@ -22,6 +22,13 @@ def _parts(row):
 
 
 @triton.jit
+def swap(row):
+    """The row with channels 2k and 2k + 1 exchanged."""
+    even, odd = _parts(row)
+    return tl.interleave(odd, even)
+
+
+@triton.jit
 def multiply(a, b, COMPLEX: tl.constexpr):
     """a * b, channel by channel."""
     if COMPLEX:

@@ -219,16 +219,19 @@ def _busy(blocks: list[Channels], chains: int, programs: float) -> Channels:
     return next((block for block in blocks if chains * block.num_blocks >= programs), blocks[-1])
 
 
-def chains(width: int, sequences: int, element_size: int, num_sms: int, *, aligned: bool = True) -> Channels:
-    """Blocks of channels for chains in time that cannot be split: narrow until half the device has one.
+def chains(
+    width: int, sequences: int, element_size: int, num_sms: int, *, pairs: bool = False, aligned: bool = True
+) -> Channels:
+    """Blocks of channels for chains in time that cannot be split: narrow until half the device has one. In `pairs`, a
+    lane has two numbers at least.
 
     A program of one warp issues an instruction per cycle at the most, for all its channels in turn, and reads as many
     rows ahead as its registers hold: fewer channels mean shorter steps and more rows.
     """
     # With eight 16-bit numbers a lane, rows ahead spill.
-    full = min(channels(width, element_size, aligned=aligned).block_d, 4 * LANES)
+    full = min(channels(width, element_size, pairs=pairs, aligned=aligned).block_d, 4 * LANES)
     block_d = full
-    while block_d > LANES and 2 * sequences * triton.cdiv(width, block_d) < num_sms:
+    while block_d > (2 * LANES if pairs else LANES) and 2 * sequences * triton.cdiv(width, block_d) < num_sms:
         block_d //= 2
     return Channels(block_d, triton.cdiv(width, block_d), width % block_d != 0, 2 if block_d < full else 1)
 

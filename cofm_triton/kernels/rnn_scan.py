@@ -16,6 +16,10 @@ row of h in ROWS are read: act' from differences of a rounded h would mistake sa
 `drate` is summed over time in registers, chained to dw in STATE and leaves the kernel as one row per sequence: no
 atomics.
 
+PAIRED, channels (2k, 2k + 1) of one thread also turn: `z[t] = x[t] - rate * h[t-1] + turn * swap(h[t-1])`, swap
+exchanges the two, turn has opposite signs in them. Then `mu[t-1]` has `- turn * swap(dx[t])` and
+`dturn += dx[t] * swap(h[t-1])`; the launchers are in `paired_rnn_scan.py`.
+
 Traffic in elements per element: forward 2, backward 3 + 1 / ROWS, and one block of rows of a sequence read again.
 Source: Eq. (1) of arXiv 2305.19190 in discrete time and its adjoint; defined in `reference/rnn_scan.py`.
 """
@@ -27,6 +31,7 @@ from typing import Any
 import triton
 import triton.language as tl
 
+from cofm_triton.kernels.interleaved import in_pairs, swap
 from cofm_triton.kernels.launch import NUM_WARPS, Channels, chains, has_aligned_rows
 from cofm_triton.kernels.nonlinearity import act, act_derivative
 from cofm_triton.kernels.parameterization import step_rate, step_rate_slope
@@ -47,20 +52,31 @@ BACKWARD_ROWS = {4: 7, 8: 4}
 
 
 @triton.jit
+def pulled(x, pull, turn, h, PAIRED: tl.constexpr):
+    """z = x + pull * h + turn * swap(h); `pull` is the rate subtracted from zero, `turn` unused unless PAIRED."""
+    z = x + pull * h
+    if PAIRED:
+        z += turn * swap(h)
+    return z
+
+
+@triton.jit
 def rnn_scan_forward_kernel(
-    x_ptr, w_ptr, h0_ptr, starts_ptr, h_ptr, last_ptr,
+    x_ptr, w_ptr, turn_ptr, h0_ptr, starts_ptr, h_ptr, last_ptr,
     T: tl.int64, D: tl.int64, num_blocks, num_sequences, dt: tl.float64,
     stride_xb: tl.int64, stride_xt: tl.int64, stride_xd,
     NONLINEARITY: tl.constexpr, PARAMETERIZATION: tl.constexpr, EXACT: tl.constexpr, HAS_H0: tl.constexpr,
-    PACKED: tl.constexpr,
+    PACKED: tl.constexpr, PAIRED: tl.constexpr,
     ALIGNED: tl.constexpr, STATE: tl.constexpr, BLOCK_D: tl.constexpr, ROWS: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
     """Writes h (B, T, D), contiguous, and last (S, D), the final state; S = B unless PACKED."""
+    if PAIRED:
+        D, stride_xb, stride_xt = in_pairs(D), in_pairs(stride_xb), in_pairs(stride_xt)
     pid = tl.program_id(0)
     sequence = pid // num_blocks
     d = (pid % num_blocks).to(tl.int64) * BLOCK_D + tl.arange(0, BLOCK_D)
     mask = d < D
-    c = across_lanes(d, pid, ALIGNED, False)
+    c = across_lanes(d, pid, ALIGNED, PAIRED)
     entry, _skipped, n, batch = chunk_rows(
         starts_ptr, sequence, num_sequences, T, 0, T, 0, T, PACKED, False
     )
@@ -71,6 +87,7 @@ def rnn_scan_forward_kernel(
 
     # Subtracted from zero: a mere change of sign would move into the loop and be paid there once per state.
     pull = 0.0 - step_rate(load_row(w_ptr + c, mask, MASKED), dt, PARAMETERIZATION, EXACT)
+    turn = load_row(turn_ptr + c, mask, MASKED) if PAIRED else pull
     h = tl.zeros((BLOCK_D,), STATE)
     if HAS_H0:
         h = load_row(h0_ptr + sequence_row, mask, MASKED).to(STATE)
@@ -83,7 +100,7 @@ def rnn_scan_forward_kernel(
         x_row += tl.where(i + 1 < blocks, ROWS * stride_xt, 0)
         ahead = ()
         for j in tl.static_range(ROWS):
-            h += step * act(xs[j].to(STATE) + pull * h, NONLINEARITY)
+            h += step * act(pulled(xs[j].to(STATE), pull, turn, h, PAIRED), NONLINEARITY)
             ahead = ahead + (load_row(x_row + j * stride_xt, mask, MASKED),)
             store_row(h_row + j * D, h, mask, MASKED)
         xs = ahead
@@ -93,7 +110,8 @@ def rnn_scan_forward_kernel(
         last_xs = load_last_rows(last_row, stride_xt, d, D, rest, ROWS - 1)
         for j in tl.static_range(ROWS - 1):
             live = live_row(d, D, j, rest)
-            h = tl.where(live, h + step * act(last_xs[j].to(STATE) + pull * h, NONLINEARITY), h)
+            z = pulled(last_xs[j].to(STATE), pull, turn, h, PAIRED)
+            h = tl.where(live, h + step * act(z, NONLINEARITY), h)
             store_row(h_row + j * D, h, live, True)
 
     store_row(last_ptr + sequence_row, h, mask, MASKED)
@@ -101,21 +119,24 @@ def rnn_scan_forward_kernel(
 
 @triton.jit
 def rnn_scan_backward_kernel(
-    grad_h_ptr, x_ptr, w_ptr, h_ptr, h0_ptr, grad_last_ptr, starts_ptr,
-    grad_x_ptr, grad_w_ptr, grad_h0_ptr,
+    grad_h_ptr, x_ptr, w_ptr, turn_ptr, h_ptr, h0_ptr, grad_last_ptr, starts_ptr,
+    grad_x_ptr, grad_w_ptr, grad_turn_ptr, grad_h0_ptr,
     T: tl.int64, D: tl.int64, num_blocks, num_sequences, dt: tl.float64,
     stride_gb: tl.int64, stride_gt: tl.int64, stride_gd,
     stride_xb: tl.int64, stride_xt: tl.int64, stride_xd,
     NONLINEARITY: tl.constexpr, PARAMETERIZATION: tl.constexpr, EXACT: tl.constexpr, HAS_H0: tl.constexpr,
-    HAS_GRAD_LAST: tl.constexpr, PACKED: tl.constexpr,
+    HAS_GRAD_LAST: tl.constexpr, PACKED: tl.constexpr, PAIRED: tl.constexpr,
     ALIGNED: tl.constexpr, STATE: tl.constexpr, BLOCK_D: tl.constexpr, ROWS: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
-    """Writes grad_x (B, T, D), contiguous, and grad_w, grad_h0 (S, D), one row per sequence."""
+    """Writes grad_x (B, T, D), contiguous, and grad_w, grad_turn, grad_h0 (S, D), one row per sequence."""
+    if PAIRED:
+        D, stride_gb, stride_gt = in_pairs(D), in_pairs(stride_gb), in_pairs(stride_gt)
+        stride_xb, stride_xt = in_pairs(stride_xb), in_pairs(stride_xt)
     pid = tl.program_id(0)
     sequence = pid // num_blocks
     d = (pid % num_blocks).to(tl.int64) * BLOCK_D + tl.arange(0, BLOCK_D)
     mask = d < D
-    c = across_lanes(d, pid, ALIGNED, False)
+    c = across_lanes(d, pid, ALIGNED, PAIRED)
     entry, _skipped, n, batch = chunk_rows(
         starts_ptr, sequence, num_sequences, T, 0, T, 0, T, PACKED, False
     )
@@ -132,6 +153,8 @@ def rnn_scan_backward_kernel(
 
     # Subtracted from zero: a mere change of sign would move into the loop and be paid there once per state.
     pull = 0.0 - step_rate(load_row(w_ptr + c, mask, MASKED), dt, PARAMETERIZATION, EXACT)
+    turn = load_row(turn_ptr + c, mask, MASKED) if PAIRED else pull
+    back_turn = 0.0 - turn
     start = tl.zeros((BLOCK_D,), STATE)
     if HAS_H0:
         start = load_row(h0_ptr + sequence_row, mask, MASKED).to(STATE)
@@ -139,6 +162,7 @@ def rnn_scan_backward_kernel(
     if HAS_GRAD_LAST:
         mu = load_row(grad_last_ptr + sequence_row, mask, MASKED).to(STATE)
     grad_pull = tl.zeros((BLOCK_D,), STATE)
+    grad_turn = tl.zeros((BLOCK_D,), STATE)
 
     rest = n % ROWS
     if rest > 0:
@@ -149,7 +173,7 @@ def rnn_scan_backward_kernel(
         hs = ()
         slopes = ()
         for j in tl.static_range(ROWS - 1):
-            z = last_xs[j].to(STATE) + pull * h
+            z = pulled(last_xs[j].to(STATE), pull, turn, h, PAIRED)
             u = act(z, NONLINEARITY)
             hs = hs + (h,)
             slopes = slopes + (act_derivative(z, u, step, NONLINEARITY),)
@@ -158,8 +182,10 @@ def rnn_scan_backward_kernel(
             live = live_row(d, D, j, rest)
             adjoint = last_gs[j].to(STATE) + mu
             grad_x = slopes[j] * adjoint
-            mu = tl.where(live, adjoint + pull * grad_x, mu)
+            mu = tl.where(live, pulled(adjoint, pull, back_turn, grad_x, PAIRED), mu)
             grad_pull += tl.where(live, grad_x * hs[j], 0.0)
+            if PAIRED:
+                grad_turn += tl.where(live, grad_x * swap(hs[j]), 0.0)
             store_row(dx_row + j * D, grad_x, live, True)
     full = tl.where(block > 0, ROWS, 0)
     g_row -= full * stride_gt
@@ -183,7 +209,7 @@ def rnn_scan_backward_kernel(
         xs_ahead = ()
         gs_ahead = ()
         for j in tl.static_range(ROWS):
-            z = xs[j].to(STATE) + pull * h
+            z = pulled(xs[j].to(STATE), pull, turn, h, PAIRED)
             xs_ahead = xs_ahead + (load_row(x_row + j * stride_xt, mask, MASKED),)
             u = act(z, NONLINEARITY)
             hs = hs + (h,)
@@ -193,14 +219,18 @@ def rnn_scan_backward_kernel(
             adjoint = gs[j].to(STATE) + mu
             grad_x = slopes[j] * adjoint
             gs_ahead = (load_row(g_row + j * stride_gt, mask, MASKED),) + gs_ahead
-            mu = adjoint + pull * grad_x
+            mu = pulled(adjoint, pull, back_turn, grad_x, PAIRED)
             grad_pull += grad_x * hs[j]
+            if PAIRED:
+                grad_turn += grad_x * swap(hs[j])
             store_row(dx_row + j * D, grad_x, mask, MASKED)
         xs = xs_ahead
         gs = gs_ahead
 
     slope = step_rate_slope(load_row(w_ptr + c, mask, MASKED), dt, PARAMETERIZATION, EXACT)
     store_row(grad_w_ptr + sequence_row, -slope * grad_pull, mask, MASKED)
+    if PAIRED:
+        store_row(grad_turn_ptr + sequence_row, grad_turn, mask, MASKED)
     store_row(grad_h0_ptr + sequence_row, mu, mask, MASKED)
 
 
@@ -209,12 +239,12 @@ def forward(
     dt: float, nonlinearity: str, parameterization: str, discretization: str, state_dtype: Any, num_sms: int,
 ) -> tuple[Any, Any]:  # fmt: skip
     """`(h, h_last)` with T >= 1: h (B, T, D) in x's dtype, h_last (S, D) in the state's, which is also w's."""
-    h, last, block, shape = _buffers([x], seq_starts, state_dtype, num_sms)
+    h, last, block, shape = buffers([x], seq_starts, state_dtype, num_sms)
     rnn_scan_forward_kernel[(block.num_blocks * last.shape[0],)](
-        x, w, h0, seq_starts, h, last,
+        x, w, None, h0, seq_starts, h, last,
         x.shape[1], x.shape[2], block.num_blocks, last.shape[0], dt, *x.stride(),
         NONLINEARITY=nonlinearity, PARAMETERIZATION=parameterization, EXACT=discretization == "exact",
-        HAS_H0=h0 is not None, ROWS=_rows(FORWARD_ROWS[last.element_size()], block, nonlinearity), **shape,
+        HAS_H0=h0 is not None, ROWS=rows_of(FORWARD_ROWS[last.element_size()], block, nonlinearity), **shape,
     )  # fmt: skip
     return h, last
 
@@ -224,34 +254,35 @@ def backward(
     dt: float, nonlinearity: str, parameterization: str, discretization: str, state_dtype: Any, num_sms: int,
 ) -> tuple[Any, Any, Any]:  # fmt: skip
     """`(grad_x, grad_w, grad_h0)` with T >= 1: grad_w (D,) and grad_h0 (S, D) in the state's dtype, which is w's."""
-    grad_x, grad_h0, block, shape = _buffers([x, grad_h], seq_starts, state_dtype, num_sms)
+    grad_x, grad_h0, block, shape = buffers([x, grad_h], seq_starts, state_dtype, num_sms)
     grad_w = grad_h0.new_empty(grad_h0.shape)
     rnn_scan_backward_kernel[(block.num_blocks * grad_h0.shape[0],)](
-        grad_h, x, w, h, h0, grad_last, seq_starts, grad_x, grad_w, grad_h0,
+        grad_h, x, w, None, h, h0, grad_last, seq_starts, grad_x, grad_w, None, grad_h0,
         x.shape[1], x.shape[2], block.num_blocks, grad_h0.shape[0], dt, *grad_h.stride(), *x.stride(),
         NONLINEARITY=nonlinearity, PARAMETERIZATION=parameterization, EXACT=discretization == "exact",
         HAS_H0=h0 is not None, HAS_GRAD_LAST=grad_last is not None,
-        ROWS=_rows(BACKWARD_ROWS[grad_h0.element_size()], block, nonlinearity), **shape,
+        ROWS=rows_of(BACKWARD_ROWS[grad_h0.element_size()], block, nonlinearity), **shape,
     )  # fmt: skip
     return grad_x, grad_w.sum(0), grad_h0
 
 
-def _rows(full: int, block: Channels, nonlinearity: str) -> int:
+def rows_of(full: int, block: Channels, nonlinearity: str) -> int:
     """Rows of a block of time: twice as many where a thread has half the channels, or less."""
     return full if nonlinearity == "tanh" or block.masked else full * block.part
 
 
-def _buffers(
-    read: list[Any], seq_starts: Any, state_dtype: Any, num_sms: int
+def buffers(
+    read: list[Any], seq_starts: Any, state_dtype: Any, num_sms: int, *, pairs: bool = False
 ) -> tuple[Any, Any, Channels, dict[str, Any]]:
     """A tensor like x, the first of those that are `read`, one state per sequence, and what both launches share."""
     x = read[0]
     sequences = x.shape[0] if seq_starts is None else seq_starts.shape[0]
     states = x.new_empty((sequences, x.shape[2]), dtype=state_dtype)
     aligned = all(map(has_aligned_rows, read))
-    block = chains(x.shape[2], sequences, x.element_size(), num_sms, aligned=aligned)
+    block = chains(x.shape[2], sequences, x.element_size(), num_sms, pairs=pairs, aligned=aligned)
     shape = dict(
-        PACKED=seq_starts is not None, ALIGNED=aligned, STATE=tl.float64 if states.element_size() == 8 else tl.float32,
+        PACKED=seq_starts is not None, PAIRED=pairs, ALIGNED=aligned,
+        STATE=tl.float64 if states.element_size() == 8 else tl.float32,
         BLOCK_D=block.block_d, MASKED=block.masked, num_warps=NUM_WARPS,
     )  # fmt: skip
     return x.new_empty(x.shape), states, block, shape

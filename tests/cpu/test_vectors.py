@@ -15,7 +15,7 @@ from numba import njit
 from cofm_triton.cpu.jit.bits import choose, like, power, signed
 from cofm_triton.cpu.jit.compiled import OPTIONS
 from cofm_triton.cpu.jit.rows import SAMPLES
-from cofm_triton.cpu.jit.vectors import conjugate, distribute, load, same, store
+from cofm_triton.cpu.jit.vectors import conjugate, distribute, load, same, store, swap
 
 WIDTHS = [1, 2, 3, 7, 8, 16, 24, 31, 32]
 REAL = [torch.float32, torch.float64]
@@ -28,6 +28,10 @@ def _copy(lanes: Any, source: int, sample: Any, target: int, target_sample: Any,
 def _combine(lanes: Any, a: int, b: int, c: int, sample: Any, target: int) -> None:
     x, y, z = load(lanes, a, sample), load(lanes, b, sample), load(lanes, c, sample)
     store(x * y + conjugate(z), target, sample, False)
+
+
+def _exchange(lanes: Any, a: int, sample: Any, target: int) -> None:
+    store(swap(load(lanes, a, sample)), target, sample, False)
 
 
 def _distribute(lanes: Any, a: int, b: int, c: int, sample: Any, target: int) -> None:
@@ -54,8 +58,9 @@ def _signed(lanes: Any, a: int, b: int, sample: Any, target: int) -> None:
 
 
 # Called rather than written above the functions: the decorator carries no types.
-copy, combine, spread, real, equal, scaled, with_sign = (
-    njit(**OPTIONS)(function) for function in (_copy, _combine, _distribute, _real, _same, _power, _signed)
+copy, combine, exchange, spread, real, equal, scaled, with_sign = (
+    njit(**OPTIONS)(function)
+    for function in (_copy, _combine, _exchange, _distribute, _real, _same, _power, _signed)
 )
 
 
@@ -109,6 +114,15 @@ def test_sums_and_products(width: int, dtype: torch.dtype) -> None:
     torch.testing.assert_close(target[:width], a * b + c.conj())
     spread((0,) * width, *addresses, sample, target.data_ptr())
     torch.testing.assert_close(target[:width], a * b + a * c)
+
+
+@pytest.mark.parametrize("width", [2, 6, 32])
+@pytest.mark.parametrize("dtype", REAL, ids=str)
+def test_neighbours_change_places(width: int, dtype: torch.dtype) -> None:
+    a, target = torch.randn(width, dtype=dtype), room(width, dtype)
+    exchange((0,) * width, a.data_ptr(), SAMPLES[dtype], target.data_ptr())
+    assert torch.equal(target[:width], a.view(-1, 2).flip(1).flatten())
+    assert not target[width:].any()
 
 
 @pytest.mark.parametrize("width", [1, 5, 32])

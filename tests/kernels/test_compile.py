@@ -40,6 +40,12 @@ BUDGETS = {
     ("rnn_scan_forward_kernel", "float32 hardtanh"): 13,
     ("rnn_scan_forward_kernel", "float32 relu"): 13,
     ("rnn_scan_forward_kernel", "float32 tanh"): 24,
+    # Of pairs: at most half as many again as of units.
+    ("rnn_scan_forward_kernel", "float32 hardtanh paired"): 7,
+    ("rnn_scan_backward_kernel", "float32 hardtanh paired"): 18,
+    ("rnn_scan_forward_kernel", "bfloat16 hardtanh paired"): 11,
+    ("rnn_scan_backward_kernel", "bfloat16 hardtanh paired"): 24,
+    ("rnn_scan_forward_kernel", "float32 tanh paired"): 26,
 }
 DIAGONAL = {"linear_scan", "rnn_scan"}
 TALK = {"shuffle", "sync", "shared", "local"}  # between lanes or warps, and what takes its way through memory

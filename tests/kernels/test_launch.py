@@ -192,6 +192,17 @@ def test_the_paper_sweep_fills_an_h100(units: int, tanh: bool) -> None:
     assert blocks >= 8 * at_a_time
 
 
+@pytest.mark.parametrize("aligned", [True, False])
+@pytest.mark.parametrize(("size", "sequences", "num_sms"), [(2, 1, 132), (4, 1, 132), (4, 64, 1), (8, 3, 16)])
+@pytest.mark.parametrize("width", [2, 66, 512, 1000])
+def test_pairs_share_a_lane(width: int, size: int, sequences: int, num_sms: int, aligned: bool) -> None:
+    """Two numbers a lane at least, however few the channels; otherwise blocks are those of units."""
+    block, units = (chains(width, sequences, size, num_sms, pairs=pairs, aligned=aligned) for pairs in (True, False))
+    assert block.block_d == max(2 * LANES, units.block_d)
+    assert (block.num_blocks - 1) * block.block_d < width <= block.num_blocks * block.block_d
+    assert block.masked == (width % block.block_d != 0)
+
+
 @given(
     width=st.integers(1, 2**13),
     sequences=st.integers(1, 64),

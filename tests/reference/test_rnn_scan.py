@@ -1,5 +1,6 @@
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -38,6 +39,45 @@ def test_against_python_floats(shape: tuple[int, int, int], name: str, dt: float
     growth = max(1.0, float((1 - dt * rate).abs().max())) ** length
     torch.testing.assert_close(h, expected, rtol=1e-13, atol=1e-15 * (length + 1) * growth)
     assert torch.equal(h_last, h[:, -1] if length else h0)
+
+
+@pytest.mark.parametrize("name", NONLINEARITIES)
+@pytest.mark.parametrize("shape", [(2, 0, 2), (1, 1, 2), (3, 7, 6)])
+def test_pairs_against_python_floats(shape: tuple[int, int, int], name: str) -> None:
+    """h <- h + dt act(x - A h), A = [[r, -w], [w, r]] for channels (2k, 2k + 1)."""
+    batch, length, size = shape
+    dt, x, h0 = 0.5, 2 * random(*shape), random(batch, size, seed=2)
+    rate, frequency = random(size // 2, seed=1).abs(), random(size // 2, seed=3)
+    h, h_last = rnn_scan(x, rate, h0, dt=dt, nonlinearity=name, frequency=frequency)
+    expected = torch.zeros_like(x)
+    for b in range(batch):
+        for k in range(size // 2):
+            p, q = float(h0[b, 2 * k]), float(h0[b, 2 * k + 1])
+            r, w = float(rate[k]), float(frequency[k])
+            for t in range(length):
+                u = ACTS[name](float(x[b, t, 2 * k]) - (r * p - w * q))
+                v = ACTS[name](float(x[b, t, 2 * k + 1]) - (w * p + r * q))
+                p, q = p + dt * u, q + dt * v
+                expected[b, t, 2 * k], expected[b, t, 2 * k + 1] = p, q
+    growth = max(1.0, float(((1 - dt * rate).square() + (dt * frequency).square()).sqrt().max())) ** length
+    torch.testing.assert_close(h, expected, rtol=1e-13, atol=1e-14 * (length + 1) * growth)
+    assert torch.equal(h_last, h[:, -1] if length else h0)
+
+
+def test_linear_pairs_are_the_complex_linear_scan() -> None:
+    """H = h[2k] + i h[2k+1] decays by 1 - dt (r + i w) a step."""
+    x, h0 = random(2, 20, 6), random(2, 6, seed=2)
+    rate, frequency = random(3, seed=1).abs() / 2, random(3, seed=3)
+    h, _ = rnn_scan(x, rate, h0, dt=0.5, nonlinearity="linear", frequency=frequency)
+    inputs, start = (torch.view_as_complex(t.unflatten(-1, (3, 2))) for t in (0.5 * x, h0))
+    expected, _ = linear_scan(inputs, 1 - 0.5 * torch.complex(rate, frequency), start)
+    torch.testing.assert_close(h, torch.view_as_real(expected).flatten(-2))
+
+
+def test_pairs_that_do_not_turn_are_units() -> None:
+    x, rate, h0 = random(2, 20, 6), random(3, seed=1).abs(), random(2, 6, seed=2)
+    pairs, _ = rnn_scan(x, rate, h0, nonlinearity="tanh", frequency=torch.zeros_like(rate))
+    torch.testing.assert_close(pairs, rnn_scan(x, rate.repeat_interleave(2), h0, nonlinearity="tanh")[0])
 
 
 def test_linear_is_the_linear_scan() -> None:
@@ -82,12 +122,14 @@ def test_first_and_second_derivatives(name: str) -> None:
 
 
 @pytest.mark.parametrize("starts", [[0], [0, 4], [0, 1, 1, 6, 9]])
-def test_packed_sequences_do_not_meet(starts: list[int]) -> None:
+@pytest.mark.parametrize("paired", [False, True])
+def test_packed_sequences_do_not_meet(paired: bool, starts: list[int]) -> None:
     x, h0 = random(1, 9, 2).requires_grad_(), random(len(starts), 2, seed=2)
-    rate = torch.tensor([0.1, 0.9], dtype=torch.float64)
-    h, h_last = rnn_scan(x, rate, h0, dt=0.5, nonlinearity="tanh", seq_starts=torch.tensor(starts))
+    rate = torch.tensor([0.3] if paired else [0.1, 0.9], dtype=torch.float64)
+    kind: dict[str, Any] = dict(dt=0.5, nonlinearity="tanh", frequency=torch.ones_like(rate) if paired else None)
+    h, h_last = rnn_scan(x, rate, h0, seq_starts=torch.tensor(starts), **kind)
     for i, (a, b) in enumerate(zip(starts, [*starts[1:], 9], strict=True)):
-        alone, last = rnn_scan(x[:, a:b], rate, h0[i : i + 1], dt=0.5, nonlinearity="tanh")
+        alone, last = rnn_scan(x[:, a:b], rate, h0[i : i + 1], **kind)
         assert torch.equal(h[:, a:b], alone)
         assert torch.equal(h_last[i : i + 1], last)
         (leak,) = torch.autograd.grad(h[:, a:b].sum() + h_last[i].sum(), x, retain_graph=True)

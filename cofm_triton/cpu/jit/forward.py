@@ -2,10 +2,11 @@
 
     linear      h[t] = a[t] h[t-1] + x[t]
     nonlinear   h[t] = h[t-1] + dt act(x[t] - a h[t-1])
+    paired      h[t] = h[t-1] + dt act(x[t] - a h[t-1] + turn swap(h[t-1])),   swap exchanges channels 2k and 2k + 1
 
-A `rule` says which one: `()`, or `(act, dt)` with act a tuple of as many entries as the nonlinearity's index, a
-constant in compiled code. Coefficients a that do not change over time are to these loops rows that all lie at one
-address.
+A `rule` says which one: `()`, `(act, dt)` with act a tuple of as many entries as the nonlinearity's index, a constant
+in compiled code, or `(act, dt, distance)`, where turn lies so many bytes behind a. Coefficients that do not change
+over time are to these loops rows that all lie at one address.
 
 Sequences are shared out to threads. Those that do not divide evenly are split in time: each thread first runs the
 recurrence up to its part without storing it, a pass that only reads, and then does its part. Rows of at most
@@ -43,7 +44,7 @@ from cofm_triton.cpu.jit.rows import (
 from cofm_triton.cpu.jit.schedule import plan
 from cofm_triton.cpu.jit.streams import fence, streams
 from cofm_triton.cpu.jit.threads import launch, workers
-from cofm_triton.cpu.jit.vectors import load, same, store
+from cofm_triton.cpu.jit.vectors import load, same, store, swap
 from cofm_triton.cpu.memory import empty
 
 
@@ -54,7 +55,7 @@ def scan(
     """`(h, h_last)` with T >= 1: h (B, T, D) in x's dtype, h_last (S, D) in the state's.
 
     Args:
-        rule: see above.
+        rule: see above; paired, D is even.
         x: (B, T, D).
         a: (D,) or (B, T, D).
         h0: (S, D), zeros when None.
@@ -97,8 +98,24 @@ def initial_states(states: Tensor | None, sequence: Any, channels: int, state_dt
     return result
 
 
+def _coefficients(rule: Any, lanes: Any, a: int, ak: Any) -> Any:
+    """The coefficients at an address: a vector, or two in a tuple where the rule has two."""
+    raise TypeError("compiled code only")
+
+
+@overload(_coefficients, jit_options=OPTIONS)
+def _coefficients_overload(rule: Any, lanes: Any, a: Any, ak: Any) -> Any:
+    def one(rule: Any, lanes: Any, a: Any, ak: Any) -> Any:
+        return load(lanes, a, ak)
+
+    def two(rule: Any, lanes: Any, a: Any, ak: Any) -> Any:
+        return load(lanes, a, ak), load(lanes, a + rule[2], ak)
+
+    return two if len(rule) == 3 else one
+
+
 def _next(rule: Any, a: Any, x: Any, state: Any) -> Any:
-    """The state after a step; `state`, `a` and `x` are vectors."""
+    """The state after a step; `state` and `x` are vectors, `a` is what `_coefficients` gives."""
     raise TypeError("compiled code only")
 
 
@@ -110,7 +127,10 @@ def _next_overload(rule: Any, a: Any, x: Any, state: Any) -> Any:
     def nonlinear(rule: Any, a: Any, x: Any, state: Any) -> Any:
         return state + rule[1] * activate(len(rule[0]), x - a * state)
 
-    return nonlinear if len(rule) else linear
+    def paired(rule: Any, a: Any, x: Any, state: Any) -> Any:
+        return state + rule[1] * activate(len(rule[0]), x - a[0] * state + a[1] * swap(state))
+
+    return (linear, linear, nonlinear, paired)[len(rule)]
 
 
 @inlined
@@ -119,7 +139,7 @@ def _skip(
 ) -> Any:
     """The state after the `steps` steps before the rows at x and a."""
     for t in range(-steps, 0):
-        held = _next(rule, load(lanes, a + t * a_step, ak), load(lanes, x + t * x_step, xk), held)
+        held = _next(rule, _coefficients(rule, lanes, a + t * a_step, ak), load(lanes, x + t * x_step, xk), held)
     return held
 
 
@@ -132,7 +152,7 @@ def _forward_held_part(
     held = load(lanes, state.ctypes.data, state)
     held = _skip(rule, lanes, x, x_step, xk, a, a_step, ak, held, begins[i])
     for t in range(counts[i]):
-        held = _next(rule, load(lanes, a + t * a_step, ak), load(lanes, x + t * x_step, xk), held)
+        held = _next(rule, _coefficients(rule, lanes, a + t * a_step, ak), load(lanes, x + t * x_step, xk), held)
         store(held, h + t * h_step, hk, streamed)
     store(held, state.ctypes.data, state, False)
     fence()
@@ -146,7 +166,7 @@ def _row(
     for k in range((end - begin) // len(lanes)):
         c = block_at(k, lanes, begin, end, step)
         at = state + c * sk.itemsize
-        coefficients, given = load(lanes, a + c * ak.itemsize, ak), load(lanes, x + c * xk.itemsize, xk)
+        coefficients, given = _coefficients(rule, lanes, a + c * ak.itemsize, ak), load(lanes, x + c * xk.itemsize, xk)
         value = _next(rule, coefficients, given, load(lanes, at, sk))
         store(value, at, sk, False)
         if stored:
@@ -186,7 +206,7 @@ def _chains_part(
     first = CHAINS * i
     steps = counts[first]
     held, wrong, size = states[first].ctypes.data, guesses[first].ctypes.data, len(lanes) * states.itemsize
-    coefficients, start = load(lanes, places[first, 1], ak), load(lanes, held, states)
+    coefficients, start = _coefficients(rule, lanes, places[first, 1], ak), load(lanes, held, states)
     p = q = r = s = load(lanes, wrong, guesses)
     x0, x1, x2, x3 = places[first, 0], places[first + 1, 0], places[first + 2, 0], places[first + 3, 0]
     h0, h1, h2, h3 = places[first, 2], places[first + 1, 2], places[first + 2, 2], places[first + 3, 2]
@@ -238,7 +258,7 @@ def _settle(
         right = load(lanes, states.ctypes.data + (i - 1) * size, states)
         wrong = load(lanes, guesses.ctypes.data + i * size, states)
         while t < counts[i] and not same(right, wrong):
-            coefficients, given = load(lanes, a, ak), load(lanes, x + t * x_step, xk)
+            coefficients, given = _coefficients(rule, lanes, a, ak), load(lanes, x + t * x_step, xk)
             right, wrong = _next(rule, coefficients, given, right), _next(rule, coefficients, given, wrong)
             store(right, h + t * h_step, hk, streamed)
             t += 1

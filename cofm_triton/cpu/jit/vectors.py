@@ -237,6 +237,15 @@ def _sum_of_products(_context: Any, a: Any, b: Any, c: Any) -> Any:
     return a(a, a, a), generate
 
 
+def _swap(_context: Any, value: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        # The vector of what blocks leave of a row has one lane where they leave nothing, and is not used.
+        order = [k ^ 1 for k in range(value.lanes)] if value.lanes % 2 == 0 else list(range(value.lanes))
+        return bfloat16.shuffled(builder, arguments[0], arguments[0], order)
+
+    return value(value), generate
+
+
 def _same(_context: Any, a: Any, b: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         pairs = [arguments]
@@ -266,5 +275,7 @@ store_numbers: Any = intrinsic(_store_numbers)
 conjugate: Any = intrinsic(_conjugate)
 # `distribute(a, b, c)`: a b + a c, in which only the multiplication of b and one addition wait for b.
 distribute: Any = intrinsic(_sum_of_products)
+# A vector with lanes 2k and 2k + 1 exchanged.
+swap: Any = intrinsic(_swap)
 # Whether two vectors are the same, bit for bit.
 same: Any = intrinsic(_same)

@@ -1,0 +1,64 @@
+"""Launches of the nonlinear recurrence of pairs of channels: the kernels are those of `rnn_scan.py`, PAIRED.
+
+    h[t] = h[t-1] + dt * act(z[t]),   z[t] = x[t] - pull * h[t-1] + turn * swap(h[t-1])
+
+A lane holds both channels of a pair, so that exchanging them renames registers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cofm_triton.kernels.rnn_scan import (
+    BACKWARD_ROWS,
+    FORWARD_ROWS,
+    buffers,
+    rnn_scan_backward_kernel,
+    rnn_scan_forward_kernel,
+    rows_of,
+)
+
+# The kernels' rates are coefficients as they are.
+PLAIN = dict(PARAMETERIZATION="direct", EXACT=False)
+
+
+def forward(
+    x: Any, pull: Any, turn: Any, h0: Any, seq_starts: Any, *,
+    dt: float, nonlinearity: str, state_dtype: Any, num_sms: int,
+) -> tuple[Any, Any]:  # fmt: skip
+    """`(h, h_last)` with T >= 1: h (B, T, D) in x's dtype, h_last (S, D) in the state's, which is that of the rows."""
+    x = _in_pairs(x)
+    h, last, block, shape = buffers([x], seq_starts, state_dtype, num_sms, pairs=True)
+    rnn_scan_forward_kernel[(block.num_blocks * last.shape[0],)](
+        x, pull, turn, h0, seq_starts, h, last,
+        x.shape[1], x.shape[2], block.num_blocks, last.shape[0], dt, *x.stride(),
+        NONLINEARITY=nonlinearity, HAS_H0=h0 is not None,
+        ROWS=rows_of(FORWARD_ROWS[last.element_size()], block, nonlinearity), **PLAIN, **shape,
+    )  # fmt: skip
+    return h, last
+
+
+def backward(
+    grad_h: Any, grad_last: Any, x: Any, pull: Any, turn: Any, h: Any, h0: Any, seq_starts: Any, *,
+    dt: float, nonlinearity: str, state_dtype: Any, num_sms: int,
+) -> tuple[Any, Any, Any, Any]:  # fmt: skip
+    """`(grad_x, grad_pull, grad_turn, grad_h0)` with T >= 1; (D,), (D,) and (S, D) in the state's dtype."""
+    x, grad_h = _in_pairs(x), _in_pairs(grad_h)
+    grad_x, grad_h0, block, shape = buffers([x, grad_h], seq_starts, state_dtype, num_sms, pairs=True)
+    grad_pull, grad_turn = grad_h0.new_empty((2, *grad_h0.shape))
+    rnn_scan_backward_kernel[(block.num_blocks * grad_h0.shape[0],)](
+        grad_h, x, pull, turn, h, h0, grad_last, seq_starts, grad_x, grad_pull, grad_turn, grad_h0,
+        x.shape[1], x.shape[2], block.num_blocks, grad_h0.shape[0], dt, *grad_h.stride(), *x.stride(),
+        NONLINEARITY=nonlinearity, HAS_H0=h0 is not None, HAS_GRAD_LAST=grad_last is not None,
+        ROWS=rows_of(BACKWARD_ROWS[grad_h0.element_size()], block, nonlinearity), **PLAIN, **shape,
+    )  # fmt: skip
+    return grad_x, grad_pull.sum(0), grad_turn.sum(0), grad_h0
+
+
+def _in_pairs(x: Any) -> Any:
+    """x with the channels of a pair next to each other, and pairs at addresses that are multiples of their size;
+    copied only where they are not.
+    """
+    stride_b, stride_t, stride_d = x.stride()
+    together = stride_d == 1 and stride_b % 2 == 0 and stride_t % 2 == 0 and x.data_ptr() % (2 * x.element_size()) == 0
+    return x if together else x.contiguous()

@@ -1,0 +1,152 @@
+"""Pairs of channels that turn, as PyTorch sees them: derivatives to any order, batching, compilation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from scan_cases import BACKENDS, CPU_BACKENDS, TRITON, device_of, for_backends, paired_case
+from torch import Tensor
+from torch.autograd import gradcheck, gradgradcheck
+from torch.func import grad, jacfwd, jacrev, vmap
+from torch.library import opcheck
+
+from cofm_triton.functional import rnn_scan
+from cofm_triton.nonlinearity import NONLINEARITIES
+
+STARTS = [0, 2, 2, 5]
+OPTIONS: dict[str, Any] = dict(dt=0.7, parameterization="softplus", discretization="exact")
+
+
+def arguments(backend: str, nonlinearity: str, packed: bool = False, length: int = 6) -> tuple[Tensor, ...]:
+    """x, rate, frequency, h0 in float64, away from kinks."""
+    starts = STARTS if packed else None
+    case = paired_case(
+        1 if packed else 2, length, 2, dtype=torch.float64, nonlinearity=nonlinearity, starts=starts,
+        parameterization="softplus",
+    )  # fmt: skip
+    return tuple(t.to(device_of(backend)).requires_grad_() for t in case.tensors if t is not None)
+
+
+def scan(backend: str, nonlinearity: str, packed: bool = False) -> Callable[..., tuple[Tensor, Tensor]]:
+    starts = torch.tensor(STARTS, device=device_of(backend)) if packed else None
+
+    def run(x: Tensor, rate: Tensor, frequency: Tensor, h0: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return rnn_scan(
+            x, rate, h0, frequency=frequency, nonlinearity=nonlinearity, seq_starts=starts, backend=backend, **OPTIONS
+        )
+
+    return run
+
+
+def loss(h_and_last: tuple[Tensor, Tensor]) -> Tensor:
+    h, h_last = h_and_last
+    return h.square().sum() + h_last.sin().sum()
+
+
+@pytest.mark.parametrize(
+    ("backend", "nonlinearity"), for_backends(CPU_BACKENDS, NONLINEARITIES) + for_backends(TRITON, ["tanh"])
+)
+@pytest.mark.parametrize("packed", [False, True])
+def test_derivatives(packed: bool, nonlinearity: str, backend: str) -> None:
+    run, inputs = scan(backend, nonlinearity, packed), arguments(backend, nonlinearity, packed)
+    fast = backend == "triton"  # one random direction in place of every component: the interpreter is slow
+    assert gradcheck(run, inputs, check_forward_ad=True, check_batched_grad=not fast, fast_mode=fast)
+    assert gradgradcheck(run, inputs, fast_mode=fast)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("nonlinearity", NONLINEARITIES)
+@pytest.mark.parametrize("length", [0, 1, 6])
+def test_results_and_derivatives_are_those_of_the_definition(length: int, nonlinearity: str, backend: str) -> None:
+    """Of the fused backward pass, and of the composition that is differentiated once more."""
+    inputs = arguments(backend, nonlinearity, length=length)
+    runs = [scan(name, nonlinearity) for name in (backend, "reference")]
+    torch.testing.assert_close(*(run(*inputs) for run in runs))
+    fused = [torch.autograd.grad(loss(run(*inputs)), inputs) for run in runs]
+    torch.testing.assert_close(*fused)
+    pair = []
+    for run in runs:
+        first = torch.autograd.grad(loss(run(*inputs)), inputs, create_graph=True)
+        squares = torch.stack([g.square().sum() for g in first]).sum()
+        pair.append((first, torch.autograd.grad(squares, inputs)))
+    torch.testing.assert_close(*pair)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("argument", [0, 1, 2, 3])
+def test_forward_and_reverse_mode_agree(argument: int, backend: str) -> None:
+    inputs = tuple(t.detach() for t in arguments(backend, "tanh", length=2))
+
+    def alone(value: Tensor) -> tuple[Tensor, Tensor]:
+        return scan(backend, "tanh")(*inputs[:argument], value, *inputs[argument + 1 :])
+
+    torch.testing.assert_close(jacfwd(alone)(inputs[argument]), jacrev(alone)(inputs[argument]))
+
+
+@pytest.mark.parametrize(
+    ("backend", "dims"),
+    for_backends(CPU_BACKENDS, [(0, None, None, None), (None, 0, None, None), (None, None, 0, None), (1, 1, 1, 1)])
+    + for_backends(TRITON, [(None, 0, 0, 0)]),
+)
+@pytest.mark.parametrize("packed", [False, True])
+def test_vmap(packed: bool, dims: tuple[int | None, ...], backend: str) -> None:
+    size, run = 3, scan(backend, "tanh", packed)
+    inputs = [t.detach() for t in arguments(backend, "tanh", packed)]
+    mapped = tuple(
+        tensor if dim is None else torch.stack([tensor * (1 - 0.1 * i) for i in range(size)], dim)
+        for tensor, dim in zip(inputs, dims, strict=True)
+    )
+
+    def one(i: int) -> tuple[Tensor, ...]:
+        return tuple(t if dim is None else t.select(dim, i) for t, dim in zip(mapped, dims, strict=True))
+
+    gradient = grad(lambda *args: loss(run(*args)), argnums=(0, 1, 2, 3))
+    for function in (run, gradient):
+        results = vmap(function, in_dims=dims)(*mapped)
+        for actual, expected in zip(results, zip(*(function(*one(i)) for i in range(size)), strict=True), strict=True):
+            torch.testing.assert_close(actual, torch.stack(expected))
+
+
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+@pytest.mark.parametrize("differentiated", [False, True])
+@pytest.mark.parametrize("packed", [False, True])
+def test_operator_keeps_pytorchs_rules(packed: bool, differentiated: bool, backend: str) -> None:
+    tensors = [t.detach().float().requires_grad_(differentiated) for t in arguments(backend, "tanh", packed)]
+    starts = torch.tensor(STARTS) if packed else None
+    opcheck(torch.ops.cofm_triton.paired_rnn_scan.default, (*tensors, starts, 0.5, "hardtanh", backend))
+    opcheck(torch.ops.cofm_triton.paired_rnn_scan.default, (*tensors[:3], None, starts, 0.5, "tanh", backend))
+
+
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+@pytest.mark.parametrize("length", [0, 6])
+def test_backward_operator_keeps_pytorchs_rules(length: int, backend: str) -> None:
+    x, alpha, omega, h0 = (t.detach() for t in arguments(backend, "tanh", length=length))
+    for last, start in ((h0, h0), (None, None)):
+        inputs = (x, last, x, alpha, omega, x, start, None, 0.5, "tanh", backend)
+        opcheck(torch.ops.cofm_triton.paired_rnn_scan_backward.default, inputs)
+
+
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+def test_compiles_as_one_graph(backend: str) -> None:
+    def step(x: Tensor, rate: Tensor, frequency: Tensor, h0: Tensor) -> Tensor:
+        h, h_last = rnn_scan(x, rate, h0, frequency=frequency, nonlinearity="tanh", backend=backend, **OPTIONS)
+        return h.sum() + h_last.square().sum()
+
+    torch._dynamo.reset()
+    compiled, inputs = torch.compile(step, fullgraph=True, backend="aot_eager"), arguments(backend, "tanh")
+    torch.testing.assert_close(compiled(*inputs), step(*inputs))
+    torch.testing.assert_close(
+        torch.autograd.grad(compiled(*inputs), inputs), torch.autograd.grad(step(*inputs), inputs)
+    )
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_only_the_last_state_is_asked_for(backend: str) -> None:
+    inputs = arguments(backend, "tanh")
+    ours, expected = (
+        torch.autograd.grad(scan(name, "tanh")(*inputs)[1].sum(), inputs) for name in (backend, "reference")
+    )
+    torch.testing.assert_close(ours, expected)
