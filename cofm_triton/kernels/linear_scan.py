@@ -676,10 +676,13 @@ def _aligned(x: Any, decay: Any) -> bool:
 def _layout(
     x: Any, decay: Any, seq_starts: Any, num_sms: int, streams: int, is_complex: bool
 ) -> tuple[Channels, Chunks]:
-    """Blocks of channels and chunks of time for a tensor of a pass that moves `streams` of its size."""
+    """Blocks of channels and chunks of time for a tensor of a pass that moves `streams` of its size. Gates wider than x
+    decide how many numbers a lane has: it would have to hand some of x to its neighbours.
+    """
     sequences = x.shape[0] if seq_starts is None else seq_starts.shape[0]
+    element_size = max(x.element_size(), decay.element_size()) if decay.ndim == 3 else x.element_size()
     return layout(
-        x.shape[1], sequences, x.shape[2], x.element_size(), num_sms, streams=streams, packed=seq_starts is not None,
+        x.shape[1], sequences, x.shape[2], element_size, num_sms, streams=streams, packed=seq_starts is not None,
         pairs=is_complex, aligned=_aligned(x, decay),
     )  # fmt: skip
 
