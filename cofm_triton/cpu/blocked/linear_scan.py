@@ -30,7 +30,7 @@ def forward(
     lasts = []
     for rows, span in spans(starts_of(seq_starts), x.shape[1]):
         start = start_states(x, h0, rows, seq_starts, state_dtype)
-        states = scan(_part(x, span), _part(decay, span), start, reverse, state_dtype)
+        states = scan(x[:, span], _gates(decay, span, x.shape[1]), start, reverse, state_dtype)
         h[:, span] = states
         lasts.append((states[:, 0] if reverse else states[:, -1]) if states.shape[1] else start)
     return h, torch.cat(lasts)
@@ -57,18 +57,18 @@ def backward(
         if span.start == span.stop:
             grad_starts.append(end)
             continue
-        gates = _part(decay, span).conj()
+        gates = _gates(decay, span, h.shape[1]).conj()
         first, last = (-1, 0) if reverse else (0, -1)
-        drive = _part(grad_h, span).to(state_dtype, copy=True)
+        drive = grad_h[:, span].to(state_dtype, copy=True)
         drive[:, last] += end
         # lambda[t] takes the decay of the step after t; the one that wraps around meets a zero state.
         shifted = gates.roll(1 if reverse else -1, 1) if gated else gates
         adjoint = scan(drive, shifted, torch.zeros_like(end), not reverse, state_dtype)
-        before = _part(h, span).to(state_dtype).roll(-1 if reverse else 1, 1)
+        before = h[:, span].to(state_dtype).roll(-1 if reverse else 1, 1)
         before[:, first] = start
         grad_x[:, span] = adjoint
         product = adjoint * before.conj()
-        mine = _part(grad_decay, span)
+        mine = _gates(grad_decay, span, h.shape[1])
         mine += product.sum_to_size(mine.shape)
         grad_starts.append((gates[:, first].to(state_dtype) if gated else gates) * adjoint[:, first])
     return grad_x, grad_decay, torch.cat(grad_starts)
@@ -120,9 +120,9 @@ def scan(x: Tensor, decay: Tensor, start: Tensor, reverse: bool, state_dtype: to
     return h
 
 
-def _part(tensor: Tensor, span: slice) -> Tensor:
-    """The time range of a sequence; what has one entry for all times has none."""
-    return tensor if tensor.dim() == 1 or tensor.shape[1] == 1 else tensor[:, span]
+def _gates(decay: Tensor, span: slice, length: int) -> Tensor:
+    """The gates of a sequence; what has one entry for all `length` steps has none of its own."""
+    return decay if decay.dim() == 1 or decay.shape[1] < length else decay[:, span]
 
 
 def start_states(
