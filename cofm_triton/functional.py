@@ -93,7 +93,8 @@ def linear_scan(
         return definition(x, decay, h0, reverse=reverse, seq_starts=seq_starts)
     if all(size == 1 for size in decay.shape[:-1]):
         width = x.shape[2] // 2 if in_pairs(x, decay) else x.shape[2]
-        decay = decay.reshape(-1).to(torch.promote_types(decay.dtype, state_dtype(x.dtype))).expand(width)
+        decay = decay.reshape(decay.shape[-1:] or (1,)).expand(width)
+        decay = decay.to(torch.promote_types(decay.dtype, state_dtype(x.dtype)))
     else:
         decay = decay.reshape((1,) * (3 - decay.dim()) + decay.shape)
     return apply_linear_scan(x, decay, h0, seq_starts, reverse, chosen)

@@ -31,7 +31,7 @@ def in_pairs(x: Tensor, decay: Tensor) -> bool:
 
 def as_complex(x: Tensor) -> Tensor:
     """(..., D) real numbers as (..., D // 2) complex ones, in the dtype of a complex state."""
-    pairs = x.to(state_dtype(x.dtype)).unflatten(-1, (-1, 2))
+    pairs = x.to(state_dtype(x.dtype)).unflatten(-1, (x.shape[-1] // 2, 2))
     return torch.view_as_complex(pairs.contiguous())
 
 
