@@ -49,7 +49,7 @@ def check_decay(name: str, decay: Any, x: Tensor) -> None:
         if decay.dtype != state:
             raise TypeError(f"a complex {name} must have the dtype {state} with an x of {x.dtype}, got {decay.dtype}")
         if width % 2:
-            raise ValueError(f"x must have an even number D of channels if {name} is complex and x is not, got D = {width}")
+            raise ValueError(f"x must have an even D where {name} is complex and x is not, got D = {width}")
         shape, letters = (batch, length, width // 2), "D // 2"
     aligned = shape[len(shape) - decay.dim() :]
     if decay.dim() > 3 or any(size not in (1, target) for size, target in zip(decay.shape, aligned, strict=True)):

@@ -2,7 +2,7 @@
 
 Indices: b sequence, t time, d channel; tensors are (B, T, D). The decay is `(D,)`, loaded once and never materialised
 over time, or, GATED, `(B, T, D)` with strides of its own; SHARED, the same for all channels, it is one number per step.
-COMPLEX, channels (2k, 2k+1) are the parts of a complex number: of complex tensors, or of real ones with a complex decay.
+COMPLEX, channels (2k, 2k+1) are the parts of a number: of complex tensors, or of real ones with a complex decay.
 The state lives in registers in STATE (float32, float64 for float64 input) whatever the dtype of the tensors.
 
 A program owns BLOCK_D channels of one chunk of one sequence. Without splitting the only chunk is the whole sequence.

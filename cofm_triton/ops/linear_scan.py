@@ -164,9 +164,10 @@ def _differentiable_backward(
     """
     state = state_dtype(h.dtype)
     if in_pairs(h, decay):
-        complexes = (None if tensor is None else as_complex(tensor) for tensor in (grad_h, grad_last, h, h0))
-        grad_h, grad_last, numbers, h0 = complexes
-        grads = _differentiable_backward(grad_h, grad_last, decay, numbers, h0, seq_starts, reverse, backend)
+        given, begin = (None if states is None else as_complex(states) for states in (grad_last, h0))
+        grads = _differentiable_backward(
+            as_complex(grad_h), given, decay, as_complex(h), begin, seq_starts, reverse, backend
+        )
         return as_reals(grads[0]).to(h.dtype), grads[1], as_reals(grads[2])
     conjugate = decay.conj().resolve_conj()
     weighted = conjugate * grad_h.to(state)

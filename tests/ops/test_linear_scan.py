@@ -385,7 +385,7 @@ def check_mapped(run: Callable[..., tuple[Tensor, Tensor]], inputs: list[Tensor]
 @pytest.mark.parametrize("packed", [False, True])
 def test_operator_of_pairs_keeps_pytorchs_rules(packed: bool, gates: tuple[int, ...], backend: str) -> None:
     x, decay, h0 = paired_arguments(backend, gates, batch=1 if packed else 2)
-    starts = torch.tensor(STARTS[:2] + (4, 4), device=x.device) if packed else None
+    starts = torch.tensor((*STARTS[:2], 4, 4), device=x.device) if packed else None
     narrow = (x.detach().bfloat16().requires_grad_(), decay.detach().to(torch.complex64).requires_grad_(), h0.float())
     for tensors in ((x, decay, h0), narrow):
         opcheck(torch.ops.cofm_triton.linear_scan.default, (*tensors, starts, False, backend))

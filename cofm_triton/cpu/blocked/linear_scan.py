@@ -2,8 +2,8 @@
 
 T steps are laid out as N blocks of L ~ sqrt(T). L vectorised steps give every block's final state from a zero start, a
 scan over the N ends gives the state each block starts from, and L more steps replay the blocks from there: the three
-phases of the Triton kernel, with the rounding of the sequential recurrence inside each block. Gates of which an axis has
-one entry broadcast along it. Pairs of real channels are computed with as the complex numbers that they are.
+phases of the Triton kernel, with the rounding of the sequential recurrence inside each block. Gates of which an axis
+has one entry broadcast along it. Pairs of real channels are computed with as the complex numbers that they are.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ def forward(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """`(h, h_last)` with T >= 1: h (B, T, D) in x's dtype, h_last (S, D) in the state's."""
     if in_pairs(x, decay):
-        start = None if h0 is None else as_complex(h0)
-        z, last = forward(as_complex(x), decay, start, seq_starts, reverse=reverse, state_dtype=decay.dtype)
+        begin = None if h0 is None else as_complex(h0)
+        z, last = forward(as_complex(x), decay, begin, seq_starts, reverse=reverse, state_dtype=decay.dtype)
         return as_reals(z).to(x.dtype), as_reals(last)
     h = torch.empty_like(x, memory_format=torch.contiguous_format)
     lasts = []
@@ -42,10 +42,10 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """`(grad_x, grad_decay, grad_h0)` with T >= 1, by the scan `lambda[t] = dh[t] + conj(decay[t+1]) lambda[t+1]`."""
     if in_pairs(h, decay):
-        tensors = (None if tensor is None else as_complex(tensor) for tensor in (grad_h, grad_last, h, h0))
-        g, last, z, z0 = tensors
-        assert g is not None and z is not None
-        grads = backward(g, last, decay, z, z0, seq_starts, reverse=reverse, state_dtype=decay.dtype)
+        given, begin = (None if states is None else as_complex(states) for states in (grad_last, h0))
+        grads = backward(
+            as_complex(grad_h), given, decay, as_complex(h), begin, seq_starts, reverse=reverse, state_dtype=decay.dtype
+        )  # fmt: skip
         return as_reals(grads[0]).to(h.dtype), grads[1], as_reals(grads[2])
     grad_x = torch.empty_like(h)
     gated = decay.dim() == 3
@@ -57,7 +57,7 @@ def backward(
         if span.start == span.stop:
             grad_starts.append(end)
             continue
-        gates = _gates(decay, span, h.shape[1]).conj()
+        gates = _gates(decay, span, h.shape[1]).conj().resolve_conj()  # PyTorch's compiler forgets lazy ones
         first, last = (-1, 0) if reverse else (0, -1)
         drive = grad_h[:, span].to(state_dtype, copy=True)
         drive[:, last] += end
@@ -67,7 +67,7 @@ def backward(
         before = h[:, span].to(state_dtype).roll(-1 if reverse else 1, 1)
         before[:, first] = start
         grad_x[:, span] = adjoint
-        product = adjoint * before.conj()
+        product = adjoint * before.conj().resolve_conj()
         mine = _gates(grad_decay, span, h.shape[1])
         mine += product.sum_to_size(mine.shape)
         grad_starts.append((gates[:, first].to(state_dtype) if gated else gates) * adjoint[:, first])
