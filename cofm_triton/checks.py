@@ -9,7 +9,14 @@ import torch
 from torch import Tensor
 
 from cofm_triton.nonlinearity import NONLINEARITIES
-from cofm_triton.ops.dtypes import DTYPES, PRECISIONS, REAL_DTYPES, in_pairs, state_dtype
+from cofm_triton.ops.dtypes import (
+    DTYPES,
+    PRECISIONS,
+    REAL_DTYPES,
+    complex_state_dtype,
+    in_pairs,
+    state_dtype,
+)
 
 
 def check_sequence(name: str, x: Any, *, allow_complex: bool) -> None:
@@ -45,7 +52,7 @@ def check_decay(name: str, decay: Any, x: Tensor) -> None:
         batch, length, width = x.shape
         if decay.device != x.device:
             raise ValueError(f"{name} must be on the device of x, {x.device}, got {decay.device}")
-        state = state_dtype(x.dtype).to_complex()
+        state = complex_state_dtype(x.dtype)
         if decay.dtype != state:
             raise TypeError(f"a complex {name} must have the dtype {state} with an x of {x.dtype}, got {decay.dtype}")
         if width % 2:

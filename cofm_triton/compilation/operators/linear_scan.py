@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from cofm_triton.compilation.launches import SPLIT, WHOLE, Operator, Options, meta, sequence
-from cofm_triton.ops.dtypes import state_dtype
+from cofm_triton.ops.dtypes import complex_state_dtype, state_dtype
 from cofm_triton.ops.linear_scan import traffic
 
 # 512 channels fill programs with aligned rows; 500 leave rows unaligned and the last program partly empty.
@@ -33,7 +33,7 @@ def launch(
     x = sequence(length, width, dtype, sliced, transposed)
     decay = x if gated else meta(width, dtype=state)
     if pairs:
-        channels, complex_state = width // 2, state.to_complex()
+        channels, complex_state = width // 2, complex_state_dtype(dtype)
         decay = meta(*((1, length, channels) if gated else (channels,)), dtype=complex_state)
     if shared:
         decay = meta(1, length, 1, dtype=decay.dtype)

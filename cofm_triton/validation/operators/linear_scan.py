@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from cofm_triton.ops.dtypes import DTYPES, state_dtype
+from cofm_triton.ops.dtypes import DTYPES, complex_state_dtype, state_dtype
 from cofm_triton.validation.case import Case
 from cofm_triton.validation.draws import decays, normal
 from cofm_triton.validation.problem import Operator
@@ -26,7 +26,7 @@ def linear_case(
     state, seed = state_dtype(dtype), 10 * seed
     sequences, decay_dtype = batch if starts is None else len(starts), dtype if gated else state
     if pairs:
-        channels, decay_dtype = channels + channels % 2, state.to_complex()
+        channels, decay_dtype = channels + channels % 2, complex_state_dtype(dtype)
     width = 1 if shared else channels // 2 if pairs else channels
     return Case(
         x=normal(batch, length, channels, dtype=dtype, seed=seed),
