@@ -52,7 +52,7 @@ from torch import Tensor
 
 from cofm_triton import reference
 from cofm_triton.activation import activation, activation_slope
-from cofm_triton.ops.dtypes import state_dtype
+from cofm_triton.ops.dtypes import as_complex, as_reals, in_pairs, state_dtype
 from cofm_triton.ops.shapes import previous_states
 
 Run = Callable[..., tuple[Tensor, ...]]
@@ -122,7 +122,7 @@ def linear_scan_bounds(
 
     Args:
         x: (B, T, D) in the dtype that is tested: its unit roundoff and its state's are the u of the bounds.
-        decay: (D,), or broadcastable to (B, T, D).
+        decay: (D,), or broadcastable to (B, T, D); (D // 2,) or (B, T, D // 2) if complex with a real x.
         h0: (B, D) or None; (S, D) with `seq_starts`.
         grad_h: (B, T, D), derivative of a loss by h; None for zeros.
         grad_last: like h_last, derivative of a loss by it; None for zeros.
@@ -139,20 +139,23 @@ def linear_scan_bounds(
     """
     sequences = x.shape[0] if seq_starts is None else seq_starts.shape[0]
     state, last_dtype = state_dtype(x.dtype), x.dtype if h0 is None else h0.dtype
-    wide = torch.complex128 if x.is_complex() else torch.float64
+    wide, pairs = torch.complex128 if decay.is_complex() else torch.float64, in_pairs(x, decay)
     inputs = [x, decay, x.new_zeros((sequences, x.shape[2])) if h0 is None else h0]
     weights = [x.new_zeros(x.shape) if grad_h is None else grad_h]
     weights += [inputs[2].new_zeros(inputs[2].shape) if grad_last is None else grad_last]
+    if pairs:  # what bounds the error of a complex number bounds those of its parts
+        inputs = [as_complex(inputs[0].double()), decay, as_complex(inputs[2].double())]
+        weights = [as_complex(weight.double()) for weight in weights]
 
     def run(x: Tensor, decay: Tensor, h0: Tensor) -> tuple[Tensor, Tensor]:
         return reference.linear_scan(x, decay, h0, reverse=reverse, seq_starts=seq_starts)
 
     u = _rounding(state)
-    steps = 4 if x.is_complex() else 2
+    steps = 4 if decay.is_complex() else 2
     exact, exact_grads = _differentiate(run, [t.to(wide) for t in inputs], [t.to(wide) for t in weights])
 
     magnitudes = [t.to(wide).abs() for t in inputs]
-    magnitudes[1] = magnitudes[1].expand(x.shape).clone()  # one decay per step: terms are summed below
+    magnitudes[1] = magnitudes[1].expand(inputs[0].shape).clone()  # one decay per step: terms are summed below
     pulls = [t.to(wide).abs() for t in weights]
     (reach, reach_last), grads = _differentiate(run, magnitudes, pulls)
     # Errors of the states, and the adjoint's way through them: by |a| it is sum(Lambda * e[t-1]).
@@ -165,15 +168,16 @@ def linear_scan_bounds(
     # A term of grad_decay: stored states enter it, it is rounded, and stored once more if decays are 16 bits wide.
     few = LEVELS * u
     e_term = adjoint_grads[1] + state_grads[1] + (few + _storage(x.dtype) + _storage(decay.dtype)) * grads[1]
-    count = x.numel() / max(decay.numel(), 1)
+    count = inputs[0].numel() / max(decay.numel(), 1)
     e_decay = e_term.sum_to_size(decay.shape) + count * u * grads[1].sum_to_size(decay.shape)
-    return {
+    bounds = {
         "h": _bound(exact[0], e + few * reach, x.dtype),
         "h_last": _bound(exact[1], e_last + few * reach_last, last_dtype),
         "grad_x": _bound(exact_grads[0], adjoint_grads[0] + few * grads[0], x.dtype),
         "grad_decay": _bound(exact_grads[1], e_decay, decay.dtype),
         "grad_h0": _bound(exact_grads[2], adjoint_grads[2] + few * grads[2], last_dtype),
     }
+    return {k: _of_parts(v) if pairs and k != "grad_decay" else v for k, v in bounds.items()}
 
 
 def rnn_scan_bounds(
@@ -983,6 +987,11 @@ def _rounding(dtype: torch.dtype) -> float:
 def _storage(dtype: torch.dtype) -> float:
     """u of a dtype narrower than the state, whose numbers are rounded once more when stored."""
     return unit_roundoff(dtype) if state_dtype(dtype) != dtype else 0.0
+
+
+def _of_parts(bound: Bound) -> Bound:
+    """Of complex numbers, that of their parts as pairs of real channels."""
+    return Bound(as_reals(bound.exact), bound.error.abs().repeat_interleave(2, -1))
 
 
 def _bound(exact: Tensor, error: Tensor, dtype: torch.dtype) -> Bound:

@@ -201,6 +201,98 @@ def test_decay_broadcasts(shape: tuple[int, ...], dtype: torch.dtype, backend: s
     case.check(backend)
 
 
+@pytest.mark.parametrize("backend", COMPLEX_BACKENDS)
+@pytest.mark.parametrize("pairs", [False, True])
+@pytest.mark.parametrize("shape", [(), (1, 2), (9, 1), (9, 2), (2, 9, 1), (1, 9, 2), (2, 1, 2), (2, 1, 1)], ids=str)
+def test_complex_decay_broadcasts(shape: tuple[int, ...], pairs: bool, backend: str) -> None:
+    case = linear_case(2, 9, 4, dtype=torch.bfloat16, pairs=True) if pairs else linear_case(2, 9, 2, dtype=COMPLEX[1])
+    case = case.with_(factor=decays(*shape, dtype=COMPLEX[1]))
+    assert case.run(backend)["grad_decay"].shape == shape
+    case.check(backend)
+
+
+@pytest.mark.parametrize(
+    ("backend", "dtype"),
+    for_backends(CPU_BACKENDS, [torch.float32, torch.bfloat16, torch.complex64])
+    + for_backends(TRITON, [torch.complex64]),
+)
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("channels", [6, 70])
+def test_gates_shared_by_all_channels(channels: int, batch: int, dtype: torch.dtype, backend: str) -> None:
+    """Rows of one vector, and of blocks and a rest; gates of one sequence or of all of them."""
+    case = linear_case(2, 9, channels, dtype=dtype, gated=True, shared=True)
+    case = case.with_(factor=case.factor[:batch])
+    case.check(backend)
+    first, second = case.run(backend), case.run(backend)
+    assert_same(first, second)
+    # An expanded tensor is read where it is, too, and its gradient is not summed.
+    whole = case.with_(factor=case.factor.expand(2, 9, channels))
+    assert torch.equal(whole.run(backend)["h"], first["h"])
+    assert whole.run(backend)["grad_decay"].shape == (2, 9, channels)
+    whole.check(backend)
+
+
+# Pairs of channels
+
+
+@pytest.mark.parametrize(
+    ("backend", "shape"),
+    for_backends(CPU_BACKENDS, [(2, 0, 2), (2, 1, 2), (2, 33, 6), (2, 20, 140), (1, 300, 2), (0, 4, 2)])
+    + for_backends(TRITON, [(2, 0, 2), (2, 3, 2), (2, 17, 6), (1, 20, 140)]),
+)
+@pytest.mark.parametrize("reverse", [False, True])
+def test_pairs_of_any_shape(shape: tuple[int, int, int], reverse: bool, backend: str) -> None:
+    linear_case(*shape, dtype=torch.bfloat16, pairs=True, reverse=reverse).check(backend)
+
+
+@pytest.mark.parametrize(("backend", "dtype"), for_backends(BACKENDS, REAL))
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("states", [False, True])
+def test_pairs_of_any_dtype(dtype: torch.dtype, backend: str, gated: bool, states: bool) -> None:
+    case = linear_case(2, 20, 6, dtype=dtype, pairs=True, gated=gated, states=states)
+    case.check(backend)
+    case.with_(h0=None if case.h0 is None else case.h0.to(dtype), grad_last=normal(2, 6, dtype=dtype)).check(backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("starts", STARTS[1:3], ids=str)
+def test_packed_pairs(starts: list[int], dtype: torch.dtype, backend: str) -> None:
+    linear_case(1, 100, 4, dtype=dtype, pairs=True, starts=starts).check(backend)
+
+
+@pytest.mark.parametrize(
+    ("backend", "dtype"), for_backends(BACKENDS, [torch.bfloat16]) + for_backends(CPU_BACKENDS, [torch.float32])
+)
+@pytest.mark.parametrize("layout", [*LAYOUTS, "between pairs", "odd rows"])
+def test_pairs_of_any_strides(layout: str, dtype: torch.dtype, backend: str) -> None:
+    def make(seed: int) -> Tensor:
+        if layout == "between pairs":  # no pair lies where a complex number could
+            return normal(2, 17, 6, dtype=dtype, seed=seed)[..., 1:5]
+        if layout == "odd rows":
+            return normal(2, 17, 5, dtype=dtype, seed=seed)[..., :4]
+        return LAYOUTS[layout](2, 17, 4, dtype, seed)
+
+    states = normal(4, 2, seed=2).t()
+    case = linear_case(2, 17, 4, dtype=dtype, pairs=True)
+    strided = case.with_(x=make(0), grad_h=make(3), h0=states, grad_last=states)
+    dense = strided.with_(x=make(0).contiguous(), grad_h=make(3).contiguous(), h0=states.contiguous())
+    assert_same(strided.run(backend), dense.run(backend))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_pairs_are_complex_channels(backend: str) -> None:
+    """The same numbers as the scan of a complex tensor, in place of it."""
+    case = linear_case(2, 33, 6, pairs=True)
+    assert case.h0 is not None and case.grad_h is not None and case.grad_last is not None
+    complexes = (case.x, case.h0, case.grad_h, case.grad_last)
+    x, h0, grad_h, grad_last = (torch.view_as_complex(t.unflatten(-1, (-1, 2))) for t in complexes)
+    ours = case.run(backend)
+    theirs = case.with_(x=x, h0=h0, grad_h=grad_h, grad_last=grad_last).run(backend)
+    of_pairs = {k: v if k == "grad_decay" else torch.view_as_real(v).flatten(-2) for k, v in theirs.items()}
+    assert_same(ours, of_pairs)
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("part", ["grad_h", "grad_last"])
 def test_gradient_through_one_result_only(part: str, backend: str) -> None:
@@ -537,7 +629,14 @@ BAD: dict[str, tuple[tuple[Any, ...], dict[str, Any], type[Exception], str]] = {
     "decay of four axes": ((X, X[None]), {}, ValueError, r"decay must have shape.*got \(1, 2, 5, 3\)"),
     "decay over batch": ((X, X[:, :, :1].expand(2, 5, 1).repeat(2, 1, 1)), {}, ValueError, r"decay .*got \(4, 5, 1\)"),
     "decay dtype": ((X, DECAY.double()), {}, TypeError, r"decay must have the dtype .*got torch\.float64"),
-    "complex decay": ((X, DECAY.to(torch.complex64)), {}, TypeError, r"decay must .*got torch\.complex64"),
+    "decay of a complex x": ((X.to(torch.complex64), DECAY), {}, TypeError, r"decay must .*got torch\.float32"),
+    "decay of odd pairs": ((X, DECAY.to(torch.complex64)), {}, ValueError, r"x must have an even .* got D = 3"),
+    "decay of wide pairs": (
+        (X[..., :2], DECAY[:1].to(torch.complex128)), {}, TypeError, r"complex decay must .*complex64 .*complex128"
+    ),
+    "decay for each of a pair": (
+        (X[..., :2], DECAY[:2].to(torch.complex64)), {}, ValueError, r"decay .*\(D // 2,\) .*= \(2, 5, 1\), got \(2,\)"
+    ),
     "h0 shape": ((X, DECAY, X[0]), {}, ValueError, r"h0 must have shape \(B, D\) = \(2, 3\), got \(5, 3\)"),
     "h0 dtype": ((X, DECAY, X[:, 0].double()), {}, TypeError, r"h0 must have the dtype .*got torch\.float64"),
     "h0 device": ((X, DECAY, X[:, 0].to("meta")), {}, ValueError, r"h0 must be on the device of x, cpu, got meta"),
@@ -567,7 +666,7 @@ def test_linear_scan_refuses(name: str) -> None:
         linear_scan(*arguments, **options)
 
 
-@pytest.mark.parametrize("name", [n for n in BAD if not n.startswith(("decay", "no decay", "complex decay"))])
+@pytest.mark.parametrize("name", [n for n in BAD if not n.startswith(("decay", "no decay"))])
 def test_rnn_scan_refuses(name: str) -> None:
     arguments, options, error, message = BAD[name]
     with pytest.raises(error, match=message):

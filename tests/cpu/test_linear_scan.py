@@ -165,3 +165,39 @@ def test_backward_leaves_its_arguments_alone(backend: str) -> None:
         copies = [t.clone() for t in tensors]
         case.run(backend)
         assert all(torch.equal(a, b) for a, b in zip(tensors, copies, strict=True))
+
+
+@needs_numba
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.complex64])
+@pytest.mark.parametrize("shape", [(2, 9, 1), (1, 9, 1), (1, 9, 6), (2, 1, 6)], ids=str)
+def test_gates_are_read_where_they_are(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    from cofm_triton.cpu.jit.rows import gate_rows
+
+    gates = decays(*shape, dtype=dtype)
+    rows = gate_rows(gates, (2, 9, 6))
+    assert rows.base == gates.data_ptr()
+    assert rows.sample.ndim == (2 if shape[2] == 1 else 1)
+    assert gate_rows(gates.expand(2, 9, 6), (2, 9, 6)).base == gates.data_ptr()
+
+
+@needs_numba
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_pairs_are_read_where_they_are(dtype: torch.dtype) -> None:
+    from cofm_triton.cpu.jit.rows import as_numbers, as_pairs
+
+    x = normal(2, 9, 8, dtype=dtype)
+    rows = x[:, ::2, 2:6]
+    assert as_pairs(rows).data_ptr() == rows.data_ptr()
+    for apart in (x[..., 1:5], x.transpose(1, 2)[..., :8], normal(2, 9, 5, dtype=dtype)[..., :4]):
+        assert torch.equal(as_numbers(as_pairs(apart), dtype), apart)
+
+
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+@pytest.mark.parametrize("value", [torch.inf, -torch.inf, torch.nan])
+def test_non_finite_numbers_in_pairs(value: float, backend: str) -> None:
+    """Of sixteen bits, rounded two at a time."""
+    x = torch.zeros(1, 3, 4, dtype=torch.bfloat16)
+    x[0, 1, 1], x[0, 1, 2] = value, value
+    h, _ = linear_scan(x, torch.zeros(2, dtype=torch.complex64), backend=backend)
+    torch.testing.assert_close(h[:, :2], x[:, :2], rtol=0, atol=0, equal_nan=True)
+    assert h[0, 2].isnan().all()

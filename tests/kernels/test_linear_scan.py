@@ -40,7 +40,9 @@ def plan_of(case: Case, num_sms: int, streams: int = 2) -> tuple[launch.Channels
     batch, length, width = case.x.shape
     parts = 2 if case.x.is_complex() else 1
     size = case.x.element_size() // parts
-    return launch.layout(length, batch, parts * width, size, num_sms, streams=streams, pairs=parts == 2)
+    return launch.layout(
+        length, batch, parts * width, size, num_sms, streams=streams, pairs=case.factor.is_complex()
+    )
 
 
 def run(case: Case, num_sms: int) -> dict[str, torch.Tensor]:
@@ -106,6 +108,32 @@ def test_narrow_blocks(dtype: torch.dtype, part: int, reverse: bool, gated: bool
     block, plan = plan_of(case, part)
     assert (block.part, block.num_blocks, plan) == (part, part, (75, 75))
     check(case, part)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("folded", [2, 12])
+def test_split_time_of_pairs(folded: int, reverse: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    fold(monkeypatch, folded)
+    case = linear_case(1, 13, 40, dtype=dtype, pairs=True, reverse=reverse)
+    assert 2 < -(-13 // plan_of(case, 8)[1].length) - 1 <= 12
+    check(case, 8)
+
+
+@pytest.mark.parametrize("part", [2, 4])
+def test_narrow_blocks_of_pairs(part: int) -> None:
+    case = linear_case(1, 75, 256, dtype=torch.bfloat16, pairs=True)
+    assert plan_of(case, part)[0].part == part
+    check(case, part)
+
+
+@pytest.mark.parametrize(("pairs", "dtype"), [(False, torch.complex64), (True, torch.float32), (True, torch.bfloat16)])
+@pytest.mark.parametrize("num_sms", [1, 100])
+def test_a_complex_gate_of_all_channels_is_that_of_each(num_sms: int, pairs: bool, dtype: torch.dtype) -> None:
+    case = linear_case(2, 21, 32, dtype=dtype, gated=True, shared=True, pairs=pairs)
+    copied = run(case.with_(factor=case.factor.repeat(1, 1, 16 if pairs else 32)), num_sms)
+    shared = run(case, num_sms)
+    assert all(torch.equal(shared[name], copied[name]) for name in copied)
 
 
 @pytest.mark.parametrize("width", [16, 32])

@@ -308,6 +308,100 @@ def test_graph_of_the_gradient_agrees_with_the_fused_one(dtype: torch.dtype, gat
         assert bounds[name].excess(gradient) <= 1.5, name
 
 
+def paired_arguments(backend: str, gates: tuple[int, ...] = (2,), batch: int = 2) -> tuple[Tensor, Tensor, Tensor]:
+    """x (batch, 4, 4) and h0 real, decays complex."""
+    tensors = (
+        normal(batch, 4, 4, dtype=torch.float64), decays(*gates, dtype=torch.complex128),
+        normal(len(STARTS) if batch == 1 else batch, 4, dtype=torch.float64, seed=2),
+    )  # fmt: skip
+    x, decay, h0 = (tensor.to(device_of(backend)).requires_grad_() for tensor in tensors)
+    return x, decay, h0
+
+
+# Time-invariant, and one decay for all channels of a step and both sequences.
+PAIRED_GATES = [(2,), (4, 1)]
+
+
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+@pytest.mark.parametrize("gates", PAIRED_GATES, ids=str)
+@pytest.mark.parametrize("reverse", [False, True])
+def test_derivatives_of_pairs(reverse: bool, gates: tuple[int, ...], backend: str) -> None:
+    run, inputs = scan(backend, reverse), paired_arguments(backend, gates)
+    assert gradcheck(run, inputs, check_forward_ad=True, check_batched_grad=True)
+    assert gradgradcheck(run, inputs, fast_mode=True)
+
+
+@pytest.mark.parametrize("backend", COMPLEX_BACKENDS)
+@pytest.mark.parametrize("gates", PAIRED_GATES, ids=str)
+def test_second_derivatives_of_pairs_are_those_of_complex_channels(gates: tuple[int, ...], backend: str) -> None:
+    inputs, run = paired_arguments(backend, gates), scan(backend)
+
+    def oracle(x: Tensor, decay: Tensor, h0: Tensor) -> tuple[Tensor, Tensor]:
+        z, z0 = (torch.view_as_complex(t.unflatten(-1, (-1, 2))) for t in (x, h0))
+        h, last = by_associative_scan(z, decay, z0)
+        return torch.view_as_real(h).flatten(-2), torch.view_as_real(last).flatten(-2)
+
+    first, expected = (
+        torch.autograd.grad(sum(r.square().sum() for r in f(*inputs)), inputs, create_graph=True) for f in (run, oracle)
+    )
+    close(first, expected)
+    squares = [torch.stack([(g * g.conj()).real.sum() for g in gs]).sum() for gs in (first, expected)]
+    close(*(torch.autograd.grad(square, inputs) for square in squares))
+
+
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+@pytest.mark.parametrize("gates", [*PAIRED_GATES, (2, 4, 2)], ids=str)
+@pytest.mark.parametrize("dims", [(0, 0, 0), (None, 0, None), (0, None, None)], ids=str)
+def test_vmap_of_pairs(dims: tuple[int | None, ...], gates: tuple[int, ...], backend: str) -> None:
+    run, inputs = scan(backend), [t.detach() for t in paired_arguments(backend, gates)]
+    check_mapped(run, inputs, dims)
+
+
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+@pytest.mark.parametrize("gates", [(2, 6, 1), (1, 6, 3), (1, 6, 1), (2, 1, 3)], ids=str)
+@pytest.mark.parametrize("dims", [(0, 0, 0), (None, 0, None), (0, None, None)], ids=str)
+def test_vmap_of_gates_that_broadcast(dims: tuple[int | None, ...], gates: tuple[int, ...], backend: str) -> None:
+    x, _, h0 = (t.detach() for t in arguments(backend, torch.float64, False))
+    check_mapped(scan(backend), [x, decays(*gates, dtype=torch.float64), h0], dims)
+
+
+def check_mapped(run: Callable[..., tuple[Tensor, Tensor]], inputs: list[Tensor], dims: tuple[int | None, ...]) -> None:
+    """Values and gradients of three entries, each beside those of the entry alone."""
+    mapped = tuple(
+        tensor if dim is None else torch.stack([tensor * (1 - 0.1 * i) for i in range(3)], dim)
+        for tensor, dim in zip(inputs, dims, strict=True)
+    )
+    gradient = grad(lambda *args: sum(r.square().sum() for r in run(*args)), argnums=(0, 1, 2))
+    for function in (run, gradient):
+        alone = [
+            function(*(t if dim is None else t.select(dim, i) for t, dim in zip(mapped, dims, strict=True)))
+            for i in range(3)
+        ]
+        close(vmap(function, in_dims=dims)(*mapped), map(torch.stack, zip(*alone, strict=True)))
+
+
+@pytest.mark.parametrize("backend", COMPLEX_BACKENDS)
+@pytest.mark.parametrize("gates", [(2,), (1, 4, 1)], ids=str)
+@pytest.mark.parametrize("packed", [False, True])
+def test_operator_of_pairs_keeps_pytorchs_rules(packed: bool, gates: tuple[int, ...], backend: str) -> None:
+    x, decay, h0 = paired_arguments(backend, gates, batch=1 if packed else 2)
+    starts = torch.tensor((*STARTS[:2], 4, 4), device=x.device) if packed else None
+    narrow = (x.detach().bfloat16().requires_grad_(), decay.detach().to(torch.complex64).requires_grad_(), h0.float())
+    for tensors in ((x, decay, h0), narrow):
+        opcheck(torch.ops.cofm_triton.linear_scan.default, (*tensors, starts, False, backend))
+    x, decay, h0 = (t.detach() for t in (x, decay, h0))
+    opcheck(torch.ops.cofm_triton.linear_scan_backward.default, (x, h0, decay, x, h0, starts, True, backend))
+
+
+def test_pairs_compile_as_one_graph() -> None:
+    torch._dynamo.reset()
+    run, inputs = scan("torch"), paired_arguments("torch")
+    compiled = torch.compile(run, fullgraph=True, backend="aot_eager")
+    close(compiled(*inputs), run(*inputs))
+    ours, theirs = (torch.autograd.grad(f(*inputs)[0].sum(), inputs[:2]) for f in (compiled, run))
+    close(ours, theirs)
+
+
 @pytest.mark.parametrize(
     ("gated", "backward", "elements"), [(False, False, 2), (True, False, 3), (False, True, 3), (True, True, 5)]
 )

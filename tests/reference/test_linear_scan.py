@@ -202,3 +202,33 @@ def test_slow_decay_over_a_long_sequence() -> None:
     rate = -torch.log(decay)
     steps = torch.arange(1, length + 1, dtype=torch.float64)
     torch.testing.assert_close(h, -torch.expm1(-rate * steps) / (1 - decay), rtol=1e-10, atol=0)
+
+
+@pytest.mark.parametrize("shape", [(3,), (9, 1), (2, 9, 3)], ids=str)
+@pytest.mark.parametrize("reverse", [False, True])
+def test_pairs_of_real_channels_are_complex_ones(reverse: bool, shape: tuple[int, ...]) -> None:
+    x, h0 = random(2, 9, 6).requires_grad_(), random(2, 6, seed=2).requires_grad_()
+    decay = contraction(*shape, dtype=torch.complex128).requires_grad_()
+    h, h_last = linear_scan(x, decay, h0, reverse=reverse)
+    z, z0 = (torch.view_as_complex(tensor.unflatten(-1, (-1, 2))) for tensor in (x, h0))
+    oracle = torch.view_as_real(by_associative_scan(z, decay, z0, reverse)).flatten(-2)
+    assert h.dtype == h_last.dtype == torch.float64
+    assert_close(h, oracle, 9)
+    assert torch.equal(h_last, h[:, 0 if reverse else -1])
+    weights = random(2, 9, 6, seed=3)
+    ours, theirs = (torch.autograd.grad((r * weights).sum(), (x, decay, h0)) for r in (h, oracle))
+    for a, b in zip(ours, theirs, strict=True):
+        assert_close(a, b, 9 * 9)
+
+
+def test_a_quarter_turn_a_step() -> None:
+    x = torch.zeros(1, 4, 2, dtype=torch.bfloat16)
+    x[0, 0, 0] = 1
+    h, h_last = linear_scan(x, torch.tensor([1j]))
+    assert h.dtype == h_last.dtype == torch.bfloat16
+    assert h[0].tolist() == [[1, 0], [0, 1], [-1, 0], [0, -1]]
+
+
+def test_empty_time_of_pairs() -> None:
+    h, h_last = linear_scan(torch.zeros(2, 0, 4), torch.tensor([1j, 1]), torch.ones(2, 4))
+    assert h.shape == (2, 0, 4) and torch.equal(h_last, torch.ones(2, 4))

@@ -2,7 +2,8 @@
 
 T steps are laid out as N blocks of L ~ sqrt(T). L vectorised steps give every block's final state from a zero start, a
 scan over the N ends gives the state each block starts from, and L more steps replay the blocks from there: the three
-phases of the Triton kernel, with the rounding of the sequential recurrence inside each block.
+phases of the Triton kernel, with the rounding of the sequential recurrence inside each block. Gates of which an axis
+has one entry broadcast along it. Pairs of real channels are computed with as the complex numbers that they are.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from cofm_triton.cpu.blocked.packed import spans, starts_of
+from cofm_triton.ops.dtypes import as_complex, as_reals, in_pairs
 
 
 def forward(
@@ -20,11 +22,15 @@ def forward(
     reverse: bool, state_dtype: torch.dtype, num_sms: int = 1,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """`(h, h_last)` with T >= 1: h (B, T, D) in x's dtype, h_last (S, D) in the state's."""
+    if in_pairs(x, decay):
+        begin = None if h0 is None else as_complex(h0)
+        z, last = forward(as_complex(x), decay, begin, seq_starts, reverse=reverse, state_dtype=decay.dtype)
+        return as_reals(z).to(x.dtype), as_reals(last)
     h = torch.empty_like(x, memory_format=torch.contiguous_format)
     lasts = []
     for rows, span in spans(starts_of(seq_starts), x.shape[1]):
         start = start_states(x, h0, rows, seq_starts, state_dtype)
-        states = scan(_part(x, span), _part(decay, span), start, reverse, state_dtype)
+        states = scan(x[:, span], _gates(decay, span, x.shape[1]), start, reverse, state_dtype)
         h[:, span] = states
         lasts.append((states[:, 0] if reverse else states[:, -1]) if states.shape[1] else start)
     return h, torch.cat(lasts)
@@ -35,9 +41,15 @@ def backward(
     reverse: bool, state_dtype: torch.dtype, num_sms: int = 1,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """`(grad_x, grad_decay, grad_h0)` with T >= 1, by the scan `lambda[t] = dh[t] + conj(decay[t+1]) lambda[t+1]`."""
+    if in_pairs(h, decay):
+        given, begin = (None if states is None else as_complex(states) for states in (grad_last, h0))
+        grads = backward(
+            as_complex(grad_h), given, decay, as_complex(h), begin, seq_starts, reverse=reverse, state_dtype=decay.dtype
+        )  # fmt: skip
+        return as_reals(grads[0]).to(h.dtype), grads[1], as_reals(grads[2])
     grad_x = torch.empty_like(h)
     gated = decay.dim() == 3
-    grad_decay = torch.empty_like(h, dtype=decay.dtype) if gated else torch.zeros_like(decay)
+    grad_decay = torch.zeros(decay.shape, dtype=decay.dtype, device=decay.device)
     grad_starts = []
     for rows, span in spans(starts_of(seq_starts), h.shape[1]):
         end = start_states(h, grad_last, rows, seq_starts, state_dtype)
@@ -45,21 +57,19 @@ def backward(
         if span.start == span.stop:
             grad_starts.append(end)
             continue
-        gates = _part(decay, span).conj()
+        gates = _gates(decay, span, h.shape[1]).conj().resolve_conj()  # PyTorch's compiler forgets lazy ones
         first, last = (-1, 0) if reverse else (0, -1)
-        drive = _part(grad_h, span).to(state_dtype, copy=True)
+        drive = grad_h[:, span].to(state_dtype, copy=True)
         drive[:, last] += end
         # lambda[t] takes the decay of the step after t; the one that wraps around meets a zero state.
         shifted = gates.roll(1 if reverse else -1, 1) if gated else gates
         adjoint = scan(drive, shifted, torch.zeros_like(end), not reverse, state_dtype)
-        before = _part(h, span).to(state_dtype).roll(-1 if reverse else 1, 1)
+        before = h[:, span].to(state_dtype).roll(-1 if reverse else 1, 1)
         before[:, first] = start
         grad_x[:, span] = adjoint
-        product = adjoint * before.conj()
-        if gated:
-            grad_decay[:, span] = product
-        else:
-            grad_decay += product.sum((0, 1))
+        product = adjoint * before.conj().resolve_conj()
+        mine = _gates(grad_decay, span, h.shape[1])
+        mine += product.sum_to_size(mine.shape)
         grad_starts.append((gates[:, first].to(state_dtype) if gated else gates) * adjoint[:, first])
     return grad_x, grad_decay, torch.cat(grad_starts)
 
@@ -70,6 +80,8 @@ def scan(x: Tensor, decay: Tensor, start: Tensor, reverse: bool, state_dtype: to
         flipped = decay.flip(1) if decay.dim() == 3 else decay
         return scan(x.flip(1), flipped, start, False, state_dtype).flip(1)
     batch, length, channels = x.shape
+    if decay.dim() == 3:
+        decay = decay.expand(-1, length, -1)
     block = max(1, math.isqrt(length))
     count = length // block
     whole = count * block
@@ -108,9 +120,9 @@ def scan(x: Tensor, decay: Tensor, start: Tensor, reverse: bool, state_dtype: to
     return h
 
 
-def _part(tensor: Tensor, span: slice) -> Tensor:
-    """The time range of a sequence; a time-invariant decay has none."""
-    return tensor if tensor.dim() == 1 else tensor[:, span]
+def _gates(decay: Tensor, span: slice, length: int) -> Tensor:
+    """The gates of a sequence; what has one entry for all `length` steps has none of its own."""
+    return decay if decay.dim() == 1 or decay.shape[1] < length else decay[:, span]
 
 
 def start_states(
