@@ -178,11 +178,12 @@ def slow_direction(model: nn.Module, *, ball: str = "inf") -> Direction:
     """
     check_ball(ball)
     direction: Direction = {}
-    for prefix, module in model.named_modules():
-        for name, parameter in module.named_parameters(prefix, recurse=False):
-            if _RATE.match(name.rpartition(".")[2]) and hasattr(module, "parameterization"):
+    names = {id(parameter): name for name, parameter in model.named_parameters()}  # one for a shared parameter
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if _RATE.match(name) and hasattr(module, "parameterization"):
                 sign = slower_sign(str(module.parameterization), parameter)
-                direction[name] = sign / norm(sign, ball)
+                direction[names[id(parameter)]] = sign / norm(sign, ball)
     if not direction:
         raise ValueError(
             "model must hold a cofm recurrent layer to have a slow direction: "

@@ -16,12 +16,11 @@ import math
 import warnings
 from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
-from typing import Any, Literal, overload
+from typing import Any, Literal, TypeGuard, overload
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import type_before_parametrizations
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from cofm_triton.activation import activation
@@ -45,6 +44,7 @@ from cofm_triton.options import OptionsInState
 from cofm_triton.parameter_groups import UndecayedRecurrence
 from cofm_triton.parameterization import lru_normalization, spread_weights
 from cofm_triton.parameterization import parameterization as look_up
+from cofm_triton.plain import Kind, are_distinct, behaves_as, holds
 from cofm_triton.recurrent_matrix import congruence, decay_rate, diagonal_plus
 from cofm_triton.scalars import as_bool, as_int, as_number, check_dtype, check_number, described
 from cofm_triton.wide import widened
@@ -713,11 +713,9 @@ class RNNFunctional(nn.Module):
         That takes one layer in one direction with an elementwise recurrence, modules that do no more than their class
         says, the dtype of the parameters, and sizes for which `ops/rnn_readout.py` has it.
         """
-        rnn, readout = self.rnn, self.readout
-        simple = rnn.num_layers == 1 and not rnn.bidirectional and rnn.recurrence not in _MATRICES
-        simple = simple and not rnn.normalize_input
-        if not (simple and has_plain_parts(self)) or _autocasts(input.device):
+        if not is_plain(self) or self.rnn.recurrence in _MATRICES or _autocasts(input.device):
             return False
+        rnn, readout = self.rnn, self.readout
         batch = input.shape[0] if input.dim() == 3 else 1
         return is_fused(batch, rnn.input_size, readout.out_features, resolve(rnn.backend, input.device))
 
@@ -784,17 +782,48 @@ def _without_autocast(device: torch.device) -> AbstractContextManager[object]:
     return torch.autocast(device.type, enabled=False) if _autocasts(device) else nullcontext()
 
 
-def has_plain_parts(model: RNNFunctional) -> bool:
-    """Whether layer and read-out do no more than their class says, so that others may compute what they do."""
-    rnn, readout = model.rnn, model.readout
-    plain = type_before_parametrizations(rnn) is StableRNN and type(readout) is nn.Linear  # P is parametrised
-    return plain and not (has_hooks(rnn) or has_hooks(readout))
+_FUNCTIONAL, _RNN, _LINEAR = Kind(RNNFunctional), Kind(StableRNN), Kind(nn.Linear)
 
 
-def has_hooks(module: nn.Module) -> bool:
-    """Whether something listens to calls of the module, which therefore have to happen."""
-    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    return any(hooks)
+def is_plain(model: nn.Module) -> TypeGuard[RNNFunctional]:
+    """Whether a model is the equation of its class, of one layer in one direction: all shortcuts ask this.
+
+    Its parts do no more than their classes say (`plain.py`), and inputs are not normalised.
+    """
+    return (
+        isinstance(model, RNNFunctional)
+        and behaves_as(model, _FUNCTIONAL)
+        and holds(model, {}, parts=("rnn", "readout"))
+        and _is_plain_layer(model.rnn)
+        and _is_plain_linear(model.readout, model.rnn.hidden_size)
+        and are_distinct((model.rnn, model.readout))
+    )
+
+
+def reads_out_states(model: nn.Module) -> TypeGuard[RNNFunctional]:
+    """Whether a model is a read-out, of any kind, of the states of a `StableRNN`."""
+    is_ours = isinstance(model, RNNFunctional) and behaves_as(model, _FUNCTIONAL, or_inherits=True)
+    return is_ours and behaves_as(model.get_submodule("rnn"), _RNN)
+
+
+def _is_plain_linear(readout: nn.Linear, width: int) -> bool:
+    if not behaves_as(readout, _LINEAR):
+        return False
+    shapes = {"weight": (readout.out_features, width), "bias": (readout.out_features,)}
+    return holds(readout, shapes, optional=("bias",))
+
+
+def _is_plain_layer(rnn: StableRNN) -> bool:
+    if not behaves_as(rnn, _RNN) or rnn.num_layers > 1 or rnn.bidirectional or rnn.normalize_input:
+        return False
+    return holds(rnn, _shapes(rnn), optional=("bias_l0",))
+
+
+def _shapes(rnn: StableRNN) -> dict[str, tuple[int, ...]]:
+    """Of the parameters of one layer in one direction."""
+    width = rnn.hidden_size
+    shapes = {"weight_ih_l0": (width, rnn.input_size), "bias_l0": (width,), "rate_l0": (width,)}
+    return shapes | ({_MATRICES[rnn.recurrence] + "_l0": (width, width)} if rnn.recurrence in _MATRICES else {})
 
 
 def _reverse(x: Tensor, lengths: Tensor | None) -> Tensor:

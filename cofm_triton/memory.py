@@ -23,10 +23,11 @@ from torch import Tensor, nn
 
 from cofm_triton.decay_fit import DecayFit, fit_decay
 from cofm_triton.files import write_text
-from cofm_triton.layers import RNNFunctional, StableRNN
+from cofm_triton.layers import RNNFunctional, StableRNN, reads_out_states
 from cofm_triton.memory_evaluator import MemoryEvaluator
 from cofm_triton.memory_search import NORMS
 from cofm_triton.model_errors import check_module
+from cofm_triton.module_state import cast
 from cofm_triton.progress import Progress
 from cofm_triton.scalars import as_int, as_number, check_choice, check_int, check_number, described
 
@@ -138,15 +139,15 @@ def memory_function(
 ) -> MemoryFunction:
     """Memory function of a model, see the module's equation.
 
-    One-layer `RNNFunctional` models are computed without cancellation (linear ones exactly, all
-    others with a search over inputs that gives a lower bound of the sup), any other module by
-    differences of its outputs in float64, with the same search: sign vectors (all of them up to 10
-    dimensions) and, up to 4 dimensions, points between them, at 12 to 256 radii from `radius` down to
-    `min_radius` in a geometric progression, then refinement of size and coordinates.
+    One-layer `RNNFunctional` models that are no more than their class says (`plain.py`) are computed without
+    cancellation (linear ones exactly, all others with a search over inputs that gives a lower bound of the sup), any
+    other module by differences of its outputs in float64, with the same search: sign vectors (all of them up to 10
+    dimensions) and, up to 4 dimensions, points between them, at 12 to 256 radii from `radius` down to `min_radius` in a
+    geometric progression, then refinement of size and coordinates.
 
     Args:
         model: a cofm model, or any module that maps (N, T, d) to (N, T, p), or to a tuple that starts
-            with it; it is not changed.
+            with it; it is neither copied nor changed, also where a call fails or is interrupted.
         length: T >= 1, steps 0..T-1.
         radius: R > 0.
         inputs: (n, d), the sup is over these alone; none of them zero. `radius` is not used then.
@@ -155,8 +156,8 @@ def memory_function(
         samples: at most this many steps, spread evenly over log(k), for a large T; None: all.
         input_size: d of a module that has no `input_size` of its own.
         dt: step of a module that has none of its own, time; 1 if None.
-        initial_output: y[-1] of a module that is no `RNNFunctional`, a number or (p,); None: its
-            output under zero input if that is constant, else 0.
+        initial_output: y[-1] of a module that is no read-out of a `StableRNN`'s states, as `RNNFunctional` is, a number
+            or (p,); None: its output under zero input if that is constant, else 0.
         progress: called as `progress(done, total)`, in turns of the search.
 
     Returns:
@@ -174,7 +175,7 @@ def memory_function(
         'exponential'
     """
     check_module("model", model)
-    parameters = {name: p.detach().double()[None] for name, p in model.named_parameters()}
+    parameters = {name: cast(p, torch.float64)[None] for name, p in model.named_parameters()}
     evaluator = evaluator_of(
         model,
         length,
@@ -226,7 +227,7 @@ def evaluator_of(
         TypeError, ValueError: as `memory_function`.
     """
     check_module("model", model)
-    if getattr(model.rnn if isinstance(model, RNNFunctional) else model, "bidirectional", False):
+    if getattr(_layer(model), "bidirectional", False):
         raise ValueError("model must be causal to have a memory function, got bidirectional=True")
     steps = log_steps(length, samples)
     radius = check_number("radius", radius)
@@ -236,8 +237,8 @@ def evaluator_of(
         if min_radius > radius:
             raise ValueError(f"min_radius must not exceed radius, {radius!r}, got {min_radius!r}")
     size = _input_size(model, input_size, inputs)
-    if initial_output is not None and isinstance(model, RNNFunctional):
-        raise ValueError("initial_output must be None for an RNNFunctional: it is the bias of the read-out")
+    if initial_output is not None and reads_out_states(model):
+        raise ValueError("initial_output must be None for an RNNFunctional: it is the read-out of the state 0")
     if initial_output is not None:
         initial_output = _initial_output(initial_output)
     return MemoryEvaluator(
@@ -287,8 +288,17 @@ def _initial_output(value: Any) -> Tensor | float:
     return given
 
 
+def _layer(model: nn.Module) -> nn.Module:
+    """What has the model's sizes and step: the layer of an `RNNFunctional`; `torch.compile` wraps either."""
+    model = getattr(model, "_orig_mod", model)
+    if not isinstance(model, RNNFunctional):
+        return model
+    layer: nn.Module = getattr(model.rnn, "_orig_mod", model.rnn)
+    return layer
+
+
 def _step(model: nn.Module, dt: float | None) -> float:
-    layer = model.rnn if isinstance(model, RNNFunctional) else model
+    layer = _layer(model)
     own = layer.dt if isinstance(layer, StableRNN) else None
     if dt is None:
         return 1.0 if own is None else own
@@ -300,7 +310,7 @@ def _step(model: nn.Module, dt: float | None) -> float:
 
 def _input_size(model: nn.Module, input_size: int | None, inputs: Tensor | None) -> int:
     """d: of the model's own, of the argument, or of the inputs."""
-    layer = model.rnn if isinstance(model, RNNFunctional) else model
+    layer = _layer(model)
     own = as_int(getattr(layer, "input_size", None))
     given = input_size
     if given is None and isinstance(inputs, Tensor) and inputs.dim() == 2:

@@ -8,7 +8,6 @@
 A value that is not finite counts as infinite, so that no maximum can lose it.
 """
 
-import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -16,11 +15,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from cofm_triton.dense_heaviside import DenseHeavisideCells
 from cofm_triton.heaviside import HeavisideCells
-from cofm_triton.layers import RNNFunctional
+from cofm_triton.layers import RNNFunctional, reads_out_states
 from cofm_triton.memory_search import (
     NORMS,
     PAIRED,
@@ -35,8 +33,9 @@ from cofm_triton.memory_search import (
     turns,
 )
 from cofm_triton.model_errors import check_separate, first_tensor
+from cofm_triton.module_state import EvaluationMode, OtherTensors
 from cofm_triton.progress import Finished, Progress, counting
-from cofm_triton.stacked import BIAS, OFFSET, has_modes, is_stackable
+from cofm_triton.stacked import BIAS, has_modes, is_stackable
 
 SMALLEST_SHARE = 2.0**-20
 """Lower radius where there is no bias, in upper radii: as good as 0."""
@@ -114,8 +113,7 @@ class MemoryEvaluator:
         inputs: Tensor | None = None,
         rest: Tensor | float | None = None,
     ) -> None:
-        self.is_fused = is_stackable(model)
-        self.model: nn.Module = model if self.is_fused else copy.deepcopy(model).double().eval()
+        self.model, self.is_fused = model, is_stackable(model)
         self.device = next((p.device for p in model.parameters()), torch.device("cpu"))
         self.size, self.dt, self.rest = size, dt, rest
         self.steps = steps.to(self.device)
@@ -129,23 +127,25 @@ class MemoryEvaluator:
         self.domain = Domain(min_radius, radius, norm)
         if not self.is_fused:
             x = torch.tensor([0.0, radius], dtype=torch.float64, device=self.device)
-            check_separate("model", self.model, x[:, None, None].expand(-1, min(self._length, _PROBED), size))
+            x = x[:, None, None].expand(-1, min(self._length, _PROBED), size)
+            check_separate("model", model, x, torch.float64)
 
     @torch.no_grad()
     def __call__(self, parameters: Parameters, progress: Progress | None = None) -> Memory:
         """Memories of K copies.
 
         Args:
-            parameters: {name: (K, *shape) float64}, every parameter of the model.
+            parameters: {name: (K, *shape)}, every parameter of the model, real ones in float64.
             progress: called as `progress(done, total)`, in turns of the searches.
         """
-        if isinstance(self.model, RNNFunctional) and self.is_fused:
+        if is_stackable(self.model):
             parts = self._ours(self.model, parameters)
         else:
             count = self._turns(odd=False, effort=SHARED)
             parts = [_Part(count, partial(self._module, some)) for some in _each(parameters)]
         finished = counting(progress, sum(part.turns for part in parts))
-        found = [part.compute(finished) for part in parts]
+        with EvaluationMode(self.model):
+            found = [part.compute(finished) for part in parts]
         values, points, slowest, floor = (torch.cat(column).cpu() for column in zip(*found, strict=True))
         return Memory(values, points, slowest, floor)
 
@@ -154,7 +154,8 @@ class MemoryEvaluator:
         """Whether the answer of any of K copies does not vanish with the input."""
         if self.is_fused:
             return BIAS in parameters and bool((parameters[BIAS] != 0).any())
-        return any(not _is_constant(self._silence(some)) for some in _each(parameters))
+        with EvaluationMode(self.model):
+            return any(not _is_constant(self._silence(some)) for some in _each(parameters))
 
     def _ours(self, model: RNNFunctional, parameters: Parameters) -> list[_Part]:
         """Some copies at a time: their answers to a few inputs at all steps fit the memory limit."""
@@ -258,28 +259,39 @@ class MemoryEvaluator:
     def _outputs(self, parameters: Parameters, inputs: Tensor) -> Tensor:
         """Outputs (n, T, p) of one copy under Heaviside inputs (n, d)."""
         x = inputs[:, None].expand(-1, self._length, -1)
-        y = first_tensor(functional_call(self.model, {name: value[0] for name, value in parameters.items()}, (x,)))
+        with self._moved(parameters):
+            y = first_tensor(self.model(x))
         if y.shape[:2] != x.shape[:2]:
             raise ValueError(f"model must map {tuple(x.shape)} to (N, T, p) of the same N and T, got {tuple(y.shape)}")
         return y
+
+    def _moved(self, parameters: Parameters) -> OtherTensors:
+        """The module as one copy of it, in float64."""
+        return OtherTensors(self.model, {name: value[0] for name, value in parameters.items()}, dtype=torch.float64)
 
     def _silence(self, parameters: Parameters) -> Tensor:
         """Outputs (T, p) of one copy under zero input."""
         return self._outputs(parameters, torch.zeros(1, self.size, dtype=torch.float64, device=self.device))[0]
 
     def _at_rest(self, parameters: Parameters) -> Tensor:
-        """y[-1], (p,) or a number: the read-out bias of our models; a module's constant answer to zero input, or 0."""
+        """y[-1], (p,) or a number: what our models read out of the state 0; a module's constant answer to 0, or 0."""
         if self.rest is not None:
             rest = torch.as_tensor(self.rest, dtype=torch.float64, device=self.device)
             outputs = self._silence(parameters).shape[1]
             if rest.dim() and len(rest) != outputs:
                 raise ValueError(f"initial_output must have {outputs} numbers or one, got {len(rest)}")
             return rest
-        if isinstance(self.model, RNNFunctional) and type(self.model.readout) is nn.Linear:
-            given = parameters.get(OFFSET)
-            return torch.zeros((), dtype=torch.float64, device=self.device) if given is None else given[0]
+        if reads_out_states(self.model):
+            return self._read_out_of_rest(self.model, parameters)
         silence = self._silence(parameters)
         return silence[0] if _is_constant(silence) else torch.zeros_like(silence[0])
+
+    def _read_out_of_rest(self, model: RNNFunctional, parameters: Parameters) -> Tensor:
+        """The output of the state 0, (p,)."""
+        width = model.rnn.hidden_size * (2 if model.rnn.bidirectional else 1)
+        with self._moved(parameters):
+            rest: Tensor = model.readout(torch.zeros(1, 1, width, dtype=torch.float64, device=self.device))
+        return rest[0, 0]
 
 
 def _effort(cells: HeavisideCells) -> Effort:

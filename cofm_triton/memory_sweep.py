@@ -25,6 +25,7 @@ from cofm_triton.memory import Settings, evaluator_of
 from cofm_triton.memory_evaluator import MemoryEvaluator
 from cofm_triton.memory_search import Domain
 from cofm_triton.model_errors import check_module
+from cofm_triton.module_state import cast
 from cofm_triton.perturbation import check_radii, make_directions
 from cofm_triton.progress import Progress, check_progress, part
 
@@ -279,7 +280,7 @@ class _Copies:
     """Perturbed copies of a model, formed when they are needed."""
 
     def __init__(self, model: nn.Module, directions: Sequence[Mapping[str, Tensor]]) -> None:
-        self.base = {name: p.detach().double() for name, p in model.named_parameters()}
+        self.base = {name: cast(p, torch.float64) for name, p in model.named_parameters()}
         self.count = len(directions)
         self.moves = {
             name: torch.stack([direction.get(name, torch.zeros(())).to(p).expand(p.shape) for direction in directions])

@@ -2,7 +2,7 @@
 
     linear one-layer models             the quadratic form (`quadratic_form`), float64
     other one-layer models              the fused sweep: compiled, on GPUs in Triton, else in PyTorch
-    any other `torch.nn.Module`         `torch.func.functional_call` under `torch.func.vmap`
+    any other `torch.nn.Module`         calls with other tensors (`module_state`) under `torch.func.vmap`
 
 A state that overflows in float32 is computed again in float64; what is still not finite counts as
 an infinite error, so that no maximum can lose it.
@@ -18,12 +18,14 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 from torch.backends import mha
-from torch.func import functional_call, vmap
+from torch.func import vmap
+from torch.nn.parameter import is_lazy
 
 from cofm_triton.cells import StackedCells, join
 from cofm_triton.fused_sweep import is_compiled, sweep_errors, sweep_errors_and_gradients
 from cofm_triton.layers import RNNFunctional
 from cofm_triton.memory_limit import check_memory_limit, fitting
+from cofm_triton.module_state import EvaluationMode, OtherTensors, cast
 from cofm_triton.progress import Finished, ignore
 from cofm_triton.quadratic_form import QuadraticForm, step_weights
 from cofm_triton.scalars import check_choice
@@ -96,8 +98,7 @@ class ErrorEvaluator:
                     f"models must have the dtype and device of inputs ({self.inputs.dtype}, "
                     f"{self.inputs.device}), got {parameter.dtype}, {parameter.device} in {name}"
                 )
-        with torch.no_grad(), evaluating(model):
-            output = first_tensor(model(self.inputs[:1]))
+        output = first_output("models", model, self.inputs[:1])
         if output.shape != self.targets[:1].shape:
             raise ValueError(
                 f"targets must have the shape of the model's outputs, (N, T, p) = "
@@ -118,7 +119,7 @@ class ErrorEvaluator:
         if is_stackable(model):
             return
         one = {name: value.detach().double()[None] for name, value in model.named_parameters()}
-        with _calling_any(model):
+        with EvaluationMode(model), _under_vmap():
             with torch.no_grad():
                 next(self._copies_for_errors(model, one))
             if gradient:
@@ -186,7 +187,7 @@ class ErrorEvaluator:
         sequences = min(len(self.inputs), STEERING_SEQUENCES)
         if is_stackable(model):
             return self._log_gradients(model, parameters, sequences)
-        with _calling_any(model):
+        with EvaluationMode(model), _under_vmap():
             parts = [
                 self._log_gradients(model, some, sequences)
                 for some, _ in self._copies_for_gradients(model, parameters)
@@ -244,7 +245,7 @@ class ErrorEvaluator:
     def _any_module(self, model: nn.Module, parameters: Parameters, finished: Finished) -> Tensor:
         """Chunks of models times chunks of sequences; float64 sums over both."""
         errors = []
-        with _calling_any(model):
+        with EvaluationMode(model), _under_vmap():
             for some, n in self._copies_for_errors(model, parameters):
                 batches = zip(self.inputs.split(n), self.targets.split(n), strict=True)
                 parts = torch.stack([self._batch_errors(model, some, *batch) for batch in batches])
@@ -306,14 +307,14 @@ class ErrorEvaluator:
 
 
 @contextmanager
-def _calling_any(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, no word about operators that vmap runs one by one, transformer layers without their fused form
-    for inference: it has no derivative.
+def _under_vmap() -> Iterator[None]:
+    """No word about operators that vmap runs one by one, and transformer layers without their fused form for
+    inference, which has no derivative.
     """
     fused = mha.get_fastpath_enabled()
-    mha.set_fastpath_enabled(False)
     try:
-        with evaluating(model), warnings.catch_warnings():
+        mha.set_fastpath_enabled(False)
+        with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*performance drop.*")
             yield
     finally:
@@ -335,7 +336,8 @@ def outputs_of_copies(model: nn.Module, parameters: Parameters, inputs: Tensor) 
     """
 
     def run(values: dict[str, Tensor]) -> Tensor:
-        return first_tensor(functional_call(model, values, (inputs,)))
+        with OtherTensors(model, values):
+            return first_tensor(model(inputs))
 
     values = dict(parameters)
     try:
@@ -348,42 +350,58 @@ def outputs_of_copies(model: nn.Module, parameters: Parameters, inputs: Tensor) 
 
 
 def check_module(argument: str, model: object) -> None:
-    """Raises TypeError unless it is a module, ValueError if it says that it takes time first: (T, N, d)."""
+    """Raises TypeError or ValueError unless it is a module that can be called with other tensors, on (N, T, d)."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"{argument} must be a torch.nn.Module, got {type(model).__name__}")
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            given = f"{type(module).__name__} {name!r}" if name else type(module).__name__
+            raise TypeError(f"{argument} must be a module that torch.jit has not compiled, got {given}")
+    for name, value in (*model.named_parameters(), *model.named_buffers()):
+        if is_lazy(value):
+            raise ValueError(f"{argument} must have its weights: call it once before, got {name!r} not yet made")
     if getattr(model, "batch_first", True) is False:
         raise ValueError(f"{argument} must take (N, T, d): make it with batch_first=True, got batch_first=False")
 
 
 @torch.no_grad()
-def check_separate(argument: str, model: nn.Module, inputs: Tensor) -> None:
+def first_output(argument: str, model: nn.Module, inputs: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """Output (N, T, p) of a module as it is, in evaluation mode.
+
+    Args:
+        argument: what the model is called.
+        model: maps (N, T, d) to (N, T, p) or to a tuple that starts with it.
+        inputs: (N, T, d).
+        dtype: of the module's floating-point tensors during the call; None: their own.
+
+    Raises:
+        ValueError: another output, or a module that makes its parameters when it is called.
+    """
+    own = {name: cast(value, dtype).clone() for name, value in model.named_parameters()}
+    with EvaluationMode(model), OtherTensors(model, own, dtype=dtype):
+        output = first_tensor(model(inputs))
+        made = [name for name, _ in model.named_parameters() if name not in own]
+    if made:
+        raise ValueError(f"{argument} must have its weights: call it once before, got {made[0]!r} not yet made")
+    return output
+
+
+def check_separate(argument: str, model: nn.Module, inputs: Tensor, dtype: torch.dtype | None = None) -> None:
     """Raises ValueError if a sequence's output depends on the others: as in a module that takes time first.
 
     Args:
         argument: what the model is called.
         model: maps (N, T, d) to (N, T, p).
         inputs: (N, T, d), the last of which is computed by itself too.
+        dtype: as for `first_output`.
     """
-    with evaluating(model):
-        together, alone = first_tensor(model(inputs))[-1], first_tensor(model(inputs[-1:]))[0]
+    together, alone = (first_output(argument, model, x, dtype)[-1] for x in (inputs, inputs[-1:]))
     gap, size = (together - alone).abs().max(), together.abs().max()
     if bool(gap > math.sqrt(torch.finfo(gap.dtype).eps) * (1 + size)):
         raise ValueError(
             f"{argument} must map every sequence of (N, T, d) by itself, got outputs that depend on other sequences: "
             "is a layer in it made without batch_first=True?"
         )
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode (no dropout) for every submodule, and back as each one was."""
-    training = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in training:
-            module.training = mode
 
 
 def first_tensor(output: Tensor | tuple[Tensor, ...]) -> Tensor:

@@ -8,29 +8,21 @@ from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import vmap
 
 from cofm_triton.cells import StackedCells
 from cofm_triton.discretization import effective_rate, linear_gain
-from cofm_triton.layers import RNNFunctional, StableRNN, has_hooks, has_plain_parts
+from cofm_triton.layers import RNNFunctional, StableRNN, is_plain
+from cofm_triton.module_state import OtherTensors
 from cofm_triton.parameterization import parameterization
 
 RATE, ENCODER, BIAS = "rnn.rate_l0", "rnn.weight_ih_l0", "rnn.bias_l0"
 READOUT, OFFSET = "readout.weight", "readout.bias"
-_MATRICES = {"dense": "rnn.weight_hh_l0", "orthogonal": "rnn.basis_l0"}
 
 
 def is_stackable(model: nn.Module) -> TypeGuard[RNNFunctional]:
-    """Whether `stack` understands the model: one layer, one direction.
-
-    Subclasses and modules with hooks, other parts, extra or re-parametrised tensors may compute anything: not them.
-    """
-    if type(model) is not RNNFunctional or has_hooks(model) or not has_plain_parts(model) or model.rnn.normalize_input:
-        return False
-    names = {name for name, _ in model.named_parameters()}
-    matrix = _MATRICES.get(model.rnn.recurrence)
-    needed = {RATE, ENCODER, READOUT} | ({matrix} if matrix else set())
-    return needed <= names <= needed | {BIAS, OFFSET}
+    """Whether `stack` understands the model: one layer, one direction, and nothing but what its class says."""
+    return is_plain(model)
 
 
 def has_modes(model: nn.Module) -> TypeGuard[RNNFunctional]:
@@ -49,7 +41,12 @@ def stack(model: RNNFunctional, parameters: Mapping[str, Tensor]) -> StackedCell
     Args:
         model: a stackable model (see `is_stackable`); gives the options, not the values.
         parameters: {name as in `named_parameters()`: (K, *shape) float64}.
+
+    Raises:
+        ValueError: any other model.
     """
+    if not is_stackable(model):
+        raise ValueError(f"model must be a plain RNNFunctional of one layer and direction, got {type(model).__name__}")
     rnn = model.rnn
     raw = parameters[RATE]
     encoder, readout = parameters[ENCODER], parameters[READOUT]
@@ -98,8 +95,8 @@ def _recurrent(module: _Basis, parameters: Mapping[str, Tensor]) -> tuple[Tensor
     layer = {name: value for name, value in parameters.items() if name.startswith("rnn.")}
 
     def compute(one: dict[str, Tensor]) -> tuple[Tensor, ...]:
-        result: tuple[Tensor, ...] = functional_call(module, one, ())
-        return result
+        with OtherTensors(module, one, dtype=torch.float64):
+            return module.forward()
 
     made: tuple[Tensor, ...] = vmap(compute)(layer)
     return made

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from cofm_triton.discretization import complement, effective_rate, is_exact, linear_gain
 from cofm_triton.functional import rnn_scan
-from cofm_triton.layers import RNNFunctional
+from cofm_triton.layers import RNNFunctional, is_plain
 from cofm_triton.loss import temporal_weights
 from cofm_triton.parameterization import parameterization as lookup_parameterization
 from cofm_triton.progress import Progress, counting
@@ -122,6 +122,7 @@ def with_nonlinearity(model: RNNFunctional, nonlinearity: str) -> RNNFunctional:
         >>> with_nonlinearity(linear, "hardtanh").rnn.nonlinearity
         'hardtanh'
     """
+    _check_plain(model)
     rnn = model.rnn
     if rnn.nonlinearity != "linear":
         raise ValueError(f"model must be linear, got nonlinearity={rnn.nonlinearity!r}")
@@ -267,13 +268,15 @@ class _Packed:
     def __init__(self, models: Sequence[RNNFunctional], like: Tensor | None = None) -> None:
         if not models:
             raise ValueError("models must hold at least one model, got none")
+        for model in models:
+            _check_plain(model)
+            if not all(parameter.requires_grad for parameter in model.parameters()):
+                raise ValueError("models must have no frozen parameters: all of them are trained")
         kinds = {(m.rnn.nonlinearity, m.rnn.dt, m.rnn.discretization) for m in models}
         if len(kinds) != 1:
             raise ValueError(f"models must share nonlinearity, dt and discretization, got {sorted(kinds)}")
         if any(m.rnn.recurrence != "diagonal" for m in models):
             raise ValueError("models must have recurrence='diagonal'")
-        if any(m.rnn.normalize_input for m in models):
-            raise ValueError("models must have normalize_input=False")
         if any(m.rnn.weight_ih_l0.shape[1] != 1 or m.readout.out_features != 1 for m in models):
             raise ValueError("models must have one input and one output")
         self.models = list(models)
@@ -355,6 +358,15 @@ class _Packed:
         owner = torch.arange(len(self.models), device=h.device)[:, None].expand_as(self._mask)
         select = nn.functional.one_hot(owner[self._mask], len(self.models)).to(h)
         return h @ (select * readout[:, None]) + self.offset
+
+
+def _check_plain(model: RNNFunctional) -> None:
+    """Raises ValueError unless the equations of this file are what the model computes."""
+    if not is_plain(model):
+        raise ValueError(
+            "models must be RNNFunctional of one layer and direction, with normalize_input=False and without hooks, "
+            f"shared, replaced or parametrised parts, got {model}"
+        )
 
 
 def _bias(model: RNNFunctional) -> Tensor:

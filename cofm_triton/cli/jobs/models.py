@@ -41,15 +41,27 @@ class NamedModel:
         return {"name": self.name, "sha256": self._digest()}
 
     def _digest(self) -> str:
+        """Of options, tensors, which of them are shared, and the user's code: what `forward` does is nowhere else."""
         import torch
 
         digest = hashlib.sha256(_ADDRESS.sub("", repr(self.module)).encode())
-        for name, value in self.module.state_dict().items():
-            if not isinstance(value, torch.Tensor):  # extra state of a user's module, in no form that we know
+        digest.update(" ".join(name for name, _ in self.module.named_parameters()).encode())
+        for name, value in (*self.module.state_dict().items(), *self.module.named_buffers()):
+            if not isinstance(value, torch.Tensor):  # what `get_extra_state` returns
+                digest.update(_ADDRESS.sub("", f"{name} {value!r}").encode())
                 continue
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
             digest.update(value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
+        for path in self._files():
+            digest.update(path.read_bytes())
         return digest.hexdigest()
+
+    def _files(self) -> list[Path]:
+        """The files of the user's function and classes; of packages the versions are known."""
+        names = {type(module).__module__ for module in self.module.modules()} | {self.source.partition(":")[0]}
+        own = [name for name in sorted(names) if name.partition(".")[0] not in ("torch", "cofm_triton")]
+        files = (getattr(sys.modules.get(name), "__file__", None) for name in own)
+        return [Path(file) for file in files if file]
 
 
 def load_models(sources: Sequence[str], device: str, seed: int) -> list[NamedModel]:
