@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cofm_triton.nonlinearity import NONLINEARITIES
-from cofm_triton.ops.dtypes import DTYPES, PRECISIONS, REAL_DTYPES, state_dtype
+from cofm_triton.ops.dtypes import DTYPES, PRECISIONS, REAL_DTYPES, in_pairs, state_dtype
 
 
 def check_sequence(name: str, x: Any, *, allow_complex: bool) -> None:
@@ -33,6 +33,28 @@ def check_companion(name: str, tensor: Any, x: Tensor) -> None:
     if tensor.dtype not in accepted:
         raise TypeError(
             f"{name} must have the dtype of x or of its state, {_names(sorted(accepted, key=str))}, got {tensor.dtype}"
+        )
+
+
+def check_decay(name: str, decay: Any, x: Tensor) -> None:
+    """`decay` is (D,) or broadcasts to (B, T, D); complex with a real x, one number for every two channels of it."""
+    if not (isinstance(decay, Tensor) and in_pairs(x, decay)):
+        check_companion(name, decay, x)
+        shape, letters = tuple(x.shape), "D"
+    else:
+        batch, length, width = x.shape
+        if decay.device != x.device:
+            raise ValueError(f"{name} must be on the device of x, {x.device}, got {decay.device}")
+        state = state_dtype(x.dtype).to_complex()
+        if decay.dtype != state:
+            raise TypeError(f"a complex {name} must have the dtype {state} with an x of {x.dtype}, got {decay.dtype}")
+        if width % 2:
+            raise ValueError(f"x must have an even number D of channels if {name} is complex and x is not, got D = {width}")
+        shape, letters = (batch, length, width // 2), "D // 2"
+    aligned = shape[len(shape) - decay.dim() :]
+    if decay.dim() > 3 or any(size not in (1, target) for size, target in zip(decay.shape, aligned, strict=True)):
+        raise ValueError(
+            f"{name} must have shape ({letters},) or broadcast to (B, T, {letters}) = {shape}, got {tuple(decay.shape)}"
         )
 
 

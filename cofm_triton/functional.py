@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from cofm_triton.checks import (
-    check_companion,
+    check_decay,
     check_matrix,
     check_nonlinearity,
     check_per_channel,
@@ -20,7 +20,7 @@ from cofm_triton.checks import (
 from cofm_triton.discretization import is_exact
 from cofm_triton.ops.backends import resolve
 from cofm_triton.ops.dense_rnn import apply_dense_rnn
-from cofm_triton.ops.dtypes import state_dtype
+from cofm_triton.ops.dtypes import in_pairs, state_dtype
 from cofm_triton.ops.linear_scan import apply_linear_scan
 from cofm_triton.ops.paired_rnn_scan import apply_paired_rnn_scan
 from cofm_triton.ops.rnn_scan import apply_rnn_scan
@@ -45,10 +45,16 @@ def linear_scan(
     The state is kept in float32 (float64 for float64 input, complex64 / complex128 for complex), whatever the dtype of
     the tensors. Differentiable in x, decay and h0, through both results, to any order and in forward mode.
 
+    A real x with a complex decay has oscillating modes: channels (2k, 2k+1) of x, h0 and the results are the real and
+    the imaginary part of complex channel k, where they lie. The state is then complex64 (complex128 for float64 input),
+    and 16-bit tensors stay 16 bits wide in memory.
+
     Args:
-        x: (B, T, D) input, float16, bfloat16, float32, float64, complex64 or complex128; any strides, any T >= 0.
-        decay: (D,), the same at all times and never materialised over time, or gates that broadcast to (B, T, D). In
-            x's dtype or the state's: keep the decay of 16-bit inputs in float32.
+        x: (B, T, D) input, float16, bfloat16, float32, float64, complex64 or complex128; any strides, any T >= 0. D is
+            even where x is real and decay complex.
+        decay: (D,), the same at all times and never materialised over time, or gates that broadcast to (B, T, D), which
+            are read where they are. In x's dtype or the state's: keep the decay of 16-bit inputs in float32. With pairs
+            of channels (D // 2,) or gates that broadcast to (B, T, D // 2), in the dtype of the complex state.
         h0: (B, D) initial state, zeros when None; (S, D) with `seq_starts`. In x's dtype or the state's.
         reverse: run from t = T-1 down to 0; h0 enters at the end, and h_last is the state at t = 0.
         seq_starts: (S,) int32 or int64 start indices of sequences packed into one row (B = 1), the first one 0, without
@@ -69,28 +75,30 @@ def linear_scan(
         >>> h.flatten().tolist(), h_last.tolist()
         ([1.0, 1.5, 1.75], [[1.75]])
 
-    Source: arXiv 2305.19190, Eq. (1) with linear sigma and diagonal W; defined in `cofm_triton.reference.linear_scan`.
+        A quarter turn a step:
+
+        >>> h, _ = linear_scan(torch.tensor([[[1.0, 0.0], [0.0, 0.0], [0.0, 0.0]]]), torch.tensor([1j]))
+        >>> h[0].tolist()
+        [[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]]
+
+    Source: arXiv 2305.19190, Eq. (1) with linear sigma and diagonal W, complex for oscillating modes; defined in
+    `cofm_triton.reference.linear_scan`.
     """
     check_sequence("x", x, allow_complex=True)
-    check_companion("decay", decay, x)
+    check_decay("decay", decay, x)
     check_bool("reverse", reverse)
-    if decay.dim() > 3 or not _broadcasts(decay.shape, x.shape):
-        raise ValueError(
-            f"decay must have shape (D,) or broadcast to (B, T, D) = {tuple(x.shape)}, got {tuple(decay.shape)}"
-        )
     check_seq_starts(seq_starts, x)
     check_states("h0", h0, x, seq_starts)
     chosen = resolve(backend, x.device)
-    if decay.shape == x.shape[2:]:
-        decay = decay.to(state_dtype(x.dtype))
-    elif all(size == 1 for size in decay.shape[:-1]):
-        decay = decay.reshape(-1).to(state_dtype(x.dtype)).expand(x.shape[2])
-    else:
-        decay = decay.expand(x.shape)
     if chosen == "reference":
         from cofm_triton.reference import linear_scan as definition
 
         return definition(x, decay, h0, reverse=reverse, seq_starts=seq_starts)
+    if all(size == 1 for size in decay.shape[:-1]):
+        width = x.shape[2] // 2 if in_pairs(x, decay) else x.shape[2]
+        decay = decay.reshape(-1).to(torch.promote_types(decay.dtype, state_dtype(x.dtype))).expand(width)
+    else:
+        decay = decay.reshape((1,) * (3 - decay.dim()) + decay.shape)
     return apply_linear_scan(x, decay, h0, seq_starts, reverse, chosen)
 
 
@@ -257,8 +265,3 @@ def dense_rnn(
         return definition(x, weight, h0, dt=dt, nonlinearity=nonlinearity)
     return apply_dense_rnn(x, weight, h0, float(dt), nonlinearity, precision, chosen)
 
-
-def _broadcasts(shape: torch.Size, to: torch.Size) -> bool:
-    """Whether `shape` expands to `to` without changing it."""
-    aligned = to[len(to) - len(shape) :]
-    return all(size in (1, target) for size, target in zip(shape, aligned, strict=True))

@@ -20,15 +20,19 @@ def linear_scan(
         h[t] = decay[t] * h[t-1] + x[t],   h[-1] = h0                (reverse=False)
         h[t] = decay[t] * h[t+1] + x[t],   h[T] = h0                 (reverse=True)
 
+    With a complex decay, channels (2k, 2k+1) of a real x, h0, h and h_last are the real and the imaginary part of
+    complex channel k of such a recurrence: an oscillating mode.
+
     Args:
         x: (B, T, D), real or complex, any T >= 0.
-        decay: (D,), the same at every step, or anything that broadcasts to (B, T, D).
+        decay: (D,), the same at every step, or anything that broadcasts to (B, T, D); D // 2 in place of D where it is
+            complex and x real.
         h0: (B, D), zeros when None; (S, D) with `seq_starts`.
         reverse: run from t = T-1 down to 0.
         seq_starts: (S,) start indices of sequences packed into one row (B = 1).
 
     Returns:
-        h: (B, T, D), every state, in the dtype of `x` (complex when any argument is).
+        h: (B, T, D), every state, in the dtype of `x` (complex when `h0` is).
         h_last: (B, D), or (S, D) with `seq_starts`: the state after the last step taken
             (t = T-1, or t = 0 in reverse), `h0` itself when there are no steps.
 
@@ -37,6 +41,10 @@ def linear_scan(
         >>> h.flatten().tolist(), h_last.item()
         ([1.0, 1.5, 1.75], 1.75)
     """
+    if decay.is_complex() and not x.is_complex():
+        start = None if h0 is None else _complex(h0)
+        h, h_last = linear_scan(_complex(x), decay, start, reverse=reverse, seq_starts=seq_starts)
+        return _pairs(h).to(x.dtype), _pairs(h_last).to((x if h0 is None else h0).dtype)
     decay = decay.expand(x.shape)
     if seq_starts is not None:
         return run_packed(
@@ -57,3 +65,14 @@ def linear_scan(
     if reverse:
         rows.reverse()
     return torch.cat(rows, 1).to(output), state.to(output if h0 is None else output_dtype(h0, x, decay))
+
+
+def _complex(pairs: Tensor) -> Tensor:
+    """(..., D // 2) complex numbers out of (..., D) real ones, in the dtype of the state."""
+    wide = pairs.to(state_dtype(pairs))
+    return torch.complex(wide[..., 0::2], wide[..., 1::2])
+
+
+def _pairs(numbers: Tensor) -> Tensor:
+    """(..., D) real numbers, the real and the imaginary part of each complex one in turn."""
+    return torch.stack((numbers.real, numbers.imag), -1).flatten(-2)

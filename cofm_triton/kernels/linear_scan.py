@@ -2,6 +2,7 @@
 
 Indices: b sequence, t time, d channel; tensors are (B, T, D). The decay is `(D,)`, loaded once and never materialised
 over time, or, GATED, `(B, T, D)` with strides of its own; SHARED, the same for all channels, it is one number per step.
+COMPLEX, channels (2k, 2k+1) are the parts of a complex number: of complex tensors, or of real ones with a complex decay.
 The state lives in registers in STATE (float32, float64 for float64 input) whatever the dtype of the tensors.
 
 A program owns BLOCK_D channels of one chunk of one sequence. Without splitting the only chunk is the whole sequence.
@@ -137,11 +138,11 @@ def walk_last_rows_forward(
     xs = load_last_rows(x_row, x_step, d, D, rest, SHORT)
     gates = ()
     if GATED:
-        gates = load_last_gates(a_row, a_step, d, D, rest, SHORT, SHARED)
+        gates = load_last_gates(a_row, a_step, d, D, rest, SHORT, SHARED, COMPLEX)
     for j in tl.static_range(SHORT):
         live = live_row(d, D, j, rest)
         if GATED:
-            decay = gate_row(gates[j], h, SHARED)
+            decay = gate_row(gates[j], h, SHARED, COMPLEX)
         h = tl.where(live, decay_state(decay, h, xs[j].to(STATE), SUMMED, COMPLEX), h)
         if PRODUCT:
             store_row(h_row + j * h_step, h, live & stored, True)
@@ -164,11 +165,11 @@ def walk_forward(
         xs = load_rows(x_row, x_step, mask, ROWS, MASKED)
         gates = ()
         if GATED:
-            gates = load_gates(a_row, a_step, mask, ROWS, MASKED, SHARED)
+            gates = load_gates(a_row, a_step, mask, ROWS, MASKED, SHARED, COMPLEX)
             a_row += ROWS * a_step
         for j in tl.static_range(ROWS):
             if GATED:
-                decay = gate_row(gates[j], h, SHARED)
+                decay = gate_row(gates[j], h, SHARED, COMPLEX)
             h = decay_state(decay, h, xs[j].to(STATE), SUMMED, COMPLEX)
             if STORE:
                 store_row(h_row + j * h_step, h, stored, MASKED or PRODUCT)
@@ -302,11 +303,11 @@ def walk_last_rows_backward(
         hs = load_last_rows(previous_row, h_step, d, D, with_previous, SHORT)
     gates = ()
     if GATED:
-        gates = load_last_gates(a_row, a_step, d, D, rest, SHORT, SHARED)
+        gates = load_last_gates(a_row, a_step, d, D, rest, SHORT, SHARED, COMPLEX)
     for j in tl.static_range(SHORT):
         live = live_row(d, D, j, rest)
         if GATED:
-            decay = gate_row(gates[j], mu, SHARED)
+            decay = gate_row(gates[j], mu, SHARED, COMPLEX)
         adjoint = gs[j].to(STATE) + mu
         mu = tl.where(live, multiply_conj(decay, adjoint, COMPLEX), mu)
         if SUMMARY:
@@ -406,11 +407,11 @@ def linear_scan_backward_kernel(
             hs = load_rows(previous_row, h_step, mask, ROWS, MASKED)
         gates = ()
         if GATED:
-            gates = load_gates(a_row, a_step, mask, ROWS, MASKED, SHARED)
+            gates = load_gates(a_row, a_step, mask, ROWS, MASKED, SHARED, COMPLEX)
             a_row += ROWS * a_step
         for j in tl.static_range(ROWS):
             if GATED:
-                decay = gate_row(gates[j], mu, SHARED)
+                decay = gate_row(gates[j], mu, SHARED, COMPLEX)
             adjoint = gs[j].to(STATE) + mu
             mu = multiply_conj(decay, adjoint, COMPLEX)
             if SUMMARY:
@@ -486,7 +487,7 @@ def launch_forward(
         length, width, block.num_blocks, num_chunks, num_sequences,
         steps[0], steps[1], chunk_length, 0 if start is None else start.stride(0),
         *x.stride(), *(decay.stride() if gated else (0, 0, 0)),
-        GATED=gated, SHARED=_shared(decay), HAS_START=start is not None, HAS_CARRY=carry is not None,
+        GATED=gated, SHARED=_shared(decay, x), HAS_START=start is not None, HAS_CARRY=carry is not None,
         FOLD=0 if gates is None else FOLDED_CARRIES, SUMMARY=summary, SUMMED=summed,
         PACKED=seq_starts is not None, REVERSE=reverse, COMPLEX=is_complex, ALIGNED=_aligned(x, decay),
         STATE=_state(last), BLOCK_D=block.block_d, **_rows(rows, block, chunk_length, is_complex, short),
@@ -512,7 +513,7 @@ def launch_backward(
         length, width, block.num_blocks, num_chunks, num_sequences,
         steps[0], steps[1], chunk_length, 0 if grad_end is None else grad_end.stride(0),
         *grad_h.stride(), *(decay.stride() if gated else (0, 0, 0)),
-        GATED=gated, SHARED=_shared(decay), HAS_H0=h0 is not None, HAS_GRAD_END=grad_end is not None,
+        GATED=gated, SHARED=_shared(decay, grad_h), HAS_H0=h0 is not None, HAS_GRAD_END=grad_end is not None,
         HAS_CARRY=carry is not None, FOLD=0 if gates is None else FOLDED_CARRIES, SUMMARY=summary,
         PACKED=seq_starts is not None, REVERSE=reverse, COMPLEX=is_complex, ALIGNED=_aligned(grad_h, decay),
         STATE=_state(grad_start), BLOCK_D=block.block_d,
@@ -524,8 +525,9 @@ def forward(
     x: Any, decay: Any, h0: Any, seq_starts: Any, *, reverse: bool, state_dtype: Any, num_sms: int
 ) -> tuple[Any, Any]:
     """`(h, h_last)` of a scan with T >= 1: h (B, T, D) in x's dtype, h_last (S, D) in the state's."""
-    dtype, is_complex = x.dtype, x.is_complex()
-    x, decay, h0, state_dtype = _reals(x), _reals(decay), _reals(h0), _real_dtype(x, state_dtype)
+    dtype, of_complex, is_complex = x.dtype, x.is_complex(), decay.is_complex()
+    decay, state_dtype = _coefficients(decay, x), _real_dtype(x, state_dtype)
+    x, h0 = _reals(x, is_complex), _reals(h0)
     h = x.new_empty(x.shape)
     rows, state = x.shape[1], h0
     block, plan = _layout(x, decay, seq_starts, num_sms, 3 if decay.ndim == 3 else 2, is_complex)
@@ -535,7 +537,7 @@ def forward(
             x, decay, start, seq_starts, h, state, block=block, steps=steps, chunk_length=plan.length, reverse=reverse,
             is_complex=is_complex,
         )  # fmt: skip
-    return (h.view(dtype), state.view(dtype)) if is_complex else (h, state)
+    return (h.view(dtype), state.view(dtype)) if of_complex else (h, state)
 
 
 def _scan_segment(
@@ -578,9 +580,10 @@ def backward(
     *, reverse: bool, state_dtype: Any, num_sms: int,
 ) -> tuple[Any, Any, Any]:  # fmt: skip
     """`(grad_x, grad_decay, grad_h0)` with T >= 1; grad_h0 (S, D) and a `(D,)` grad_decay in the state's dtype."""
-    dtype, is_complex = h.dtype, h.is_complex()
-    state_dtype = _real_dtype(h, state_dtype)
-    grad_h, end, decay, h, h0 = (_reals(tensor) for tensor in (grad_h, grad_last, decay, h, h0))
+    dtype, of_complex, gate_dtype, is_complex = h.dtype, h.is_complex(), decay.dtype, decay.is_complex()
+    decay, state_dtype = _coefficients(decay, h), _real_dtype(h, state_dtype)
+    end, h, h0 = (_reals(tensor) for tensor in (grad_last, h, h0))
+    grad_h = _reals(grad_h, is_complex)
     grad_x = grad_h.new_empty(grad_h.shape)
     rows, gated = grad_h.shape[1], decay.ndim == 3
     block, plan = _layout(grad_h, decay, seq_starts, num_sms, 5 if gated else 3, is_complex)
@@ -612,13 +615,28 @@ def backward(
             sums.append(per_chunk.flatten(0, 1).sum(0))
     if not gated:
         grad_decay = sum(sums[1:], sums[0])
-    if is_complex:
-        return grad_x.view(dtype), grad_decay.view(dtype), end.view(dtype)
-    return grad_x, grad_decay, end
+    grad_decay = grad_decay.view(gate_dtype)
+    return (grad_x.view(dtype), grad_decay, end.view(dtype)) if of_complex else (grad_x, grad_decay, end)
 
 
-def _reals(tensor: Any) -> Any:
-    """A complex tensor as a real one with twice the channels, real and imaginary parts in turn."""
+def _coefficients(decay: Any, x: Any) -> Any:
+    """A decay (D,), or gates for every step of x, (B, T, D) or one for all channels of a step; complex ones as reals,
+    two for one.
+    """
+    if decay.ndim == 3:
+        channels = x.shape[2] // (2 if decay.is_complex() and not x.is_complex() else 1)
+        if channels > 1 and (decay.shape[2] == 1 or decay.stride(2) == 0):
+            decay = decay[..., 0].unsqueeze(2)
+        decay = decay.expand(x.shape[0], x.shape[1], -1)
+    return _reals(decay)
+
+
+def _reals(tensor: Any, pairs: bool = False) -> Any:
+    """A complex tensor as a real one with twice the channels, real and imaginary parts in turn. A real one is such a
+    tensor if it is to be taken in `pairs`; those that do not all lie an even number of numbers apart are copied.
+    """
+    if tensor is not None and pairs and any(stride % 2 for stride in tensor.stride()[:-1]):
+        tensor = tensor.contiguous()
     if tensor is None or not tensor.is_complex():
         return tensor
     tensor = tensor.resolve_conj()
@@ -645,14 +663,14 @@ def _state(states: Any) -> Any:
     return tl.float64 if states.element_size() == 8 else tl.float32
 
 
-def _shared(decay: Any) -> bool:
-    """Whether all channels of a step have the same gate, and read it where it is: the broadcast of (B, T, 1)."""
-    return decay.ndim == 3 and decay.stride(2) == 0
+def _shared(decay: Any, x: Any) -> bool:
+    """Whether all channels of a step have the same gate, and read it where it is."""
+    return decay.ndim == 3 and decay.shape[2] < x.shape[2]
 
 
 def _aligned(x: Any, decay: Any) -> bool:
     """Whether all rows, of x, of a gated decay and of dense tensors, can be moved 16 bytes at a time."""
-    return has_aligned_rows(x) and (decay.ndim == 1 or _shared(decay) or has_aligned_rows(decay))
+    return has_aligned_rows(x) and (decay.ndim == 1 or _shared(decay, x) or has_aligned_rows(decay))
 
 
 def _layout(

@@ -2,6 +2,10 @@
 
     h[t] = decay[t] * h[t-1] + x[t],   h[-1] = h0
 
+The decay is (D,), in the dtype of the state, or gates (B, T, D) of which any axis may have one entry in place of all:
+backends read them where they are, and may leave the sum of their gradient over such an axis to the operator. A complex
+decay of a real x is one number for a pair of neighbouring channels, D // 2 in place of D.
+
 The adjoint of a scan is a scan in the other direction, and its tangent is a scan, which closes the operator under
 differentiation: a backward pass that is itself differentiated (`create_graph=True`, `torch.func`) is written in terms
 of `linear_scan`, any other one runs as one fused operator, `cofm_triton::linear_scan_backward`.
@@ -19,7 +23,7 @@ from torch import Tensor
 
 from cofm_triton.ops.backends import implementation, num_sms
 from cofm_triton.ops.derivatives import signed, wanted
-from cofm_triton.ops.dtypes import state_dtype
+from cofm_triton.ops.dtypes import as_complex, as_reals, in_pairs, state_dtype
 from cofm_triton.ops.registration import register, register_derivative
 from cofm_triton.ops.shapes import fold_batch, packed_starts, previous_states, split_batch
 
@@ -32,7 +36,7 @@ def apply_linear_scan(
     reverse: bool,
     backend: str,
 ) -> tuple[Tensor, Tensor]:
-    """`(h, h_last)` for checked arguments: decay (D,) in the state's dtype or (B, T, D), backend resolved."""
+    """`(h, h_last)` for checked arguments: decay (D,) in the state's dtype or of three axes, backend resolved."""
     if torch.compiler.is_compiling() or not wanted(x, decay, h0):
         return linear_scan_op(x, decay, h0, seq_starts, reverse, backend)
     return _LinearScan.apply(x, decay, h0, seq_starts, reverse, backend)
@@ -101,7 +105,7 @@ def linear_scan_backward(
         state_dtype=state,
         num_sms=num_sms(h.device),
     )
-    return grad_x, grad_decay, grad_h0
+    return grad_x, grad_decay.sum_to_size(decay.shape), grad_h0
 
 
 def _linear_scan_backward_fake(
@@ -159,6 +163,11 @@ def _differentiable_backward(
     scan against the recurrence: `v[t] = conj(decay[t]) (v[t+1] + grad_h[t])`, and mu its states one step earlier.
     """
     state = state_dtype(h.dtype)
+    if in_pairs(h, decay):
+        complexes = (None if tensor is None else as_complex(tensor) for tensor in (grad_h, grad_last, h, h0))
+        grad_h, grad_last, numbers, h0 = complexes
+        grads = _differentiable_backward(grad_h, grad_last, decay, numbers, h0, seq_starts, reverse, backend)
+        return as_reals(grads[0]).to(h.dtype), grads[1], as_reals(grads[2])
     conjugate = decay.conj().resolve_conj()
     weighted = conjugate * grad_h.to(state)
     gates = conjugate if decay.dim() == 1 else conjugate.to(state)
@@ -166,9 +175,7 @@ def _differentiable_backward(
     v, grad_h0 = apply_linear_scan(weighted, gates, start, seq_starts, not reverse, backend)
     adjoint = grad_h.to(state) + previous_states(v, start, seq_starts, not reverse)
     grad_decay = adjoint * previous_states(h.to(state), h0, seq_starts, reverse).conj()
-    if decay.dim() == 1:
-        grad_decay = grad_decay.sum((0, 1))
-    return adjoint.to(h.dtype), grad_decay.to(decay.dtype), grad_h0
+    return adjoint.to(h.dtype), grad_decay.sum_to_size(decay.shape).to(decay.dtype), grad_h0
 
 
 class _LinearScan(torch.autograd.Function):
@@ -194,7 +201,9 @@ class _LinearScan(torch.autograd.Function):
         # Tangents are not always of their tensors' dtype: PyTorch makes float64 ones where a number multiplies a sum.
         drive = h.new_zeros(h.shape) if x is None else x.to(h.dtype)
         if decay is not None:
-            drive = drive + (decay * previous_states(h, start, seq_starts, reverse)).to(h.dtype)
+            before = previous_states(h, start, seq_starts, reverse)
+            turned = as_reals(decay * as_complex(before)) if in_pairs(h, gates) else decay * before
+            drive = drive + turned.to(h.dtype)
         if start is not None:
             h0 = torch.zeros_like(start) if h0 is None else h0.to(start.dtype)
         return apply_linear_scan(drive, gates, h0, seq_starts, reverse, backend)
@@ -208,12 +217,13 @@ def _linear_scan_vmap(
     size, (x_dim, a_dim, h_dim, *_) = info.batch_size, in_dims
     # Packed rows have no batch axis to fold into, and a mapped (D,) decay differs along the mapped axis.
     into_channels = seq_starts is not None or (decay.dim() - (a_dim is not None) == 1 and a_dim is not None)
-    x = fold_batch(x, x_dim, size, into_channels)
-    h0 = None if h0 is None else fold_batch(h0, h_dim, size, into_channels)
     if decay.dim() - (a_dim is not None) == 3:
+        decay, a_dim = _full_gates(decay, a_dim, x, x_dim)
         decay = fold_batch(decay, a_dim, size, into_channels)
     elif into_channels:
         decay = fold_batch(decay, a_dim, size, True)
+    x = fold_batch(x, x_dim, size, into_channels)
+    h0 = None if h0 is None else fold_batch(h0, h_dim, size, into_channels)
     h, last = linear_scan_op(x, decay, h0, seq_starts, reverse, backend)
     return (split_batch(h, size, into_channels), split_batch(last, size, into_channels)), (0, 0)
 
@@ -223,14 +233,28 @@ def _linear_scan_backward_vmap(
     h0: Tensor | None, seq_starts: Tensor | None, reverse: bool, backend: str,
 ) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[int, int, int]]:  # fmt: skip
     """A mapped axis joins the channels, since each of its entries has a grad_decay of its own."""
-    size = info.batch_size
+    size, (g_dim, last_dim, a_dim, h_dim, *_) = info.batch_size, in_dims
+    one = decay.shape if a_dim is None else decay.shape[:a_dim] + decay.shape[a_dim + 1 :]
+    if len(one) == 3:
+        decay, a_dim = _full_gates(decay, a_dim, h, h_dim)
     folded = [
         None if tensor is None else fold_batch(tensor, dim, size, True)
-        for tensor, dim in zip((grad_h, grad_last, decay, h, h0), in_dims, strict=False)
+        for tensor, dim in zip(
+            (grad_h, grad_last, decay, h, h0), (g_dim, last_dim, a_dim, *in_dims[3:]), strict=False
+        )
     ]
     grads = linear_scan_backward_op(*folded, seq_starts, reverse, backend)
-    grad_x, grad_parameter, grad_h0 = (split_batch(grad, size, True) for grad in grads)
-    return (grad_x, grad_parameter, grad_h0), (0, 0, 0)
+    grad_x, grad_decay, grad_h0 = (split_batch(grad, size, True) for grad in grads)
+    return (grad_x, grad_decay.sum_to_size((size, *one)), grad_h0), (0, 0, 0)
+
+
+def _full_gates(decay: Tensor, a_dim: int | None, x: Tensor, x_dim: int | None) -> tuple[Tensor, int | None]:
+    """Gates with all entries of every axis but the mapped one, which is the first if there is one, and where that is:
+    what is folded has to have the shape of x.
+    """
+    batch, length, channels = x.shape if x_dim is None else x.shape[:x_dim] + x.shape[x_dim + 1 :]
+    shape = (batch, length, channels // 2 if in_pairs(x, decay) else channels)
+    return (decay.expand(shape), None) if a_dim is None else (decay.movedim(a_dim, 0).expand(-1, *shape), 0)
 
 
 linear_scan_op = register(linear_scan, fake=_linear_scan_fake, vmap=_linear_scan_vmap)

@@ -11,6 +11,7 @@ from functools import wraps
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from cofm_triton.ops.derivatives import observed
 
@@ -36,7 +37,7 @@ def register(
     _LIBRARY.impl(name, implementation, "CompositeExplicitAutograd")
     qualified = f"{NAMESPACE}::{name}"
     torch.library.register_fake(qualified, fake, lib=_LIBRARY)
-    torch.library.register_vmap(qualified, vmap, lib=_LIBRARY)
+    torch.library.register_vmap(qualified, _also_of_nothing(vmap, fake), lib=_LIBRARY)
     operator: Callable[..., Any] = getattr(getattr(torch.ops, NAMESPACE), name).default
 
     @wraps(implementation)
@@ -44,6 +45,28 @@ def register(
         return (operator if observed(arguments) else implementation)(*arguments)
 
     return call
+
+
+def _also_of_nothing(vmap: Callable[..., Any], fake: Callable[..., Any]) -> Callable[..., Any]:
+    """`vmap` for a mapped axis of any size: one without entries cannot be folded into another axis and found again, so
+    that its results, which hold no numbers, take their shapes from `fake`.
+    """
+
+    @wraps(vmap)
+    def rule(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> Any:
+        if info.batch_size > 0:
+            return vmap(info, in_dims, *arguments)
+        results = fake(*(_entry(argument, dim) for argument, dim in zip(arguments, in_dims, strict=True)))
+        return tuple(result.new_empty((0, *result.shape)) for result in results), (0,) * len(results)
+
+    return rule
+
+
+def _entry(argument: Any, dim: int | None) -> Any:
+    """What one entry of a mapped argument looks like, without its numbers."""
+    if dim is None or not isinstance(argument, Tensor):
+        return argument
+    return argument.new_empty(()).expand(argument.shape[:dim] + argument.shape[dim + 1 :])
 
 
 def register_derivative(name: str, backward: Callable[..., Any], setup_context: Callable[..., None]) -> None:

@@ -2,7 +2,8 @@
 
 T steps are laid out as N blocks of L ~ sqrt(T). L vectorised steps give every block's final state from a zero start, a
 scan over the N ends gives the state each block starts from, and L more steps replay the blocks from there: the three
-phases of the Triton kernel, with the rounding of the sequential recurrence inside each block.
+phases of the Triton kernel, with the rounding of the sequential recurrence inside each block. Gates of which an axis has
+one entry broadcast along it. Pairs of real channels are computed with as the complex numbers that they are.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from cofm_triton.cpu.blocked.packed import spans, starts_of
+from cofm_triton.ops.dtypes import as_complex, as_reals, in_pairs
 
 
 def forward(
@@ -20,6 +22,10 @@ def forward(
     reverse: bool, state_dtype: torch.dtype, num_sms: int = 1,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """`(h, h_last)` with T >= 1: h (B, T, D) in x's dtype, h_last (S, D) in the state's."""
+    if in_pairs(x, decay):
+        start = None if h0 is None else as_complex(h0)
+        z, last = forward(as_complex(x), decay, start, seq_starts, reverse=reverse, state_dtype=decay.dtype)
+        return as_reals(z).to(x.dtype), as_reals(last)
     h = torch.empty_like(x, memory_format=torch.contiguous_format)
     lasts = []
     for rows, span in spans(starts_of(seq_starts), x.shape[1]):
@@ -35,9 +41,15 @@ def backward(
     reverse: bool, state_dtype: torch.dtype, num_sms: int = 1,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """`(grad_x, grad_decay, grad_h0)` with T >= 1, by the scan `lambda[t] = dh[t] + conj(decay[t+1]) lambda[t+1]`."""
+    if in_pairs(h, decay):
+        tensors = (None if tensor is None else as_complex(tensor) for tensor in (grad_h, grad_last, h, h0))
+        g, last, z, z0 = tensors
+        assert g is not None and z is not None
+        grads = backward(g, last, decay, z, z0, seq_starts, reverse=reverse, state_dtype=decay.dtype)
+        return as_reals(grads[0]).to(h.dtype), grads[1], as_reals(grads[2])
     grad_x = torch.empty_like(h)
     gated = decay.dim() == 3
-    grad_decay = torch.empty_like(h, dtype=decay.dtype) if gated else torch.zeros_like(decay)
+    grad_decay = torch.zeros(decay.shape, dtype=decay.dtype, device=decay.device)
     grad_starts = []
     for rows, span in spans(starts_of(seq_starts), h.shape[1]):
         end = start_states(h, grad_last, rows, seq_starts, state_dtype)
@@ -56,10 +68,8 @@ def backward(
         before[:, first] = start
         grad_x[:, span] = adjoint
         product = adjoint * before.conj()
-        if gated:
-            grad_decay[:, span] = product
-        else:
-            grad_decay += product.sum((0, 1))
+        mine = _part(grad_decay, span)
+        mine += product.sum_to_size(mine.shape)
         grad_starts.append((gates[:, first].to(state_dtype) if gated else gates) * adjoint[:, first])
     return grad_x, grad_decay, torch.cat(grad_starts)
 
@@ -70,6 +80,8 @@ def scan(x: Tensor, decay: Tensor, start: Tensor, reverse: bool, state_dtype: to
         flipped = decay.flip(1) if decay.dim() == 3 else decay
         return scan(x.flip(1), flipped, start, False, state_dtype).flip(1)
     batch, length, channels = x.shape
+    if decay.dim() == 3:
+        decay = decay.expand(-1, length, -1)
     block = max(1, math.isqrt(length))
     count = length // block
     whole = count * block
@@ -109,8 +121,8 @@ def scan(x: Tensor, decay: Tensor, start: Tensor, reverse: bool, state_dtype: to
 
 
 def _part(tensor: Tensor, span: slice) -> Tensor:
-    """The time range of a sequence; a time-invariant decay has none."""
-    return tensor if tensor.dim() == 1 else tensor[:, span]
+    """The time range of a sequence; what has one entry for all times has none."""
+    return tensor if tensor.dim() == 1 or tensor.shape[1] == 1 else tensor[:, span]
 
 
 def start_states(

@@ -13,6 +13,7 @@ from numba import types
 from numba.extending import intrinsic
 
 _NAN = 0x7FC0
+_UPPER = 0xFFFF0000
 
 
 def _like(value: Any, lane: Any) -> Any:
@@ -46,9 +47,7 @@ def widened(builder: Any, stored: Any) -> Any:
 def rounded(builder: Any, value: Any, *, may_be_nan: bool = True) -> Any:
     """LLVM: the uint16 that stands for one float32, or for each of a vector; any one for NaN, if none may be."""
     word, half = _like(value, ir.IntType(32)), _like(value, ir.IntType(16))
-    bits = builder.bitcast(value, word)
-    odd = builder.and_(builder.lshr(bits, _everywhere(word, 16)), _everywhere(word, 1))
-    carried = builder.add(builder.add(bits, _everywhere(word, 0x7FFF)), odd)
+    carried = _carried(builder, value, word)
     if isinstance(word, ir.VectorType):
         halves = builder.bitcast(carried, ir.VectorType(ir.IntType(16), 2 * word.count))
         high = shuffled(builder, halves, halves, list(range(1, 2 * word.count, 2)))
@@ -58,6 +57,36 @@ def rounded(builder: Any, value: Any, *, may_be_nan: bool = True) -> Any:
         return high
     known = builder.fcmp_ordered("ord", value, value)
     return builder.select(known, high, _everywhere(half, _NAN))
+
+
+# Two bfloat16 that are the parts of a complex number, the real one in the lower half of a word, need no shuffle.
+def widened_pairs(builder: Any, stored: Any) -> tuple[Any, Any]:
+    """LLVM: the float32 real and imaginary parts of a vector of int32 pairs."""
+    part = ir.VectorType(ir.FloatType(), stored.type.count)
+    real = builder.shl(stored, _everywhere(stored.type, 16))
+    imaginary = builder.and_(stored, _everywhere(stored.type, _UPPER))
+    return builder.bitcast(real, part), builder.bitcast(imaginary, part)
+
+
+def rounded_pairs(builder: Any, real: Any, imaginary: Any) -> Any:
+    """LLVM: the int32 pairs of two vectors of float32."""
+    low, high = _rounded_word(builder, real), _rounded_word(builder, imaginary)
+    low = builder.lshr(low, _everywhere(low.type, 16))
+    return builder.or_(low, builder.and_(high, _everywhere(high.type, _UPPER)))
+
+
+def _rounded_word(builder: Any, value: Any) -> Any:
+    """LLVM: words whose upper half is the bfloat16 of each float32."""
+    word = _like(value, ir.IntType(32))
+    known = builder.fcmp_ordered("ord", value, value)
+    return builder.select(known, _carried(builder, value, word), _everywhere(word, _NAN << 16))
+
+
+def _carried(builder: Any, value: Any, word: Any) -> Any:
+    """LLVM: words whose upper half is the bfloat16 of each float32 that is not NaN."""
+    bits = builder.bitcast(value, word)
+    odd = builder.and_(builder.lshr(bits, _everywhere(word, 16)), _everywhere(word, 1))
+    return builder.add(builder.add(bits, _everywhere(word, 0x7FFF)), odd)
 
 
 def _load(_context: Any, value: Any) -> Any:

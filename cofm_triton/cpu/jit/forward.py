@@ -35,8 +35,10 @@ from cofm_triton.cpu.jit.rows import (
     MAX_HELD,
     SAMPLES,
     Rows,
+    across,
     aligned,
     block_at,
+    gate_rows,
     numbers,
     row_lanes,
     with_rows,
@@ -57,7 +59,7 @@ def scan(
     Args:
         rule: see above; paired, D is even.
         x: (B, T, D).
-        a: (D,) or (B, T, D).
+        a: (D,), or gates that broadcast to (B, T, D).
         h0: (S, D), zeros when None.
         seq_starts: (S,) where packed sequences start, or None.
         guess: gives the steps of a guess, see `chains.guess_steps`; None if states cannot be guessed.
@@ -69,7 +71,7 @@ def scan(
     h = empty(x.shape, x.dtype)
     (batch, length, channels), starts, threads = x.shape, starts_of(seq_starts), workers()
     held, lanes = channels <= MAX_HELD, row_lanes(channels)
-    tensors = (Rows(x), Rows(with_rows(a.expand(x.shape))), Rows(h))
+    tensors = (Rows(x), gate_rows(a, x.shape), Rows(h))
     streamed = streams(tensors[2])
     chains = None
     if held and guess is not None and worth_a_guess(batch if starts is None else len(starts), length, threads):
@@ -166,7 +168,7 @@ def _row(
     for k in range((end - begin) // len(lanes)):
         c = block_at(k, lanes, begin, end, step)
         at = state + c * sk.itemsize
-        coefficients, given = _coefficients(rule, lanes, a + c * ak.itemsize, ak), load(lanes, x + c * xk.itemsize, xk)
+        coefficients, given = _coefficients(rule, lanes, a + across(c, ak), ak), load(lanes, x + c * xk.itemsize, xk)
         value = _next(rule, coefficients, given, load(lanes, at, sk))
         store(value, at, sk, False)
         if stored:

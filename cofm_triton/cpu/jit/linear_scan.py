@@ -3,7 +3,10 @@ sequence of few channels in `lookahead.py` and `lookahead_adjoint.py`.
 
 The adjoint is written with mu, what arrives from later steps: `lambda[t] = g[t] + mu[t]`,
 `mu[t-1] = conj(decay[t]) lambda[t]`, `dx = lambda`, `ddecay[t] = lambda[t] conj(h[t-1])`. mu is computed as
-`conj(decay) mu + conj(decay) g`, one fused operation away from the mu before.
+`conj(decay) mu + conj(decay) g`, one fused operation away from the mu before. The gradient of a gate that all channels
+share is summed over them where it arises, in an order that depends on their number alone.
+
+Pairs of real channels with a complex decay are rows of complex numbers, in place.
 """
 
 from __future__ import annotations
@@ -26,7 +29,11 @@ from cofm_triton.cpu.jit.rows import (
     MAX_HELD,
     SINGLE,
     Rows,
+    across,
+    as_numbers,
+    as_pairs,
     block_at,
+    gate_rows,
     numbers,
     row_lanes,
     with_rows,
@@ -34,8 +41,9 @@ from cofm_triton.cpu.jit.rows import (
 from cofm_triton.cpu.jit.schedule import plan
 from cofm_triton.cpu.jit.streams import fence, streams
 from cofm_triton.cpu.jit.threads import launch, workers
-from cofm_triton.cpu.jit.vectors import conjugate, distribute, load, store
+from cofm_triton.cpu.jit.vectors import conjugate, distribute, load, store, total, zeros
 from cofm_triton.cpu.memory import empty
+from cofm_triton.ops.dtypes import in_pairs
 
 # Time of a step that is not stored over that of one that is: time-invariant, gated.
 READ_COST = (0.4, 0.6)
@@ -46,6 +54,10 @@ def forward(
     reverse: bool, state_dtype: torch.dtype, num_sms: int = 1,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """`(h, h_last)` with T >= 1: h (B, T, D) in x's dtype, h_last (S, D) in the state's."""
+    if in_pairs(x, decay):
+        start = None if h0 is None else as_pairs(h0)
+        z, last = forward(as_pairs(x), decay, start, seq_starts, reverse=reverse, state_dtype=decay.dtype)
+        return as_numbers(z, x.dtype), as_numbers(last, state_dtype)
     gated = decay.dim() == 3
     if not gated:
         decay = decay.resolve_conj().resolve_neg()
@@ -67,14 +79,23 @@ def backward(
     grad_h: Tensor, grad_last: Tensor | None, decay: Tensor, h: Tensor, h0: Tensor | None, seq_starts: Tensor | None, *,
     reverse: bool, state_dtype: torch.dtype, num_sms: int = 1,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """`(grad_x, grad_decay, grad_h0)` with T >= 1; a (D,) grad_decay and grad_h0 (S, D) in the state's dtype."""
+    """`(grad_x, grad_decay, grad_h0)` with T >= 1; a (D,) grad_decay and grad_h0 (S, D) in the state's dtype.
+
+    The gradient of gates is (B, T, D), or (B, T, 1) for those that are (..., 1).
+    """
+    if in_pairs(h, decay):
+        last, start = (None if states is None else as_pairs(states) for states in (grad_last, h0))
+        grads = backward(
+            as_pairs(grad_h), last, decay, as_pairs(h), start, seq_starts, reverse=reverse, state_dtype=decay.dtype
+        )  # fmt: skip
+        return as_numbers(grads[0], h.dtype), grads[1], as_numbers(grads[2], state_dtype)
     if decay.dim() == 1 and seq_starts is None and worth_looking_ahead(state_dtype, *h.shape):
         found = adjoint_ahead(grad_h, grad_last, decay.resolve_neg(), h, h0, reverse)
         if found is not None:
             return found
     dtype, h, grad_h = h.dtype, with_rows(h), with_rows(grad_h)
     gated, gate_dtype, channels = decay.dim() == 3, decay.dtype, h.shape[2]
-    decay = with_rows(decay.conj().resolve_conj().expand(h.shape))
+    gates = gate_rows(decay.conj(), h.shape)
     grad_x = empty(h.shape, h.dtype)
     held, lanes = channels <= MAX_HELD, row_lanes(channels)
     # Steps of the adjoint count from the end of the sequence.
@@ -82,11 +103,12 @@ def backward(
     mus = initial_states(grad_last, parts.sequence, channels, state_dtype)
     # The earlier state of the adjoint's step k is the state at its step k + 1; the very last one is h0.
     firsts = initial_states(h0, parts.sequence, channels, state_dtype)
-    tensors, grad_decay = [Rows(grad_h), Rows(h), Rows(decay), Rows(grad_x)], decay
+    tensors, grad_decay = [Rows(grad_h), Rows(h), gates, Rows(grad_x)], decay
     if gated:
-        grad_decay = empty(h.shape, decay.dtype)
-        tensors.append(Rows(grad_decay))
-        streamed = streams(tensors[3]) and streams(tensors[4])
+        summed = decay.shape[2] < channels
+        grad_decay = empty((*h.shape[:2], decay.shape[2]), state_dtype if summed else gates.tensor.dtype)
+        tensors.append(Rows(grad_decay, shared=summed))
+        streamed = streams(tensors[3]) and (summed or streams(tensors[4]))
         kernel = _adjoint_gated_held if held else _adjoint_gated
         rows = parts.walk(tensors, not reverse)
         launch(kernel, parts.threads, len(mus), lanes, *rows, streamed, mus, firsts, parts.inner)
@@ -114,7 +136,7 @@ def _skip_row(
     for k in range((end - begin) // len(lanes)):
         c = block_at(k, lanes, begin, end, step)
         at = mu + c * mk.itemsize
-        decay, given = load(lanes, gate + c * ak.itemsize, ak), load(lanes, g + c * gk.itemsize, gk)
+        decay, given = load(lanes, gate + across(c, ak), ak), load(lanes, g + c * gk.itemsize, gk)
         store(distribute(decay, load(lanes, at, mk), given), at, mk, False)
 
 
@@ -142,7 +164,7 @@ def _adjoint_row(
         given, later = load(lanes, g + c * gk.itemsize, gk), load(lanes, mu + at, mk)
         adjoint = given + later
         store(adjoint, dx + c * dxk.itemsize, dxk, streamed)
-        store(distribute(load(lanes, gate + c * ak.itemsize, ak), later, given), mu + at, mk, False)
+        store(distribute(load(lanes, gate + across(c, ak), ak), later, given), mu + at, mk, False)
         product = adjoint * conjugate(load(lanes, before + c * hk.itemsize, hk))
         store(load(lanes, total + at, mk) + product, total + at, mk, False)
 
@@ -204,16 +226,22 @@ def _adjoint_part(
 def _adjoint_gated_row(
     lanes: Any, begin: int, end: int, step: int, g: int, gk: Any, before: int, hk: Any, gate: int, ak: Any, dx: int,
     dxk: Any, da: int, dak: Any, streamed: bool, mu: int, mk: Any,
-) -> None:  # fmt: skip
+) -> Any:  # fmt: skip
+    """The sum over the channels [begin, end) of the gradient of a gate that they share; of others, it is stored."""
+    sums = zeros(lanes, mk)
     for k in range((end - begin) // len(lanes)):
         c = block_at(k, lanes, begin, end, step)
         at = mu + c * mk.itemsize
         given, later = load(lanes, g + c * gk.itemsize, gk), load(lanes, at, mk)
         adjoint = given + later
         store(adjoint, dx + c * dxk.itemsize, dxk, streamed)
-        store(distribute(load(lanes, gate + c * ak.itemsize, ak), later, given), at, mk, False)
+        store(distribute(load(lanes, gate + across(c, ak), ak), later, given), at, mk, False)
         product = adjoint * conjugate(load(lanes, before + c * hk.itemsize, hk))
-        store(product, da + c * dak.itemsize, dak, streamed)
+        if dak.ndim == 1:
+            store(product, da + c * dak.itemsize, dak, streamed)
+        else:
+            sums = sums + product
+    return total(sums)
 
 
 @inner
@@ -232,13 +260,18 @@ def _adjoint_gated_held_part(
         store(adjoint, dx + t * dx_step, dxk, streamed)
         held = distribute(load(lanes, gate + t * gate_step, ak), held, given)
         product = adjoint * conjugate(load(lanes, h + (t + 1) * h_step, hk))
-        store(product, da + t * da_step, dak, streamed)
+        if dak.ndim == 1:
+            store(product, da + t * da_step, dak, streamed)
+        else:
+            store(total(product), da + t * da_step, dak, False)
     store(held, mu.ctypes.data, mu, False)
     for t in range(inner[i], counts[i]):
-        _adjoint_gated_row(
+        shared = _adjoint_gated_row(
             lanes, 0, len(lanes), g_step, g + t * g_step, gk, first.ctypes.data, first, gate + t * gate_step, ak,
             dx + t * dx_step, dxk, da + t * da_step, dak, False, mu.ctypes.data, mu,
         )  # fmt: skip
+        if dak.ndim == 2:
+            store(shared, da + t * da_step, dak, False)
     fence()
 
 
@@ -259,14 +292,17 @@ def _adjoint_gated_part(
             g_step, g + t * g_step, gk, h + (t + 1) * h_step, hk, gate + t * gate_step, ak, dx + t * dx_step, dxk,
             da + t * da_step, dak, streamed, mu.ctypes.data, mu,
         )  # fmt: skip
-        _adjoint_gated_row(BLOCK, 0, wide, *rows)
-        _adjoint_gated_row(lanes, wide, size, *rows)
+        shared = _adjoint_gated_row(BLOCK, 0, wide, *rows) + _adjoint_gated_row(lanes, wide, size, *rows)
+        if dak.ndim == 2:
+            store(shared, da + t * da_step, dak, False)
     for t in range(inner[i], counts[i]):
         last = (
             g_step, g + t * g_step, gk, first.ctypes.data, first, gate + t * gate_step, ak, dx + t * dx_step, dxk,
             da + t * da_step, dak, False, mu.ctypes.data, mu,
         )  # fmt: skip
-        _adjoint_gated_row(SINGLE, 0, size, *last)
+        shared = _adjoint_gated_row(SINGLE, 0, size, *last)
+        if dak.ndim == 2:
+            store(shared, da + t * da_step, dak, False)
     fence()
 
 

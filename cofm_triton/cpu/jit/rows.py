@@ -1,7 +1,8 @@
 """Rows of a tensor inside compiled loops: by address, in any dtype a recurrence takes, computed in the state's.
 
 A row is D numbers next to each other; rows may lie any distance apart. bfloat16 travels as uint16
-(`cpu/jit/bfloat16.py`).
+(`cpu/jit/bfloat16.py`), and two of them that are the parts of a complex number as int32. The sample of rows that hold
+one number for all channels has two axes, by which compiled code tells them from others.
 """
 
 from __future__ import annotations
@@ -23,21 +24,24 @@ SAMPLES = {
     dtype: np.empty(0, stored)
     for dtype, stored in (
         (torch.bfloat16, np.uint16), (torch.float32, np.float32), (torch.float64, np.float64),
-        (torch.complex64, np.complex64), (torch.complex128, np.complex128),
+        (torch.complex64, np.complex64), (torch.complex128, np.complex128), (torch.int32, np.int32),
     )
 }  # fmt: skip
+_SHARED_SAMPLES = {dtype: sample.reshape(0, 0) for dtype, sample in SAMPLES.items()}
 
 
 class Rows:
-    """Where the rows of a (B, T, D) tensor lie: address of row (b, t), distance between rows, a sample of its dtype."""
+    """Where the rows of a (B, T, D) tensor lie: address of row (b, t), distance between rows, a sample of its dtype;
+    `shared`, every row is one number, the same for all channels.
+    """
 
-    def __init__(self, tensor: Tensor) -> None:
+    def __init__(self, tensor: Tensor, shared: bool = False) -> None:
         self.tensor = tensor  # keeps the memory alive
         self.base = tensor.data_ptr()
         size = tensor.dtype.itemsize
         stride_b, step, _ = tensor.stride()
         self.stride_b, self.step = stride_b * size, step * size
-        self.sample = SAMPLES[tensor.dtype]
+        self.sample = (_SHARED_SAMPLES if shared else SAMPLES)[tensor.dtype]
 
     def at(self, b: Any, t: Any) -> Any:
         """Address of row t of sequence b; arrays of them give an array."""
@@ -57,6 +61,31 @@ def with_rows(tensor: Tensor) -> Tensor:
     if tensor.is_conj() or tensor.is_neg():
         tensor = tensor.resolve_conj().resolve_neg()
     return tensor if tensor.stride(2) == 1 or tensor.shape[2] == 1 else tensor.contiguous()
+
+
+def gate_rows(gates: Tensor, shape: tuple[int, ...]) -> Rows:
+    """Rows of (D,) coefficients or of gates that broadcast to `shape`, (B, T, D): read where they are."""
+    gates = gates.expand(1, 1, -1) if gates.dim() == 1 else gates
+    shared = shape[2] > 1 and (gates.shape[2] == 1 or gates.stride(2) == 0)
+    gates = with_rows(gates[..., :1] if shared else gates)
+    return Rows(gates.expand(shape), shared)
+
+
+def as_pairs(x: Tensor) -> Tensor:
+    """A real (..., D) tensor as (..., D // 2) pairs, complex numbers to compiled code: in place, unless some pair does
+    not lie where a complex number could, or is float16.
+    """
+    x = x.float() if x.dtype == torch.float16 else x
+    dtype = torch.int32 if x.dtype == torch.bfloat16 else x.dtype.to_complex()
+    if x.stride(-1) != 1 or any(place % 2 for place in (x.storage_offset(), *x.stride()[:-1])):
+        x = x.contiguous()
+    return x.view(dtype)
+
+
+def as_numbers(pairs: Tensor, dtype: torch.dtype) -> Tensor:
+    """Pairs as a real tensor of a dtype: the inverse of `as_pairs`."""
+    stored = torch.bfloat16 if pairs.dtype == torch.int32 else pairs.dtype.to_real()
+    return pairs.view(stored).to(dtype)
 
 
 def numbers(tensor: Tensor) -> Any:
@@ -98,6 +127,12 @@ BLOCK, SINGLE = (0,) * 32, (0,)
 def row_lanes(channels: int) -> tuple[int, ...]:
     """The width of a row of up to `MAX_HELD` channels, or of what blocks leave of it: a tuple of as many entries."""
     return (0,) * (channels if channels <= MAX_HELD else channels % len(BLOCK) or 1)
+
+
+@inlined
+def across(channel: int, sample: Any) -> int:
+    """Bytes from the beginning of a row to a channel of it."""
+    return channel * sample.itemsize if sample.ndim == 1 else 0
 
 
 @inlined

@@ -6,7 +6,7 @@ It may have any number of lanes; the compiler cuts it into the machine's registe
 
 Arithmetic (`+ - * /`, unary `-`, `abs`, comparisons, `bits.choose`) works lane by lane, between vectors and with
 scalars. Complex vectors know `+`, `*` and `conjugate`. Products and sums may be fused (`compiled.OPTIONS`).
-bfloat16 travels as uint16 (`cpu/jit/bfloat16.py`).
+bfloat16 travels as uint16, and the two parts of a complex number in bfloat16 as int32 (`cpu/jit/bfloat16.py`).
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ _define(operator.gt, 2, partial(_compare, ">"), compares=True)
 
 def _state_type(stored: Any) -> Any:
     """What a stored number is computed in."""
-    return types.float32 if stored == types.uint16 else stored
+    return {types.uint16: types.float32, types.int32: types.complex64}.get(stored, stored)
 
 
 def _memory(context: Any, builder: Any, address: Any, stored: Any, lanes: int) -> Any:
@@ -167,19 +167,34 @@ def _memory(context: Any, builder: Any, address: Any, stored: Any, lanes: int) -
 
 
 def _load(_context: Any, lanes: Any, address: Any, sample: Any) -> Any:
-    vector = Vector(_state_type(sample.dtype), lanes.count)
+    vector, shared = Vector(_state_type(sample.dtype), lanes.count), sample.ndim == 2
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        pointer, memory = _memory(context, builder, arguments[1], sample.dtype, vector.lanes)
-        value = builder.load(pointer, align=context.get_abi_sizeof(memory.element))
+        pointer, memory = _memory(context, builder, arguments[1], sample.dtype, 1 if shared else vector.lanes)
+        value = builder.load(pointer, align=_alignment(context, sample.dtype, memory))
         if sample.dtype in types.complex_domain:
             orders = (list(range(k, memory.count, 2)) for k in range(2))
-            return _complex(builder, *(bfloat16.shuffled(builder, value, value, order) for order in orders))
-        if sample.dtype == types.uint16:
-            return bfloat16.widened(builder, value)
-        return value
+            value = _complex(builder, *(bfloat16.shuffled(builder, value, value, order) for order in orders))
+        elif sample.dtype == types.int32:
+            value = _complex(builder, *bfloat16.widened_pairs(builder, value))
+        elif sample.dtype == types.uint16:
+            value = bfloat16.widened(builder, value)
+        return _in_all_lanes(builder, value, vector) if shared else value
 
     return vector(lanes, address, sample), generate
+
+
+def _alignment(context: Any, stored: Any, memory: Any) -> int:
+    """Of the numbers in memory: two bfloat16 lie where one may."""
+    return 2 if stored == types.int32 else int(context.get_abi_sizeof(memory.element))
+
+
+def _in_all_lanes(builder: Any, one: Any, vector: Vector) -> Any:
+    """An LLVM vector with the only lane of another one in every lane."""
+    if vector.element in types.complex_domain:
+        part = Vector(vector.element.underlying_float, vector.lanes)
+        return _complex(builder, *(_in_all_lanes(builder, value, part) for value in _parts(builder, one)))
+    return bfloat16.shuffled(builder, one, one, [0] * vector.lanes)
 
 
 def _storing(value: Any, address: Any, sample: Any, may_be_nan: bool) -> Any:
@@ -191,12 +206,14 @@ def _storing(value: Any, address: Any, sample: Any, may_be_nan: bool) -> Any:
             real, imaginary = _parts(builder, numbers)
             order = [k // 2 + k % 2 * value.lanes for k in range(2 * value.lanes)]
             numbers = bfloat16.shuffled(builder, real, imaginary, order)
+        elif stored == types.int32:
+            numbers = bfloat16.rounded_pairs(builder, *_parts(builder, numbers))
         elif stored == types.uint16:
             numbers = bfloat16.rounded(builder, numbers, may_be_nan=may_be_nan)
         pointer, memory = _memory(context, builder, address, stored, value.lanes)
-        align = context.get_abi_sizeof(memory.element)
+        align, size = _alignment(context, stored, memory), context.get_abi_sizeof(memory.element)
         # Rows that are streamed begin at multiples of VECTOR_BYTES, and so does every vector of as many bytes in them.
-        streamed_align = gcd(memory.count * align, VECTOR_BYTES)
+        streamed_align = gcd(memory.count * size, VECTOR_BYTES)
         with builder.if_else(streamed) as (past_the_cache, through_the_cache):
             with past_the_cache:
                 store = builder.store(numbers, pointer, align=streamed_align)
@@ -246,6 +263,35 @@ def _swap(_context: Any, value: Any) -> Any:
     return value(value), generate
 
 
+def _zeros(_context: Any, lanes: Any, sample: Any) -> Any:
+    vector = Vector(_state_type(sample.dtype), lanes.count)
+
+    def generate(_context: Any, _builder: Any, _signature: Any, _arguments: Any) -> Any:
+        return ir.Constant(value_type(vector), None)
+
+    return vector(lanes, sample), generate
+
+
+def _total(_context: Any, value: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        if value.element in types.complex_domain:
+            return _complex(builder, *(_halved(builder, part) for part in _parts(builder, arguments[0])))
+        return _halved(builder, arguments[0])
+
+    return Vector(value.element, 1)(value), generate
+
+
+def _halved(builder: Any, value: Any) -> Any:
+    """The sum of an LLVM vector's lanes, the upper half added to the lower one until there is one lane."""
+    while (count := value.type.count) > 1:
+        half = (count + 1) // 2
+        nothing = ir.Constant(value.type, None)
+        lower = bfloat16.shuffled(builder, value, nothing, list(range(half)))
+        upper = bfloat16.shuffled(builder, value, nothing, list(range(half, 2 * half)))  # of an odd count, and a zero
+        value = builder.fadd(lower, upper)
+    return value
+
+
 def _same(_context: Any, a: Any, b: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         pairs = [arguments]
@@ -264,7 +310,7 @@ def _same(_context: Any, a: Any, b: Any) -> Any:
 
 
 # `load(lanes, address, sample)`: the vector at an address, one lane for each entry of the tuple `lanes`, of numbers
-# stored as in the array `sample`, in the state's dtype.
+# stored as in the array `sample`, in the state's dtype; with a sample of two axes, the number there in every lane.
 load: Any = intrinsic(_load)
 # `store(value, address, sample, streamed)`: a vector to an address, rounded as `sample` stores it, past the cache if
 # `streamed`.
@@ -277,5 +323,9 @@ conjugate: Any = intrinsic(_conjugate)
 distribute: Any = intrinsic(_sum_of_products)
 # A vector with lanes 2k and 2k + 1 exchanged.
 swap: Any = intrinsic(_swap)
+# `zeros(lanes, sample)`: a vector of zeros, as many as the tuple has entries, in the state's dtype.
+zeros: Any = intrinsic(_zeros)
+# The sum of a vector's lanes, a vector of one.
+total: Any = intrinsic(_total)
 # Whether two vectors are the same, bit for bit.
 same: Any = intrinsic(_same)
