@@ -5,11 +5,13 @@ With e[k] = U x[k] + b, rate = f(w), and a, l, g from `discretization.py`:
     diagonal, nonlinear act    h[k+1] = h[k] + dt * act(e[k] - a h[k])       output[k] = h[k+1]
     diagonal, linear           h[k+1] = l h[k] + g e[k]                      output[k] = h[k+1]
     ssm                        h[k+1] = l h[k] + g e[k]                      output[k] = act(h[k+1])
+        oscillating            the same for pairs of units, a and l turn them: `modes.py`, `oscillation.py`
     orthogonal, dense          the same with matrices, rate = W:
         orthogonal             W = P^T diag(f(w)) P,  P kept orthogonal
         dense                  W = diag(f(w)) + S,    S the skew-symmetric part of a free matrix
 
-Source: arXiv 2305.19190, eq 1 (model) and eq 16 (stable reparameterisation).
+Source: arXiv 2305.19190, eq 1 (model) and eq 16 (stable reparameterisation); arXiv 2303.06349, section 3 (turning
+modes, normalised inputs).
 """
 
 import math
@@ -26,19 +28,14 @@ from torch.nn.utils.parametrize import type_before_parametrizations
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from cofm_triton.activation import activation
-from cofm_triton.discretization import (
-    effective_matrix,
-    effective_rate,
-    is_exact,
-    linear_decay,
-    linear_gain,
-    matrix_gain,
-)
+from cofm_triton.discretization import effective_matrix, effective_rate, is_exact, linear_gain, matrix_gain
 from cofm_triton.functional import dense_rnn, linear_scan, rnn_scan
 from cofm_triton.matrix_cache import kept
+from cofm_triton.modes import mode_decay, mode_gain, normalized_gain, step_size
 from cofm_triton.ops.backends import BACKENDS, resolve
 from cofm_triton.ops.dtypes import REAL_DTYPES, state_dtype
 from cofm_triton.ops.rnn_readout import apply_rnn_readout, is_fused
+from cofm_triton.oscillation import bounded_angle, contracting_angle, raw_angle
 from cofm_triton.parameterization import lru_normalization, spread_rates
 from cofm_triton.parameterization import parameterization as look_up
 from cofm_triton.recurrent_matrix import congruence, decay_rate, diagonal_plus
@@ -47,6 +44,11 @@ from cofm_triton.scalars import check_dtype, check_number
 RECURRENCES = ("diagonal", "orthogonal", "dense", "ssm")
 # The matrix that a recurrence has besides its rates.
 _MATRICES = {"orthogonal": "basis", "dense": "weight_hh"}
+# What a fresh layer hands to the next one for an input of variance 1. Outputs act(h) of a linear recurrence vary by the
+# standard deviation of act(z), z ~ N(0, 1). States with act inside have about the variance of the input; with relu,
+# which lets them rise only, the root mean square of relu(z).
+_OUTPUT_SIZE = {"linear": 1.0, "tanh": 0.628, "hardtanh": 0.718, "relu": 0.584}
+_STATE_SIZE = {"linear": 1.0, "tanh": 1.0, "hardtanh": 1.0, "relu": 0.707}
 
 
 class StableRNN(nn.Module):
@@ -64,25 +66,34 @@ class StableRNN(nn.Module):
         dropout: probability, on the outputs of every layer but the last while training.
         bidirectional: a second set of units runs backward in time.
         parameterization: f, one of `PARAMETERIZATIONS`.
-        recurrence: "diagonal"; "orthogonal" (W = P^T diag(rate) P); "dense" (W = diag(rate) + S, S the skew-symmetric
-            part of weight_hh: the rates bound every mode, and turns are free); or "ssm" (diagonal linear recurrence,
-            nonlinearity on the output).
+        recurrence: "ssm" (elementwise linear recurrence, nonlinearity on the output); "diagonal" (elementwise,
+            nonlinearity inside); "orthogonal" (W = P^T diag(rate) P); or "dense" (W = diag(rate) + S, S the
+            skew-symmetric part of weight_hh: the rates bound every mode, and turns are free).
         dt: step, time.
         discretization: "exact" (stable for every rate > 0) or "euler" (the paper's; only while
             dt * rate < 2).
         constrained: whether P stays orthogonal (`torch.nn.utils.parametrizations.orthogonal`, by Cayley's map) and only
             the skew-symmetric part of weight_hh counts. Without, P and W = diag(rate) + weight_hh move freely: the
             paper's way, with no guarantee that W stays stable.
-        normalize_input: scale the encoded input of every unit by sqrt(1 - rate^2), as the paper's LRU cell does; needs
-            parameterization "lru" and recurrence "diagonal".
-        max_time_scale: memory of the slowest unit of a fresh layer, in steps.
+        oscillating: whether units (2k, 2k+1) form a pair that decays with one rate and turns with a frequency, so that
+            a layer sees rhythms and order instead of fading sums; the last one of an odd number stays single. None:
+            yes where the recurrence is elementwise ("ssm" and "diagonal"), which it needs.
+        max_angle: largest angle by which a pair of a fresh layer turns in one step, radians; None: pi, or pi / 2 where
+            the nonlinearity is inside. There pairs never turn faster than pi / 2, whatever their weights.
+        normalize_input: whether the gain of every unit is sqrt(1 - |decay|^2), so that a fresh unit has the variance
+            of its input, whatever its memory; None: yes where the recurrence is elementwise, which it needs. "paper":
+            sqrt(1 - rate^2), the LRU cell of the paper's code; needs parameterization "lru" and recurrence "diagonal".
+        max_time_scale: memory of the slowest unit of a fresh layer, in steps. Where it is longer than the sequences,
+            oscillating layers learn as well (`bench/README.md`); without oscillation set it to about their length.
         backend: passed on to the scans; None takes the fastest.
         device, dtype: of the parameters.
 
     Attributes:
         weight_ih_l0: U, (D, d); in layers above, (D, directions * D).
         bias_l0: b, (D,); None without bias.
-        rate_l0: w, the raw recurrent weight, (D,).
+        rate_l0: w, the raw recurrent weight, (D,), or (D / 2 rounded up,) if oscillating: one for each pair.
+        frequency_l0: of oscillating layers, (D // 2,): radians per time; where the nonlinearity is inside, a free
+            number q, and the angle of a step is atan(q) (`oscillation.bounded_angle`).
         basis_l0: P, (D, D), of "orthogonal"; its free parameter is parametrizations.basis_l0.original if constrained.
             Constrained layers are copied through `copy.deepcopy` or `state_dict`, not pickled, and compute in float32
             or float64; `torch.nn.utils.parametrize.remove_parametrizations(layer, "basis_l0")` lifts both.
@@ -119,18 +130,20 @@ class StableRNN(nn.Module):
         input_size: int,
         hidden_size: int,
         num_layers: int = 1,
-        nonlinearity: str = "hardtanh",
+        nonlinearity: str = "relu",
         bias: bool = True,
         batch_first: bool = False,
         dropout: float = 0.0,
         bidirectional: bool = False,
         *,
         parameterization: str = "softplus",
-        recurrence: str = "diagonal",
+        recurrence: str = "ssm",
         dt: float = 1.0,
         discretization: str = "exact",
         constrained: bool = True,
-        normalize_input: bool = False,
+        oscillating: bool | None = None,
+        max_angle: float | None = None,
+        normalize_input: bool | str | None = None,
         max_time_scale: float = 1000.0,
         backend: str | None = None,
         device: torch.device | str | None = None,
@@ -144,7 +157,6 @@ class StableRNN(nn.Module):
         _check_bool("batch_first", batch_first)
         _check_bool("bidirectional", bidirectional)
         _check_bool("constrained", constrained)
-        _check_bool("normalize_input", normalize_input)
         _check_dropout(dropout, num_layers)
         check_number("dt", dt)
         check_number("max_time_scale", max_time_scale, above=1.0)
@@ -160,10 +172,13 @@ class StableRNN(nn.Module):
             (is_exact, discretization),
         ):
             look_up_or_raise(name)
-        if normalize_input and (parameterization, recurrence) != ("lru", "diagonal"):
+        oscillating = _elementwise_option("oscillating", oscillating, recurrence)
+        if normalize_input != "paper":
+            normalize_input = _elementwise_option("normalize_input", normalize_input, recurrence)
+        elif (parameterization, recurrence) != ("lru", "diagonal") or oscillating:
             raise ValueError(
-                "normalize_input needs parameterization='lru' and recurrence='diagonal', "
-                f"got {parameterization!r} and {recurrence!r}"
+                "normalize_input='paper' needs parameterization='lru', recurrence='diagonal' and oscillating=False, "
+                f"got {parameterization!r}, {recurrence!r} and {oscillating}"
             )
         self.input_size = input_size
         self.hidden_size = hidden_size
@@ -178,7 +193,9 @@ class StableRNN(nn.Module):
         self.dt = float(dt)
         self.discretization = discretization
         self.constrained = constrained
+        self.oscillating = oscillating
         self.normalize_input = normalize_input
+        self.max_angle = _check_angle(max_angle, self._largest_angle)
         self.max_time_scale = float(max_time_scale)
         self.backend = backend
         self._suffixes = [
@@ -204,7 +221,9 @@ class StableRNN(nn.Module):
         self.register_parameter("weight_ih" + suffix, empty(self.hidden_size, width))
         bias = empty(self.hidden_size) if self.bias else None
         self.register_parameter("bias" + suffix, bias)
-        self.register_parameter("rate" + suffix, empty(self.hidden_size))
+        self.register_parameter("rate" + suffix, empty(self._modes))
+        if self.oscillating:
+            self.register_parameter("frequency" + suffix, empty(self.hidden_size // 2))
         if self.recurrence in _MATRICES:
             name = _MATRICES[self.recurrence] + suffix
             self.register_parameter(name, empty(self.hidden_size, self.hidden_size))
@@ -215,22 +234,41 @@ class StableRNN(nn.Module):
     def _directions(self) -> int:
         return 2 if self.bidirectional else 1
 
+    @property
+    def _modes(self) -> int:
+        """How many rates a layer has."""
+        return (self.hidden_size + 1) // 2 if self.oscillating else self.hidden_size
+
+    @property
+    def _has_linear_state(self) -> bool:
+        """Whether h obeys a linear recurrence."""
+        return self.recurrence == "ssm" or self.nonlinearity == "linear"
+
+    @property
+    def _largest_angle(self) -> float:
+        """By which a pair of a fresh layer turns in a step: at any angle where the recurrence is linear."""
+        return math.pi if self._has_linear_state else math.pi / 2
+
     def reset_parameters(self) -> None:
         """Draw fresh weights.
 
         Rates are spread log-uniformly from one step to `max_time_scale` steps (`spread_rates`), so
-        every parameterisation starts stable. U is uniform within 1 / sqrt(D), as in `nn.RNN`: its
+        every parameterisation starts stable. Angles per step are uniform in [0, max_angle). With normalised inputs, U is
+        uniform with the variance that hands on the variance of the input, through nonlinearities too, so that a stack
+        keeps its size at any depth; otherwise it is uniform within 1 / sqrt(D), as in `nn.RNN`: its
         norm then stays bounded as D grows, which the paper's theorem assumes. b starts at 0,
         because a slow unit integrates it up to b / rate. P is a random orthogonal matrix, weight_hh
         is 0: a fresh dense layer is a diagonal one, stable in Euler form too.
         """
         kind = look_up(self.parameterization)
-        rates = spread_rates(self.hidden_size, kind, dt=self.dt, max_time_scale=self.max_time_scale)
+        rates = spread_rates(self._modes, kind, dt=self.dt, max_time_scale=self.max_time_scale)
         raw = kind.inverse(rates)
-        bound = 1 / math.sqrt(self.hidden_size)
         for suffix in chain.from_iterable(self._suffixes):
             weight, bias, rate = self._raw(suffix)
+            bound = self._encoder_bound(weight, is_first=suffix in self._suffixes[0])
             nn.init.uniform_(weight, -bound, bound)
+            if self.oscillating:
+                self._draw_frequencies(getattr(self, "frequency" + suffix))
             if bias is not None:
                 nn.init.zeros_(bias)
             with torch.no_grad():
@@ -239,6 +277,38 @@ class StableRNN(nn.Module):
                     self._matrix(suffix).zero_()
                 elif self.recurrence == "orthogonal":
                     self._set_basis(suffix, _random_orthogonal(self.hidden_size))
+
+    def _encoder_bound(self, weight: Tensor, *, is_first: bool) -> float:
+        """Entries of a fresh U are uniform in [-bound, bound]."""
+        if not self.normalize_input:
+            return 1 / math.sqrt(self.hidden_size)
+        size = 1.0
+        if not is_first:
+            size = (_OUTPUT_SIZE if self.recurrence == "ssm" else _STATE_SIZE)[self.nonlinearity]
+        return math.sqrt(3 / weight.shape[1]) / size
+
+    @torch.no_grad()
+    def _draw_frequencies(self, frequency: Tensor) -> None:
+        """Angles uniform in [0, max_angle), as raw numbers."""
+        frequency.uniform_(0, self.max_angle)
+        if self._has_linear_state:
+            frequency.div_(self.dt)
+        else:
+            frequency.copy_(raw_angle(frequency, self._largest_angle))
+
+    def _frequency(self, suffix: str, dtype: torch.dtype) -> Tensor | None:
+        """Radians per time, one for every rate; None if the units are single."""
+        if not self.oscillating:
+            return None
+        frequency: Tensor = getattr(self, "frequency" + suffix).to(dtype)
+        if self.hidden_size % 2:
+            frequency = F.pad(frequency, (0, 1))
+        if self._has_linear_state:
+            return frequency
+        bound: float | Tensor = self._largest_angle
+        if self.nonlinearity == "relu":  # gradients of faster pairs grow without bound: relu never saturates upwards
+            bound = contracting_angle(self._rate(suffix).to(dtype), self.dt, self.discretization).clamp(max=bound)
+        return bounded_angle(frequency, bound) / self.dt
 
     def _set_basis(self, suffix: str, basis: Tensor) -> None:
         """Replace P; under the constraint that means to find the parameter that gives it."""
@@ -385,7 +455,7 @@ class StableRNN(nn.Module):
     def _run(self, suffix: str, x: Tensor, h0: Tensor | None, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
         """One direction of one layer: x (B, T, d) to output (B, T, D) and state (B, D)."""
         if self.recurrence not in _MATRICES:
-            run = self._run_diagonal
+            run = self._run_elementwise
         elif self.recurrence == "orthogonal" and self.constrained and self.nonlinearity == "linear":
             run = self._run_rotated
         else:
@@ -398,31 +468,40 @@ class StableRNN(nn.Module):
         return output, h_last
 
     def _encode(self, suffix: str, x: Tensor, gain: Tensor | None = None) -> Tensor:
-        """gain (U x + b), (B, T, D); gain is None, (D,) or (D, D).
+        """gain (U x + b), (B, T, D), and a channel of zeros beside a single unit of an oscillating layer.
 
-        It goes into the encoder: D * d products instead of B * T * D.
+        `gain` is None, (D,), (D, D), or complex and of pairs. It goes into the encoder: D * d products instead of
+        B * T * D.
         """
         weight, bias, _ = self._raw(suffix)
+        if self.oscillating and self.hidden_size % 2:
+            weight, bias = F.pad(weight, (0, 0, 0, 1)), None if bias is None else F.pad(bias, (0, 1))
         if gain is not None:
-            scaled = gain.unsqueeze(1) * weight if gain.dim() == 1 else gain @ weight.to(gain.dtype)
-            if bias is not None:
-                bias = (gain * bias if gain.dim() == 1 else gain @ bias.to(gain.dtype)).to(weight.dtype)
-            weight = scaled.to(weight.dtype)
+            weight, bias = _amplify(gain, weight), None if bias is None else _amplify(gain, bias)
         return F.linear(x, weight, bias)
 
-    def _run_diagonal(self, suffix: str, x: Tensor, h0: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Recurrences of every unit by itself."""
-        w = self._raw(suffix)[2]
-        scale = lru_normalization(w) if self.normalize_input else None
-        if self.recurrence == "ssm" or self.nonlinearity == "linear":
+    def _run_elementwise(self, suffix: str, x: Tensor, h0: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Recurrences of units, or pairs of units, that do not see each other."""
+        width = self.hidden_size
+        if h0 is not None and self.oscillating and width % 2:
+            h0 = F.pad(h0, (0, 1))
+        if self._has_linear_state:
             decay, gain = self._linear_coefficients(suffix)
-            e = self._encode(suffix, x, gain if scale is None else gain * scale)
-            return linear_scan(e, decay, _like(h0, e), backend=self.backend)
-        e = self._encode(suffix, x, scale)
+            e = self._encode(suffix, x, gain)
+            h, h_last = linear_scan(e, decay, _like(h0, e), backend=self.backend)
+        else:
+            e = self._encode(suffix, x, self._input_scale(suffix))
+            h, h_last = self._scan_nonlinear(suffix, e, _like(h0, e))
+        return h[..., :width], h_last[..., :width]
+
+    def _scan_nonlinear(self, suffix: str, e: Tensor, h0: Tensor | None) -> tuple[Tensor, Tensor]:
+        w = self._raw(suffix)[2]
+        frequency = self._frequency(suffix, state_dtype(e.dtype))
         return rnn_scan(
             e,
             w,
-            _like(h0, e),
+            h0,
+            frequency=frequency,
             dt=self.dt,
             nonlinearity=self.nonlinearity,
             parameterization=self.parameterization,
@@ -431,14 +510,35 @@ class StableRNN(nn.Module):
         )
 
     def _linear_coefficients(self, suffix: str) -> tuple[Tensor, Tensor]:
-        """l and g of a linear recurrence, (D,)."""
+        """Decay and gain of a linear recurrence, one for each unit or complex ones for each pair."""
 
         def coefficients() -> tuple[Tensor, Tensor]:
             rate = self._rate(suffix)
-            return linear_decay(rate, self.dt, self.discretization), linear_gain(rate, self.dt, self.discretization)
+            step = rate, self._frequency(suffix, rate.dtype), self.dt, self.discretization
+            gain = self._per_unit(normalized_gain(*step)) if self.normalize_input else mode_gain(*step)
+            return mode_decay(*step), gain
+
+        def sources() -> tuple[Tensor, ...]:
+            raw = self._raw(suffix)[2]
+            return (raw, getattr(self, "frequency" + suffix)) if self.oscillating else (raw,)
 
         name = ("linear_coefficients", suffix, self.parameterization, self.discretization, self.dt)
-        return kept(self, name, lambda: (self._raw(suffix)[2],), coefficients)
+        return kept(self, name, sources, coefficients)
+
+    def _input_scale(self, suffix: str) -> Tensor | None:
+        """What the encoded input of a nonlinear recurrence is multiplied by, (D,)."""
+        if not self.normalize_input:
+            return None
+        if self.normalize_input == "paper":
+            return lru_normalization(self._raw(suffix)[2])
+        rate = self._rate(suffix)
+        frequency = self._frequency(suffix, rate.dtype)
+        if self.nonlinearity == "relu":  # states only rise, to what the largest input holds: that is handed on
+            return self._per_unit(step_size(rate, frequency, self.dt, self.discretization))
+        return self._per_unit(normalized_gain(rate, frequency, self.dt, self.discretization) / self.dt)
+
+    def _per_unit(self, per_mode: Tensor) -> Tensor:
+        return per_mode.repeat_interleave(2) if self.oscillating else per_mode
 
     def _run_rotated(self, suffix: str, x: Tensor, h0: Tensor | None) -> tuple[Tensor, Tensor]:
         """The linear orthogonal recurrence in the basis P h, where it is diagonal."""
@@ -530,17 +630,19 @@ class StableRNN(nn.Module):
         """The sizes, and every option that is not the default."""
         defaults: dict[str, Any] = {
             "num_layers": 1,
-            "nonlinearity": "hardtanh",
+            "nonlinearity": "relu",
             "bias": True,
             "batch_first": False,
             "dropout": 0.0,
             "bidirectional": False,
             "parameterization": "softplus",
-            "recurrence": "diagonal",
+            "recurrence": "ssm",
             "dt": 1.0,
             "discretization": "exact",
             "constrained": True,
-            "normalize_input": False,
+            "oscillating": self.recurrence not in _MATRICES,
+            "max_angle": self._largest_angle,
+            "normalize_input": self.recurrence not in _MATRICES,
             "max_time_scale": 1000.0,
             "backend": None,
         }
@@ -557,7 +659,8 @@ class RNNFunctional(nn.Module):
         input_size: d, features of the input.
         hidden_size: m, the width.
         output_size: p, features of the output.
-        options: those of `StableRNN`; always batch-first.
+        options: those of `StableRNN`; always batch-first, and the paper's by default: nonlinearity="hardtanh",
+            recurrence="diagonal", oscillating=False, normalize_input=False.
 
     Attributes:
         rnn: the `StableRNN`, with U, b and w.
@@ -581,6 +684,8 @@ class RNNFunctional(nn.Module):
         _check_size("output_size", output_size)
         if options.setdefault("batch_first", True) is not True:
             raise ValueError(f"batch_first must be True, got {options['batch_first']!r}")
+        paper = {"nonlinearity": "hardtanh", "recurrence": "diagonal", "oscillating": False, "normalize_input": False}
+        options = {**paper, **options}
         self.rnn = StableRNN(input_size, hidden_size, **options)
         self.readout = nn.Linear(
             hidden_size * (2 if self.rnn.bidirectional else 1),
@@ -618,7 +723,7 @@ class RNNFunctional(nn.Module):
         """
         rnn, readout = self.rnn, self.readout
         simple = rnn.num_layers == 1 and not rnn.bidirectional and rnn.recurrence not in _MATRICES
-        simple = simple and not rnn.normalize_input
+        simple = simple and not (rnn.normalize_input or rnn.oscillating)
         if not (simple and has_plain_parts(self)) or _autocasts(input.device):
             return False
         batch = input.shape[0] if input.dim() == 3 else 1
@@ -704,6 +809,21 @@ def _like(h0: Tensor | None, e: Tensor) -> Tensor | None:
     return h0 if h0 is None or h0.dtype == state_dtype(e.dtype) else h0.to(e.dtype)
 
 
+def _amplify(gain: Tensor, values: Tensor) -> Tensor:
+    """gain times values (D,) or (D, d), in their dtype: a matrix, one number for every row, or for two as one."""
+    wide = values.to(gain.real.dtype)
+    if gain.dim() == 2:
+        product = gain @ wide
+    else:
+        factors = gain.reshape(-1, *[1] * (values.dim() - 1))
+        if gain.is_complex():
+            pairs = wide.unflatten(0, (-1, 2))
+            product = torch.view_as_real(factors * torch.complex(pairs[:, 0], pairs[:, 1])).movedim(-1, 1).flatten(0, 1)
+        else:
+            product = factors * wide
+    return product.to(values.dtype)
+
+
 def _constrain(layer: nn.Module, name: str) -> None:
     """Keep a square parameter orthogonal from now on."""
     parameter = layer.get_parameter(name)
@@ -734,6 +854,26 @@ def _check_size(argument: str, value: int) -> None:
 def _check_bool(argument: str, value: bool) -> None:
     if not isinstance(value, bool):
         raise TypeError(f"{argument} should be of type bool, got: {type(value).__name__}")
+
+
+def _elementwise_option(argument: str, value: bool | None, recurrence: str) -> bool:
+    """An option that elementwise recurrences have, on unless it is switched off."""
+    is_elementwise = recurrence not in _MATRICES
+    if value is None:
+        return is_elementwise
+    _check_bool(argument, value)
+    if value and not is_elementwise:
+        raise ValueError(f"{argument}=True needs recurrence 'ssm' or 'diagonal', got {recurrence!r}")
+    return value
+
+
+def _check_angle(max_angle: float | None, largest: float) -> float:
+    if max_angle is None:
+        return largest
+    check_number("max_angle", max_angle)
+    if max_angle > largest:
+        raise ValueError(f"max_angle must be at most {largest:g} for this recurrence, got {max_angle!r}")
+    return float(max_angle)
 
 
 def _check_dropout(dropout: float, num_layers: int) -> None:
