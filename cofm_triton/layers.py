@@ -515,8 +515,10 @@ class StableRNN(nn.Module):
         def coefficients() -> tuple[Tensor, Tensor]:
             rate = self._rate(suffix)
             step = rate, self._frequency(suffix, rate.dtype), self.dt, self.discretization
-            gain = self._per_unit(normalized_gain(*step)) if self.normalize_input else mode_gain(*step)
-            return mode_decay(*step), gain
+            if self.normalize_input is True:
+                return mode_decay(*step), self._per_unit(normalized_gain(*step))
+            scale = self._input_scale(suffix)
+            return mode_decay(*step), mode_gain(*step) if scale is None else mode_gain(*step) * scale
 
         def sources() -> tuple[Tensor, ...]:
             raw = self._raw(suffix)[2]
