@@ -31,7 +31,9 @@ def is_stackable(model: nn.Module) -> TypeGuard[RNNFunctional]:
 
     Subclasses and modules with hooks, other parts, extra or re-parametrised tensors may compute anything: not them.
     """
-    if type(model) is not RNNFunctional or has_hooks(model) or not has_plain_parts(model) or model.rnn.normalize_input or model.rnn.oscillating:
+    if type(model) is not RNNFunctional or has_hooks(model) or not has_plain_parts(model):
+        return False
+    if model.rnn.normalize_input or model.rnn.oscillating:
         return False
     names = {name for name, _ in model.named_parameters()}
     matrix = _MATRICES.get((model.rnn.recurrence, model.rnn.constrained))
