@@ -2,6 +2,7 @@
 
 from cofm_triton import targets
 from cofm_triton._version import __version__
+from cofm_triton.block import ResidualBlock, ResidualStack
 from cofm_triton.functional import dense_rnn, linear_scan, rnn_scan
 from cofm_triton.layers import RNNFunctional, StableRNN
 from cofm_triton.loss import temporal_weights, temporally_weighted_mse
@@ -19,6 +20,8 @@ __all__ = [
     "MemorySweep",
     "PerturbationCurve",
     "RNNFunctional",
+    "ResidualBlock",
+    "ResidualStack",
     "SlowBackendWarning",
     "StabilityVerdict",
     "StableRNN",

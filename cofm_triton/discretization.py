@@ -66,10 +66,15 @@ def phi(x: Tensor) -> Tensor:
     small = x.abs() < _SERIES_LIMIT
     near = torch.where(small, x, torch.zeros_like(x))
     far = torch.where(small, torch.ones_like(x), x)
+    return torch.where(small, phi_series(near), complement(far) / far)
+
+
+def phi_series(x: Tensor) -> Tensor:
+    """sum_n (-x)^n / (n + 1)! for |x| <= 0.25, real or complex."""
     series = torch.ones_like(x)
     for n in range(_SERIES_TERMS, 0, -1):
-        series = 1 - near / (n + 1) * series
-    return torch.where(small, series, complement(far) / far)
+        series = 1 - x / (n + 1) * series
+    return series
 
 
 def effective_rate(rate: Tensor, dt: float, discretization: str) -> Tensor:

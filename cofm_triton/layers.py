@@ -5,11 +5,13 @@ With e[k] = U x[k] + b, rate = f(w), and a, l, g from `discretization.py`:
     diagonal, nonlinear act    h[k+1] = h[k] + dt * act(e[k] - a h[k])       output[k] = h[k+1]
     diagonal, linear           h[k+1] = l h[k] + g e[k]                      output[k] = h[k+1]
     ssm                        h[k+1] = l h[k] + g e[k]                      output[k] = act(h[k+1])
+        oscillating            the same for pairs of units, a and l turn them: `modes.py`, `oscillation.py`
     orthogonal, dense          the same with matrices, rate = W:
         orthogonal             W = P^T diag(f(w)) P,  P orthogonal, made of a free matrix (`cayley.py`)
         dense                  W = diag(f(w)) + S,    S the skew-symmetric part of a free matrix
 
-Source: arXiv 2305.19190, eq 1 (model) and eq 16 (stable reparameterisation).
+Source: arXiv 2305.19190, eq 1 (model) and eq 16 (stable reparameterisation); arXiv 2303.06349, section 3 (turning
+modes, normalised inputs).
 """
 
 import math
@@ -25,22 +27,17 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from cofm_triton.activation import activation
 from cofm_triton.cayley import cayley, cayley_inverse, convert_parametrization
-from cofm_triton.discretization import (
-    effective_matrix,
-    effective_rate,
-    is_exact,
-    linear_decay,
-    linear_gain,
-    matrix_step,
-)
+from cofm_triton.discretization import effective_matrix, effective_rate, is_exact, linear_gain, matrix_step
 from cofm_triton.functional import dense_rnn, linear_scan, rnn_scan
 from cofm_triton.hooked_weights import remake_weights
 from cofm_triton.initialization import assign, random_orthogonal
 from cofm_triton.matrix_cache import kept
+from cofm_triton.modes import mode_decay, mode_gain, normalized_gain, step_size
 from cofm_triton.ops.backends import BACKENDS, resolve
 from cofm_triton.ops.dtypes import REAL_DTYPES, state_dtype
 from cofm_triton.ops.rnn_readout import apply_rnn_readout, is_fused
 from cofm_triton.options import OptionsInState
+from cofm_triton.oscillation import bounded_angle, contracting_angle
 from cofm_triton.parameter_groups import UndecayedRecurrence
 from cofm_triton.parameterization import lru_normalization, spread_weights
 from cofm_triton.parameterization import parameterization as look_up
@@ -56,6 +53,11 @@ _NO_SCRIPT = (
 RECURRENCES = ("diagonal", "orthogonal", "dense", "ssm")
 # The matrix that a recurrence has besides its rates.
 _MATRICES = {"orthogonal": "basis", "dense": "weight_hh"}
+# What a fresh layer hands to the next one for an input of variance 1. Outputs act(h) of a linear recurrence vary by the
+# standard deviation of act(z), z ~ N(0, 1). States with act inside have about the variance of the input; with relu,
+# which lets them rise only, the root mean square of relu(z).
+_OUTPUT_SIZE = {"linear": 1.0, "tanh": 0.628, "hardtanh": 0.718, "relu": 0.584}
+_STATE_SIZE = {"linear": 1.0, "tanh": 1.0, "hardtanh": 1.0, "relu": 0.707}
 
 
 class StableRNN(OptionsInState, UndecayedRecurrence):
@@ -75,25 +77,37 @@ class StableRNN(OptionsInState, UndecayedRecurrence):
         dropout: probability, on the outputs of every layer but the last while training.
         bidirectional: a second set of units runs backward in time.
         parameterization: f, one of `PARAMETERIZATIONS`.
-        recurrence: "diagonal"; "orthogonal" (W = P^T diag(rate) P); "dense" (W = diag(rate) + S, S the skew-symmetric
-            part of weight_hh: the rates bound every mode, and turns are free); or "ssm" (diagonal linear recurrence,
-            nonlinearity on the output).
+        recurrence: "ssm" (elementwise linear recurrence, nonlinearity on the output); "diagonal" (elementwise,
+            nonlinearity inside); "orthogonal" (W = P^T diag(rate) P); or "dense" (W = diag(rate) + S, S the
+            skew-symmetric part of weight_hh: the rates bound every mode, and turns are free).
         dt: step, time.
         discretization: "exact" (stable for every rate > 0) or "euler" (the paper's; only while
             dt * rate < 2).
         constrained: whether P stays orthogonal, as Cayley's map of basis_l0 (`cayley.py`), and only the skew-symmetric
             part of weight_hh counts. Without, P = basis_l0 and W = diag(rate) + weight_hh move freely: the paper's
             way, with no guarantee that W stays stable.
-        normalize_input: scale the encoded input of every unit by sqrt(1 - rate^2), as the paper's LRU cell does; needs
-            parameterization "lru" and recurrence "diagonal".
-        max_time_scale: memory of the slowest unit of a fresh layer, in steps.
+        oscillating: whether units (2k, 2k+1) form a pair that decays with one rate and turns with a frequency, so that
+            a layer sees rhythms and order instead of fading sums; the last one of an odd number stays single. None:
+            yes where the recurrence is elementwise ("ssm" and "diagonal"), which it needs. Pairs of "ssm" are stable
+            for every weight and every input. With the nonlinearity inside, states stay bounded for every weight, but
+            gradients may grow along some inputs (`oscillation.py`); relu's pairs turn no faster than that allows.
+        max_angle: largest angle by which a pair of a fresh layer turns in one step, radians; None: pi, or pi / 2 where
+            the nonlinearity is inside. There pairs never turn faster than pi / 2, whatever their weights.
+        normalize_input: whether the gain of every unit is sqrt(1 - |decay|^2), so that a fresh unit has the variance
+            of its input, whatever its memory, and fresh stacks keep their size; None: yes where the recurrence is
+            elementwise, which it needs. "paper": sqrt(1 - rate^2), the LRU cell of the paper's code; needs
+            parameterization "lru", recurrence "diagonal" and oscillating=False.
+        max_time_scale: memory of the slowest unit of a fresh layer, in steps. Oscillating layers learn sequences that
+            are much shorter as well; without oscillation set it to about their length.
         backend: passed on to the scans; None takes the fastest.
         device, dtype: of the parameters.
 
     Attributes:
         weight_ih_l0: U, (D, d); in layers above, (D, directions * D).
         bias_l0: b, (D,); None without bias.
-        rate_l0: w, the raw recurrent weight, (D,).
+        rate_l0: w, the raw recurrent weight, (D,), or (D / 2 rounded up,) if oscillating: one for each pair.
+        frequency_l0: of oscillating layers, (D // 2,): radians per time; where the nonlinearity is inside, a free
+            number q, and a step turns the pair by atan(q) (`oscillation.bounded_angle`).
         basis_l0: (D, D), of "orthogonal": P if not constrained, otherwise the free matrix that P is made of. `basis()`
             gives P; `cayley.cayley_inverse(P)` is a free matrix for a given P.
         weight_hh_l0: (D, D), of "dense".
@@ -142,18 +156,20 @@ class StableRNN(OptionsInState, UndecayedRecurrence):
         input_size: int,
         hidden_size: int,
         num_layers: int = 1,
-        nonlinearity: str = "hardtanh",
+        nonlinearity: str = "relu",
         bias: bool = True,
         batch_first: bool = False,
         dropout: float = 0.0,
         bidirectional: bool = False,
         *,
         parameterization: str = "softplus",
-        recurrence: str = "diagonal",
+        recurrence: str = "ssm",
         dt: float = 1.0,
         discretization: str = "exact",
         constrained: bool = True,
-        normalize_input: bool = False,
+        oscillating: bool | None = None,
+        max_angle: float | None = None,
+        normalize_input: bool | str | None = None,
         max_time_scale: float = 1000.0,
         backend: str | None = None,
         device: torch.device | str | None = None,
@@ -167,7 +183,6 @@ class StableRNN(OptionsInState, UndecayedRecurrence):
         batch_first = _check_bool("batch_first", batch_first)
         bidirectional = _check_bool("bidirectional", bidirectional)
         constrained = _check_bool("constrained", constrained)
-        normalize_input = _check_bool("normalize_input", normalize_input)
         dropout = _check_dropout(dropout, num_layers)
         dt = check_number("dt", dt)
         max_time_scale = check_number("max_time_scale", max_time_scale, above=1.0)
@@ -183,10 +198,15 @@ class StableRNN(OptionsInState, UndecayedRecurrence):
             (is_exact, discretization),
         ):
             look_up_or_raise(name)
-        if normalize_input and (parameterization, recurrence) != ("lru", "diagonal"):
+        oscillating = _elementwise_option("oscillating", oscillating, recurrence)
+        if not isinstance(normalize_input, str):
+            normalize_input = _elementwise_option("normalize_input", normalize_input, recurrence)
+        elif normalize_input != "paper":
+            raise ValueError(f"normalize_input must be True, False or 'paper', got {normalize_input!r}")
+        elif (parameterization, recurrence) != ("lru", "diagonal") or oscillating:
             raise ValueError(
-                "normalize_input needs parameterization='lru' and recurrence='diagonal', "
-                f"got {parameterization!r} and {recurrence!r}"
+                "normalize_input='paper' needs parameterization='lru', recurrence='diagonal' and oscillating=False, "
+                f"got {parameterization!r}, {recurrence!r} and {oscillating}"
             )
         self.input_size = input_size
         self.hidden_size = hidden_size
@@ -201,7 +221,9 @@ class StableRNN(OptionsInState, UndecayedRecurrence):
         self.dt = dt
         self.discretization = discretization
         self.constrained = constrained
+        self.oscillating = oscillating
         self.normalize_input = normalize_input
+        self.max_angle = _check_angle(max_angle, self._largest_angle)
         self.max_time_scale = max_time_scale
         self.backend = backend
         self._suffixes = [
@@ -228,7 +250,9 @@ class StableRNN(OptionsInState, UndecayedRecurrence):
         self.register_parameter("weight_ih" + suffix, empty(self.hidden_size, width))
         bias = empty(self.hidden_size) if self.bias else None
         self.register_parameter("bias" + suffix, bias)
-        self.register_parameter("rate" + suffix, empty(self.hidden_size))
+        self.register_parameter("rate" + suffix, empty(self._modes))
+        if self.oscillating:
+            self.register_parameter("frequency" + suffix, empty(self.hidden_size // 2))
         if self.recurrence in _MATRICES:
             name = _MATRICES[self.recurrence] + suffix
             self.register_parameter(name, empty(self.hidden_size, self.hidden_size))
@@ -237,11 +261,29 @@ class StableRNN(OptionsInState, UndecayedRecurrence):
     def _directions(self) -> int:
         return 2 if self.bidirectional else 1
 
+    @property
+    def _modes(self) -> int:
+        """How many rates a layer has."""
+        return (self.hidden_size + 1) // 2 if self.oscillating else self.hidden_size
+
+    @property
+    def _has_linear_state(self) -> bool:
+        """Whether h obeys a linear recurrence."""
+        return self.recurrence == "ssm" or self.nonlinearity == "linear"
+
+    @property
+    def _largest_angle(self) -> float:
+        """By which a pair of a fresh layer turns in a step: at any angle where the recurrence is linear."""
+        return math.pi if self._has_linear_state else math.pi / 2
+
     def reset_parameters(self) -> None:
         """Draw fresh weights.
 
         Rates are spread log-uniformly from one step to `max_time_scale` steps (`spread_rates`), so
-        every parameterisation starts stable. U is uniform within 1 / sqrt(D), as in `nn.RNN`: its
+        every parameterisation starts stable. Angles per step are uniform in [0, max_angle). With
+        normalised inputs, U is uniform with the variance that hands on the variance of the input,
+        through nonlinearities too, so that a stack keeps its size at any depth; otherwise it is
+        uniform within 1 / sqrt(D), as in `nn.RNN`: its
         norm then stays bounded as D grows, which the paper's theorem assumes. b starts at 0,
         because a slow unit integrates it up to b / rate. P is a random orthogonal matrix, weight_hh
         is 0: a fresh dense layer is a diagonal one, stable in Euler form too.
@@ -249,11 +291,13 @@ class StableRNN(OptionsInState, UndecayedRecurrence):
         It works on parameters without numbers (device "meta") and on those that FSDP2 has sharded as well.
         """
         kind = look_up(self.parameterization)
-        raw = spread_weights(self.hidden_size, kind, dt=self.dt, max_time_scale=self.max_time_scale)
-        bound = 1 / math.sqrt(self.hidden_size)
+        raw = spread_weights(self._modes, kind, dt=self.dt, max_time_scale=self.max_time_scale)
         for suffix in chain.from_iterable(self._suffixes):
             weight, bias, rate = self._raw(suffix)
+            bound = self._encoder_bound(weight, is_first=suffix in self._suffixes[0])
             nn.init.uniform_(weight, -bound, bound)
+            if self.oscillating:
+                self._draw_frequencies(getattr(self, "frequency" + suffix))
             if bias is not None:
                 nn.init.zeros_(bias)
             assign(rate, raw)
@@ -263,6 +307,38 @@ class StableRNN(OptionsInState, UndecayedRecurrence):
                 free = self._free_matrix(suffix)
                 basis = random_orthogonal(self.hidden_size, free.device)
                 assign(free, cayley_inverse(basis) if self.constrained else basis)
+
+    def _encoder_bound(self, weight: Tensor, *, is_first: bool) -> float:
+        """Entries of a fresh U are uniform in [-bound, bound]."""
+        if not self.normalize_input:
+            return 1 / math.sqrt(self.hidden_size)
+        size = 1.0
+        if not is_first:
+            size = (_OUTPUT_SIZE if self.recurrence == "ssm" else _STATE_SIZE)[self.nonlinearity]
+        return math.sqrt(3 / weight.shape[1]) / size
+
+    @torch.no_grad()
+    def _draw_frequencies(self, frequency: Tensor) -> None:
+        """Angles uniform in [0, max_angle), as raw numbers."""
+        nn.init.uniform_(frequency, 0, self.max_angle)
+        if self._has_linear_state:
+            frequency.div_(self.dt)
+        else:
+            frequency.mul_(math.pi / 2 / self._largest_angle).tan_()  # the inverse of `bounded_angle`
+
+    def _frequency(self, suffix: str, dtype: torch.dtype) -> Tensor | None:
+        """Radians per time, one for every rate; None if the units are single."""
+        if not self.oscillating:
+            return None
+        frequency: Tensor = getattr(self, "frequency" + suffix).to(dtype)
+        if self.hidden_size % 2:
+            frequency = F.pad(frequency, (0, 1))
+        if self._has_linear_state:
+            return frequency
+        bound: float | Tensor = self._largest_angle
+        if self.nonlinearity == "relu":  # gradients of faster pairs grow without bound: relu never saturates upwards
+            bound = contracting_angle(self._rate(suffix).to(dtype), self.dt, self.discretization).clamp(max=bound)
+        return bounded_angle(frequency, bound) / self.dt
 
     def _load_from_state_dict(self, *arguments: Any) -> None:
         """Weights of earlier versions too, which kept P by `torch.nn.utils.parametrizations.orthogonal`."""
@@ -439,7 +515,7 @@ class StableRNN(OptionsInState, UndecayedRecurrence):
     def _run(self, suffix: str, x: Tensor, h0: Tensor | None, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
         """One direction of one layer: x (B, T, d) to output (B, T, D) and state (B, D)."""
         if self.recurrence not in _MATRICES:
-            run = self._run_diagonal
+            run = self._run_elementwise
         elif self.recurrence == "orthogonal" and self.constrained and self.nonlinearity == "linear":
             run = self._run_rotated
         else:
@@ -449,51 +525,80 @@ class StableRNN(OptionsInState, UndecayedRecurrence):
         return output, h_last
 
     def _encode(self, suffix: str, x: Tensor, gain: Tensor | None = None) -> Tensor:
-        """gain (U x + b), (B, T, D); gain is None, (D,) or (D, D).
+        """gain (U x + b), (B, T, D), and a channel of zeros beside a single unit of an oscillating layer.
 
-        It goes into the encoder: D * d products instead of B * T * D.
+        `gain` is None, (D,), (D, D), or complex and of pairs. It goes into the encoder: D * d products instead of
+        B * T * D.
         """
         weight, bias, _ = self._raw(suffix)
+        if self.oscillating and self.hidden_size % 2:
+            weight, bias = F.pad(weight, (0, 0, 0, 1)), None if bias is None else F.pad(bias, (0, 1))
         if gain is not None:
-            scaled = gain.unsqueeze(1) * weight if gain.dim() == 1 else gain @ weight.to(gain.dtype)
-            if bias is not None:
-                bias = (gain * bias if gain.dim() == 1 else gain @ bias.to(gain.dtype)).to(weight.dtype)
-            weight = scaled.to(weight.dtype)
+            weight, bias = _amplify(gain, weight), None if bias is None else _amplify(gain, bias)
         return F.linear(x, weight, bias)
 
-    def _run_diagonal(
+    def _run_elementwise(
         self, suffix: str, x: Tensor, h0: Tensor | None, lengths: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Recurrences of every unit by itself."""
-        w = self._raw(suffix)[2]
-        scale = lru_normalization(w) if self.normalize_input else None
-        if self.recurrence == "ssm" or self.nonlinearity == "linear":
+        """Recurrences of units, or pairs of units, that do not see each other."""
+        width = self.hidden_size
+        if h0 is not None and self.oscillating and width % 2:
+            h0 = F.pad(h0, (0, 1))
+        if self._has_linear_state:
             decay, gain = self._linear_coefficients(suffix)
-            e = self._encode(suffix, x, gain if scale is None else gain * scale)
+            e = self._encode(suffix, x, gain)
             h, h_last = linear_scan(_drive(e, lengths), decay, _start(h0, e), backend=self.backend)
-            return h.to(e.dtype), _final(h, h_last, lengths)
-        e = self._encode(suffix, x, scale)
-        h, h_last = rnn_scan(
-            _drive(e, lengths),
-            w.to(state_dtype(e.dtype)),
-            _start(h0, e),
+        else:
+            e = self._encode(suffix, x, self._input_scale(suffix))
+            h, h_last = self._scan_nonlinear(suffix, _drive(e, lengths), _start(h0, e))
+        return h[..., :width].to(e.dtype), _final(h, h_last, lengths)[..., :width]
+
+    def _scan_nonlinear(self, suffix: str, e: Tensor, h0: Tensor | None) -> tuple[Tensor, Tensor]:
+        state = state_dtype(e.dtype)
+        return rnn_scan(
+            e,
+            self._raw(suffix)[2].to(state),
+            h0,
+            frequency=self._frequency(suffix, state),
             dt=self.dt,
             nonlinearity=self.nonlinearity,
             parameterization=self.parameterization,
             discretization=self.discretization,
             backend=self.backend,
         )
-        return h.to(e.dtype), _final(h, h_last, lengths)
 
     def _linear_coefficients(self, suffix: str) -> tuple[Tensor, Tensor]:
-        """l and g of a linear recurrence, (D,)."""
+        """Decay and gain of a linear recurrence, one for each unit or complex ones for each pair."""
 
         def coefficients() -> tuple[Tensor, Tensor]:
             rate = self._rate(suffix)
-            return linear_decay(rate, self.dt, self.discretization), linear_gain(rate, self.dt, self.discretization)
+            step = rate, self._frequency(suffix, rate.dtype), self.dt, self.discretization
+            if self.normalize_input is True:
+                return mode_decay(*step), self._per_unit(normalized_gain(*step))
+            scale = self._input_scale(suffix)
+            return mode_decay(*step), mode_gain(*step) if scale is None else mode_gain(*step) * scale
+
+        def sources() -> tuple[Tensor, ...]:
+            raw = self._raw(suffix)[2]
+            return (raw, getattr(self, "frequency" + suffix)) if self.oscillating else (raw,)
 
         name = ("linear_coefficients", suffix, self.parameterization, self.discretization, self.dt)
-        return kept(self, name, lambda: (self._raw(suffix)[2],), coefficients)
+        return kept(self, name, sources, coefficients)
+
+    def _input_scale(self, suffix: str) -> Tensor | None:
+        """What the encoded input of a nonlinear recurrence is multiplied by, (D,)."""
+        if not self.normalize_input:
+            return None
+        if self.normalize_input == "paper":
+            return lru_normalization(self._raw(suffix)[2])
+        rate = self._rate(suffix)
+        frequency = self._frequency(suffix, rate.dtype)
+        if self.nonlinearity == "relu":  # states only rise, to what the largest input holds: that is handed on
+            return self._per_unit(step_size(rate, frequency, self.dt, self.discretization))
+        return self._per_unit(normalized_gain(rate, frequency, self.dt, self.discretization) / self.dt)
+
+    def _per_unit(self, per_mode: Tensor) -> Tensor:
+        return per_mode.repeat_interleave(2) if self.oscillating else per_mode
 
     def _run_rotated(
         self, suffix: str, x: Tensor, h0: Tensor | None, lengths: Tensor | None
@@ -609,17 +714,19 @@ class StableRNN(OptionsInState, UndecayedRecurrence):
         """The sizes, and every option that is not the default."""
         defaults: dict[str, Any] = {
             "num_layers": 1,
-            "nonlinearity": "hardtanh",
+            "nonlinearity": "relu",
             "bias": True,
             "batch_first": False,
             "dropout": 0.0,
             "bidirectional": False,
             "parameterization": "softplus",
-            "recurrence": "diagonal",
+            "recurrence": "ssm",
             "dt": 1.0,
             "discretization": "exact",
             "constrained": True,
-            "normalize_input": False,
+            "oscillating": self.recurrence not in _MATRICES,
+            "max_angle": self._largest_angle,
+            "normalize_input": self.recurrence not in _MATRICES,
             "max_time_scale": 1000.0,
             "backend": None,
         }
@@ -636,7 +743,8 @@ class RNNFunctional(nn.Module):
         input_size: d, features of the input.
         hidden_size: m, the width.
         output_size: p, features of the output.
-        options: those of `StableRNN`; always batch-first.
+        options: those of `StableRNN`; always batch-first, and the paper's by default: nonlinearity="hardtanh",
+            recurrence="diagonal", oscillating=False, normalize_input=False.
 
     Attributes:
         rnn: the `StableRNN`, with U, b and w.
@@ -660,7 +768,9 @@ class RNNFunctional(nn.Module):
         super().__init__()
         output_size = _check_size("output_size", output_size)
         hidden_size = _check_size("hidden_size", hidden_size)
-        if as_bool(options.setdefault("batch_first", True)) is not True:
+        paper = {"nonlinearity": "hardtanh", "recurrence": "diagonal", "oscillating": False, "normalize_input": False}
+        options = {"batch_first": True, **paper, **options}
+        if as_bool(options["batch_first"]) is not True:
             raise ValueError(f"batch_first must be True, got {options['batch_first']!r}")
         self.rnn = StableRNN(input_size, hidden_size, **options)
         self.readout = nn.Linear(
@@ -788,7 +898,8 @@ _FUNCTIONAL, _RNN, _LINEAR = Kind(RNNFunctional), Kind(StableRNN), Kind(nn.Linea
 def is_plain(model: nn.Module) -> TypeGuard[RNNFunctional]:
     """Whether a model is the equation of its class, of one layer in one direction: all shortcuts ask this.
 
-    Its parts do no more than their classes say (`plain.py`), and inputs are not normalised.
+    Its parts do no more than their classes say (`plain.py`), and there are neither pairs of
+    units nor normalised inputs.
     """
     return (
         isinstance(model, RNNFunctional)
@@ -814,7 +925,9 @@ def _is_plain_linear(readout: nn.Linear, width: int) -> bool:
 
 
 def _is_plain_layer(rnn: StableRNN) -> bool:
-    if not behaves_as(rnn, _RNN) or rnn.num_layers > 1 or rnn.bidirectional or rnn.normalize_input:
+    if not behaves_as(rnn, _RNN) or rnn.num_layers > 1 or rnn.bidirectional:
+        return False
+    if rnn.normalize_input or rnn.oscillating:
         return False
     return holds(rnn, _shapes(rnn), optional=("bias_l0",))
 
@@ -854,6 +967,21 @@ def _final(h: Tensor, h_last: Tensor, lengths: Tensor | None) -> Tensor:
     return h_last if lengths is None else h[torch.arange(len(lengths), device=h.device), lengths - 1]
 
 
+def _amplify(gain: Tensor, values: Tensor) -> Tensor:
+    """gain times values (D,) or (D, d), in their dtype: a matrix, one number for every row, or for two as one."""
+    wide = values.to(gain.real.dtype)
+    if gain.dim() == 2:
+        product = gain @ wide
+    else:
+        factors = gain.reshape(-1, *[1] * (values.dim() - 1))
+        if gain.is_complex():
+            pairs = wide.unflatten(0, (-1, 2))
+            product = torch.view_as_real(factors * torch.complex(pairs[:, 0], pairs[:, 1])).movedim(-1, 1).flatten(0, 1)
+        else:
+            product = factors * wide
+    return product.to(values.dtype)
+
+
 def _check_size(argument: str, value: Any) -> int:
     number = as_int(value)
     if number is None:
@@ -868,6 +996,26 @@ def _check_bool(argument: str, value: Any) -> bool:
     if flag is None:
         raise TypeError(f"{argument} should be of type bool, got: {described(value)}")
     return flag
+
+
+def _elementwise_option(argument: str, value: Any, recurrence: str) -> bool:
+    """An option that elementwise recurrences have, on unless it is switched off."""
+    is_elementwise = recurrence not in _MATRICES
+    if value is None:
+        return is_elementwise
+    value = _check_bool(argument, value)
+    if value and not is_elementwise:
+        raise ValueError(f"{argument}=True needs recurrence 'ssm' or 'diagonal', got {recurrence!r}")
+    return value
+
+
+def _check_angle(max_angle: Any, largest: float) -> float:
+    if max_angle is None:
+        return largest
+    max_angle = check_number("max_angle", max_angle)
+    if max_angle > largest:
+        raise ValueError(f"max_angle must be at most {largest:g} for this recurrence, got {max_angle!r}")
+    return max_angle
 
 
 def _check_dropout(dropout: Any, num_layers: int) -> float:

@@ -35,8 +35,10 @@ _OPTIONS = (
     "dt",
     "discretization",
     "constrained",
+    "oscillating",
     "normalize_input",
-    "max_time_scale",  # of weights that are drawn anew
+    "max_angle",  # of weights that are drawn anew
+    "max_time_scale",
 )
 
 
@@ -128,7 +130,7 @@ def load_model(path: str | os.PathLike[str], device: torch.device | str | None =
     """
     header, tensors = _read(path)
     with _refusing(path):
-        sizes, options = tuple(header[name] for name in _SIZES), header["options"]
+        sizes, options = tuple(header[name] for name in _SIZES), _modern(header["options"])
         _check_count(sizes, options, sum(tensor.numel() for tensor in tensors.values()))
         model = _build(sizes, options, tensors["rnn.rate_l0"].dtype, "cpu")  # other devices are no fault of the file
         tensors.setdefault("rnn._extra_state", model.rnn.get_extra_state())  # earlier versions wrote none
@@ -136,6 +138,13 @@ def load_model(path: str | os.PathLike[str], device: torch.device | str | None =
             parameter.data = parameter.data.to(tensors.get(name, parameter).dtype)
         model.load_state_dict(tensors)
     return model.to(device)
+
+
+def _modern(options: Any) -> Any:
+    """Options as they are called today: what earlier versions called a normalised input is the paper's."""
+    if isinstance(options, dict) and "oscillating" not in options and options.get("normalize_input") is True:
+        return {**options, "normalize_input": "paper"}
+    return options
 
 
 def _check_count(sizes: tuple[Any, ...], options: Any, count: int) -> None:

@@ -32,6 +32,7 @@ OPTIONS: dict[str, Any] = {
     "discretization": "exact",
     "constrained": True,
     "normalize_input": False,
+    "oscillating": False,
 }
 
 _FORMAT = 1

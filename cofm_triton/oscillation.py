@@ -54,19 +54,26 @@ def effective_pair(rate: Tensor, frequency: Tensor, dt: float, discretization: s
     return alpha / dt, decay * torch.sin(angle) / dt
 
 
-def contracting_angle(rate: Tensor, dt: float) -> Tensor:
-    """The largest angle dt w up to which an exact step makes no difference between states grow, see above.
+def contracting_angle(rate: Tensor, dt: float, discretization: str = "exact") -> Tensor:
+    """The largest angle dt w up to which no step makes a difference between states grow, see above.
 
-    About dt r for slow pairs, pi / 4 at e^{dt r} = sqrt(2), infinite for faster ones: they contract at every angle.
+    "exact": about dt r for slow pairs, pi / 4 at e^{dt r} = sqrt(2), infinite for faster ones: they contract at every
+    angle. "euler": dt r, or 2 - dt r if that is less.
 
     Args:
-        rate: r > 0, any shape, float32 or float64, 1 / time.
+        rate: r > 0, any shape, float32 or float64, 1 / time; Euler's method has none for dt r > 2, and gets 0.
         dt: step, time.
+        discretization: "exact" or "euler".
+
+    Raises:
+        ValueError: unknown discretization.
 
     Example:
         >>> contracting_angle(torch.tensor([1.0]), 1.0).tolist()
         [inf]
     """
+    if not is_exact(discretization):
+        return torch.minimum(dt * rate, 2 - dt * rate).clamp(min=0)
     under = 1 - torch.expm1(2 * dt * rate)  # 2 - e^{2 dt r}
     slow = under > 0
     root = torch.where(slow, under, torch.ones_like(under)).sqrt()  # no root of a number <= 0 reaches the gradient
@@ -86,3 +93,17 @@ def bounded_angle(raw: Tensor, largest: float | Tensor) -> Tensor:
         [0.0, 1.0]
     """
     return largest * (2 / math.pi) * torch.atan(raw)
+
+
+def raw_angle(angle: Tensor, largest: float | Tensor) -> Tensor:
+    """The free parameter of an angle, the inverse of `bounded_angle`.
+
+    Args:
+        angle: any shape, inside (-largest, largest).
+        largest: > 0, a number or a tensor that broadcasts.
+
+    Example:
+        >>> raw_angle(torch.tensor([0.0, 1.0]), 2.0).round(decimals=6).tolist()
+        [0.0, 1.0]
+    """
+    return torch.tan(angle * (math.pi / 2 / largest))

@@ -34,7 +34,17 @@ from .memory import (
 )
 from .model import Dynamics, encode, hidden, read_out, rnn_functional
 from .nonlinearity import NONLINEARITIES, Nonlinearity, nonlinearity
-from .oscillation import bounded_angle, contracting_angle, contracts, effective_pair, pair_matrix
+from .oscillation import (
+    bounded_angle,
+    contracting_angle,
+    contracts,
+    effective_pair,
+    mode_decay,
+    mode_gain,
+    normalized_gain,
+    pair_matrix,
+    turning_frequency,
+)
 from .packing import spans
 from .paper_cells import congruence, diagonal_cell, lru_cell, rotated_cell
 from .parameterization import (
@@ -90,9 +100,12 @@ __all__ = [
     "lru_normalization",
     "matrix_gain",
     "memory_function",
+    "mode_decay",
+    "mode_gain",
     "mse",
     "nonlinearity",
     "normalise",
+    "normalized_gain",
     "output_dtype",
     "pair_matrix",
     "paper_radii",
@@ -115,5 +128,6 @@ __all__ = [
     "targets",
     "temporal_weights",
     "temporally_weighted_mse",
+    "turning_frequency",
     "verdict",
 ]

@@ -5,7 +5,12 @@ The model is a function of its parameters, which are named as in `RNNFunctional`
     rnn.weight_ih_l0 (D, d)   U          rnn.rate_l0    (D,)     w, raw recurrent weight
     rnn.bias_l0      (D,)     b          readout.weight (p, D)   c^T
                                          readout.bias   (p,)     d
-The two biases may be missing. Two recurrences have a matrix besides:
+The two biases may be missing. Oscillating models have one rate for every pair of units (2k, 2k+1), the last one of an
+odd D being single, and
+
+    rnn.frequency_l0 (D // 2,)  radians per time; with act inside the recurrence a free number, `turning_frequency`
+
+Two recurrences have a matrix besides:
 
     rnn.basis_l0     (D, D)   X, "orthogonal":   W = P^T diag(f(w)) P, P by Cayley's map of X
     rnn.weight_hh_l0 (D, D)   V, "dense":        W = diag(f(w)) + (V - V^T) / 2
@@ -16,18 +21,18 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from .cayley import cayley
 from .dense_rnn import dense_rnn
 from .discretization import (
     effective_matrix,
     effective_rate,
-    linear_decay,
-    linear_gain,
     matrix_gain,
 )
 from .linear_scan import linear_scan
 from .nonlinearity import nonlinearity as lookup_nonlinearity
+from .oscillation import effective_pair, mode_decay, mode_gain, normalized_gain, turning_frequency
 from .parameterization import lru_normalization
 from .parameterization import parameterization as lookup_parameterization
 from .rnn_scan import rnn_scan
@@ -50,7 +55,9 @@ class Dynamics:
         discretization: "exact" or "euler" (the paper's).
         constrained: whether W = diag(f(w)) + (V - V^T) / 2 in "dense", diag(f(w)) + V otherwise;
             and whether P is Cayley's map of X in "orthogonal", P = X otherwise.
-        normalize_input: whether e is multiplied by sqrt(1 - f(w)^2) (the paper's LRU).
+        oscillating: whether units are pairs that turn ("diagonal" and "ssm").
+        normalize_input: whether the gain of a unit is sqrt(1 - |l|^2), where relu is inside the recurrence |1 - l|;
+            "paper": e is multiplied by sqrt(1 - f(w)^2) (the paper's LRU).
 
     Raises:
         ValueError: unknown recurrence.
@@ -62,7 +69,8 @@ class Dynamics:
     dt: float = 1.0
     discretization: str = "exact"
     constrained: bool = True
-    normalize_input: bool = False
+    oscillating: bool = False
+    normalize_input: bool | str = False
 
     def __post_init__(self) -> None:
         """Refuse an unknown recurrence at once; the other names are checked where they are used."""
@@ -99,17 +107,44 @@ class Dynamics:
             raise ValueError(f"{self.recurrence!r} has a matrix in place of one rate for each unit")
         return self.rate(params)
 
+    def frequency(self, params: Parameters) -> Tensor | None:
+        """Radians per time, one for every rate; None for single units."""
+        if not self.oscillating:
+            return None
+        rate, raw = self._unit_rate(params), params["rnn.frequency_l0"]
+        raw = torch.cat((raw, raw.new_zeros(len(rate) - len(raw))))
+        if self.linear_state:
+            return raw
+        return turning_frequency(raw, rate, self.nonlinearity, self.dt, self.discretization)
+
+    def _step(self, params: Parameters) -> tuple[Tensor, Tensor | None, float, str]:
+        return self._unit_rate(params), self.frequency(params), self.dt, self.discretization
+
     def effective_rate(self, params: Parameters) -> Tensor:
-        """Rate a in the nonlinear step h + dt act(e - a h), (D,)."""
+        """Rate a in the nonlinear step h + dt act(e - a h), (D,) of single units."""
         return effective_rate(self._unit_rate(params), self.dt, self.discretization)
 
     def decay(self, params: Parameters) -> Tensor:
-        """Decay l in the linear step l h + g e, (D,)."""
-        return linear_decay(self._unit_rate(params), self.dt, self.discretization)
+        """Decay l in the linear step l h + g e, (D,), or complex and one for every pair."""
+        return mode_decay(*self._step(params))
 
     def gain(self, params: Parameters) -> Tensor:
-        """Gain g in the linear step l h + g e, (D,)."""
-        return linear_gain(self._unit_rate(params), self.dt, self.discretization)
+        """Gain g in the linear step l h + g e, like the decay."""
+        if self.normalize_input and self.normalize_input != "paper":
+            return normalized_gain(*self._step(params)).to(self.decay(params).dtype)
+        return mode_gain(*self._step(params)) * self.input_scale(params)
+
+    def input_scale(self, params: Parameters) -> Tensor:
+        """What e is multiplied by in the nonlinear step, one number for every rate."""
+        rate, frequency, dt, discretization = self._step(params)
+        if self.normalize_input == "paper":
+            return lru_normalization(params["rnn.rate_l0"])
+        if self.normalize_input and self.nonlinearity == "relu":
+            turned = torch.zeros_like(rate) if frequency is None else frequency
+            return torch.hypot(*effective_pair(rate, turned, dt, discretization))
+        if self.normalize_input:
+            return normalized_gain(rate, frequency, dt, discretization) / dt
+        return torch.ones_like(rate)
 
 
 def encode(params: Parameters, x: Tensor) -> Tensor:
@@ -126,8 +161,8 @@ def hidden(
         nonlinear act in the recurrence:  h[k+1] = h[k] + dt act(e[k] - a h[k])
         linear state (act linear, ssm):   h[k+1] = l h[k] + g e[k]
 
-    with e = U x + b and a, l, g from `Dynamics`. For Euler's method the second line is the first
-    with act(z) = z. With a matrix W the same holds for matrices a, l = I - dt a and g.
+    with e = U x + b and a, l, g from `Dynamics`. For Euler's method the second line is the first with act(z) = z. With
+    a matrix W the same holds for matrices a, l = I - dt a and g; units of oscillating models come in pairs.
 
     Args:
         params: see the module.
@@ -139,19 +174,32 @@ def hidden(
         h (B, T, D) and h_last (B, D).
     """
     e = encode(params, x)
-    if dynamics.normalize_input:
-        e = e * lru_normalization(params["rnn.rate_l0"])
     if dynamics.has_matrix:
         return _hidden_dense(params, e, dynamics, h0)
+    if dynamics.oscillating and e.shape[-1] % 2:  # a partner for the single unit, which stays at 0
+        h0 = None if h0 is None else pad(h0, (0, 1))
+        h, h_last = _hidden_elementwise(params, pad(e, (0, 1)), dynamics, h0)
+        return h[..., :-1], h_last[..., :-1]
+    return _hidden_elementwise(params, e, dynamics, h0)
+
+
+def _hidden_elementwise(
+    params: Parameters, e: Tensor, dynamics: Dynamics, h0: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """`hidden` for single units or pairs."""
     if dynamics.linear_state:
-        return linear_scan(dynamics.gain(params) * e, dynamics.decay(params), h0)
-    return rnn_scan(
-        e,
-        dynamics.effective_rate(params),
-        h0,
-        dt=dynamics.dt,
-        nonlinearity=dynamics.nonlinearity,
-    )
+        gain = dynamics.gain(params)
+        if dynamics.oscillating:
+            e = torch.view_as_real(gain * torch.view_as_complex(e.unflatten(-1, (-1, 2)))).flatten(-2)
+        else:
+            e = gain * e
+        return linear_scan(e, dynamics.decay(params), h0)
+    rate, frequency = dynamics.effective_rate(params), dynamics.frequency(params)
+    scale = dynamics.input_scale(params)
+    if frequency is not None:
+        scale = scale.repeat_interleave(2)
+        rate, frequency = effective_pair(dynamics.rate(params), frequency, dynamics.dt, dynamics.discretization)
+    return rnn_scan(scale * e, rate, h0, dt=dynamics.dt, nonlinearity=dynamics.nonlinearity, frequency=frequency)
 
 
 def _hidden_dense(

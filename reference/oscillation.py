@@ -46,7 +46,7 @@ import math
 import torch
 from torch import Tensor
 
-from .discretization import DISCRETIZATIONS
+from .discretization import DISCRETIZATIONS, linear_decay, linear_gain
 
 
 def effective_pair(rate: Tensor, frequency: Tensor, dt: float, discretization: str) -> tuple[Tensor, Tensor]:
@@ -132,3 +132,50 @@ def bounded_angle(raw: Tensor, largest: float | Tensor) -> Tensor:
         [0.0, 1.0]
     """
     return largest * (2 / math.pi) * torch.atan(raw)
+
+
+def mode_decay(rate: Tensor, frequency: Tensor | None, dt: float, discretization: str) -> Tensor:
+    """Decay l of the linear step h -> l h + g e, real of single units, complex of pairs read as h[2k] + i h[2k+1].
+
+        z = rate + i frequency;   euler: 1 - dt z,   exact: exp(-dt z)
+
+    Raises:
+        ValueError: unknown discretization.
+    """
+    if frequency is None:
+        return linear_decay(rate, dt, discretization)
+    alpha, omega = effective_pair(rate, frequency, dt, discretization)
+    return 1 - dt * torch.complex(alpha, omega)
+
+
+def mode_gain(rate: Tensor, frequency: Tensor | None, dt: float, discretization: str) -> Tensor:
+    """Gain g of the linear step; euler: dt, exact: (1 - exp(-dt z)) / z; arguments as `mode_decay`."""
+    if frequency is None:
+        return linear_gain(rate, dt, discretization)
+    z = torch.complex(rate, frequency)
+    if discretization == "euler":
+        return dt * torch.ones_like(z)
+    alpha, omega = effective_pair(rate, frequency, dt, discretization)
+    return dt * torch.complex(alpha, omega) / z
+
+
+def normalized_gain(rate: Tensor, frequency: Tensor | None, dt: float, discretization: str) -> Tensor:
+    """sqrt(1 - |l|^2), 0 where |l| >= 1: the state of a unit then has the variance of a white input."""
+    if discretization == "exact":
+        return (-torch.expm1(-2 * dt * rate)).clamp(min=0).sqrt()
+    decay = mode_decay(rate, frequency, dt, discretization)
+    return (1 - decay.abs().square()).clamp(min=0).sqrt()
+
+
+def turning_frequency(raw: Tensor, rate: Tensor, nonlinearity: str, dt: float, discretization: str) -> Tensor:
+    """The frequency w of a nonlinear pair from its free parameter, radians per time.
+
+    The angle dt w lies within a quarter turn, and within the contracting angle where act is relu: gradients of faster
+    pairs grow without bound there, because relu does not saturate upwards.
+    """
+    largest = torch.full_like(rate, math.pi / 2)
+    if nonlinearity == "relu" and discretization == "exact":
+        largest = torch.minimum(largest, contracting_angle(rate, dt))
+    elif nonlinearity == "relu":
+        largest = torch.minimum(largest, torch.minimum(dt * rate, 2 - dt * rate).clamp(min=0))
+    return bounded_angle(raw, largest) / dt

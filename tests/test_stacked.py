@@ -22,6 +22,8 @@ def test_one_plain_layer_is_understood() -> None:
 def test_everything_else_is_left_alone() -> None:
     assert not is_stackable(RNNFunctional(1, 3, num_layers=2))
     assert not is_stackable(RNNFunctional(1, 3, bidirectional=True))
+    assert not is_stackable(RNNFunctional(1, 4, oscillating=True))
+    assert not is_stackable(RNNFunctional(1, 4, normalize_input=True))
     assert not is_stackable(Shifted(1, 3))
     assert not is_stackable(nn.RNN(1, 3))
     reparametrised = RNNFunctional(1, 3)
