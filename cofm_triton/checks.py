@@ -9,14 +9,8 @@ import torch
 from torch import Tensor
 
 from cofm_triton.nonlinearity import NONLINEARITIES
-from cofm_triton.ops.dtypes import (
-    DTYPES,
-    PRECISIONS,
-    REAL_DTYPES,
-    complex_state_dtype,
-    in_pairs,
-    state_dtype,
-)
+from cofm_triton.ops.dtypes import DTYPES, PRECISIONS, REAL_DTYPES, complex_state_dtype, state_dtype
+from cofm_triton.pairs import in_pairs
 from cofm_triton.scalars import as_number, described
 
 

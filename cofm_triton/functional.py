@@ -20,11 +20,12 @@ from cofm_triton.checks import (
 from cofm_triton.discretization import is_exact
 from cofm_triton.ops.backends import resolve
 from cofm_triton.ops.dense_rnn import apply_dense_rnn
-from cofm_triton.ops.dtypes import in_pairs, state_dtype
+from cofm_triton.ops.dtypes import state_dtype
 from cofm_triton.ops.linear_scan import apply_linear_scan
 from cofm_triton.ops.paired_rnn_scan import apply_paired_rnn_scan
 from cofm_triton.ops.rnn_scan import apply_rnn_scan
 from cofm_triton.oscillation import effective_pair
+from cofm_triton.pairs import in_pairs
 from cofm_triton.parameterization import parameterization as look_up
 from cofm_triton.scalars import check_bool
 

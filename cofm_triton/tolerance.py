@@ -52,8 +52,9 @@ from torch import Tensor
 
 from cofm_triton import reference
 from cofm_triton.activation import activation, activation_slope
-from cofm_triton.ops.dtypes import as_complex, as_reals, in_pairs, state_dtype
+from cofm_triton.ops.dtypes import state_dtype
 from cofm_triton.ops.shapes import previous_states
+from cofm_triton.pairs import as_complex, as_reals, in_pairs
 
 Run = Callable[..., tuple[Tensor, ...]]
 

@@ -26,7 +26,9 @@ OTHERS: list[dict[str, Any]] = [
     {"dt": 0.1},
     {"discretization": "euler"},
     {"constrained": False},
-    {"parameterization": "lru", "normalize_input": True},
+    {"parameterization": "lru", "normalize_input": "paper"},
+    {"normalize_input": True},
+    {"oscillating": True},
 ]
 
 
@@ -44,7 +46,7 @@ def test_every_option_is_tried() -> None:
 
 @pytest.mark.parametrize("dt", [0.1, 1 / 3, 1e-300, np.nextafter(1, 2)])
 def test_options_come_back_to_the_bit(dt: float) -> None:
-    state = StableRNN(2, 3, dt=dt).get_extra_state()
+    state = model(dt=dt).rnn.get_extra_state()
     assert decode(state) == {**OPTIONS, "dt": dt}
     assert (state.dtype, tuple(state.shape), state.device.type) == (torch.uint8, (512,), "cpu")
     text = bytes(state.tolist()).decode().rstrip(" ")
@@ -123,14 +125,14 @@ def test_damaged_entries(bad: Any, reason: str) -> None:
 def test_options_of_a_later_version_are_named() -> None:
     state = encode({**OPTIONS, "gated": True})
     with pytest.raises(ValueError, match="gated was True and is None here"):
-        StableRNN(2, 3).set_extra_state(state)
+        model().rnn.set_extra_state(state)
 
 
 def test_an_option_that_the_entry_lacks_has_its_value_of_then() -> None:
     older = encode({name: value for name, value in OPTIONS.items() if name != "normalize_input"})
-    StableRNN(2, 3).set_extra_state(older)
+    model().rnn.set_extra_state(older)
     with pytest.raises(ValueError, match="normalize_input was False and is True here"):
-        StableRNN(2, 3, parameterization="lru", normalize_input=True).set_extra_state(older)
+        model(normalize_input=True).rnn.set_extra_state(older)
 
 
 @pytest.mark.parametrize("strict", [True, False])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 _STATE = {
     torch.float16: torch.float32,
@@ -28,19 +27,3 @@ def state_dtype(dtype: torch.dtype) -> torch.dtype:
 def complex_state_dtype(dtype: torch.dtype) -> torch.dtype:
     """Dtype of a complex state whose parts are channels of a real `dtype`."""
     return _OF_PARTS[_STATE[dtype]]
-
-
-def in_pairs(x: Tensor, decay: Tensor) -> bool:
-    """Whether channels (2k, 2k+1) of a real tensor are the parts of complex channel k: its decay is complex."""
-    return decay.is_complex() and x.is_floating_point()
-
-
-def as_complex(x: Tensor) -> Tensor:
-    """(..., D) real numbers as (..., D // 2) complex ones, in the dtype of a complex state."""
-    pairs = x.to(state_dtype(x.dtype)).unflatten(-1, (x.shape[-1] // 2, 2))
-    return torch.view_as_complex(pairs.contiguous())
-
-
-def as_reals(z: Tensor) -> Tensor:
-    """(..., D // 2) complex numbers as (..., D) real ones: the inverse of `as_complex`, but for the dtype."""
-    return torch.view_as_real(z.resolve_conj()).flatten(-2)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from cofm_triton.cpu.blocked.packed import spans, starts_of
-from cofm_triton.ops.dtypes import as_complex, as_reals, in_pairs
+from cofm_triton.pairs import as_complex, as_reals, in_pairs
 
 
 def forward(

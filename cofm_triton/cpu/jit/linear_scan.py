@@ -43,7 +43,7 @@ from cofm_triton.cpu.jit.streams import fence, streams
 from cofm_triton.cpu.jit.threads import launch, workers
 from cofm_triton.cpu.jit.vectors import conjugate, distribute, load, store, total, zeros
 from cofm_triton.cpu.memory import empty
-from cofm_triton.ops.dtypes import in_pairs
+from cofm_triton.pairs import in_pairs
 
 # Time of a step that is not stored over that of one that is: time-invariant, gated.
 READ_COST = (0.4, 0.6)
