@@ -33,7 +33,9 @@ def test_packed(backend: str) -> None:
 @pytest.mark.parametrize("dt", [1e-3, 0.5, 1.9])
 def test_step_sizes(dt: float, backend: str) -> None:
     for discretization in ("exact", "euler"):
-        paired_case(2, 20, 3, nonlinearity="hardtanh", dt=dt, discretization=discretization, states=False).check(backend)
+        paired_case(2, 20, 3, nonlinearity="hardtanh", dt=dt, discretization=discretization, states=False).check(
+            backend
+        )
 
 
 @pytest.mark.parametrize("nonlinearity", ["linear", "tanh", "hardtanh", "relu"])
