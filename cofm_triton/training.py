@@ -364,8 +364,8 @@ def _check_plain(model: RNNFunctional) -> None:
     """Raises ValueError unless the equations of this file are what the model computes."""
     if not is_plain(model):
         raise ValueError(
-            "models must be RNNFunctional of one layer and direction, without pairs of units, normalised inputs, hooks, "
-            f"shared, replaced or parametrised parts, got {model}"
+            "models must be RNNFunctional of one layer and direction, without pairs of units, normalised inputs, "
+            f"hooks, shared, replaced or parametrised parts, got {model}"
         )
 
 

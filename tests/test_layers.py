@@ -330,7 +330,7 @@ def test_unconstrained_matrices(recurrence: str, discretization: str, nonlineari
 
 
 def test_the_basis_stays_orthogonal_in_training() -> None:
-    layer = StableRNN(2, 6, batch_first=True, recurrence="orthogonal", dtype=torch.float64)
+    layer = StableRNN(2, 6, 1, "hardtanh", batch_first=True, recurrence="orthogonal", dtype=torch.float64)
     before = layer.basis().detach()
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
     for _ in range(5):
@@ -497,7 +497,8 @@ def test_packed_sequences_are_each_sequence_by_itself(
     with_state: bool,
     lengths: tuple[int, ...],
 ) -> None:
-    layer = StableRNN(2, 3, num_layers, bidirectional=bidirectional, recurrence=recurrence, dtype=torch.float64)
+    options: dict[str, Any] = dict(bidirectional=bidirectional, recurrence=recurrence, dtype=torch.float64)
+    layer = StableRNN(2, 3, num_layers, "hardtanh", **options)
     randomise(layer)
     sequences = [data(length, 2, seed=i).requires_grad_() for i, length in enumerate(lengths)]
     count = num_layers * (1 + bidirectional)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from scan_cases import COMPLEX, REAL, decays, linear_case, normal, rnn_case
+from scan_cases import COMPLEX, REAL, decays, linear_case, normal, paired_case, rnn_case
 
 from cofm_triton import functional, reference
 from cofm_triton.nonlinearity import NONLINEARITIES
@@ -68,6 +68,38 @@ def test_the_nonlinear_definition_keeps_the_bounds(dtype: torch.dtype, nonlinear
         bounds = rnn_scan_bounds(case.x, case.factor, case.h0, case.grad_h, case.grad_last, **case.options)
         for name, value in zip(bounds, (*results, *grads), strict=True):
             assert bounds[name].excess(value) <= 1, name
+
+
+@pytest.mark.parametrize("nonlinearity", NONLINEARITIES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_definition_of_pairs_keeps_the_bounds(dtype: torch.dtype, nonlinearity: str) -> None:
+    for starts in (None, [0, 7, 7, 20]):
+        case = paired_case(1, 30, 3, dtype=dtype, nonlinearity=nonlinearity, starts=starts)
+        bounds, results = case.bounds(), case.run("reference")
+        assert bounds.keys() == results.keys()
+        for name, value in results.items():
+            assert bounds[name].excess(value) <= 1, name
+
+
+def test_bounds_of_pairs_that_turn_do_not_grow_with_time() -> None:
+    """Magnitudes of entries would: each step of a turn by pi / 4 multiplies them by sqrt(2)."""
+    case = paired_case(1, 300, 2, nonlinearity="linear", states=False)
+    x, _, _, _ = case.tensors
+    slow = torch.full((2,), 0.01)
+    turning = replace(case, tensors=(x, slow, torch.full((2,), torch.pi / 4 / 0.7), None))
+    bounds = turning.bounds()
+    size = bounds["h"].exact.abs().max()
+    # A step rounds some ten times, and the decay of 0.7% a step remembers 140 of them.
+    assert bounds["h"].error.max() < 10 * 300 * 2.0**-24 * size
+
+
+@pytest.mark.parametrize("result", ["h", "grad_x", "grad_rate", "grad_frequency", "grad_h0"])
+def test_a_wrong_turn_is_outside_the_bounds(result: str) -> None:
+    case = paired_case(2, 20, 3, nonlinearity="tanh")
+    x, rate, frequency, h0 = case.tensors
+    assert frequency is not None
+    wrong = replace(case, tensors=(x, rate, frequency * 1.01, h0)).run("reference")
+    assert case.bounds()[result].excess(wrong[result]) > 1
 
 
 @pytest.mark.parametrize("order", ["forwards", "backwards", "pairwise", "blocks"])

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from cofm_triton.activation import activation_slope
 from cofm_triton.ops.backends import implementation, num_sms
-from cofm_triton.ops.derivatives import signed, wanted
+from cofm_triton.ops.derivatives import directly, signed
 from cofm_triton.ops.dtypes import state_dtype
 from cofm_triton.ops.pair_scan import pair_scan
 from cofm_triton.ops.registration import register, register_derivative
@@ -38,8 +38,7 @@ def apply_paired_rnn_scan(
     backend: str,
 ) -> tuple[Tensor, Tensor]:
     """`(h, h_last)` for checked arguments: alpha, omega (D // 2,) in the state's dtype, backend resolved."""
-    direct = torch.compiler.is_compiling() or not wanted(x, alpha, omega, h0)
-    call = paired_rnn_scan_op if direct else _PairedRnnScan.apply
+    call = paired_rnn_scan_op if directly(x, alpha, omega, h0) else _PairedRnnScan.apply
     results: tuple[Tensor, Tensor] = call(x, alpha, omega, h0, seq_starts, dt, nonlinearity, backend)
     return results
 
