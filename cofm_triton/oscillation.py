@@ -9,11 +9,12 @@
 Linear steps are stable where rho^2 = (1 - dt alpha)^2 + (dt omega)^2 < 1: "exact" for every rate r > 0 and every
 frequency, "euler" for dt (r^2 + w^2) < 2 r. Of nonlinear ones, whose act has slopes in [0, 1] and act(0) = 0,
 
-1. constant inputs lead to rest wherever rho < 1, and bounded inputs to bounded states wherever alpha > 0;
+1. constant inputs lead to rest wherever rho < 1;
 2. no input whatever makes the difference between two states, or a gradient, grow if and only if
-   |1 - dt alpha| + |dt omega| <= 1, up to quarter turns |omega| <= alpha: a pair turns no faster than it decays.
+   |1 - dt alpha| + |dt omega| <= 1, up to quarter turns |omega| <= alpha: a pair turns no faster than it decays;
+3. bounded inputs keep states bounded wherever alpha > 0.
 
-Proofs: `reference/oscillation.py`.
+Proofs, the last one in outline: `reference/oscillation.py`.
 """
 
 from __future__ import annotations

@@ -35,10 +35,10 @@ rate r > 0 and every frequency, Euler's method while dt (r^2 + w^2) < 2 r.
    turns (and no turn at all) contract. Beyond the bound gradients can grow along inputs that keep saturating
    one unit of a pair in turn, while states stay bounded: saturation itself limits what a difference can become.
 
-3. *Bounded inputs: bounded states for alpha > 0.* hardtanh and tanh: with z = -A h far from 0, u is a vector of signs
-   up to the input, and |z[0]| + |z[1]| falls by dt u^T A u = 2 dt alpha a step except near the lines z[i] = 0, which
-   are crossed within a number of steps that does not depend on |h|, between stretches that are proportional to it.
-   relu: states only grow, and z[i] <= 0 stops them.
+3. *Bounded inputs: bounded states for alpha > 0* (in outline). hardtanh and tanh: with z = -A h far from 0, u is a
+   vector of signs up to the input, and |z[0]| + |z[1]| falls by dt u^T A u = 2 dt alpha a step except near the lines
+   z[i] = 0, which are crossed within a number of steps that does not depend on |h|, between stretches that are
+   proportional to it. relu: states only grow, and z[i] <= 0 stops them.
 """
 
 import math
