@@ -9,11 +9,12 @@
 Linear steps are stable where rho^2 = (1 - dt alpha)^2 + (dt omega)^2 < 1: "exact" for every rate r > 0 and every
 frequency, "euler" for dt (r^2 + w^2) < 2 r. Of nonlinear ones, whose act has slopes in [0, 1] and act(0) = 0,
 
-1. constant inputs lead to rest wherever rho < 1, and bounded inputs to bounded states wherever alpha > 0;
+1. constant inputs lead to rest wherever rho < 1;
 2. no input whatever makes the difference between two states, or a gradient, grow if and only if
-   |1 - dt alpha| + |dt omega| <= 1, up to quarter turns |omega| <= alpha: a pair turns no faster than it decays.
+   |1 - dt alpha| + |dt omega| <= 1, up to quarter turns |omega| <= alpha: a pair turns no faster than it decays;
+3. bounded inputs keep states bounded wherever alpha > 0.
 
-Proofs: `reference/oscillation.py`.
+Proofs, the last one in outline: `reference/oscillation.py`.
 """
 
 from __future__ import annotations
@@ -93,17 +94,3 @@ def bounded_angle(raw: Tensor, largest: float | Tensor) -> Tensor:
         [0.0, 1.0]
     """
     return largest * (2 / math.pi) * torch.atan(raw)
-
-
-def raw_angle(angle: Tensor, largest: float | Tensor) -> Tensor:
-    """The free parameter of an angle, the inverse of `bounded_angle`.
-
-    Args:
-        angle: any shape, inside (-largest, largest).
-        largest: > 0, a number or a tensor that broadcasts.
-
-    Example:
-        >>> raw_angle(torch.tensor([0.0, 1.0]), 2.0).round(decimals=6).tolist()
-        [0.0, 1.0]
-    """
-    return torch.tan(angle * (math.pi / 2 / largest))

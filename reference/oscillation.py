@@ -35,10 +35,10 @@ rate r > 0 and every frequency, Euler's method while dt (r^2 + w^2) < 2 r.
    turns (and no turn at all) contract. Beyond the bound gradients can grow along inputs that keep saturating
    one unit of a pair in turn, while states stay bounded: saturation itself limits what a difference can become.
 
-3. *Bounded inputs: bounded states for alpha > 0.* hardtanh and tanh: with z = -A h far from 0, u is a vector of signs
-   up to the input, and |z[0]| + |z[1]| falls by dt u^T A u = 2 dt alpha a step except near the lines z[i] = 0, which
-   are crossed within a number of steps that does not depend on |h|, between stretches that are proportional to it.
-   relu: states only grow, and z[i] <= 0 stops them.
+3. *Bounded inputs: bounded states for alpha > 0* (in outline). hardtanh and tanh: with z = -A h far from 0, u is a
+   vector of signs up to the input, and |z[0]| + |z[1]| falls by dt u^T A u = 2 dt alpha a step except near the lines
+   z[i] = 0, which are crossed within a number of steps that does not depend on |h|, between stretches that are
+   proportional to it. relu: states only grow, and z[i] <= 0 stops them.
 """
 
 import math
@@ -98,21 +98,26 @@ def contracts(alpha: Tensor, omega: Tensor, dt: float) -> Tensor:
     return (1 - dt * alpha).abs() + (dt * omega).abs() <= 1
 
 
-def contracting_angle(rate: Tensor, dt: float) -> Tensor:
-    """The largest angle dt w such that "exact" pairs contract at this angle and at every smaller one.
+def contracting_angle(rate: Tensor, dt: float, discretization: str = "exact") -> Tensor:
+    """The largest angle dt w such that pairs contract at this angle and at every smaller one.
 
-        e^{-dt r} (cos a + sin a) = 1   =>   tan(a / 2) = (e^{dt r} - 1) / (1 + sqrt(2 - e^{2 dt r}))
+        exact: e^{-dt r} (cos a + sin a) = 1   =>   tan(a / 2) = (e^{dt r} - 1) / (1 + sqrt(2 - e^{2 dt r}))
+        euler: |1 - dt r| + a = 1              =>   a = min(dt r, 2 - dt r)
 
-    About dt r for slow pairs, pi / 4 at e^{dt r} = sqrt(2), and infinite beyond: faster ones contract at every angle.
+    "exact": about dt r for slow pairs, pi / 4 at e^{dt r} = sqrt(2), and infinite beyond: faster ones contract at every
+    angle. Euler's method contracts at no angle for dt r > 2, and gets 0.
 
     Args:
         rate: r > 0, any shape, 1 / time.
         dt: step, time.
+        discretization: "exact" or "euler".
 
     Example:
         >>> contracting_angle(torch.tensor([1.0]), 1.0).tolist()
         [inf]
     """
+    if discretization == "euler":
+        return torch.minimum(dt * rate, 2 - dt * rate).clamp(min=0)
     under = 1 - torch.expm1(2 * dt * rate)
     angle = 2 * torch.atan(torch.expm1(dt * rate) / (1 + under.clamp(min=0).sqrt()))
     return torch.where(under < 0, torch.full_like(rate, math.inf), angle)
@@ -174,8 +179,6 @@ def turning_frequency(raw: Tensor, rate: Tensor, nonlinearity: str, dt: float, d
     pairs grow without bound there, because relu does not saturate upwards.
     """
     largest = torch.full_like(rate, math.pi / 2)
-    if nonlinearity == "relu" and discretization == "exact":
-        largest = torch.minimum(largest, contracting_angle(rate, dt))
-    elif nonlinearity == "relu":
-        largest = torch.minimum(largest, torch.minimum(dt * rate, 2 - dt * rate).clamp(min=0))
+    if nonlinearity == "relu":
+        largest = torch.minimum(largest, contracting_angle(rate, dt, discretization))
     return bounded_angle(raw, largest) / dt

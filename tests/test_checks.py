@@ -12,6 +12,7 @@ from cofm_triton.checks import (
     check_companion,
     check_nonlinearity,
     check_per_channel,
+    check_per_pair,
     check_seq_starts,
     check_sequence,
     check_states,
@@ -59,6 +60,15 @@ def test_per_channel() -> None:
     for shape in ((), (1,), (4,), (1, 3)):
         with pytest.raises(ValueError, match=r"rate must have shape \(D,\) = \(3,\), got \("):
             check_per_channel("rate", torch.zeros(shape), X)
+
+
+def test_per_pair() -> None:
+    x = torch.zeros(2, 5, 6)
+    check_per_pair("rate", torch.zeros(3), x)
+    with pytest.raises(ValueError, match=r"rate must have shape \(D // 2,\) = \(3,\), one value per pair, got \(6,\)"):
+        check_per_pair("rate", torch.zeros(6), x)
+    with pytest.raises(ValueError, match=r"even number of channels D .*got \(2, 5, 5\)"):
+        check_per_pair("rate", torch.zeros(2), x[..., :5])
 
 
 @pytest.mark.parametrize("starts", [None, torch.tensor([0, 2])])

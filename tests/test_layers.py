@@ -268,6 +268,21 @@ def test_fresh_stacks_keep_their_size(recurrence: str, nonlinearity: str, depth:
     assert constant.square().mean().sqrt() <= 10
 
 
+@pytest.mark.parametrize("discretization", DISCRETIZATIONS)
+def test_gradients_of_turning_relu_layers_do_not_grow(discretization: str) -> None:
+    """No input makes the difference between two states grow, however large the raw frequencies."""
+    torch.manual_seed(0)
+    layer = StableRNN(8, 16, 1, "relu", recurrence="diagonal", discretization=discretization, dtype=torch.float64)
+    with torch.no_grad():
+        layer.get_parameter("frequency_l0").normal_(0, 100)
+    start = torch.randn(1, 16, dtype=torch.float64)
+    near = start + 1e-3 * torch.randn(1, 16, dtype=torch.float64)
+    x = torch.randn(500, 8, dtype=torch.float64)
+    (first, _), (second, _) = layer(x, start), layer(x, near)
+    distance = torch.cat(((near - start).abs().amax(1), (second - first).abs().amax(1)))
+    assert bool((distance.diff() <= 1e-12).all())
+
+
 def test_normalised_units_have_the_variance_of_their_input() -> None:
     """Whatever their memory: the state of a unit that remembers n steps would grow like sqrt(n) otherwise."""
     options: dict[str, Any] = dict(batch_first=True, bias=False, max_time_scale=100)

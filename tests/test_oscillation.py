@@ -41,6 +41,15 @@ def test_gradients() -> None:
     torch.testing.assert_close(slope, torch.tensor([math.exp(-40.0)]))
 
 
+def test_contracting_angle_of_eulers_method() -> None:
+    rate = torch.tensor([1e-3, 1.0, 3.0, 4.0, 5.0], dtype=torch.float64)
+    angle = contracting_angle(rate, 0.5, "euler")
+    assert torch.equal(angle, reference.contracting_angle(rate, 0.5, "euler"))
+    for r, a in zip(rate[:-1], angle, strict=False):
+        assert reference.contracts(r, a / 0.5 * (1 - 1e-12), 0.5)
+        assert not reference.contracts(r, a / 0.5 + 1e-6, 0.5)
+
+
 def test_contracting_angle_is_that_of_the_definition_and_has_gradients() -> None:
     rate = torch.tensor(RATES[1:], dtype=torch.float64, requires_grad=True)
     angle = contracting_angle(rate, 1.0)

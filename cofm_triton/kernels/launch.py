@@ -220,18 +220,19 @@ def _busy(blocks: list[Channels], chains: int, programs: float) -> Channels:
 
 
 def chains(
-    width: int, sequences: int, element_size: int, num_sms: int, *, pairs: bool = False, aligned: bool = True
+    width: int, sequences: int, element_size: int, num_sms: int, *, pair_lanes: int = 0, aligned: bool = True
 ) -> Channels:
-    """Blocks of channels for chains in time that cannot be split: narrow until half the device has one. In `pairs`, a
-    lane has two numbers at least.
+    """Blocks of channels for chains in time that cannot be split: narrow until half the device has one. `pair_lanes`,
+    of pairs, is how many threads a warp has: each has two numbers at least.
 
     A program of one warp issues an instruction per cycle at the most, for all its channels in turn, and reads as many
     rows ahead as its registers hold: fewer channels mean shorter steps and more rows.
     """
     # With eight 16-bit numbers a lane, rows ahead spill.
-    full = min(channels(width, element_size, pairs=pairs, aligned=aligned).block_d, 4 * LANES)
+    least = max(LANES, 2 * pair_lanes)
+    full = max(least if pair_lanes else 0, min(channels(width, element_size, aligned=aligned).block_d, 4 * LANES))
     block_d = full
-    while block_d > (2 * LANES if pairs else LANES) and 2 * sequences * triton.cdiv(width, block_d) < num_sms:
+    while block_d > least and 2 * sequences * triton.cdiv(width, block_d) < num_sms:
         block_d //= 2
     return Channels(block_d, triton.cdiv(width, block_d), width % block_d != 0, 2 if block_d < full else 1)
 

@@ -24,11 +24,11 @@ PLAIN = dict(PARAMETERIZATION="direct", EXACT=False)
 
 def forward(
     x: Any, pull: Any, turn: Any, h0: Any, seq_starts: Any, *,
-    dt: float, nonlinearity: str, state_dtype: Any, num_sms: int,
+    dt: float, nonlinearity: str, state_dtype: Any, num_sms: int, lanes: int,
 ) -> tuple[Any, Any]:  # fmt: skip
     """`(h, h_last)` with T >= 1: h (B, T, D) in x's dtype, h_last (S, D) in the state's, which is that of the rows."""
     x = _in_pairs(x)
-    h, last, block, shape = buffers([x], seq_starts, state_dtype, num_sms, pairs=True)
+    h, last, block, shape = buffers([x], seq_starts, state_dtype, num_sms, pair_lanes=lanes)
     rnn_scan_forward_kernel[(block.num_blocks * last.shape[0],)](
         x, pull, turn, h0, seq_starts, h, last,
         x.shape[1], x.shape[2], block.num_blocks, last.shape[0], dt, *x.stride(),
@@ -40,11 +40,11 @@ def forward(
 
 def backward(
     grad_h: Any, grad_last: Any, x: Any, pull: Any, turn: Any, h: Any, h0: Any, seq_starts: Any, *,
-    dt: float, nonlinearity: str, state_dtype: Any, num_sms: int,
+    dt: float, nonlinearity: str, state_dtype: Any, num_sms: int, lanes: int,
 ) -> tuple[Any, Any, Any, Any]:  # fmt: skip
     """`(grad_x, grad_pull, grad_turn, grad_h0)` with T >= 1; (D,), (D,) and (S, D) in the state's dtype."""
     x, grad_h = _in_pairs(x), _in_pairs(grad_h)
-    grad_x, grad_h0, block, shape = buffers([x, grad_h], seq_starts, state_dtype, num_sms, pairs=True)
+    grad_x, grad_h0, block, shape = buffers([x, grad_h], seq_starts, state_dtype, num_sms, pair_lanes=lanes)
     grad_pull, grad_turn = grad_h0.new_empty((2, *grad_h0.shape))
     rnn_scan_backward_kernel[(block.num_blocks * grad_h0.shape[0],)](
         grad_h, x, pull, turn, h, h0, grad_last, seq_starts, grad_x, grad_pull, grad_turn, grad_h0,

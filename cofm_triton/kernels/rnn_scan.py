@@ -272,16 +272,16 @@ def rows_of(full: int, block: Channels, nonlinearity: str) -> int:
 
 
 def buffers(
-    read: list[Any], seq_starts: Any, state_dtype: Any, num_sms: int, *, pairs: bool = False
+    read: list[Any], seq_starts: Any, state_dtype: Any, num_sms: int, *, pair_lanes: int = 0
 ) -> tuple[Any, Any, Channels, dict[str, Any]]:
     """A tensor like x, the first of those that are `read`, one state per sequence, and what both launches share."""
     x = read[0]
     sequences = x.shape[0] if seq_starts is None else seq_starts.shape[0]
     states = x.new_empty((sequences, x.shape[2]), dtype=state_dtype)
     aligned = all(map(has_aligned_rows, read))
-    block = chains(x.shape[2], sequences, x.element_size(), num_sms, pairs=pairs, aligned=aligned)
+    block = chains(x.shape[2], sequences, x.element_size(), num_sms, pair_lanes=pair_lanes, aligned=aligned)
     shape = dict(
-        PACKED=seq_starts is not None, PAIRED=pairs, ALIGNED=aligned,
+        PACKED=seq_starts is not None, PAIRED=pair_lanes > 0, ALIGNED=aligned,
         STATE=tl.float64 if states.element_size() == 8 else tl.float32,
         BLOCK_D=block.block_d, MASKED=block.masked, num_warps=NUM_WARPS,
     )  # fmt: skip

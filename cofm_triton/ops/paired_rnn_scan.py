@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from cofm_triton.activation import activation_slope
-from cofm_triton.ops.backends import implementation, num_sms
+from cofm_triton.ops.backends import implementation, lanes, num_sms
 from cofm_triton.ops.derivatives import directly, signed
 from cofm_triton.ops.dtypes import state_dtype
 from cofm_triton.ops.pair_scan import pair_scan
@@ -144,7 +144,9 @@ def _rows(alpha: Tensor, omega: Tensor) -> tuple[Tensor, Tensor]:
 
 def _options(x: Tensor, dt: float, nonlinearity: str, backend: str) -> dict[str, Any]:
     options: dict[str, Any] = dict(dt=dt, nonlinearity=nonlinearity, state_dtype=state_dtype(x.dtype))
-    return options | (dict(num_sms=num_sms(x.device)) if backend == "triton" else {})
+    if backend == "triton":
+        options.update(num_sms=num_sms(x.device), lanes=lanes(x.device))
+    return options
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:

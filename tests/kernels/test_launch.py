@@ -193,12 +193,13 @@ def test_the_paper_sweep_fills_an_h100(units: int, tanh: bool) -> None:
 
 
 @pytest.mark.parametrize("aligned", [True, False])
+@pytest.mark.parametrize("lanes", [32, 64])
 @pytest.mark.parametrize(("size", "sequences", "num_sms"), [(2, 1, 132), (4, 1, 132), (4, 64, 1), (8, 3, 16)])
 @pytest.mark.parametrize("width", [2, 66, 512, 1000])
-def test_pairs_share_a_lane(width: int, size: int, sequences: int, num_sms: int, aligned: bool) -> None:
+def test_pairs_share_a_lane(width: int, size: int, sequences: int, num_sms: int, lanes: int, aligned: bool) -> None:
     """Two numbers a lane at least, however few the channels; otherwise blocks are those of units."""
-    block, units = (chains(width, sequences, size, num_sms, pairs=pairs, aligned=aligned) for pairs in (True, False))
-    assert block.block_d == max(2 * LANES, units.block_d)
+    block = chains(width, sequences, size, num_sms, pair_lanes=lanes, aligned=aligned)
+    assert block.block_d == max(2 * lanes, chains(width, sequences, size, num_sms, aligned=aligned).block_d)
     assert (block.num_blocks - 1) * block.block_d < width <= block.num_blocks * block.block_d
     assert block.masked == (width % block.block_d != 0)
 

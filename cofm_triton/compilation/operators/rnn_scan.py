@@ -24,6 +24,8 @@ def launch(
     discretization: str = "euler", num_sms: int = WHOLE, transposed: bool = False, paired: bool = False,
 ) -> None:  # fmt: skip
     """Both passes."""
+    from triton.runtime import driver
+
     from cofm_triton.kernels import paired_rnn_scan, rnn_scan
 
     state = state_dtype(dtype)
@@ -32,6 +34,7 @@ def launch(
     h0 = meta(4 if packed else 1, width, dtype=state) if states else None
     options: dict[str, Any] = dict(dt=0.5, nonlinearity=nonlinearity, state_dtype=state, num_sms=num_sms)
     if paired:
+        options.update(lanes=driver.active.get_current_target().warp_size)
         paired_rnn_scan.forward(x, w, w, h0, seq_starts, **options)
         h = meta(*x.shape, dtype=dtype)
         paired_rnn_scan.backward(x, h0, x, w, w, h, h0, seq_starts, **options)
