@@ -1,4 +1,4 @@
-"""`cofm.StableRNN`, one layer of D units on D features: the product `U x + b` and the diagonal recurrence."""
+"""`cofm.StableRNN` as it comes, one layer of D units on D features: a product, the scan of turning pairs and relu."""
 
 from __future__ import annotations
 
