@@ -738,6 +738,8 @@ def test_parameter_names_and_shapes() -> None:
     ]
     single = StableRNN(3, 5, oscillating=False)
     assert single.rate_l0.shape == (5,) and not hasattr(single, "frequency_l0")
+    one = StableRNN(3, 1)
+    assert one(torch.zeros(4, 2, 3))[0].shape == (4, 2, 1) and one.get_parameter("frequency_l0").shape == (0,)
     odd = StableRNN(3, 5)
     assert odd.rate_l0.shape == (3,) and odd.get_parameter("frequency_l0").shape == (2,)
     assert list(RNNFunctional(1, 4).state_dict()) == [
@@ -1193,6 +1195,11 @@ def test_bad_output_size(size: Any, error: type[Exception]) -> None:
 def test_bad_calls(x: Any, hx: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         StableRNN(2, 3)(x, hx)
+
+
+def test_accepted_dtypes_are_named_once() -> None:
+    with pytest.raises(ValueError, match=r"the input's dtype, torch.float32, got torch.float64"):
+        StableRNN(2, 3)(torch.zeros(5, 1, 2), torch.zeros(1, 1, 3, dtype=torch.float64))
 
 
 def test_bad_packed_calls() -> None:
