@@ -37,6 +37,8 @@ def sweep_errors(
     finished: Finished = ignore,
 ) -> Tensor:
     """Errors of K models; arguments and result of `cofm_triton.cpu.blocked.perturbation.sweep_errors`."""
+    if cells.is_complex:
+        cells = cells.as_dense()
     backend, operator = resolve(None, inputs.device), "dense_perturbation" if cells.is_dense else "perturbation"
     if backend != "torch":
         module = implementation(backend, operator)
@@ -64,6 +66,8 @@ def sweep_errors_and_gradients(
     cells: StackedCells, inputs: Tensor, targets: Tensor, weights: Tensor
 ) -> Tensor:
     """Errors of K models, differentiable once in their coefficients; arguments and result of `sweep_errors`."""
+    if cells.is_complex:
+        cells = cells.as_dense()
     if cells.is_dense:
         return blocked.sweep_errors(cells, inputs, targets, weights)
     coefficients = (cells.rate, cells.bias, cells.encoder, cells.readout, cells.offset)
