@@ -7,7 +7,7 @@ Every model that the fused path knows is one recurrence with a read-out,
 where the parameterisation and the discretisation are already inside a, U, b and dt, and at most
 one of the two nonlinearities is not linear. a is one rate per unit, or a matrix where the recurrence
 is dense or orthogonal; linear orthogonal ones are turned into their basis, where they are diagonal. Pairs of units that
-oscillate are complex units, y the real part of the read-out, where all is linear, and a matrix of blocks otherwise.
+oscillate are complex units, whose two parts act takes one by one, and y is the real part.
 Everything here is differentiable by autograd. Models are taken apart in `stacked.py`.
 """
 
@@ -83,7 +83,8 @@ class StackedCells:
     @property
     def kind(self) -> tuple[object, ...]:
         """What models must share to be joined."""
-        return (self.dt, self.act_in, self.act_out, self.encoder.shape[2], self.offset.shape[1], self.rate.dtype, self.rate.device)
+        sizes = self.encoder.shape[2], self.offset.shape[1]
+        return (self.dt, self.act_in, self.act_out, *sizes, self.rate.dtype, self.rate.device)
 
     def widened(self, width: int) -> "StackedCells":
         """The same with m = width: more units, all inert, or fewer, where the rest is inert."""
@@ -99,10 +100,14 @@ class StackedCells:
         blocks = torch.stack((a, -b, b, a), -1).view(count, pairs, 2, 2)
         apart = torch.eye(pairs, dtype=a.dtype, device=a.device)
         matrix = torch.einsum("kiab,ij->kiajb", blocks, apart).reshape(count, 2 * pairs, 2 * pairs)
-        encoder, readout = as_reals(self.encoder.mT).mT, as_reals(self.readout.conj())
-        return StackedCells(
-            matrix, encoder, as_reals(self.bias), readout, self.offset, self.dt, self.act_in, self.act_out
-        )
+        encoder, bias, readout = self.of_units()
+        return StackedCells(matrix, encoder, bias, readout, self.offset, self.dt, self.act_in, self.act_out)
+
+    def of_units(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Encoder, bias and read-out of real units, of which a pair is two."""
+        if not self.is_complex:
+            return self.encoder, self.bias, self.readout
+        return as_reals(self.encoder.mT).mT, as_reals(self.bias), as_reals(self.readout.conj())
 
     def as_leaves(self) -> "StackedCells":
         """The same numbers without their history, for derivatives by them."""

@@ -30,18 +30,12 @@ from cofm_triton.parameterization import lru_normalization, parameterization
 class Options(Protocol):
     """What a layer is besides its weights: a `StableRNN` with one rate for each unit or pair."""
 
-    @property
-    def parameterization(self) -> str: ...
-    @property
-    def recurrence(self) -> str: ...
-    @property
-    def nonlinearity(self) -> str: ...
-    @property
-    def dt(self) -> float: ...
-    @property
-    def discretization(self) -> str: ...
-    @property
-    def normalize_input(self) -> bool | str | None: ...
+    parameterization: str
+    recurrence: str
+    nonlinearity: str
+    dt: float
+    discretization: str
+    normalize_input: bool | str | None
 
 
 class Step(NamedTuple):

@@ -164,7 +164,7 @@ class HeavisideCells:
 
 
 def slowest_decay(model: RNNFunctional, parameters: Mapping[str, Tensor]) -> Tensor:
-    """The smallest decay rate of the modes of K copies of a model whose units, or pairs, do not see each other, (K,)."""
+    """The smallest decay rate of the modes of K copies of a model, elementwise but for pairs, (K,), 1 / time."""
     return _slowest(log_decay(*_modes(model, parameters)), model.rnn.dt)
 
 

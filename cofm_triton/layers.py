@@ -45,8 +45,8 @@ from cofm_triton.ops.dtypes import REAL_DTYPES, state_dtype
 from cofm_triton.ops.rnn_readout import apply_rnn_readout, is_fused
 from cofm_triton.options import OptionsInState
 from cofm_triton.parameter_groups import UndecayedRecurrence
-from cofm_triton.parameterization import spread_weights
 from cofm_triton.parameterization import parameterization as look_up
+from cofm_triton.parameterization import spread_weights
 from cofm_triton.plain import Kind, are_distinct, behaves_as, holds
 from cofm_triton.recurrent_matrix import congruence, decay_rate, diagonal_plus
 from cofm_triton.scalars import as_bool, as_int, as_number, check_dtype, check_number, described

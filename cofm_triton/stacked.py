@@ -19,16 +19,21 @@ from cofm_triton.parameterization import parameterization
 RATE, FREQUENCY, ENCODER, BIAS = "rnn.rate_l0", "rnn.frequency_l0", "rnn.weight_ih_l0", "rnn.bias_l0"
 READOUT, OFFSET = "readout.weight", "readout.bias"
 
+WIDEST_PAIRS = 256  # units up to which a matrix of blocks is faster than calls of the layer
+
 
 def is_stackable(model: nn.Module) -> TypeGuard[RNNFunctional]:
     """Whether `stack` understands the model: one layer, one direction, and nothing but what its class says.
 
-    Pairs of units that are read out through a nonlinearity have no form that a sweep knows.
+    Pairs of units that are read out through a nonlinearity have no form that a sweep knows, and those of wide layers
+    with a nonlinearity inside are faster by calls of the layer than by a matrix.
     """
     if not is_plain(model):
         return False
     rnn = model.rnn
-    return not rnn.oscillating or rnn.recurrence != "ssm" or rnn.nonlinearity == "linear"
+    if not rnn.oscillating or rnn.nonlinearity == "linear":
+        return True
+    return rnn.recurrence == "diagonal" and rnn.hidden_size <= WIDEST_PAIRS
 
 
 def has_modes(model: nn.Module) -> TypeGuard[RNNFunctional]:
@@ -72,8 +77,7 @@ def stack(model: RNNFunctional, parameters: Mapping[str, Tensor]) -> StackedCell
     step = step_coefficients(rnn, raw, parameters.get(FREQUENCY), encoder, bias)
     if rnn.oscillating:
         readout = in_modes(readout).conj().resolve_conj()  # Re(conj(C) H) = c[2k] h[2k] + c[2k+1] h[2k+1]
-    cells = StackedCells(step.rate, step.encoder, step.bias, readout, offset, step.dt, step.act_in, step.act_out)
-    return cells.as_dense() if rnn.oscillating and not cells.is_linear else cells
+    return StackedCells(step.rate, step.encoder, step.bias, readout, offset, step.dt, step.act_in, step.act_out)
 
 
 class _Basis(nn.Module):
