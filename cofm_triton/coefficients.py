@@ -35,7 +35,7 @@ class Options(Protocol):
     nonlinearity: str
     dt: float
     discretization: str
-    normalize_input: bool | str | None
+    normalize_input: bool | str
 
 
 class Step(NamedTuple):
