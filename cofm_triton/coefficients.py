@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cofm_triton.discretization import effective_rate
-from cofm_triton.modes import mode_decay, mode_gain, normalized_gain, step_size
+from cofm_triton.modes import mode_gain, normalized_gain, step_size
 from cofm_triton.oscillation import bounded_angle, contracting_angle, effective_pair
 from cofm_triton.pairs import as_complex
 from cofm_triton.parameterization import lru_normalization, parameterization
@@ -84,22 +84,19 @@ def mode_frequency(options: Options, rate: Tensor, free: Tensor) -> Tensor:
     return bounded_angle(frequency, bound) / options.dt
 
 
-def linear_coefficients(options: Options, raw: Tensor, frequency: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Decay l and gain g of a linear recurrence, one for each rate.
+def linear_gain(options: Options, raw: Tensor, frequency: Tensor | None) -> Tensor:
+    """Gain g of a linear recurrence, one for each rate; complex for pairs whose inputs are not normalised.
 
     Args:
         options: of the layer.
         raw: w, (..., m).
         frequency: radians per time, (..., m); None: units are single.
-
-    Returns:
-        l, complex for pairs, and g, complex for pairs whose inputs are not normalised.
     """
     step = parameterization(options.parameterization).rate(raw), frequency, options.dt, options.discretization
     if options.normalize_input is True:
-        return mode_decay(*step), normalized_gain(*step)
+        return normalized_gain(*step)
     gain = mode_gain(*step)
-    return mode_decay(*step), gain * lru_normalization(raw) if options.normalize_input else gain
+    return gain * lru_normalization(raw) if options.normalize_input else gain
 
 
 def input_scale(options: Options, raw: Tensor, frequency: Tensor | None) -> Tensor | None:
@@ -138,7 +135,7 @@ def step_coefficients(options: Options, raw: Tensor, free: Tensor | None, encode
         return Step(step_rate, encoder, bias, options.dt, options.nonlinearity, "linear")
     # h <- l h + g e is a step of length 1 with a = 1 - l; as 1 - l = dt * step_rate it
     # keeps its relative accuracy for slow modes.
-    gain = linear_coefficients(options, raw, frequency)[1]
+    gain = linear_gain(options, raw, frequency)
     act_out = options.nonlinearity if options.recurrence == "ssm" else "linear"
     return Step(options.dt * step_rate, gain[..., None] * encoder, gain * bias, 1.0, "linear", act_out)
 

@@ -31,7 +31,7 @@ from cofm_triton.coefficients import (
     has_linear_state,
     input_scale,
     largest_angle,
-    linear_coefficients,
+    linear_gain,
     mode_frequency,
     step_coefficients,
 )
@@ -40,6 +40,7 @@ from cofm_triton.functional import dense_rnn, linear_scan, rnn_scan
 from cofm_triton.hooked_weights import remake_weights
 from cofm_triton.initialization import assign, random_orthogonal
 from cofm_triton.matrix_cache import kept
+from cofm_triton.modes import mode_decay
 from cofm_triton.ops.backends import BACKENDS, resolve
 from cofm_triton.ops.dtypes import REAL_DTYPES, state_dtype
 from cofm_triton.ops.rnn_readout import apply_rnn_readout, is_fused
@@ -569,8 +570,10 @@ class StableRNN(OptionsInState, UndecayedRecurrence):
         """Decay and gain of a linear recurrence, one for each unit or complex ones for each pair."""
 
         def coefficients() -> tuple[Tensor, Tensor]:
-            raw = self._raw(suffix)[2]
-            decay, gain = linear_coefficients(self, raw, self._frequency(suffix, state_dtype(raw.dtype)))
+            rate = self._rate(suffix)
+            frequency = self._frequency(suffix, rate.dtype)
+            gain = linear_gain(self, self._raw(suffix)[2], frequency)
+            decay = mode_decay(rate, frequency, self.dt, self.discretization)
             return decay, gain if gain.is_complex() else self._per_unit(gain)
 
         def sources() -> tuple[Tensor, ...]:
