@@ -6,7 +6,8 @@ Every model that the fused path knows is one recurrence with a read-out,
 
 where the parameterisation and the discretisation are already inside a, U, b and dt, and at most
 one of the two nonlinearities is not linear. a is one rate per unit, or a matrix where the recurrence
-is dense or orthogonal; linear orthogonal ones are turned into their basis, where they are diagonal.
+is dense or orthogonal; linear orthogonal ones are turned into their basis, where they are diagonal. Pairs of units that
+oscillate are complex units, whose two parts act takes one by one, and y is the real part.
 Everything here is differentiable by autograd. Models are taken apart in `stacked.py`.
 """
 
@@ -18,13 +19,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from cofm_triton.pairs import as_reals
+
 
 @dataclass(frozen=True)
 class StackedCells:
-    """Coefficients of K models of width m with d inputs and p outputs, float64.
+    """Coefficients of K models of width m with d inputs and p outputs, float64 or complex128.
 
     Attributes:
-        rate: (K, m), a, or (K, m, m) if it is a matrix.
+        rate: (K, m), a, or (K, m, m) if it is a matrix; complex, as are encoder, bias and readout, if units are pairs.
         encoder: (K, m, d), U.
         bias: (K, m), b.
         readout: (K, p, m), c.
@@ -63,6 +66,11 @@ class StackedCells:
         return self.rate.dim() == 3
 
     @property
+    def is_complex(self) -> bool:
+        """Whether units are pairs."""
+        return self.rate.is_complex()
+
+    @property
     def is_linear(self) -> bool:
         """Whether y is a linear (affine) functional of x."""
         return self.act_in == self.act_out == "linear"
@@ -75,7 +83,8 @@ class StackedCells:
     @property
     def kind(self) -> tuple[object, ...]:
         """What models must share to be joined."""
-        return (self.dt, self.act_in, self.act_out, self.encoder.shape[2], self.offset.shape[1], self.rate.device)
+        sizes = self.encoder.shape[2], self.offset.shape[1]
+        return (self.dt, self.act_in, self.act_out, *sizes, self.rate.dtype, self.rate.device)
 
     def widened(self, width: int) -> "StackedCells":
         """The same with m = width: more units, all inert, or fewer, where the rest is inert."""
@@ -83,6 +92,22 @@ class StackedCells:
         rate, bias = (pad(value, (0, more)) for value in (self.rate, self.bias))
         encoder, readout = pad(self.encoder, (0, 0, 0, more)), pad(self.readout, (0, more))
         return replace(self, rate=rate, bias=bias, encoder=encoder, readout=readout)
+
+    def as_dense(self) -> "StackedCells":
+        """Pairs as two real units each, which the matrix a = [[Re a, -Im a], [Im a, Re a]] turns into each other."""
+        count, pairs = self.rate.shape
+        a, b = self.rate.real, self.rate.imag
+        blocks = torch.stack((a, -b, b, a), -1).view(count, pairs, 2, 2)
+        apart = torch.eye(pairs, dtype=a.dtype, device=a.device)
+        matrix = torch.einsum("kiab,ij->kiajb", blocks, apart).reshape(count, 2 * pairs, 2 * pairs)
+        encoder, bias, readout = self.of_units()
+        return StackedCells(matrix, encoder, bias, readout, self.offset, self.dt, self.act_in, self.act_out)
+
+    def of_units(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Encoder, bias and read-out of real units, of which a pair is two."""
+        if not self.is_complex:
+            return self.encoder, self.bias, self.readout
+        return as_reals(self.encoder.mT).mT, as_reals(self.bias), as_reals(self.readout.conj())
 
     def as_leaves(self) -> "StackedCells":
         """The same numbers without their history, for derivatives by them."""
@@ -126,7 +151,7 @@ def impulse_response(cells: StackedCells, length: int) -> Tensor:
         length: T.
 
     Returns:
-        (K, p, d + 1, T) in the dtype of the cells; the last channel is the constant input 1.
+        (K, p, d + 1, T) in the dtype of the offset; the last channel is the constant input 1.
     """
     drive = cells.dt * torch.cat((cells.encoder, cells.bias[..., None]), -1)
     if cells.is_dense:
@@ -142,11 +167,18 @@ def impulse_response(cells: StackedCells, length: int) -> Tensor:
         low = powers(base, each)
         high = powers(low[..., -1] * base, -(-length // each))
         blocks = weights[..., None, :] * high.mT[:, None, None]  # (k, q, c, j, i)
-        kernel = (blocks.flatten(1, 3) @ low).view(*blocks.shape[:-1], each).flatten(3)[..., :length]
+        kernel = _real_product(blocks.flatten(1, 3), low).view(*blocks.shape[:-1], each).flatten(3)[..., :length]
     start = torch.zeros_like(kernel[:, :, -1])
     start[..., 0] = 1
     offset = start * cells.offset[..., None]
     return torch.cat((kernel[:, :, :-1], (kernel[:, :, -1] + offset)[:, :, None]), 2)
+
+
+def _real_product(left: Tensor, right: Tensor) -> Tensor:
+    """The real part of left @ right, (K, n, m) and (K, m, s): a product of real matrices of twice the inner size."""
+    if not left.is_complex():
+        return left @ right
+    return as_reals(left) @ as_reals(right.mT.conj()).mT
 
 
 def powers(base: Tensor, length: int) -> Tensor:

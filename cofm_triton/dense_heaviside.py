@@ -28,7 +28,7 @@ class DenseHeavisideCells:
     """K dense models that answer Heaviside inputs.
 
     Attributes:
-        cells: their coefficients.
+        cells: their coefficients; pairs of units are a matrix of blocks.
         decay: L, (K, m, m).
     """
 
@@ -39,6 +39,7 @@ class DenseHeavisideCells:
     def of(cls, model: RNNFunctional, parameters: Mapping[str, Tensor]) -> "DenseHeavisideCells":
         """K copies of a stackable model; arguments of `stack`."""
         cells = stack(model, parameters)
+        cells = cells.as_dense() if cells.is_complex else cells
         return cls(cells, torch.eye(cells.rate.shape[1], device="cpu").to(cells.rate) - cells.dt * cells.rate)
 
     def __getitem__(self, models: slice) -> "DenseHeavisideCells":

@@ -4,7 +4,8 @@
     E = sum over sequences n, steps k and outputs q of  w[k] (y - target)^2,  or  max |y - target|
 
 Gradients come from the adjoint that is compiled for the CPU. Elsewhere the copies lie side by side, as channels of one
-call of `rnn_scan` or `linear_scan`, whose adjoints are kernels of ours too; a matrix a goes through PyTorch.
+call of `rnn_scan` or `linear_scan`, whose adjoints are kernels of ours too; a matrix a goes through PyTorch. Errors of
+pairs, complex units, are those of matrices of blocks; their gradients are taken side by side on every device.
 """
 
 from dataclasses import replace
@@ -37,6 +38,11 @@ def sweep_errors(
     finished: Finished = ignore,
 ) -> Tensor:
     """Errors of K models; arguments and result of `cofm_triton.cpu.blocked.perturbation.sweep_errors`."""
+    if cells.is_complex:
+        size = max(1, _NUMBERS // (2 * cells.rate.shape[1]) ** 2)
+        starts = range(0, cells.count, size)
+        some = (cells[first : first + size].as_dense() for first in starts)
+        return torch.cat([sweep_errors(matrices, inputs, targets, weights, finished) for matrices in some])
     backend, operator = resolve(None, inputs.device), "dense_perturbation" if cells.is_dense else "perturbation"
     if backend != "torch":
         module = implementation(backend, operator)
@@ -75,7 +81,8 @@ class _Errors(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, cells: StackedCells, inputs: Tensor, targets: Tensor, weights: Tensor, *_: Tensor) -> Tensor:
-        compute = _compiled_gradients if is_compiled(inputs.device) else _scanned_gradients
+        compiled = is_compiled(inputs.device) and not cells.is_complex
+        compute = _compiled_gradients if compiled else _scanned_gradients
         errors, *gradients = compute(cells, inputs, targets, weights)
         ctx.save_for_backward(*gradients)
         return errors
@@ -98,7 +105,8 @@ def _compiled_gradients(cells: StackedCells, inputs: Tensor, targets: Tensor, we
 
 def _scanned_gradients(cells: StackedCells, inputs: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, ...]:
     """The same by autograd, over as many models at a time as memory takes."""
-    size = max(1, _NUMBERS // (inputs.shape[0] * inputs.shape[1] * cells.rate.shape[1]))
+    units = cells.rate.shape[1] * (2 if cells.is_complex else 1)
+    size = max(1, _NUMBERS // (inputs.shape[0] * inputs.shape[1] * units))
     parts = []
     for first in range(0, cells.count, size):
         some = cells[first : first + size].as_leaves()
@@ -113,18 +121,23 @@ def scanned_errors(cells: StackedCells, inputs: Tensor, targets: Tensor, weights
     """Errors of K models that lie side by side in one scan of K m channels, (K,) float64, differentiable.
 
     Args:
-        cells: K models with one rate per unit.
+        cells: K models with one rate per unit or pair.
         inputs: as for `sweep_errors`, like the others.
         targets: (N, T, p).
         weights: (T,).
     """
-    rate, dt = cells.rate.to(inputs).flatten(), cells.dt
-    drive = inputs @ cells.encoder.to(inputs).flatten(0, 1).mT + cells.bias.to(inputs).flatten()
+    dt, rate, frequency = cells.dt, cells.rate, None
+    if cells.is_complex:
+        rate, frequency = cells.rate.real, cells.rate.imag.to(inputs).flatten()
+    rate = rate.to(inputs).flatten()
+    encoder, bias, readout = (value.to(inputs) for value in cells.of_units())
+    drive = inputs @ encoder.flatten(0, 1).mT + bias.flatten()
     if cells.act_in == "linear":
-        states, _ = linear_scan(dt * drive, 1 - dt * rate)
+        decay = 1 - dt * rate
+        states, _ = linear_scan(dt * drive, decay if frequency is None else torch.complex(decay, -dt * frequency))
     else:
-        states, _ = rnn_scan(drive, rate, dt=dt, nonlinearity=cells.act_in)
-    states = activation(cells.act_out)(states.unflatten(2, cells.rate.shape))
-    outputs = torch.einsum("ntkm,kqm->kntq", states, cells.readout.to(inputs)) + cells.offset.to(inputs)[:, None, None]
+        states, _ = rnn_scan(drive, rate, frequency=frequency, dt=dt, nonlinearity=cells.act_in)
+    states = activation(cells.act_out)(states.unflatten(2, bias.shape))
+    outputs = torch.einsum("ntkm,kqm->kntq", states, readout) + cells.offset.to(inputs)[:, None, None]
     gaps = (outputs - targets).double()
     return (gaps * gaps * weights[:, None]).sum((1, 2, 3))

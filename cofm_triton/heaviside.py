@@ -22,11 +22,12 @@ from torch import Tensor
 
 from cofm_triton.activation import activation
 from cofm_triton.cells import StackedCells
-from cofm_triton.discretization import is_exact
+from cofm_triton.coefficients import mode_frequency
 from cofm_triton.layers import RNNFunctional
+from cofm_triton.modes import log_decay, mode_decay
 from cofm_triton.ops.backends import implementation, resolve
 from cofm_triton.parameterization import parameterization
-from cofm_triton.stacked import RATE, stack
+from cofm_triton.stacked import FREQUENCY, RATE, stack
 
 _LOG_ZERO = -1e4  # stands for log(0), whose product with 0 would be NaN: e^-1e4 is 0
 _LARGEST_STEP = 2.0  # A up to which a hardtanh unit that has left saturation never returns
@@ -38,8 +39,8 @@ class HeavisideCells:
 
     Attributes:
         cells: their coefficients.
-        decay: l, (K, m): of one step, exact relative to itself.
-        log_decay: log |l|, (K, m).
+        decay: l, (K, m): of one step, exact relative to itself; complex if units are pairs.
+        log_decay: log |l|, (K, m), of pairs log l.
         scale: what turns c^T of a change of state into v, 1 / time.
     """
 
@@ -51,13 +52,14 @@ class HeavisideCells:
     @classmethod
     def of(cls, model: RNNFunctional, parameters: Mapping[str, Tensor]) -> "HeavisideCells":
         """K copies of a stackable model; arguments of `stack`."""
-        rnn, cells = model.rnn, stack(model, parameters)
-        reach = rnn.dt * parameterization(rnn.parameterization).rate(parameters[RATE])
+        cells, modes = stack(model, parameters), _modes(model, parameters)
         # 1 - l would lose the digits of a small l
-        exact = is_exact(rnn.discretization)
-        decay = torch.exp(-reach) if exact else 1 - reach
-        log_decay = -reach if exact else torch.where(reach < 1, torch.log1p(-reach), torch.log(-decay))
-        return cls(cells, decay, log_decay, cells.dt / rnn.dt)
+        return cls(cells, mode_decay(*modes), log_decay(*modes), cells.dt / model.rnn.dt)
+
+    @property
+    def slowest(self) -> Tensor:
+        """The smallest decay rate of each model's modes, (K,), 1 / time."""
+        return _slowest(self.log_decay, self.cells.dt / self.scale)
 
     def __getitem__(self, models: slice) -> "HeavisideCells":
         """Some of the models."""
@@ -85,8 +87,8 @@ class HeavisideCells:
     def kernel(self, steps: Tensor) -> Tensor:
         """v of linear models is kernel (x, 1): (K, p, d + 1, S) for steps (S,)."""
         drive = torch.cat((self.cells.encoder, self.cells.bias[..., None]), -1)
-        modes = self._powers(steps.to(drive)[:, None]).squeeze(1).mT
-        return self.scale * torch.einsum("kqi,kic,kis->kqcs", self.cells.readout, drive, modes)
+        modes = self._powers(steps.to(self.cells.offset)[:, None]).squeeze(1).mT
+        return self.scale * _real(torch.einsum("kqi,kic,kis->kqcs", self.cells.readout, drive, modes))
 
     def increments(self, inputs: Tensor, steps: Tensor) -> Tensor:
         """v[k] at some steps.
@@ -99,15 +101,15 @@ class HeavisideCells:
             (K, n, S, p).
         """
         cells = self.cells
-        drive = torch.einsum("k...d,kmd->k...m", inputs, cells.encoder)
+        drive = torch.einsum("k...d,kmd->k...m", inputs.to(cells.encoder), cells.encoder)
         drive = drive + cells.bias.reshape(len(cells.bias), *([1] * (inputs.dim() - 2)), -1)
         if not self.is_closed:
             return self.scale * self._iterated(drive, steps)
         if inputs.dim() == 3:
             drive = drive[:, :, None]
-        times = steps.to(drive)[:, None]
+        times = steps.to(inputs)[:, None]
         change = self._pre_activation(drive, times) if cells.act_in != "linear" else self._difference(drive, times)
-        return self.scale * (change @ cells.readout[:, None].mT)
+        return self.scale * _real(change @ cells.readout[:, None].mT)
 
     def _iterated(self, drive: Tensor, steps: Tensor) -> Tensor:
         cells, step = self.cells, self.cells.dt * self.cells.rate
@@ -148,6 +150,9 @@ class HeavisideCells:
 
     def _powers(self, times: Tensor) -> Tensor:
         """l^k, (K, 1, S, m) for times (S, 1), or the shape of times (K, n, S, m)."""
+        if self.cells.is_complex:
+            log = torch.complex(self.log_decay.real.clamp(min=_LOG_ZERO), self.log_decay.imag)
+            return torch.exp(times * self._wide(log))
         log, negative = self._wide(self.log_decay), self._wide(self.decay) < 0
         size = torch.exp(times * log.clamp(min=_LOG_ZERO))
         if not bool(negative.any()):
@@ -156,6 +161,27 @@ class HeavisideCells:
 
     def _wide(self, value: Tensor) -> Tensor:
         return value[:, None, None]
+
+
+def slowest_decay(model: RNNFunctional, parameters: Mapping[str, Tensor]) -> Tensor:
+    """The smallest decay rate of the modes of K copies of a model, elementwise but for pairs, (K,), 1 / time."""
+    return _slowest(log_decay(*_modes(model, parameters)), model.rnn.dt)
+
+
+def _slowest(log_decays: Tensor, dt: float) -> Tensor:
+    return -_real(log_decays).amax(1) / dt
+
+
+def _modes(model: RNNFunctional, parameters: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None, float, str]:
+    """Rate and frequency of K copies of a model, (K, m), its step and discretisation."""
+    rnn = model.rnn
+    rate = parameterization(rnn.parameterization).rate(parameters[RATE])
+    frequency = mode_frequency(rnn, rate, parameters[FREQUENCY]) if rnn.oscillating else None
+    return rate, frequency, rnn.dt, rnn.discretization
+
+
+def _real(values: Tensor) -> Tensor:
+    return values.real if values.is_complex() else values
 
 
 def difference(name: str, z: Tensor, step: Tensor) -> Tensor:

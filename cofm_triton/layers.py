@@ -27,20 +27,27 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from cofm_triton.activation import activation
 from cofm_triton.cayley import cayley, cayley_inverse, convert_parametrization
-from cofm_triton.discretization import effective_matrix, effective_rate, is_exact, linear_gain, matrix_step
+from cofm_triton.coefficients import (
+    has_linear_state,
+    input_scale,
+    largest_angle,
+    linear_gain,
+    mode_frequency,
+    step_coefficients,
+)
+from cofm_triton.discretization import effective_matrix, effective_rate, is_exact, matrix_step
 from cofm_triton.functional import dense_rnn, linear_scan, rnn_scan
 from cofm_triton.hooked_weights import remake_weights
 from cofm_triton.initialization import assign, random_orthogonal
 from cofm_triton.matrix_cache import kept
-from cofm_triton.modes import mode_decay, mode_gain, normalized_gain, step_size
+from cofm_triton.modes import mode_decay
 from cofm_triton.ops.backends import BACKENDS, resolve
 from cofm_triton.ops.dtypes import REAL_DTYPES, state_dtype
 from cofm_triton.ops.rnn_readout import apply_rnn_readout, is_fused
 from cofm_triton.options import OptionsInState
-from cofm_triton.oscillation import bounded_angle, contracting_angle
 from cofm_triton.parameter_groups import UndecayedRecurrence
-from cofm_triton.parameterization import lru_normalization, spread_weights
 from cofm_triton.parameterization import parameterization as look_up
+from cofm_triton.parameterization import spread_weights
 from cofm_triton.plain import Kind, are_distinct, behaves_as, holds
 from cofm_triton.recurrent_matrix import congruence, decay_rate, diagonal_plus
 from cofm_triton.scalars import as_bool, as_int, as_number, check_dtype, check_number, described
@@ -269,12 +276,12 @@ class StableRNN(OptionsInState, UndecayedRecurrence):
     @property
     def _has_linear_state(self) -> bool:
         """Whether h obeys a linear recurrence."""
-        return self.recurrence == "ssm" or self.nonlinearity == "linear"
+        return has_linear_state(self)
 
     @property
     def _largest_angle(self) -> float:
-        """By which a pair of a fresh layer turns in a step: at any angle where the recurrence is linear."""
-        return math.pi if self._has_linear_state else math.pi / 2
+        """By which a pair of a fresh layer turns in a step."""
+        return largest_angle(self)
 
     def reset_parameters(self) -> None:
         """Draw fresh weights.
@@ -330,15 +337,7 @@ class StableRNN(OptionsInState, UndecayedRecurrence):
         """Radians per time, one for every rate; None if the units are single."""
         if not self.oscillating:
             return None
-        frequency: Tensor = getattr(self, "frequency" + suffix).to(dtype)
-        if self.hidden_size % 2:
-            frequency = F.pad(frequency, (0, 1))
-        if self._has_linear_state:
-            return frequency
-        bound: float | Tensor = self._largest_angle
-        if self.nonlinearity == "relu":  # gradients of faster pairs grow without bound: relu never saturates upwards
-            bound = contracting_angle(self._rate(suffix).to(dtype), self.dt, self.discretization).clamp(max=bound)
-        return bounded_angle(frequency, bound) / self.dt
+        return mode_frequency(self, self._rate(suffix).to(dtype), getattr(self, "frequency" + suffix).to(dtype))
 
     def _load_from_state_dict(self, *arguments: Any) -> None:
         """Weights of earlier versions too, which kept P by `torch.nn.utils.parametrizations.orthogonal`."""
@@ -572,11 +571,10 @@ class StableRNN(OptionsInState, UndecayedRecurrence):
 
         def coefficients() -> tuple[Tensor, Tensor]:
             rate = self._rate(suffix)
-            step = rate, self._frequency(suffix, rate.dtype), self.dt, self.discretization
-            if self.normalize_input is True:
-                return mode_decay(*step), self._per_unit(normalized_gain(*step))
-            scale = self._input_scale(suffix)
-            return mode_decay(*step), mode_gain(*step) if scale is None else mode_gain(*step) * scale
+            frequency = self._frequency(suffix, rate.dtype)
+            gain = linear_gain(self, self._raw(suffix)[2], frequency)
+            decay = mode_decay(rate, frequency, self.dt, self.discretization)
+            return decay, gain if gain.is_complex() else self._per_unit(gain)
 
         def sources() -> tuple[Tensor, ...]:
             raw = self._raw(suffix)[2]
@@ -587,15 +585,9 @@ class StableRNN(OptionsInState, UndecayedRecurrence):
 
     def _input_scale(self, suffix: str) -> Tensor | None:
         """What the encoded input of a nonlinear recurrence is multiplied by, (D,)."""
-        if not self.normalize_input:
-            return None
-        if self.normalize_input == "paper":
-            return lru_normalization(self._raw(suffix)[2])
-        rate = self._rate(suffix)
-        frequency = self._frequency(suffix, rate.dtype)
-        if self.nonlinearity == "relu":  # states only rise, to what the largest input holds: that is handed on
-            return self._per_unit(step_size(rate, frequency, self.dt, self.discretization))
-        return self._per_unit(normalized_gain(rate, frequency, self.dt, self.discretization) / self.dt)
+        raw = self._raw(suffix)[2]
+        scale = input_scale(self, raw, self._frequency(suffix, state_dtype(raw.dtype)))
+        return None if scale is None else self._per_unit(scale)
 
     def _per_unit(self, per_mode: Tensor) -> Tensor:
         return per_mode.repeat_interleave(2) if self.oscillating else per_mode
@@ -820,10 +812,10 @@ class RNNFunctional(nn.Module):
     def _is_fused(self, input: Tensor) -> bool:
         """Whether encoder, recurrence and read-out run as one operator, which never stores a state.
 
-        That takes one layer in one direction with an elementwise recurrence, modules that do no more than their class
-        says, the dtype of the parameters, and sizes for which `ops/rnn_readout.py` has it.
+        That takes one layer in one direction with an elementwise recurrence of single units, modules that do no more
+        than their class says, the dtype of the parameters, and sizes for which `ops/rnn_readout.py` has it.
         """
-        if not is_plain(self) or self.rnn.recurrence in _MATRICES or _autocasts(input.device):
+        if not is_plain(self) or self.rnn.oscillating or self.rnn.recurrence in _MATRICES or _autocasts(input.device):
             return False
         rnn, readout = self.rnn, self.readout
         batch = input.shape[0] if input.dim() == 3 else 1
@@ -836,18 +828,11 @@ class RNNFunctional(nn.Module):
         weight, bias, w = rnn._raw("_l0")
         bias = weight.new_zeros(rnn.hidden_size) if bias is None else bias
         offset = weight.new_zeros(readout.out_features) if readout.bias is None else readout.bias
-        rate = look_up(rnn.parameterization).rate(w)
-        step_rate = effective_rate(rate, rnn.dt, rnn.discretization)
-        act_in, act_out, dt = rnn.nonlinearity, "linear", rnn.dt
-        if rnn.recurrence == "ssm" or rnn.nonlinearity == "linear":
-            # h <- l h + g e is a step of length 1 with the rate 1 - l = dt * step_rate, accurate for slow units.
-            gain = linear_gain(rate, rnn.dt, rnn.discretization)
-            weight, bias, step_rate = gain.unsqueeze(1) * weight, gain * bias, rnn.dt * step_rate
-            act_in, act_out, dt = "linear", rnn.nonlinearity, 1.0
+        step = step_coefficients(rnn, w, None, weight, bias)
         x = input if input.dim() == 3 else input.unsqueeze(0)
         y = apply_rnn_readout(
-            x, weight, bias, step_rate.to(state_dtype(x.dtype)), readout.weight, offset, dt, act_in, act_out,
-            resolve(rnn.backend, x.device),
+            x, step.encoder, step.bias, step.rate.to(state_dtype(x.dtype)), readout.weight, offset,
+            step.dt, step.act_in, step.act_out, resolve(rnn.backend, x.device),
         )  # fmt: skip
         return y if input.dim() == 3 else y.squeeze(0)
 
@@ -898,8 +883,7 @@ _FUNCTIONAL, _RNN, _LINEAR = Kind(RNNFunctional), Kind(StableRNN), Kind(nn.Linea
 def is_plain(model: nn.Module) -> TypeGuard[RNNFunctional]:
     """Whether a model is the equation of its class, of one layer in one direction: all shortcuts ask this.
 
-    Its parts do no more than their classes say (`plain.py`), and there are neither pairs of
-    units nor normalised inputs.
+    Its parts do no more than their classes say (`plain.py`).
     """
     return (
         isinstance(model, RNNFunctional)
@@ -927,15 +911,15 @@ def _is_plain_linear(readout: nn.Linear, width: int) -> bool:
 def _is_plain_layer(rnn: StableRNN) -> bool:
     if not behaves_as(rnn, _RNN) or rnn.num_layers > 1 or rnn.bidirectional:
         return False
-    if rnn.normalize_input or rnn.oscillating:
-        return False
     return holds(rnn, _shapes(rnn), optional=("bias_l0",))
 
 
 def _shapes(rnn: StableRNN) -> dict[str, tuple[int, ...]]:
     """Of the parameters of one layer in one direction."""
     width = rnn.hidden_size
-    shapes = {"weight_ih_l0": (width, rnn.input_size), "bias_l0": (width,), "rate_l0": (width,)}
+    shapes = {"weight_ih_l0": (width, rnn.input_size), "bias_l0": (width,), "rate_l0": (rnn._modes,)}
+    if rnn.oscillating:
+        return shapes | {"frequency_l0": (width // 2,)}
     return shapes | ({_MATRICES[rnn.recurrence] + "_l0": (width, width)} if rnn.recurrence in _MATRICES else {})
 
 

@@ -143,7 +143,8 @@ def memory_function(
     cancellation (linear ones exactly, all others with a search over inputs that gives a lower bound of the sup), any
     other module by differences of its outputs in float64, with the same search: sign vectors (all of them up to 10
     dimensions) and, up to 4 dimensions, points between them, at 12 to 256 radii from `radius` down to `min_radius` in a
-    geometric progression, then refinement of size and coordinates.
+    geometric progression, then refinement of size and coordinates. Pairs of units go the way of other modules where a
+    nonlinearity reads them out ("ssm"), or where it is inside and they are more than 256 units.
 
     Args:
         model: a cofm model, or any module that maps (N, T, d) to (N, T, p), or to a tuple that starts

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from cofm_triton.dense_heaviside import DenseHeavisideCells
-from cofm_triton.heaviside import HeavisideCells
-from cofm_triton.layers import RNNFunctional, reads_out_states
+from cofm_triton.heaviside import HeavisideCells, slowest_decay
+from cofm_triton.layers import RNNFunctional, is_plain, reads_out_states
 from cofm_triton.memory_search import (
     NORMS,
     PAIRED,
@@ -57,7 +57,7 @@ class Memory:
     Attributes:
         values: (K, S).
         argmax: (K, S, d).
-        slowest: (K,), the smallest decay rate of the models' modes, 1 / time; NaN for modules.
+        slowest: (K,), the smallest decay rate of the models' modes, 1 / time; NaN for modules of other kinds.
         floor: (K,), what is rounding; 0 where nothing was subtracted.
     """
 
@@ -200,7 +200,7 @@ class MemoryEvaluator:
     def _fused(self, cells: HeavisideCells, finished: Finished) -> Found:
         """A few models."""
         parts = [self._segment(cells, steps, finished) for steps in self._segments(cells)]
-        slowest = (-cells.log_decay).amin(1) / self.dt
+        slowest = cells.slowest
         values, points = (torch.cat(column, 1) for column in zip(*parts, strict=True))
         return values, points, slowest, torch.zeros_like(slowest)
 
@@ -250,7 +250,13 @@ class MemoryEvaluator:
         best = self._supremum(response, 1, chunk, finished, odd=False, effort=SHARED)
         size = best.points.abs().amax() + NORMS[self.domain.norm]
         floor = _ROUNDING * torch.finfo(torch.float64).eps * largest / self.dt / size
-        return best.values, best.points, torch.full_like(best.values[:, 0], torch.nan), floor[None]
+        return best.values, best.points, self._slowest(parameters), floor[None]
+
+    def _slowest(self, parameters: Parameters) -> Tensor:
+        """(1,); NaN for modules other than one layer of ours."""
+        if not is_plain(self.model):
+            return torch.full((1,), torch.nan, dtype=torch.float64, device=self.device)
+        return slowest_decay(self.model, parameters)
 
     @property
     def _length(self) -> int:

@@ -51,6 +51,29 @@ def mode_decay(rate: Tensor, frequency: Tensor | None, dt: float, discretization
     return torch.complex(modulus * torch.cos(angle), -modulus * torch.sin(angle))
 
 
+def log_decay(rate: Tensor, frequency: Tensor | None, dt: float, discretization: str) -> Tensor:
+    """log |l| of single units and log l of pairs, whose real part is log |l|; arguments, errors as of `mode_decay`.
+
+    It keeps the digits of slow modes, l near 1, and of fast ones, l near 0.
+
+    Returns:
+        Like `rate`, real for single units, complex for pairs; -inf where l = 0.
+
+    Example:
+        >>> log_decay(torch.tensor([2.0]), torch.tensor([1.0]), 0.5, "exact").tolist()
+        [(-1-0.5j)]
+    """
+    reach, angle = dt * rate, None if frequency is None else dt * frequency
+    if is_exact(discretization):
+        return -reach if angle is None else torch.complex(-reach, -angle)
+    if angle is None:
+        return torch.where(reach < 1, torch.log1p(-reach), torch.log(reach - 1))
+    lost = 2 * reach - (reach * reach + angle * angle)  # 1 - |l|^2
+    near = lost.abs() < 0.5
+    size = torch.where(near, torch.log1p(-torch.where(near, lost, 0.0)) / 2, torch.log(torch.hypot(1 - reach, angle)))
+    return torch.complex(size, torch.atan2(-angle, 1 - reach))
+
+
 def mode_gain(rate: Tensor, frequency: Tensor | None, dt: float, discretization: str) -> Tensor:
     """g of the linear step, time; arguments, shapes and errors of `mode_decay`.
 

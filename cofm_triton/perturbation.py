@@ -160,9 +160,10 @@ def perturbation_error(
     Each model is evaluated as `theta + radius * direction` on all sequences. One-layer
     `RNNFunctional` models that are no more than their class says (`plain.py`) take a fused path
     (linear ones a closed form), any other module is called, in evaluation mode and under
-    `torch.func.vmap`. Tensors that are shared move once, under the one name that
-    `named_parameters()` gives them. The models themselves are not changed, also where a call
-    fails or is interrupted.
+    `torch.func.vmap`. Pairs of units go the way of other modules where a nonlinearity reads them out
+    ("ssm"), or where it is inside and they are more than 256 units. Tensors that are shared move
+    once, under the one name that `named_parameters()` gives them. The models themselves are not
+    changed, also where a call fails or is interrupted.
 
     Args:
         models: a module or several, of any widths; each maps (N, T, d) to (N, T, p) or to a tuple

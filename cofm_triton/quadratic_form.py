@@ -132,7 +132,8 @@ class QuadraticForm:
         """
         kernels = self.centre.numel()
         powers = self.length if cells.is_dense else math.isqrt(self.length) + 1
-        per_model = cells.rate.shape[1] * powers * (2 + kernels // self.length) + 3 * kernels
+        units = cells.rate.shape[1] * (2 if cells.is_complex else 1)
+        per_model = units * powers * (2 + kernels // self.length) + 3 * kernels
         return in_chunks(cells, max(1, _CHUNK_NUMBERS // per_model), self._errors)
 
     def _errors(self, cells: StackedCells) -> Tensor:

@@ -11,23 +11,39 @@ from torch import Tensor, nn
 from torch.func import vmap
 
 from cofm_triton.cells import StackedCells
-from cofm_triton.discretization import effective_rate, linear_gain
+from cofm_triton.coefficients import in_modes, step_coefficients
 from cofm_triton.layers import RNNFunctional, StableRNN, is_plain
 from cofm_triton.module_state import OtherTensors
 from cofm_triton.parameterization import parameterization
 
-RATE, ENCODER, BIAS = "rnn.rate_l0", "rnn.weight_ih_l0", "rnn.bias_l0"
+RATE, FREQUENCY, ENCODER, BIAS = "rnn.rate_l0", "rnn.frequency_l0", "rnn.weight_ih_l0", "rnn.bias_l0"
 READOUT, OFFSET = "readout.weight", "readout.bias"
+
+WIDEST_PAIRS = 256  # units up to which a matrix of blocks is faster than calls of the layer
 
 
 def is_stackable(model: nn.Module) -> TypeGuard[RNNFunctional]:
-    """Whether `stack` understands the model: one layer, one direction, and nothing but what its class says."""
-    return is_plain(model)
+    """Whether `stack` understands the model: one layer, one direction, and nothing but what its class says.
+
+    Pairs of units that are read out through a nonlinearity have no form that a sweep knows, and those of wide layers
+    with a nonlinearity inside are faster by calls of the layer than by a matrix.
+    """
+    if not is_plain(model):
+        return False
+    rnn = model.rnn
+    if not rnn.oscillating or rnn.nonlinearity == "linear":
+        return True
+    return rnn.recurrence == "diagonal" and rnn.hidden_size <= WIDEST_PAIRS
 
 
 def has_modes(model: nn.Module) -> TypeGuard[RNNFunctional]:
-    """Whether `stack` gives the model one rate per unit."""
-    return is_stackable(model) and (model.rnn.recurrence in ("diagonal", "ssm") or _is_turned(model.rnn))
+    """Whether `stack` gives the model one rate per unit, a complex one per pair."""
+    if not is_stackable(model):
+        return False
+    rnn = model.rnn
+    if rnn.oscillating:
+        return rnn.nonlinearity == "linear"
+    return rnn.recurrence in ("diagonal", "ssm") or _is_turned(rnn)
 
 
 def _is_turned(rnn: StableRNN) -> bool:
@@ -50,7 +66,7 @@ def stack(model: RNNFunctional, parameters: Mapping[str, Tensor]) -> StackedCell
     rnn = model.rnn
     raw = parameters[RATE]
     encoder, readout = parameters[ENCODER], parameters[READOUT]
-    bias = parameters.get(BIAS, torch.zeros_like(raw))
+    bias = parameters.get(BIAS, encoder.new_zeros(encoder.shape[:2]))
     offset = parameters.get(OFFSET, readout.new_zeros(readout.shape[:2]))
     if _is_turned(rnn):
         (basis,) = _recurrent(_Basis(rnn), parameters)
@@ -58,16 +74,10 @@ def stack(model: RNNFunctional, parameters: Mapping[str, Tensor]) -> StackedCell
     elif rnn.recurrence in ("orthogonal", "dense"):
         matrix, encoder, bias = _recurrent(_Step(rnn), parameters)
         return StackedCells(matrix, encoder, bias, readout, offset, rnn.dt, rnn.nonlinearity, "linear")
-    rate = parameterization(rnn.parameterization).rate(raw)
-    step_rate = effective_rate(rate, rnn.dt, rnn.discretization)
-    if rnn.recurrence == "diagonal" and rnn.nonlinearity != "linear":
-        return StackedCells(step_rate, encoder, bias, readout, offset, rnn.dt, rnn.nonlinearity, "linear")
-    # h <- l h + g e is a step of length 1 with a = 1 - l; as 1 - l = dt * effective_rate it
-    # keeps its relative accuracy for slow modes.
-    gain = linear_gain(rate, rnn.dt, rnn.discretization)
-    act_out = rnn.nonlinearity if rnn.recurrence == "ssm" else "linear"
-    encoder, bias = gain[..., None] * encoder, gain * bias
-    return StackedCells(rnn.dt * step_rate, encoder, bias, readout, offset, 1.0, "linear", act_out)
+    step = step_coefficients(rnn, raw, parameters.get(FREQUENCY), encoder, bias)
+    if rnn.oscillating:
+        readout = in_modes(readout).conj().resolve_conj()  # Re(conj(C) H) = c[2k] h[2k] + c[2k+1] h[2k+1]
+    return StackedCells(step.rate, step.encoder, step.bias, readout, offset, step.dt, step.act_in, step.act_out)
 
 
 class _Basis(nn.Module):

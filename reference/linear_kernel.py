@@ -4,12 +4,16 @@ With decays l_i and gains g_i:
 
     kappa_s = sum_i g_i c_i U_i l_i^s,   kb_s = sum_i g_i c_i b_i l_i^s,
     y[k] = sum_{s <= k} (kappa_s x[k - s] + kb_s) + d
+
+Of a model that oscillates, unit k is the complex number of a pair, H = h[2k] + i h[2k+1], and so are U, b and c:
+
+    kappa_s = Re sum_k g_k conj(C_k) U_k l_k^s,   kb_s = Re sum_k g_k conj(C_k) B_k l_k^s
 """
 
 import torch
 from torch import Tensor
 
-from .model import Dynamics, Parameters
+from .model import Dynamics, Parameters, in_pairs
 
 
 def linear_kernel(params: Parameters, length: int, dynamics: Dynamics) -> tuple[Tensor, Tensor]:
@@ -31,8 +35,10 @@ def linear_kernel(params: Parameters, length: int, dynamics: Dynamics) -> tuple[
     decay, gain = dynamics.decay(params), dynamics.gain(params)
     powers = decay[:, None] ** torch.arange(length, device=decay.device)
     modes = gain[:, None] * powers
-    read_out = params["readout.weight"]
-    kappa = torch.einsum("pi,ij,is->pjs", read_out, params["rnn.weight_ih_l0"], modes)
-    if "rnn.bias_l0" not in params:
-        return kappa, kappa.new_zeros(len(read_out), length)
-    return kappa, torch.einsum("pi,i,is->ps", read_out, params["rnn.bias_l0"], modes)
+    read_out, encoder = params["readout.weight"], params["rnn.weight_ih_l0"]
+    bias = params.get("rnn.bias_l0", encoder.new_zeros(len(encoder)))
+    if dynamics.oscillating:
+        read_out, encoder, bias = in_pairs(read_out).conj(), in_pairs(encoder.T).T, in_pairs(bias)
+    kappa = torch.einsum("pi,ij,is->pjs", read_out, encoder, modes)
+    kb = torch.einsum("pi,i,is->ps", read_out, bias, modes)
+    return (kappa.real, kb.real) if dynamics.oscillating else (kappa, kb)

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from .linear_kernel import linear_kernel
-from .model import Dynamics, Parameters, encode
+from .model import Dynamics, Parameters, encode, in_pairs
 from .nonlinearity import nonlinearity as lookup
+from .oscillation import effective_pair
 
 NORMS = {"inf": 0.0, "inf+1": 1.0}
 """What is added to |x|_inf under the bar."""
@@ -60,22 +61,44 @@ def increments(params: Parameters, inputs: Tensor, length: int, dynamics: Dynami
 def _linear_changes(params: Parameters, e: Tensor, length: int, dynamics: Dynamics) -> Tensor:
     """act(h[k+1]) - act(h[k]) of a linear state from h[0] = 0, (n, T, D)."""
     act = lookup(dynamics.nonlinearity)
-    decay, step = dynamics.decay(params), dynamics.gain(params) * e
+    width = e.shape[-1]
+    decay, step = dynamics.decay(params), dynamics.gain(params) * (in_pairs(e) if dynamics.oscillating else e)
     h, rows = torch.zeros_like(step), []
     for _ in range(length):
-        rows.append(act.difference(h, step))
+        rows.append(act.difference(_of_units(h, width), _of_units(step, width)))
         h, step = h + step, decay * step
     return torch.stack(rows, 1)
+
+
+def _of_units(state: Tensor, width: int) -> Tensor:
+    """A state of single units or of pairs as (n, D) real numbers."""
+    return torch.view_as_real(state).flatten(-2)[:, :width] if state.is_complex() else state
 
 
 def _nonlinear_changes(params: Parameters, e: Tensor, length: int, dynamics: Dynamics) -> Tensor:
     """h[k+1] - h[k] = dt act(z[k]) of the diagonal recurrence from h[0] = 0, (n, T, D)."""
     act = lookup(dynamics.nonlinearity).act
-    rate, z, rows = dynamics.effective_rate(params), e, []
+    scale = dynamics.input_scale(params)
+    if dynamics.oscillating:
+        return _turned_changes(params, in_pairs(e) * scale, length, dynamics)[..., : e.shape[-1]]
+    rate, z, rows = dynamics.effective_rate(params), scale * e, []
     for _ in range(length):
         change = dynamics.dt * act(z)
         rows.append(change)
         z = z - rate * change
+    return torch.stack(rows, 1)
+
+
+def _turned_changes(params: Parameters, z: Tensor, length: int, dynamics: Dynamics) -> Tensor:
+    """The same of pairs, whose two numbers act takes one by one: (n, P) complex to (n, T, 2 P)."""
+    act, frequency = lookup(dynamics.nonlinearity).act, dynamics.frequency(params)
+    assert frequency is not None
+    rate = torch.complex(*effective_pair(dynamics.rate(params), frequency, dynamics.dt, dynamics.discretization))
+    rows = []
+    for _ in range(length):
+        change = dynamics.dt * act(torch.view_as_real(z))
+        rows.append(change.flatten(-2))
+        z = z - rate * torch.view_as_complex(change)
     return torch.stack(rows, 1)
 
 

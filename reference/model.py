@@ -153,6 +153,11 @@ def encode(params: Parameters, x: Tensor) -> Tensor:
     return e + params["rnn.bias_l0"] if "rnn.bias_l0" in params else e
 
 
+def in_pairs(units: Tensor) -> Tensor:
+    """Numbers of units (..., D) as complex ones of pairs (..., D / 2 rounded up); a single unit's partner is 0."""
+    return torch.view_as_complex(pad(units, (0, units.shape[-1] % 2)).unflatten(-1, (-1, 2)).contiguous())
+
+
 def hidden(
     params: Parameters, x: Tensor, dynamics: Dynamics, h0: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from cofm_triton.cells import StackedCells
 from cofm_triton.cpu.blocked import perturbation as blocked
 from cofm_triton.layers import RNNFunctional
+from cofm_triton.pairs import as_complex
 from cofm_triton.reference import Dynamics, rnn_functional
 from cofm_triton.stacked import stack
 
@@ -48,10 +51,17 @@ def random_cells(act_in: str, act_out: str, units: int, inputs: int, outputs: in
     )  # fmt: skip
 
 
+def random_pairs(act_in: str, pairs: int, inputs: int, outputs: int, count: int) -> StackedCells:
+    """The same of complex units."""
+    whole = random_cells(act_in, "linear", 2 * pairs, inputs, outputs, count)
+    rate, bias, readout = (as_complex(value) for value in (whole.rate, whole.bias, whole.readout))
+    return replace(whole, rate=rate, encoder=as_complex(whole.encoder.mT).mT, bias=bias, readout=readout)
+
+
 def autograd_gradients(cells: StackedCells, x: Tensor, y: Tensor, weights: Tensor) -> tuple[Tensor, ...]:
     """Errors of the PyTorch sweep and what autograd makes of it: by a, b, U, c and d."""
     leaves = cells.as_leaves()
-    errors = blocked.sweep_errors(leaves, x, y, weights)
+    errors = blocked.sweep_errors(leaves.as_dense() if leaves.is_complex else leaves, x, y, weights)
     by = (leaves.rate, leaves.bias, leaves.encoder, leaves.readout, leaves.offset)
     return errors.detach(), *torch.autograd.grad(errors.sum(), by)
 

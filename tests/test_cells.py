@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from sweep_cases import random_cells
+from sweep_cases import random_cells, random_pairs
 
 from cofm_triton.cells import StackedCells, impulse_response, join, powers
 from cofm_triton.layers import RNNFunctional
@@ -35,6 +35,25 @@ def test_kernel_is_the_response_to_impulses(recurrence: str, discretization: str
         impulse[0, 0, channel] = 1
         response = rnn_functional(plain, impulse, dynamics)[0] - silent
         torch.testing.assert_close(kernel[:, channel], response.T, rtol=1e-11, atol=1e-14)
+
+
+@pytest.mark.parametrize("length", [1, 2, 9])
+def test_kernel_of_pairs_is_that_of_their_matrix(length: int) -> None:
+    cells = random_pairs("linear", 3, 2, 3, 4)
+    kernel = impulse_response(cells, length)
+    assert kernel.dtype == torch.float64 and kernel.shape == (4, 3, 3, length)
+    # Powers of decays of size 1 or less, each of 3 pairs read out with numbers of size 1.
+    torch.testing.assert_close(kernel, impulse_response(cells.as_dense(), length), rtol=1e-12, atol=1e-13)
+
+
+def test_pairs_as_two_units_each() -> None:
+    cells = random_pairs("tanh", 2, 2, 1, 1)
+    dense = cells.as_dense()
+    (a, b), (c, d) = dense.rate[0, 2:, 2:].tolist()
+    assert complex(a, c) == complex(d, -b) == cells.rate[0, 1].item() and not dense.rate[0, :2, 2:].any()
+    assert dense.bias[0, 3] == cells.bias[0, 1].imag and dense.encoder[0, 2, 1] == cells.encoder[0, 1, 1].real
+    assert dense.readout[0, 0, 3] == -cells.readout[0, 0, 1].imag  # Re(c h) = Re c Re h - Im c Im h
+    assert cells.kind != random_cells("tanh", "linear", 2, 2, 1, 1).kind
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 8, 13])

@@ -4,7 +4,7 @@ import types
 
 import pytest
 import torch
-from sweep_cases import autograd_gradients, dense_models, randn, random_cells
+from sweep_cases import autograd_gradients, dense_models, randn, random_cells, random_pairs
 
 from cofm_triton import fused_sweep
 from cofm_triton.cells import StackedCells, join
@@ -43,6 +43,25 @@ def test_models_side_by_side_have_the_errors_of_the_sweep() -> None:
     torch.testing.assert_close(
         scanned_errors(cells, X, Y, WEIGHTS), sweep_errors(cells, X, Y, WEIGHTS), rtol=1e-12, atol=0
     )
+
+
+@pytest.mark.parametrize("act_in", ["linear", "hardtanh"])
+def test_pairs(act_in: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Complex units: errors as matrices of blocks, gradients side by side, in any pieces."""
+    cells = random_pairs(act_in, 3, 2, 3, 5)
+    matrices = cells.as_dense()
+    whole = blocked.sweep_errors(matrices, X, Y, WEIGHTS)
+    torch.testing.assert_close(scanned_errors(cells, X, Y, WEIGHTS), whole, rtol=1e-12, atol=0)
+    wanted = autograd_gradients(cells, X, Y, WEIGHTS)
+    for numbers in (fused_sweep._NUMBERS, 900):
+        monkeypatch.setattr(fused_sweep, "_NUMBERS", numbers)
+        torch.testing.assert_close(sweep_errors(cells, X, Y, WEIGHTS), whole, rtol=1e-12, atol=0)
+        for actual, expected in zip(gradients(cells), wanted, strict=True):
+            torch.testing.assert_close(actual, expected, rtol=1e-11, atol=1e-11 * float(expected.abs().max()))
+    largest = blocked.sweep_errors(matrices, X, Y, None)
+    torch.testing.assert_close(sweep_errors(cells, X, Y, None), largest, rtol=1e-12, atol=0)
+    parts = [cells, cells.widened(5)]  # joined: inert pairs
+    torch.testing.assert_close(sweep_errors(join(parts), X, Y, WEIGHTS), whole.repeat(2), rtol=1e-12, atol=0)
 
 
 def test_widths_that_do_not_fit_together_are_swept_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:

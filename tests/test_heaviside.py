@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cofm_triton.cpu.blocked.memory_increment import excess
-from cofm_triton.heaviside import HeavisideCells, difference, traffic
+from cofm_triton.heaviside import HeavisideCells, difference, slowest_decay, traffic
 from cofm_triton.layers import RNNFunctional
 from cofm_triton.nonlinearity import NONLINEARITIES
 from cofm_triton.reference import Dynamics, increments
@@ -93,6 +93,24 @@ def test_kernel_of_linear_models(recurrence: str, discretization: str) -> None:
     kernel = cells.kernel(STEPS)
     extended = torch.cat((inputs, torch.ones(2, 6, 1, dtype=torch.float64)), -1)
     close(torch.einsum("kpcs,knc->knsp", kernel, extended), cells.increments(inputs, STEPS))
+
+
+@pytest.mark.parametrize("units", [1, 4, 5])
+@pytest.mark.parametrize("discretization", ["euler", "exact"])
+def test_pairs(discretization: str, units: int) -> None:
+    options: dict[str, Any] = dict(discretization=discretization, dt=0.2, oscillating=True, normalize_input=True)
+    model = RNNFunctional(2, units, 3, nonlinearity="linear", dtype=torch.float64, **options)
+    parameters, inputs = copies(model, -randn(2, (units + 1) // 2).abs()), randn(2, 6, 2)
+    cells = HeavisideCells.of(model, parameters)
+    dynamics = Dynamics(nonlinearity="linear", **options)
+    close(cells.increments(inputs, STEPS), expected(parameters, inputs, dynamics))
+    extended = torch.cat((inputs, torch.ones(2, 6, 1, dtype=torch.float64)), -1)
+    close(torch.einsum("kpcs,knc->knsp", cells.kernel(STEPS), extended), cells.increments(inputs, STEPS))
+    slowest = slowest_decay(model, parameters)
+    assert torch.equal(cells.slowest, slowest)
+    for k in range(2):
+        decay = dynamics.decay({name: value[k] for name, value in parameters.items()})
+        assert slowest[k].item() == pytest.approx(-decay.abs().log().max().item() / 0.2, rel=1e-12)
 
 
 def exact_increment(name: str, recurrence: str, raw: float, u: float, step: int) -> Any:

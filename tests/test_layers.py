@@ -116,11 +116,13 @@ def test_functional_is_the_reference(recurrence: str, discretization: str, nonli
 @pytest.mark.parametrize("backend", ["cpu", "torch"])
 @pytest.mark.parametrize("recurrence", ["diagonal", "ssm"])
 @pytest.mark.parametrize("discretization", DISCRETIZATIONS)
-@pytest.mark.parametrize("nonlinearity", ["linear", "tanh"])
+@pytest.mark.parametrize("nonlinearity", ["linear", "tanh", "relu"])
+@pytest.mark.parametrize("normalize_input", [False, True])
 def test_fused_functional_is_the_reference(
-    recurrence: str, discretization: str, nonlinearity: str, backend: str
+    recurrence: str, discretization: str, nonlinearity: str, normalize_input: bool, backend: str
 ) -> None:
-    options = dict(recurrence=recurrence, discretization=discretization, nonlinearity=nonlinearity)
+    options: dict[str, Any] = dict(recurrence=recurrence, discretization=discretization, nonlinearity=nonlinearity)
+    options["normalize_input"] = normalize_input
     model = RNNFunctional(2, 5, 3, dt=0.5, bias=False, dtype=torch.float64, backend=backend, **options)
     randomise(model)
     x = data(9, 33, 2)
@@ -138,7 +140,7 @@ def test_what_the_fused_functional_leaves_to_its_parts() -> None:
     x = data(9, 5, 1, dtype=torch.float32)
     model = RNNFunctional(1, 4)
     assert model._is_fused(x)
-    for options in ({"num_layers": 2}, {"bidirectional": True}, {"backend": "reference"}):
+    for options in ({"num_layers": 2}, {"bidirectional": True}, {"backend": "reference"}, {"oscillating": True}):
         assert not RNNFunctional(1, 4, **options)._is_fused(x)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert not model._is_fused(x)
@@ -473,7 +475,7 @@ def test_states_enter_every_recurrence(nonlinearity: str, recurrence: str) -> No
 
 @pytest.mark.parametrize("nonlinearity", NONLINEARITIES)
 def test_normalized_inputs_of_a_whole_model(nonlinearity: str) -> None:
-    """Enough sequences for the fused operator, which does not know of the normalisation."""
+    """Enough sequences for the fused operator."""
     options: dict[str, Any] = dict(parameterization="lru", normalize_input="paper", dtype=torch.float64)
     model = RNNFunctional(2, 5, 3, nonlinearity=nonlinearity, **options)
     randomise(model)

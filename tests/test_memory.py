@@ -120,6 +120,42 @@ def test_closed_form_of_linear_models(size: int, discretization: str, norm: str)
         torch.testing.assert_close(ring.values, tried.values, rtol=1e-11, atol=1e-15)
 
 
+@pytest.mark.parametrize("units", [1, 4, 5])
+@pytest.mark.parametrize("norm", ["inf", "inf+1"])
+@pytest.mark.parametrize("discretization", ["euler", "exact"])
+def test_closed_form_of_pairs(discretization: str, norm: str, units: int) -> None:
+    options: dict[str, Any] = dict(oscillating=True, normalize_input=True, nonlinearity="linear", dt=0.2)
+    model = RNNFunctional(3, units, 2, discretization=discretization, dtype=torch.float64, **options)
+    given = {name: value.copy_(randn(*value.shape, seed=len(name))) for name, value in parameters(model).items()}
+    memory = memory_function(model, 40, radius=0.7, norm=norm, min_radius=0.7)
+    kind = Dynamics(discretization=discretization, **options)
+    wanted = linear_memory(given, 40, kind, radius=0.7, norm=norm)
+    # v may pass through 0 as it turns: absolute in the scale of the first ones.
+    torch.testing.assert_close(memory.values, wanted, rtol=1e-11, atol=1e-13 * wanted.max().item())
+    assert memory.floor == 0
+    assert memory.beta0 == pytest.approx(-kind.decay(given).abs().log().max().item() / 0.2, rel=1e-11)
+
+
+@pytest.mark.parametrize("normalize_input", [False, True])
+@pytest.mark.parametrize("oscillating", [False, True])
+@pytest.mark.parametrize(("recurrence", "name", "discretization"), OPTIONS)
+def test_pairs_and_normalised_inputs(
+    recurrence: str, name: str, discretization: str, oscillating: bool, normalize_input: bool
+) -> None:
+    """Given inputs, by whatever way each model takes: the definition, and the slowest mode's rate."""
+    options: dict[str, Any] = dict(
+        recurrence=recurrence, nonlinearity=name, discretization=discretization, dt=0.2, oscillating=oscillating,
+        normalize_input=normalize_input,
+    )  # fmt: skip
+    model, inputs = RNNFunctional(2, 5, 3, dtype=torch.float64, **options), 2 * randn(5, 2, seed=8)
+    given = {label: value.copy_(randn(*value.shape, seed=len(label))) for label, value in parameters(model).items()}
+    memory, kind = memory_function(model, 15, inputs=inputs), Dynamics(**options)
+    wanted = definition(increments(given, inputs, 15, kind), inputs)
+    # Where outputs are subtracted, their rounding is what `floor` says it may be.
+    torch.testing.assert_close(memory.values, wanted.values, rtol=1e-10, atol=1e-13 + memory.floor)
+    assert memory.beta0 == pytest.approx(-kind.decay(given).abs().log().max().item() / 0.2, rel=1e-11)
+
+
 def test_a_linear_functional_has_the_memory_of_its_kernel_whatever_the_radius() -> None:
     model = functional(nonlinearity="linear", size=1)
     kappa = linear_memory(parameters(model), 50, dynamics(model))

@@ -53,6 +53,20 @@ def test_each_copy_alone(recurrence: str, name: str, ball: str) -> None:
     assert not sweep.diverged.any()
 
 
+@pytest.mark.parametrize(("recurrence", "name"), [("ssm", "linear"), ("diagonal", "tanh"), ("ssm", "tanh")])
+def test_each_copy_of_pairs_alone(recurrence: str, name: str) -> None:
+    """Closed forms, a matrix of blocks, and calls of the layer."""
+    model = functional(recurrence=recurrence, nonlinearity=name, oscillating=True, normalize_input=True)
+    inputs = torch.tensor([[0.5, -1.0], [2.0, 0.3]], dtype=torch.float64)
+    sweep = memory_sweep(model, 12, radii=RADII, directions=2, seed=4, inputs=inputs)
+    for r, radius in enumerate(RADII):
+        for j in range(2):
+            other = moved(model, random_direction(parameter_shapes(model), j, seed=4), radius)
+            alone = memory_function(other, 12, inputs=inputs)
+            torch.testing.assert_close(sweep.values[r, j], alone.values, rtol=1e-10, atol=1e-13)
+            assert sweep.beta0[r, j].item() == pytest.approx(alone.beta0, rel=1e-12)
+
+
 @pytest.mark.parametrize("kind", [nn.GRU, nn.LSTM])
 def test_any_module(kind: type[nn.Module]) -> None:
     torch.manual_seed(2)

@@ -8,7 +8,7 @@ import torch
 
 from cofm_triton import modes, reference
 from cofm_triton.discretization import DISCRETIZATIONS
-from cofm_triton.modes import mode_decay, mode_gain, normalized_gain, step_size
+from cofm_triton.modes import log_decay, mode_decay, mode_gain, normalized_gain, step_size
 
 RATES = [1e-9, 1e-6, 1e-3, 0.1, 0.26, 1.0, 8.0, 40.0]
 ANGLES = [0.0, 1e-7, -1e-3, 0.2, 0.5, math.pi / 2, -3.0, math.pi, 2 * math.pi, 100.0]
@@ -57,6 +57,28 @@ def test_gradients_are_finite_at_the_edges(turning: bool) -> None:
             loss = value.abs().square().sum() + value.real.sum() + 0 * rate.sum()  # Euler's gain depends on nothing
             gradients = torch.autograd.grad(loss, leaves, allow_unused=True)
             assert all(g is None or g.isfinite().all() for g in gradients)
+
+
+@pytest.mark.parametrize("discretization", DISCRETIZATIONS)
+@pytest.mark.parametrize("turning", [False, True])
+def test_logarithms_of_decays(discretization: str, turning: bool) -> None:
+    """To the last digits of slow modes, and of fast ones."""
+    mpmath = pytest.importorskip("mpmath")  # comes with torch
+    rates = [1e-9, 1e-6, 0.1, 0.26, 1.5, 2.0 - 1e-9, 8.0, 40.0]
+    for rate, angle in [(r, w) for r in rates for w in ((0.0, 1e-7, 0.2, -3.0) if turning else (0.0,))]:
+        r, w = torch.tensor([[rate], [angle]], dtype=torch.float64)
+        ours = log_decay(r, w if turning else None, 1.0, discretization)
+        assert ours.is_complex() == turning
+        with mpmath.workdps(40):
+            z = mpmath.mpc(r.item(), w.item())
+            wanted = -z if discretization == "exact" else mpmath.log(1 - z)
+            size, lost = float(wanted.real), float(2 * z.real - abs(z) ** 2)
+            decay = complex(1 - z if discretization == "euler" else mpmath.exp(-z))
+        # 2 r - |z|^2 cancels at the edge of stability: an error in roundings of its terms.
+        near = 8 * torch.finfo(torch.float64).eps * min(1.0, abs(z) ** 2 + 2 * rate)
+        assert abs(ours.real.item() - size) <= near + 1e-15 * abs(size), (rate, angle, lost)
+        if turning and decay:
+            assert abs(cmath.exp(1j * ours.imag.item()) - decay / abs(decay)) <= 4e-15
 
 
 def test_gradients_of_the_complex_gain() -> None:

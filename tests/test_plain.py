@@ -286,12 +286,23 @@ def test_what_is_plain(recurrence: str, constrained: bool, bias: bool) -> None:
     assert is_plain(model)
 
 
+@pytest.mark.parametrize("units", [1, 3, 4])
+@pytest.mark.parametrize("recurrence", ["diagonal", "ssm"])
+def test_pairs_and_normalised_inputs_are_plain(recurrence: str, units: int) -> None:
+    for normalize_input in (False, True):
+        model = RNNFunctional(2, units, recurrence=recurrence, oscillating=True, normalize_input=normalize_input)
+        assert is_plain(model)
+        model.rnn.frequency_l0 = nn.Parameter(torch.zeros(7))  # of another shape
+        assert not is_plain(model)
+    assert is_plain(RNNFunctional(2, units, recurrence=recurrence, normalize_input=True))
+    assert is_plain(RNNFunctional(2, units, parameterization="lru", normalize_input="paper"))
+
+
 @pytest.mark.parametrize(
     "model",
     [
         RNNFunctional(2, 3, num_layers=2),
         RNNFunctional(2, 3, bidirectional=True),
-        RNNFunctional(2, 3, parameterization="lru", normalize_input=True),
         nn.Sequential(RNNFunctional(2, 3)),
         nn.RNN(2, 3),
         torch.compile(RNNFunctional(2, 3), backend="eager"),
@@ -345,6 +356,11 @@ def test_shortcuts_refuse_what_is_not_plain() -> None:
     for call in (lambda: train_linear([model], None, steps=1), lambda: with_nonlinearity(model, "tanh")):  # type: ignore[arg-type]
         with pytest.raises(ValueError, match="models must be RNNFunctional of one layer"):
             call()
+    for option in ("oscillating", "normalize_input"):
+        given: dict[str, Any] = {option: True}
+        other = RNNFunctional(1, 2, nonlinearity="linear", dtype=torch.float64, **given)
+        with pytest.raises(ValueError, match="without pairs of units, normalised inputs"):
+            train_linear([other], None, steps=1)  # type: ignore[arg-type]
     frozen = RNNFunctional(1, 2, nonlinearity="linear", dtype=torch.float64)
     frozen.readout.bias.requires_grad_(False)
     with pytest.raises(ValueError, match="must have no frozen parameters"):

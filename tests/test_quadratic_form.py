@@ -97,6 +97,24 @@ def test_brute_force_with_an_arbitrary_target(
         assert errors[k].item() == pytest.approx(expected.item(), rel=RTOL)
 
 
+@pytest.mark.parametrize("normalize_input", [False, True])
+@pytest.mark.parametrize("units", [1, 4, 5])
+@pytest.mark.parametrize("discretization", ["euler", "exact"])
+def test_brute_force_of_pairs(units: int, discretization: str, normalize_input: bool) -> None:
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(37, 23, 2, generator=generator, dtype=torch.float64)
+    y = torch.randn(37, 23, 3, generator=generator, dtype=torch.float64)
+    options = {"oscillating": True, "normalize_input": normalize_input, "discretization": discretization, "dt": 0.2}
+    model = random_model(2, units, 3, **options)
+    moved = copies(dict(model.named_parameters()), 4, 0.1)
+    errors = QuadraticForm.from_data(x, y).errors(stack(model, moved))
+    dynamics = Dynamics(nonlinearity="linear", **options)
+    for k in range(4):
+        parameters = {name: value[k] for name, value in moved.items()}
+        expected = temporally_weighted_mse(rnn_functional(parameters, x, dynamics), y)
+        assert errors[k].item() == pytest.approx(expected.item(), rel=RTOL)
+
+
 def test_a_perfect_model_has_no_error_however_large_its_target() -> None:
     """The expanded square would leave 1e-16 times the target's square."""
     x = torch.randn(400, 30, 1, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
@@ -169,9 +187,10 @@ def test_worst_read_out_of_the_deterministic_model() -> None:
     assert errors.max().item() == pytest.approx(419.2077977935637, rel=RTOL)
 
 
-def test_gradient_through_the_kernel() -> None:
+@pytest.mark.parametrize("options", [{}, {"oscillating": True}, {"oscillating": True, "normalize_input": True}])
+def test_gradient_through_the_kernel(options: dict[str, object]) -> None:
     x, y = generate("pol", 20, 9, seed=5)
-    model = random_model(1, 3, 1)
+    model = random_model(1, 3, 1, **options)
     form = QuadraticForm.from_data(x, y)
     names = [name for name, _ in model.named_parameters()]
     values = [value.detach()[None].clone().requires_grad_() for value in model.parameters()]

@@ -97,6 +97,24 @@ def test_nonlinear_models_take_the_fused_path_to_the_same_radius() -> None:
     assert radii[0] == pytest.approx(radii[1], rel=2e-5)
 
 
+class AsAnyModule(RNNFunctional):
+    """A subclass may compute anything: it is called."""
+
+
+@pytest.mark.parametrize("nonlinearity", ["linear", "tanh"])
+@pytest.mark.parametrize("oscillating", [False, True])
+def test_pairs_and_normalised_inputs_have_the_radius_of_their_calls(nonlinearity: str, oscillating: bool) -> None:
+    options: dict[str, Any] = dict(oscillating=oscillating, normalize_input=True, nonlinearity=nonlinearity)
+    models = []
+    for kind in (RNNFunctional, AsAnyModule):
+        torch.manual_seed(3)
+        models.append(kind(1, 5, dtype=torch.float64, **options))
+    x, _ = generate("exp", 20, 30, seed=1)
+    radii = slow_direction_radius(models, x, models[0](x).detach())
+    assert 0 < radii[0] < 2.048
+    assert radii[0] == pytest.approx(radii[1], rel=1e-6)
+
+
 def test_a_model_that_never_fitted_has_radius_zero() -> None:
     x, y = generate("pol", 10, 20)
     model = exact_exponential(0.9)

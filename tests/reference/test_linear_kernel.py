@@ -52,6 +52,29 @@ def test_the_output_is_the_convolution(discretization: str, recurrence: str, bia
 
 
 @pytest.mark.parametrize("discretization", ["euler", "exact"])
+@pytest.mark.parametrize("units", [3, 4])
+@pytest.mark.parametrize("normalize_input", [False, True])
+def test_pairs_are_complex_units(discretization: str, units: int, normalize_input: bool) -> None:
+    dynamics = Dynamics(
+        nonlinearity="linear", dt=0.5, discretization=discretization, oscillating=True, normalize_input=normalize_input
+    )
+    params = {
+        name: value[..., :units] if name == "readout.weight" else value[:units] if name.startswith("rnn") else value
+        for name, value in random_params().items()
+    }
+    params["rnn.rate_l0"] = params["rnn.rate_l0"][: (units + 1) // 2]
+    params["rnn.frequency_l0"] = torch.tensor([1.1, -0.4], dtype=torch.float64)[: units // 2]
+    kappa, kb = linear_kernel(params, 15, dynamics)
+    silent = rnn_functional(params, torch.zeros(1, 15, 2, dtype=torch.float64), dynamics)[0]
+    torch.testing.assert_close(kb.cumsum(1).T + params["readout.bias"], silent, rtol=1e-12, atol=1e-12)
+    for channel in range(2):
+        impulse = torch.zeros(1, 15, 2, dtype=torch.float64)
+        impulse[0, 0, channel] = 1
+        response = rnn_functional(params, impulse, dynamics)[0] - silent
+        torch.testing.assert_close(kappa[:, channel].T, response, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("discretization", ["euler", "exact"])
 def test_heaviside_response(discretization: str) -> None:
     dynamics, p = Dynamics("exp", "diagonal", "linear", 0.5, discretization), random_params()
     x = torch.tensor([0.4, -1.1], dtype=torch.float64)

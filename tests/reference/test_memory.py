@@ -33,6 +33,26 @@ def random_params(units: int = 4, inputs: int = 2, outputs: int = 3) -> dict[str
     }
 
 
+@pytest.mark.parametrize("normalize_input", [False, True])
+@pytest.mark.parametrize("units", [3, 4])
+@pytest.mark.parametrize(("recurrence", "name", "discretization"), OPTIONS)
+def test_increments_of_pairs(
+    recurrence: str, name: str, discretization: str, units: int, normalize_input: bool
+) -> None:
+    dynamics = Dynamics(
+        "exp", recurrence, name, 0.5, discretization, oscillating=True, normalize_input=normalize_input
+    )
+    params, inputs = random_params(units), 2 * random(6, 2)
+    params["rnn.rate_l0"] = params["rnn.rate_l0"][: (units + 1) // 2]
+    params["rnn.frequency_l0"] = 0.3 * random(units // 2, seed=6)
+    rest = params["readout.bias"]
+    subtracted = differences(
+        lambda x: rnn_functional(params, x, dynamics), inputs, 30, dt=0.5, initial_output=rest
+    )
+    direct = increments(params, inputs, 30, dynamics)
+    torch.testing.assert_close(direct, subtracted, rtol=1e-11, atol=1e-12 * max(1.0, float(direct.abs().max())))
+
+
 @pytest.mark.parametrize(("recurrence", "name", "discretization"), OPTIONS)
 def test_increments_are_the_differences_of_the_output(
     recurrence: str, name: str, discretization: str

@@ -270,7 +270,7 @@ def _adjoint_gated_held_part(
             lanes, 0, len(lanes), g_step, g + t * g_step, gk, first.ctypes.data, first, gate + t * gate_step, ak,
             dx + t * dx_step, dxk, da + t * da_step, dak, False, mu.ctypes.data, mu,
         )  # fmt: skip
-        if dak.ndim == 2:
+        if dak.ndim == 0:
             store(shared, da + t * da_step, dak, False)
     fence()
 
@@ -293,7 +293,7 @@ def _adjoint_gated_part(
             da + t * da_step, dak, streamed, mu.ctypes.data, mu,
         )  # fmt: skip
         shared = _adjoint_gated_row(BLOCK, 0, wide, *rows) + _adjoint_gated_row(lanes, wide, size, *rows)
-        if dak.ndim == 2:
+        if dak.ndim == 0:
             store(shared, da + t * da_step, dak, False)
     for t in range(inner[i], counts[i]):
         last = (
@@ -301,7 +301,7 @@ def _adjoint_gated_part(
             da + t * da_step, dak, False, mu.ctypes.data, mu,
         )  # fmt: skip
         shared = _adjoint_gated_row(SINGLE, 0, size, *last)
-        if dak.ndim == 2:
+        if dak.ndim == 0:
             store(shared, da + t * da_step, dak, False)
     fence()
 

@@ -27,7 +27,8 @@ SAMPLES = {
         (torch.complex64, np.complex64), (torch.complex128, np.complex128), (torch.int32, np.int32),
     )
 }  # fmt: skip
-_SHARED_SAMPLES = {dtype: sample.reshape(0, 0) for dtype, sample in SAMPLES.items()}
+# Without a dimension, which no array of states or inputs is.
+_SHARED_SAMPLES = {dtype: np.empty((), sample.dtype) for dtype, sample in SAMPLES.items()}
 
 
 class Rows:

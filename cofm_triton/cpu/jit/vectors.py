@@ -167,7 +167,7 @@ def _memory(context: Any, builder: Any, address: Any, stored: Any, lanes: int) -
 
 
 def _load(_context: Any, lanes: Any, address: Any, sample: Any) -> Any:
-    vector, shared = Vector(_state_type(sample.dtype), lanes.count), sample.ndim == 2
+    vector, shared = Vector(_state_type(sample.dtype), lanes.count), sample.ndim == 0
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         pointer, memory = _memory(context, builder, arguments[1], sample.dtype, 1 if shared else vector.lanes)
