@@ -67,24 +67,25 @@ def largest_angle(options: Options) -> float:
     return math.pi if has_linear_state(options) else math.pi / 2
 
 
-def mode_frequency(options: Options, rate: Tensor, free: Tensor) -> Tensor:
+def mode_frequency(options: Options, raw: Tensor, free: Tensor) -> Tensor:
     """Radians per time, one for every rate.
 
     Args:
         options: of the layer.
-        rate: f(w), (..., m).
+        raw: w, (..., m).
         free: the parameter `frequency`, (..., m), or (..., m - 1) where the last unit is single.
     """
-    frequency = F.pad(free, (0, rate.shape[-1] - free.shape[-1]))
+    frequency = F.pad(free, (0, raw.shape[-1] - free.shape[-1]))
     if has_linear_state(options):
         return frequency
     bound: float | Tensor = largest_angle(options)
     if options.nonlinearity == "relu":  # gradients of faster pairs grow without bound: relu never saturates upwards
+        rate = parameterization(options.parameterization).rate(raw).to(free.dtype)
         bound = contracting_angle(rate, options.dt, options.discretization).clamp(max=bound)
     return bounded_angle(frequency, bound) / options.dt
 
 
-def linear_gain(options: Options, raw: Tensor, frequency: Tensor | None) -> Tensor:
+def input_gain(options: Options, raw: Tensor, frequency: Tensor | None) -> Tensor:
     """Gain g of a linear recurrence, one for each rate; complex for pairs whose inputs are not normalised.
 
     Args:
@@ -122,7 +123,7 @@ def step_coefficients(options: Options, raw: Tensor, free: Tensor | None, encode
         bias: b, (..., D).
     """
     rate = parameterization(options.parameterization).rate(raw)
-    frequency = None if free is None else mode_frequency(options, rate, free)
+    frequency = None if free is None else mode_frequency(options, raw, free)
     if frequency is None:
         step_rate = effective_rate(rate, options.dt, options.discretization)
     else:
@@ -135,7 +136,7 @@ def step_coefficients(options: Options, raw: Tensor, free: Tensor | None, encode
         return Step(step_rate, encoder, bias, options.dt, options.nonlinearity, "linear")
     # h <- l h + g e is a step of length 1 with a = 1 - l; as 1 - l = dt * step_rate it
     # keeps its relative accuracy for slow modes.
-    gain = linear_gain(options, raw, frequency)
+    gain = input_gain(options, raw, frequency)
     act_out = options.nonlinearity if options.recurrence == "ssm" else "linear"
     return Step(options.dt * step_rate, gain[..., None] * encoder, gain * bias, 1.0, "linear", act_out)
 

@@ -176,7 +176,7 @@ def _modes(model: RNNFunctional, parameters: Mapping[str, Tensor]) -> tuple[Tens
     """Rate and frequency of K copies of a model, (K, m), its step and discretisation."""
     rnn = model.rnn
     rate = parameterization(rnn.parameterization).rate(parameters[RATE])
-    frequency = mode_frequency(rnn, rate, parameters[FREQUENCY]) if rnn.oscillating else None
+    frequency = mode_frequency(rnn, parameters[RATE], parameters[FREQUENCY]) if rnn.oscillating else None
     return rate, frequency, rnn.dt, rnn.discretization
 
 

@@ -29,9 +29,9 @@ from cofm_triton.activation import activation
 from cofm_triton.cayley import cayley, cayley_inverse, convert_parametrization
 from cofm_triton.coefficients import (
     has_linear_state,
+    input_gain,
     input_scale,
     largest_angle,
-    linear_gain,
     mode_frequency,
     step_coefficients,
 )
@@ -337,7 +337,7 @@ class StableRNN(OptionsInState, UndecayedRecurrence):
         """Radians per time, one for every rate; None if the units are single."""
         if not self.oscillating:
             return None
-        return mode_frequency(self, self._rate(suffix).to(dtype), getattr(self, "frequency" + suffix).to(dtype))
+        return mode_frequency(self, self._raw(suffix)[2], getattr(self, "frequency" + suffix).to(dtype))
 
     def _load_from_state_dict(self, *arguments: Any) -> None:
         """Weights of earlier versions too, which kept P by `torch.nn.utils.parametrizations.orthogonal`."""
@@ -572,7 +572,7 @@ class StableRNN(OptionsInState, UndecayedRecurrence):
         def coefficients() -> tuple[Tensor, Tensor]:
             rate = self._rate(suffix)
             frequency = self._frequency(suffix, rate.dtype)
-            gain = linear_gain(self, self._raw(suffix)[2], frequency)
+            gain = input_gain(self, self._raw(suffix)[2], frequency)
             decay = mode_decay(rate, frequency, self.dt, self.discretization)
             return decay, gain if gain.is_complex() else self._per_unit(gain)
 
