@@ -55,7 +55,7 @@ def test_definition(recurrence: str, name: str, discretization: str, size: float
     wanted = expected(parameters, inputs, Dynamics("exp", recurrence, name, 0.5, discretization))
     close(cells.increments(inputs, STEPS), wanted)
     some = torch.tensor([0, 1, 5, 39])
-    assert torch.equal(cells.increments(inputs, some), cells.increments(inputs, STEPS)[:, :, some])
+    close(cells.increments(inputs, some), wanted[:, :, some])
 
 
 # Rates a dt: growth, none, slow, one step to 0, overshoot, undamped, and beyond, where a unit returns to saturation.
