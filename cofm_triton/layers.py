@@ -70,9 +70,10 @@ _STATE_SIZE = {"linear": 1.0, "tanh": 1.0, "hardtanh": 1.0, "relu": 0.707}
 class StableRNN(OptionsInState, UndecayedRecurrence):
     """A stack of recurrent layers whose decay rates are f(w) > 0 of a free parameter w.
 
-    Arguments, shapes and conventions are those of `torch.nn.RNN`, after the star come ours. One thing differs: h_n of a
-    16-bit layer, or of any layer under 16-bit autocast, is float32 as the states are. A stream that is carried from
-    chunk to chunk (`output, h = layer(chunk, h)`, h None at first) keeps all their digits; hx in 16 bits gives h_n so.
+    Arguments, shapes and conventions are those of `torch.nn.RNN`, after the star come ours. Two things differ. h_n are
+    the states h, which in "ssm" have not passed the nonlinearity that the output has. And h_n of a 16-bit layer, or of
+    any layer under 16-bit autocast, is float32 as the states are: a stream that is carried from chunk to chunk
+    (`output, h = layer(chunk, h)`, h None at first) keeps all their digits; hx in 16 bits gives h_n so.
 
     Args:
         input_size: d, features of the input.
