@@ -210,7 +210,7 @@ class StableRNN(OptionsInState, UndecayedRecurrence):
         if not isinstance(normalize_input, str):
             normalize_input = _elementwise_option("normalize_input", normalize_input, recurrence)
         elif normalize_input != "paper":
-            raise ValueError(f"normalize_input must be True, False or 'paper', got {normalize_input!r}")
+            raise ValueError(f"normalize_input must be a bool or 'paper', got {normalize_input!r}")
         elif (parameterization, recurrence) != ("lru", "diagonal") or oscillating:
             raise ValueError(
                 "normalize_input='paper' needs parameterization='lru', recurrence='diagonal' and oscillating=False, "

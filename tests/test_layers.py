@@ -1130,7 +1130,7 @@ def test_functional_continues_from_a_state() -> None:
         ({"constrained": 1}, TypeError, "constrained should be of type bool, got: int"),
         ({"normalize_input": 1}, TypeError, "normalize_input should be of type bool"),
         ({"normalize_input": "paper"}, ValueError, "normalize_input='paper' needs parameterization='lru', .*'softpl"),
-        ({"normalize_input": "x"}, ValueError, "normalize_input must be True, False or 'paper', got 'x'"),
+        ({"normalize_input": "x"}, ValueError, "normalize_input must be a bool or 'paper', got 'x'"),
         ({"normalize_input": True, "recurrence": "dense"}, ValueError, "normalize_input=True needs recurrence 'ssm'"),
         ({"oscillating": 1}, TypeError, "oscillating should be of type bool"),
         ({"oscillating": True, "recurrence": "dense"}, ValueError, "oscillating=True needs recurrence 'ssm' or 'diag"),

@@ -4,6 +4,7 @@ import copy
 import io
 import pickle
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -189,7 +190,8 @@ def test_marks_stay_on(way: Callable[[RNNFunctional], RNNFunctional]) -> None:
 def test_names_for_other_helpers() -> None:
     assert RNNFunctional(2, 3, recurrence="dense").no_weight_decay() == {"rnn.rate_l0", "rnn.weight_hh_l0"}
     layer = StableRNN(2, 3, 2, bidirectional=True)
-    assert layer.no_weight_decay() == {f"rate_l{k}{direction}" for k in (0, 1) for direction in ("", "_reverse")}
+    names = product(("rate", "frequency"), (0, 1), ("", "_reverse"))
+    assert layer.no_weight_decay() == {f"{name}_l{k}{direction}" for name, k, direction in names}
 
 
 def test_marked_parameters_are_saved_and_loaded() -> None:

@@ -136,28 +136,29 @@ def has_aligned_rows(x: Any) -> bool:
 
 
 def channels(
-    channels: int, element_size: int, *, part: int = 1, pairs: bool = False, aligned: bool = True
+    channels: int, element_size: int, *, part: int = 1, pair_lanes: int = 0, aligned: bool = True
 ) -> Channels:
     """Blocks of channels: 16-byte accesses, or a `part` of that, where rows are aligned, otherwise two numbers a lane.
-    In `pairs`, a lane has two numbers at least.
+    `pair_lanes`, of pairs, is how many threads a warp has: each has two numbers at least.
 
     Triton knows a stride to be aligned when it is divisible by 16. Where it is not, every number has an address of its
     own, and more than two a lane spill.
     """
     aligned = aligned and channels % ALIGNED_CHANNELS == 0
-    full = LANES * VECTOR_BYTES // element_size if aligned else 2 * LANES
-    block_d = min(full // part, max(2 * LANES if pairs else LANES, triton.next_power_of_2(channels)))
+    least = max(LANES, 2 * pair_lanes)
+    full = max(LANES * VECTOR_BYTES // element_size if aligned else 2 * LANES, least)
+    block_d = min(full // part, max(least, triton.next_power_of_2(channels)))
     parts = min(full // block_d, PARTS[-1]) if aligned else 1
     return Channels(block_d, triton.cdiv(channels, block_d), channels % block_d != 0, parts)
 
 
 def layout(
     rows: int, sequences: int, width: int, element_size: int, num_sms: int,
-    *, streams: int = 2, packed: bool = False, pairs: bool = False, aligned: bool = True,
+    *, streams: int = 2, packed: bool = False, pair_lanes: int = 0, aligned: bool = True,
 ) -> tuple[Channels, Chunks]:  # fmt: skip
     """Blocks of channels and chunks of time of `sequences` sequences, `rows` rows of `width` channels each, for a pass
-    that reads and writes `streams` numbers per element; `pairs` of channels stay together; `aligned` as
-    `has_aligned_rows` says of all that is read.
+    that reads and writes `streams` numbers per element; `pair_lanes` and `aligned` as for `channels`, the
+    latter as `has_aligned_rows` says of all that is read.
 
     Time is split, which reads an input twice, where even the narrowest blocks do not keep the device busy: a program
     per multiprocessor, 8 KB in flight each. Packed sequences stay whole: they have lengths that the host does not know.
@@ -168,7 +169,7 @@ def layout(
        no more than keep the device busy twice over.
     3. More than four segments: as many programs as the device can hold, each with a short chunk.
     """
-    blocks = _blocks(width, element_size, pairs, aligned)
+    blocks = _blocks(width, element_size, pair_lanes, aligned)
     narrowest = sequences * blocks[-1].num_blocks
     if packed or rows <= MAX_CHAIN or narrowest >= num_sms:
         return _busy(blocks, sequences, num_sms), Chunks(rows, rows)
@@ -192,15 +193,15 @@ def layout(
     return block, Chunks(min(length, segment), segment)
 
 
-def narrowest(width: int, element_size: int, *, pairs: bool = False) -> Channels:
+def narrowest(width: int, element_size: int, *, pair_lanes: int = 0) -> Channels:
     """The blocks of channels with the most rows in flight, for chains that nobody else keeps the device busy beside."""
-    return _blocks(width, element_size, pairs)[-1]
+    return _blocks(width, element_size, pair_lanes)[-1]
 
 
-def _blocks(width: int, element_size: int, pairs: bool, aligned: bool = True) -> list[Channels]:
+def _blocks(width: int, element_size: int, pair_lanes: int, aligned: bool = True) -> list[Channels]:
     """Every width of blocks that a scan may have, the widest first."""
-    parts = [part for part in PARTS if part == 1 or (aligned and _divides(width, element_size, part, pairs))]
-    return [channels(width, element_size, part=part, pairs=pairs, aligned=aligned) for part in parts]
+    parts = [part for part in PARTS if part == 1 or (aligned and _divides(width, element_size, part, pair_lanes))]
+    return [channels(width, element_size, part=part, pair_lanes=pair_lanes, aligned=aligned) for part in parts]
 
 
 def _balanced(rows: int) -> int:
@@ -208,10 +209,12 @@ def _balanced(rows: int) -> int:
     return math.isqrt(rows)
 
 
-def _divides(width: int, element_size: int, part: int, pairs: bool) -> bool:
+def _divides(width: int, element_size: int, part: int, pair_lanes: int) -> bool:
     """Whether blocks may have that part of the full width: aligned rows, one number a lane or more."""
-    a_lane = VECTOR_BYTES // element_size // part
-    return part == 1 or (width % ALIGNED_CHANNELS == 0 and element_size <= 4 and a_lane >= (2 if pairs else 1))
+    block_d = LANES * VECTOR_BYTES // element_size // part
+    return part == 1 or (
+        width % ALIGNED_CHANNELS == 0 and element_size <= 4 and block_d >= max(LANES, 2 * pair_lanes)
+    )
 
 
 def _busy(blocks: list[Channels], chains: int, programs: float) -> Channels:

@@ -43,6 +43,7 @@ import triton.language as tl
 from cofm_triton.kernels.interleaved import in_pairs, multiply, multiply_conj, one
 from cofm_triton.kernels.launch import (
     FOLDED_CARRIES,
+    LANES,
     NUM_WARPS,
     Channels,
     Chunks,
@@ -522,7 +523,7 @@ def launch_backward(
 
 
 def forward(
-    x: Any, decay: Any, h0: Any, seq_starts: Any, *, reverse: bool, state_dtype: Any, num_sms: int
+    x: Any, decay: Any, h0: Any, seq_starts: Any, *, reverse: bool, state_dtype: Any, num_sms: int, lanes: int = LANES
 ) -> tuple[Any, Any]:
     """`(h, h_last)` of a scan with T >= 1: h (B, T, D) in x's dtype, h_last (S, D) in the state's."""
     dtype, of_complex, is_complex = x.dtype, x.is_complex(), decay.is_complex()
@@ -530,21 +531,23 @@ def forward(
     x, h0 = _reals(x, is_complex), _reals(h0)
     h = x.new_empty(x.shape)
     rows, state = x.shape[1], h0
-    block, plan = _layout(x, decay, seq_starts, num_sms, 3 if decay.ndim == 3 else 2, is_complex)
+    pair_lanes = lanes if is_complex else 0
+    block, plan = _layout(x, decay, seq_starts, num_sms, 3 if decay.ndim == 3 else 2, pair_lanes)
     for steps in _segments(plan, rows):
         start, state = state, _states(x, seq_starts, state_dtype)
         _scan_segment(
             x, decay, start, seq_starts, h, state, block=block, steps=steps, chunk_length=plan.length, reverse=reverse,
-            is_complex=is_complex,
+            pair_lanes=pair_lanes,
         )  # fmt: skip
     return (h.view(dtype), state.view(dtype)) if of_complex else (h, state)
 
 
 def _scan_segment(
     x: Any, decay: Any, start: Any, seq_starts: Any, h: Any, last: Any, *, block: Channels, steps: tuple[int, int],
-    chunk_length: int, reverse: bool, is_complex: bool, summed: bool = False,
+    chunk_length: int, reverse: bool, pair_lanes: int, summed: bool = False,
 ) -> None:  # fmt: skip
     """The steps [begin, end) of a scan, in one phase or three."""
+    is_complex = pair_lanes > 0
     shape: dict[str, Any] = dict(
         block=block, steps=steps, chunk_length=chunk_length, reverse=reverse, is_complex=is_complex, summed=summed
     )
@@ -556,11 +559,11 @@ def _scan_segment(
     product = ends.new_empty(ends.shape) if decay.ndim == 3 else None
     launch_forward(x, decay, start, None, None, None, h, ends, product, num_chunks=carries, **shape, summary=True)
     gates = _chunk_decay(decay, product, chunk_length, is_complex)
-    carry, gates = _carries(ends, gates, reverse=False, is_complex=is_complex)
+    carry, gates = _carries(ends, gates, reverse=False, pair_lanes=pair_lanes)
     launch_forward(x, decay, None, carry, gates, None, h, last, None, num_chunks=carries, **shape)
 
 
-def _carries(ends: Any, gates: Any, *, reverse: bool, is_complex: bool) -> tuple[Any, Any]:
+def _carries(ends: Any, gates: Any, *, reverse: bool, pair_lanes: int) -> tuple[Any, Any]:
     """What a replay takes up: `(ends, gates)` where they are few, otherwise `(H, None)`, `H[c] = gates * H[c-1] +
     ends[c]` over chunks c, from the last to the first if `reverse`.
     """
@@ -569,15 +572,15 @@ def _carries(ends: Any, gates: Any, *, reverse: bool, is_complex: bool) -> tuple
         return ends, gates
     carry, last = ends.new_empty(ends.shape), ends.new_empty((ends.shape[0], width))
     _scan_segment(
-        ends, gates, None, None, carry, last, block=narrowest(width, ends.element_size(), pairs=is_complex),
-        steps=(0, count), chunk_length=split_carries(count), reverse=reverse, is_complex=is_complex, summed=True,
+        ends, gates, None, None, carry, last, block=narrowest(width, ends.element_size(), pair_lanes=pair_lanes),
+        steps=(0, count), chunk_length=split_carries(count), reverse=reverse, pair_lanes=pair_lanes, summed=True,
     )  # fmt: skip
     return carry, None
 
 
 def backward(
     grad_h: Any, grad_last: Any, decay: Any, h: Any, h0: Any, seq_starts: Any,
-    *, reverse: bool, state_dtype: Any, num_sms: int,
+    *, reverse: bool, state_dtype: Any, num_sms: int, lanes: int = LANES,
 ) -> tuple[Any, Any, Any]:  # fmt: skip
     """`(grad_x, grad_decay, grad_h0)` with T >= 1; grad_h0 (S, D) and a `(D,)` grad_decay in the state's dtype."""
     dtype, of_complex, gate_dtype, is_complex = h.dtype, h.is_complex(), decay.dtype, decay.is_complex()
@@ -586,7 +589,8 @@ def backward(
     grad_h = _reals(grad_h, is_complex)
     grad_x = grad_h.new_empty(grad_h.shape)
     rows, gated = grad_h.shape[1], decay.ndim == 3
-    block, plan = _layout(grad_h, decay, seq_starts, num_sms, 5 if gated else 3, is_complex)
+    pair_lanes = lanes if is_complex else 0
+    block, plan = _layout(grad_h, decay, seq_starts, num_sms, 5 if gated else 3, pair_lanes)
     grad_decay: Any = grad_h.new_empty(grad_h.shape, dtype=decay.dtype) if gated else None
     sums: list[Any] = []
     for steps in reversed(_segments(plan, rows)):
@@ -605,7 +609,7 @@ def backward(
                 num_chunks=num_chunks - 1, **shape, summary=True,
             )  # fmt: skip
             gates = _conjugate(_chunk_decay(decay, product, plan.length, is_complex), is_complex)
-            carry, gates = _carries(mus, gates, reverse=True, is_complex=is_complex)
+            carry, gates = _carries(mus, gates, reverse=True, pair_lanes=pair_lanes)
         launch_backward(
             grad_h, h, decay, h0, end, carry, gates, seq_starts, grad_x, per_chunk, start, None,
             num_chunks=num_chunks, **shape,
@@ -674,7 +678,7 @@ def _aligned(x: Any, decay: Any) -> bool:
 
 
 def _layout(
-    x: Any, decay: Any, seq_starts: Any, num_sms: int, streams: int, is_complex: bool
+    x: Any, decay: Any, seq_starts: Any, num_sms: int, streams: int, pair_lanes: int
 ) -> tuple[Channels, Chunks]:
     """Blocks of channels and chunks of time for a tensor of a pass that moves `streams` of its size. Gates wider than x
     decide how many numbers a lane has: it would have to hand some of x to its neighbours.
@@ -683,7 +687,7 @@ def _layout(
     element_size = max(x.element_size(), decay.element_size()) if decay.ndim == 3 else x.element_size()
     return layout(
         x.shape[1], sequences, x.shape[2], element_size, num_sms, streams=streams, packed=seq_starts is not None,
-        pairs=is_complex, aligned=_aligned(x, decay),
+        pair_lanes=pair_lanes, aligned=_aligned(x, decay),
     )  # fmt: skip
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cofm_triton.ops.backends import implementation, num_sms
+from cofm_triton.ops.backends import implementation, lanes, num_sms
 from cofm_triton.ops.derivatives import directly, signed
 from cofm_triton.ops.dtypes import state_dtype
 from cofm_triton.ops.registration import register, register_derivative
@@ -66,8 +66,14 @@ def linear_scan(
         reverse=reverse,
         state_dtype=state,
         num_sms=num_sms(x.device),
+        **_of_warps(backend, x.device),
     )
     return h, last.to(dtype)
+
+
+def _of_warps(backend: str, device: torch.device) -> dict[str, int]:
+    """What only the backend with warps asks for: pairs of channels stay on one of their lanes."""
+    return {"lanes": lanes(device)} if backend == "triton" else {}
 
 
 def _linear_scan_fake(
@@ -105,6 +111,7 @@ def linear_scan_backward(
         reverse=reverse,
         state_dtype=state,
         num_sms=num_sms(h.device),
+        **_of_warps(backend, h.device),
     )
     return grad_x, grad_decay.sum_to_size(decay.shape), grad_h0
 

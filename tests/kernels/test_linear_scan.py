@@ -40,9 +40,8 @@ def plan_of(case: Case, num_sms: int, streams: int = 2) -> tuple[launch.Channels
     batch, length, width = case.x.shape
     parts = 2 if case.x.is_complex() else 1
     size = case.x.element_size() // parts
-    return launch.layout(
-        length, batch, parts * width, size, num_sms, streams=streams, pairs=case.factor.is_complex()
-    )
+    pair_lanes = launch.LANES if case.factor.is_complex() else 0
+    return launch.layout(length, batch, parts * width, size, num_sms, streams=streams, pair_lanes=pair_lanes)
 
 
 def run(case: Case, num_sms: int) -> dict[str, torch.Tensor]:

@@ -27,6 +27,8 @@ def launch(
     transposed: bool = False, shared: bool = False, pairs: bool = False,
 ) -> None:  # fmt: skip
     """Both passes; `pairs` of real channels have complex decays."""
+    from triton.runtime import driver
+
     from cofm_triton.kernels import linear_scan
 
     state = state_dtype(dtype)
@@ -39,7 +41,8 @@ def launch(
         decay = meta(1, length, 1, dtype=decay.dtype)
     seq_starts = meta(4, dtype=torch.int64) if packed else None
     h0 = meta(4 if packed else 1, width, dtype=state) if states else None
-    options: dict[str, Any] = dict(reverse=reverse, state_dtype=state, num_sms=num_sms)
+    warp = driver.active.get_current_target().warp_size
+    options: dict[str, Any] = dict(reverse=reverse, state_dtype=state, num_sms=num_sms, lanes=warp)
     linear_scan.forward(x, decay, h0, seq_starts, **options)
     h = meta(*x.shape, dtype=dtype)
     linear_scan.backward(x, h0, decay, h, h0, seq_starts, **options)
