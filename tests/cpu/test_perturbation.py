@@ -142,7 +142,7 @@ def test_blocks_of_the_pytorch_sweep_do_not_matter(monkeypatch: pytest.MonkeyPat
     weights = torch.ones(4, dtype=torch.float64)
     whole = blocked.sweep_errors(cells, x, y, weights)
     monkeypatch.setattr(blocked, "_MAX_LANES", 16)
-    monkeypatch.setattr(blocked, "_BLOCK_NUMBERS", 100)
+    monkeypatch.setattr(blocked, "_CPU_NUMBERS", 100)
     torch.testing.assert_close(blocked.sweep_errors(cells, x, y, weights), whole, rtol=1e-13, atol=0)
 
 
