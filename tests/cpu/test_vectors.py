@@ -73,10 +73,9 @@ def room(width: int, dtype: torch.dtype) -> torch.Tensor:
 @pytest.mark.parametrize("dtype", list(SAMPLES), ids=str)
 @pytest.mark.parametrize("streamed", [False, True])
 def test_copies(width: int, dtype: torch.dtype, streamed: bool) -> None:
-    if dtype == torch.int32:  # a pair of bfloat16 numbers, the parts of a complex one
-        source = torch.randn(2 * width).bfloat16().view(dtype)
-    else:
-        source = torch.randn(width, dtype=dtype)
+    # int32 is a pair of bfloat16 numbers, the parts of a complex one.
+    pairs = dtype == torch.int32
+    source = torch.randn(2 * width).bfloat16().view(dtype) if pairs else torch.randn(width, dtype=dtype)
     target, sample = room(width, dtype), SAMPLES[dtype]
     copy((0,) * width, source.data_ptr(), sample, target.data_ptr(), sample, streamed)
     assert torch.equal(target[:width], source)
