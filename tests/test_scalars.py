@@ -240,6 +240,7 @@ FLAGS: dict[str, Callable[[Any], Any]] = {
     "batch_first of a model": lambda b: layer(2, 2, 2, batch_first=b),
     "constrained": lambda b: layer(recurrence="dense", constrained=b),
     "normalize_input": lambda b: layer(parameterization="lru", normalize_input=b),
+    "oscillating": lambda b: layer(oscillating=b),
     "reverse": lambda b: cofm.linear_scan(X, X[0, 0], reverse=b),
 }
 
@@ -300,7 +301,8 @@ def test_what_is_no_number(argument: str) -> None:
 def test_flags_of_all_kinds(argument: str) -> None:
     for kind in (np.bool_, np.array, torch.tensor):
         assert same(FLAGS[argument], True, kind(True))
-    for wrong in (1, 1.0, "yes", None, torch.tensor([True])):
+    may_be_left_open = argument in ("normalize_input", "oscillating")
+    for wrong in (1, 1.0, "yes", torch.tensor([True]), *(() if may_be_left_open else (None,))):
         with pytest.raises((TypeError, ValueError), match=r"bool|batch_first must be True"):
             FLAGS[argument](wrong)
 
