@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from cofm_triton.benchmark.contract import Contestant, Peer, Problem
+from cofm_triton.evidence.benchmark.contract import Contestant, Peer, Problem
 
 from .row_loop import dense, linear, nonlinear
 

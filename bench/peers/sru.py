@@ -6,7 +6,7 @@ import warnings
 
 import torch
 
-from cofm_triton.benchmark.contract import Contestant, Peer, Problem, torch_contestant
+from cofm_triton.evidence.benchmark.contract import Contestant, Peer, Problem, torch_contestant
 
 
 def _prepare(problem: Problem) -> Contestant:

@@ -19,12 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cofm_triton.activation import activation_slope
 from cofm_triton.ops.backends import implementation, lanes
 from cofm_triton.ops.derivatives import directly, keeps, signed
 from cofm_triton.ops.dtypes import state_dtype
 from cofm_triton.ops.registration import register, register_derivative
 from cofm_triton.ops.shapes import fold_batch, previous_states, split_batch
+from cofm_triton.step.activation import activation_slope
 
 
 def apply_dense_rnn(

@@ -26,7 +26,7 @@ from cofm_triton.ops.derivatives import directly, signed
 from cofm_triton.ops.dtypes import state_dtype
 from cofm_triton.ops.registration import register, register_derivative
 from cofm_triton.ops.shapes import fold_batch, packed_starts, previous_states, split_batch
-from cofm_triton.pairs import as_complex, as_reals, in_pairs
+from cofm_triton.step.pairs import as_complex, as_reals, in_pairs
 
 
 def apply_linear_scan(

@@ -16,7 +16,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cofm_triton.activation import activation, activation_slope
 from cofm_triton.ops.backends import implementation
 from cofm_triton.ops.derivatives import directly, keeps, signed
 from cofm_triton.ops.dtypes import state_dtype
@@ -24,6 +23,7 @@ from cofm_triton.ops.linear_scan import apply_linear_scan
 from cofm_triton.ops.registration import register, register_derivative
 from cofm_triton.ops.rnn_scan import apply_rnn_scan, linearize
 from cofm_triton.ops.shapes import fold_batch, holds, split_batch
+from cofm_triton.step.activation import activation, activation_slope
 
 # Tensors among the operator's arguments: x, weight, bias, rate, readout, offset.
 TENSORS = 6

@@ -25,7 +25,7 @@ from cofm_triton.cpu.jit.lookahead import (
     block_bounds,
     worth_looking_ahead,
 )
-from cofm_triton.tolerance import linear_scan_bounds
+from cofm_triton.evidence.tolerance import linear_scan_bounds
 
 pytestmark = pytest.mark.usefixtures("short_sequences_look_ahead")
 

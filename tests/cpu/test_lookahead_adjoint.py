@@ -13,7 +13,7 @@ pytest.importorskip("numba")
 import cofm_triton as cofm
 from cofm_triton.cpu.jit import linear_scan
 from cofm_triton.cpu.jit.lookahead import MAX_PARTS, SMALLEST, STEPS
-from cofm_triton.tolerance import linear_scan_bounds
+from cofm_triton.evidence.tolerance import linear_scan_bounds
 
 pytestmark = pytest.mark.usefixtures("short_sequences_look_ahead")
 

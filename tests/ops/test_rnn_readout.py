@@ -13,7 +13,6 @@ from torch.func import grad, hessian, vmap
 from torch.library import opcheck
 
 from cofm_triton import reference
-from cofm_triton.activation import activation
 from cofm_triton.ops.rnn_readout import (
     MAX_FEATURES,
     apply_rnn_readout,
@@ -23,6 +22,7 @@ from cofm_triton.ops.rnn_readout import (
     memory,
     traffic,
 )
+from cofm_triton.step.activation import activation
 
 DT = 0.7
 ACTS = [("tanh", "linear"), ("hardtanh", "linear"), ("relu", "linear"), ("linear", "linear"), ("linear", "tanh")]

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cofm_triton.cpu.blocked.packed import starts_of
+from cofm_triton.cpu.allocator import empty
 from cofm_triton.cpu.jit.chains import LINEAR_MARGIN, guess_steps
 from cofm_triton.cpu.jit.compiled import entry, inlined, inner
 from cofm_triton.cpu.jit.forward import initial_states, scan
@@ -42,8 +42,8 @@ from cofm_triton.cpu.jit.schedule import plan
 from cofm_triton.cpu.jit.streams import fence, streams
 from cofm_triton.cpu.jit.threads import launch, workers
 from cofm_triton.cpu.jit.vectors import conjugate, distribute, load, store, total, zeros
-from cofm_triton.cpu.memory import empty
-from cofm_triton.pairs import in_pairs
+from cofm_triton.cpu.packed import starts_of
+from cofm_triton.step.pairs import in_pairs
 
 # Time of a step that is not stored over that of one that is: time-invariant, gated.
 READ_COST = (0.4, 0.6)

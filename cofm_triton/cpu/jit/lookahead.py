@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cofm_triton.cpu.allocator import empty
 from cofm_triton.cpu.jit.compiled import entry, inlined, inner
 from cofm_triton.cpu.jit.region import each
 from cofm_triton.cpu.jit.rows import Rows, numbers, row_lanes, with_rows
@@ -32,7 +33,6 @@ from cofm_triton.cpu.jit.schedule import KEPT_PLANS, split
 from cofm_triton.cpu.jit.streams import fence, streams
 from cofm_triton.cpu.jit.threads import launch, workers
 from cofm_triton.cpu.jit.vectors import load, same, store, store_numbers
-from cofm_triton.cpu.memory import empty
 
 STEPS = 4  # of a block, spelled out below
 # Wider rows keep a core busy step by step, and shorter sequences are not worth another order of their sums.

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cofm_triton.cpu.allocator import empty
 from cofm_triton.cpu.jit.compiled import entry, inlined, inner
 from cofm_triton.cpu.jit.lookahead import MAX_PARTS, STEPS, block_bounds, from_zero, load_powers, powers
 from cofm_triton.cpu.jit.region import each
@@ -25,7 +26,6 @@ from cofm_triton.cpu.jit.rows import Rows, numbers, row_lanes, with_rows
 from cofm_triton.cpu.jit.streams import fence, streams
 from cofm_triton.cpu.jit.threads import launch, workers
 from cofm_triton.cpu.jit.vectors import load, same, store, store_numbers
-from cofm_triton.cpu.memory import empty
 
 
 def adjoint_ahead(
