@@ -204,9 +204,7 @@ def rnn_scan(
         rate = look_up(parameterization).rate(w)
         alpha, omega = effective_pair(rate, frequency.to(w.dtype), dt, discretization)
         return apply_paired_rnn_scan(x, alpha, omega, h0, seq_starts, dt, nonlinearity, chosen)
-    return apply_rnn_scan(
-        x, w, h0, seq_starts, dt, nonlinearity, chosen, solver, parameterization, discretization
-    )
+    return apply_rnn_scan(x, w, h0, seq_starts, dt, nonlinearity, chosen, solver, parameterization, discretization)
 
 
 def dense_rnn(
@@ -266,4 +264,3 @@ def dense_rnn(
 
         return definition(x, weight, h0, dt=dt, nonlinearity=nonlinearity)
     return apply_dense_rnn(x, weight, h0, dt, nonlinearity, precision, chosen)
-

@@ -182,10 +182,7 @@ def test_dependencies_point_one_way() -> None:
     graph = import_graph()
     assert set(graph) == set(RANK)  # every part has its row
     upwards = [
-        f"{part} imports {other}"
-        for part, others in graph.items()
-        for other in others
-        if RANK[other] >= RANK[part]
+        f"{part} imports {other}" for part, others in graph.items() for other in others if RANK[other] >= RANK[part]
     ]
     assert not upwards
 

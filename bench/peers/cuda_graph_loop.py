@@ -18,9 +18,7 @@ WARM_UP_RUNS = 3
 def graphed(contestant: Contestant) -> Contestant:
     """The contestant with each of its passes captured, once, and replayed from then on."""
     both = contestant.forward_backward
-    return Contestant(
-        _captured(contestant.forward), None if both is None else _captured(both), contestant.to_states
-    )
+    return Contestant(_captured(contestant.forward), None if both is None else _captured(both), contestant.to_states)
 
 
 def _captured(run: Callable[[], Any]) -> Callable[[], Any]:

@@ -18,7 +18,4 @@ def spans(seq_starts: Sequence[int] | None, length: int) -> list[tuple[slice, sl
         return [(slice(None), slice(0, length))]
     starts = [min(max(start, 0), length) for start in seq_starts]
     ends = [max(start, end) for start, end in zip(starts, [*starts[1:], length], strict=True)]
-    return [
-        (slice(s, s + 1), slice(start, end))
-        for s, (start, end) in enumerate(zip(starts, ends, strict=True))
-    ]
+    return [(slice(s, s + 1), slice(start, end)) for s, (start, end) in enumerate(zip(starts, ends, strict=True))]

@@ -593,9 +593,7 @@ class StableRNN(OptionsInState, UndecayedRecurrence):
     def _per_unit(self, per_mode: Tensor) -> Tensor:
         return per_mode.repeat_interleave(2) if self.oscillating else per_mode
 
-    def _run_rotated(
-        self, suffix: str, x: Tensor, h0: Tensor | None, lengths: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+    def _run_rotated(self, suffix: str, x: Tensor, h0: Tensor | None, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
         """The linear orthogonal recurrence in the basis P h, where it is diagonal."""
         decay, gain = self._linear_coefficients(suffix)
         basis = self._matrix(suffix).to(gain.dtype)

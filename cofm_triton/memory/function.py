@@ -34,6 +34,7 @@ from cofm_triton.support.scalars import as_int, as_number, check_choice, check_i
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+
 @dataclass(frozen=True)
 class Settings:
     """What a memory function was computed with.

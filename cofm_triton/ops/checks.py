@@ -99,9 +99,7 @@ def check_states(name: str, h0: Any, x: Tensor, seq_starts: Tensor | None) -> No
     check_companion(name, h0, x)
     rows, letter = (x.shape[0], "B") if seq_starts is None else (seq_starts.shape[0], "S")
     if tuple(h0.shape) != (rows, x.shape[2]):
-        raise ValueError(
-            f"{name} must have shape ({letter}, D) = ({rows}, {x.shape[2]}), got {tuple(h0.shape)}"
-        )
+        raise ValueError(f"{name} must have shape ({letter}, D) = ({rows}, {x.shape[2]}), got {tuple(h0.shape)}")
 
 
 def check_seq_starts(seq_starts: Any, x: Tensor) -> None:
@@ -125,9 +123,7 @@ def check_seq_starts(seq_starts: Any, x: Tensor) -> None:
     if seq_starts.device.type == "cpu" and not torch.compiler.is_compiling():
         values = seq_starts.tolist()
         if values[0] != 0 or any(a > b for a, b in zip(values, [*values[1:], x.shape[1]], strict=True)):
-            raise ValueError(
-                f"seq_starts must start with 0 and not decrease up to T = {x.shape[1]}, got {values}"
-            )
+            raise ValueError(f"seq_starts must start with 0 and not decrease up to T = {x.shape[1]}, got {values}")
 
 
 def check_nonlinearity(nonlinearity: Any) -> None:

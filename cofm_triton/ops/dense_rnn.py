@@ -276,9 +276,7 @@ dense_rnn_backward_op = register(dense_rnn_backward, fake=_dense_rnn_backward_fa
 register_derivative("dense_rnn", _backward, _setup_context)
 
 
-def traffic(
-    batch: int, length: int, channels: int, itemsize: int, *, backward: bool, keep: bool = True
-) -> int:
+def traffic(batch: int, length: int, channels: int, itemsize: int, *, backward: bool, keep: bool = True) -> int:
     """Bytes that must move with the weight on chip.
 
     Forward reads x and writes h and, if kept, the slopes; the adjoint reads dh and the slopes and writes dx. Slopes,

@@ -186,9 +186,7 @@ def _backward(ctx: Any, grad_y: Tensor | None, _grad_states: None) -> tuple[Tens
         grads = torch.func.vjp(lambda *inputs: composed(*inputs, *ctx.options), *tensors)[1](grad_y)
     else:
         with_grad_x = ctx.needs_input_grad[0]
-        grads = rnn_readout_backward_op(
-            grad_y, x, weight, bias, rate, readout, states, *ctx.options, with_grad_x
-        )
+        grads = rnn_readout_backward_op(grad_y, x, weight, bias, rate, readout, states, *ctx.options, with_grad_x)
         grads = (grads[0] if with_grad_x else None, *grads[1:])
     cast = (None if grad is None else grad.to(tensor.dtype) for grad, tensor in zip(grads, tensors, strict=True))
     return *cast, *nothing[TENSORS:]

@@ -270,9 +270,7 @@ def _rnn_scan_vmap(
     h0 = None if h0 is None else fold_batch(h0, h_dim, size, into_channels)
     if into_channels:
         w = fold_batch(w, w_dim, size, True)
-    h, last = rnn_scan_op(
-        x, w, h0, seq_starts, dt, nonlinearity, backend, solver, parameterization, discretization
-    )
+    h, last = rnn_scan_op(x, w, h0, seq_starts, dt, nonlinearity, backend, solver, parameterization, discretization)
     return (split_batch(h, size, into_channels), split_batch(last, size, into_channels)), (0, 0)
 
 

@@ -81,9 +81,7 @@ def _storages(tree: Any) -> dict[int, torch.UntypedStorage]:
     return {storage._cdata: storage for storage in storages}
 
 
-def fitting(
-    call: Callable[[int], object], limit: int, sequences: int, *, divisible: bool = True
-) -> tuple[int, int]:
+def fitting(call: Callable[[int], object], limit: int, sequences: int, *, divisible: bool = True) -> tuple[int, int]:
     """How many copies, on how many sequences each, stay below a limit: (copies, sequences).
 
     Sequences are split only if one copy on all of them is too much.

@@ -143,9 +143,7 @@ class ErrorEvaluator:
                 errors = self._stacked(stack(model, parameters), finished)
         return _infinite_where_lost(errors)
 
-    def of_family(
-        self, family: Sequence[tuple[nn.Module, Parameters]], finished: Finished = ignore
-    ) -> list[Tensor]:
+    def of_family(self, family: Sequence[tuple[nn.Module, Parameters]], finished: Finished = ignore) -> list[Tensor]:
         """Errors of copies of several models; nonlinear one-layer models of any width are computed in one sweep.
 
         Args:
@@ -189,8 +187,7 @@ class ErrorEvaluator:
             return self._log_gradients(model, parameters, sequences)
         with EvaluationMode(model), _under_vmap():
             parts = [
-                self._log_gradients(model, some, sequences)
-                for some, _ in self._copies_for_gradients(model, parameters)
+                self._log_gradients(model, some, sequences) for some, _ in self._copies_for_gradients(model, parameters)
             ]
         errors, gradients = zip(*parts, strict=True)
         return torch.cat(errors), {name: torch.cat([part[name] for part in gradients]) for name in parameters}

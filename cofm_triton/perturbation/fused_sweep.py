@@ -66,9 +66,7 @@ def _width_by_width(
     return errors
 
 
-def sweep_errors_and_gradients(
-    cells: StackedCells, inputs: Tensor, targets: Tensor, weights: Tensor
-) -> Tensor:
+def sweep_errors_and_gradients(cells: StackedCells, inputs: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
     """Errors of K models, differentiable once in their coefficients; arguments and result of `sweep_errors`."""
     if cells.is_dense:
         return blocked.sweep_errors(cells, inputs, targets, weights)

@@ -30,7 +30,6 @@ from cofm_triton.evidence.tolerance import linear_scan_bounds
 pytestmark = pytest.mark.usefixtures("short_sequences_look_ahead")
 
 
-
 @pytest.fixture
 def used(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Whether each call that looked ahead could do so."""
@@ -145,9 +144,7 @@ def test_a_state_that_overflows_inside_a_block(phase: int, used: list[bool], mon
 
 
 @pytest.mark.parametrize("decay", [SMALLEST / 2, 1e-40, -2 * LARGEST, torch.inf, torch.nan])
-def test_decays_whose_powers_leave_their_range(
-    decay: float, used: list[bool], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_decays_whose_powers_leave_their_range(decay: float, used: list[bool], monkeypatch: pytest.MonkeyPatch) -> None:
     x, decays = torch.randn(1, LENGTH, 2), torch.tensor([0.9, decay])
     results = scan(x, decays)
     for one, other in zip(results, step_by_step(lambda: scan(x, decays), monkeypatch), strict=True):

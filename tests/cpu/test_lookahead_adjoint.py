@@ -141,9 +141,7 @@ def test_an_adjoint_that_overflows_inside_a_block(
 
 
 @pytest.mark.parametrize("decay", [SMALLEST / 2, 1e-40, torch.inf, torch.nan])
-def test_decays_whose_powers_leave_their_range(
-    decay: float, used: list[bool], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_decays_whose_powers_leave_their_range(decay: float, used: list[bool], monkeypatch: pytest.MonkeyPatch) -> None:
     g, h = torch.randn(1, LENGTH, 2), torch.randn(1, LENGTH, 2)
     check_same_as_step_by_step((g, None, torch.tensor([0.9, decay]), h, None), monkeypatch)
     assert used == [False]

@@ -156,9 +156,7 @@ def test_trained_models_approximate_the_target(target: str) -> None:
     assert after < 0.01
 
 
-@pytest.mark.parametrize(
-    ("target", "slowest", "decay"), [("exp", 0.5, "exponential"), ("pol", 1e-3, "polynomial")]
-)
+@pytest.mark.parametrize(("target", "slowest", "decay"), [("exp", 0.5, "exponential"), ("pol", 1e-3, "polynomial")])
 @pytest.mark.parametrize("nonlinearity", ["linear", "tanh"])
 def test_memory_of_trained_models(target: str, slowest: float, decay: str, nonlinearity: str) -> None:
     """Sixteen rates up to 2, log-uniform: the record of 100 steps sees the slowest mode alone, or a power of t."""

@@ -30,9 +30,7 @@ def test_targets(name: str, length: int, dt: float) -> None:
         assert fit.margin > 1
 
 
-@given(
-    rate=st.floats(1e-3, 5), scale=st.floats(1e-6, 1e6), dt=st.floats(0.01, 1), length=st.integers(30, 300)
-)
+@given(rate=st.floats(1e-3, 5), scale=st.floats(1e-6, 1e6), dt=st.floats(0.01, 1), length=st.integers(30, 300))
 def test_every_exponential(rate: float, scale: float, dt: float, length: int) -> None:
     t = times(length, dt)
     fit = fit_decay(t, scale * torch.exp(-rate * t))
@@ -40,9 +38,7 @@ def test_every_exponential(rate: float, scale: float, dt: float, length: int) ->
     assert fit.rate == pytest.approx(rate, rel=1e-6)
 
 
-@given(
-    exponent=st.floats(0.3, 5), shift=st.floats(0.5, 20), scale=st.floats(1e-6, 1e6), length=st.integers(60, 600)
-)
+@given(exponent=st.floats(0.3, 5), shift=st.floats(0.5, 20), scale=st.floats(1e-6, 1e6), length=st.integers(60, 600))
 def test_every_polynomial(exponent: float, shift: float, scale: float, length: int) -> None:
     t = times(length)
     fit = fit_decay(t, scale * (t + shift) ** -exponent)

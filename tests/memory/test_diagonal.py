@@ -124,9 +124,7 @@ def exact_increment(name: str, recurrence: str, raw: float, u: float, step: int)
         if recurrence == "ssm" or name == "linear":
             gain = (1 - decay) / rate
             state = lambda k: gain * z * (1 - decay**k) / (1 - decay)  # noqa: E731
-            return (
-                gain * z * decay**step if name == "linear" else act(state(step + 1)) - act(state(step))
-            )
+            return gain * z * decay**step if name == "linear" else act(state(step + 1)) - act(state(step))
         for _ in range(step):
             z = z - (1 - decay) * act(z)
         return act(z)

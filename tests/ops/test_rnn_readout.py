@@ -152,9 +152,7 @@ def test_nothing_to_do(backend: str, shape: tuple[int, int]) -> None:
     torch._dynamo.reset()
 
 
-@pytest.mark.parametrize(
-    ("backend", "acts"), for_backends(CPU_BACKENDS, [("tanh", "linear"), ("linear", "tanh")])
-)
+@pytest.mark.parametrize(("backend", "acts"), for_backends(CPU_BACKENDS, [("tanh", "linear"), ("linear", "tanh")]))
 def test_derivatives(backend: str, acts: tuple[str, str]) -> None:
     inputs = arguments(backend, 2, 4, 2, 2, 2)
     assert gradcheck(fused(backend, acts), inputs, check_forward_ad=True, check_batched_grad=True)

@@ -33,9 +33,7 @@ def test_value_and_slope(parameterization: str, discretization: str) -> None:
         w = w.abs()
     rate, slope = exact(w, parameterization, discretization)
     u = RATE_ROUNDINGS * unit_roundoff(torch.float32)
-    torch.testing.assert_close(
-        step_rate(w, DT, parameterization, discretization).double(), rate, rtol=u, atol=0
-    )
+    torch.testing.assert_close(step_rate(w, DT, parameterization, discretization).double(), rate, rtol=u, atol=0)
     # exp(-dt f(w)) multiplies the error of its exponent.
     exponent = DT * reference.parameterization(parameterization).rate(w.double()).max()
     torch.testing.assert_close(

@@ -23,9 +23,7 @@ def randn(*shape: int, seed: int = 0) -> Tensor:
 @pytest.mark.parametrize("normalize_input", [False, True])
 @pytest.mark.parametrize("oscillating", [False, True])
 @pytest.mark.parametrize("nonlinearity", ["linear", "relu"])
-def test_pairs_and_normalised_inputs(
-    nonlinearity: str, oscillating: bool, normalize_input: bool, metric: str
-) -> None:
+def test_pairs_and_normalised_inputs(nonlinearity: str, oscillating: bool, normalize_input: bool, metric: str) -> None:
     options: dict[str, Any] = dict(oscillating=oscillating, normalize_input=normalize_input)
     fast, called = (
         kind(2, 5, 3, nonlinearity=nonlinearity, dt=0.5, dtype=torch.float64, **options)

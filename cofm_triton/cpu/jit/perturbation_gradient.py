@@ -178,7 +178,5 @@ def sweep_gradients(
     work(tasks[:1])  # compiles at the first call: one thread, not all
     threads = workers()
     run([partial(work, tasks[1 + thread :: threads]) for thread in range(threads)])
-    summed, by_unit, by_offset = (
-        torch.from_numpy(part.sum(0)) for part in (errors, unit_gradients, offset_gradients)
-    )
+    summed, by_unit, by_offset = (torch.from_numpy(part.sum(0)) for part in (errors, unit_gradients, offset_gradients))
     return summed, by_unit, by_offset

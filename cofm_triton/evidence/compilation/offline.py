@@ -152,9 +152,7 @@ class _OfflineDriver:
         return 0
 
 
-def _describe(
-    target: str, operator: str, options: Options, name: str, launch: dict[str, Any], kernel: Any
-) -> Compiled:
+def _describe(target: str, operator: str, options: Options, name: str, launch: dict[str, Any], kernel: Any) -> Compiled:
     resources, loop = read(kernel.asm, kernel.metadata.shared)
     constants = {key: value for key, value in launch.items() if key.isupper() or key == "num_warps"}
     threads = DEVICES[target].lanes * constants["num_warps"]

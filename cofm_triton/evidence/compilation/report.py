@@ -75,4 +75,3 @@ def _accesses(entry: Compiled) -> str:
         widths = sorted((int(name.split()[1]) for name in entry.accesses if name.startswith(kind)), reverse=True)
         parts.append("/".join(map(str, widths)) or "-")
     return ", ".join(parts)
-

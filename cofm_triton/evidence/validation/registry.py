@@ -109,7 +109,5 @@ def _random_shapes(seed: int) -> Iterator[tuple[Shape, str]]:
     generator = torch.Generator().manual_seed(seed)
     layouts = (PLAIN, STATES, STRIDED, f"{STATES}+{STRIDED}")
     for index in range(RANDOM_SHAPES):
-        batch, length, channels = (
-            int(torch.randint(1, most, (), generator=generator)) for most in (6, 400, 200)
-        )
+        batch, length, channels = (int(torch.randint(1, most, (), generator=generator)) for most in (6, 400, 200))
         yield (batch, length, channels), layouts[index % len(layouts)]
