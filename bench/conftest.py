@@ -9,10 +9,12 @@ import torch
 
 from cofm_triton.evidence import machine
 from cofm_triton.evidence.benchmark import table
-from cofm_triton.evidence.benchmark.contract import FORWARD, Case, Peer
+from cofm_triton.evidence.benchmark.cases import cases
+from cofm_triton.evidence.benchmark.contract import FORWARD, Peer
 from cofm_triton.evidence.benchmark.peers import declines, missing, peers
-from cofm_triton.evidence.benchmark.registry import OPERATORS, cases
 from cofm_triton.evidence.benchmark.results import OURS, Results
+from cofm_triton.evidence.case import Case
+from cofm_triton.evidence.registry import benchmarks
 
 RESULTS = pytest.StashKey[Results]()
 LOAD = pytest.StashKey[float | None]()
@@ -40,9 +42,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     smoke, results = metafunc.config.getoption("smoke"), metafunc.config.stash[RESULTS]
     device = torch.device(metafunc.config.getoption("device"))
     parameters = [
-        pytest.param(case, pass_name, peer, id=f"{case.label(pass_name)}-{peer.name if peer else OURS}")
+        pytest.param(case, pass_name, peer, id=f"{case.text}:{pass_name}-{peer.name if peer else OURS}")
         for case in cases(smoke)
-        for pass_name in OPERATORS[case.operator].passes
+        for pass_name in benchmarks()[case.operator].passes
         for peer in [None, *_running(case, pass_name, results, smoke, device)]
     ]
     metafunc.parametrize(("case", "pass_name", "contestant"), parameters)

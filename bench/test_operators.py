@@ -7,10 +7,11 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from cofm_triton.evidence.benchmark.check import check
-from cofm_triton.evidence.benchmark.contract import Case, Peer, Unsupported
+from cofm_triton.evidence.benchmark.contract import Peer, Unsupported
 from cofm_triton.evidence.benchmark.measure import Turns
-from cofm_triton.evidence.benchmark.registry import OPERATORS
 from cofm_triton.evidence.benchmark.results import OURS, Results, record
+from cofm_triton.evidence.case import Case
+from cofm_triton.evidence.registry import benchmarks
 
 
 def test_operator(
@@ -23,15 +24,16 @@ def test_operator(
     request: pytest.FixtureRequest,
 ) -> None:
     """Measure one contestant in turns with the copy."""
-    operator = OPERATORS[case.operator]
-    problem = operator.make(case, device)
+    operator = benchmarks()[case.operator]
+    problem = operator.draw(case, device)
     name = OURS if contestant is None else contestant.name
-    target = torch.empty_like(problem.yardstick)
+    yardstick = operator.yardstick(problem)
+    target = torch.empty_like(yardstick)
     try:
         runner = operator.ours(problem) if contestant is None else contestant.prepare[case.operator](problem)
-        turns = Turns(lambda: target.copy_(problem.yardstick), runner.passes()[pass_name], device)
+        turns = Turns(lambda: target.copy_(yardstick), runner.passes()[pass_name], device)
         if request.config.getoption("smoke"):
-            check(problem, runner, pass_name, contestant)
+            check(case, problem, runner, pass_name, contestant)
             rounds = 1
         else:
             option = request.config.getoption
@@ -39,9 +41,9 @@ def test_operator(
     except Unsupported as reason:
         results.leave_out(name, case.operator, str(reason))
         pytest.skip(f"{name}: {reason}")
-    benchmark.group = case.label(pass_name)
+    benchmark.group = f"{case.text}:{pass_name}"
     benchmark.pedantic(turns.run, setup=turns.before, rounds=rounds)
     moved = operator.bytes_moved(case, pass_name) if contestant is None else None
-    entry = record(case, pass_name, name, turns, moved, 2 * problem.yardstick.nbytes)
+    entry = record(case, pass_name, name, turns, moved, 2 * yardstick.nbytes)
     benchmark.extra_info["ratio_to_copy"] = entry.ratio._asdict()
     results.records.append(entry)

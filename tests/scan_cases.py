@@ -1,4 +1,4 @@
-"""Calls of the scans for tests, and the backends they run on; the cases themselves are the validation's."""
+"""Problems of the scans for tests, as their entries draw them, and the backends they run on."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from cofm_triton.evidence.validation.case import Case, device_of, rounding_slack
-from cofm_triton.evidence.validation.draws import decays, normal
+from cofm_triton.evidence.draws import decays, normal
+from cofm_triton.evidence.operators.dense_rnn import dense_problem
+from cofm_triton.evidence.operators.linear_scan import linear_problem
+from cofm_triton.evidence.operators.paired_rnn_scan import paired_problem
+from cofm_triton.evidence.operators.rnn_scan import rnn_problem
+from cofm_triton.evidence.problem import Problem, device_of, rounding_slack
 from cofm_triton.evidence.validation.interpreter import search_once
-from cofm_triton.evidence.validation.operators.dense_rnn import dense_case
-from cofm_triton.evidence.validation.operators.linear_scan import linear_case
-from cofm_triton.evidence.validation.operators.paired_rnn_scan import paired_case
-from cofm_triton.evidence.validation.operators.rnn_scan import rnn_case
 from cofm_triton.ops.backends import INSTALLED, interpreting
 
 __all__ = [
@@ -25,15 +25,15 @@ __all__ = [
     "REAL",
     "SEQUENTIAL_BACKENDS",
     "TRITON",
-    "Case",
+    "Problem",
     "decays",
-    "dense_case",
+    "dense_problem",
     "device_of",
     "for_backends",
-    "linear_case",
+    "linear_problem",
     "normal",
-    "paired_case",
-    "rnn_case",
+    "paired_problem",
+    "rnn_problem",
     "rounding_slack",
 ]
 

@@ -18,14 +18,14 @@ from scan_cases import (
     REAL,
     SEQUENTIAL_BACKENDS,
     TRITON,
-    Case,
+    Problem,
     decays,
-    dense_case,
+    dense_problem,
     device_of,
     for_backends,
-    linear_case,
+    linear_problem,
     normal,
-    rnn_case,
+    rnn_problem,
 )
 from torch import Tensor
 
@@ -66,13 +66,13 @@ def assert_same(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
 @pytest.mark.parametrize("gated", [False, True])
 @pytest.mark.parametrize("reverse", [False, True])
 def test_linear_scan_of_any_shape(shape: tuple[int, int, int], reverse: bool, gated: bool, backend: str) -> None:
-    linear_case(*shape, gated=gated, reverse=reverse).check(backend)
+    linear_problem(*shape, gated=gated, reverse=reverse).check(backend)
 
 
 @pytest.mark.parametrize(("backend", "shape"), SHAPES_BY_BACKEND)
 @pytest.mark.parametrize("nonlinearity", NONLINEARITIES)
 def test_rnn_scan_of_any_shape(shape: tuple[int, int, int], nonlinearity: str, backend: str) -> None:
-    rnn_case(*shape, nonlinearity=nonlinearity).check(backend)
+    rnn_problem(*shape, nonlinearity=nonlinearity).check(backend)
 
 
 @pytest.mark.parametrize(("backend", "dtype"), for_backends(BACKENDS, REAL) + for_backends(COMPLEX_BACKENDS, COMPLEX))
@@ -80,28 +80,26 @@ def test_rnn_scan_of_any_shape(shape: tuple[int, int, int], nonlinearity: str, b
 @pytest.mark.parametrize("states", [False, True])
 @pytest.mark.parametrize("reverse", [False, True])
 def test_linear_scan_of_any_dtype(dtype: torch.dtype, backend: str, gated: bool, states: bool, reverse: bool) -> None:
-    linear_case(2, 33, 40, dtype=dtype, gated=gated, states=states, reverse=reverse).check(backend)
+    linear_problem(2, 33, 40, dtype=dtype, gated=gated, states=states, reverse=reverse).check(backend)
 
 
 @pytest.mark.parametrize(("backend", "dtype"), for_backends(BACKENDS, REAL))
 @pytest.mark.parametrize("nonlinearity", NONLINEARITIES)
 @pytest.mark.parametrize("states", [False, True])
 def test_rnn_scan_of_any_dtype(dtype: torch.dtype, backend: str, nonlinearity: str, states: bool) -> None:
-    rnn_case(2, 33, 40, dtype=dtype, nonlinearity=nonlinearity, states=states).check(backend)
+    rnn_problem(2, 33, 40, dtype=dtype, nonlinearity=nonlinearity, states=states).check(backend)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("gated", [False, True])
 def test_companions_in_either_dtype(gated: bool, dtype: torch.dtype, backend: str) -> None:
-    case = linear_case(2, 9, 40, dtype=dtype, gated=gated)
-    assert case.h0 is not None and case.grad_last is not None
+    problem = linear_problem(2, 9, 40, dtype=dtype, gated=gated)
     other = state_dtype(dtype) if gated else dtype  # gates in float32, a decay in 16 bits
-    case.with_(factor=case.factor.to(other)).check(backend)
-    case.with_(h0=case.h0.to(dtype), grad_last=case.grad_last.to(dtype)).check(backend)
-    nonlinear = rnn_case(2, 9, 40, dtype=dtype)
-    assert nonlinear.h0 is not None and nonlinear.grad_last is not None
-    nonlinear.with_(h0=nonlinear.h0.to(dtype), grad_last=nonlinear.grad_last.to(dtype)).check(backend)
+    problem.with_(decay=problem["decay"].to(other)).check(backend)
+    problem.with_(h0=problem["h0"].to(dtype), grad_last=problem["grad_last"].to(dtype)).check(backend)
+    nonlinear = rnn_problem(2, 9, 40, dtype=dtype)
+    nonlinear.with_(h0=nonlinear["h0"].to(dtype), grad_last=nonlinear["grad_last"].to(dtype)).check(backend)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -138,17 +136,20 @@ LAYOUTS = {
 def test_any_strides(layout: str, dtype: torch.dtype, backend: str) -> None:
     make, shape = LAYOUTS[layout], (2, 17, 3)
     states = normal(3, 2, seed=2).t()
-    for case in (linear_case(*shape, dtype=dtype, gated=True), rnn_case(*shape, dtype=dtype, nonlinearity="tanh")):
-        strided = case.with_(x=make(*shape, dtype, 0), grad_h=make(*shape, dtype, 3), h0=states, grad_last=states)
-        if case.call is linear_scan:
-            strided = strided.with_(factor=make(*shape, dtype, 1).clamp(-1, 1))
+    for problem in (
+        linear_problem(*shape, dtype=dtype, gated=True),
+        rnn_problem(*shape, dtype=dtype, nonlinearity="tanh"),
+    ):
+        strided = problem.with_(x=make(*shape, dtype, 0), grad_h=make(*shape, dtype, 3), h0=states, grad_last=states)
+        if problem.operator.name == "linear_scan":
+            strided = strided.with_(decay=make(*shape, dtype, 1).clamp(-1, 1))
         else:
-            strided = strided.with_(factor=torch.rand(6, generator=torch.Generator().manual_seed(7))[::2])
+            strided = strided.with_(rate=torch.rand(6, generator=torch.Generator().manual_seed(7))[::2])
         dense = strided.with_(
-            **{name: getattr(strided, name).contiguous() for name in ("x", "factor", "h0", "grad_h", "grad_last")}
+            **{name: tensor.contiguous() for name, tensor in {**strided.tensors, **strided.pulls}.items()}
         )
         ours, theirs = strided.run(backend), dense.run(backend)
-        if backend == "torch" and case.call is not linear_scan:  # PyTorch sums strided terms in another order
+        if backend == "torch" and problem.operator.name != "linear_scan":  # PyTorch sums strided terms in another order
             strided.check(backend)
             del ours["grad_rate"]
         assert_same(ours, theirs)
@@ -159,25 +160,25 @@ def test_any_strides(layout: str, dtype: torch.dtype, backend: str) -> None:
 @pytest.mark.parametrize("step", [0, 2])
 def test_time_invariant_decay_of_any_stride(step: int, dtype: torch.dtype, backend: str) -> None:
     decay = decays(1, dtype=dtype).expand(3) if step == 0 else decays(6, dtype=dtype)[::step]
-    case = linear_case(2, 9, 3, dtype=dtype).with_(factor=decay)
-    assert_same(case.run(backend), case.with_(factor=decay.contiguous()).run(backend))
-    case.check(backend)
+    problem = linear_problem(2, 9, 3, dtype=dtype).with_(decay=decay)
+    assert_same(problem.run(backend), problem.with_(decay=decay.contiguous()).run(backend))
+    problem.check(backend)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_packed_starts_of_any_stride(backend: str) -> None:
-    for case in (linear_case(1, 20, 3, starts=[0, 4, 9]), rnn_case(1, 20, 3, starts=[0, 4, 9])):
+    for problem in (linear_problem(1, 20, 3, starts=[0, 4, 9]), rnn_problem(1, 20, 3, starts=[0, 4, 9])):
         apart = torch.tensor([0, 77, 4, 77, 9])[::2]
-        strided = case.with_(options=case.options | dict(seq_starts=apart))
-        assert_same(strided.run(backend), case.run(backend))
+        strided = problem.with_(seq_starts=apart)
+        assert_same(strided.run(backend), problem.run(backend))
 
 
 @pytest.mark.parametrize("backend", COMPLEX_BACKENDS)
 @pytest.mark.parametrize("reverse", [False, True])
 def test_lazily_conjugated_tensors(reverse: bool, backend: str) -> None:
-    case = linear_case(2, 9, 3, dtype=torch.complex128, gated=True, reverse=reverse)
-    lazy = case.with_(x=case.x.conj(), factor=case.factor.conj(), h0=case.h0.conj(), grad_h=case.grad_h.conj())  # type: ignore[union-attr]
-    dense = lazy.with_(**{name: getattr(lazy, name).resolve_conj() for name in ("x", "factor", "h0", "grad_h")})
+    problem = linear_problem(2, 9, 3, dtype=torch.complex128, gated=True, reverse=reverse)
+    lazy = problem.with_(**{name: problem[name].conj() for name in ("x", "decay", "h0", "grad_h")})
+    dense = lazy.with_(**{name: lazy[name].resolve_conj() for name in ("x", "decay", "h0", "grad_h")})
     assert_same(lazy.run(backend), dense.run(backend))
 
 
@@ -188,20 +189,24 @@ def test_lazily_conjugated_tensors(reverse: bool, backend: str) -> None:
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_decay_broadcasts(shape: tuple[int, ...], dtype: torch.dtype, backend: str) -> None:
-    case = linear_case(2, 9, 3, dtype=dtype).with_(factor=decays(*shape, dtype=dtype))
-    results = case.run(backend)
+    problem = linear_problem(2, 9, 3, dtype=dtype).with_(decay=decays(*shape, dtype=dtype))
+    results = problem.run(backend)
     assert results["grad_decay"].shape == shape
-    case.check(backend)
+    problem.check(backend)
 
 
 @pytest.mark.parametrize("backend", COMPLEX_BACKENDS)
 @pytest.mark.parametrize("pairs", [False, True])
 @pytest.mark.parametrize("shape", [(), (1, 2), (9, 1), (9, 2), (2, 9, 1), (1, 9, 2), (2, 1, 2), (2, 1, 1)], ids=str)
 def test_complex_decay_broadcasts(shape: tuple[int, ...], pairs: bool, backend: str) -> None:
-    case = linear_case(2, 9, 4, dtype=torch.bfloat16, pairs=True) if pairs else linear_case(2, 9, 2, dtype=COMPLEX[1])
-    case = case.with_(factor=decays(*shape, dtype=COMPLEX[1]))
-    assert case.run(backend)["grad_decay"].shape == shape
-    case.check(backend)
+    problem = (
+        linear_problem(2, 9, 4, dtype=torch.bfloat16, pairs=True)
+        if pairs
+        else linear_problem(2, 9, 2, dtype=COMPLEX[1])
+    )
+    problem = problem.with_(decay=decays(*shape, dtype=COMPLEX[1]))
+    assert problem.run(backend)["grad_decay"].shape == shape
+    problem.check(backend)
 
 
 @pytest.mark.parametrize(
@@ -213,13 +218,13 @@ def test_complex_decay_broadcasts(shape: tuple[int, ...], pairs: bool, backend: 
 @pytest.mark.parametrize("channels", [6, 70])
 def test_gates_shared_by_all_channels(channels: int, batch: int, dtype: torch.dtype, backend: str) -> None:
     """Rows of one vector, and of blocks and a rest; gates of one sequence or of all of them."""
-    case = linear_case(2, 9, channels, dtype=dtype, gated=True, shared=True)
-    case = case.with_(factor=case.factor[:batch])
-    case.check(backend)
-    first, second = case.run(backend), case.run(backend)
+    problem = linear_problem(2, 9, channels, dtype=dtype, gated=True, shared=True)
+    problem = problem.with_(decay=problem["decay"][:batch])
+    problem.check(backend)
+    first, second = problem.run(backend), problem.run(backend)
     assert_same(first, second)
     # An expanded tensor is read where it is, too, and its gradient is not summed.
-    whole = case.with_(factor=case.factor.expand(2, 9, channels))
+    whole = problem.with_(decay=problem["decay"].expand(2, 9, channels))
     assert torch.equal(whole.run(backend)["h"], first["h"])
     assert whole.run(backend)["grad_decay"].shape == (2, 9, channels)
     whole.check(backend)
@@ -235,23 +240,23 @@ def test_gates_shared_by_all_channels(channels: int, batch: int, dtype: torch.dt
 )
 @pytest.mark.parametrize("reverse", [False, True])
 def test_pairs_of_any_shape(shape: tuple[int, int, int], reverse: bool, backend: str) -> None:
-    linear_case(*shape, dtype=torch.bfloat16, pairs=True, reverse=reverse).check(backend)
+    linear_problem(*shape, dtype=torch.bfloat16, pairs=True, reverse=reverse).check(backend)
 
 
 @pytest.mark.parametrize(("backend", "dtype"), for_backends(BACKENDS, REAL))
 @pytest.mark.parametrize("gated", [False, True])
 @pytest.mark.parametrize("states", [False, True])
 def test_pairs_of_any_dtype(dtype: torch.dtype, backend: str, gated: bool, states: bool) -> None:
-    case = linear_case(2, 20, 6, dtype=dtype, pairs=True, gated=gated, states=states)
-    case.check(backend)
-    case.with_(h0=None if case.h0 is None else case.h0.to(dtype), grad_last=normal(2, 6, dtype=dtype)).check(backend)
+    problem = linear_problem(2, 20, 6, dtype=dtype, pairs=True, gated=gated, states=states)
+    problem.check(backend)
+    problem.with_(h0=problem["h0"].to(dtype) if states else None, grad_last=normal(2, 6, dtype=dtype)).check(backend)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("starts", STARTS[1:3], ids=str)
 def test_packed_pairs(starts: list[int], dtype: torch.dtype, backend: str) -> None:
-    linear_case(1, 100, 4, dtype=dtype, pairs=True, starts=starts).check(backend)
+    linear_problem(1, 100, 4, dtype=dtype, pairs=True, starts=starts).check(backend)
 
 
 @pytest.mark.parametrize(
@@ -267,8 +272,8 @@ def test_pairs_of_any_strides(layout: str, dtype: torch.dtype, backend: str) -> 
         return LAYOUTS[layout](2, 17, 4, dtype, seed)
 
     states = normal(4, 2, seed=2).t()
-    case = linear_case(2, 17, 4, dtype=dtype, pairs=True)
-    strided = case.with_(x=make(0), grad_h=make(3), h0=states, grad_last=states)
+    problem = linear_problem(2, 17, 4, dtype=dtype, pairs=True)
+    strided = problem.with_(x=make(0), grad_h=make(3), h0=states, grad_last=states)
     dense = strided.with_(x=make(0).contiguous(), grad_h=make(3).contiguous(), h0=states.contiguous())
     assert_same(strided.run(backend), dense.run(backend))
 
@@ -276,12 +281,11 @@ def test_pairs_of_any_strides(layout: str, dtype: torch.dtype, backend: str) -> 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_pairs_are_complex_channels(backend: str) -> None:
     """The same numbers as the scan of a complex tensor, in place of it."""
-    case = linear_case(2, 33, 6, pairs=True)
-    assert case.h0 is not None and case.grad_h is not None and case.grad_last is not None
-    complexes = (case.x, case.h0, case.grad_h, case.grad_last)
+    problem = linear_problem(2, 33, 6, pairs=True)
+    complexes = (problem.x, problem["h0"], problem["grad_h"], problem["grad_last"])
     x, h0, grad_h, grad_last = (torch.view_as_complex(t.unflatten(-1, (-1, 2))) for t in complexes)
-    ours = case.run(backend)
-    theirs = case.with_(x=x, h0=h0, grad_h=grad_h, grad_last=grad_last).run(backend)
+    ours = problem.run(backend)
+    theirs = problem.with_(x=x, h0=h0, grad_h=grad_h, grad_last=grad_last).run(backend)
     of_pairs = {k: v if k == "grad_decay" else torch.view_as_real(v).flatten(-2) for k, v in theirs.items()}
     assert_same(ours, of_pairs)
 
@@ -289,34 +293,32 @@ def test_pairs_are_complex_channels(backend: str) -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("part", ["grad_h", "grad_last"])
 def test_gradient_through_one_result_only(part: str, backend: str) -> None:
-    for case in (linear_case(2, 9, 3), linear_case(2, 9, 3, gated=True, reverse=True), rnn_case(2, 9, 3)):
-        case.with_(**{part: None}).check(backend)
+    for problem in (linear_problem(2, 9, 3), linear_problem(2, 9, 3, gated=True, reverse=True), rnn_problem(2, 9, 3)):
+        problem.with_(**{part: None}).check(backend)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("wanted", ["x", "factor", "h0"])
 def test_gradient_of_one_argument_only(wanted: str, backend: str) -> None:
-    for case in (linear_case(2, 9, 3), linear_case(2, 9, 3, gated=True), rnn_case(2, 9, 3)):
-        everything = case.run(backend)
-        arguments = {n: getattr(case, n).to(device_of(backend)) for n in ("x", "factor", "h0")}
-        leaf = arguments[wanted].requires_grad_()
-        assert case.grad_h is not None and case.grad_last is not None
-        h, h_last = case.call(*arguments.values(), **case.options, backend=backend)
-        weights = [case.grad_h.to(h.device), case.grad_last.to(h.device)]
+    for problem in (linear_problem(2, 9, 3), linear_problem(2, 9, 3, gated=True), rnn_problem(2, 9, 3)):
+        everything = problem.run(backend)
+        arguments = {n: tensor.to(device_of(backend)) for n, tensor in problem.tensors.items()}
+        name = wanted if wanted in arguments else next(n for n in ("decay", "rate") if n in arguments)
+        leaf = arguments[name].requires_grad_()
+        h, h_last = problem.operator.function(*arguments.values(), **problem.options, backend=backend)
+        weights = [problem["grad_h"].to(h.device), problem["grad_last"].to(h.device)]
         (grad,) = torch.autograd.grad((h, h_last), leaf, weights)
-        name = dict(zip(("x", "factor", "h0"), case.names, strict=True))[wanted]
-        assert equal(grad.cpu(), everything[name])
+        assert equal(grad.cpu(), everything[f"grad_{name}"])
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_no_steps_return_the_initial_state(backend: str) -> None:
-    for case in (linear_case(2, 0, 3), linear_case(2, 0, 3, gated=True), rnn_case(2, 0, 3)):
-        results = case.run(backend)
-        assert case.h0 is not None and case.grad_last is not None
+    for problem in (linear_problem(2, 0, 3), linear_problem(2, 0, 3, gated=True), rnn_problem(2, 0, 3)):
+        results = problem.run(backend)
         assert results["h"].shape == (2, 0, 3)
-        assert equal(results["h_last"], case.h0)
-        assert equal(results["grad_h0"], case.grad_last)
-    assert not linear_case(2, 0, 3, states=False).run(backend)["h_last"].any()
+        assert equal(results["h_last"], problem["h0"])
+        assert equal(results["grad_h0"], problem["grad_last"])
+    assert not linear_problem(2, 0, 3, states=False).run(backend)["h_last"].any()
 
 
 # Packed sequences
@@ -328,30 +330,29 @@ def test_no_steps_return_the_initial_state(backend: str) -> None:
 @pytest.mark.parametrize("states", [False, True])
 @pytest.mark.parametrize("starts", STARTS, ids=str)
 def test_packed_linear_scan(starts: list[int], states: bool, reverse: bool, gated: bool, backend: str) -> None:
-    linear_case(1, 100, 3, gated=gated, reverse=reverse, states=states, starts=starts).check(backend)
+    linear_problem(1, 100, 3, gated=gated, reverse=reverse, states=states, starts=starts).check(backend)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("nonlinearity", ["tanh", "hardtanh"])
 @pytest.mark.parametrize("starts", STARTS, ids=str)
 def test_packed_rnn_scan(starts: list[int], nonlinearity: str, backend: str) -> None:
-    rnn_case(1, 100, 3, nonlinearity=nonlinearity, starts=starts).check(backend)
+    rnn_problem(1, 100, 3, nonlinearity=nonlinearity, starts=starts).check(backend)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("starts", [[0], [0, 0, 0]], ids=str)
 def test_packed_sequences_without_steps(starts: list[int], backend: str) -> None:
-    for case in (linear_case(1, 0, 3, starts=starts), rnn_case(1, 0, 3, starts=starts)):
-        results = case.run(backend)
-        assert case.h0 is not None
-        assert equal(results["h_last"], case.h0)
+    for problem in (linear_problem(1, 0, 3, starts=starts), rnn_problem(1, 0, 3, starts=starts)):
+        results = problem.run(backend)
+        assert equal(results["h_last"], problem["h0"])
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_packed_starts_of_either_integer(backend: str) -> None:
-    case = linear_case(1, 100, 3, starts=STARTS[1])
-    narrow = case.with_(options=case.options | dict(seq_starts=case.options["seq_starts"].int()))
-    assert_same(case.run(backend), narrow.run(backend))
+    problem = linear_problem(1, 100, 3, starts=STARTS[1])
+    narrow = problem.with_(seq_starts=problem.options["seq_starts"].int())
+    assert_same(problem.run(backend), narrow.run(backend))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -360,18 +361,18 @@ def test_nothing_passes_a_boundary(kind: str, backend: str) -> None:
     # NaN in one sequence, in values and in gradients, would show anywhere it got to.
     starts, length = [0, 7, 7, 19, 27], 40
     if kind == "rnn":
-        case = rnn_case(1, length, 3, starts=starts)
+        problem = rnn_problem(1, length, 3, starts=starts)
     else:
-        case = linear_case(1, length, 3, starts=starts, gated=kind == "gated", reverse=kind == "reverse")
-    clean = case.run(backend)
-    poisoned = {name: getattr(case, name).clone() for name in ("x", "h0", "grad_h", "grad_last")}
+        problem = linear_problem(1, length, 3, starts=starts, gated=kind == "gated", reverse=kind == "reverse")
+    clean = problem.run(backend)
+    poisoned = {name: problem[name].clone() for name in ("x", "h0", "grad_h", "grad_last")}
     poisoned["x"][:, 7:19] = poisoned["grad_h"][:, 7:19] = torch.nan
     poisoned["h0"][2] = poisoned["grad_last"][2] = torch.nan
     if kind == "gated":
-        gates = case.factor.clone()
+        gates = problem["decay"].clone()
         gates[:, 7:19] = torch.nan
-        case = case.with_(factor=gates)
-    dirty = case.with_(**poisoned).run(backend)
+        problem = problem.with_(decay=gates)
+    dirty = problem.with_(**poisoned).run(backend)
     for name in ("h", "grad_x"):
         assert dirty[name][:, 7:19].isnan().all()
         assert torch.equal(dirty[name][:, :7], clean[name][:, :7])
@@ -388,17 +389,16 @@ def test_nothing_passes_a_boundary(kind: str, backend: str) -> None:
 @pytest.mark.parametrize("gated", [False, True])
 def test_packed_is_one_by_one(gated: bool, reverse: bool, backend: str) -> None:
     starts, length = [0, 7, 7, 19, 27], 40
-    case = linear_case(1, length, 3, gated=gated, reverse=reverse, starts=starts)
-    packed = case.run(backend)
-    assert case.h0 is not None and case.grad_h is not None and case.grad_last is not None
+    problem = linear_problem(1, length, 3, gated=gated, reverse=reverse, starts=starts)
+    packed = problem.run(backend)
     for i, (a, b) in enumerate(itertools.pairwise([*starts, length])):
-        alone = case.with_(
-            x=case.x[:, a:b],
-            factor=case.factor[:, a:b] if gated else case.factor,
-            h0=case.h0[i : i + 1],
-            grad_h=case.grad_h[:, a:b],
-            grad_last=case.grad_last[i : i + 1],
-            options=dict(reverse=reverse),
+        alone = problem.with_(
+            x=problem.x[:, a:b],
+            decay=problem["decay"][:, a:b] if gated else problem["decay"],
+            h0=problem["h0"][i : i + 1],
+            grad_h=problem["grad_h"][:, a:b],
+            grad_last=problem["grad_last"][i : i + 1],
+            seq_starts=None,
         ).run(backend)
         for name in ("h", "grad_x"):
             assert torch.equal(packed[name][:, a:b], alone[name])
@@ -409,22 +409,23 @@ def test_packed_is_one_by_one(gated: bool, reverse: bool, backend: str) -> None:
 # The state is all that passes from one call to the next
 
 
-def in_two_calls(case: Case, cut: int, backend: str) -> dict[str, Tensor]:
+def in_two_calls(problem: Problem, cut: int, backend: str) -> dict[str, Tensor]:
     """The case as two calls, the second one from the state of the first, gradients included."""
     device = device_of(backend)
-    x, factor, h0 = (getattr(case, n).to(device).detach().requires_grad_() for n in ("x", "factor", "h0"))
+    x, factor, h0 = (tensor.to(device).detach().requires_grad_() for tensor in problem.tensors.values())
     parts = [slice(0, cut), slice(cut, x.shape[1])]
-    if case.options.get("reverse"):
+    if problem.options.get("reverse"):
         parts.reverse()
     state, pieces = h0, {}
     for part in parts:
         here = factor[:, part] if factor.dim() == 3 else factor
-        pieces[part.start], state = case.call(x[:, part], here, state, **case.options, backend=backend)
+        pieces[part.start], state = problem.operator.function(
+            x[:, part], here, state, **problem.options, backend=backend
+        )
     h = torch.cat([pieces[start] for start in sorted(pieces)], 1)
-    assert case.grad_h is not None and case.grad_last is not None
-    weights = [case.grad_h.to(device), case.grad_last.to(device)]
+    weights = [problem["grad_h"].to(device), problem["grad_last"].to(device)]
     grads = torch.autograd.grad((h, state), (x, factor, h0), weights)
-    return {"h": h, "h_last": state, **dict(zip(case.names, grads, strict=True))}
+    return {"h": h, "h_last": state, **{f"grad_{n}": grad for n, grad in zip(problem.tensors, grads, strict=True)}}
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -433,10 +434,10 @@ def in_two_calls(case: Case, cut: int, backend: str) -> dict[str, Tensor]:
 @pytest.mark.parametrize("kind", ["linear", "gated", "reverse", "tanh", "hardtanh"])
 def test_chunk_by_chunk_is_the_whole(kind: str, cut: int, dtype: torch.dtype, backend: str) -> None:
     if kind in NONLINEARITIES and kind != "linear":
-        case = rnn_case(2, 33, 3, dtype=dtype, nonlinearity=kind)
+        problem = rnn_problem(2, 33, 3, dtype=dtype, nonlinearity=kind)
     else:
-        case = linear_case(2, 33, 3, dtype=dtype, gated=kind == "gated", reverse=kind == "reverse")
-    whole, parts = case.run(backend), in_two_calls(case, cut, backend)
+        problem = linear_problem(2, 33, 3, dtype=dtype, gated=kind == "gated", reverse=kind == "reverse")
+    whole, parts = problem.run(backend), in_two_calls(problem, cut, backend)
     sequential = backend in ("numba", "triton")
     rounded = dtype != torch.float32
     for name in whole:
@@ -446,7 +447,7 @@ def test_chunk_by_chunk_is_the_whole(kind: str, cut: int, dtype: torch.dtype, ba
         restored = rounded and (name == "grad_decay" or (kind in ("tanh", "hardtanh") and name.startswith("grad")))
         if sequential and not summed and not restored:
             assert torch.equal(parts[name].cpu(), whole[name]), name
-    bounds = case.bounds_of(case.x, case.factor, case.h0, case.grad_h, case.grad_last, **case.options)
+    bounds = problem.bounds()
     # Parts round once more what they sum, and what passes between them in 16 bits not at all: h_last is float32.
     for name, bound in bounds.items():
         assert bound.excess(parts[name].detach().cpu()) <= 2, name
@@ -462,7 +463,7 @@ def test_linear_scan_of_drawn_arguments(backend: str, data: st.DataObject) -> No
     if data.draw(st.booleans()):
         batch = 1
         starts = [0, *sorted(data.draw(st.lists(st.integers(0, length), max_size=5)))]
-    case = linear_case(
+    problem = linear_problem(
         batch,
         length,
         channels,
@@ -472,7 +473,7 @@ def test_linear_scan_of_drawn_arguments(backend: str, data: st.DataObject) -> No
         reverse=data.draw(st.booleans()),
         starts=starts,
     )
-    case.check(backend)
+    problem.check(backend)
 
 
 # The dense recurrence
@@ -484,34 +485,33 @@ def test_linear_scan_of_drawn_arguments(backend: str, data: st.DataObject) -> No
 @pytest.mark.parametrize("shape", [(1, 1, 1), (3, 17, 5), (5, 9, 40)])
 def test_dense_rnn_of_any_shape(shape: tuple[int, int, int], nonlinearity: str, backend: str) -> None:
     if backend != "triton" or shape[0] != 5 or nonlinearity == "tanh":
-        dense_case(*shape, nonlinearity=nonlinearity).check(backend)
+        dense_problem(*shape, nonlinearity=nonlinearity).check(backend)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype", REAL)
 @pytest.mark.parametrize("states", [False, True])
 def test_dense_rnn_of_any_dtype(states: bool, dtype: torch.dtype, backend: str) -> None:
-    case = dense_case(2, 9, 20, dtype=dtype, nonlinearity="tanh", states=states)
-    case.check(backend)
+    problem = dense_problem(2, 9, 20, dtype=dtype, nonlinearity="tanh", states=states)
+    problem.check(backend)
     if dtype.itemsize == 2:  # a weight as narrow as x
-        case.with_(factor=case.factor.to(dtype)).check(backend)
+        problem.with_(weight=problem["weight"].to(dtype)).check(backend)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_dense_rnn_of_any_strides(backend: str) -> None:
-    case = dense_case(3, 6, 5)
-    assert case.h0 is not None and case.grad_h is not None
-    strided = case.with_(
-        x=case.x.permute(2, 0, 1).contiguous().permute(1, 2, 0),
-        factor=case.factor.T.contiguous().T,
-        h0=case.h0.T.contiguous().T,
-        grad_h=case.grad_h.transpose(0, 1).contiguous().transpose(0, 1),
+    problem = dense_problem(3, 6, 5)
+    strided = problem.with_(
+        x=problem.x.permute(2, 0, 1).contiguous().permute(1, 2, 0),
+        weight=problem["weight"].T.contiguous().T,
+        h0=problem["h0"].T.contiguous().T,
+        grad_h=problem["grad_h"].transpose(0, 1).contiguous().transpose(0, 1),
     )
     strided.check(backend)
-    first = case.run(backend)
-    assert_same(case.run(backend), first)  # repeats are equal bit for bit
-    h, h_last = dense_rnn(case.x[:, :0], case.factor, case.h0, backend="torch")
-    assert h.shape == (3, 0, 5) and torch.equal(h_last, case.h0)
+    first = problem.run(backend)
+    assert_same(problem.run(backend), first)  # repeats are equal bit for bit
+    h, h_last = dense_rnn(problem.x[:, :0], problem["weight"], problem["h0"], backend="torch")
+    assert h.shape == (3, 0, 5) and torch.equal(h_last, problem["h0"])
 
 
 # Determinism
@@ -520,14 +520,14 @@ def test_dense_rnn_of_any_strides(backend: str) -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_repeats_are_bitwise_equal(dtype: torch.dtype, backend: str) -> None:
-    for case in (
-        linear_case(2, 33, 40, dtype=dtype),
-        linear_case(2, 33, 40, dtype=dtype, gated=True),
-        rnn_case(2, 33, 40, dtype=dtype),
+    for problem in (
+        linear_problem(2, 33, 40, dtype=dtype),
+        linear_problem(2, 33, 40, dtype=dtype, gated=True),
+        rnn_problem(2, 33, 40, dtype=dtype),
     ):
-        first = case.run(backend)
+        first = problem.run(backend)
         for _ in range(2):
-            assert_same(case.run(backend), first)
+            assert_same(problem.run(backend), first)
 
 
 # Special values: exact in any order of the same operations, so the definition in the same dtype is met bit for bit
@@ -736,15 +736,15 @@ def test_every_backend_refuses_alike() -> None:
 
 
 def test_reference_backend_is_the_definition() -> None:
-    case = linear_case(2, 9, 3)
-    assert equal(linear_scan(case.x, case.factor, case.h0, backend="reference")[0],
-                 reference.linear_scan(case.x, case.factor, case.h0)[0])  # fmt: skip
-    case = rnn_case(2, 9, 3)
-    assert equal(rnn_scan(case.x, case.factor, dt=0.5, backend="reference")[0],
-                 reference.rnn_scan(case.x, case.factor, dt=0.5)[0])  # fmt: skip
-    case = dense_case(2, 9, 3)
-    assert equal(dense_rnn(case.x, case.factor, dt=0.5, backend="reference")[0],
-                 reference.dense_rnn(case.x, case.factor, dt=0.5)[0])  # fmt: skip
+    problem = linear_problem(2, 9, 3)
+    assert equal(linear_scan(problem.x, problem["decay"], problem["h0"], backend="reference")[0],
+                 reference.linear_scan(problem.x, problem["decay"], problem["h0"])[0])  # fmt: skip
+    problem = rnn_problem(2, 9, 3)
+    assert equal(rnn_scan(problem.x, problem["rate"], dt=0.5, backend="reference")[0],
+                 reference.rnn_scan(problem.x, problem["rate"], dt=0.5)[0])  # fmt: skip
+    problem = dense_problem(2, 9, 3)
+    assert equal(dense_rnn(problem.x, problem["weight"], dt=0.5, backend="reference")[0],
+                 reference.dense_rnn(problem.x, problem["weight"], dt=0.5)[0])  # fmt: skip
 
 
 @pytest.mark.parametrize("length", [0, 3])

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from scan_cases import CPU_BACKENDS, decays, linear_case, normal, rnn_case
+from scan_cases import CPU_BACKENDS, decays, linear_problem, normal, rnn_problem
 from torch import Tensor
 
 from cofm_triton.functional import linear_scan, rnn_scan
@@ -91,8 +91,8 @@ def test_complex_gates_that_hardly_forget(backend: str, loss: str) -> None:
 @pytest.mark.parametrize("backend", CPU_BACKENDS)
 def test_uneven_channels_with_states(backend: str, length: int, channels: int, packed: bool) -> None:
     starts = [0, 15, 16, 60] if packed else None
-    case = linear_case(1, length, channels, gated=True, starts=starts)
-    bounds, results = case.bounds(), case.run(backend)
+    problem = linear_problem(1, length, channels, gated=True, starts=starts)
+    bounds, results = problem.bounds(), problem.run(backend)
     for name, actual in results.items():
         exact = bounds[name].exact
         assert (actual - exact).square().mean().sqrt() <= 0.005 * exact.square().mean().sqrt(), name
@@ -100,16 +100,16 @@ def test_uneven_channels_with_states(backend: str, length: int, channels: int, p
 
 @pytest.mark.parametrize("backend", CPU_BACKENDS)
 def test_packed_tanh(backend: str) -> None:
-    case = rnn_case(1, 110, 16, nonlinearity="tanh", starts=[0, 7, 19, 27, 93], dt=1.0)
-    bounds, results = case.bounds(), case.run(backend)
+    problem = rnn_problem(1, 110, 16, nonlinearity="tanh", starts=[0, 7, 19, 27, 93], dt=1.0)
+    bounds, results = problem.bounds(), problem.run(backend)
     for name, tolerance in {"h": 2.2e-4, "grad_x": 4e-4, "grad_h0": 8.2e-4, "grad_rate": 2.2e-4}.items():
         torch.testing.assert_close(results[name].double(), bounds[name].exact, atol=tolerance, rtol=0)
 
 
 @pytest.mark.parametrize("backend", CPU_BACKENDS)
 def test_repeats_are_bitwise_equal(backend: str) -> None:
-    for case in (linear_case(3, 300, 130), linear_case(3, 300, 130, gated=True), rnn_case(3, 300, 130)):
-        first, second = case.run(backend), case.run(backend)
+    for problem in (linear_problem(3, 300, 130), linear_problem(3, 300, 130, gated=True), rnn_problem(3, 300, 130)):
+        first, second = problem.run(backend), problem.run(backend)
         assert all(torch.equal(first[name], second[name]) for name in first)
 
 

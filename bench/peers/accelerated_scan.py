@@ -11,13 +11,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from cofm_triton.evidence.benchmark.contract import Contestant, Peer, Problem, torch_contestant
+from cofm_triton.evidence.benchmark.contract import Contestant, Peer, torch_contestant
+from cofm_triton.evidence.problem import Problem
 
 
 def _scan(problem: Problem) -> Callable[[Tensor, Tensor], Tensor]:
     if problem.x.device.type == "cpu":
         from accelerated_scan.ref import scan
-    elif problem.case.dtype.is_complex:
+    elif problem.x.dtype.is_complex:
         from accelerated_scan.complex import scan
     else:
         from accelerated_scan.scalar import scan
@@ -27,7 +28,7 @@ def _scan(problem: Problem) -> Callable[[Tensor, Tensor], Tensor]:
 
 def _prepare(problem: Problem) -> Contestant:
     scan = _scan(problem)
-    gates = problem.given["decay"].expand(problem.case.shape).to(problem.case.dtype)
+    gates = problem["decay"].expand(problem.x.shape).to(problem.x.dtype)
     x, gates, grad = (tensor.mT.contiguous() for tensor in (problem.x, gates, problem.grad))
     return torch_contestant(lambda x, gates: scan(gates, x), [x, gates], grad, to_states=lambda h: h.mT)
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import torch
 
-from cofm_triton.evidence.benchmark.contract import Peer
-from cofm_triton.evidence.benchmark.operators import dense_rnn, gated_scan, linear_scan, rnn_scan
+from cofm_triton.evidence.benchmark.contract import Contestant, Peer, ours
+from cofm_triton.evidence.problem import Problem
+
+
+def _prepare(problem: Problem) -> Contestant:
+    return ours(problem, "torch")
+
 
 PEER = Peer(
     name="cofm, no numba",
-    prepare={
-        "linear_scan": lambda problem: linear_scan.contestant(problem, "torch"),
-        "gated_scan": lambda problem: gated_scan.contestant(problem, "torch"),
-        "rnn_scan": lambda problem: rnn_scan.contestant(problem, "torch"),
-        "dense_rnn": lambda problem: dense_rnn.contestant(problem, "torch"),
-    },
+    prepare=dict.fromkeys(("linear_scan", "gated_scan", "rnn_scan", "dense_rnn"), _prepare),
     dtypes=(torch.float32, torch.bfloat16, torch.complex64),
 )

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from cofm_triton.evidence.benchmark.contract import Contestant, Peer, Problem
+from cofm_triton.evidence.benchmark.contract import Contestant, Peer
+from cofm_triton.evidence.problem import Problem
 
 from .row_loop import dense, linear, nonlinear
 

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cofm_triton.evidence.benchmark.contract import Contestant, Peer, Problem, Unsupported, torch_contestant
+from cofm_triton.evidence.benchmark.contract import Contestant, Peer, Unsupported, torch_contestant
+from cofm_triton.evidence.problem import Problem
 
 
 def prepare(problem: Problem, name: str) -> Contestant:
@@ -23,8 +24,8 @@ def prepare(problem: Problem, name: str) -> Contestant:
         raise Unsupported(f"does not import: {error}") from error
     module = fla.ops.hgrn if hasattr(fla.ops.hgrn, name) else fla.ops.hgrn.naive
     scan: Callable[..., Any] = getattr(module, name)
-    decay = problem.given["decay"]
-    log_gates = decay.log().expand(problem.case.shape).to(problem.case.dtype).contiguous()
+    decay = problem["decay"]
+    log_gates = decay.log().expand(problem.x.shape).to(problem.x.dtype).contiguous()
 
     def run(x: Tensor, log_gates: Tensor) -> Tensor:
         h: Tensor = scan(x, log_gates)[0]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from cofm_triton.evidence.benchmark.contract import Contestant, Peer, Problem
+from cofm_triton.evidence.benchmark.contract import Contestant, Peer
+from cofm_triton.evidence.problem import Problem
 
 from .fla_hgrn import prepare
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from cofm_triton.evidence.benchmark.contract import Contestant, Peer, Problem, Unsupported
-from cofm_triton.evidence.benchmark.operators.stable_rnn import module_contestant
+from cofm_triton.evidence.benchmark.contract import Contestant, Peer, Unsupported
+from cofm_triton.evidence.operators.stable_rnn import module_contestant
+from cofm_triton.evidence.problem import Problem
 
 
 def _prepare(problem: Problem) -> Contestant:
@@ -13,7 +14,7 @@ def _prepare(problem: Problem) -> Contestant:
         from haste_pytorch import IndRNN
     except (ImportError, OSError) as error:
         raise Unsupported(f"does not import: {error}") from error
-    width = problem.case.shape[2]
+    width = problem.x.shape[2]
     return module_contestant(problem, IndRNN(width, width, batch_first=True).to(problem.x))
 
 

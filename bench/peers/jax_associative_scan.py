@@ -12,7 +12,8 @@ from typing import Any
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
-from cofm_triton.evidence.benchmark.contract import Contestant, Peer, Problem
+from cofm_triton.evidence.benchmark.contract import Contestant, Peer
+from cofm_triton.evidence.problem import Problem
 
 
 def _linear_scan(x: Any, decay: Any) -> Any:
@@ -39,7 +40,7 @@ def _rnn_scan(x: Any, rate: Any) -> Any:
 def _contestant(problem: Problem, function: Callable[[Any, Any], Any], parameter: str) -> Contestant:
     import jax
 
-    x, recurrent, grad = (_to_jax(t) for t in (problem.x, problem.given[parameter], problem.grad))
+    x, recurrent, grad = (_to_jax(t) for t in (problem.x, problem[parameter], problem.grad))
 
     def forward_backward(x: Any, recurrent: Any, grad: Any) -> Any:
         h, pull = jax.vjp(function, x, recurrent)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cofm_triton.evidence.benchmark.contract import Contestant, Peer, Problem, Unsupported, torch_contestant
+from cofm_triton.evidence.benchmark.contract import Contestant, Peer, Unsupported, torch_contestant
+from cofm_triton.evidence.problem import Problem
 
 
 def _prepare(problem: Problem) -> Contestant:
@@ -18,7 +19,7 @@ def _prepare(problem: Problem) -> Contestant:
     except (ImportError, OSError) as error:
         raise Unsupported(f"does not import: {error}") from error
     x, grad = problem.x.mT.contiguous(), problem.grad.mT.contiguous()
-    rates = problem.given["decay"].log()
+    rates = problem["decay"].log()
     identity = torch.eye(len(rates), dtype=x.dtype, device=x.device)
     delta = torch.ones_like(x.real)
 

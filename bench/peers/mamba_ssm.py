@@ -9,7 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cofm_triton.evidence.benchmark.contract import Contestant, Peer, Problem, Unsupported, torch_contestant
+from cofm_triton.evidence.benchmark.contract import Contestant, Peer, Unsupported, torch_contestant
+from cofm_triton.evidence.problem import Problem
 
 
 def _prepare(problem: Problem) -> Contestant:
@@ -19,7 +20,7 @@ def _prepare(problem: Problem) -> Contestant:
         raise Unsupported(f"does not import: {error}") from error
     scan = interface.selective_scan_ref if problem.x.device.type == "cpu" else interface.selective_scan_fn
     x, grad = problem.x.mT.contiguous(), problem.grad.mT.contiguous()
-    log_decay = problem.given["decay"].log().unsqueeze(1)
+    log_decay = problem["decay"].log().unsqueeze(1)
     ones, delta = torch.ones_like(log_decay), torch.ones_like(x)
 
     def run(x: Tensor, log_decay: Tensor) -> Tensor:

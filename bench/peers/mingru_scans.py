@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from cofm_triton.evidence.benchmark.contract import Contestant, Peer, Problem, torch_contestant
+from cofm_triton.evidence.benchmark.contract import Contestant, Peer, torch_contestant
+from cofm_triton.evidence.problem import Problem
 
 
 def _prepare(problem: Problem) -> Contestant:
     from mingru import linear_scan
 
-    gates = problem.given["decay"].expand(problem.case.shape).to(problem.case.dtype).contiguous()
+    gates = problem["decay"].expand(problem.x.shape).to(problem.x.dtype).contiguous()
 
     def run(x: Tensor, gates: Tensor) -> Tensor:
         h: Tensor = linear_scan(gates, x)[1]

@@ -5,11 +5,13 @@ Rows come from `unbind`: with `x[:, t]` every row's gradient would be a tensor o
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
-from cofm_triton.evidence.benchmark.contract import Contestant, Peer, Problem, torch_contestant
-from cofm_triton.evidence.benchmark.operators import dense_rnn
+from cofm_triton.evidence.benchmark.contract import Contestant, Peer, torch_contestant
+from cofm_triton.evidence.problem import Problem
 
 
 def _linear_scan(x: Tensor, decay: Tensor) -> Tensor:
@@ -31,28 +33,28 @@ def _rnn_scan(x: Tensor, rate: Tensor) -> Tensor:
     return torch.stack(states, 1).to(x.dtype)
 
 
-def _dense_rnn(x: Tensor, weight: Tensor) -> Tensor:
+def _dense_rnn(x: Tensor, weight: Tensor, dt: float) -> Tensor:
     h = weight.new_zeros(x.shape[0], x.shape[2])
     states = []
     for row in x.unbind(1):
-        h = h + dense_rnn.OPTIONS["dt"] * torch.tanh(row - h @ weight.T)
+        h = h + dt * torch.tanh(row - h @ weight.T)
         states.append(h)
     return torch.stack(states, 1).to(x.dtype)
 
 
 def linear(problem: Problem) -> Contestant:
     """Of a linear recurrence."""
-    return torch_contestant(_linear_scan, [problem.x, problem.given["decay"]], problem.grad)
+    return torch_contestant(_linear_scan, [problem.x, problem["decay"]], problem.grad)
 
 
 def nonlinear(problem: Problem) -> Contestant:
     """Of the nonlinear one."""
-    return torch_contestant(_rnn_scan, [problem.x, problem.given["rate"]], problem.grad)
+    return torch_contestant(_rnn_scan, [problem.x, problem["rate"]], problem.grad)
 
 
 def dense(problem: Problem) -> Contestant:
     """Of the dense one."""
-    return torch_contestant(_dense_rnn, [problem.x, problem.given["weight"]], problem.grad)
+    return torch_contestant(partial(_dense_rnn, dt=problem.options["dt"]), [problem.x, problem["weight"]], problem.grad)
 
 
 PEER = Peer(

@@ -5,14 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cofm_triton.evidence.benchmark.contract import Contestant, Peer, Problem, torch_contestant
+from cofm_triton.evidence.benchmark.contract import Contestant, Peer, torch_contestant
+from cofm_triton.evidence.problem import Problem
 
 
 def _prepare(problem: Problem) -> Contestant:
     from s5.jax_compat import associative_scan
     from s5.s5_model import binary_operator
 
-    gates = problem.given["decay"].expand(problem.case.shape).to(problem.case.dtype)
+    gates = problem["decay"].expand(problem.x.shape).to(problem.x.dtype)
     x, gates, grad = (tensor.transpose(0, 1).contiguous() for tensor in (problem.x, gates, problem.grad))
 
     def run(x: Tensor, gates: Tensor) -> Tensor:

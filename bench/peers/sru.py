@@ -6,13 +6,14 @@ import warnings
 
 import torch
 
-from cofm_triton.evidence.benchmark.contract import Contestant, Peer, Problem, torch_contestant
+from cofm_triton.evidence.benchmark.contract import Contestant, Peer, torch_contestant
+from cofm_triton.evidence.problem import Problem
 
 
 def _prepare(problem: Problem) -> Contestant:
     from sru import SRU
 
-    width = problem.case.shape[2]
+    width = problem.x.shape[2]
     layer = SRU(width, width, num_layers=1).to(problem.x)
     warnings.filterwarnings("ignore", message="Running SRU on CPU")
     x, grad = (tensor.transpose(0, 1).contiguous() for tensor in (problem.x, problem.grad))

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch._higher_order_ops.associative_scan import associative_scan
 
-from cofm_triton.evidence.benchmark.contract import Contestant, Peer, Problem, torch_contestant
+from cofm_triton.evidence.benchmark.contract import Contestant, Peer, torch_contestant
+from cofm_triton.evidence.problem import Problem
 
 
 def combine(early: tuple[Tensor, Tensor], late: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -22,7 +23,7 @@ def scan(x: Tensor, decay: Tensor) -> Tensor:
 
 
 def _prepare(problem: Problem) -> Contestant:
-    return torch_contestant(scan, [problem.x, problem.given["decay"]], problem.grad)
+    return torch_contestant(scan, [problem.x, problem["decay"]], problem.grad)
 
 
 PEER = Peer(

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch._dynamo.exc import BackendCompilerFailed, TorchDynamoException
 
-from cofm_triton.evidence.benchmark.contract import Contestant, Peer, Problem, Unsupported, torch_contestant
+from cofm_triton.evidence.benchmark.contract import Contestant, Peer, Unsupported, torch_contestant
+from cofm_triton.evidence.problem import Problem
 
 from .torch_associative_scan import scan
 
@@ -20,7 +21,7 @@ from .torch_associative_scan import scan
 def _prepare(problem: Problem) -> Contestant:
     torch.compiler.reset()  # otherwise shapes seen before count towards the limit of recompilations
     compiled = torch.compile(scan, fullgraph=True, dynamic=False)
-    contestant = torch_contestant(compiled, [problem.x, problem.given["decay"]], problem.grad)
+    contestant = torch_contestant(compiled, [problem.x, problem["decay"]], problem.grad)
     both = contestant.forward_backward
     return replace(
         contestant, forward=_explain(contestant.forward), forward_backward=None if both is None else _explain(both)

@@ -8,13 +8,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cofm_triton.evidence.benchmark.contract import Contestant, Peer, Problem
-from cofm_triton.evidence.benchmark.operators.stable_rnn import module_contestant
+from cofm_triton.evidence.benchmark.contract import Contestant, Peer
+from cofm_triton.evidence.operators.stable_rnn import module_contestant
+from cofm_triton.evidence.problem import Problem
 
 
 def _prepare(problem: Problem) -> Contestant:
-    width = problem.case.shape[2]
-    layer = torch.nn.RNN(width, width, batch_first=True, device=problem.x.device, dtype=problem.case.dtype)
+    width = problem.x.shape[2]
+    layer = torch.nn.RNN(width, width, batch_first=True, device=problem.x.device, dtype=problem.x.dtype)
     return module_contestant(problem, layer)
 
 
@@ -32,7 +33,7 @@ class _WithReadOut(torch.nn.Module):
 
 
 def _prepare_readout(problem: Problem) -> Contestant:
-    return module_contestant(problem, _WithReadOut(problem.case.shape[2]).to(problem.x))
+    return module_contestant(problem, _WithReadOut(len(problem["rate"])).to(problem.x))
 
 
 PEER = Peer(

@@ -41,17 +41,17 @@ def run(arguments: argparse.Namespace) -> int:
 
     from cofm_triton.evidence import machine
     from cofm_triton.evidence.compilation import baseline, report
-    from cofm_triton.evidence.compilation.launches import operators
     from cofm_triton.evidence.compilation.offline import parse_targets
     from cofm_triton.evidence.compilation.run import compile_all
+    from cofm_triton.evidence.registry import compilations
 
     resolve_device(arguments.device)
     start = time.perf_counter()
     progress = Progress(arguments.quiet)
-    chosen = tuple(operators()) if arguments.operators is None else tuple(arguments.operators.split(","))
+    chosen = tuple(compilations()) if arguments.operators is None else tuple(arguments.operators.split(","))
     for name in chosen:
-        if name not in operators():
-            raise UsageError(f"--operators: {name!r} is not one of {', '.join(operators())}")
+        if name not in compilations():
+            raise UsageError(f"--operators: {name!r} is not one of {', '.join(compilations())}")
     try:
         targets = parse_targets(arguments.targets)
     except ValueError as error:

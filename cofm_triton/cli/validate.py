@@ -54,15 +54,16 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _validate(arguments: argparse.Namespace, progress: Progress) -> list[Outcome]:
-    """All problems in all places."""
+    """All cases in all places."""
+    from cofm_triton.evidence.registry import validations
+    from cofm_triton.evidence.validation.cases import cases
     from cofm_triton.evidence.validation.place import places
-    from cofm_triton.evidence.validation.registry import operators, problems
     from cofm_triton.evidence.validation.run import run
 
-    chosen = tuple(operators()) if arguments.operators is None else tuple(arguments.operators.split(","))
+    chosen = tuple(validations()) if arguments.operators is None else tuple(arguments.operators.split(","))
     for name in chosen:
-        if name not in operators():
-            raise UsageError(f"--operators: {name!r} is not one of {', '.join(operators())}")
+        if name not in validations():
+            raise UsageError(f"--operators: {name!r} is not one of {', '.join(validations())}")
     make_folder(arguments.out)
     present, absent = places(arguments.device)
     for place, reason in absent.items():
@@ -70,19 +71,19 @@ def _validate(arguments: argparse.Namespace, progress: Progress) -> list[Outcome
     progress.line(f"Validating {', '.join(chosen)} on {', '.join(place.text for place in present)}")
     exhaustive, fault = arguments.exhaustive, arguments.inject_fault
     pairs = [
-        (problem, place)
+        (case, place)
         for place in present
-        for problem in problems(chosen, arguments.seed, interpreted=place.interpreted, exhaustive=exhaustive)
+        for case in cases(chosen, arguments.seed, interpreted=place.interpreted, exhaustive=exhaustive)
     ]
     with progress.bar("random calls") as on_step:
         return run(pairs, fault, on_step)
 
 
 def _replay(arguments: argparse.Namespace) -> list[Outcome]:
-    """One problem in one place."""
+    """One case in one place."""
+    from cofm_triton.evidence.case import Case
+    from cofm_triton.evidence.validation.cases import draw
     from cofm_triton.evidence.validation.place import places
-    from cofm_triton.evidence.validation.problem import Problem
-    from cofm_triton.evidence.validation.registry import draw
     from cofm_triton.evidence.validation.run import run
 
     text: str = arguments.replay
@@ -91,12 +92,12 @@ def _replay(arguments: argparse.Namespace) -> list[Outcome]:
     if where not in present:
         raise UsageError(f"--replay CASE must end with one of {', '.join(present)}, got {text!r}")
     try:
-        problem = Problem.parse(words)
-        draw(problem)
+        case = Case.parse(words)
+        draw(case)
     except ValueError as error:
         raise UsageError(f"--replay: {error}") from error
     make_folder(arguments.out)
-    return run([(problem, present[where])], arguments.inject_fault, lambda done, total: None)
+    return run([(case, present[where])], arguments.inject_fault, lambda done, total: None)
 
 
 def _write(folder: Path, arguments: argparse.Namespace, outcomes: list[Outcome]) -> Path:

@@ -1,9 +1,16 @@
-"""Random numbers that test a recurrence: the same for every dtype, up to rounding."""
+"""Numbers that test and time a recurrence: the same for every dtype, up to rounding."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor
+
+from cofm_triton.evidence.case import Case
+from cofm_triton.ops.dtypes import state_dtype
+from cofm_triton.step.activation import activation
 
 
 def normal(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
@@ -38,3 +45,48 @@ def away_from_kinks(*shape: int, seed: int) -> Tensor:
     draw = normal(*shape, dtype=torch.float64, seed=seed)
     size = draw.abs()
     return draw.sgn() * torch.where(size < 0.9, 0.1 + 0.75 * size, (1.25 + size - 0.9).clamp(max=3))
+
+
+def inputs_to(
+    z: Tensor, h0: Tensor, pull: Callable[[Tensor], Tensor], starts: Sequence[int] | None = None, *,
+    dt: float, nonlinearity: str, dtype: torch.dtype,
+) -> Tensor:  # fmt: skip
+    """x of `h[t] = h[t-1] + dt * act(x[t] - pull(h[t-1]))` whose pre-activations are z, up to the rounding of x.
+
+    Args:
+        z: (B, T, D) float64.
+        h0: (B, D), or (S, D) with `starts`.
+        pull: of states (B, D), float64.
+        starts: where sequences start that are packed into one.
+        dt: step.
+        nonlinearity: act.
+        dtype: of x.
+    """
+    x, act, now = torch.empty(z.shape, dtype=dtype), activation(nonlinearity), h0.double()
+    for t in range(z.shape[1]):
+        if starts is not None and t in starts:
+            entered = max(i for i, start in enumerate(starts) if start == t)
+            now = h0[entered : entered + 1].double()
+        pulled = pull(now)
+        x[:, t] = z[:, t] + pulled
+        now = now + dt * act(x[:, t].double() - pulled)
+    return x
+
+
+def randn(case: Case, device: torch.device, seed: int) -> Tensor:
+    """(B, T, D) standard normal numbers in the case's dtype, drawn on the device."""
+    generator = torch.Generator(device).manual_seed(seed)
+    return torch.randn(case.shape, dtype=case.dtype, device=device, generator=generator)
+
+
+def spread_rates(case: Case, device: torch.device) -> Tensor:
+    """(D,) rates in the state's real dtype: memories from one step to the whole sequence, evenly in their logarithm."""
+    _, length, channels = case.shape
+    real = state_dtype(case.dtype).to_real()
+    return torch.logspace(-math.log10(max(length, 2)), math.log10(0.5), channels, dtype=real, device=device)
+
+
+def spread_decays(case: Case, device: torch.device) -> Tensor:
+    """(D,) decays `exp(-rate)` in the state's dtype; complex ones turn by one radian per step as well."""
+    decay = torch.exp(-spread_rates(case, device))
+    return torch.polar(decay, torch.ones_like(decay)) if case.dtype.is_complex else decay

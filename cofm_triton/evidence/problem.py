@@ -1,21 +1,19 @@
-"""Calls of the scans on every backend, and the exact results they are held against.
-
-A case holds tensors; `run` calls the public function on one backend, with gradients of a weighted sum of both results,
-and `deviations` gives the largest error of every result over its bound (`cofm_triton.evidence.tolerance`).
-"""
+"""The tensors drawn for a case: what an operator makes of them on a backend, and how far that is from exact."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from cofm_triton.evidence.tolerance import Bound, linear_scan_bounds
-from cofm_triton.functional import linear_scan
+from cofm_triton.evidence.tolerance import Bound
 from cofm_triton.ops.backends import interpreting
+
+if TYPE_CHECKING:
+    from cofm_triton.evidence.operator import Operator
 
 
 def device_of(backend: str) -> torch.device:
@@ -30,43 +28,69 @@ def rounding_slack(backend: str, dtype: torch.dtype) -> float:
 
 
 @dataclass(frozen=True)
-class Case:
-    """Arguments of one call and the weights of the loss `sum(grad_h * h) + sum(grad_last * h_last)`."""
+class Problem:
+    """Arguments of one call; `problem["x"]` is the tensor of that name.
 
-    x: Tensor
-    factor: Tensor  # decay, rate or weight
-    h0: Tensor | None
-    grad_h: Tensor | None
-    grad_last: Tensor | None
-    options: dict[str, Any] = field(default_factory=dict)
+    Attributes:
+        operator: whose function is called, and whose bounds hold.
+        tensors: arguments by name, the input first; all are differentiated by if there are pulls.
+        pulls: derivatives of a loss by some of the results, by the names that `operator.results` gives them.
+        options: the other arguments.
+    """
 
-    call: Callable[..., tuple[Tensor, Tensor]] = linear_scan
-    bounds_of: Callable[..., dict[str, Bound]] = linear_scan_bounds
-    names: tuple[str, ...] = ("grad_x", "grad_decay", "grad_h0")
+    operator: Operator
+    tensors: Mapping[str, Tensor]
+    pulls: Mapping[str, Tensor] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.tensors[name] if name in self.tensors else self.pulls[name]
+
+    @property
+    def x(self) -> Tensor:
+        """The input."""
+        return next(iter(self.tensors.values()))
+
+    @property
+    def grad(self) -> Tensor:
+        """Derivative of the loss by the first result that it depends on."""
+        return next(iter(self.pulls.values()))
+
+    def with_(self, **changes: Any) -> Problem:
+        """The problem with other options, tensors and pulls, by name; without tensors and pulls that are None."""
+        options = {name: changes.pop(name, value) for name, value in self.options.items()}
+        pulls = {name: changes.pop(name, self.pulls.get(name)) for name in self.operator.results.values()}
+        return replace(self, tensors=_given({**self.tensors, **changes}), pulls=_given(pulls), options=options)
+
+    def strided(self) -> Problem:
+        """The same numbers; sequences have time before batch in memory, every other row of it, and odd distances."""
+        given = {**self.tensors, **self.pulls}
+        sequences = [name for name in self.operator.sequences if name in given and given[name].dim() == 3]
+        return self.with_(**{name: _strided(given[name]) for name in sequences})
 
     def run(self, backend: str, device: torch.device | None = None) -> dict[str, Tensor]:
         """Results and gradients, on the CPU."""
         device = device_of(backend) if device is None else device
         options = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in self.options.items()}
-        leaves = {
-            name: tensor.to(device).detach().requires_grad_()
-            for name, tensor in zip(self.names, (self.x, self.factor, self.h0), strict=True)
-            if tensor is not None
-        }
-        h, h_last = self.call(*leaves.values(), **options, backend=backend)
-        results = {"h": h, "h_last": h_last}
-        pairs = [
-            (result, weight.to(device))
-            for result, weight in zip((h, h_last), (self.grad_h, self.grad_last), strict=True)
-            if weight is not None
-        ]
-        outputs, weights = zip(*pairs, strict=True)
-        results |= dict(zip(leaves, torch.autograd.grad(outputs, list(leaves.values()), weights), strict=True))
+        tensors = {name: tensor.to(device).detach() for name, tensor in self.tensors.items()}
+        if self.pulls:
+            tensors = {name: tensor.requires_grad_() for name, tensor in tensors.items()}
+        found = self.operator.function(**tensors, **options, backend=backend)
+        results = dict(zip(self.operator.results, (found,) if isinstance(found, Tensor) else found, strict=True))
+        if self.pulls:
+            pulled = [name for name, pull in self.operator.results.items() if pull in self.pulls]
+            grads = torch.autograd.grad(
+                [results[name] for name in pulled],
+                list(tensors.values()),
+                [self.pulls[self.operator.results[name]].to(device) for name in pulled],
+            )
+            results |= {f"grad_{name}": grad for name, grad in zip(tensors, grads, strict=True)}
         return {name: result.detach().cpu() for name, result in results.items()}
 
     def bounds(self) -> dict[str, Bound]:
         """Exact results and the errors that any correct evaluation stays below."""
-        return self.bounds_of(self.x, self.factor, self.h0, self.grad_h, self.grad_last, **self.options)
+        assert self.operator.bounds is not None
+        return dict(self.operator.bounds(**self.tensors, **self.pulls, **self.options))
 
     def slack(self, backend: str) -> float:
         """Factor by which a backend may exceed the bounds, 1 but for Triton's interpreter."""
@@ -75,8 +99,8 @@ class Case:
     def deviations(self, backend: str) -> dict[str, float]:
         """Largest error over its bound, by result; above 1 is a miss."""
         bounds, results = self.bounds(), self.run(backend)
-        assert results["h"].dtype == self.x.dtype
-        assert results["h_last"].dtype == (self.x if self.h0 is None else self.h0).dtype
+        stored = {"h": self.x.dtype, "h_last": self.tensors.get("h0", self.x).dtype}
+        assert all(results[name].dtype == dtype for name, dtype in stored.items() if name in results)
         return {name: bounds[name].excess(result) / self.slack(backend) for name, result in results.items()}
 
     def check(self, backend: str) -> None:
@@ -88,22 +112,12 @@ class Case:
         missed = {name: ratio for name, ratio in self.deviations(backend).items() if not ratio <= 1}
         assert not missed, f"error over bound: {missed}"
 
-    def with_(self, **changes: Any) -> Case:
-        """The case with other tensors."""
-        return replace(self, **changes)
 
-    def strided(self) -> Case:
-        """The same numbers, those with a time axis neither contiguous nor in the usual order of axes."""
-        moved: dict[str, Any] = {
-            name: _strided(tensor)
-            for name in ("x", "factor", "grad_h")
-            if (tensor := getattr(self, name)) is not None and tensor.dim() == 3
-        }
-        return replace(self, **moved)
+def _given(tensors: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in tensors.items() if tensor is not None}
 
 
 def _strided(tensor: Tensor) -> Tensor:
-    """Every second row of memory that holds time before batch."""
     batch, length, channels = tensor.shape
-    room = tensor.new_empty((length, 2 * batch, channels))[:, ::2].transpose(0, 1)
+    room = tensor.new_empty((length, 2 * batch, channels + 1))[:, ::2, :channels].transpose(0, 1)
     return room.copy_(tensor)

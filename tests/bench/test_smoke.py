@@ -15,9 +15,12 @@ from typing import Any
 import pytest
 import torch
 
-from cofm_triton.evidence.benchmark import contract, measure, registry, results, shapes, table
+from cofm_triton.evidence.benchmark import contract, measure, results, shapes, table
+from cofm_triton.evidence.benchmark.cases import cases
 from cofm_triton.evidence.benchmark.check import WrongResult, check
 from cofm_triton.evidence.benchmark.peers import peers
+from cofm_triton.evidence.case import Case
+from cofm_triton.evidence.registry import benchmarks
 
 pytest.importorskip("pytest_benchmark")
 
@@ -43,8 +46,8 @@ def test_smoke_run(tmp_path: Path) -> None:
     records = content["records"]
     expected = {
         (case.operator, case.dtype_name, pass_name)
-        for case in registry.cases(smoke=True)
-        for pass_name in registry.OPERATORS[case.operator].passes
+        for case in cases(smoke=True)
+        for pass_name in benchmarks()[case.operator].passes
     }
     measured = {(r["operator"], r["dtype"], r["pass_name"]) for r in records if r["contestant"] == "cofm"}
     assert measured == expected
@@ -65,18 +68,18 @@ def test_smoke_run(tmp_path: Path) -> None:
 
 def test_every_scan_sweep_and_layer_is_timed() -> None:
     """A file that no longer registers its operator would leave no trace in a run."""
-    forward = {name for name, operator in registry.OPERATORS.items() if contract.FORWARD in operator.passes}
-    both = {name for name, operator in registry.OPERATORS.items() if contract.FORWARD_BACKWARD in operator.passes}
+    forward = {name for name, operator in benchmarks().items() if contract.FORWARD in operator.passes}
+    both = {name for name, operator in benchmarks().items() if contract.FORWARD_BACKWARD in operator.passes}
     scans = {"linear_scan", "gated_scan", "rnn_scan", "dense_rnn", "rnn_readout", "stable_rnn"}
     assert both == scans and forward == {*scans, "memory_sweep", "perturbation_error"}
-    assert {case.operator for case in registry.cases(smoke=True)} == forward
+    assert {case.operator for case in cases(smoke=True)} == forward
 
 
 def test_every_study_is_part_of_the_full_run() -> None:
-    cases = registry.cases(smoke=False)
-    assert len(cases) == len(set(cases))
-    assert {(case.operator, case.study) for case in cases} == {
-        (name, study) for name, operator in registry.OPERATORS.items() for study in operator.studies
+    everything = cases(smoke=False)
+    assert len(everything) == len(set(everything))
+    assert {(case.operator, case.variant) for case in everything} == {
+        (name, study) for name, operator in benchmarks().items() for study in operator.studies
     }
 
 
@@ -87,8 +90,8 @@ def test_fixed_size_is_fixed() -> None:
 
 
 def test_traffic_of_both_passes_adds_up() -> None:
-    operators = registry.OPERATORS
-    case = contract.Case("linear_scan", "any", (2, 3, 5), torch.bfloat16)
+    operators = benchmarks()
+    case = Case("linear_scan", "any", (2, 3, 5), torch.bfloat16)
     copied = 2 * 2 * 3 * 5 * 2
     assert operators["linear_scan"].bytes_moved(case, contract.FORWARD) == copied
     assert operators["linear_scan"].bytes_moved(case, contract.FORWARD_BACKWARD) == 2.5 * copied
@@ -186,7 +189,7 @@ def test_ratios_are_taken_round_by_round() -> None:
 
 def results_of(**pairs: list[tuple[float, float]]) -> Any:
     """Results of one case, from (copy, run) seconds per contestant."""
-    case = contract.Case("linear_scan", "any", (1, 1024, 1024), torch.float32)
+    case = Case("linear_scan", "any", (1, 1024, 1024), torch.float32)
     session = results.Results()
     for name, rounds in pairs.items():
         turns = measure.Turns(lambda: None, lambda: None, torch.device("cpu"), pairs=rounds)
@@ -238,25 +241,25 @@ def test_table_shows_losses_and_reasons() -> None:
 
 
 def test_a_wrong_contestant_fails_the_smoke_run() -> None:
-    case = registry.cases(smoke=True)[0]
-    operator = registry.OPERATORS[case.operator]
-    problem = operator.make(case, torch.device("cpu"))
+    case = cases(smoke=True)[0]
+    operator = benchmarks()[case.operator]
+    problem = operator.draw(case, torch.device("cpu"))
     right = operator.ours(problem)
     wrong = contract.Contestant(
         lambda: right.forward() * 1.001, lambda: [2 * g for g in right.forward_backward()], torch.clone
     )
     for pass_name in contract.PASSES:
-        check(problem, right, pass_name, None)
+        check(case, problem, right, pass_name, None)
         with pytest.raises(WrongResult, match=f"cofm, .*{re.escape(pass_name)}: an error of .* times its bound"):
-            check(problem, wrong, pass_name, None)
+            check(case, problem, wrong, pass_name, None)
 
 
 def test_results_of_dense_models_are_checked() -> None:
     """Bounds that grow from step to step stay numbers, and those of states below what two runs could differ by."""
-    operator = registry.OPERATORS["dense_rnn"]
-    problem = operator.make(contract.Case("dense_rnn", "test", (1, 64, 32), torch.float32), torch.device("cpu"))
+    operator = benchmarks()["dense_rnn"]
+    case = Case("dense_rnn", "test", (1, 64, 32), torch.float32)
+    problem = operator.draw(case, torch.device("cpu"))
     for pass_name in contract.PASSES:
-        check(problem, operator.ours(problem), pass_name, None)
-    assert operator.bounds is not None
-    error = operator.bounds(problem)["h"].error
+        check(case, problem, operator.ours(problem), pass_name, None)
+    error = problem.bounds()["h"].error
     assert bool((error.amax((0, 2)) <= torch.arange(1, 65)).all())  # 2 dt a step, and its roundings

@@ -8,9 +8,11 @@ import torch
 
 from cofm_triton.cli import bench, main
 from cofm_triton.evidence.benchmark import scaling
-from cofm_triton.evidence.benchmark.contract import FORWARD, Case, Contestant, Peer, Problem, Unsupported
-from cofm_triton.evidence.benchmark.registry import OPERATORS
+from cofm_triton.evidence.benchmark.contract import FORWARD, Contestant, Peer, Unsupported
 from cofm_triton.evidence.benchmark.results import Results
+from cofm_triton.evidence.case import Case
+from cofm_triton.evidence.problem import Problem
+from cofm_triton.evidence.registry import benchmarks
 
 
 def test_smoke_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -42,9 +44,9 @@ def test_a_peer_that_declines_leaves_no_time() -> None:
         raise Unsupported("not this one")
 
     peer, results, preset = Peer("choosy", {"rnn_scan": decline}), Results(), scaling.PRESETS["quick"]
-    operator = OPERATORS["rnn_scan"]
-    problem = operator.make(Case("rnn_scan", "fixed batch", (1, 4, 2), scaling.DTYPE), torch.device("cpu"))
-    assert scaling._measure(operator, problem, FORWARD, peer, preset, results) is None
+    case = Case("rnn_scan", "fixed batch", (1, 4, 2), scaling.DTYPE)
+    problem = benchmarks()["rnn_scan"].draw(case, torch.device("cpu"))
+    assert scaling._measure(case, problem, FORWARD, peer, preset, results) is None
     assert results.left_out == {("choosy", "rnn_scan"): ["not this one"]}
 
 

@@ -9,7 +9,8 @@ from cofm_triton import __version__, targets
 from cofm_triton.cli import COMMANDS, main
 from cofm_triton.cli.jobs.data import HORIZON, data_seed
 from cofm_triton.cli.options import SEED_BITS, seed
-from cofm_triton.evidence.validation.registry import operators, problems
+from cofm_triton.evidence.registry import validations
+from cofm_triton.evidence.validation.cases import cases
 from cofm_triton.experiment.training import initial_model
 
 
@@ -63,10 +64,10 @@ def test_seeds_below_the_bound_are_those_of_all_generators() -> None:
     largest = seed(str(2**SEED_BITS - 1))
     assert targets.generate("exp", 1, 2, seed=data_seed(largest, HORIZON))[0].isfinite().all()
     assert initial_model(512, parameterization="exp", seed=largest).rnn.rate_l0.isfinite().all()
-    chosen = tuple(operators())
+    chosen = tuple(validations())
     for interpreted in (False, True):
-        for problem in problems(chosen, largest, interpreted=interpreted, exhaustive=True):
-            assert problem.seed < 2**63
+        for case in cases(chosen, largest, interpreted=interpreted, exhaustive=True):
+            assert case.seed < 2**63
 
 
 def test_the_command_line_itself_imports_no_torch_for_help() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from scan_cases import CPU_BACKENDS, dense_case, normal
+from scan_cases import CPU_BACKENDS, dense_problem, normal
 
 from cofm_triton import reference
 from cofm_triton.functional import dense_rnn
@@ -32,16 +32,16 @@ def test_products_in_panels(rows: int, size: int, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("batch", [1, 5, 35])
 def test_threads_share_the_batch(batch: int, backend: str) -> None:
     """Each sequence comes out the same, whoever runs it and beside whatever others; 35 are more than go together."""
-    case = dense_case(batch, 40, 33)
+    problem = dense_problem(batch, 40, 33)
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(3)
-        several = case.run(backend)
+        several = problem.run(backend)
         torch.set_num_threads(1)
-        one = case.run(backend)
+        one = problem.run(backend)
     finally:
         torch.set_num_threads(threads)
-    case.check(backend)
+    problem.check(backend)
     if backend == "numba":
         assert all(torch.equal(several[name], one[name]) for name in ("h", "h_last", "grad_x", "grad_h0"))
 
@@ -73,4 +73,4 @@ def test_non_finite_inputs(nonlinearity: str, backend: str) -> None:
 @pytest.mark.parametrize("backend", CPU_BACKENDS)
 def test_step_sizes(backend: str, dt: float) -> None:
     for nonlinearity in NONLINEARITIES:
-        dense_case(2, 8, 3, nonlinearity=nonlinearity, dt=dt).check(backend)
+        dense_problem(2, 8, 3, nonlinearity=nonlinearity, dt=dt).check(backend)

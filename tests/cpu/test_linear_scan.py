@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from scan_cases import BACKENDS, CPU_BACKENDS, decays, device_of, linear_case, normal, rnn_case
+from scan_cases import BACKENDS, CPU_BACKENDS, decays, device_of, linear_problem, normal, rnn_problem
 
 from cofm_triton import reference
 from cofm_triton.cpu.blocked.linear_scan import scan
@@ -52,14 +52,14 @@ def test_threads_do_not_change_states(
     dtype: torch.dtype, kind: str, shape: tuple[int, int, int], threads: None
 ) -> None:
     if kind == "rnn":
-        case = rnn_case(*shape, dtype=dtype)
+        problem = rnn_problem(*shape, dtype=dtype)
     else:
-        case = linear_case(*shape, dtype=dtype, gated=kind == "gated", reverse=kind == "reverse")
+        problem = linear_problem(*shape, dtype=dtype, gated=kind == "gated", reverse=kind == "reverse")
     results = []
     for count in (1, 2, 3):
         torch.set_num_threads(count)
-        results.append(case.run("numba"))
-        assert all(torch.equal(results[-1][name], value) for name, value in case.run("numba").items())
+        results.append(problem.run("numba"))
+        assert all(torch.equal(results[-1][name], value) for name, value in problem.run("numba").items())
     for other in results[1:]:
         for name, value in results[0].items():
             if name in ("grad_decay", "grad_rate") and kind != "gated":
@@ -77,22 +77,22 @@ def unit_roundoff_of(tensor: torch.Tensor) -> float:
 @needs_numba
 @pytest.mark.parametrize("starts", [[0, 1200], [0, 0, 100, 2999, 2999], [0, 600, 1200, 1800, 2400]], ids=str)
 def test_packed_sequences_on_several_threads(starts: list[int], threads: None) -> None:
-    case = linear_case(1, 3000, 40, starts=starts)
+    problem = linear_problem(1, 3000, 40, starts=starts)
     torch.set_num_threads(1)
-    alone = case.run("numba")
+    alone = problem.run("numba")
     torch.set_num_threads(2)
-    together = case.run("numba")
+    together = problem.run("numba")
     assert all(torch.equal(alone[name], together[name]) for name in ("h", "h_last", "grad_x", "grad_h0"))
 
 
 @pytest.mark.parametrize("backend", CPU_BACKENDS)
 def test_calls_from_several_threads(backend: str) -> None:
     flags = itertools.product((False, True), repeat=2)
-    cases = [linear_case(2, 1000, 40, gated=gated, reverse=reverse) for gated, reverse in flags]
-    expected = [case.run(backend) for case in cases]
+    cases = [linear_problem(2, 1000, 40, gated=gated, reverse=reverse) for gated, reverse in flags]
+    expected = [problem.run(backend) for problem in cases]
     with ThreadPoolExecutor(4) as pool:
         for _ in range(3):
-            for results, wanted in zip(pool.map(lambda case: case.run(backend), cases), expected, strict=True):
+            for results, wanted in zip(pool.map(lambda problem: problem.run(backend), cases), expected, strict=True):
                 assert all(torch.equal(results[name], wanted[name]) for name in wanted)
 
 
@@ -120,7 +120,7 @@ def test_rows_beyond_two_to_the_31(backend: str) -> None:
 @pytest.mark.parametrize("gated", [False, True])
 @pytest.mark.parametrize("reverse", [False, True])
 def test_blocks_of_any_length(length: int, gated: bool, reverse: bool) -> None:
-    linear_case(2, length, 3, gated=gated, reverse=reverse, dtype=torch.float64).check("torch")
+    linear_problem(2, length, 3, gated=gated, reverse=reverse, dtype=torch.float64).check("torch")
 
 
 @pytest.mark.parametrize("reverse", [False, True])
@@ -160,10 +160,14 @@ def test_blocked_scan_leaves_its_arguments_alone() -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_backward_leaves_its_arguments_alone(backend: str) -> None:
-    for case in (linear_case(2, 20, 3), linear_case(2, 20, 3, gated=True, reverse=True), rnn_case(2, 20, 3)):
-        tensors = [t for t in (case.x, case.factor, case.h0, case.grad_h, case.grad_last) if t is not None]
+    for problem in (
+        linear_problem(2, 20, 3),
+        linear_problem(2, 20, 3, gated=True, reverse=True),
+        rnn_problem(2, 20, 3),
+    ):
+        tensors = [*problem.tensors.values(), *problem.pulls.values()]
         copies = [t.clone() for t in tensors]
-        case.run(backend)
+        problem.run(backend)
         assert all(torch.equal(a, b) for a, b in zip(tensors, copies, strict=True))
 
 

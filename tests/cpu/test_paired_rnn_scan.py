@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from scan_cases import CPU_BACKENDS, paired_case
+from scan_cases import CPU_BACKENDS, paired_problem
 
 from cofm_triton import reference
 from cofm_triton.functional import rnn_scan
@@ -15,18 +15,18 @@ from cofm_triton.step.nonlinearity import NONLINEARITIES
 @pytest.mark.parametrize("nonlinearity", NONLINEARITIES)
 @pytest.mark.parametrize("pairs", [3, 35])  # a row in registers; blocks of 32 channels and what they leave
 def test_within_bounds(pairs: int, nonlinearity: str, backend: str) -> None:
-    paired_case(2, 40, pairs, nonlinearity=nonlinearity).check(backend)
+    paired_problem(2, 40, pairs, nonlinearity=nonlinearity).check(backend)
 
 
 @pytest.mark.parametrize("backend", CPU_BACKENDS)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_other_dtypes_and_strides(dtype: torch.dtype, backend: str) -> None:
-    paired_case(2, 33, 3, dtype=dtype, nonlinearity="tanh", parameterization="softplus").strided().check(backend)
+    paired_problem(2, 33, 3, dtype=dtype, nonlinearity="tanh", parameterization="softplus").strided().check(backend)
 
 
 @pytest.mark.parametrize("backend", CPU_BACKENDS)
 def test_packed(backend: str) -> None:
-    paired_case(1, 30, 3, nonlinearity="tanh", starts=[0, 7, 7, 20]).check(backend)
+    paired_problem(1, 30, 3, nonlinearity="tanh", starts=[0, 7, 7, 20]).check(backend)
 
 
 @pytest.mark.parametrize("backend", CPU_BACKENDS)
@@ -34,7 +34,7 @@ def test_packed(backend: str) -> None:
 def test_step_sizes(dt: float, backend: str) -> None:
     for discretization in ("exact", "euler"):
         options = dict(nonlinearity="hardtanh", dt=dt, discretization=discretization, states=False)
-        paired_case(2, 20, 3, **options).check(backend)
+        paired_problem(2, 20, 3, **options).check(backend)
 
 
 @pytest.mark.parametrize("nonlinearity", ["linear", "tanh", "hardtanh", "relu"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from scan_cases import CPU_BACKENDS, normal, rnn_case
+from scan_cases import CPU_BACKENDS, normal, rnn_problem
 
 from cofm_triton import reference
 from cofm_triton.functional import rnn_scan
@@ -45,11 +45,11 @@ def test_a_linear_model_beyond_the_stable_step_overflows(backend: str) -> None:
 @pytest.mark.parametrize("backend", CPU_BACKENDS)
 @pytest.mark.parametrize("nonlinearity", NONLINEARITIES)
 def test_long_sequences(nonlinearity: str, backend: str) -> None:
-    rnn_case(1, 1000, 3, nonlinearity=nonlinearity, dt=0.1).check(backend)
+    rnn_problem(1, 1000, 3, nonlinearity=nonlinearity, dt=0.1).check(backend)
 
 
 @pytest.mark.parametrize("dt", [1e-3, 0.1, 0.5, 1.0, 1.9, 4.0])  # rates are 0.05 to 1.2
 @pytest.mark.parametrize("backend", CPU_BACKENDS)
 def test_step_sizes(backend: str, dt: float) -> None:
     for nonlinearity in NONLINEARITIES:
-        rnn_case(2, 20, 3, nonlinearity=nonlinearity, dt=dt).check(backend)
+        rnn_problem(2, 20, 3, nonlinearity=nonlinearity, dt=dt).check(backend)

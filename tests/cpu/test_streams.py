@@ -7,7 +7,7 @@ import torch
 
 pytest.importorskip("numba")
 
-from scan_cases import linear_case, rnn_case
+from scan_cases import linear_problem, rnn_problem
 
 from cofm_triton.cpu.jit import streams
 from cofm_triton.cpu.jit.rows import Rows
@@ -22,17 +22,17 @@ def test_streamed_results_are_the_same(
     if kind == "rnn" and dtype.is_complex:
         pytest.skip("rnn_scan is real")
     if kind == "rnn":
-        case = rnn_case(2, 9, channels, dtype=dtype)
+        problem = rnn_problem(2, 9, channels, dtype=dtype)
     else:
         starts = [0, 3, 3, 10] if kind == "packed" else None
         batch = 1 if starts else 2
-        case = linear_case(
+        problem = linear_problem(
             batch, 17, channels, dtype=dtype, gated=kind == "gated", reverse=kind == "reverse", starts=starts
         )
-    ordinary = case.run("numba")
+    ordinary = problem.run("numba")
     monkeypatch.setattr(streams, "MIN_BYTES", 0)
-    case.check("numba")
-    for name, result in case.run("numba").items():
+    problem.check("numba")
+    for name, result in problem.run("numba").items():
         assert torch.equal(result, ordinary[name]), name
 
 

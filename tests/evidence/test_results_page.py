@@ -9,6 +9,7 @@ import torch
 from cofm_triton.cli import main
 from cofm_triton.evidence import machine
 from cofm_triton.evidence.benchmark import contract, measure, results
+from cofm_triton.evidence.case import Case
 from cofm_triton.evidence.results_page import SCALING, write_page
 from cofm_triton.evidence.validation import report
 from cofm_triton.evidence.validation.check import Outcome
@@ -18,7 +19,7 @@ WHERE = {**machine.describe(torch.device("cpu"), None), "device": "abacus"}
 
 def record(contestant: str, seconds: float) -> results.Record:
     turns = measure.Turns(lambda: None, lambda: None, torch.device("cpu"), pairs=[(1.0, seconds)])
-    case = contract.Case("linear_scan", "fixed size", (1, 256, 4), torch.float32)
+    case = Case("linear_scan", "fixed size", (1, 256, 4), torch.float32)
     return results.record(case, contract.FORWARD, contestant, turns, 100, 100)
 
 

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
-from scan_cases import COMPLEX, REAL, decays, linear_case, normal, paired_case, rnn_case
+from scan_cases import COMPLEX, REAL, Problem, decays, linear_problem, normal, paired_problem, rnn_problem
 
 from cofm_triton import functional, reference
+from cofm_triton.evidence.operators.dense_perturbation import dense_sweep_problem
+from cofm_triton.evidence.operators.memory_increment import increment_problem
+from cofm_triton.evidence.operators.perturbation import NAMES, in_models, sweep_problem
+from cofm_triton.evidence.operators.perturbation_gradient import gradient_problem
+from cofm_triton.evidence.operators.rnn_readout import readout_problem
 from cofm_triton.evidence.tolerance import (
     Bound,
-    increment_bounds,
     linear_scan_bounds,
-    rnn_readout_bounds,
     rnn_scan_bounds,
-    sweep_errors_bounds,
-    sweep_gradients_bounds,
     unit_roundoff,
 )
-from cofm_triton.evidence.validation.operators.memory_increment import increment_case
-from cofm_triton.evidence.validation.operators.perturbation import SweepCase, sweep_case
-from cofm_triton.evidence.validation.operators.rnn_readout import DT, ReadoutCase, readout_case
 from cofm_triton.ops.dtypes import state_dtype
 from cofm_triton.step.nonlinearity import NONLINEARITIES
+
+Models = Sequence[Sequence[torch.Tensor]]
 
 
 @pytest.mark.parametrize("dtype", [*REAL, *COMPLEX])
@@ -41,14 +41,13 @@ def test_unit_roundoff_is_the_largest_that_is_lost(dtype: torch.dtype) -> None:
 def test_the_definition_keeps_the_bounds(
     seed: int, reverse: bool, starts: list[int] | None, gated: bool, dtype: torch.dtype
 ) -> None:
-    case = linear_case(1, 30, 3, dtype=dtype, gated=gated, reverse=reverse, starts=starts)
-    case = case.with_(x=normal(1, 30, 3, dtype=dtype, seed=seed))
-    assert case.h0 is not None
-    leaves = [t.detach().requires_grad_() for t in (case.x, case.factor, case.h0)]
-    results = reference.linear_scan(*leaves, **case.options)
-    results = (results[0], results[1].to(case.h0.dtype))
-    grads = torch.autograd.grad(results, leaves, [case.grad_h, case.grad_last])
-    bounds = linear_scan_bounds(case.x, case.factor, case.h0, case.grad_h, case.grad_last, **case.options)
+    problem = linear_problem(1, 30, 3, dtype=dtype, gated=gated, reverse=reverse, starts=starts)
+    problem = problem.with_(x=normal(1, 30, 3, dtype=dtype, seed=seed))
+    leaves = [t.detach().requires_grad_() for t in problem.tensors.values()]
+    results = reference.linear_scan(*leaves, **problem.options)
+    results = (results[0], results[1].to(problem["h0"].dtype))
+    grads = torch.autograd.grad(results, leaves, [problem["grad_h"], problem["grad_last"]])
+    bounds = problem.bounds()
     assert bounds["h"].excess(results[0]) <= 1
     # In 16 bits the definition rounds h_last to the dtype of x, and autograd its gradients on the way.
     if dtype == state_dtype(dtype):
@@ -60,12 +59,12 @@ def test_the_definition_keeps_the_bounds(
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_nonlinear_definition_keeps_the_bounds(dtype: torch.dtype, nonlinearity: str) -> None:
     for starts in (None, [0, 7, 7, 20]):
-        case = rnn_case(1, 30, 3, dtype=dtype, nonlinearity=nonlinearity, starts=starts)
-        assert case.h0 is not None
-        leaves = [t.detach().requires_grad_() for t in (case.x, case.factor, case.h0)]
-        results = reference.rnn_scan(*leaves, **case.options)
-        grads = torch.autograd.grad(results, leaves, [case.grad_h, case.grad_last])
-        bounds = rnn_scan_bounds(case.x, case.factor, case.h0, case.grad_h, case.grad_last, **case.options)
+        problem = rnn_problem(1, 30, 3, dtype=dtype, nonlinearity=nonlinearity, starts=starts)
+        leaves = [t.detach().requires_grad_() for t in problem.tensors.values()]
+        options = {name: problem.options[name] for name in ("dt", "nonlinearity", "seq_starts")}
+        results = reference.rnn_scan(*leaves, **options)
+        grads = torch.autograd.grad(results, leaves, [problem["grad_h"], problem["grad_last"]])
+        bounds = problem.bounds()
         for name, value in zip(bounds, (*results, *grads), strict=True):
             assert bounds[name].excess(value) <= 1, name
 
@@ -74,8 +73,8 @@ def test_the_nonlinear_definition_keeps_the_bounds(dtype: torch.dtype, nonlinear
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_definition_of_pairs_keeps_the_bounds(dtype: torch.dtype, nonlinearity: str) -> None:
     for starts in (None, [0, 7, 7, 20]):
-        case = paired_case(1, 30, 3, dtype=dtype, nonlinearity=nonlinearity, starts=starts)
-        bounds, results = case.bounds(), case.run("reference")
+        problem = paired_problem(1, 30, 3, dtype=dtype, nonlinearity=nonlinearity, starts=starts)
+        bounds, results = problem.bounds(), problem.run("reference")
         assert bounds.keys() == results.keys()
         for name, value in results.items():
             assert bounds[name].excess(value) <= 1, name
@@ -83,10 +82,8 @@ def test_the_definition_of_pairs_keeps_the_bounds(dtype: torch.dtype, nonlineari
 
 def test_bounds_of_pairs_that_turn_do_not_grow_with_time() -> None:
     """Magnitudes of entries would: each step of a turn by pi / 4 multiplies them by sqrt(2)."""
-    case = paired_case(1, 300, 2, nonlinearity="linear", states=False)
-    x, _, _, _ = case.tensors
-    slow = torch.full((2,), 0.01)
-    turning = replace(case, tensors=(x, slow, torch.full((2,), torch.pi / 4 / 0.7), None))
+    problem = paired_problem(1, 300, 2, nonlinearity="linear", states=False)
+    turning = problem.with_(rate=torch.full((2,), 0.01), frequency=torch.full((2,), torch.pi / 4 / 0.7))
     bounds = turning.bounds()
     size = bounds["h"].exact.abs().max()
     # A step rounds some ten times, and the decay of 0.7% a step remembers 140 of them.
@@ -95,11 +92,9 @@ def test_bounds_of_pairs_that_turn_do_not_grow_with_time() -> None:
 
 @pytest.mark.parametrize("result", ["h", "grad_x", "grad_rate", "grad_frequency", "grad_h0"])
 def test_a_wrong_turn_is_outside_the_bounds(result: str) -> None:
-    case = paired_case(2, 20, 3, nonlinearity="tanh")
-    x, rate, frequency, h0 = case.tensors
-    assert frequency is not None
-    wrong = replace(case, tensors=(x, rate, frequency * 1.01, h0)).run("reference")
-    assert case.bounds()[result].excess(wrong[result]) > 1
+    problem = paired_problem(2, 20, 3, nonlinearity="tanh")
+    wrong = problem.with_(frequency=problem["frequency"] * 1.01).run("reference")
+    assert problem.bounds()[result].excess(wrong[result]) > 1
 
 
 @pytest.mark.parametrize("order", ["forwards", "backwards", "pairwise", "blocks"])
@@ -138,10 +133,9 @@ WRONG = {
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("length", [7, 300])
 def test_mistakes_are_far_outside(length: int, dtype: torch.dtype, mistake: str) -> None:
-    case = linear_case(2, length, 3, dtype=dtype)
-    assert case.h0 is not None
-    h, h_last = WRONG[mistake](case.x, case.factor, case.h0)
-    bounds = linear_scan_bounds(case.x, case.factor, case.h0)
+    problem = linear_problem(2, length, 3, dtype=dtype)
+    h, h_last = WRONG[mistake](*problem.tensors.values())
+    bounds = linear_scan_bounds(**problem.tensors)
     assert bounds["h"].excess(h) > 10
     if mistake != "no initial state":  # forgotten by then
         assert bounds["h_last"].excess(h_last) > 10
@@ -152,8 +146,11 @@ def test_mistakes_are_far_outside(length: int, dtype: torch.dtype, mistake: str)
 def test_bounds_are_small_beside_the_values(length: int, dtype: torch.dtype) -> None:
     """Some units of roundoff for each step that a state remembers, of which there are about 1 / (1 - |a|) = 10."""
     unit = unit_roundoff(dtype)
-    for case in (linear_case(2, length, 3, dtype=dtype), rnn_case(2, length, 3, dtype=dtype, nonlinearity="tanh")):
-        bounds = case.bounds_of(case.x, case.factor, case.h0, case.grad_h, case.grad_last, **case.options)
+    for problem in (
+        linear_problem(2, length, 3, dtype=dtype),
+        rnn_problem(2, length, 3, dtype=dtype, nonlinearity="tanh"),
+    ):
+        bounds = problem.bounds()
         for name in ("h", "grad_x"):
             bound = bounds[name]
             assert bound.error.median() < 300 * unit * bound.exact.abs().max(), name
@@ -171,8 +168,8 @@ def test_steps_beyond_one_have_bounds(parameterization: str) -> None:
 
 
 def test_bounds_scale_with_the_unit_roundoff() -> None:
-    case = linear_case(2, 50, 3, dtype=torch.float32)
-    arguments = [t for t in (case.x, case.factor, case.h0, case.grad_h, case.grad_last) if t is not None]
+    problem = linear_problem(2, 50, 3, dtype=torch.float32)
+    arguments = [*problem.tensors.values(), *problem.pulls.values()]
     narrow = linear_scan_bounds(*arguments)
     wide = linear_scan_bounds(*(t.double() for t in arguments))
     for name in narrow:
@@ -192,28 +189,29 @@ def test_a_jump_within_reach_leaves_the_gradient_open() -> None:
 
 
 READOUTS = {
-    "linear": readout_case(2, 40, 6),
-    "tanh": readout_case(2, 40, 6, act_in="tanh"),
-    "hardtanh": readout_case(2, 40, 6, act_in="hardtanh"),
-    "tanh-of-linear": readout_case(2, 40, 6, act_out="tanh"),
+    "linear": readout_problem(2, 40, 6),
+    "tanh": readout_problem(2, 40, 6, act_in="tanh"),
+    "hardtanh": readout_problem(2, 40, 6, act_in="hardtanh"),
+    "tanh-of-linear": readout_problem(2, 40, 6, act_out="tanh"),
 }
-SHIFTED = dict(zip(("x", "weight", "bias", "rate", "readout"), range(5), strict=True))
+SHIFTED = ("x", "weight", "bias", "rate", "readout")
 
 
-def readout_definition(case: ReadoutCase, tensors: tuple[torch.Tensor, ...]) -> list[torch.Tensor]:
+def readout_definition(problem: Problem) -> list[torch.Tensor]:
     """y and all gradients, in the dtype of the tensors."""
-    leaves = [tensor.detach().requires_grad_() for tensor in tensors]
+    leaves = [tensor.detach().requires_grad_() for tensor in problem.tensors.values()]
     x, weight, bias, rate, readout, offset = leaves
-    h, _ = reference.rnn_scan(x @ weight.T + bias, rate, dt=DT, nonlinearity=case.act_in)
-    y = reference.nonlinearity(case.act_out).act(h) @ readout.T + offset
-    return [y, *torch.autograd.grad(y, leaves, case.pull)]
+    dt, act_in, act_out = problem.options.values()
+    h, _ = reference.rnn_scan(x @ weight.T + bias, rate, dt=dt, nonlinearity=act_in)
+    y = reference.nonlinearity(act_out).act(h) @ readout.T + offset
+    return [y, *torch.autograd.grad(y, leaves, problem.grad)]
 
 
 @pytest.mark.parametrize("kind", READOUTS)
 def test_the_definition_keeps_the_bounds_of_the_read_out(kind: str) -> None:
-    case = READOUTS[kind]
-    bounds = rnn_readout_bounds(case.tensors, case.pull, dt=DT, act_in=case.act_in, act_out=case.act_out)
-    for (name, bound), value in zip(bounds.items(), readout_definition(case, case.tensors), strict=True):
+    problem = READOUTS[kind]
+    bounds = problem.bounds()
+    for (name, bound), value in zip(bounds.items(), readout_definition(problem), strict=True):
         assert bound.excess(value) <= 1, name
         if name in ("y", "grad_x"):  # some roundings of each step that is remembered, and of each term
             assert bound.error.median() < 300 * unit_roundoff(torch.float32) * bound.exact.abs().max(), name
@@ -222,50 +220,48 @@ def test_the_definition_keeps_the_bounds_of_the_read_out(kind: str) -> None:
 @pytest.mark.parametrize("moved", SHIFTED)
 @pytest.mark.parametrize("kind", READOUTS)
 def test_a_thousandth_is_far_outside_the_bounds_of_the_read_out(kind: str, moved: str) -> None:
-    case = READOUTS[kind]
-    bounds = rnn_readout_bounds(case.tensors, case.pull, dt=DT, act_in=case.act_in, act_out=case.act_out)
-    wrong = [tensor * (1.001 if index == SHIFTED[moved] else 1) for index, tensor in enumerate(case.tensors)]
-    assert bounds["y"].excess(readout_definition(case, tuple(wrong))[0]) > 10
+    problem = READOUTS[kind]
+    wrong = problem.with_(**{moved: 1.001 * problem[moved]})
+    assert problem.bounds()["y"].excess(readout_definition(wrong)[0]) > 10
 
 
-def sweep_definition(case: SweepCase, factor: float = 1.0) -> torch.Tensor:
-    """Errors in the dtype of the case, with rates off by a factor."""
-    errors = []
-    for weight, bias, rate, readout, offset in case.models:
-        drive = case.x @ weight.T + bias
+def sweep_definition(problem: Problem, models: Models, factor: float = 1.0) -> torch.Tensor:
+    """Errors in the dtype of the problem, with rates off by a factor."""
+    errors, act_in, act_out = [], problem.options["act_in"], problem.options["act_out"]
+    for weight, bias, rate, readout, offset in models:
+        drive = problem.x @ weight.T + bias
         recurrence = reference.dense_rnn if rate.dim() == 2 else reference.rnn_scan
-        h, _ = recurrence(drive, factor * rate, dt=0.5, nonlinearity=case.act_in)
-        gap = reference.nonlinearity(case.act_out).act(h) @ readout.T + offset - case.targets
+        h, _ = recurrence(drive, factor * rate, dt=0.5, nonlinearity=act_in)
+        gap = reference.nonlinearity(act_out).act(h) @ readout.T + offset - problem["targets"]
         gap = gap.double()
-        errors.append(gap.abs().max() if case.weights is None else (case.weights[:, None] * gap**2).sum())
+        weights = problem.tensors.get("weights")
+        errors.append(gap.abs().max() if weights is None else (weights[:, None] * gap**2).sum())
     return torch.stack(errors)
 
 
 @pytest.mark.parametrize("largest", [False, True])
 @pytest.mark.parametrize("act_in", ["linear", "tanh", "hardtanh"])
-@pytest.mark.parametrize("operator", ["perturbation", "dense_perturbation"])
+@pytest.mark.parametrize("draw", [sweep_problem, dense_sweep_problem])
 def test_bounds_of_the_sweep_let_the_definition_pass_and_nothing_else(
-    operator: str, act_in: str, largest: bool
+    draw: Callable[..., Problem], act_in: str, largest: bool
 ) -> None:
-    case = sweep_case(3, 40, 6, act_in=act_in, largest=largest, operator=operator)
-    given = (case.models, case.x, case.targets, case.weights)
-    bound = sweep_errors_bounds(*given, dt=0.5, act_in=case.act_in, act_out=case.act_out)["errors"]
-    assert bound.excess(sweep_definition(case)) <= 1
-    assert bound.excess(sweep_definition(case, 1.001)) > 1
+    problem = draw(3, 40, 6, act_in=act_in, largest=largest)
+    models, bound = in_models(problem.tensors)[0], problem.bounds()["errors"]
+    assert bound.excess(sweep_definition(problem, models)) <= 1
+    assert bound.excess(sweep_definition(problem, models, 1.001)) > 1
 
 
 @pytest.mark.parametrize("act_in", ["linear", "tanh", "hardtanh"])
 def test_bounds_of_the_gradients_of_the_sweep_let_the_definition_pass_and_nothing_else(act_in: str) -> None:
-    case = sweep_case(3, 40, 6, act_in=act_in)
-    assert case.weights is not None
-    given = (case.models, case.x, case.targets, case.weights)
-    bounds = sweep_gradients_bounds(*given, dt=0.5, act_in=case.act_in, act_out=case.act_out)
-    names = ("weight", "bias", "rate", "readout", "offset")
+    problem = gradient_problem(3, 40, 6, act_in=act_in)
+    bounds = problem.bounds()
     for scale in (1.0, 1.001):
-        models = tuple(tuple(tensor.clone().requires_grad_() for tensor in model) for model in case.models)
-        errors = sweep_definition(replace(case, models=models))
+        models = tuple(
+            tuple(tensor.clone().requires_grad_() for tensor in model) for model in in_models(problem.tensors)[0]
+        )
+        errors = sweep_definition(problem, models)
         for k, model in enumerate(models):
-            for name, gradient in zip(names, torch.autograd.grad(errors[k], model, retain_graph=True), strict=True):
+            for name, gradient in zip(NAMES, torch.autograd.grad(errors[k], model, retain_graph=True), strict=True):
                 exact, error = (part[k] for part in bounds[f"grad_{name}"])
                 excess = Bound(exact, error).excess(scale * gradient.double())
                 assert excess <= 1 if scale == 1 else excess > 1, (name, excess)
@@ -273,16 +269,16 @@ def test_bounds_of_the_gradients_of_the_sweep_let_the_definition_pass_and_nothin
 
 @pytest.mark.parametrize("nonlinearity", ["tanh", "hardtanh", "relu"])
 def test_bounds_of_increments_let_the_definition_pass_and_nothing_else(nonlinearity: str) -> None:
-    case = increment_case(3, 40, 5, nonlinearity=nonlinearity)
-    given = (case.drive, case.decay, case.step, case.readout, case.steps)
-    bound = increment_bounds(*given, nonlinearity=nonlinearity)["increments"]
+    problem = increment_problem(3, 40, 5, nonlinearity=nonlinearity)
+    drive, decay, step, readout, steps = problem.tensors.values()
+    bound = problem.bounds()["increments"]
     act = reference.nonlinearity(nonlinearity).act
-    z, rows = case.drive, []
-    for _ in range(int(case.steps[-1]) + 1):
-        rows.append(act(z) @ case.readout.mT)
+    z, rows = drive, []
+    for _ in range(int(steps[-1]) + 1):
+        rows.append(act(z) @ readout.mT)
         # Another order than that of the bound's exact values.
-        z = case.decay[:, None] * z + case.step[:, None] * (z - act(z))
-    values = torch.stack(rows, 2)[:, :, case.steps]
+        z = decay[:, None] * z + step[:, None] * (z - act(z))
+    values = torch.stack(rows, 2)[:, :, steps]
     assert bound.excess(values) <= 1
     assert bound.excess(values * (1 + 1e-9)) > 10
 

@@ -13,13 +13,13 @@ pytest.importorskip("triton")
 
 from cofm_triton import kernels
 from cofm_triton.evidence.compilation import baseline
-from cofm_triton.evidence.compilation.launches import operators
 from cofm_triton.evidence.compilation.offline import TARGETS, Compiled
 from cofm_triton.evidence.compilation.run import compile_all
+from cofm_triton.evidence.registry import compilations
 
 EVERYTHING = ("sm_90", "gfx942")
 # Operators compiled by one test: two processes share the tests, and none should wait long for the last one.
-SHARES = (("linear_scan",), ("rnn_scan",), tuple(sorted(operators().keys() - {"linear_scan", "rnn_scan"})))
+SHARES = (("linear_scan",), ("rnn_scan",), tuple(sorted(compilations().keys() - {"linear_scan", "rnn_scan"})))
 BASELINE = Path(__file__).parents[2] / "bench" / "results" / "kernels.json"
 SOURCES = sorted(Path(kernels.__path__[0]).glob("*.py"))
 KERNELS = {
@@ -80,11 +80,11 @@ def test_every_kernel_compiles_without_a_spill_and_no_worse_than_before(target: 
 
 @pytest.mark.parametrize("target", [target for target in TARGETS if target not in EVERYTHING])
 def test_usual_kernels_compile_without_a_spill_and_no_worse_than_before(target: str) -> None:
-    check(compiled(target, tuple(operators()), everything=False))
+    check(compiled(target, tuple(compilations()), everything=False))
 
 
 def test_every_kernel_is_one_of_an_operator() -> None:
-    assert {name for name, kernels in KERNELS.items() if kernels} == set(operators())
+    assert {name for name, kernels in KERNELS.items() if kernels} == set(compilations())
 
 
 def over_budget(entries: Sequence[Compiled]) -> Iterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from scan_cases import dense_case
+from scan_cases import dense_problem
 
 from cofm_triton.ops.backends import INSTALLED, interpreting
 from cofm_triton.step.nonlinearity import NONLINEARITIES
@@ -20,19 +20,19 @@ from cofm_triton.kernels.launch import Dense
 def test_tiles_in_registers_and_read_again(resident: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dense_rnn, "dense", lambda *_: Dense(16, 2, resident, False, 1))
     for width in (17, 32):
-        dense_case(2, 5, width, nonlinearity="tanh").check("triton")
+        dense_problem(2, 5, width, nonlinearity="tanh").check("triton")
 
 
 @pytest.mark.parametrize("resident", [1, 8])
 def test_two_numbers_a_word(resident: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dense_rnn, "dense", lambda *_: Dense(16, 4, resident, True, 1))
     for width in (35, 64):
-        dense_case(2, 5, width, dtype=torch.bfloat16, wide=False, nonlinearity="tanh").check("triton")
+        dense_problem(2, 5, width, dtype=torch.bfloat16, wide=False, nonlinearity="tanh").check("triton")
 
 
 @pytest.mark.parametrize(("width", "dtype"), [(140, torch.float32), (200, torch.float32), (200, torch.bfloat16)])
 def test_wide_matrices_as_they_are_launched(width: int, dtype: torch.dtype) -> None:
-    dense_case(1, 3, width, dtype=dtype, wide=False).check("triton")
+    dense_problem(1, 3, width, dtype=dtype, wide=False).check("triton")
 
 
 @pytest.mark.parametrize("states", [False, True])
@@ -40,11 +40,11 @@ def test_wide_matrices_as_they_are_launched(width: int, dtype: torch.dtype) -> N
 def test_step_by_step(dtype: torch.dtype, states: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dense_rnn, "dense", lambda *_: None)
     for precision in ("ieee", "tf32x3"):
-        dense_case(17, 3, 40, dtype=dtype, states=states, precision=precision).check("triton")
+        dense_problem(17, 3, 40, dtype=dtype, states=states, precision=precision).check("triton")
 
 
 @pytest.mark.parametrize("dt", [1e-3, 1.9, 6.0])  # eigenvalues of the matrix are 0.25 to 0.75
 @pytest.mark.parametrize("nonlinearity", NONLINEARITIES)
 def test_step_sizes(nonlinearity: str, dt: float) -> None:
     """Euler's method slow, oscillating and diverging: as the definition does, gradients included."""
-    dense_case(2, 8, 3, nonlinearity=nonlinearity, dt=dt).check("triton")
+    dense_problem(2, 8, 3, nonlinearity=nonlinearity, dt=dt).check("triton")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from scan_cases import paired_case
+from scan_cases import paired_problem
 
 from cofm_triton.ops import paired_rnn_scan
 from cofm_triton.ops.backends import INSTALLED, interpreting
@@ -19,13 +19,13 @@ if not INSTALLED["triton"] or not (torch.cuda.is_available() or interpreting()):
 def test_blocks(length: int, num_sms: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     """Less than a block of rows, whole blocks, and what is left of them: every row read ahead is the right one."""
     monkeypatch.setattr(paired_rnn_scan, "num_sms", lambda device: num_sms)
-    paired_case(1, length, 66, dtype=dtype).check("triton")
+    paired_problem(1, length, 66, dtype=dtype).check("triton")
 
 
 @pytest.mark.parametrize("nonlinearity", ["linear", "tanh", "relu"])
 def test_nonlinearities_and_strides(nonlinearity: str) -> None:
-    paired_case(2, 15, 3, nonlinearity=nonlinearity, parameterization="softplus").strided().check("triton")
+    paired_problem(2, 15, 3, nonlinearity=nonlinearity, parameterization="softplus").strided().check("triton")
 
 
 def test_packed() -> None:
-    paired_case(1, 24, 3, nonlinearity="tanh", starts=[0, 7, 7, 20]).check("triton")
+    paired_problem(1, 24, 3, nonlinearity="tanh", starts=[0, 7, 7, 20]).check("triton")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from scan_cases import device_of, normal, rnn_case
+from scan_cases import device_of, normal, rnn_problem
 
 from cofm_triton import functional, reference
 from cofm_triton.ops import rnn_scan
@@ -21,13 +21,13 @@ if not INSTALLED["triton"] or not (torch.cuda.is_available() or interpreting()):
 def test_narrow_blocks(length: int, num_sms: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     """Less than a block of rows, whole blocks, and what is left of them: every row read ahead is the right one."""
     monkeypatch.setattr(rnn_scan, "num_sms", lambda device: num_sms)
-    rnn_case(1, length, 100 if length == 77 else 256, dtype=dtype, nonlinearity="hardtanh").check("triton")
+    rnn_problem(1, length, 100 if length == 77 else 256, dtype=dtype, nonlinearity="hardtanh").check("triton")
 
 
 @pytest.mark.parametrize("length", [6, 7, 48, 84])  # blocks have 12 rows forward and 7 backward
 def test_full_blocks(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rnn_scan, "num_sms", lambda device: 1)
-    rnn_case(2, length, 130, nonlinearity="relu").check("triton")
+    rnn_problem(2, length, 130, nonlinearity="relu").check("triton")
 
 
 def on_triton(x: torch.Tensor, rate: torch.Tensor, nonlinearity: str) -> torch.Tensor:
@@ -40,7 +40,7 @@ def on_triton(x: torch.Tensor, rate: torch.Tensor, nonlinearity: str) -> torch.T
 @pytest.mark.parametrize("nonlinearity", NONLINEARITIES)
 def test_step_sizes(nonlinearity: str, dt: float) -> None:
     """Euler's method slow, oscillating and diverging: as the definition does, gradients included."""
-    rnn_case(2, 20, 3, nonlinearity=nonlinearity, dt=dt).check("triton")
+    rnn_problem(2, 20, 3, nonlinearity=nonlinearity, dt=dt).check("triton")
 
 
 def test_saturated_steps_are_of_unit_size() -> None:

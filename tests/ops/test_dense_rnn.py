@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from scan_cases import BACKENDS, CPU_BACKENDS, TRITON, dense_case, device_of, for_backends
+from scan_cases import BACKENDS, CPU_BACKENDS, TRITON, dense_problem, device_of, for_backends
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 from torch.func import grad, hessian, jacfwd, jacrev, jvp, vmap
@@ -20,9 +20,8 @@ from cofm_triton.step.nonlinearity import NONLINEARITIES
 
 def arguments(backend: str, nonlinearity: str, length: int = 4) -> tuple[Tensor, ...]:
     """x, weight, h0 in float64, away from kinks."""
-    case = dense_case(2, length, 3, dtype=torch.float64, nonlinearity=nonlinearity)
-    assert case.h0 is not None
-    return tuple(t.to(device_of(backend)).requires_grad_() for t in (case.x, case.factor, case.h0))
+    problem = dense_problem(2, length, 3, dtype=torch.float64, nonlinearity=nonlinearity)
+    return tuple(t.to(device_of(backend)).requires_grad_() for t in (problem.x, problem["weight"], problem["h0"]))
 
 
 def recurrence(backend: str, nonlinearity: str) -> Callable[..., tuple[Tensor, Tensor]]:
@@ -121,14 +120,14 @@ def test_compiles_as_one_graph(backend: str) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_weights_of_16_bits(backend: str) -> None:
-    case = dense_case(2, 5, 3, dtype=torch.bfloat16, wide=False, nonlinearity="tanh")
-    assert case.factor.dtype == torch.bfloat16
-    case.check(backend)
+    problem = dense_problem(2, 5, 3, dtype=torch.bfloat16, wide=False, nonlinearity="tanh")
+    assert problem["weight"].dtype == torch.bfloat16
+    problem.check(backend)
 
     def run(x: Tensor, weight: Tensor) -> Tensor:
         return dense_rnn(x, weight, dt=0.7, nonlinearity="tanh", backend=backend)[0]
 
-    inputs = (case.x.to(device_of(backend)), case.factor.to(device_of(backend)))
+    inputs = (problem.x.to(device_of(backend)), problem["weight"].to(device_of(backend)))
     _, tangent = jvp(run, inputs, inputs)
     _, expected = jvp(run, *([tuple(t.double() for t in inputs)] * 2))
     assert tangent.dtype == torch.bfloat16
@@ -141,18 +140,17 @@ def test_weights_of_16_bits(backend: str) -> None:
 @pytest.mark.parametrize("nonlinearity", NONLINEARITIES)
 def test_slopes_that_were_not_kept_are_formed_again(nonlinearity: str, dtype: torch.dtype, backend: str) -> None:
     """A graph of the gradient, and a backward pass through a forward pass that kept nothing, as within the bounds."""
-    case = dense_case(2, 9, 3, dtype=dtype, nonlinearity=nonlinearity, wide=False)
-    assert case.h0 is not None
-    leaves = [t.detach().requires_grad_() for t in (case.x, case.factor, case.h0)]
-    bounds = case.bounds_of(case.x, case.factor, case.h0, case.grad_h, case.grad_last, **case.options)
-    weights = [case.grad_h, case.grad_last]
-    results = dense_rnn(*leaves, **case.options, backend=backend)
+    problem = dense_problem(2, 9, 3, dtype=dtype, nonlinearity=nonlinearity, wide=False)
+    leaves = [t.detach().requires_grad_() for t in (problem.x, problem["weight"], problem["h0"])]
+    bounds = problem.bounds()
+    weights = [problem["grad_h"], problem["grad_last"]]
+    results = dense_rnn(*leaves, **problem.options, backend=backend)
     with_graph = torch.autograd.grad(results, leaves, weights, create_graph=True)
     bare = torch.ops.cofm_triton.dense_rnn(*leaves, 0.7, nonlinearity, "ieee", backend, False)
     assert bare[2].shape == (2, 0, 3)
     for grads in (with_graph, torch.autograd.grad(bare[:2], leaves, weights)):
-        for name, gradient in zip(case.names, grads, strict=True):
-            assert bounds[name].excess(gradient) <= 1, name
+        for name, gradient in zip(problem.tensors, grads, strict=True):
+            assert bounds[f"grad_{name}"].excess(gradient) <= 1, name
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

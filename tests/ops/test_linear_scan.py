@@ -20,7 +20,7 @@ from scan_cases import (
     decays,
     device_of,
     for_backends,
-    linear_case,
+    linear_problem,
     normal,
 )
 from torch import Tensor
@@ -297,15 +297,14 @@ def test_compiles_as_one_graph(dynamic: bool, backend: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_graph_of_the_gradient_agrees_with_the_fused_one(dtype: torch.dtype, gated: bool, backend: str) -> None:
     # With create_graph the adjoint is written in terms of scans; both are held to the same bounds.
-    case = linear_case(2, 33, 3, dtype=dtype, gated=gated)
-    assert case.h0 is not None
-    leaves = [t.detach().requires_grad_() for t in (case.x, case.factor, case.h0)]
+    problem = linear_problem(2, 33, 3, dtype=dtype, gated=gated)
+    leaves = [t.detach().requires_grad_() for t in (problem.x, problem["decay"], problem["h0"])]
     results = linear_scan(*leaves, backend=backend)
-    grads = torch.autograd.grad(results, leaves, [case.grad_h, case.grad_last], create_graph=True)
-    bounds = case.bounds_of(case.x, case.factor, case.h0, case.grad_h, case.grad_last, **case.options)
-    for name, gradient in zip(case.names, grads, strict=True):
+    grads = torch.autograd.grad(results, leaves, [problem["grad_h"], problem["grad_last"]], create_graph=True)
+    bounds = problem.bounds()
+    for name, gradient in zip(problem.tensors, grads, strict=True):
         # Its own scan stores mu in the state's dtype; the first state enters grad_decay rounded like all others.
-        assert bounds[name].excess(gradient) <= 1.5, name
+        assert bounds[f"grad_{name}"].excess(gradient) <= 1.5, name
 
 
 def paired_arguments(backend: str, gates: tuple[int, ...] = (2,), batch: int = 2) -> tuple[Tensor, Tensor, Tensor]:

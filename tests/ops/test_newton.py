@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from scan_cases import BACKENDS, CPU_BACKENDS, TRITON, Case, device_of, normal, rnn_case
+from scan_cases import BACKENDS, CPU_BACKENDS, TRITON, Problem, device_of, normal, rnn_problem
 from torch import Tensor
 from torch.library import opcheck
 
@@ -19,16 +18,16 @@ from cofm_triton.ops.newton import ACCEPTED, MAX_CHANNELS, MAX_ITERATIONS, MIN_S
 from cofm_triton.step.nonlinearity import NONLINEARITIES
 
 
-def solve(case: Case, backend: str = "torch") -> Any:
-    options = case.options
+def solve(problem: Problem, backend: str = "torch") -> Any:
+    options = problem.options
     return newton_scan(
-        case.x, case.factor, case.h0, options["seq_starts"],
+        problem.x, problem["rate"], problem["h0"], options["seq_starts"],
         dt=options["dt"], nonlinearity=options["nonlinearity"], backend=backend,
     )  # fmt: skip
 
 
-def with_newton(case: Case) -> Case:
-    return case.with_(call=partial(rnn_scan, solver="newton"))
+def with_newton(problem: Problem) -> Problem:
+    return problem.with_(solver="newton")
 
 
 @pytest.mark.parametrize("backend", CPU_BACKENDS)
@@ -36,16 +35,18 @@ def with_newton(case: Case) -> Case:
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_as_accurate_as_the_sequential_kernel(dtype: torch.dtype, nonlinearity: str, backend: str) -> None:
     for shape, starts in (((2, 300, 3), None), ((1, 60, 3), [0, 7, 7, 41, 60])):
-        case = rnn_case(*shape, dtype=dtype, nonlinearity=nonlinearity, starts=starts)
-        assert solve(case, backend).h is not None
-        missed = {name: ratio for name, ratio in with_newton(case).deviations(backend).items() if not ratio <= ACCEPTED}
+        problem = rnn_problem(*shape, dtype=dtype, nonlinearity=nonlinearity, starts=starts)
+        assert solve(problem, backend).h is not None
+        missed = {
+            name: ratio for name, ratio in with_newton(problem).deviations(backend).items() if not ratio <= ACCEPTED
+        }
         assert not missed, f"error over bound: {missed}"
 
 
 @pytest.mark.parametrize("backend", TRITON)
 def test_on_kernels(backend: str) -> None:
-    case = rnn_case(1, 9, 3, nonlinearity="tanh")
-    assert max(with_newton(case).deviations(backend).values()) <= ACCEPTED
+    problem = rnn_problem(1, 9, 3, nonlinearity="tanh")
+    assert max(with_newton(problem).deviations(backend).values()) <= ACCEPTED
 
 
 @pytest.mark.parametrize("nonlinearity", NONLINEARITIES)
@@ -163,5 +164,5 @@ def test_a_residual_of_two_roundings_is_accepted_and_no_more(
 @pytest.mark.parametrize("nonlinearity", ["tanh", "relu"])
 def test_adjoint_split_in_time(nonlinearity: str, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(operator, "MIN_SPLIT_STEPS", 1)
-    rnn_case(2, 9, 3, nonlinearity=nonlinearity).check(backend)
-    rnn_case(2, 9, 3, nonlinearity=nonlinearity, states=False).check(backend)
+    rnn_problem(2, 9, 3, nonlinearity=nonlinearity).check(backend)
+    rnn_problem(2, 9, 3, nonlinearity=nonlinearity, states=False).check(backend)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from scan_cases import BACKENDS, CPU_BACKENDS, TRITON, device_of, for_backends, paired_case
+from scan_cases import BACKENDS, CPU_BACKENDS, TRITON, device_of, for_backends, paired_problem
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 from torch.func import grad, jacfwd, jacrev, vmap
@@ -23,11 +23,11 @@ OPTIONS: dict[str, Any] = dict(dt=0.7, parameterization="softplus", discretizati
 def arguments(backend: str, nonlinearity: str, packed: bool = False, length: int = 6) -> tuple[Tensor, ...]:
     """x, rate, frequency, h0 in float64, away from kinks."""
     starts = STARTS if packed else None
-    case = paired_case(
+    problem = paired_problem(
         1 if packed else 2, length, 2, dtype=torch.float64, nonlinearity=nonlinearity, starts=starts,
         parameterization="softplus",
     )  # fmt: skip
-    return tuple(t.to(device_of(backend)).requires_grad_() for t in case.tensors if t is not None)
+    return tuple(t.to(device_of(backend)).requires_grad_() for t in problem.tensors if t is not None)
 
 
 def scan(backend: str, nonlinearity: str, packed: bool = False) -> Callable[..., tuple[Tensor, Tensor]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from scan_cases import BACKENDS, CPU_BACKENDS, TRITON, device_of, for_backends, normal, rnn_case
+from scan_cases import BACKENDS, CPU_BACKENDS, TRITON, device_of, for_backends, normal, rnn_problem
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 from torch.func import grad, hessian, jacfwd, jacrev, vmap
@@ -24,9 +24,8 @@ STARTS = [0, 2, 2, 5]
 def arguments(backend: str, nonlinearity: str, packed: bool = False, length: int = 6) -> tuple[Tensor, ...]:
     """x, rate, h0 in float64, away from kinks."""
     starts = STARTS if packed else None
-    case = rnn_case(1 if packed else 2, length, 3, dtype=torch.float64, nonlinearity=nonlinearity, starts=starts)
-    assert case.h0 is not None
-    return tuple(t.to(device_of(backend)).requires_grad_() for t in (case.x, case.factor, case.h0))
+    problem = rnn_problem(1 if packed else 2, length, 3, dtype=torch.float64, nonlinearity=nonlinearity, starts=starts)
+    return tuple(t.to(device_of(backend)).requires_grad_() for t in (problem.x, problem["rate"], problem["h0"]))
 
 
 def scan(backend: str, nonlinearity: str, packed: bool = False) -> Callable[..., tuple[Tensor, Tensor]]:
@@ -161,15 +160,14 @@ def test_compiles_as_one_graph(backend: str) -> None:
 @pytest.mark.parametrize("nonlinearity", NONLINEARITIES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_graph_of_the_gradient_agrees_with_the_fused_one(dtype: torch.dtype, nonlinearity: str, backend: str) -> None:
-    case = rnn_case(2, 33, 3, dtype=dtype, nonlinearity=nonlinearity)
-    assert case.h0 is not None
-    leaves = [t.detach().requires_grad_() for t in (case.x, case.factor, case.h0)]
+    problem = rnn_problem(2, 33, 3, dtype=dtype, nonlinearity=nonlinearity)
+    leaves = [t.detach().requires_grad_() for t in (problem.x, problem["rate"], problem["h0"])]
     results = rnn_scan(*leaves, dt=0.7, nonlinearity=nonlinearity, backend=backend)
-    grads = torch.autograd.grad(results, leaves, [case.grad_h, case.grad_last], create_graph=True)
-    bounds = case.bounds_of(case.x, case.factor, case.h0, case.grad_h, case.grad_last, **case.options)
-    for name, gradient in zip(case.names, grads, strict=True):
+    grads = torch.autograd.grad(results, leaves, [problem["grad_h"], problem["grad_last"]], create_graph=True)
+    bounds = problem.bounds()
+    for name, gradient in zip(problem.tensors, grads, strict=True):
         # The first state enters rounded to 16 bits, like all others.
-        assert bounds[name].excess(gradient) <= 1.5, name
+        assert bounds[f"grad_{name}"].excess(gradient) <= 1.5, name
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from scan_cases import BACKENDS, CPU_BACKENDS, TRITON, device_of, for_backends, rnn_case
+from scan_cases import BACKENDS, CPU_BACKENDS, TRITON, device_of, for_backends, rnn_problem
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
@@ -46,19 +46,19 @@ def test_value_and_slope(parameterization: str, discretization: str) -> None:
 @pytest.mark.parametrize("parameterization", PARAMETERIZATIONS)
 def test_scan_of_raw_parameters(parameterization: str, discretization: str, backend: str) -> None:
     for dtype in (torch.float64, torch.float32, torch.bfloat16):
-        case = rnn_case(
+        problem = rnn_problem(
             2, 19, 3, dtype=dtype, nonlinearity="tanh", parameterization=parameterization,
             discretization=discretization,
         )  # fmt: skip
-        case.check(backend)
+        problem.check(backend)
 
 
 @pytest.mark.parametrize("backend", CPU_BACKENDS)
 def test_scan_of_raw_parameters_by_newton(backend: str) -> None:
-    case = rnn_case(2, 50, 3, nonlinearity="tanh", parameterization="exp", discretization="exact")
-    options = dict(case.options, backend=backend)
-    h, _ = rnn_scan(case.x, case.factor, case.h0, solver="newton", **options)
-    expected, _ = rnn_scan(case.x, case.factor, case.h0, solver="sequential", **options)
+    problem = rnn_problem(2, 50, 3, nonlinearity="tanh", parameterization="exp", discretization="exact")
+    options = dict(problem.options, backend=backend)
+    h, _ = rnn_scan(problem.x, problem["rate"], problem["h0"], solver="newton", **options)
+    expected, _ = rnn_scan(problem.x, problem["rate"], problem["h0"], solver="sequential", **options)
     torch.testing.assert_close(h, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -67,11 +67,11 @@ def test_scan_of_raw_parameters_by_newton(backend: str) -> None:
 )
 @pytest.mark.parametrize("discretization", DISCRETIZATIONS)
 def test_derivatives(discretization: str, parameterization: str, backend: str) -> None:
-    case = rnn_case(
+    problem = rnn_problem(
         2, 5, 3, dtype=torch.float64, nonlinearity="tanh", parameterization=parameterization,
         discretization=discretization,
     )  # fmt: skip
-    inputs = tuple(t.to(device_of(backend)).requires_grad_() for t in (case.x, case.factor))
+    inputs = tuple(t.to(device_of(backend)).requires_grad_() for t in (problem.x, problem["rate"]))
 
     def run(x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
         return rnn_scan(
@@ -85,10 +85,13 @@ def test_derivatives(discretization: str, parameterization: str, backend: str) -
 
 
 def test_reference_backend_and_bad_names() -> None:
-    case = rnn_case(2, 5, 3, dtype=torch.float64, parameterization="lru", discretization="exact")
-    results = [rnn_scan(case.x, case.factor, **case.options, backend=backend)[0] for backend in ("reference", "torch")]
+    problem = rnn_problem(2, 5, 3, dtype=torch.float64, parameterization="lru", discretization="exact")
+    results = [
+        rnn_scan(problem.x, problem["rate"], **problem.options, backend=backend)[0]
+        for backend in ("reference", "torch")
+    ]
     torch.testing.assert_close(*results, rtol=1e-13, atol=1e-13)
     with pytest.raises(ValueError, match="parameterization must be one of"):
-        rnn_scan(case.x, case.factor, parameterization="cosine")
+        rnn_scan(problem.x, problem["rate"], parameterization="cosine")
     with pytest.raises(ValueError, match="discretization must be one of"):
-        rnn_scan(case.x, case.factor, discretization="midpoint")
+        rnn_scan(problem.x, problem["rate"], discretization="midpoint")

@@ -15,7 +15,8 @@ from pkgutil import iter_modules
 
 import torch
 
-from cofm_triton.evidence.benchmark.contract import Case, Peer
+from cofm_triton.evidence.benchmark.contract import Peer
+from cofm_triton.evidence.case import Case
 
 FOLDER = Path(__file__).parents[3] / "bench" / "peers"
 _PACKAGE = "cofm_triton_bench_peers"

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cofm_triton.evidence.benchmark.contract import Case
 from cofm_triton.evidence.benchmark.measure import Spread, Turns
+from cofm_triton.evidence.case import Case
 from cofm_triton.support.files import write_text
 
 OURS = "cofm"
@@ -65,7 +65,7 @@ def record(
     """The record of finished turns."""
     return Record(
         operator=case.operator,
-        study=case.study,
+        study=case.variant,
         size=case.size,
         dtype=case.dtype_name,
         pass_name=pass_name,

@@ -12,12 +12,14 @@ from dataclasses import dataclass
 import torch
 
 from cofm_triton.evidence.benchmark.check import check
-from cofm_triton.evidence.benchmark.contract import Case, Operator, Peer, Problem, Unsupported
+from cofm_triton.evidence.benchmark.contract import Peer, Unsupported
 from cofm_triton.evidence.benchmark.measure import PATIENCE_SECONDS, Turns
 from cofm_triton.evidence.benchmark.peers import declines, missing, peers
-from cofm_triton.evidence.benchmark.registry import OPERATORS
 from cofm_triton.evidence.benchmark.results import OURS, Results, record
 from cofm_triton.evidence.benchmark.shapes import ELEMENTS, FIXED_BATCH_STUDY, FIXED_SIZE_STUDY, fixed_batch, fixed_size
+from cofm_triton.evidence.case import Case
+from cofm_triton.evidence.problem import Problem
+from cofm_triton.evidence.registry import benchmarks
 
 OnStep = Callable[[int, int], None]
 DTYPE = torch.float32
@@ -51,7 +53,7 @@ PRESETS = {
 
 def scaling_operators() -> tuple[str, ...]:
     """Names of the operators that have a length to grow."""
-    return tuple(name for name, operator in OPERATORS.items() if operator.scales)
+    return tuple(name for name, entry in benchmarks().items() if entry.scales)
 
 
 def measure_scaling(preset: Preset, chosen: Sequence[str], device: torch.device, on_step: OnStep) -> Results:
@@ -67,13 +69,13 @@ def measure_scaling(preset: Preset, chosen: Sequence[str], device: torch.device,
     cases = [case for name in chosen for case in _cases(name, preset)]
     limits: dict[tuple[str, str, str, str], list[float]] = {}
     for count, case in enumerate(cases):
-        operator = OPERATORS[case.operator]
-        problem = operator.make(case, device)
-        for pass_name in operator.passes:
+        entry = benchmarks()[case.operator]
+        problem = entry.draw(case, device)
+        for pass_name in entry.passes:
             for peer in [None, *_running(case, preset, device, results)]:
-                times = limits.setdefault((case.operator, case.study, pass_name, _name(peer)), [])
+                times = limits.setdefault((case.operator, case.variant, pass_name, _name(peer)), [])
                 if peer is None or _affordable(times, preset, peer, case, results):
-                    taken = _measure(operator, problem, pass_name, peer, preset, results)
+                    taken = _measure(case, problem, pass_name, peer, preset, results)
                     times.extend([] if taken is None else [taken])
         on_step(count + 1, len(cases))
     return results
@@ -107,31 +109,31 @@ def _affordable(times: list[float], preset: Preset, peer: Peer, case: Case, resu
     if times[-1] * growth <= preset.longest:
         return True
     times.append(math.inf)  # and stays out
-    reason = f"{case.study}, T >= {case.shape[1]:,}: more than {preset.longest:g} s a run"
-    if not any(text.startswith(case.study) for text in results.left_out.get((peer.name, case.operator), [])):
+    reason = f"{case.variant}, T >= {case.shape[1]:,}: more than {preset.longest:g} s a run"
+    if not any(text.startswith(case.variant) for text in results.left_out.get((peer.name, case.operator), [])):
         results.leave_out(peer.name, case.operator, reason)
     return False
 
 
 def _measure(
-    operator: Operator, problem: Problem, pass_name: str, peer: Peer | None, preset: Preset, results: Results
+    case: Case, problem: Problem, pass_name: str, peer: Peer | None, preset: Preset, results: Results
 ) -> float | None:
     """Measure one contestant, keep its record, and return seconds of a run; None if it declines."""
-    case, name = problem.case, _name(peer)
-    target = torch.empty_like(problem.yardstick)
+    entry, name = benchmarks()[case.operator], _name(peer)
+    yardstick = entry.yardstick(problem)
+    target = torch.empty_like(yardstick)
     try:
-        runner = operator.ours(problem) if peer is None else peer.prepare[case.operator](problem)
+        runner = entry.ours(problem) if peer is None else peer.prepare[case.operator](problem)
         if preset.seconds == 0:
-            check(problem, runner, pass_name, peer)
-        turns = Turns(lambda: target.copy_(problem.yardstick), runner.passes()[pass_name], problem.x.device)
+            check(case, problem, runner, pass_name, peer)
+        turns = Turns(lambda: target.copy_(yardstick), runner.passes()[pass_name], problem.x.device)
         turns.take(preset.seconds, min_rounds=3, patience=PATIENCE_SECONDS if peer is None else preset.longest)
     except Unsupported as reason:
         results.leave_out(name, case.operator, str(reason))
         return None
-    moved = operator.bytes_moved(case, pass_name) if peer is None else None
-    entry = record(case, pass_name, name, turns, moved, 2 * problem.yardstick.nbytes)
-    results.records.append(entry)
-    return entry.seconds.median
+    moved = entry.bytes_moved(case, pass_name) if peer is None else None
+    results.records.append(record(case, pass_name, name, turns, moved, 2 * yardstick.nbytes))
+    return results.records[-1].seconds.median
 
 
 def _name(peer: Peer | None) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-Shape = tuple[int, int, int]
+from cofm_triton.evidence.case import Shape
 
 LENGTHS = tuple(2**k for k in range(8, 21, 3))
 FIXED_SIZE_STUDY, FIXED_BATCH_STUDY = "fixed size", "fixed batch"

@@ -13,8 +13,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from cofm_triton.evidence.compilation.devices import DEVICES
-from cofm_triton.evidence.compilation.launches import Options, label, operators
+from cofm_triton.evidence.compilation.launches import Options, label
 from cofm_triton.evidence.compilation.machine_code import read
+from cofm_triton.evidence.registry import compilations
 
 TARGETS = tuple(DEVICES)
 
@@ -104,7 +105,7 @@ def _kernels(target: str, operator: str, options: Options) -> Iterator[tuple[str
     """`(function's name, launch options, compiled kernel)` of every launch."""
     launched: list[tuple[str, dict[str, Any], Any]] = []
     with _compiling(target, launched):
-        operators()[operator].launch(**options)
+        compilations()[operator].launch(**options)
     yield from launched
 
 
@@ -156,7 +157,7 @@ def _describe(target: str, operator: str, options: Options, name: str, launch: d
     resources, loop = read(kernel.asm, kernel.metadata.shared)
     constants = {key: value for key, value in launch.items() if key.isupper() or key == "num_warps"}
     threads = DEVICES[target].lanes * constants["num_warps"]
-    elements = operators()[operator].elements(constants) / threads
+    elements = compilations()[operator].elements(constants) / threads
     return Compiled(
         target=target,
         operator=operator,
@@ -168,7 +169,7 @@ def _describe(target: str, operator: str, options: Options, name: str, launch: d
         shared=resources.shared,
         instructions={} if loop is None else {k: n / elements for k, n in loop.instructions.items()},
         accesses={} if loop is None else {k: n / elements for k, n in loop.accesses.items()},
-        bytes=operators()[operator].bytes_per_element(name, constants, options),
+        bytes=compilations()[operator].bytes_per_element(name, constants, options),
     )
 
 

@@ -6,8 +6,8 @@ import multiprocessing
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 
-from cofm_triton.evidence.compilation.launches import operators
 from cofm_triton.evidence.compilation.offline import Compiled, compile_configuration, prepare
+from cofm_triton.evidence.registry import compilations
 
 PROCESSES = 2
 OnStep = Callable[[int, int], None]
@@ -29,7 +29,7 @@ def compile_all(
         (target, name, options)
         for target in targets
         for name in chosen
-        for options in operators()[name].configurations(everything)
+        for options in compilations()[name].configurations(everything)
     ]
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, mp_context=context, initializer=prepare) as pool:

@@ -1,1 +1,1 @@
-"""One file per operator, of the operator's name: how its calls are drawn, in which variants and dtypes."""
+"""One file per operator, of its name: how it is drawn, validated, timed and compiled."""

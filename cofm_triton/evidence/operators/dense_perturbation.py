@@ -1,27 +1,86 @@
-"""Calls of the perturbation sweep over dense models: errors of K models on the same sequences."""
+"""The perturbation sweep over dense models: errors of K models on the same sequences."""
 
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import torch
+from torch import Tensor
 
-from cofm_triton.evidence.validation.operators.perturbation import sweep_case
-from cofm_triton.evidence.validation.problem import Operator
+from cofm_triton.evidence.compilation.launches import Options, meta
+from cofm_triton.evidence.operator import Compilation, Operator, Validation
+from cofm_triton.evidence.operators.perturbation import bounds, errors, sweep_problem
+from cofm_triton.evidence.problem import Problem
+from cofm_triton.perturbation.curve import traffic
+from cofm_triton.step.stacked_cells import StackedCells
 
-draw = partial(sweep_case, operator="dense_perturbation")
+MODELS, SEQUENCES, STEPS = 40, 300, 100
+
+
+def dense_sweep_problem(*shape: int, **options: Any) -> Problem:
+    """As `sweep_problem`, of models with a matrix each."""
+    return sweep_problem(*shape, operator=OPERATOR, dense=True, **options)
+
+
+def launch(
+    units: int, dtype: torch.dtype = torch.float32, nonlinearity: str = "hardtanh", inputs: int = 1, outputs: int = 1,
+    sup: bool = False,
+) -> None:  # fmt: skip
+    """Errors of a stack of models."""
+    from cofm_triton.kernels import dense_perturbation
+
+    def numbers(*shape: int) -> Tensor:
+        return meta(MODELS, *shape, dtype=torch.float64)
+
+    cells = StackedCells(
+        numbers(units, units), numbers(units, inputs), numbers(units), numbers(outputs, units), numbers(outputs),
+        dt=0.5, act_in=nonlinearity, act_out="linear",
+    )  # fmt: skip
+    x, targets = meta(SEQUENCES, STEPS, inputs, dtype=dtype), meta(SEQUENCES, STEPS, outputs, dtype=dtype)
+    dense_perturbation.sweep_errors(cells, x, targets, None if sup else meta(STEPS, dtype=torch.float64))
+
+
+def elements(constants: Options) -> int:
+    """Units of a model, on a sequence, in a step: states of a turn of the loop along time."""
+    states: int = constants["BLOCK"] * constants["PAIR"] * constants["ROWS"]
+    return states
+
+
+def bytes_per_element(kernel: str, constants: Options, options: Options) -> float:
+    """Per unit of a model, on a sequence, in a step: a program has one model, whose units share what it reads."""
+    channels = options.get("inputs", 1), options.get("outputs", 1)
+    return traffic(1, 1, *channels, options.get("dtype", torch.float32).itemsize) / float(options["units"])
+
 
 OPERATOR = Operator(
     name="dense_perturbation",
-    draws={
-        "linear": partial(draw, act_in="linear"),
-        "tanh": partial(draw, act_in="tanh"),
-        "hardtanh+largest": partial(draw, act_in="hardtanh", largest=True),
-        "relu": partial(draw, act_in="relu"),
-    },
-    dtypes=(torch.float32, torch.float64),
-    backends=("triton", "numba"),
-    functions={"forward": "sweep_errors"},
-    largest=40,  # wider matrices take the same path; those that the kernel has no room for, another operator's
-    result=torch.float64,
+    function=partial(errors, "dense_perturbation"),
+    results={"errors": "grad_errors"},
+    bounds=bounds,
+    sequences=("x",),
+    validation=Validation(
+        draws={
+            "linear": dense_sweep_problem,
+            "tanh": partial(dense_sweep_problem, act_in="tanh"),
+            "hardtanh+largest": partial(dense_sweep_problem, act_in="hardtanh", largest=True),
+            "relu": partial(dense_sweep_problem, act_in="relu"),
+        },
+        dtypes=(torch.float32, torch.float64),
+        backends=("triton", "numba"),
+        functions={"forward": "sweep_errors"},
+        largest=40,  # wider matrices take the same path; those that the kernel has no room for, another operator's
+        result=torch.float64,
+    ),
+    compilation=Compilation(
+        launch=launch,
+        usual=[dict(units=64), dict(units=64, nonlinearity="tanh"), dict(units=16)],
+        others=[
+            dict(units=64, dtype=torch.float64),
+            dict(units=100, nonlinearity="tanh"),
+            dict(units=9, nonlinearity="relu", inputs=2, outputs=3, sup=True),
+        ],
+        bytes_per_element=bytes_per_element,
+        elements=elements,
+    ),
 )

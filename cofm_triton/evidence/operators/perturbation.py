@@ -1,112 +1,147 @@
-"""Calls of the perturbation sweep: errors of K models on the same sequences, weighted squares and the largest gap."""
+"""The perturbation sweep: errors of K models on the same sequences, weighted squares and the largest gap."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from cofm_triton.evidence.compilation.launches import Options, meta
+from cofm_triton.evidence.draws import normal
+from cofm_triton.evidence.operator import Compilation, Operator, Validation
+from cofm_triton.evidence.problem import Problem
 from cofm_triton.evidence.tolerance import Bound, sweep_errors_bounds
-from cofm_triton.evidence.validation.case import device_of
-from cofm_triton.evidence.validation.draws import normal
-from cofm_triton.evidence.validation.problem import Operator
 from cofm_triton.ops.backends import implementation
+from cofm_triton.perturbation.curve import traffic
 from cofm_triton.step.stacked_cells import StackedCells
 
-MODELS, INPUTS, OUTPUTS = 3, 2, 1
+# Of every model.
+NAMES = ("weight", "bias", "rate", "readout", "offset")
+KINDS = ("act_in", "act_out", "dt")
+MODELS, SEQUENCES, STEPS = 40, 300, 100
 
 
-@dataclass(frozen=True)
-class SweepCase:
-    """Weight, bias, rate, readout and offset of every model, in x's dtype, and the sequences they all see."""
-
-    models: tuple[tuple[Tensor, ...], ...]
-    x: Tensor
-    targets: Tensor
-    weights: Tensor | None
-    act_in: str
-    act_out: str
-    operator: str = "perturbation"
-
-    @property
-    def dt(self) -> float:
-        """Recurrences read out through a nonlinearity have steps of length 1 (`stacked.stack`)."""
-        return 0.5 if self.act_out == "linear" else 1.0
-
-    def cells(self) -> StackedCells:
-        """All models, on the CPU."""
-        encoder, bias, rate, readout, offset = (
-            torch.stack(tensors).double() for tensors in zip(*self.models, strict=True)
-        )
-        return StackedCells(rate, encoder, bias, readout, offset, self.dt, self.act_in, self.act_out)
-
-    def run(self, backend: str, device: torch.device | None = None) -> dict[str, Tensor]:
-        """The errors of all models, on the CPU."""
-        device = device_of(backend) if device is None else device
-        cells = self.cells().to(device)
-        weights = None if self.weights is None else self.weights.to(device)
-        given = (self.x.to(device), self.targets.to(device), weights)
-        return {"errors": implementation(backend, self.operator).sweep_errors(cells, *given).cpu()}
-
-    def bounds(self) -> dict[str, Bound]:
-        """Exact errors by the definitions, and how far they may be off."""
-        options = dict(act_in=self.act_in, act_out=self.act_out)
-        return sweep_errors_bounds(self.models, self.x, self.targets, self.weights, dt=self.dt, **options)
-
-    def slack(self, backend: str) -> float:
-        """1: states and tensors are equally wide."""
-        return 1.0
-
-    def strided(self) -> SweepCase:
-        """x with time before sequences in memory."""
-        return replace(self, x=self.x.transpose(0, 1).contiguous().transpose(0, 1))
+def cells_of(given: Mapping[str, Any]) -> StackedCells:
+    """All models, from the arguments of a call."""
+    encoder, bias, rate, readout, offset = (given[name].double() for name in NAMES)
+    return StackedCells(rate, encoder, bias, readout, offset, given["dt"], given["act_in"], given["act_out"])
 
 
-def sweep_case(
-    batch: int, length: int, channels: int, *, dtype: torch.dtype = torch.float32, act_in: str = "linear",
-    act_out: str = "linear", largest: bool = False, states: bool = False, seed: int = 0,
-    operator: str = "perturbation",
-) -> SweepCase:  # fmt: skip
-    """Sequences of at least one step; `states` is accepted and ignored: a sweep always starts from zero."""
+def errors(operator: str, *, backend: str, **given: Any) -> Tensor:
+    """The errors of all models on one backend."""
+    compute = implementation(backend, operator).sweep_errors
+    found: Tensor = compute(cells_of(given), given["x"], given["targets"], given.get("weights"))
+    return found
+
+
+def in_models(given: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Arguments of the bounds: the models one by one, and the data."""
+    models = list(zip(*(given[name] for name in NAMES), strict=True))
+    return models, given["x"], given["targets"], given.get("weights")
+
+
+def bounds(**given: Any) -> dict[str, Bound]:
+    """Exact errors by the definitions, and how far they may be off."""
+    return sweep_errors_bounds(*in_models(given), **{name: given[name] for name in KINDS})
+
+
+def sweep_problem(
+    batch: int, length: int, channels: int, *, operator: Operator | None = None, dtype: torch.dtype = torch.float32,
+    act_in: str = "linear", act_out: str = "linear", largest: bool = False, dense: bool = False, states: bool = False,
+    seed: int = 0,
+) -> Problem:  # fmt: skip
+    """Three models of two inputs and an output, and sequences of at least one step; `states` is accepted and ignored.
+
+    Recurrences read out through a nonlinearity have steps of length 1 (`perturbation.stacking`).
+    """
     length, seed = max(1, length), 100 * seed
 
     def model(index: int) -> tuple[Tensor, ...]:
         first = seed + 10 * index
         rate = (0.05 + normal(channels, dtype=torch.float64, seed=first).abs() / 2).clamp(max=1.2)
-        if operator == "dense_perturbation":  # columns of about the same length, whatever the width
+        if dense:  # columns of about the same length, whatever the width
             mixing = normal(channels, channels, dtype=torch.float64, seed=first + 5)
             rate = rate.diag() + 0.2 * mixing / channels**0.5
         return (
-            normal(channels, INPUTS, dtype=dtype, seed=first + 1),
+            normal(channels, 2, dtype=dtype, seed=first + 1),
             normal(channels, dtype=dtype, seed=first + 2),
             rate.to(dtype),
-            normal(OUTPUTS, channels, dtype=dtype, seed=first + 3),
-            normal(OUTPUTS, dtype=dtype, seed=first + 4),
+            normal(1, channels, dtype=dtype, seed=first + 3),
+            normal(1, dtype=dtype, seed=first + 4),
         )
 
-    return SweepCase(
-        models=tuple(map(model, range(MODELS))),
-        x=normal(batch, length, INPUTS, dtype=dtype, seed=seed + 90),
-        targets=normal(batch, length, OUTPUTS, dtype=dtype, seed=seed + 91),
-        weights=None if largest else normal(length, dtype=torch.float64, seed=seed + 92).abs(),
-        act_in=act_in,
-        act_out=act_out,
-        operator=operator,
-    )
+    models = zip(*map(model, range(3)), strict=True)
+    tensors = {
+        "x": normal(batch, length, 2, dtype=dtype, seed=seed + 90),
+        **{name: torch.stack(values) for name, values in zip(NAMES, models, strict=True)},
+        "targets": normal(batch, length, 1, dtype=dtype, seed=seed + 91),
+    }
+    if not largest:
+        tensors["weights"] = normal(length, dtype=torch.float64, seed=seed + 92).abs()
+    options = dict(act_in=act_in, act_out=act_out, dt=0.5 if act_out == "linear" else 1.0)
+    return Problem(OPERATOR if operator is None else operator, tensors, options=options)
+
+
+def launch(
+    units: int, dtype: torch.dtype = torch.float32, act_in: str = "linear", act_out: str = "linear", inputs: int = 1,
+    outputs: int = 1, sup: bool = False,
+) -> None:  # fmt: skip
+    """Errors of a stack of models."""
+    from cofm_triton.kernels import perturbation
+
+    def numbers(*shape: int) -> Tensor:
+        return meta(MODELS, *shape, dtype=torch.float64)
+
+    cells = StackedCells(
+        numbers(units), numbers(units, inputs), numbers(units), numbers(outputs, units), numbers(outputs),
+        dt=0.5, act_in=act_in, act_out=act_out,
+    )  # fmt: skip
+    x, targets = meta(SEQUENCES, STEPS, inputs, dtype=dtype), meta(SEQUENCES, STEPS, outputs, dtype=dtype)
+    perturbation.sweep_errors(cells, x, targets, None if sup else meta(STEPS, dtype=torch.float64))
+
+
+def elements(constants: Options) -> int:
+    """Units of models, on a sequence, in a step: a program's states times the steps of a block."""
+    units: int = constants["GROUPS"] * constants["GROUP"] * constants["BLOCK_K"]
+    return units * constants["BLOCK_N"] * constants["PER_THREAD"] * constants["ROWS"]
+
+
+def bytes_per_element(kernel: str, constants: Options, options: Options) -> float:
+    """Per unit of a model, on a sequence, in a step: a program's models share what they read."""
+    channels = options.get("inputs", 1), options.get("outputs", 1)
+    together = constants["BLOCK_K"] * options["units"]
+    return traffic(1, 1, *channels, options.get("dtype", torch.float32).itemsize) / together
 
 
 OPERATOR = Operator(
     name="perturbation",
-    draws={
-        "linear": sweep_case,
-        "hardtanh": partial(sweep_case, act_in="hardtanh"),
-        "tanh": partial(sweep_case, act_in="tanh"),
-        "tanh-of-linear+largest": partial(sweep_case, act_out="tanh", largest=True),
-    },
-    dtypes=(torch.float32, torch.float64),
-    functions={"forward": "sweep_errors"},
-    largest=40,  # a program's registers hold no more float64 states
-    result=torch.float64,
+    function=partial(errors, "perturbation"),
+    results={"errors": "grad_errors"},
+    bounds=bounds,
+    sequences=("x",),
+    validation=Validation(
+        draws={
+            "linear": sweep_problem,
+            "hardtanh": partial(sweep_problem, act_in="hardtanh"),
+            "tanh": partial(sweep_problem, act_in="tanh"),
+            "tanh-of-linear+largest": partial(sweep_problem, act_out="tanh", largest=True),
+        },
+        dtypes=(torch.float32, torch.float64),
+        functions={"forward": "sweep_errors"},
+        largest=40,  # a program's registers hold no more float64 states
+        result=torch.float64,
+    ),
+    compilation=Compilation(
+        launch=launch,
+        usual=[dict(units=64, act_in="hardtanh"), dict(units=64, act_in="tanh"), dict(units=8, act_in="hardtanh")],
+        others=[
+            dict(units=32, act_in="hardtanh", dtype=torch.float64),
+            dict(units=9, act_out="relu", inputs=2, outputs=3, sup=True),
+        ],
+        bytes_per_element=bytes_per_element,
+        elements=elements,
+    ),
 )

@@ -1,4 +1,4 @@
-"""`cofm.perturbation_error` of a hardtanh model: B sequences, T steps, D units, the paper's 22 radii, 4 directions."""
+"""`cofm_triton.perturbation_error` of a hardtanh model of D units: the paper's 22 radii, 4 directions."""
 
 from __future__ import annotations
 
@@ -8,22 +8,28 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-import cofm_triton as cofm
 from cofm_triton import reference
-from cofm_triton.evidence.benchmark.contract import FORWARD, Case, Contestant, Operator, Problem
+from cofm_triton.evidence.benchmark.contract import FORWARD, Contestant
+from cofm_triton.evidence.case import Case
+from cofm_triton.evidence.operator import Benchmark, Operator
+from cofm_triton.evidence.problem import Problem
 from cofm_triton.evidence.tolerance import Bound
+from cofm_triton.layers.stable_rnn import RNNFunctional
+from cofm_triton.loss import temporally_weighted_mse
+from cofm_triton.perturbation.curve import perturbation_error
 from cofm_triton.perturbation.directions import paper_radii, parameter_shapes, random_direction
+from cofm_triton.targets import generate
 
 DIRECTIONS = 4
 # Two orders of summing at most a few thousand float64 terms.
 RTOL = 1e-10
 
 
-def make(case: Case, device: torch.device) -> Problem:
-    """Inputs (B, T, 1) and, in place of a gradient, the targets."""
-    batch, length, _ = case.shape
-    inputs, targets = cofm.targets.generate("exp", batch, length, dtype=case.dtype, device=device)
-    return Problem(case, inputs, targets)
+def timed(case: Case, device: torch.device) -> Problem:
+    """Inputs and targets (B, T, 1), for a model of D units."""
+    batch, length, width = case.shape
+    inputs, targets = generate("exp", batch, length, dtype=case.dtype, device=device)
+    return Problem(OPERATOR, {"x": inputs, "targets": targets}, options={"width": width})
 
 
 def contestant(errors: Callable[[], Tensor]) -> Contestant:
@@ -31,48 +37,46 @@ def contestant(errors: Callable[[], Tensor]) -> Contestant:
     return Contestant(errors, None, torch.clone)
 
 
-def model_by_model(problem: Problem) -> Callable[[], Tensor]:
+def model_by_model(x: Tensor, targets: Tensor, width: int) -> Callable[[], Tensor]:
     """The definition, one perturbed model after the other, as in the paper's code."""
-    model = _model(problem)
+    model = _model(x, width)
     shapes = parameter_shapes(model)
     directions = [
-        {name: value.to(problem.x) for name, value in random_direction(shapes, index).items()}
-        for index in range(DIRECTIONS)
+        {name: value.to(x) for name, value in random_direction(shapes, index).items()} for index in range(DIRECTIONS)
     ]
     parameters = {name: value.detach() for name, value in model.named_parameters()}
 
     def error(perturbed: Mapping[str, Tensor]) -> Tensor:
-        output = functional_call(model, dict(perturbed), (problem.x,))
-        return cofm.temporally_weighted_mse(output, problem.grad)
+        return temporally_weighted_mse(functional_call(model, dict(perturbed), (x,)), targets)
 
     return lambda: reference.perturbation_error(error, parameters, directions, paper_radii()).per_direction
 
 
-def _model(problem: Problem) -> cofm.RNNFunctional:
+def _model(x: Tensor, width: int) -> RNNFunctional:
     """The paper's hypothesis by Euler's method."""
     torch.manual_seed(0)
-    return cofm.RNNFunctional(
-        1, problem.case.shape[2], discretization="euler", device=problem.x.device, dtype=problem.case.dtype
-    )
+    return RNNFunctional(1, width, discretization="euler", device=x.device, dtype=x.dtype)
 
 
 def _ours(problem: Problem) -> Contestant:
-    model = _model(problem)
-    return contestant(
-        lambda: cofm.perturbation_error(model, problem.x, problem.grad, directions=DIRECTIONS).per_direction[0]
-    )
+    model, x, targets = _model(problem.x, problem.options["width"]), problem.x, problem["targets"]
+    return contestant(lambda: perturbation_error(model, x, targets, directions=DIRECTIONS).per_direction[0])
 
 
-def _bounds(problem: Problem) -> dict[str, Bound]:
-    exact = model_by_model(problem)()
-    return {"h": Bound(exact, RTOL * exact)}
+def _bounds(x: Tensor, targets: Tensor, width: int) -> dict[str, Bound]:
+    exact = model_by_model(x, targets, width)()
+    return {"errors": Bound(exact, RTOL * exact)}
 
 
 OPERATOR = Operator(
     name="perturbation_error",
-    studies={"sweep": ([(256, 100, 8), (256, 100, 64)], [torch.float64])},
-    make=make,
-    ours=_ours,
+    function=perturbation_error,
+    results={"errors": "grad_errors"},
     bounds=_bounds,
-    passes=(FORWARD,),
+    benchmark=Benchmark(
+        studies={"sweep": ([(256, 100, 8), (256, 100, 64)], [torch.float64])},
+        draw=timed,
+        ours=_ours,
+        passes=(FORWARD,),
+    ),
 )

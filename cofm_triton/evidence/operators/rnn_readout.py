@@ -1,71 +1,38 @@
-"""Calls of the fused read-out `y[t] = c^T act_out(h[t]) + d` of a diagonal recurrence, encoder included."""
+"""The fused read-out `y[t] = c^T act_out(h[t]) + d` of a diagonal recurrence, encoder included, states never stored.
+
+What is timed is `cofm_triton.RNNFunctional`, one input and one output, as users call it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from cofm_triton.evidence.benchmark.contract import Contestant, torch_contestant
+from cofm_triton.evidence.case import Case
+from cofm_triton.evidence.compilation.launches import Options, meta
+from cofm_triton.evidence.draws import normal, randn
+from cofm_triton.evidence.operator import Benchmark, Compilation, Operator, Validation
+from cofm_triton.evidence.problem import Problem
 from cofm_triton.evidence.tolerance import Bound, rnn_readout_bounds
-from cofm_triton.evidence.validation.case import device_of
-from cofm_triton.evidence.validation.draws import normal
-from cofm_triton.evidence.validation.problem import Operator
-from cofm_triton.ops.rnn_readout import apply_rnn_readout
+from cofm_triton.layers.stable_rnn import RNNFunctional
+from cofm_triton.ops.rnn_readout import apply_rnn_readout, traffic
+from cofm_triton.step.discretization import effective_rate
+from cofm_triton.step.nonlinearity import NONLINEARITIES
+from cofm_triton.step.parameterization import parameterization
 
 NAMES = ("x", "weight", "bias", "rate", "readout", "offset")
 DT = 0.7
+WIDTH, CHUNK = 512, 64
 
 
-@dataclass(frozen=True)
-class ReadoutCase:
-    """The operator's arguments, in the order of `NAMES`, and the weights of the loss `sum(pull * y)`."""
-
-    tensors: tuple[Tensor, ...]
-    pull: Tensor
-    act_in: str
-    act_out: str
-
-    def run(self, backend: str, device: torch.device | None = None) -> dict[str, Tensor]:
-        """Result and gradients, on the CPU."""
-        device = device_of(backend) if device is None else device
-        return self._differentiate(
-            partial(_call, act_in=self.act_in, act_out=self.act_out, backend=backend),
-            tuple(tensor.to(device) for tensor in self.tensors),
-        )
-
-    def bounds(self) -> dict[str, Bound]:
-        """Exact results by the definitions, and the errors allowed."""
-        return rnn_readout_bounds(self.tensors, self.pull, dt=DT, act_in=self.act_in, act_out=self.act_out)
-
-    def slack(self, backend: str) -> float:
-        """1: states and tensors are equally wide."""
-        return 1.0
-
-    def strided(self) -> ReadoutCase:
-        """x with time before batch in memory."""
-        x = self.tensors[0].transpose(0, 1).contiguous().transpose(0, 1)
-        return replace(self, tensors=(x, *self.tensors[1:]))
-
-    def _differentiate(self, call: Callable[..., Tensor], tensors: tuple[Tensor, ...]) -> dict[str, Tensor]:
-        leaves = [tensor.detach().requires_grad_() for tensor in tensors]
-        y = call(*leaves)
-        grads = torch.autograd.grad(y, leaves, self.pull.to(y))
-        results = {"y": y, **{f"grad_{name}": grad for name, grad in zip(NAMES, grads, strict=True)}}
-        return {name: result.detach().cpu() for name, result in results.items()}
-
-
-def _call(*tensors: Tensor, act_in: str, act_out: str, backend: str) -> Tensor:
-    x, weight, bias, rate, readout, offset = tensors
-    return apply_rnn_readout(x, weight, bias, rate, readout, offset, DT, act_in, act_out, backend)
-
-
-def readout_case(
+def readout_problem(
     batch: int, length: int, channels: int, *, dtype: torch.dtype = torch.float32, act_in: str = "linear",
     act_out: str = "linear", states: bool = False, seed: int = 0,
-) -> ReadoutCase:  # fmt: skip
+) -> Problem:  # fmt: skip
     """Two inputs and one output; `states` is accepted and ignored: the operator always starts from zero."""
     seed *= 10
     rate = (0.05 + normal(channels, dtype=torch.float64, seed=seed + 3).abs() / 2).clamp(max=1.2).to(dtype)
@@ -77,16 +44,106 @@ def readout_case(
         normal(1, channels, dtype=dtype, seed=seed + 4),
         normal(1, dtype=dtype, seed=seed + 5),
     )
-    return ReadoutCase(tensors, normal(batch, length, 1, dtype=dtype, seed=seed + 6), act_in, act_out)
+    pulls = {"grad_y": normal(batch, length, 1, dtype=dtype, seed=seed + 6)}
+    options = dict(dt=DT, act_in=act_in, act_out=act_out)
+    return Problem(OPERATOR, dict(zip(NAMES, tensors, strict=True)), pulls, options)
+
+
+def _bounds(*, grad_y: Tensor, dt: float, act_in: str, act_out: str, **tensors: Tensor) -> dict[str, Bound]:
+    given = [tensors[name] for name in NAMES]
+    return rnn_readout_bounds(given, grad_y, dt=dt, act_in=act_in, act_out=act_out)
+
+
+def timed(case: Case, device: torch.device) -> Problem:
+    """x (B, T, 1), what a model of D units multiplies by, and the gradient of y."""
+    x, pull = (randn(case, device, seed)[..., :1].contiguous() for seed in (0, 1))
+    model = model_of(case.shape[2], x)
+    rnn, raw = model.rnn, model.get_parameter("rnn.rate_l0")
+    rate = effective_rate(parameterization(rnn.parameterization).rate(raw), rnn.dt, rnn.discretization)
+    weight, bias, readout, offset = (
+        model.get_parameter(name) for name in ("rnn.weight_ih_l0", "rnn.bias_l0", "readout.weight", "readout.bias")
+    )
+    tensors = [tensor.detach() for tensor in (x, weight, bias, rate, readout, offset)]
+    options: dict[str, Any] = dict(dt=rnn.dt, act_in=rnn.nonlinearity, act_out="linear")
+    return Problem(OPERATOR, dict(zip(NAMES, tensors, strict=True)), {"grad_y": pull}, options)
+
+
+def model_of(width: int, x: Tensor) -> RNNFunctional:
+    """The model that every contestant computes."""
+    torch.manual_seed(2)
+    return RNNFunctional(1, width, device=x.device, dtype=x.dtype)
+
+
+def _ours(problem: Problem) -> Contestant:
+    """Gradients by x and all parameters."""
+    model = model_of(len(problem["rate"]), problem.x)
+    return torch_contestant(model, [problem.x], problem.grad, parameters=list(model.parameters()))
+
+
+def _states(problem: Problem) -> Tensor:
+    """A tensor of the size of the states."""
+    return torch.randn(*problem.x.shape[:2], len(problem["rate"]), dtype=problem.x.dtype, device=problem.x.device)
+
+
+def launch(
+    dtype: torch.dtype = torch.float32, act_in: str = "linear", act_out: str = "linear", features: int = 1,
+    width: int = WIDTH, length: int = 4096,
+) -> None:  # fmt: skip
+    """Both passes, with and without states kept for the second and a gradient by x."""
+    from cofm_triton.kernels import rnn_readout
+
+    x, rate = meta(1, length, features, dtype=dtype), meta(width, dtype=dtype)
+    weight, readout = meta(width, features, dtype=dtype), meta(features, width, dtype=dtype)
+    options: dict[str, Any] = dict(dt=0.5, act_in=act_in, act_out=act_out, chunk=CHUNK)
+    _, states = rnn_readout.forward(x, weight, rate, rate, readout, **options, keep=True)
+    rnn_readout.forward(x, weight, rate, rate, readout, **options, keep=False)
+    for with_grad_x in (False, True):
+        rnn_readout.backward(x, x, weight, rate, rate, readout, states, **options, with_grad_x=with_grad_x)
+
+
+def bytes_per_element(kernel: str, constants: Options, options: Options) -> float:
+    """Per unit and step, which share what moves for a step; a state in `CHUNK` is written forward and read backward."""
+    features, wide = options.get("features", 1), max(4, options["dtype"].itemsize)
+    gradient = features if constants.get("WITH_GRAD_X", False) else 0
+    step = traffic(1, 1, features + gradient, features, options["dtype"].itemsize)
+    return step / options.get("width", WIDTH) + (wide / CHUNK if constants.get("KEEP", True) else 0)
 
 
 OPERATOR = Operator(
     name="rnn_readout",
-    draws={
-        "linear": readout_case,
-        "tanh": partial(readout_case, act_in="tanh"),
-        "hardtanh": partial(readout_case, act_in="hardtanh"),
-        "tanh-of-linear": partial(readout_case, act_out="tanh"),
-    },
-    dtypes=(torch.float32, torch.float64),
+    function=apply_rnn_readout,
+    results={"y": "grad_y"},
+    bounds=_bounds,
+    sequences=("x",),
+    validation=Validation(
+        draws={
+            "linear": readout_problem,
+            "tanh": partial(readout_problem, act_in="tanh"),
+            "hardtanh": partial(readout_problem, act_in="hardtanh"),
+            "tanh-of-linear": partial(readout_problem, act_out="tanh"),
+        },
+        dtypes=(torch.float32, torch.float64),
+    ),
+    benchmark=Benchmark(
+        studies={"shapes": ([(512, 100, 64), (64, 4096, 64)], [torch.float32])},
+        draw=timed,
+        ours=_ours,
+        traffic=lambda case, backward: traffic(case.shape[0], case.shape[1], 1 + backward, 1, case.dtype.itemsize),
+        yardstick=_states,
+        scales=True,
+    ),
+    compilation=Compilation(
+        launch=launch,
+        usual=[dict(dtype=torch.float32, act_in=name) for name in NONLINEARITIES],
+        others=[
+            *(dict(dtype=torch.float64, act_out=name) for name in NONLINEARITIES),
+            # Twice that many inputs and outputs together: the limits of each number of units a lane.
+            *(
+                dict(dtype=dtype, act_in="tanh", features=features, width=500)
+                for features in (2, 4, 8)
+                for dtype in (torch.float32, torch.float64)
+            ),
+        ],
+        bytes_per_element=bytes_per_element,
+    ),
 )

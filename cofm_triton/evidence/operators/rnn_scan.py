@@ -1,31 +1,38 @@
-"""Calls of `cofm_triton.rnn_scan`: every nonlinearity, packed, by both solvers."""
+"""`cofm_triton.rnn_scan` of units: every nonlinearity, packed, by both solvers."""
 
 from __future__ import annotations
 
 from functools import partial
+from itertools import product
+from typing import Any
 
 import torch
 
-from cofm_triton.evidence.tolerance import rnn_scan_bounds
-from cofm_triton.evidence.validation.case import Case
-from cofm_triton.evidence.validation.draws import away_from_kinks, normal
-from cofm_triton.evidence.validation.problem import Operator
+from cofm_triton.evidence.case import Case
+from cofm_triton.evidence.compilation.launches import SPLIT, WHOLE, Options, meta, sequence
+from cofm_triton.evidence.draws import away_from_kinks, inputs_to, normal, randn, spread_rates
+from cofm_triton.evidence.operator import Benchmark, Compilation, Operator, Validation
+from cofm_triton.evidence.problem import Problem
+from cofm_triton.evidence.tolerance import Bound, rnn_scan_bounds
 from cofm_triton.functional import rnn_scan
 from cofm_triton.ops.dtypes import REAL_DTYPES, state_dtype
 from cofm_triton.ops.newton import ACCEPTED
+from cofm_triton.ops.rnn_scan import traffic
 from cofm_triton.ops.step_rate import step_rate
-from cofm_triton.step.activation import activation
 from cofm_triton.step.nonlinearity import NONLINEARITIES
+from cofm_triton.step.parameterization import PARAMETERIZATIONS
 from cofm_triton.step.parameterization import parameterization as look_up
 
-PLAIN = dict(parameterization="direct", discretization="euler")
+EVEN, RAGGED, FEW, FEW_PAIRS = 512, 500, 3, 6
+# Multiprocessors that leave one sequence of EVEN channels in blocks of 64.
+FEWER = 16
 
 
-def rnn_case(
+def rnn_problem(
     batch: int, length: int, channels: int, *, dtype: torch.dtype = torch.float32, nonlinearity: str = "hardtanh",
     states: bool = True, dt: float = 0.7, starts: list[int] | None = None, solver: str = "sequential", seed: int = 0,
     parameterization: str = "direct", discretization: str = "euler",
-) -> Case:  # fmt: skip
+) -> Problem:  # fmt: skip
     """A nonlinear scan whose pre-activations keep away from the kinks of hardtanh and relu.
 
     They are drawn first, and x is what leads to them. Rates that a parameterisation cannot express become ones it can.
@@ -33,47 +40,126 @@ def rnn_case(
     state, seed = state_dtype(dtype), 10 * seed
     sequences = batch if starts is None else len(starts)
     rate = 0.05 + 0.9 * normal(channels, dtype=torch.float64, seed=seed + 5).abs() / 2
-    raw = dict(parameterization=parameterization, discretization=discretization)
-    if raw == PLAIN:
-        raw = {}  # the definition takes rates, and no such options
     kind = look_up(parameterization)
-    factor = kind.inverse(rate.clamp(max=min(1.2, 0.9 * kind.range.high))).to(state)
-    rate = step_rate(factor.double(), dt, parameterization, discretization)
+    raw = kind.inverse(rate.clamp(max=min(1.2, 0.9 * kind.range.high))).to(state)
+    rate = step_rate(raw.double(), dt, parameterization, discretization)
     h0 = torch.zeros(sequences, channels, dtype=state)
     if states:
         h0 = normal(sequences, channels, dtype=state, seed=seed + 2)
     z = away_from_kinks(batch, length, channels, seed=seed + 6)
-    x = torch.empty(batch, length, channels, dtype=dtype)
-    act = activation(nonlinearity)
-    now = h0.double()
-    for t in range(length):
-        if starts is not None and t in starts:
-            entered = max(i for i, start in enumerate(starts) if start == t)
-            now = h0[entered : entered + 1].double()
-        x[:, t] = z[:, t] + rate * now
-        now = now + dt * act(x[:, t].double() - rate * now)
-    return Case(
-        x=x,
-        factor=factor,
-        h0=h0 if states else None,
-        grad_h=normal(batch, length, channels, dtype=dtype, seed=seed + 3),
-        grad_last=normal(sequences, channels, dtype=state if states else dtype, seed=seed + 4),
-        options=dict(
-            dt=dt, nonlinearity=nonlinearity, seq_starts=None if starts is None else torch.tensor(starts), **raw
-        ),
-        call=partial(rnn_scan, solver=solver),
-        bounds_of=partial(rnn_scan_bounds, drive=ACCEPTED if solver == "newton" else 1.0),
-        names=("grad_x", "grad_rate", "grad_h0"),
+    x = inputs_to(z, h0, lambda h: rate * h, starts, dt=dt, nonlinearity=nonlinearity, dtype=dtype)
+    pulls = {
+        "grad_h": normal(batch, length, channels, dtype=dtype, seed=seed + 3),
+        "grad_last": normal(sequences, channels, dtype=state if states else dtype, seed=seed + 4),
+    }
+    options = dict(
+        dt=dt, nonlinearity=nonlinearity, solver=solver, parameterization=parameterization,
+        discretization=discretization, seq_starts=None if starts is None else torch.tensor(starts),
     )  # fmt: skip
+    return Problem(OPERATOR, {"x": x, "rate": raw, **({"h0": h0} if states else {})}, pulls, options)
+
+
+def _bounds(*, solver: str = "sequential", **arguments: Any) -> dict[str, Bound]:
+    """Those of the solver: an accepted iterate of Newton's method may be off by more."""
+    return rnn_scan_bounds(**arguments, drive=ACCEPTED if solver == "newton" else 1.0)
+
+
+def timed(case: Case, device: torch.device) -> Problem:
+    """x, rates for memories of every length, and the gradient of h."""
+    tensors = {"x": randn(case, device, 0), "rate": spread_rates(case, device)}
+    return Problem(OPERATOR, tensors, {"grad_h": randn(case, device, 1)})
+
+
+def launch(
+    dtype: torch.dtype = torch.float32, nonlinearity: str = "hardtanh", packed: bool = False, states: bool = True,
+    length: int = 4096, width: int = EVEN, sliced: bool = False, parameterization: str = "direct",
+    discretization: str = "euler", num_sms: int = WHOLE, transposed: bool = False, paired: bool = False,
+) -> None:  # fmt: skip
+    """Both passes."""
+    from triton.runtime import driver
+
+    from cofm_triton.kernels import paired_rnn_scan, rnn_scan
+
+    state = state_dtype(dtype)
+    x, w = sequence(length, width, dtype, sliced, transposed), meta(width, dtype=state)
+    seq_starts = meta(4, dtype=torch.int64) if packed else None
+    h0 = meta(4 if packed else 1, width, dtype=state) if states else None
+    options: dict[str, Any] = dict(dt=0.5, nonlinearity=nonlinearity, state_dtype=state, num_sms=num_sms)
+    if paired:
+        options.update(lanes=driver.active.get_current_target().warp_size)
+        paired_rnn_scan.forward(x, w, w, h0, seq_starts, **options)
+        h = meta(*x.shape, dtype=dtype)
+        paired_rnn_scan.backward(x, h0, x, w, w, h, h0, seq_starts, **options)
+        return
+    options.update(parameterization=parameterization, discretization=discretization)
+    rnn_scan.forward(x, w, h0, seq_starts, **options)
+    h = meta(*x.shape, dtype=dtype)
+    rnn_scan.backward(x, h0, x, w, h, h0, seq_starts, **options)
+
+
+def bytes_per_element(kernel: str, constants: Options, options: Options) -> float:
+    """Per element."""
+    return traffic(1, 1, 1, options.get("dtype", torch.float32).itemsize, backward="backward" in kernel)
 
 
 OPERATOR = Operator(
     name="rnn_scan",
-    draws={
-        **{name: partial(rnn_case, nonlinearity=name) for name in NONLINEARITIES},
-        "tanh+packed": partial(rnn_case, nonlinearity="tanh"),
-        "tanh+newton": partial(rnn_case, nonlinearity="tanh", solver="newton"),
-        "hardtanh+newton": partial(rnn_case, nonlinearity="hardtanh", solver="newton"),
-    },
-    dtypes=REAL_DTYPES,
+    function=rnn_scan,
+    bounds=_bounds,
+    validation=Validation(
+        draws={
+            **{name: partial(rnn_problem, nonlinearity=name) for name in NONLINEARITIES},
+            "tanh+packed": partial(rnn_problem, nonlinearity="tanh"),
+            "tanh+newton": partial(rnn_problem, nonlinearity="tanh", solver="newton"),
+            "hardtanh+newton": partial(rnn_problem, nonlinearity="hardtanh", solver="newton"),
+        },
+        dtypes=REAL_DTYPES,
+    ),
+    benchmark=Benchmark(
+        studies={"shapes": ([(8, 4096, 256), (2, 65536, 64)], [torch.float32])},
+        draw=timed,
+        traffic=lambda case, backward: traffic(*case.shape, case.dtype.itemsize, backward=backward),
+        scales=True,
+    ),
+    compilation=Compilation(
+        launch=launch,
+        usual=[
+            *(dict(dtype=torch.float32, nonlinearity=name) for name in NONLINEARITIES),
+            *(dict(dtype=torch.bfloat16, nonlinearity=name) for name in ("tanh", "hardtanh")),
+            *(
+                dict(dtype=dtype, nonlinearity=name, paired=True)
+                for dtype, name in product((torch.float32, torch.bfloat16), ("tanh", "hardtanh"))
+            ),
+        ],
+        others=[
+            *(
+                dict(dtype=dtype, nonlinearity=name, num_sms=num_sms)
+                for dtype, name, num_sms in product(
+                    (torch.float32, torch.bfloat16), ("tanh", "hardtanh"), (FEWER, SPLIT)
+                )
+            ),
+            dict(dtype=torch.float64, nonlinearity="tanh", num_sms=SPLIT),
+            dict(width=RAGGED, packed=True, num_sms=SPLIT),
+            dict(dtype=torch.bfloat16, sliced=True),
+            dict(transposed=True),
+            dict(width=RAGGED),
+            *(dict(dtype=torch.float64, nonlinearity=name) for name in NONLINEARITIES),
+            *(dict(dtype=dtype, nonlinearity="tanh", width=RAGGED) for dtype in (torch.bfloat16, torch.float64)),
+            dict(width=RAGGED, packed=True),
+            dict(width=FEW, states=False),
+            *(dict(parameterization=name, discretization="exact") for name in PARAMETERIZATIONS),
+            dict(dtype=torch.float64, nonlinearity="tanh", parameterization="softplus", discretization="exact"),
+            *(dict(nonlinearity=name, paired=True) for name in ("linear", "relu")),
+            *(
+                dict(dtype=dtype, nonlinearity=name, num_sms=SPLIT, paired=True)
+                for dtype, name in product((torch.float32, torch.bfloat16), ("tanh", "hardtanh"))
+            ),
+            *(dict(dtype=torch.float64, nonlinearity=name, paired=True) for name in ("tanh", "hardtanh")),
+            dict(dtype=torch.bfloat16, sliced=True, paired=True),
+            dict(width=RAGGED, packed=True, paired=True),
+            dict(dtype=torch.bfloat16, nonlinearity="tanh", width=RAGGED, paired=True),
+            dict(width=FEW_PAIRS, states=False, paired=True),
+        ],
+        bytes_per_element=bytes_per_element,
+    ),
 )

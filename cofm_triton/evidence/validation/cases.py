@@ -1,20 +1,16 @@
-"""The operators that are validated, and the problems each of them is given."""
+"""The cases that are validated, and the tensors drawn for each."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache
-from importlib import import_module
 from itertools import product
-from pkgutil import iter_modules
 
 import torch
 
-from cofm_triton.evidence.validation import operators as folder
-from cofm_triton.evidence.validation.draws import starts
-from cofm_triton.evidence.validation.problem import PACKED, PLAIN, STATES, STRIDED, Checkable, Operator, Problem
-
-Shape = tuple[int, int, int]
+from cofm_triton.evidence.case import PACKED, PLAIN, STATES, STRIDED, Case, Shape
+from cofm_triton.evidence.draws import starts
+from cofm_triton.evidence.problem import Problem
+from cofm_triton.evidence.registry import validations
 
 # One step; two; odd everything; several blocks of time; enough work for two threads, which share the last sequence.
 # Narrow rows have one width, and so has what blocks of 32 channels leave of wide ones: the CPU's kernels compile anew
@@ -49,60 +45,52 @@ EXHAUSTIVE: tuple[tuple[Shape, str], ...] = (
 RANDOM_SHAPES = 12
 
 
-@cache
-def operators() -> dict[str, Operator]:
-    """The `OPERATOR` of every file in the folder."""
-    found = [import_module(f"{folder.__name__}.{name}").OPERATOR for _, name, _ in iter_modules(folder.__path__)]
-    return {operator.name: operator for operator in found}
-
-
-def problems(chosen: tuple[str, ...], seed: int, *, interpreted: bool, exhaustive: bool) -> Iterator[Problem]:
-    """The problems of some operators.
+def cases(chosen: tuple[str, ...], seed: int, *, interpreted: bool, exhaustive: bool) -> Iterator[Case]:
+    """The cases of some operators.
 
     Args:
         chosen: names of operators.
-        seed: equal seeds give equal problems; every problem has a seed of its own.
+        seed: equal seeds give equal cases; every case has a seed of its own.
         interpreted: those that Triton's interpreter has time for.
         exhaustive: many more.
     """
     for name in chosen:
-        operator = operators()[name]
-        for variant, dtype in product(operator.draws, operator.dtypes):
+        entry = validations()[name]
+        for variant, dtype in product(entry.draws, entry.dtypes):
             packed = PACKED in variant.split("+")
             thorough = exhaustive or dtype in TELLING_DTYPES
-            shapes = [*INTERPRETED, *([SPLIT] if operator.splits and not packed and thorough else [])]
+            shapes = [*INTERPRETED, *([SPLIT] if entry.splits and not packed and thorough else [])]
             if not interpreted:
                 shapes = [(shape, layout) for shape, layout in SHAPES if thorough or shape[2] > NARROW]
             if exhaustive:
                 shapes += SHAPES[1:4] if interpreted else (*EXHAUSTIVE, *_random_shapes(seed))
             for index, (shape, layout) in enumerate(shapes):
-                if shape[2] <= (operator.largest or shape[2]):
+                if shape[2] <= (entry.largest or shape[2]):
                     size = (1, shape[0] * shape[1], shape[2]) if packed else shape
-                    text = str(dtype).removeprefix("torch.")
-                    yield Problem(name, variant, text, size, layout, seed * len(shapes) + index)
+                    yield Case(name, variant, size, dtype, layout, seed * len(shapes) + index)
 
 
-def draw(problem: Problem) -> Checkable:
-    """The tensors of a problem.
+def draw(case: Case) -> Problem:
+    """The tensors of a case.
 
     Raises:
         ValueError: there is no such operator or variant, or it takes no such dtype; the message lists what there is.
     """
-    if problem.operator not in operators():
-        raise ValueError(f"operator must be one of {', '.join(operators())}, got {problem.operator!r}")
-    operator = operators()[problem.operator]
-    if problem.variant not in operator.draws:
-        variants = ", ".join(operator.draws)
-        raise ValueError(f"variant of {operator.name} must be one of {variants}, got {problem.variant!r}")
-    names = [str(dtype).removeprefix("torch.") for dtype in operator.dtypes]
-    if problem.dtype not in names:
-        raise ValueError(f"dtype of {operator.name} must be one of {', '.join(names)}, got {problem.dtype!r}")
-    layout = problem.layout.split("+")
-    options = dict(dtype=problem.torch_dtype, states=STATES in layout, seed=problem.seed)
-    if PACKED in problem.variant.split("+"):
-        options["starts"] = starts(problem.shape[1], problem.seed)
-    case = operator.draws[problem.variant](*problem.shape, **options)
-    return case.strided() if STRIDED in layout else case
+    if case.operator not in validations():
+        raise ValueError(f"operator must be one of {', '.join(validations())}, got {case.operator!r}")
+    entry = validations()[case.operator]
+    if case.variant not in entry.draws:
+        variants = ", ".join(entry.draws)
+        raise ValueError(f"variant of {case.operator} must be one of {variants}, got {case.variant!r}")
+    if case.dtype not in entry.dtypes:
+        names = ", ".join(str(dtype).removeprefix("torch.") for dtype in entry.dtypes)
+        raise ValueError(f"dtype of {case.operator} must be one of {names}, got {case.dtype_name!r}")
+    layout, packed = case.layout.split("+"), PACKED in case.variant.split("+")
+    options = dict(starts=starts(case.shape[1], case.seed)) if packed else {}
+    problem = entry.draws[case.variant](
+        *case.shape, dtype=case.dtype, states=STATES in layout, seed=case.seed, **options
+    )
+    return problem.strided() if STRIDED in layout else problem
 
 
 def _random_shapes(seed: int) -> Iterator[tuple[Shape, str]]:

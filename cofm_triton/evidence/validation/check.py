@@ -1,4 +1,4 @@
-"""Running a problem in a place, and how far its results are from the exact ones."""
+"""Running a case in a place, and how far its results are from the exact ones."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cofm_triton.evidence.case import Case
+from cofm_triton.evidence.problem import Problem
+from cofm_triton.evidence.registry import validations
 from cofm_triton.evidence.tolerance import Bound
+from cofm_triton.evidence.validation.cases import draw
 from cofm_triton.evidence.validation.place import Place
-from cofm_triton.evidence.validation.problem import Checkable, Problem
-from cofm_triton.evidence.validation.registry import draw, operators
 from cofm_triton.ops.dtypes import state_dtype
 
 
@@ -30,17 +32,17 @@ class Element:
 
 @dataclass(frozen=True)
 class Outcome:
-    """One problem in one place.
+    """One case in one place.
 
     Attributes:
-        problem: its text.
+        case: its text.
         place: its text.
         ratios: result to its largest error, in units of the tolerance; up to 1 is a pass.
         worst: element of the largest ratio; None if all results are empty or the call failed.
         failure: what the call raised, if it did.
     """
 
-    problem: str
+    case: str
     place: str
     ratios: dict[str, float]
     worst: Element | None = None
@@ -49,7 +51,7 @@ class Outcome:
     @property
     def replay(self) -> str:
         """What `--replay` takes."""
-        return f"{self.problem}:{self.place}"
+        return f"{self.case}:{self.place}"
 
     @property
     def missed(self) -> bool:
@@ -69,21 +71,22 @@ class Outcome:
 
     @staticmethod
     def from_dict(content: dict[str, Any]) -> Outcome:
-        """An outcome from its dictionary."""
-        worst = content["worst"]
-        return Outcome(**{**content, "worst": None if worst is None else Element(**worst)})
+        """An outcome from its dictionary; older files call a case a problem."""
+        known = {"case" if name == "problem" else name: value for name, value in content.items()}
+        worst = known["worst"]
+        return Outcome(**{**known, "worst": None if worst is None else Element(**worst)})
 
 
-def check(problem: Problem, places: Iterable[Place]) -> Iterator[Outcome]:
-    """Run a problem in some places; its exact results are computed once."""
-    able = [place for place in places if place.backend in operators()[problem.operator].backends]
+def check(case: Case, places: Iterable[Place]) -> Iterator[Outcome]:
+    """Run a case in some places; its exact results are computed once."""
+    able = [place for place in places if place.backend in validations()[case.operator].backends]
     if not able:
         return
     with _one_thread():
-        case = draw(problem)
-        bounds = case.bounds()
+        problem = draw(case)
+        bounds = problem.bounds()
     for place in able:
-        yield _compare(problem, case, bounds, place)
+        yield _compare(case, problem, bounds, place)
 
 
 @contextmanager
@@ -97,14 +100,14 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _compare(problem: Problem, case: Checkable, bounds: dict[str, Bound], place: Place) -> Outcome:
+def _compare(case: Case, problem: Problem, bounds: dict[str, Bound], place: Place) -> Outcome:
     try:
-        results = case.run(place.backend, place.device)
+        results = problem.run(place.backend, place.device)
     except Exception as error:  # whatever a kernel raises is a finding, and the others are still to be checked
-        return Outcome(problem.text, place.text, {}, failure=f"{type(error).__name__}: {error}")
-    slack = case.slack(place.backend)
+        return Outcome(case.text, place.text, {}, failure=f"{type(error).__name__}: {error}")
+    slack = problem.slack(place.backend)
     # What the operator returns, or the dtype of the tensors or the state; another one would hide its errors.
-    wide, dtype = operators()[problem.operator].result, problem.torch_dtype
+    wide, dtype = validations()[case.operator].result, case.dtype
     stored = (dtype, state_dtype(dtype)) if wide is None else (wide,)
     ratios = {
         name: bounds[name].excess(result) / slack if result.dtype in stored else torch.inf
@@ -112,9 +115,9 @@ def _compare(problem: Problem, case: Checkable, bounds: dict[str, Bound], place:
     }
     filled = {name: ratio for name, ratio in ratios.items() if results[name].numel()}
     if not filled:
-        return Outcome(problem.text, place.text, ratios)
+        return Outcome(case.text, place.text, ratios)
     name = max(filled, key=lambda name: filled[name])
-    return Outcome(problem.text, place.text, ratios, _worst(name, results[name], bounds[name], slack))
+    return Outcome(case.text, place.text, ratios, _worst(name, results[name], bounds[name], slack))
 
 
 def _worst(name: str, result: Tensor, bound: Bound, slack: float) -> Element:

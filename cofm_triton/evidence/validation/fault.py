@@ -14,8 +14,8 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
+from cofm_triton.evidence.registry import validations
 from cofm_triton.evidence.validation.place import Place
-from cofm_triton.evidence.validation.registry import operators
 from cofm_triton.ops.backends import implementation
 from cofm_triton.ops.dtypes import state_dtype
 
@@ -35,11 +35,11 @@ def injected(fault: str | None, places: Sequence[Place]) -> Iterator[None]:
     """
     with ExitStack() as stack:
         if fault is not None:
-            for operator in operators().values():
-                for backend in {place.backend for place in places} & set(operator.backends):
-                    if fault in operator.functions:
-                        module, name = implementation(backend, operator.name), operator.functions[fault]
-                        which = operator.first_gradient if fault == "backward" else 0
+            for operator, entry in validations().items():
+                for backend in {place.backend for place in places} & set(entry.backends):
+                    if fault in entry.functions:
+                        module, name = implementation(backend, operator), entry.functions[fault]
+                        which = entry.first_gradient if fault == "backward" else 0
                         broken = _spoiled(getattr(module, name), which, FAULTS[fault])
                         stack.enter_context(patch.object(module, name, broken))
         yield
@@ -50,7 +50,8 @@ def _spoiled(compute: Callable[..., Any], which: int, position: int) -> Callable
 
     def broken(*arguments: Any, **options: Any) -> Any:
         results = compute(*arguments, **options)
-        given = [tensor.dtype for tensor in arguments if isinstance(tensor, Tensor) and not _whole(tensor)]
+        tensors = (*arguments, *options.values())
+        given = [tensor.dtype for tensor in tensors if isinstance(tensor, Tensor) and not _whole(tensor)]
         state = state_dtype(max(given, key=lambda dtype: torch.finfo(dtype).eps))
         if isinstance(results, Tensor):
             return _off(results, position, state)

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from cofm_triton.evidence.case import Case
 from cofm_triton.evidence.validation.check import Outcome
-from cofm_triton.evidence.validation.problem import Problem
 from cofm_triton.support.files import write_text
 
 LEGEND = (
@@ -21,13 +21,13 @@ FILE = "validate.json"
 def lines(outcomes: Sequence[Outcome]) -> Iterator[str]:
     """A table per operator and place, the worst case of each, and every miss."""
     yield from LEGEND
-    blocks: dict[tuple[str, str], list[tuple[Problem, Outcome]]] = {}
+    blocks: dict[tuple[str, str], list[tuple[Case, Outcome]]] = {}
     for outcome in outcomes:
-        problem = Problem.parse(outcome.problem)
-        blocks.setdefault((problem.operator, outcome.place), []).append((problem, outcome))
+        case = Case.parse(outcome.case)
+        blocks.setdefault((case.operator, outcome.place), []).append((case, outcome))
     for (operator, place), block in blocks.items():
-        dtypes = list(dict.fromkeys(problem.dtype for problem, _ in block))
-        variants = list(dict.fromkeys(problem.variant for problem, _ in block))
+        dtypes = list(dict.fromkeys(case.dtype_name for case, _ in block))
+        variants = list(dict.fromkeys(case.variant for case, _ in block))
         yield ""
         rows = [[f"{operator}, {place}", *dtypes]]
         rows += [[variant, *(_cell(block, variant, dtype) for dtype in dtypes)] for variant in variants]
@@ -74,8 +74,8 @@ def write(folder: Path, outcomes: Sequence[Outcome], about: dict[str, Any]) -> P
     return path
 
 
-def _cell(block: Sequence[tuple[Problem, Outcome]], variant: str, dtype: str) -> str:
-    found = [outcome for problem, outcome in block if (problem.variant, problem.dtype) == (variant, dtype)]
+def _cell(block: Sequence[tuple[Case, Outcome]], variant: str, dtype: str) -> str:
+    found = [outcome for case, outcome in block if (case.variant, case.dtype_name) == (variant, dtype)]
     if not found:
         return "-"
     backward = any(name.startswith("grad_") for outcome in found for name in outcome.ratios)

@@ -3,10 +3,11 @@
 import pytest
 import torch
 
+from cofm_triton.evidence.case import Case
+from cofm_triton.evidence.registry import validations
+from cofm_triton.evidence.validation.cases import cases, draw
 from cofm_triton.evidence.validation.check import Outcome, check
 from cofm_triton.evidence.validation.place import INTERPRETER, Place, places
-from cofm_triton.evidence.validation.problem import Problem
-from cofm_triton.evidence.validation.registry import draw, operators, problems
 from cofm_triton.evidence.validation.report import details, lines
 from cofm_triton.evidence.validation.run import perform
 from cofm_triton.ops.backends import INSTALLED, interpreting
@@ -18,14 +19,14 @@ if INSTALLED["triton"] and interpreting():
     PLACES.append(Place("triton", INTERPRETER))
 
 
-def smallest(operator: str) -> Problem:
-    """A problem of an operator with all there is: states, odd strides; in float32 if it takes that."""
-    variant = next(iter(operators()[operator].draws))
-    dtype = "float32" if torch.float32 in operators()[operator].dtypes else "float64"
-    return Problem(operator, variant, dtype, (2, 5, 3), "h0+strided", 0)
+def smallest(operator: str) -> Case:
+    """A case of an operator with all there is: states, odd strides; in float32 if it takes that."""
+    variant = next(iter(validations()[operator].draws))
+    dtype = torch.float32 if torch.float32 in validations()[operator].dtypes else torch.float64
+    return Case(operator, variant, (2, 5, 3), dtype, "h0+strided", 0)
 
 
-@pytest.mark.parametrize("operator", operators())
+@pytest.mark.parametrize("operator", validations())
 def test_right_kernels_pass(operator: str) -> None:
     found = perform([(smallest(operator), PLACES)], None)
     assert found
@@ -33,15 +34,15 @@ def test_right_kernels_pass(operator: str) -> None:
         assert not outcome.missed, "\n".join(details(outcome))
         assert outcome.largest(backward=False) <= 1 and outcome.largest(backward=True) <= 1
         passes = {"backward" if name.startswith("grad_") else "forward" for name in outcome.ratios}
-        assert passes == set(operators()[operator].functions)
+        assert passes == set(validations()[operator].functions)
 
 
 @pytest.mark.parametrize(
-    ("operator", "fault"), [(name, fault) for name, operator in operators().items() for fault in operator.functions]
+    ("operator", "fault"), [(name, fault) for name, entry in validations().items() for fault in entry.functions]
 )
 def test_broken_kernels_are_found_in_the_pass_they_are_broken_in(operator: str, fault: str) -> None:
     outcomes = perform([(smallest(operator), PLACES)], fault)
-    assert len(outcomes) == len([place for place in PLACES if place.backend in operators()[operator].backends])
+    assert len(outcomes) == len([place for place in PLACES if place.backend in validations()[operator].backends])
     for outcome in outcomes:
         assert outcome.missed, outcome.replay
         assert outcome.largest(backward=True) > 1 or fault == "forward"
@@ -62,30 +63,30 @@ def test_outcomes_survive_json() -> None:
     assert Outcome.from_dict(outcome.as_dict()) == outcome
 
 
-def test_every_problem_can_be_replayed() -> None:
+def test_every_case_can_be_replayed() -> None:
     for interpreted in (False, True):
-        for problem in problems(tuple(operators()), 3, interpreted=interpreted, exhaustive=True):
-            assert Problem.parse(problem.text) == problem
+        for case in cases(tuple(validations()), 3, interpreted=interpreted, exhaustive=True):
+            assert Case.parse(case.text) == case
 
 
 def test_equal_seeds_give_equal_numbers() -> None:
-    problem = smallest("linear_scan")
-    first, second = draw(problem).bounds(), draw(Problem.parse(problem.text)).bounds()
+    case = smallest("linear_scan")
+    first, second = draw(case).bounds(), draw(Case.parse(case.text)).bounds()
     assert all(torch.equal(first[name].exact, second[name].exact) for name in first)
-    other = draw(Problem.parse(problem.text[:-1] + "1")).bounds()
+    other = draw(Case.parse(case.text[:-1] + "1")).bounds()
     assert not torch.equal(first["h"].exact, other["h"].exact)
 
 
-def test_packed_problems_fill_one_row() -> None:
-    for problem in problems(("linear_scan",), 0, interpreted=False, exhaustive=False):
-        assert "packed" not in problem.variant or problem.shape[0] == 1
+def test_packed_cases_fill_one_row() -> None:
+    for case in cases(("linear_scan",), 0, interpreted=False, exhaustive=False):
+        assert "packed" not in case.variant or case.shape[0] == 1
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("linear_scan", "a problem is OPERATOR:VARIANT"),
-        ("linear_scan:gated:float32:2x3:plain:0", "a problem is OPERATOR:VARIANT"),
+        ("linear_scan", "a case is OPERATOR:VARIANT"),
+        ("linear_scan:gated:float32:2x3:plain:0", "a case is OPERATOR:VARIANT"),
         ("linear_scan:gated:float32:2x3x4:dense:0", "a layout of plain, h0"),
         ("linear_scan:gated:float32:2x3x4:plain:-1", "a seed >= 0"),
         ("scan:gated:float32:2x3x4:plain:0", "operator must be one of"),
@@ -93,9 +94,9 @@ def test_packed_problems_fill_one_row() -> None:
         ("rnn_scan:tanh:complex64:2x3x4:plain:0", "dtype of rnn_scan must be one of"),
     ],
 )
-def test_names_of_no_problem_say_what_is_accepted(text: str, message: str) -> None:
+def test_names_of_no_case_say_what_is_accepted(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        draw(Problem.parse(text))
+        draw(Case.parse(text))
 
 
 def test_report_shows_the_worst_case_and_every_miss() -> None:
