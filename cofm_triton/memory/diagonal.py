@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from cofm_triton.layers.stable_rnn import RNNFunctional
-from cofm_triton.ops.backends import implementation, resolve
+from cofm_triton.ops.backends import resolve
+from cofm_triton.ops.sweeps import increment_backend
 from cofm_triton.perturbation.stacking import FREQUENCY, RATE, stack
 from cofm_triton.step.activation import activation
 from cofm_triton.step.coefficients import mode_frequency
@@ -113,9 +114,8 @@ class HeavisideCells:
 
     def _iterated(self, drive: Tensor, steps: Tensor) -> Tensor:
         cells, step = self.cells, self.cells.dt * self.cells.rate
-        backend = implementation(resolve(None, drive.device), "memory_increment")
-        increments: Tensor = backend.sampled_increments(cells.act_in, drive, self.decay, step, cells.readout, steps)
-        return increments
+        backend = increment_backend(resolve(None, drive.device))
+        return backend.sampled_increments(cells.act_in, drive, self.decay, step, cells.readout, steps)
 
     def _difference(self, drive: Tensor, times: Tensor) -> Tensor:
         """act_out(h[k+1]) - act_out(h[k]) of a linear state, drive (K, n, 1 or S, m)."""

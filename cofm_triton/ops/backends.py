@@ -7,7 +7,7 @@ import importlib.util
 import os
 import warnings
 from functools import cache
-from types import ModuleType
+from typing import Any
 
 import torch
 
@@ -110,8 +110,11 @@ def _fastest_on_cpu() -> str:
 
 
 @cache
-def implementation(backend: str, operator: str) -> ModuleType:
-    """The module that computes `operator` on a resolved backend; imported on first use."""
+def implementation(backend: str, operator: str) -> Any:
+    """The module that computes `operator` on a resolved backend; imported on first use.
+
+    What it offers, the same on every backend, is the operator's `Backend`, a protocol that mypy holds each module to.
+    """
     if backend == "triton":
         from cofm_triton.kernels.cache_folder import ensure_folder
 

@@ -14,7 +14,7 @@ mode, go step by step through PyTorch's own operations. At the kinks of hardtanh
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -23,8 +23,50 @@ from cofm_triton.ops.backends import implementation, lanes
 from cofm_triton.ops.derivatives import directly, keeps, signed
 from cofm_triton.ops.dtypes import state_dtype
 from cofm_triton.ops.registration import register, register_derivative
-from cofm_triton.ops.shapes import fold_batch, previous_states, split_batch
+from cofm_triton.ops.shapes import (
+    empty_states,
+    fold_batch,
+    map_one_by_one,
+    no_gradient,
+    previous_states,
+    split_batch,
+    start_gradient_of_nothing,
+    states_of_nothing,
+)
 from cofm_triton.step.activation import activation_slope
+
+
+class Backend(Protocol):
+    """The module of a backend: both passes with T >= 1, weight and state in its dtype; bfloat16 weights are Triton's.
+
+    Kernels lay the matrix out by the lanes of a warp.
+    """
+
+    def forward(
+        self, x: Tensor, weight: Tensor, h0: Tensor | None, *,
+        dt: float, nonlinearity: str, precision: str, keep: bool, state_dtype: torch.dtype, lanes: int,
+    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+        """`(h, h_last, slope)`; the slopes (B, 0, D) unless kept."""
+
+    def adjoint(
+        self, grad_h: Tensor, grad_last: Tensor | None, slope: Tensor, weight: Tensor, *,
+        dt: float, precision: str, lanes: int,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """`(grad_x, grad_h0)`, both in the state's dtype."""
+
+
+if TYPE_CHECKING:  # every backend has this signature
+    from cofm_triton.cpu.blocked import dense_rnn as _blocked
+    from cofm_triton.cpu.jit import dense_rnn as _jit
+    from cofm_triton.kernels import dense_rnn as _kernels
+
+    _BACKENDS: list[Backend] = [_kernels, _jit, _blocked]
+
+
+def backend_of(backend: str) -> Backend:
+    """What computes on a resolved backend."""
+    module: Backend = implementation(backend, "dense_rnn")
+    return module
 
 
 def apply_dense_rnn(
@@ -45,12 +87,10 @@ def dense_rnn(
 
     The slopes act'(z) are (B, T, D) in the state's dtype if `keep`, otherwise (B, 0, D).
     """
-    dtype = x.dtype if h0 is None else h0.dtype
     state = state_dtype(x.dtype)
     if x.numel() == 0:
-        last = x.new_zeros((x.shape[0], x.shape[2]), dtype=dtype) if h0 is None else h0.clone()
-        return x.new_empty(x.shape), last, x.new_empty(_kept(x, keep), dtype=state)
-    h, last, slope = implementation(backend, "dense_rnn").forward(
+        return *states_of_nothing(x, h0, None), x.new_empty(_kept(x, keep), dtype=state)
+    h, last, slope = backend_of(backend).forward(
         x,
         _for_kernels(weight, backend, state),
         None if h0 is None else h0.to(state).contiguous(),
@@ -59,9 +99,9 @@ def dense_rnn(
         precision=precision,
         keep=keep,
         state_dtype=state,
-        **_launch_options(backend, x.device),
+        lanes=lanes(x.device),
     )
-    return h, last.to(dtype), slope
+    return h, last.to(x.dtype if h0 is None else h0.dtype), slope
 
 
 def _for_kernels(weight: Tensor, backend: str, state: torch.dtype) -> Tensor:
@@ -70,16 +110,10 @@ def _for_kernels(weight: Tensor, backend: str, state: torch.dtype) -> Tensor:
     return (weight if as_it_is else weight.to(state)).contiguous()
 
 
-def _launch_options(backend: str, device: torch.device) -> dict[str, int]:
-    """What only Triton's launches depend on."""
-    return dict(lanes=lanes(device)) if backend == "triton" else {}
-
-
 def _dense_rnn_fake(
     x: Tensor, weight: Tensor, h0: Tensor | None, dt: float, nonlinearity: str, precision: str, backend: str, keep: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    last = x.new_empty((x.shape[0], x.shape[2]), dtype=x.dtype if h0 is None else h0.dtype)
-    return x.new_empty(x.shape), last, x.new_empty(_kept(x, keep), dtype=state_dtype(x.dtype))
+    return *empty_states(x, h0, None), x.new_empty(_kept(x, keep), dtype=state_dtype(x.dtype))
 
 
 def _kept(x: Tensor, keep: bool) -> tuple[int, int, int]:
@@ -101,16 +135,15 @@ def dense_rnn_backward(
     """The adjoint: grad_x like h, grad_weight (D, D) and grad_h0 (B, D) in the state's dtype."""
     state = slope.dtype
     if h.numel() == 0:
-        grad_h0 = slope.new_zeros((h.shape[0], h.shape[2])) if grad_last is None else grad_last.to(state, copy=True)
-        return torch.empty_like(h), slope.new_zeros(weight.shape), grad_h0
-    grad_z, grad_h0 = implementation(backend, "dense_rnn").adjoint(
+        return torch.empty_like(h), slope.new_zeros(weight.shape), start_gradient_of_nothing(h, grad_last, None)
+    grad_z, grad_h0 = backend_of(backend).adjoint(
         grad_h,
         None if grad_last is None else grad_last.to(state).contiguous(),
         slope.contiguous(),
         _for_kernels(weight, backend, state),
         dt=dt,
         precision=precision,
-        **_launch_options(backend, h.device),
+        lanes=lanes(h.device),
     )
     before = previous_states(h.to(state), h0, None, False)
     return _in_dtype(grad_z, h.dtype), _weight_gradient(grad_z, before), grad_h0
@@ -160,7 +193,7 @@ def _backward(
         return (None,) * 8
     wide = weight.to(slope.dtype)
     if grad_h is None:
-        grad_h = h.new_zeros(h.shape[-1:]).expand(h.shape)  # rows at one address: no memory and no traffic
+        grad_h = no_gradient(h)
     if torch.is_grad_enabled():
         grads = _differentiable_backward(grad_h, grad_last, x, wide, h, h0, dt, nonlinearity)
     else:
@@ -236,39 +269,20 @@ class _DenseRNN(torch.autograd.Function):
         return tangent.to(h.dtype), state.to(h.dtype if h0 is None else h0.dtype), None
 
 
-def _dense_rnn_vmap(
-    info: Any, in_dims: tuple[Any, ...], x: Tensor, weight: Tensor, h0: Tensor | None,
-    dt: float, nonlinearity: str, precision: str, backend: str, keep: bool,
-) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[int, int, int]]:  # fmt: skip
+def _dense_rnn_vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:
     """A mapped axis joins the batch; where weights differ along it, its entries run one after the other."""
     size, (x_dim, weight_dim, h_dim, *_) = info.batch_size, in_dims
-    options = (dt, nonlinearity, precision, backend, keep)
     if weight_dim is not None:
-        mapped = ((x, x_dim), (weight, weight_dim), (h0, h_dim))
-        entries = zip(*(_entries(tensor, dim, size) for tensor, dim in mapped), strict=True)
-        results = zip(*(dense_rnn_op(*entry, *options) for entry in entries), strict=True)
-        h, last, slope = (torch.stack(result) for result in results)
-        return (h, last, slope), (0, 0, 0)
+        return map_one_by_one(dense_rnn_op, info, in_dims, arguments)
+    x, weight, h0, *options = arguments
     x = fold_batch(x, x_dim, size, False)
     h0 = None if h0 is None else fold_batch(h0, h_dim, size, False)
-    h, last, slope = (split_batch(result, size, False) for result in dense_rnn_op(x, weight, h0, *options))
-    return (h, last, slope), (0, 0, 0)
+    return tuple(split_batch(result, size, False) for result in dense_rnn_op(x, weight, h0, *options)), (0, 0, 0)
 
 
-def _dense_rnn_backward_vmap(
-    info: Any, in_dims: tuple[Any, ...], *arguments: Any
-) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[int, int, int]]:
+def _dense_rnn_backward_vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:
     """Entries run one after the other: each has a grad_weight of its own."""
-    tensors, options = arguments[:6], arguments[6:]
-    mapped = zip(*(_entries(t, dim, info.batch_size) for t, dim in zip(tensors, in_dims, strict=False)), strict=True)
-    results = zip(*(dense_rnn_backward_op(*entry, *options) for entry in mapped), strict=True)
-    grad_x, grad_weight, grad_h0 = (torch.stack(result) for result in results)
-    return (grad_x, grad_weight, grad_h0), (0, 0, 0)
-
-
-def _entries(tensor: Tensor | None, dim: int | None, size: int) -> tuple[Tensor | None, ...]:
-    """What each entry of a mapped axis of `size` gets."""
-    return (tensor,) * size if tensor is None or dim is None else tensor.unbind(dim)
+    return map_one_by_one(dense_rnn_backward_op, info, in_dims, arguments)
 
 
 dense_rnn_op = register(dense_rnn, fake=_dense_rnn_fake, vmap=_dense_rnn_vmap)

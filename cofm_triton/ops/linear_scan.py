@@ -16,7 +16,7 @@ through an `autograd.Function` around them, since PyTorch offers forward mode an
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -25,8 +25,51 @@ from cofm_triton.ops.backends import implementation, lanes, num_sms
 from cofm_triton.ops.derivatives import directly, signed
 from cofm_triton.ops.dtypes import state_dtype
 from cofm_triton.ops.registration import register, register_derivative
-from cofm_triton.ops.shapes import fold_batch, packed_starts, previous_states, split_batch
+from cofm_triton.ops.shapes import (
+    empty_states,
+    fold_batch,
+    no_gradient,
+    packed_starts,
+    previous_states,
+    split_batch,
+    start_gradient,
+    start_gradient_of_nothing,
+    states_of_nothing,
+)
 from cofm_triton.step.pairs import as_complex, as_reals, in_pairs
+
+
+class Backend(Protocol):
+    """The module of a backend: both passes with T >= 1, the state and what begins or ends a sequence in its dtype.
+
+    Kernels split time by the number of multiprocessors, and keep pairs of channels on one of the lanes of a warp.
+    """
+
+    def forward(
+        self, x: Tensor, decay: Tensor, h0: Tensor | None, seq_starts: Tensor | None, *,
+        reverse: bool, state_dtype: torch.dtype, num_sms: int, lanes: int,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """`(h, h_last)`, (B, T, D) in x's dtype and (S, D)."""
+
+    def backward(
+        self, grad_h: Tensor, grad_last: Tensor | None, decay: Tensor, h: Tensor, h0: Tensor | None,
+        seq_starts: Tensor | None, *, reverse: bool, state_dtype: torch.dtype, num_sms: int, lanes: int,
+    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+        """`(grad_x, grad_decay, grad_h0)`; grad_decay (D,), or (B, T, D) of gates, of which an axis may be summed."""
+
+
+if TYPE_CHECKING:  # every backend has this signature
+    from cofm_triton.cpu.blocked import linear_scan as _blocked
+    from cofm_triton.cpu.jit import linear_scan as _jit
+    from cofm_triton.kernels import linear_scan as _kernels
+
+    _BACKENDS: list[Backend] = [_kernels, _jit, _blocked]
+
+
+def backend_of(backend: str) -> Backend:
+    """What computes on a resolved backend."""
+    module: Backend = implementation(backend, "linear_scan")
+    return module
 
 
 def apply_linear_scan(
@@ -52,13 +95,10 @@ def linear_scan(
     backend: str,
 ) -> tuple[Tensor, Tensor]:
     """The forward pass: h (B, T, D) in x's dtype, h_last (S, D) in h0's dtype, x's when h0 is None."""
-    dtype = x.dtype if h0 is None else h0.dtype
+    if x.numel() == 0:
+        return states_of_nothing(x, h0, seq_starts)
     state = state_dtype(x.dtype)
-    if x.shape[1] == 0 or x.numel() == 0:
-        sequences = x.shape[0] if seq_starts is None else seq_starts.shape[0]
-        empty = x.new_zeros((sequences, x.shape[2]), dtype=dtype) if h0 is None else h0.clone()
-        return torch.empty_like(x, memory_format=torch.contiguous_format), empty
-    h, last = implementation(backend, "linear_scan").forward(
+    h, last = backend_of(backend).forward(
         x,
         decay.contiguous() if decay.dim() == 1 else decay,
         None if h0 is None else h0.to(state).contiguous(),
@@ -66,22 +106,15 @@ def linear_scan(
         reverse=reverse,
         state_dtype=state,
         num_sms=num_sms(x.device),
-        **_of_warps(backend, x.device),
+        lanes=lanes(x.device),
     )
-    return h, last.to(dtype)
-
-
-def _of_warps(backend: str, device: torch.device) -> dict[str, int]:
-    """What only the backend with warps asks for: pairs of channels stay on one of their lanes."""
-    return {"lanes": lanes(device)} if backend == "triton" else {}
+    return h, last.to(x.dtype if h0 is None else h0.dtype)
 
 
 def _linear_scan_fake(
     x: Tensor, decay: Tensor, h0: Tensor | None, seq_starts: Tensor | None, reverse: bool, backend: str
 ) -> tuple[Tensor, Tensor]:
-    sequences = x.shape[0] if seq_starts is None else seq_starts.shape[0]
-    last = x.new_empty((sequences, x.shape[2]), dtype=x.dtype if h0 is None else h0.dtype)
-    return x.new_empty(x.shape), last
+    return empty_states(x, h0, seq_starts)
 
 
 def linear_scan_backward(
@@ -97,11 +130,9 @@ def linear_scan_backward(
     """The adjoint: grad_x like h, grad_decay like decay, grad_h0 (S, D) in the state's dtype."""
     state = state_dtype(h.dtype)
     if h.numel() == 0:
-        sequences = h.shape[0] if seq_starts is None else seq_starts.shape[0]
-        nothing = h.new_zeros((sequences, h.shape[2]), dtype=state)
-        grad_h0 = nothing if grad_last is None else grad_last.to(state, copy=True)
+        grad_h0 = start_gradient_of_nothing(h, grad_last, seq_starts)
         return torch.empty_like(h), torch.zeros_like(decay), grad_h0
-    grad_x, grad_decay, grad_h0 = implementation(backend, "linear_scan").backward(
+    grad_x, grad_decay, grad_h0 = backend_of(backend).backward(
         grad_h,
         None if grad_last is None else grad_last.to(state).contiguous(),
         decay.contiguous() if decay.dim() == 1 else decay,
@@ -111,24 +142,16 @@ def linear_scan_backward(
         reverse=reverse,
         state_dtype=state,
         num_sms=num_sms(h.device),
-        **_of_warps(backend, h.device),
+        lanes=lanes(h.device),
     )
     return grad_x, grad_decay.sum_to_size(decay.shape), grad_h0
 
 
 def _linear_scan_backward_fake(
-    grad_h: Tensor,
-    grad_last: Tensor | None,
-    decay: Tensor,
-    h: Tensor,
-    h0: Tensor | None,
-    seq_starts: Tensor | None,
-    reverse: bool,
-    backend: str,
-) -> tuple[Tensor, Tensor, Tensor]:
-    sequences = h.shape[0] if seq_starts is None else seq_starts.shape[0]
-    grad_h0 = h.new_empty((sequences, h.shape[2]), dtype=state_dtype(h.dtype))
-    return h.new_empty(h.shape), decay.new_empty(decay.shape), grad_h0
+    grad_h: Tensor, grad_last: Tensor | None, decay: Tensor, h: Tensor, h0: Tensor | None, seq_starts: Tensor | None,
+    reverse: bool, backend: str,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    return h.new_empty(h.shape), decay.new_empty(decay.shape), start_gradient(h, seq_starts)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -146,7 +169,7 @@ def _backward(ctx: Any, grad_h: Tensor | None, grad_last: Tensor | None) -> tupl
     if grad_h is None and grad_last is None:
         return nothing
     if grad_h is None:
-        grad_h = h.new_zeros(h.shape[-1:]).expand(h.shape)  # rows at one address: no memory and no traffic
+        grad_h = no_gradient(h)
     if torch.is_grad_enabled():
         grads = _differentiable_backward(grad_h, grad_last, decay, h, h0, seq_starts, reverse, backend)
     else:

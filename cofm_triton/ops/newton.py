@@ -31,8 +31,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from cofm_triton.ops.backends import implementation, num_sms
+from cofm_triton.ops.backends import lanes, num_sms
 from cofm_triton.ops.dtypes import state_dtype
+from cofm_triton.ops.linear_scan import backend_of
 from cofm_triton.ops.shapes import previous_states
 from cofm_triton.step.activation import activation, activation_slope
 
@@ -89,9 +90,11 @@ def newton_scan(
     roundoff = torch.finfo(state).eps / 2
 
     def scan(drive: Tensor, decay: Tensor, start: Tensor | None) -> Tensor:
-        h, _ = implementation(backend, "linear_scan").forward(
-            drive, decay, start, seq_starts, reverse=False, state_dtype=state, num_sms=num_sms(x.device)
-        )
+        device = x.device
+        h, _ = backend_of(backend).forward(
+            drive, decay, start, seq_starts,
+            reverse=False, state_dtype=state, num_sms=num_sms(device), lanes=lanes(device),
+        )  # fmt: skip
         return h
 
     h = scan(dt * act(inputs), 1 - dt * rate, h0)

@@ -13,7 +13,7 @@ fused operator, `cofm_triton::paired_rnn_scan_backward`. Traffic is that of `rnn
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -23,8 +23,49 @@ from cofm_triton.ops.derivatives import directly, signed
 from cofm_triton.ops.dtypes import state_dtype
 from cofm_triton.ops.pair_scan import pair_scan
 from cofm_triton.ops.registration import register, register_derivative
-from cofm_triton.ops.shapes import fold_batch, packed_starts, previous_states, split_batch
+from cofm_triton.ops.shapes import (
+    empty_states,
+    map_adjoint,
+    map_scan,
+    no_gradient,
+    packed_starts,
+    previous_states,
+    start_gradient,
+    start_gradient_of_nothing,
+    states_of_nothing,
+)
 from cofm_triton.step.activation import activation_slope
+
+
+class Backend(Protocol):
+    """The module of a backend: both passes with T >= 1, rows and state in its dtype."""
+
+    def forward(
+        self, x: Tensor, pull: Tensor, turn: Tensor, h0: Tensor | None, seq_starts: Tensor | None, *,
+        dt: float, nonlinearity: str, state_dtype: torch.dtype, num_sms: int, lanes: int,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """`(h, h_last)`, (B, T, D) in x's dtype and (S, D)."""
+
+    def backward(
+        self, grad_h: Tensor, grad_last: Tensor | None, x: Tensor, pull: Tensor, turn: Tensor, h: Tensor,
+        h0: Tensor | None, seq_starts: Tensor | None, *,
+        dt: float, nonlinearity: str, state_dtype: torch.dtype, num_sms: int, lanes: int,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+        """`(grad_x, grad_pull, grad_turn, grad_h0)`; the rows' (D,)."""
+
+
+if TYPE_CHECKING:  # every backend has this signature
+    from cofm_triton.cpu.blocked import paired_rnn_scan as _blocked
+    from cofm_triton.cpu.jit import paired_rnn_scan as _jit
+    from cofm_triton.kernels import paired_rnn_scan as _kernels
+
+    _BACKENDS: list[Backend] = [_kernels, _jit, _blocked]
+
+
+def backend_of(backend: str) -> Backend:
+    """What computes on a resolved backend."""
+    module: Backend = implementation(backend, "paired_rnn_scan")
+    return module
 
 
 def apply_paired_rnn_scan(
@@ -54,35 +95,27 @@ def paired_rnn_scan(
     backend: str,
 ) -> tuple[Tensor, Tensor]:
     """The forward pass: h (B, T, D) in x's dtype, h_last (S, D) in h0's dtype, x's when h0 is None."""
-    dtype = x.dtype if h0 is None else h0.dtype
-    state = state_dtype(x.dtype)
     if x.numel() == 0:
-        sequences = x.shape[0] if seq_starts is None else seq_starts.shape[0]
-        last = x.new_zeros((sequences, x.shape[2]), dtype=dtype) if h0 is None else h0.clone()
-        return x.new_empty(x.shape), last
-    h, last = implementation(backend, "paired_rnn_scan").forward(
+        return states_of_nothing(x, h0, seq_starts)
+    state = state_dtype(x.dtype)
+    h, last = backend_of(backend).forward(
         x,
         *_rows(alpha, omega),
         None if h0 is None else h0.to(state).contiguous(),
         packed_starts(seq_starts),
-        **_options(x, dt, nonlinearity, backend),
+        dt=dt,
+        nonlinearity=nonlinearity,
+        state_dtype=state,
+        num_sms=num_sms(x.device),
+        lanes=lanes(x.device),
     )
-    return h, last.to(dtype)
+    return h, last.to(x.dtype if h0 is None else h0.dtype)
 
 
 def _paired_rnn_scan_fake(
-    x: Tensor,
-    alpha: Tensor,
-    omega: Tensor,
-    h0: Tensor | None,
-    seq_starts: Tensor | None,
-    dt: float,
-    nonlinearity: str,
-    backend: str,
+    x: Tensor, alpha: Tensor, omega: Tensor, h0: Tensor | None, seq_starts: Tensor | None, *options: Any
 ) -> tuple[Tensor, Tensor]:
-    sequences = x.shape[0] if seq_starts is None else seq_starts.shape[0]
-    last = x.new_empty((sequences, x.shape[2]), dtype=x.dtype if h0 is None else h0.dtype)
-    return x.new_empty(x.shape), last
+    return empty_states(x, h0, seq_starts)
 
 
 def paired_rnn_scan_backward(
@@ -101,11 +134,9 @@ def paired_rnn_scan_backward(
     """The adjoint: grad_x like h, grad_alpha and grad_omega (D // 2,) and grad_h0 (S, D) in the state's dtype."""
     state = state_dtype(x.dtype)
     if x.numel() == 0:
-        sequences = x.shape[0] if seq_starts is None else seq_starts.shape[0]
-        nothing = x.new_zeros((sequences, x.shape[2]), dtype=state)
-        grad_h0 = nothing if grad_last is None else grad_last.to(state, copy=True)
+        grad_h0 = start_gradient_of_nothing(x, grad_last, seq_starts)
         return torch.empty_like(h), torch.zeros_like(alpha), torch.zeros_like(omega), grad_h0
-    grad_x, grad_pull, grad_turn, grad_h0 = implementation(backend, "paired_rnn_scan").backward(
+    grad_x, grad_pull, grad_turn, grad_h0 = backend_of(backend).backward(
         grad_h,
         None if grad_last is None else grad_last.to(state).contiguous(),
         x,
@@ -113,40 +144,27 @@ def paired_rnn_scan_backward(
         h.contiguous(),
         None if h0 is None else h0.to(state).contiguous(),
         packed_starts(seq_starts),
-        **_options(x, dt, nonlinearity, backend),
+        dt=dt,
+        nonlinearity=nonlinearity,
+        state_dtype=state,
+        num_sms=num_sms(x.device),
+        lanes=lanes(x.device),
     )
     even, odd = grad_turn.unflatten(0, (-1, 2)).unbind(1)
     return grad_x, grad_pull.unflatten(0, (-1, 2)).sum(1), even - odd, grad_h0
 
 
 def _paired_rnn_scan_backward_fake(
-    grad_h: Tensor,
-    grad_last: Tensor | None,
-    x: Tensor,
-    alpha: Tensor,
-    omega: Tensor,
-    h: Tensor,
-    h0: Tensor | None,
-    seq_starts: Tensor | None,
-    dt: float,
-    nonlinearity: str,
-    backend: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    sequences = x.shape[0] if seq_starts is None else seq_starts.shape[0]
-    grad_h0 = x.new_empty((sequences, x.shape[2]), dtype=state_dtype(x.dtype))
-    return x.new_empty(x.shape), alpha.new_empty(alpha.shape), omega.new_empty(omega.shape), grad_h0
+    grad_h: Tensor, grad_last: Tensor | None, x: Tensor, alpha: Tensor, omega: Tensor, h: Tensor, h0: Tensor | None,
+    seq_starts: Tensor | None, *options: Any,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    by_rows = alpha.new_empty(alpha.shape), omega.new_empty(omega.shape)
+    return x.new_empty(x.shape), *by_rows, start_gradient(x, seq_starts)
 
 
 def _rows(alpha: Tensor, omega: Tensor) -> tuple[Tensor, Tensor]:
     """pull and turn, (D,): `A h = pull * h - turn * swap(h)`; differentiable."""
     return alpha.repeat_interleave(2), torch.stack((omega, -omega), -1).flatten()
-
-
-def _options(x: Tensor, dt: float, nonlinearity: str, backend: str) -> dict[str, Any]:
-    options: dict[str, Any] = dict(dt=dt, nonlinearity=nonlinearity, state_dtype=state_dtype(x.dtype))
-    if backend == "triton":
-        options.update(num_sms=num_sms(x.device), lanes=lanes(x.device))
-    return options
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -163,7 +181,7 @@ def _backward(ctx: Any, grad_h: Tensor | None, grad_last: Tensor | None) -> tupl
     if grad_h is None and grad_last is None:
         return nothing
     if grad_h is None:
-        grad_h = h.new_zeros(h.shape[-1:]).expand(h.shape)  # rows at one address: no memory and no traffic
+        grad_h = no_gradient(h)
     backward = _differentiable_backward if torch.is_grad_enabled() else paired_rnn_scan_backward_op
     *grads, grad_h0 = backward(grad_h, grad_last, x, alpha, omega, h, h0, seq_starts, *ctx.options)
     return *grads, None if h0 is None else grad_h0.to(h0.dtype), *nothing[4:]
@@ -194,9 +212,8 @@ def _differentiable_backward(
     """The adjoint as a composition: `v[t] = J[t]^T (v[t+1] + grad_h[t])`, `lambda[t] = grad_h[t] + v[t+1]`."""
     if x.numel() == 0:
         # Nothing but the way from h_last to h0 is left, and what comes out of it can be differentiated as it is.
-        start = None if grad_last is None else grad_last.to(state_dtype(x.dtype))
-        nothing = x.new_zeros((x.shape[0] if seq_starts is None else seq_starts.shape[0], x.shape[2]))
-        return grad_h.to(x.dtype), 0 * alpha, 0 * omega, nothing.to(alpha.dtype) if start is None else start
+        grad_h0 = start_gradient_of_nothing(x, grad_last, seq_starts)
+        return grad_h.to(x.dtype), 0 * alpha, 0 * omega, grad_h0
     before, slope, jacobian = _linearize(x, alpha, omega, h, h0, seq_starts, dt, nonlinearity)
     grad = grad_h.to(before.dtype)
     start = None if grad_last is None else grad_last.to(before.dtype)
@@ -247,33 +264,12 @@ class _PairedRnnScan(torch.autograd.Function):
         return tangent.to(h.dtype), last.to(last_dtype)
 
 
-def _paired_rnn_scan_vmap(
-    info: Any, in_dims: tuple[Any, ...], x: Tensor, alpha: Tensor, omega: Tensor, h0: Tensor | None,
-    seq_starts: Tensor | None, dt: float, nonlinearity: str, backend: str,
-) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:  # fmt: skip
-    """A mapped axis joins the batch; the channels where parameters differ along it, or where rows are packed."""
-    size, (x_dim, alpha_dim, omega_dim, h_dim, *_) = info.batch_size, in_dims
-    into_channels = seq_starts is not None or alpha_dim is not None or omega_dim is not None
-    x = fold_batch(x, x_dim, size, into_channels)
-    h0 = None if h0 is None else fold_batch(h0, h_dim, size, into_channels)
-    if into_channels:
-        alpha, omega = fold_batch(alpha, alpha_dim, size, True), fold_batch(omega, omega_dim, size, True)
-    h, last = paired_rnn_scan_op(x, alpha, omega, h0, seq_starts, dt, nonlinearity, backend)
-    return (split_batch(h, size, into_channels), split_batch(last, size, into_channels)), (0, 0)
+def _paired_rnn_scan_vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:
+    return map_scan(paired_rnn_scan_op, 2, info, in_dims, arguments)
 
 
-def _paired_rnn_scan_backward_vmap(
-    info: Any, in_dims: tuple[Any, ...], grad_h: Tensor, grad_last: Tensor | None, x: Tensor, alpha: Tensor,
-    omega: Tensor, h: Tensor, h0: Tensor | None, seq_starts: Tensor | None, dt: float, nonlinearity: str, backend: str,
-) -> tuple[tuple[Tensor, ...], tuple[int, int, int, int]]:  # fmt: skip
-    """A mapped axis joins the channels, since each of its entries has gradients of its own."""
-    size = info.batch_size
-    folded = [
-        None if tensor is None else fold_batch(tensor, dim, size, True)
-        for tensor, dim in zip((grad_h, grad_last, x, alpha, omega, h, h0), in_dims, strict=False)
-    ]
-    grads = paired_rnn_scan_backward_op(*folded, seq_starts, dt, nonlinearity, backend)
-    return tuple(split_batch(grad, size, True) for grad in grads), (0, 0, 0, 0)
+def _paired_rnn_scan_backward_vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:
+    return map_adjoint(paired_rnn_scan_backward_op, 7, info, in_dims, arguments)
 
 
 paired_rnn_scan_op = register(paired_rnn_scan, fake=_paired_rnn_scan_fake, vmap=_paired_rnn_scan_vmap)

@@ -10,7 +10,7 @@ differentiates to any order and which keeps all states.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +22,7 @@ from cofm_triton.ops.dtypes import state_dtype
 from cofm_triton.ops.linear_scan import apply_linear_scan
 from cofm_triton.ops.registration import register, register_derivative
 from cofm_triton.ops.rnn_scan import apply_rnn_scan, linearize
-from cofm_triton.ops.shapes import fold_batch, holds, split_batch
+from cofm_triton.ops.shapes import fold_batch, holds, map_one_by_one, split_batch
 from cofm_triton.step.activation import activation, activation_slope
 
 # Tensors among the operator's arguments: x, weight, bias, rate, readout, offset.
@@ -35,6 +35,36 @@ CHUNK_ROWS = 16
 MIN_CPU_BATCH = 8
 # Where tangents touch the root in `chunk_length`: up to 2**28 steps.
 TANGENTS = (16, 64, 256, 1024, 4096, 16384)
+
+
+class Backend(Protocol):
+    """The module of a backend: both passes with B, T >= 1, all tensors in the state's dtype."""
+
+    def forward(
+        self, x: Tensor, weight: Tensor, bias: Tensor, rate: Tensor, readout: Tensor, *,
+        dt: float, act_in: str, act_out: str, chunk: int, keep: bool,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """`(y, states)`: y (B, T, p) without the offset, states (B, chunks or 0, D)."""
+
+    def backward(
+        self, grad_y: Tensor, x: Tensor, weight: Tensor, bias: Tensor, rate: Tensor, readout: Tensor, states: Tensor, *,
+        dt: float, act_in: str, act_out: str, chunk: int, with_grad_x: bool,
+    ) -> tuple[Tensor | None, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+        """Gradients by x (None unless asked for), weight, bias, rate and readout."""
+
+
+if TYPE_CHECKING:  # every backend has this signature
+    from cofm_triton.cpu.blocked import rnn_readout as _blocked
+    from cofm_triton.cpu.jit import rnn_readout as _jit
+    from cofm_triton.kernels import rnn_readout as _kernels
+
+    _BACKENDS: list[Backend] = [_kernels, _jit, _blocked]
+
+
+def backend_of(backend: str) -> Backend:
+    """What computes on a resolved backend."""
+    module: Backend = implementation(backend, "rnn_readout")
+    return module
 
 
 def is_fused(batch: int, inputs: int, outputs: int, backend: str) -> bool:
@@ -114,7 +144,7 @@ def rnn_readout(
     if not (keep or is_fused(batch, inputs, len(offset), backend)):  # a graph for every batch has got one of few
         y = composed(x, weight, bias, rate, readout, offset, dt, act_in, act_out, backend)
         return y, x.new_empty(kept, dtype=state)
-    y, states = implementation(backend, "rnn_readout").forward(
+    y, states = backend_of(backend).forward(
         *(tensor.to(state).contiguous() for tensor in (x, weight, bias, rate, readout)),
         dt=dt, act_in=act_in, act_out=act_out, chunk=chunk_length(length), keep=keep,
     )  # fmt: skip
@@ -152,9 +182,11 @@ def rnn_readout_backward(
         return grad_x, nothing[1], nothing[2], nothing[3], nothing[4], grad_offset
     chunk = chunk_length(x.shape[1])
     starts = states[:, : -(-x.shape[1] // chunk)].contiguous()
-    by_x, by_weight, by_bias, by_rate, by_readout = implementation(backend, "rnn_readout").backward(
-        pull, *tensors, starts, dt=dt, act_in=act_in, act_out=act_out, chunk=chunk, with_grad_x=with_grad_x
-    )
+    wide, encoder, shift, damping, decoder = tensors
+    by_x, by_weight, by_bias, by_rate, by_readout = backend_of(backend).backward(
+        pull, wide, encoder, shift, damping, decoder, starts,
+        dt=dt, act_in=act_in, act_out=act_out, chunk=chunk, with_grad_x=with_grad_x,
+    )  # fmt: skip
     by_x = x.new_empty(0, dtype=state) if by_x is None else by_x
     return by_x, by_weight, by_bias, by_rate, by_readout, grad_offset
 
@@ -226,20 +258,10 @@ class _RnnReadout(torch.autograd.Function):
         return d_y.to(x.dtype), torch.zeros_like(states)
 
 
-def _one_by_one(operator: Any, info: Any, in_dims: tuple[Any, ...], arguments: tuple[Any, ...]) -> tuple[Any, Any]:
-    """Results of an operator entry by entry along the mapped axis, stacked."""
-    results = [
-        operator(*(v if d is None else v.select(d, i) for v, d in zip(arguments, in_dims, strict=True)))
-        for i in range(info.batch_size)
-    ]
-    stacked = tuple(torch.stack(parts) for parts in zip(*results, strict=True))
-    return stacked, (0,) * len(stacked)
-
-
 def _rnn_readout_vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Any, Any]:
     """A mapped axis joins the batch where only x has it; models that differ run one after the other."""
     if any(dim is not None for dim in in_dims[1:]):
-        return _one_by_one(rnn_readout_op, info, in_dims, arguments)
+        return map_one_by_one(rnn_readout_op, info, in_dims, arguments)
     x = fold_batch(arguments[0], in_dims[0], info.batch_size, False)
     y, states = rnn_readout_op(x, *arguments[1:])
     return (split_batch(y, info.batch_size, False), split_batch(states, info.batch_size, False)), (0, 0)
@@ -247,7 +269,7 @@ def _rnn_readout_vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> t
 
 def _rnn_readout_backward_vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Any, Any]:
     """Every entry has gradients of its own, by all parameters: one after the other."""
-    return _one_by_one(rnn_readout_backward_op, info, in_dims, arguments)
+    return map_one_by_one(rnn_readout_backward_op, info, in_dims, arguments)
 
 
 rnn_readout_op = register(rnn_readout, fake=_rnn_readout_fake, vmap=_rnn_readout_vmap)

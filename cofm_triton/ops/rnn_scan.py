@@ -2,8 +2,8 @@
 
     h[t] = h[t-1] + dt * act(z[t]),   z[t] = x[t] - rate * h[t-1],   h[-1] = h0
 
-The rates come out of a raw parameter w by a parameterisation and a discretisation, see `step_rate.py`; the Triton
-kernels do that themselves, the gradient's way back to w included, the other backends are handed the rates.
+The rates come out of a raw parameter w by a parameterisation and a discretisation, see `step/step_rate.py`; backends do
+that themselves, the gradient's way back to w included.
 
 The adjoint of a nonlinear recurrence is affine, and so is its tangent, both with the Jacobian
 `J[t] = 1 - dt * rate * act'(z[t])`: a backward pass that is itself differentiated is written in terms of `linear_scan`
@@ -13,7 +13,7 @@ fused operator, `cofm_triton::rnn_scan_backward`. At the kinks of hardtanh and r
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -24,14 +24,57 @@ from cofm_triton.ops.dtypes import state_dtype
 from cofm_triton.ops.linear_scan import apply_linear_scan
 from cofm_triton.ops.newton import newton_scan, pays
 from cofm_triton.ops.registration import register, register_derivative
-from cofm_triton.ops.shapes import fold_batch, last_states, packed_starts, previous_states, split_batch
-from cofm_triton.ops.step_rate import step_rate, step_rate_slope
+from cofm_triton.ops.shapes import (
+    empty_states,
+    last_states,
+    map_adjoint,
+    map_scan,
+    no_gradient,
+    packed_starts,
+    previous_states,
+    start_gradient,
+    start_gradient_of_nothing,
+    states_of_nothing,
+)
 from cofm_triton.step.activation import activation_slope
+from cofm_triton.step.step_rate import step_rate, step_rate_slope
 
 # Where a GPU runs the adjoint as a linear scan split in time, after forming its gates: by the model in `newton.py`, as
 # one iteration; the linear scan's kernel would gain from a split at four times as many channels.
 MAX_SPLIT_CHANNELS = 256
 MIN_SPLIT_STEPS = 2**13
+
+
+class Backend(Protocol):
+    """The module of a backend: both passes with T >= 1, w and the state in its dtype."""
+
+    def forward(
+        self, x: Tensor, w: Tensor, h0: Tensor | None, seq_starts: Tensor | None, *,
+        dt: float, nonlinearity: str, parameterization: str, discretization: str, state_dtype: torch.dtype,
+        num_sms: int,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """`(h, h_last)`, (B, T, D) in x's dtype and (S, D)."""
+
+    def backward(
+        self, grad_h: Tensor, grad_last: Tensor | None, x: Tensor, w: Tensor, h: Tensor, h0: Tensor | None,
+        seq_starts: Tensor | None, *, dt: float, nonlinearity: str, parameterization: str, discretization: str,
+        state_dtype: torch.dtype, num_sms: int,
+    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+        """`(grad_x, grad_w, grad_h0)`."""
+
+
+if TYPE_CHECKING:  # every backend has this signature
+    from cofm_triton.cpu.blocked import rnn_scan as _blocked
+    from cofm_triton.cpu.jit import rnn_scan as _jit
+    from cofm_triton.kernels import rnn_scan as _kernels
+
+    _BACKENDS: list[Backend] = [_kernels, _jit, _blocked]
+
+
+def backend_of(backend: str) -> Backend:
+    """What computes on a resolved backend."""
+    module: Backend = implementation(backend, "rnn_scan")
+    return module
 
 
 def apply_rnn_scan(
@@ -67,42 +110,34 @@ def rnn_scan(
     discretization: str = "euler",
 ) -> tuple[Tensor, Tensor]:
     """The forward pass: h (B, T, D) in x's dtype, h_last (S, D) in h0's dtype, x's when h0 is None."""
-    dtype = x.dtype if h0 is None else h0.dtype
-    state = state_dtype(x.dtype)
     if x.numel() == 0:
-        sequences = x.shape[0] if seq_starts is None else seq_starts.shape[0]
-        last = x.new_zeros((sequences, x.shape[2]), dtype=dtype) if h0 is None else h0.clone()
-        return x.new_empty(x.shape), last
+        return states_of_nothing(x, h0, seq_starts)
+    state, dtype = state_dtype(x.dtype), x.dtype if h0 is None else h0.dtype
     start, starts = None if h0 is None else h0.to(state).contiguous(), packed_starts(seq_starts)
     if solver == "newton" or (solver == "auto" and pays(x, starts, backend)):
         rate = step_rate(w, dt, parameterization, discretization)
         found, _ = newton_scan(x, rate, start, starts, dt=dt, nonlinearity=nonlinearity, backend=backend)
         if found is not None:
             return found.to(x.dtype), last_states(found, start, starts).to(dtype)
-    options: dict[str, Any] = dict(dt=dt, nonlinearity=nonlinearity, state_dtype=state)
-    if backend == "triton":
-        options.update(parameterization=parameterization, discretization=discretization, num_sms=num_sms(x.device))
-    else:
-        w = step_rate(w, dt, parameterization, discretization)
-    h, last = implementation(backend, "rnn_scan").forward(x, w.contiguous(), start, starts, **options)
+    h, last = backend_of(backend).forward(
+        x,
+        w.contiguous(),
+        start,
+        starts,
+        dt=dt,
+        nonlinearity=nonlinearity,
+        parameterization=parameterization,
+        discretization=discretization,
+        state_dtype=state,
+        num_sms=num_sms(x.device),
+    )
     return h, last.to(dtype)
 
 
 def _rnn_scan_fake(
-    x: Tensor,
-    w: Tensor,
-    h0: Tensor | None,
-    seq_starts: Tensor | None,
-    dt: float,
-    nonlinearity: str,
-    backend: str,
-    solver: str = "sequential",
-    parameterization: str = "direct",
-    discretization: str = "euler",
+    x: Tensor, w: Tensor, h0: Tensor | None, seq_starts: Tensor | None, *options: Any
 ) -> tuple[Tensor, Tensor]:
-    sequences = x.shape[0] if seq_starts is None else seq_starts.shape[0]
-    last = x.new_empty((sequences, x.shape[2]), dtype=x.dtype if h0 is None else h0.dtype)
-    return x.new_empty(x.shape), last
+    return empty_states(x, h0, seq_starts)
 
 
 def rnn_scan_backward(
@@ -122,31 +157,26 @@ def rnn_scan_backward(
     """The adjoint: grad_x like h, grad_w (D,) and grad_h0 (S, D) in the state's dtype."""
     state = state_dtype(x.dtype)
     if x.numel() == 0:
-        sequences = x.shape[0] if seq_starts is None else seq_starts.shape[0]
-        nothing = x.new_zeros((sequences, x.shape[2]), dtype=state)
-        grad_h0 = nothing if grad_last is None else grad_last.to(state, copy=True)
-        return torch.empty_like(h), torch.zeros_like(w), grad_h0
+        return torch.empty_like(h), torch.zeros_like(w), start_gradient_of_nothing(x, grad_last, seq_starts)
     if _splits_time(x, seq_starts, backend):
         return _differentiable_backward(
             grad_h, grad_last, x, w, h, h0, seq_starts, dt, nonlinearity, backend, parameterization, discretization
         )
-    options: dict[str, Any] = dict(dt=dt, nonlinearity=nonlinearity, state_dtype=state)
-    chained = backend == "triton"
-    if chained:
-        options.update(parameterization=parameterization, discretization=discretization, num_sms=num_sms(x.device))
-    grad_x, grad_w, grad_h0 = implementation(backend, "rnn_scan").backward(
+    return backend_of(backend).backward(
         grad_h,
         None if grad_last is None else grad_last.to(state).contiguous(),
         x,
-        (w if chained else step_rate(w, dt, parameterization, discretization)).contiguous(),
+        w.contiguous(),
         h.contiguous(),
         None if h0 is None else h0.to(state).contiguous(),
         packed_starts(seq_starts),
-        **options,
+        dt=dt,
+        nonlinearity=nonlinearity,
+        parameterization=parameterization,
+        discretization=discretization,
+        state_dtype=state,
+        num_sms=num_sms(x.device),
     )
-    if not chained:
-        grad_w = grad_w * step_rate_slope(w, dt, parameterization, discretization)
-    return grad_x, grad_w, grad_h0
 
 
 def _splits_time(x: Tensor, seq_starts: Tensor | None, backend: str) -> bool:
@@ -156,22 +186,10 @@ def _splits_time(x: Tensor, seq_starts: Tensor | None, backend: str) -> bool:
 
 
 def _rnn_scan_backward_fake(
-    grad_h: Tensor,
-    grad_last: Tensor | None,
-    x: Tensor,
-    w: Tensor,
-    h: Tensor,
-    h0: Tensor | None,
-    seq_starts: Tensor | None,
-    dt: float,
-    nonlinearity: str,
-    backend: str,
-    parameterization: str = "direct",
-    discretization: str = "euler",
-) -> tuple[Tensor, Tensor, Tensor]:
-    sequences = x.shape[0] if seq_starts is None else seq_starts.shape[0]
-    grad_h0 = x.new_empty((sequences, x.shape[2]), dtype=state_dtype(x.dtype))
-    return x.new_empty(x.shape), w.new_empty(w.shape), grad_h0
+    grad_h: Tensor, grad_last: Tensor | None, x: Tensor, w: Tensor, h: Tensor, h0: Tensor | None,
+    seq_starts: Tensor | None, *options: Any,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    return x.new_empty(x.shape), w.new_empty(w.shape), start_gradient(x, seq_starts)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -188,7 +206,7 @@ def _backward(ctx: Any, grad_h: Tensor | None, grad_last: Tensor | None) -> tupl
     if grad_h is None and grad_last is None:
         return nothing
     if grad_h is None:
-        grad_h = h.new_zeros(h.shape[-1:]).expand(h.shape)  # rows at one address: no memory and no traffic
+        grad_h = no_gradient(h)
     backward = _differentiable_backward if torch.is_grad_enabled() else rnn_scan_backward_op
     grad_x, grad_w, grad_h0 = backward(grad_h, grad_last, x, w, h, h0, seq_starts, *ctx.options)
     return grad_x, grad_w, None if h0 is None else grad_h0.to(h0.dtype), *nothing[3:]
@@ -258,36 +276,12 @@ class _RnnScan(torch.autograd.Function):
         return tangent.to(h.dtype), last.to(h.dtype if h0 is None else h0.dtype)
 
 
-def _rnn_scan_vmap(
-    info: Any, in_dims: tuple[Any, ...], x: Tensor, w: Tensor, h0: Tensor | None,
-    seq_starts: Tensor | None, dt: float, nonlinearity: str, backend: str, solver: str = "sequential",
-    parameterization: str = "direct", discretization: str = "euler",
-) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:  # fmt: skip
-    """A mapped axis joins the batch; the channels where parameters differ along it, or where rows are packed."""
-    size, (x_dim, w_dim, h_dim, *_) = info.batch_size, in_dims
-    into_channels = seq_starts is not None or w_dim is not None
-    x = fold_batch(x, x_dim, size, into_channels)
-    h0 = None if h0 is None else fold_batch(h0, h_dim, size, into_channels)
-    if into_channels:
-        w = fold_batch(w, w_dim, size, True)
-    h, last = rnn_scan_op(x, w, h0, seq_starts, dt, nonlinearity, backend, solver, parameterization, discretization)
-    return (split_batch(h, size, into_channels), split_batch(last, size, into_channels)), (0, 0)
+def _rnn_scan_vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:
+    return map_scan(rnn_scan_op, 1, info, in_dims, arguments)
 
 
-def _rnn_scan_backward_vmap(
-    info: Any, in_dims: tuple[Any, ...], grad_h: Tensor, grad_last: Tensor | None, x: Tensor, w: Tensor,
-    h: Tensor, h0: Tensor | None, seq_starts: Tensor | None, dt: float, nonlinearity: str, backend: str,
-    parameterization: str = "direct", discretization: str = "euler",
-) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[int, int, int]]:  # fmt: skip
-    """A mapped axis joins the channels, since each of its entries has a grad_w of its own."""
-    size, dims = info.batch_size, in_dims
-    folded = [
-        None if tensor is None else fold_batch(tensor, dim, size, True)
-        for tensor, dim in zip((grad_h, grad_last, x, w, h, h0), dims, strict=False)
-    ]
-    grads = rnn_scan_backward_op(*folded, seq_starts, dt, nonlinearity, backend, parameterization, discretization)
-    grad_x, grad_parameter, grad_h0 = (split_batch(grad, size, True) for grad in grads)
-    return (grad_x, grad_parameter, grad_h0), (0, 0, 0)
+def _rnn_scan_backward_vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:
+    return map_adjoint(rnn_scan_backward_op, 6, info, in_dims, arguments)
 
 
 rnn_scan_op = register(rnn_scan, fake=_rnn_scan_fake, vmap=_rnn_scan_vmap)

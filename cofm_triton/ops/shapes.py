@@ -1,11 +1,16 @@
-"""Shapes shared by the operators: earlier states, axes that `torch.func.vmap` adds, and sizes that nobody knows yet."""
+"""Shapes shared by the operators: earlier states, results of calls without steps, axes that `torch.func.vmap` adds, and
+sizes that nobody knows yet.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from cofm_triton.ops.dtypes import state_dtype
 
 
 def previous_states(h: Tensor, h0: Tensor | None, seq_starts: Tensor | None, reverse: bool) -> Tensor:
@@ -56,6 +61,35 @@ def last_states(h: Tensor, h0: Tensor | None, seq_starts: Tensor | None) -> Tens
     return torch.where((ends > starts).unsqueeze(1), h[0, (ends - 1).clamp(min=0)], first)
 
 
+def empty_states(x: Tensor, h0: Tensor | None, seq_starts: Tensor | None) -> tuple[Tensor, Tensor]:
+    """`(h, h_last)` without numbers: h like x, (B, T, D), and h_last, (S, D), in h0's dtype, x's when h0 is None."""
+    sequences = x.shape[0] if seq_starts is None else seq_starts.shape[0]
+    return x.new_empty(x.shape), x.new_empty((sequences, x.shape[2]), dtype=x.dtype if h0 is None else h0.dtype)
+
+
+def states_of_nothing(x: Tensor, h0: Tensor | None, seq_starts: Tensor | None) -> tuple[Tensor, Tensor]:
+    """`(h, h_last)` of a call without numbers in x: every sequence stays where it starts."""
+    h, last = empty_states(x, h0, seq_starts)
+    return h, last.zero_() if h0 is None else h0.clone()
+
+
+def start_gradient(h: Tensor, seq_starts: Tensor | None) -> Tensor:
+    """grad_h0 without numbers, (S, D) in the state's dtype."""
+    sequences = h.shape[0] if seq_starts is None else seq_starts.shape[0]
+    return h.new_empty((sequences, h.shape[2]), dtype=state_dtype(h.dtype))
+
+
+def start_gradient_of_nothing(h: Tensor, grad_last: Tensor | None, seq_starts: Tensor | None) -> Tensor:
+    """grad_h0 of a call without numbers in h: h_last is h0."""
+    grad = start_gradient(h, seq_starts)
+    return grad.zero_() if grad_last is None else grad_last.to(grad.dtype, copy=True)
+
+
+def no_gradient(h: Tensor) -> Tensor:
+    """Zeros like h, whose rows lie at one address: no memory and no traffic."""
+    return h.new_zeros(h.shape[-1:]).expand(h.shape)
+
+
 def fold_batch(tensor: Tensor, dim: int | None, size: int, into_channels: bool) -> Tensor:
     """Fold a mapped axis of `size` entries (absent when `dim` is None) into the first or the last axis."""
     mapped = tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
@@ -70,6 +104,48 @@ def split_batch(tensor: Tensor, size: int, from_channels: bool) -> Tensor:
     if from_channels:
         return tensor.unflatten(-1, (size, -1)).movedim(-2, 0)
     return tensor.unflatten(0, (size, -1))
+
+
+def map_scan(
+    operator: Callable[..., Any], parameters: int, info: Any, in_dims: tuple[Any, ...], arguments: tuple[Any, ...]
+) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
+    """`operator(x, *parameters, h0, seq_starts, ...)` for a mapped axis: it joins the batch, or the channels where
+    parameters, a row each, differ along it, or where rows are packed.
+    """
+    end = parameters + 1
+    into_channels = arguments[end + 1] is not None or any(dim is not None for dim in in_dims[1:end])
+    folded = list(arguments)
+    for i in range(end + 1) if into_channels else (0, end):
+        if arguments[i] is not None:
+            folded[i] = fold_batch(arguments[i], in_dims[i], info.batch_size, into_channels)
+    h, last = (split_batch(result, info.batch_size, into_channels) for result in operator(*folded))
+    return (h, last), (0, 0)
+
+
+def map_adjoint(
+    operator: Callable[..., Any], tensors: int, info: Any, in_dims: tuple[Any, ...], arguments: tuple[Any, ...]
+) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+    """An adjoint for a mapped axis of the first of its arguments, the tensors: it joins the channels, since each of its
+    entries has gradients of its own.
+    """
+    folded = [
+        None if tensor is None else fold_batch(tensor, dim, info.batch_size, True)
+        for tensor, dim in zip(arguments[:tensors], in_dims, strict=False)
+    ]
+    grads = tuple(split_batch(grad, info.batch_size, True) for grad in operator(*folded, *arguments[tensors:]))
+    return grads, (0,) * len(grads)
+
+
+def map_one_by_one(
+    operator: Callable[..., Any], info: Any, in_dims: tuple[Any, ...], arguments: tuple[Any, ...]
+) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+    """Results of an operator entry by entry along the mapped axis, stacked."""
+    results = [
+        operator(*(v if d is None else v.select(d, i) for v, d in zip(arguments, in_dims, strict=True)))
+        for i in range(info.batch_size)
+    ]
+    stacked = tuple(torch.stack(parts) for parts in zip(*results, strict=True))
+    return stacked, (0,) * len(stacked)
 
 
 def holds(condition: Any) -> bool:

@@ -17,7 +17,8 @@ from torch.autograd.function import once_differentiable
 
 from cofm_triton.cpu.blocked import perturbation as blocked
 from cofm_triton.functional import linear_scan, rnn_scan
-from cofm_triton.ops.backends import implementation, resolve
+from cofm_triton.ops.backends import resolve
+from cofm_triton.ops.sweeps import compiled_sweep
 from cofm_triton.step.activation import activation
 from cofm_triton.step.stacked_cells import StackedCells
 from cofm_triton.support.progress import Finished, ignore
@@ -43,11 +44,11 @@ def sweep_errors(
         starts = range(0, cells.count, size)
         some = (cells[first : first + size].as_dense() for first in starts)
         return torch.cat([sweep_errors(matrices, inputs, targets, weights, finished) for matrices in some])
-    backend, operator = resolve(None, inputs.device), "dense_perturbation" if cells.is_dense else "perturbation"
+    backend = resolve(None, inputs.device)
     if backend != "torch":
-        module = implementation(backend, operator)
-        if backend == "numba" or module.fits(cells, inputs, targets):
-            errors = cast(Tensor, module.sweep_errors(cells, inputs, targets, weights))
+        module = compiled_sweep(backend, dense=cells.is_dense)
+        if module.fits(cells, inputs, targets):
+            errors = module.sweep_errors(cells, inputs, targets, weights)
             finished(cells.count)
             return errors
         if cells.widths is not None:  # the widest model is too much for the kernel, narrower ones may not be

@@ -118,7 +118,7 @@ def test_adjoint(
     def run() -> tuple[Tensor, ...]:
         return rnn_scan.backward(
             grad_h, grad_last, x, rate, h, h0, None if starts is None else torch.tensor(starts),
-            dt=1.0, nonlinearity=nonlinearity, state_dtype=state,
+            dt=1.0, nonlinearity=nonlinearity, parameterization="direct", discretization="euler", state_dtype=state,
         )  # fmt: skip
 
     used = watch(rnn_scan, "chain_plan", monkeypatch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import subprocess
 import sys
@@ -9,13 +10,15 @@ import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
+from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
 
 import cofm_triton as cofm
-from cofm_triton.ops import backends
-from cofm_triton.ops.backends import BACKENDS, SlowBackendWarning, implementation, num_sms, resolve
+from cofm_triton.ops import backends, dense_rnn, linear_scan, paired_rnn_scan, rnn_readout, rnn_scan
+from cofm_triton.ops.backends import BACKENDS, SlowBackendWarning, num_sms, resolve
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 
@@ -162,14 +165,21 @@ def test_computing_without_numba() -> None:
     assert printed.strip() == "[1.0, 1.5, 1.75] [1.0, 2.0, 3.0]"
 
 
-@pytest.mark.parametrize("operator", ["linear_scan", "rnn_scan"])
-def test_every_backend_offers_the_same_functions(operator: str) -> None:
-    for backend in BACKENDS:
-        if backend in ("cpu", "reference") or not backends.INSTALLED.get(backend, True):
-            continue
-        module = implementation(backend, operator)
-        assert callable(module.forward)
-        assert callable(module.backward)
+def parameters(function: Any) -> list[tuple[str, Any]]:
+    """Names and kinds, in order, without `self`."""
+    found = inspect.signature(function).parameters.values()
+    return [(parameter.name, parameter.kind) for parameter in found if parameter.name != "self"]
+
+
+@pytest.mark.parametrize("backend", [name for name in BACKENDS if name not in ("cpu", "reference")])
+@pytest.mark.parametrize("operator", [linear_scan, rnn_scan, paired_rnn_scan, dense_rnn, rnn_readout])
+def test_every_backend_has_the_signature_of_the_protocol(operator: ModuleType, backend: str) -> None:
+    if not backends.INSTALLED.get(backend, True):
+        pytest.skip(f"{backend} is not installed")
+    module = operator.backend_of(backend)
+    for name, function in vars(operator.Backend).items():
+        if inspect.isfunction(function) and not name.startswith("_"):
+            assert parameters(getattr(module, name)) == parameters(function)
 
 
 def test_the_cpu_counts_as_one_multiprocessor() -> None:

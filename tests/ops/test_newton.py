@@ -153,7 +153,7 @@ def test_a_residual_of_two_roundings_is_accepted_and_no_more(
         return next(results, drive), None
 
     results = iter([h])
-    monkeypatch.setattr(newton, "implementation", lambda backend, name: SimpleNamespace(forward=forward))
+    monkeypatch.setattr(newton, "backend_of", lambda backend: SimpleNamespace(forward=forward))
     one = torch.ones(1, 1, 1, dtype=dtype)
     found, iterations = newton_scan(one, one[0, 0], None, None, dt=1.0, nonlinearity="linear", backend="torch")
     assert iterations == (0 if accepted else 1)

@@ -72,7 +72,7 @@ def test_widths_that_do_not_fit_together_are_swept_one_by_one(monkeypatch: pytes
     )
     seen: list[torch.Size] = []
     monkeypatch.setattr(fused_sweep, "resolve", lambda *_: "triton")
-    monkeypatch.setattr(fused_sweep, "implementation", lambda *_: kernel)
+    monkeypatch.setattr(fused_sweep, "compiled_sweep", lambda *_, **__: kernel)
     parts = [random_cells("hardtanh", "linear", units, 2, 3, 2) for units in (4, 9, 3)]
     together = sweep_errors(join(parts), X, Y, WEIGHTS)
     alone = torch.cat([blocked.sweep_errors(part, X, Y, WEIGHTS) for part in parts])

@@ -15,7 +15,7 @@ from cofm_triton.step.activation import activation, activation_slope
 
 def forward(
     x: Tensor, weight: Tensor, h0: Tensor | None, *,
-    dt: float, nonlinearity: str, precision: str, keep: bool, state_dtype: torch.dtype,
+    dt: float, nonlinearity: str, precision: str, keep: bool, state_dtype: torch.dtype, lanes: int = 1,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """`(h, h_last, slope)` with T >= 1: h (B, T, D) in x's dtype, h_last and slope in the state's.
 
@@ -38,8 +38,9 @@ def forward(
 
 
 def adjoint(
-    grad_h: Tensor, grad_last: Tensor | None, slope: Tensor, weight: Tensor, *, dt: float, precision: str
-) -> tuple[Tensor, Tensor]:
+    grad_h: Tensor, grad_last: Tensor | None, slope: Tensor, weight: Tensor, *,
+    dt: float, precision: str, lanes: int = 1,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """`(grad_x, grad_h0)` with T >= 1, (B, T, D) and (B, D) in the dtype of the slopes; `precision` as in `forward`."""
     grad_x = dt * slope
     mu = torch.zeros_like(slope[:, 0]) if grad_last is None else grad_last.clone()

@@ -19,7 +19,7 @@ from cofm_triton.step.pairs import as_complex, as_reals, in_pairs
 
 def forward(
     x: Tensor, decay: Tensor, h0: Tensor | None, seq_starts: Tensor | None, *,
-    reverse: bool, state_dtype: torch.dtype, num_sms: int = 1,
+    reverse: bool, state_dtype: torch.dtype, num_sms: int = 1, lanes: int = 1,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """`(h, h_last)` with T >= 1: h (B, T, D) in x's dtype, h_last (S, D) in the state's."""
     if in_pairs(x, decay):
@@ -38,7 +38,7 @@ def forward(
 
 def backward(
     grad_h: Tensor, grad_last: Tensor | None, decay: Tensor, h: Tensor, h0: Tensor | None, seq_starts: Tensor | None, *,
-    reverse: bool, state_dtype: torch.dtype, num_sms: int = 1,
+    reverse: bool, state_dtype: torch.dtype, num_sms: int = 1, lanes: int = 1,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """`(grad_x, grad_decay, grad_h0)` with T >= 1, by the scan `lambda[t] = dh[t] + conj(decay[t+1]) lambda[t+1]`."""
     if in_pairs(h, decay):

@@ -18,7 +18,7 @@ from cofm_triton.step.activation import activation, activation_slope
 
 def forward(
     x: Tensor, pull: Tensor, turn: Tensor, h0: Tensor | None, seq_starts: Tensor | None, *,
-    dt: float, nonlinearity: str, state_dtype: torch.dtype,
+    dt: float, nonlinearity: str, state_dtype: torch.dtype, num_sms: int = 1, lanes: int = 1,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """`(h, h_last)` with T >= 1: h (B, T, D) in x's dtype, h_last (S, D) in the state's."""
     h = torch.empty_like(x, memory_format=torch.contiguous_format)
@@ -36,7 +36,8 @@ def forward(
 
 def backward(
     grad_h: Tensor, grad_last: Tensor | None, x: Tensor, pull: Tensor, turn: Tensor, h: Tensor, h0: Tensor | None,
-    seq_starts: Tensor | None, *, dt: float, nonlinearity: str, state_dtype: torch.dtype,
+    seq_starts: Tensor | None, *,
+    dt: float, nonlinearity: str, state_dtype: torch.dtype, num_sms: int = 1, lanes: int = 1,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """`(grad_x, grad_pull, grad_turn, grad_h0)` with T >= 1; (D,), (D,) and (S, D) in the state's dtype.
 

@@ -65,5 +65,6 @@ def _states(
 ) -> tuple[Tensor, Tensor]:
     """All states (B, steps, D) of a chunk, and the last one."""
     return rnn_scan.forward(
-        F.linear(x, weight, bias), rate, start, None, dt=dt, nonlinearity=act, state_dtype=start.dtype
-    )
+        F.linear(x, weight, bias), rate, start, None, dt=dt, nonlinearity=act, parameterization="direct",
+        discretization="euler", state_dtype=start.dtype,
+    )  # fmt: skip

@@ -12,15 +12,17 @@ from torch import Tensor
 from cofm_triton.cpu.blocked import linear_scan
 from cofm_triton.cpu.packed import spans, starts_of
 from cofm_triton.step.activation import activation, activation_slope
+from cofm_triton.step.step_rate import step_rate, step_rate_slope
 
 
 def forward(
-    x: Tensor, rate: Tensor, h0: Tensor | None, seq_starts: Tensor | None, *,
-    dt: float, nonlinearity: str, state_dtype: torch.dtype,
+    x: Tensor, w: Tensor, h0: Tensor | None, seq_starts: Tensor | None, *,
+    dt: float, nonlinearity: str, parameterization: str, discretization: str, state_dtype: torch.dtype,
+    num_sms: int = 1,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """`(h, h_last)` with T >= 1: h (B, T, D) in x's dtype, h_last (S, D) in the state's."""
     h = torch.empty_like(x, memory_format=torch.contiguous_format)
-    act = activation(nonlinearity)
+    act, rate = activation(nonlinearity), step_rate(w, dt, parameterization, discretization)
     lasts = []
     for rows, span in spans(starts_of(seq_starts), x.shape[1]):
         state = linear_scan.start_states(x, h0, rows, seq_starts, state_dtype)
@@ -32,11 +34,13 @@ def forward(
 
 
 def backward(
-    grad_h: Tensor, grad_last: Tensor | None, x: Tensor, rate: Tensor, h: Tensor, h0: Tensor | None,
-    seq_starts: Tensor | None, *, dt: float, nonlinearity: str, state_dtype: torch.dtype,
+    grad_h: Tensor, grad_last: Tensor | None, x: Tensor, w: Tensor, h: Tensor, h0: Tensor | None,
+    seq_starts: Tensor | None, *,
+    dt: float, nonlinearity: str, parameterization: str, discretization: str, state_dtype: torch.dtype,
+    num_sms: int = 1,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """`(grad_x, grad_rate, grad_h0)` with T >= 1; grad_rate (D,) and grad_h0 (S, D) in the state's dtype."""
-    slope_of = activation_slope(nonlinearity)
+    """`(grad_x, grad_w, grad_h0)` with T >= 1; grad_w (D,) and grad_h0 (S, D) in the state's dtype."""
+    slope_of, rate = activation_slope(nonlinearity), step_rate(w, dt, parameterization, discretization)
     grad_x = torch.empty_like(h)
     grad_rate = torch.zeros_like(rate)
     grad_starts = []
@@ -57,4 +61,4 @@ def backward(
         grad_x[:, span] = product
         grad_rate -= (product * before).sum((0, 1))
         grad_starts.append(jacobian[:, 0] * adjoint[:, 0])
-    return grad_x, grad_rate, torch.cat(grad_starts)
+    return grad_x, grad_rate * step_rate_slope(w, dt, parameterization, discretization), torch.cat(grad_starts)

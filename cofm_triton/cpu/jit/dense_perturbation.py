@@ -101,6 +101,11 @@ def _task(
             errors[block] = weighted_squares(y.reshape(rows), target[block].reshape(rows), weights, valid)
 
 
+def fits(cells: StackedCells, inputs: Tensor, targets: Tensor) -> bool:
+    """A processor takes models of any size."""
+    return True
+
+
 def sweep_errors(cells: StackedCells, inputs: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
     """Errors of K models on the same data; see the module's equation.
 

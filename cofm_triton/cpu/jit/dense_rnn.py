@@ -98,7 +98,7 @@ def _subtract(total: Any, product: Any) -> None:
 
 def forward(
     x: Tensor, weight: Tensor, h0: Tensor | None, *,
-    dt: float, nonlinearity: str, precision: str, keep: bool, state_dtype: torch.dtype,
+    dt: float, nonlinearity: str, precision: str, keep: bool, state_dtype: torch.dtype, lanes: int = 1,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """`(h, h_last, slope)` with T >= 1: h (B, T, D) in x's dtype, h_last and slope in the state's.
 
@@ -124,8 +124,9 @@ def forward(
 
 
 def adjoint(
-    grad_h: Tensor, grad_last: Tensor | None, slope: Tensor, weight: Tensor, *, dt: float, precision: str
-) -> tuple[Tensor, Tensor]:
+    grad_h: Tensor, grad_last: Tensor | None, slope: Tensor, weight: Tensor, *,
+    dt: float, precision: str, lanes: int = 1,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """`(grad_x, grad_h0)` with T >= 1, (B, T, D) and (B, D) in the dtype of the slopes; `precision` as in `forward`."""
     grad_h = with_rows(grad_h)
     batch, length, size = slope.shape

@@ -48,7 +48,7 @@ READ_COST = (0.4, 0.6)
 
 def forward(
     x: Tensor, decay: Tensor, h0: Tensor | None, seq_starts: Tensor | None, *,
-    reverse: bool, state_dtype: torch.dtype, num_sms: int = 1,
+    reverse: bool, state_dtype: torch.dtype, num_sms: int = 1, lanes: int = 1,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """`(h, h_last)` with T >= 1: h (B, T, D) in x's dtype, h_last (S, D) in the state's."""
     if in_pairs(x, decay):
@@ -70,7 +70,7 @@ def _guess(decay: Tensor) -> int | None:
 
 def backward(
     grad_h: Tensor, grad_last: Tensor | None, decay: Tensor, h: Tensor, h0: Tensor | None, seq_starts: Tensor | None, *,
-    reverse: bool, state_dtype: torch.dtype, num_sms: int = 1,
+    reverse: bool, state_dtype: torch.dtype, num_sms: int = 1, lanes: int = 1,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """`(grad_x, grad_decay, grad_h0)` with T >= 1; a (D,) grad_decay and grad_h0 (S, D) in the state's dtype.
 
@@ -86,7 +86,7 @@ def backward(
     gated, gate_dtype, channels = decay.dim() == 3, decay.dtype, h.shape[2]
     gates = gate_rows(decay.conj(), h.shape)
     grad_x = empty(h.shape, h.dtype)
-    held, lanes = channels <= MAX_HELD, row_lanes(channels)
+    held, vector = channels <= MAX_HELD, row_lanes(channels)
     # Steps of the adjoint count from the end of the sequence.
     parts = plan(h.shape[0], h.shape[1], starts_of(seq_starts), channels, READ_COST[gated], workers())
     mus = initial_states(grad_last, parts.sequence, channels, state_dtype)
@@ -100,12 +100,12 @@ def backward(
         streamed = streams(tensors[3]) and (summed or streams(tensors[4]))
         kernel = _adjoint_gated_held if held else _adjoint_gated
         rows = parts.walk(tensors, not reverse)
-        launch(kernel, parts.threads, len(mus), lanes, *rows, streamed, mus, firsts, parts.inner)
+        launch(kernel, parts.threads, len(mus), vector, *rows, streamed, mus, firsts, parts.inner)
     else:
         streamed, sums = streams(tensors[3]), initial_states(None, parts.sequence, channels, state_dtype)
         kernel = _adjoint_held if held else _adjoint
         rows = parts.walk(tensors, not reverse)
-        launch(kernel, parts.threads, len(mus), lanes, *rows, streamed, mus, firsts, parts.inner, sums)
+        launch(kernel, parts.threads, len(mus), vector, *rows, streamed, mus, firsts, parts.inner, sums)
         grad_decay = torch.from_numpy(parts.total(sums))
     return grad_x.to(dtype), grad_decay.to(gate_dtype), torch.from_numpy(mus[parts.last])
 

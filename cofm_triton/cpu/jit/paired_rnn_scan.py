@@ -40,7 +40,7 @@ PAIR = (0, 0)
 
 def forward(
     x: Tensor, pull: Tensor, turn: Tensor, h0: Tensor | None, seq_starts: Tensor | None, *,
-    dt: float, nonlinearity: str, state_dtype: torch.dtype,
+    dt: float, nonlinearity: str, state_dtype: torch.dtype, num_sms: int = 1, lanes: int = 1,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """`(h, h_last)` with T >= 1: h (B, T, D) in x's dtype, h_last (S, D) in the state's."""
     both = torch.stack((pull, turn))
@@ -60,7 +60,8 @@ def forward(
 
 def backward(
     grad_h: Tensor, grad_last: Tensor | None, x: Tensor, pull: Tensor, turn: Tensor, h: Tensor, h0: Tensor | None,
-    seq_starts: Tensor | None, *, dt: float, nonlinearity: str, state_dtype: torch.dtype,
+    seq_starts: Tensor | None, *,
+    dt: float, nonlinearity: str, state_dtype: torch.dtype, num_sms: int = 1, lanes: int = 1,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """`(grad_x, grad_pull, grad_turn, grad_h0)` with T >= 1; (D,), (D,) and (S, D) in the state's dtype."""
     dtype, x, h, grad_h = x.dtype, with_rows(x), with_rows(h), with_rows(grad_h)

@@ -221,6 +221,11 @@ def unit_rows(cells: StackedCells, dtype: torch.dtype, multiple: int = _UNITS) -
     return rows.to(dtype).contiguous().numpy()
 
 
+def fits(cells: StackedCells, inputs: Tensor, targets: Tensor) -> bool:
+    """A processor takes models of any size."""
+    return True
+
+
 def sweep_errors(cells: StackedCells, inputs: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
     """Errors of K models on the same data; see the module's equation.
 

@@ -38,16 +38,19 @@ from cofm_triton.cpu.jit.streams import fence, streams
 from cofm_triton.cpu.jit.threads import launch, workers
 from cofm_triton.cpu.jit.vectors import distribute, load, store
 from cofm_triton.cpu.packed import starts_of
+from cofm_triton.step.step_rate import step_rate, step_rate_slope
 
 # Time of a step that is not stored over that of one that is: the arithmetic is the same, only the store is saved.
 READ_COST = 0.7
 
 
 def forward(
-    x: Tensor, rate: Tensor, h0: Tensor | None, seq_starts: Tensor | None, *,
-    dt: float, nonlinearity: str, state_dtype: torch.dtype,
+    x: Tensor, w: Tensor, h0: Tensor | None, seq_starts: Tensor | None, *,
+    dt: float, nonlinearity: str, parameterization: str, discretization: str, state_dtype: torch.dtype,
+    num_sms: int = 1,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """`(h, h_last)` with T >= 1: h (B, T, D) in x's dtype, h_last (S, D) in the state's."""
+    rate = step_rate(w, dt, parameterization, discretization)
     step = numbers(rate).dtype.type(dt)
     guess = partial(_guess, nonlinearity, rate, step) if _forgets(nonlinearity) else None
     return scan(
@@ -69,15 +72,18 @@ def _guess(nonlinearity: str, rate: Tensor, step: Any) -> int | None:
 
 
 def backward(
-    grad_h: Tensor, grad_last: Tensor | None, x: Tensor, rate: Tensor, h: Tensor, h0: Tensor | None,
-    seq_starts: Tensor | None, *, dt: float, nonlinearity: str, state_dtype: torch.dtype,
+    grad_h: Tensor, grad_last: Tensor | None, x: Tensor, w: Tensor, h: Tensor, h0: Tensor | None,
+    seq_starts: Tensor | None, *,
+    dt: float, nonlinearity: str, parameterization: str, discretization: str, state_dtype: torch.dtype,
+    num_sms: int = 1,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """`(grad_x, grad_rate, grad_h0)` with T >= 1; grad_rate (D,) and grad_h0 (S, D) in the state's dtype.
+    """`(grad_x, grad_w, grad_h0)` with T >= 1; grad_w (D,) and grad_h0 (S, D) in the state's dtype.
 
     A sequence is split in time by guesses alone (`chains.py`): its adjoint needs every Jacobian on the way, so that
     bringing it to a later part would cost as much as the part itself.
     """
     dtype, x, h, grad_h = x.dtype, with_rows(x), with_rows(h), with_rows(grad_h)
+    rate = step_rate(w, dt, parameterization, discretization)
     grad_x, rates = empty(x.shape, x.dtype), numbers(rate)
     (batch, length, channels), starts, threads = x.shape, starts_of(seq_starts), workers()
     held, lanes, step = channels <= MAX_HELD, row_lanes(channels), rates.dtype.type(dt)
@@ -101,7 +107,8 @@ def backward(
             _settle(*work)
     else:
         launch(_adjoint, parts.threads, len(mus), *rule, *rows, streamed, *states)
-    return grad_x.to(dtype), torch.from_numpy(parts.total(sums)), torch.from_numpy(mus[parts.last])
+    grad_w = torch.from_numpy(parts.total(sums)) * step_rate_slope(w, dt, parameterization, discretization)
+    return grad_x.to(dtype), grad_w, torch.from_numpy(mus[parts.last])
 
 
 @inlined

@@ -13,7 +13,7 @@ from cofm_triton.evidence.operator import Compilation, Operator, Validation
 from cofm_triton.evidence.problem import Problem
 from cofm_triton.evidence.tolerance import increment_bounds
 from cofm_triton.memory.diagonal import traffic
-from cofm_triton.ops.backends import implementation
+from cofm_triton.ops.sweeps import increment_backend
 
 # Every how many steps increments are asked for: often enough to take steps one by one, and to jump where it is linear.
 STRIDE = 7
@@ -23,8 +23,7 @@ MODELS, INPUTS, SAMPLES, STEPS = 40, 300, 50, 1000
 
 def increments(*, nonlinearity: str, backend: str, **tensors: Tensor) -> Tensor:
     """The read-outs on one backend."""
-    found: Tensor = implementation(backend, "memory_increment").sampled_increments(nonlinearity, **tensors)
-    return found
+    return increment_backend(backend).sampled_increments(nonlinearity, **tensors)
 
 
 def increment_problem(

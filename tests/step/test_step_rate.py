@@ -11,9 +11,9 @@ from torch.autograd import gradcheck, gradgradcheck
 from cofm_triton import reference
 from cofm_triton.evidence.tolerance import RATE_ROUNDINGS, unit_roundoff
 from cofm_triton.functional import rnn_scan
-from cofm_triton.ops.step_rate import step_rate, step_rate_slope
 from cofm_triton.step.discretization import DISCRETIZATIONS
 from cofm_triton.step.parameterization import PARAMETERIZATIONS
+from cofm_triton.step.step_rate import step_rate, step_rate_slope
 
 DT = 0.7
 
