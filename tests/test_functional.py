@@ -33,7 +33,7 @@ from cofm_triton import reference
 from cofm_triton.functional import dense_rnn, linear_scan, rnn_scan
 from cofm_triton.ops.backends import INSTALLED
 from cofm_triton.ops.dtypes import state_dtype
-from cofm_triton.step.nonlinearity import NONLINEARITIES
+from cofm_triton.step.activations import NONLINEARITIES
 
 SHAPES = (
     *itertools.product((2,), (0, 1, 2, 7, 8, 33), (1, 3, 40, 129)),

@@ -27,6 +27,7 @@ from cofm_triton.ops.registration import register, register_derivative
 from cofm_triton.ops.shapes import fold_batch, last_states, packed_starts, previous_states, split_batch
 from cofm_triton.ops.step_rate import step_rate, step_rate_slope
 from cofm_triton.step.activation import activation_slope
+from cofm_triton.step.parameterizations import PARAMETERIZATIONS
 
 # Where a GPU runs the adjoint as a linear scan split in time, after forming its gates: by the model in `newton.py`, as
 # one iteration; the linear scan's kernel would gain from a split at four times as many channels.
@@ -79,13 +80,26 @@ def rnn_scan(
         found, _ = newton_scan(x, rate, start, starts, dt=dt, nonlinearity=nonlinearity, backend=backend)
         if found is not None:
             return found.to(x.dtype), last_states(found, start, starts).to(dtype)
-    options: dict[str, Any] = dict(dt=dt, nonlinearity=nonlinearity, state_dtype=state)
-    if backend == "triton":
-        options.update(parameterization=parameterization, discretization=discretization, num_sms=num_sms(x.device))
-    else:
+    options, chained = _options(x, dt, nonlinearity, backend, parameterization, discretization)
+    if not chained:
         w = step_rate(w, dt, parameterization, discretization)
     h, last = implementation(backend, "rnn_scan").forward(x, w.contiguous(), start, starts, **options)
     return h, last.to(dtype)
+
+
+def _options(
+    x: Tensor, dt: float, nonlinearity: str, backend: str, parameterization: str, discretization: str
+) -> tuple[dict[str, Any], bool]:
+    """What the implementation is told, and whether it makes rates of raw parameters itself, as kernels do.
+
+    They know the numbers of the table: for others they get the rates.
+    """
+    options: dict[str, Any] = dict(dt=dt, nonlinearity=nonlinearity, state_dtype=state_dtype(x.dtype))
+    if backend != "triton":
+        return options, False
+    chained = parameterization in PARAMETERIZATIONS
+    kinds = (parameterization, discretization) if chained else ("direct", "euler")
+    return options | dict(parameterization=kinds[0], discretization=kinds[1], num_sms=num_sms(x.device)), chained
 
 
 def _rnn_scan_fake(
@@ -130,10 +144,7 @@ def rnn_scan_backward(
         return _differentiable_backward(
             grad_h, grad_last, x, w, h, h0, seq_starts, dt, nonlinearity, backend, parameterization, discretization
         )
-    options: dict[str, Any] = dict(dt=dt, nonlinearity=nonlinearity, state_dtype=state)
-    chained = backend == "triton"
-    if chained:
-        options.update(parameterization=parameterization, discretization=discretization, num_sms=num_sms(x.device))
+    options, chained = _options(x, dt, nonlinearity, backend, parameterization, discretization)
     grad_x, grad_w, grad_h0 = implementation(backend, "rnn_scan").backward(
         grad_h,
         None if grad_last is None else grad_last.to(state).contiguous(),

@@ -23,7 +23,7 @@ from cofm_triton.evidence.validation.operators.memory_increment import increment
 from cofm_triton.evidence.validation.operators.perturbation import SweepCase, sweep_case
 from cofm_triton.evidence.validation.operators.rnn_readout import DT, ReadoutCase, readout_case
 from cofm_triton.ops.dtypes import state_dtype
-from cofm_triton.step.nonlinearity import NONLINEARITIES
+from cofm_triton.step.activations import NONLINEARITIES
 
 
 @pytest.mark.parametrize("dtype", [*REAL, *COMPLEX])

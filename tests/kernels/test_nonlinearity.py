@@ -11,7 +11,8 @@ from scan_cases import device_of
 
 from cofm_triton.ops.backends import INSTALLED, interpreting
 from cofm_triton.step.activation import activation, activation_slope
-from cofm_triton.step.nonlinearity import NONLINEARITIES, TANH_FLOAT32
+from cofm_triton.step.activations import NONLINEARITIES
+from cofm_triton.step.activations.tanh import TANH_FLOAT32
 
 if not INSTALLED["triton"] or not (torch.cuda.is_available() or interpreting()):
     pytest.skip("triton cannot run here", allow_module_level=True)

@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_sequence, pad_packed_sequenc
 
 from cofm_triton import reference
 from cofm_triton.layers.stable_rnn import RECURRENCES, RNNFunctional, StableRNN
-from cofm_triton.step.nonlinearity import NONLINEARITIES
+from cofm_triton.step.activations import NONLINEARITIES
 from cofm_triton.step.parameterization import PARAMETERIZATIONS, parameterization
 
 DISCRETIZATIONS = ("exact", "euler")

@@ -11,7 +11,7 @@ from cofm_triton.cpu.blocked.memory_increment import excess
 from cofm_triton.layers.stable_rnn import RNNFunctional
 from cofm_triton.memory.diagonal import HeavisideCells, difference, slowest_decay, traffic
 from cofm_triton.reference import Dynamics, increments
-from cofm_triton.step.nonlinearity import NONLINEARITIES
+from cofm_triton.step.activations import NONLINEARITIES
 
 mpmath = pytest.importorskip("mpmath")  # comes with torch
 

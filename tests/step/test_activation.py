@@ -7,7 +7,7 @@ import torch
 
 from cofm_triton import reference
 from cofm_triton.step.activation import activation, activation_slope
-from cofm_triton.step.nonlinearity import NONLINEARITIES
+from cofm_triton.step.activations import NONLINEARITIES
 
 
 @pytest.mark.parametrize("name", NONLINEARITIES)

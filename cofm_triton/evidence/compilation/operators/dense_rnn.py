@@ -14,7 +14,7 @@ import torch
 from cofm_triton.evidence.compilation.launches import Operator, Options, meta
 from cofm_triton.ops.dense_rnn import step_traffic, traffic
 from cofm_triton.ops.dtypes import state_dtype
-from cofm_triton.step.nonlinearity import NONLINEARITIES
+from cofm_triton.step.activations import NONLINEARITIES
 
 SMALL, RESIDENT, TILED, CACHED, STEPS, RAGGED = 64, 128, 160, 256, 640, 500
 BATCH = 4

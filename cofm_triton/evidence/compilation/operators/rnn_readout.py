@@ -8,7 +8,7 @@ import torch
 
 from cofm_triton.evidence.compilation.launches import Operator, Options, meta
 from cofm_triton.ops.rnn_readout import traffic
-from cofm_triton.step.nonlinearity import NONLINEARITIES
+from cofm_triton.step.activations import NONLINEARITIES
 
 WIDTH, CHUNK = 512, 64
 

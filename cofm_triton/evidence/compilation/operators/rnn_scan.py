@@ -10,7 +10,7 @@ import torch
 from cofm_triton.evidence.compilation.launches import SPLIT, WHOLE, Operator, Options, meta, sequence
 from cofm_triton.ops.dtypes import state_dtype
 from cofm_triton.ops.rnn_scan import traffic
-from cofm_triton.step.nonlinearity import NONLINEARITIES
+from cofm_triton.step.activations import NONLINEARITIES
 from cofm_triton.step.parameterization import PARAMETERIZATIONS
 
 EVEN, RAGGED, FEW, FEW_PAIRS = 512, 500, 3, 6

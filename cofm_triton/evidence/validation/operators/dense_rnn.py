@@ -13,7 +13,7 @@ from cofm_triton.evidence.validation.problem import Operator
 from cofm_triton.functional import dense_rnn
 from cofm_triton.ops.dtypes import REAL_DTYPES, state_dtype
 from cofm_triton.step.activation import activation
-from cofm_triton.step.nonlinearity import NONLINEARITIES
+from cofm_triton.step.activations import NONLINEARITIES
 
 
 def dense_case(

@@ -15,7 +15,7 @@ from cofm_triton.ops.dtypes import REAL_DTYPES, state_dtype
 from cofm_triton.ops.newton import ACCEPTED
 from cofm_triton.ops.step_rate import step_rate
 from cofm_triton.step.activation import activation
-from cofm_triton.step.nonlinearity import NONLINEARITIES
+from cofm_triton.step.activations import NONLINEARITIES
 from cofm_triton.step.parameterization import parameterization as look_up
 
 PLAIN = dict(parameterization="direct", discretization="euler")
