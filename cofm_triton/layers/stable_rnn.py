@@ -48,8 +48,8 @@ from cofm_triton.step.discretization import effective_matrix, effective_rate, is
 from cofm_triton.step.initialization import assign, random_orthogonal
 from cofm_triton.step.matrix_cache import kept
 from cofm_triton.step.modes import mode_decay
+from cofm_triton.step.parameterization import Parameterization, spread_weights
 from cofm_triton.step.parameterization import parameterization as look_up
-from cofm_triton.step.parameterization import spread_weights
 from cofm_triton.step.recurrent_matrix import congruence, decay_rate, diagonal_plus
 from cofm_triton.step.wide import widened
 from cofm_triton.support.scalars import as_bool, as_int, as_number, check_dtype, check_number, described
@@ -80,7 +80,8 @@ class StableRNN(OptionsInState, UndecayedRecurrence):
         batch_first: batched tensors are (B, T, features) instead of (T, B, features).
         dropout: probability, on the outputs of every layer but the last while training.
         bidirectional: a second set of units runs backward in time.
-        parameterization: f, one of `PARAMETERIZATIONS`.
+        parameterization: f, one of `PARAMETERIZATIONS`, or what `cofm.parameterization` gives: "inverse" has numbers of
+            its own, `cofm.parameterization("inverse", a=1.0, b=0.5)`. The layer keeps the name.
         recurrence: "ssm" (elementwise linear recurrence, nonlinearity on the output); "diagonal" (elementwise,
             nonlinearity inside); "orthogonal" (W = P^T diag(rate) P); or "dense" (W = diag(rate) + S, S the
             skew-symmetric part of weight_hh: the rates bound every mode, and turns are free).
@@ -166,7 +167,7 @@ class StableRNN(OptionsInState, UndecayedRecurrence):
         dropout: float = 0.0,
         bidirectional: bool = False,
         *,
-        parameterization: str = "softplus",
+        parameterization: str | Parameterization = "softplus",
         recurrence: str = "ssm",
         dt: float = 1.0,
         discretization: str = "exact",
@@ -196,12 +197,9 @@ class StableRNN(OptionsInState, UndecayedRecurrence):
             raise ValueError(f"recurrence must be one of {RECURRENCES}, got {recurrence!r}")
         if backend is not None and backend not in BACKENDS:
             raise ValueError(f"backend must be None or one of {BACKENDS}, got {backend!r}")
-        for look_up_or_raise, name in (
-            (activation, nonlinearity),
-            (look_up, parameterization),
-            (is_exact, discretization),
-        ):
-            look_up_or_raise(name)
+        activation(nonlinearity)
+        parameterization = look_up(parameterization).name
+        is_exact(discretization)
         if recurrence != "ssm" and not properties(nonlinearity).is_contracting:
             raise ValueError(
                 f"nonlinearity={nonlinearity!r} needs recurrence='ssm', which has it on the output: inside a "
