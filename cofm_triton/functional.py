@@ -26,6 +26,7 @@ from cofm_triton.ops.rnn_scan import apply_rnn_scan
 from cofm_triton.step.discretization import is_exact
 from cofm_triton.step.oscillation import effective_pair
 from cofm_triton.step.pairs import in_pairs
+from cofm_triton.step.parameterization import Parameterization
 from cofm_triton.step.parameterization import parameterization as look_up
 from cofm_triton.support.scalars import check_bool
 
@@ -113,7 +114,7 @@ def rnn_scan(
     dt: float = 1.0,
     nonlinearity: str = "hardtanh",
     solver: str = "auto",
-    parameterization: str = "direct",
+    parameterization: str | Parameterization = "direct",
     discretization: str = "euler",
     seq_starts: Tensor | None = None,
     backend: str | None = None,
@@ -143,9 +144,10 @@ def rnn_scan(
             units so slow that the state's dtype rounds what `1 - dt * rate` has of the rate; or "auto",
             which takes "newton" on a GPU for at most 64 channels over the whole batch and at least 65,536 steps, and
             never on the CPU, where it does not pay. With `frequency` there is no "newton".
-        parameterization: f, one of `PARAMETERIZATIONS`: `rate` holds raw parameters w, and the decay rates are f(w),
-            formed inside the kernels and in the dtype of the state, and so is the gradient by w. With `frequency`,
-            PyTorch functions form them.
+        parameterization: f, one of `PARAMETERIZATIONS` or what `cofm.parameterization` gives: `rate` holds raw
+            parameters w, and the decay rates are f(w), formed inside the kernels and in the dtype of the state, and so
+            is the gradient by w. With `frequency`, and for numbers of f that are not the usual ones, PyTorch functions
+            form them.
         discretization: "euler" takes the decay rates as they are, "exact" (1 - exp(-dt f(w))) / dt in their place.
         seq_starts: (S,) int32 or int64 start indices of sequences packed into one row (B = 1), the first one 0, without
             T at the end (which would be one more sequence, an empty one).
@@ -183,7 +185,7 @@ def rnn_scan(
         raise ValueError(f"solver must be one of {SOLVERS}, got {solver!r}")
     if solver == "newton" and frequency is not None:
         raise ValueError("solver must be 'sequential' or 'auto' with frequency, got 'newton', which knows no pairs")
-    look_up(parameterization)
+    kind = look_up(parameterization)
     is_exact(discretization)
     check_seq_starts(seq_starts, x)
     check_states("h0", h0, x, seq_starts)
@@ -191,7 +193,7 @@ def rnn_scan(
     if chosen == "reference":
         from cofm_triton import reference
 
-        rate = reference.parameterization(parameterization).rate(rate.to(state_dtype(x.dtype)))
+        rate = reference.parameterization(kind.name).rate(rate.to(state_dtype(x.dtype)))
         if frequency is None:
             rate = reference.effective_rate(rate, dt, discretization)
         else:
@@ -201,10 +203,10 @@ def rnn_scan(
         )
     w = rate.to(state_dtype(x.dtype))
     if frequency is not None:
-        rate = look_up(parameterization).rate(w)
+        rate = kind.rate(w)
         alpha, omega = effective_pair(rate, frequency.to(w.dtype), dt, discretization)
         return apply_paired_rnn_scan(x, alpha, omega, h0, seq_starts, dt, nonlinearity, chosen)
-    return apply_rnn_scan(x, w, h0, seq_starts, dt, nonlinearity, chosen, solver, parameterization, discretization)
+    return apply_rnn_scan(x, w, h0, seq_starts, dt, nonlinearity, chosen, solver, kind.name, discretization)
 
 
 def dense_rnn(

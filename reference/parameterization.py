@@ -6,6 +6,7 @@ and its stability modulus.
 """
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ from torch import Tensor
 from .discretization import complement
 
 INVERSE_A, INVERSE_B = 1.0, 0.5
-"""Constants of the "inverse" parameterisation, rate = 1 / (A w^2 + B)."""
+"""Usual numbers of the "inverse" parameterisation, rate = 1 / (a w^2 + b)."""
 
 
 @dataclass(frozen=True)
@@ -63,17 +64,24 @@ def _softplus_inverse(rate: Tensor) -> Tensor:
     return rate + torch.log(complement(rate))
 
 
-def _inverse_rate(w: Tensor) -> Tensor:
-    return 1 / (INVERSE_A * w * w + INVERSE_B)
+def inverse(a: float, b: float) -> Parameterization:
+    """rate = 1 / (a w^2 + b): in Euler form with dt = 1 the decay 1 - 1 / (a w^2 + b) of arXiv 2311.14495."""
 
+    def rate(w: Tensor) -> Tensor:
+        return 1 / (a * w * w + b)
 
-def _inverse_weight(rate: Tensor) -> Tensor:
-    """sqrt((1/rate - B) / A); B rate is exact, so 1 - B rate keeps its relative accuracy."""
-    return torch.sqrt((1 - INVERSE_B * rate) / (INVERSE_A * rate))
+    def weight(rate: Tensor) -> Tensor:
+        """sqrt((1/rate - b) / a); for b = 1/2, b rate is exact, so 1 - b rate keeps its relative accuracy."""
+        return torch.sqrt((1 - b * rate) / (a * rate))
 
+    def derivative(w: Tensor) -> Tensor:
+        return -2 * a * w * rate(w) ** 2
 
-def _inverse_derivative(w: Tensor) -> Tensor:
-    return -2 * INVERSE_A * w * _inverse_rate(w) ** 2
+    def modulus(beta: float) -> float:
+        beta = math.sqrt(a) * beta
+        return beta * (beta + math.sqrt(beta * beta + 4 * b)) / (2 * b)
+
+    return Parameterization("inverse", rate, weight, derivative, modulus)
 
 
 def _lru_rate(w: Tensor) -> Tensor:
@@ -104,11 +112,6 @@ def _unbounded_modulus(beta: float) -> float:
     return math.inf if beta > 0 else 0.0
 
 
-def _inverse_modulus(beta: float) -> float:
-    beta = math.sqrt(INVERSE_A) * beta
-    return beta * (beta + math.sqrt(beta * beta + 4 * INVERSE_B)) / (2 * INVERSE_B)
-
-
 PARAMETERIZATIONS: dict[str, Parameterization] = {
     entry.name: entry
     for entry in (
@@ -116,7 +119,7 @@ PARAMETERIZATIONS: dict[str, Parameterization] = {
         Parameterization("relu", torch.relu, _identity, _step, _unbounded_modulus),
         Parameterization("exp", torch.exp, torch.log, torch.exp, math.expm1),
         Parameterization("softplus", _softplus, _softplus_inverse, torch.sigmoid, math.expm1),
-        Parameterization("inverse", _inverse_rate, _inverse_weight, _inverse_derivative, _inverse_modulus),
+        inverse(INVERSE_A, INVERSE_B),
         # log f has slope x / (exp(x) - 1) <= 1 in w (x = exp(w)): the modulus of exp.
         Parameterization("lru", _lru_rate, _lru_inverse, _lru_derivative, math.expm1),
     )
@@ -127,7 +130,7 @@ def parameterization(name: str) -> Parameterization:
     """Look up a parameterisation.
 
     "direct" w, "relu" max(w, 0), "exp" exp(w), "softplus" log(1 + exp(w)),
-    "inverse" 1 / (w^2 + 0.5), "lru" 1 - exp(-exp(w)).
+    "inverse" 1 / (w^2 + 0.5), "lru" 1 - exp(-exp(w)). "inverse(a=1.0, b=0.1)" has other numbers.
 
     Raises:
         ValueError: unknown name.
@@ -136,6 +139,9 @@ def parameterization(name: str) -> Parameterization:
         >>> round(parameterization("inverse").modulus(0.5), 12)
         1.0
     """
+    numbers = re.fullmatch(r"inverse\(a=(.+), b=(.+)\)", name)
+    if numbers:
+        return inverse(float(numbers[1]), float(numbers[2]))
     if name not in PARAMETERIZATIONS:
         raise ValueError(f"name must be one of {tuple(PARAMETERIZATIONS)}, got {name!r}")
     return PARAMETERIZATIONS[name]

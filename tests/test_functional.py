@@ -29,11 +29,12 @@ from scan_cases import (
 )
 from torch import Tensor
 
+import cofm_triton as cofm
 from cofm_triton import reference
 from cofm_triton.functional import dense_rnn, linear_scan, rnn_scan
 from cofm_triton.ops.backends import INSTALLED
 from cofm_triton.ops.dtypes import state_dtype
-from cofm_triton.step.nonlinearity import NONLINEARITIES
+from cofm_triton.step.activations import NONLINEARITIES
 
 SHAPES = (
     *itertools.product((2,), (0, 1, 2, 7, 8, 33), (1, 3, 40, 129)),
@@ -767,3 +768,20 @@ def test_nothing_stays_nothing_however_fast_it_would_grow() -> None:
     x[:, -5:] = 1
     for backend in ("torch", None):
         assert linear_scan(x, torch.tensor([2.0]), backend=backend)[1].item() == 31
+
+
+@pytest.mark.parametrize("backend", [*BACKENDS, "reference"])
+@pytest.mark.parametrize("paired", [False, True])
+def test_numbers_of_a_parameterization(backend: str, paired: bool) -> None:
+    """Values and gradients are those of the rates themselves."""
+    kind = cofm.parameterization("inverse", a=2.0, b=0.6)
+    x, w = torch.randn(2, 7, 4, dtype=torch.float64), torch.randn(2 if paired else 4, dtype=torch.float64)
+    options: dict[str, Any] = dict(frequency=torch.rand_like(w)) if paired else {}
+    results = []
+    for rate, name in ((w.clone().requires_grad_(), kind), (w.clone().requires_grad_(), None)):
+        given = rate if name else kind.rate(rate)
+        named: dict[str, Any] = dict(parameterization=name) if name else {}
+        h, _ = rnn_scan(x, given, discretization="exact", nonlinearity="tanh", backend=backend, **named, **options)
+        results.append((h.detach(), *torch.autograd.grad(h.square().sum(), rate)))
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-13)

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from cofm_triton.cli.options import UsageError, add_common_options, make_folder, require, resolve_device
 from cofm_triton.cli.progress import Progress
+from cofm_triton.evidence.compilation.devices import DEVICES
 
-DEFAULT_TARGETS = "sm_80,sm_90,sm_100,gfx942"
+DEFAULT_TARGETS = ",".join(DEVICES)
 BASELINE = Path("bench", "results", "kernels.json")
 FILE = "kernels.json"
 

@@ -15,9 +15,9 @@ of magnitudes and that of errors, and the derivatives by |x|, |a| and |h0| bound
 that sums N products adds N u times the sum of their magnitudes, the worst of all orders of summation.
 
 The nonlinear recurrence has the error factor `|1 - dt rate s|`, s the slope of act between the exact and the computed
-z. A first bound takes s anywhere in [0, 1]; with it, s is known to the error of z times |act''|, which gives the final
-one. The adjoint multiplies by `J = 1 - dt rate act'(z)`, with act' as uncertain as that. Hardtanh and relu have jumps
-in act': wherever the error of z reaches one, any slope in [0, 1] counts as possible. Rates made of raw parameters are
+z. A first bound takes s anywhere among act's slopes; with it, s is known to the error of z times |act''|, which gives
+the final one. The adjoint multiplies by `J = 1 - dt rate act'(z)`, with act' as uncertain as that. Hardtanh and relu
+have jumps in act': wherever the error of z reaches one, any slope counts as possible. Rates made of raw parameters are
 off by `RATE_ROUNDINGS`, which z and J add to their own, and so is the factor from rate to parameter. Nothing is masked;
 the bound grows where data leave the gradient undecided, so test data should keep away from there.
 
@@ -54,23 +54,16 @@ from cofm_triton import reference
 from cofm_triton.ops.dtypes import state_dtype
 from cofm_triton.ops.shapes import previous_states
 from cofm_triton.step.activation import activation, activation_slope
+from cofm_triton.step.activations import properties
 from cofm_triton.step.pairs import as_complex, as_reals, in_pairs
 
 Run = Callable[..., tuple[Tensor, ...]]
 
 # Roundings that blocked orders add per path of a term, two levels of blocks with three each, and room for the output.
 LEVELS = 8
-# Roundings of act(z) itself: tanh is good to 2.5 units in the last place, 5 u; the others are exact.
-ACT_ROUNDINGS = {"linear": 0, "tanh": 5, "hardtanh": 0, "relu": 0}
-# Largest |act''|: of tanh 4 / (3 sqrt(3)).
-CURVATURE = {"linear": 0.0, "tanh": 0.7699, "hardtanh": 0.0, "relu": 0.0}
 # Roundings of a rate, or of its derivative, made of a raw parameter: two for each of at most three functions like exp
 # (one unit in the last place), one for each of at most four operations. None where the parameters are the rates.
 RATE_ROUNDINGS = 10
-# Whose values stay within [-1, 1].
-SATURATING = ("tanh", "hardtanh")
-# Where |z| has a kink.
-KINKS = {"hardtanh": 1.0, "relu": 0.0}
 # Products of two errors, left out: below a thousandth of the bound while the relative errors are.
 SECOND_ORDER = 1.01
 
@@ -422,7 +415,7 @@ class _PairOrbit:
         """Errors of h, and of the last states."""
         dt, kind = self.pairs.dt, self.pairs.nonlinearity
         e_z, act = self.rounded(u), activation(kind)(self.z).abs()
-        made = dt * (e_z + (2 + ACT_ROUNDINGS[kind]) * u * act) + u * self.h.abs()
+        made = dt * (e_z + (2 + properties(kind).roundings) * u * act) + u * self.h.abs()
 
         def at(t: int, e: Tensor) -> Tensor:
             reach = self.reach(e)
@@ -434,7 +427,8 @@ class _PairOrbit:
         self, u: float, e_before: Tensor, pull: Tensor, pull_last: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Magnitudes of grad_x, their errors, and the errors of grad_h0, from those of h[t-1]."""
-        dt, kind, u_slope = self.pairs.dt, self.pairs.nonlinearity, _slope_roundings(self.pairs.nonlinearity) * u
+        dt, kind = self.pairs.dt, self.pairs.nonlinearity
+        u_slope = properties(kind).slope_roundings * u
         e_slope = _slope_uncertainty(kind, self.z, self.rounded(u) + self.reach(e_before)) + u_slope
         slope = self.slope + e_slope
         mu, size, grads = pull_last, torch.zeros_like(pull), torch.zeros_like(pull)
@@ -538,10 +532,12 @@ class _Orbit:
         """Errors of h and of the last states; `drive` times what the steps of the recurrence round."""
         # z takes its roundings, dt * act(z) two and act's own, the sum one.
         act = activation(self.nonlinearity)(self.z).abs()
-        made = self.dt * (self.roundings * self.scale + (2 + ACT_ROUNDINGS[self.nonlinearity]) * act) + self.h.abs()
+        made = (
+            self.dt * (self.roundings * self.scale + (2 + properties(self.nonlinearity).roundings) * act) + self.h.abs()
+        )
         made = drive * u * made
-        growth = (1 - self.dt * self.rate).abs()
-        growth = growth if self.nonlinearity == "linear" else growth.clamp(min=1)
+        least, most = ((1 - self.dt * self.rate * s).abs() for s in properties(self.nonlinearity).slopes)
+        growth = torch.maximum(least, most)
         rough, _ = reference.linear_scan(made, growth, self.zero, seq_starts=self.seq_starts)
         growth = (1 - self.dt * self.rate * self.slope).abs() + self.dt * self.rate.abs() * self.uncertainty(rough, u)
         return reference.linear_scan(made, growth, self.zero, seq_starts=self.seq_starts)
@@ -557,7 +553,7 @@ class _Orbit:
             pull_last: magnitude of the derivative by the last states.
         """
         slope, turn, starts = self.slope, self.dt * self.rate.abs(), self.seq_starts
-        e_slope = self.uncertainty(stored, u) + _slope_roundings(self.nonlinearity) * u
+        e_slope = self.uncertainty(stored, u) + properties(self.nonlinearity).slope_roundings * u
         jacobian = (1 - self.dt * self.rate * slope).abs() + turn * e_slope
         back: dict[str, Any] = dict(reverse=True, seq_starts=starts)
         mu, first = reference.linear_scan(jacobian * pull, jacobian, pull_last, **back)
@@ -629,12 +625,14 @@ class _DenseOrbit:
     def state_errors(self, u: float) -> Tensor:
         """Errors of h. Step by step: a slope is as uncertain as the error that has reached it, and no more."""
         act = activation(self.nonlinearity)(self.z).abs()
-        made = self.dt * (self.roundings * self.scale + (2 + ACT_ROUNDINGS[self.nonlinearity]) * act) + self.h.abs()
+        made = (
+            self.dt * (self.roundings * self.scale + (2 + properties(self.nonlinearity).roundings) * act) + self.h.abs()
+        )
         e_state, errors = torch.zeros_like(self.h[:, :1].sum(1)), []
         for t in range(self.h.shape[1]):
             grown = (self.growth(self.uncertainty(e_state, t, u), t) @ e_state.unsqueeze(-1)).squeeze(-1)
-            if self.nonlinearity in SATURATING:
-                grown = grown.minimum(e_state + 2 * self.dt)  # whatever z is, act(z) is in [-1, 1]
+            bound = properties(self.nonlinearity).bound
+            grown = grown.minimum(e_state + 2 * self.dt * bound)  # whatever z is, |act(z)| is at most that
             e_state = grown + u * made[:, t]
             errors.append(e_state)
         return torch.stack(errors, 1) if errors else made
@@ -652,15 +650,12 @@ def _dense_orbit(
 
 
 def _slope_uncertainty(nonlinearity: str, z: Tensor, e_z: Tensor) -> Tensor:
-    """How far act' may be off at a z with an error: any slope in [0, 1] counts within reach of a jump."""
-    if nonlinearity in KINKS:
-        return torch.where((z.abs() - KINKS[nonlinearity]).abs() <= SECOND_ORDER * e_z, 1.0, 0.0).double()
-    return (CURVATURE[nonlinearity] * e_z).clamp(max=1.0)
-
-
-def _slope_roundings(nonlinearity: str) -> int:
-    """Of tanh' = 1 - tanh^2 itself; the others are exact."""
-    return 2 * (1 + ACT_ROUNDINGS[nonlinearity]) if nonlinearity == "tanh" else 0
+    """How far act' may be off at a z with an error: any of its slopes counts within reach of a jump."""
+    act = properties(nonlinearity)
+    uncertain = (act.curvature * e_z).clamp(max=act.slope_range)
+    for kink in act.kinks:
+        uncertain = torch.where((z - kink).abs() <= SECOND_ORDER * e_z, act.slope_range, uncertain)
+    return uncertain
 
 
 def rnn_readout_bounds(
@@ -778,8 +773,8 @@ def _read_out(tensors: Sequence[Tensor], h: Tensor, e: Tensor, u: float, act_out
     """The outputs of the units of a fused read-out, from exact states and their errors, and the errors of y."""
     *_, readout, offset = tensors
     value, slope = activation(act_out)(h), activation_slope(act_out)(h)
-    e_slope = _slope_uncertainty(act_out, h, e) + _slope_roundings(act_out) * u
-    error = (slope + e_slope) * e + ACT_ROUNDINGS[act_out] * u * value.abs()
+    e_slope = _slope_uncertainty(act_out, h, e) + properties(act_out).slope_roundings * u
+    error = (slope + e_slope) * e + properties(act_out).roundings * u * value.abs()
     e_y = error @ readout.abs().T + (h.shape[2] + 2) * u * (value.abs() @ readout.abs().T + offset.abs())
     return _Output(value, error, slope, e_slope, e), e_y
 
@@ -878,17 +873,18 @@ def increment_bounds(
     """
     u = _rounding(torch.float64)
     act, slope_of = activation(nonlinearity), activation_slope(nonlinearity)
+    roundings = properties(nonlinearity).roundings
     a, c = step[:, None], readout.mT
     z, e, exact, errors = drive, torch.zeros_like(drive), [], []
     for k in range(int(steps[-1]) + 1 if len(steps) else 0):
         value, slope = act(z), slope_of(z)
-        e_value = (slope + _slope_uncertainty(nonlinearity, z, e)) * e + ACT_ROUNDINGS[nonlinearity] * u * value.abs()
+        e_value = (slope + _slope_uncertainty(nonlinearity, z, e)) * e + roundings * u * value.abs()
         if k in steps:
             exact.append(value @ c)
             errors.append(e_value @ c.abs() + (drive.shape[2] + 1) * u * (value.abs() @ c.abs()))
         growth = (1 - a * slope).abs() + a.abs() * _slope_uncertainty(nonlinearity, z, e)
         # Of the difference z - act(z), which the series of tanh takes some 20 roundings for, and of the sum.
-        e = growth * e + u * (3 * z.abs() + a.abs() * (3 + 4 * ACT_ROUNDINGS[nonlinearity]) * value.abs())
+        e = growth * e + u * (3 * z.abs() + a.abs() * (3 + 4 * roundings) * value.abs())
         z = z - a * value
     return {"increments": _bound(torch.stack(exact, 2), torch.stack(errors, 2), torch.float64)}
 
@@ -943,7 +939,7 @@ def dense_rnn_bounds(
     stored = e + _storage(x.dtype) * h.abs()
     every = slice(None)
     e_before = previous_states(stored, nothing, None, False)
-    e_slope = orbit.uncertainty(e_before, every, u) + _slope_roundings(nonlinearity) * u
+    e_slope = orbit.uncertainty(e_before, every, u) + properties(nonlinearity).slope_roundings * u
     jacobian, turn = orbit.growth(e_slope, every), matrix.abs().T
     mu, e_mu, rows = pull_last.abs(), nothing, []
     for t in reversed(range(x.shape[1])):

@@ -30,6 +30,7 @@ from cofm_triton.functional import rnn_scan
 from cofm_triton.layers.stable_rnn import RNNFunctional, is_plain
 from cofm_triton.loss import temporal_weights
 from cofm_triton.perturbation.quadratic_form import QuadraticForm
+from cofm_triton.step.activations import properties
 from cofm_triton.step.discretization import complement, effective_rate, is_exact, linear_gain
 from cofm_triton.step.parameterization import parameterization as lookup_parameterization
 from cofm_triton.support.progress import Progress, counting
@@ -124,7 +125,7 @@ def with_nonlinearity(model: RNNFunctional, nonlinearity: str) -> RNNFunctional:
     """
     _check_plain(model)
     rnn = model.rnn
-    if rnn.nonlinearity != "linear":
+    if not properties(rnn.nonlinearity).is_linear:
         raise ValueError(f"model must be linear, got nonlinearity={rnn.nonlinearity!r}")
     copy = RNNFunctional(
         1,
@@ -140,7 +141,7 @@ def with_nonlinearity(model: RNNFunctional, nonlinearity: str) -> RNNFunctional:
     with torch.no_grad():
         for ours, theirs in zip(copy.parameters(), model.parameters(), strict=True):
             ours.copy_(theirs)
-    if nonlinearity != "linear":
+    if not properties(nonlinearity).is_linear:
         with torch.no_grad():
             rate = lookup_parameterization(rnn.parameterization).rate(rnn.rate_l0)
             gain = linear_gain(rate, rnn.dt, rnn.discretization) / rnn.dt
@@ -174,7 +175,7 @@ def train_linear(
         ValueError: models of different kind or not linear, or a number out of range.
     """
     packed = _Packed(models)
-    if packed.nonlinearity != "linear":
+    if not properties(packed.nonlinearity).is_linear:
         raise ValueError(f"models must be linear, got nonlinearity={packed.nonlinearity!r}")
     with one_thread():
         zero_error = _form_error(torch.zeros_like(form.centre), form)

@@ -55,7 +55,6 @@ MAX_PER_THREAD = 2
 MAX_SWEEP_CHANNELS = 8
 MAX_SWEEP_ROWS = 8
 SWEEP_ROW_WORDS = 384
-TANH_WORDS = 3
 SWEEP_WARPS = 4
 SWEEP_ROUNDS = 8
 
@@ -299,11 +298,11 @@ class Sweep(NamedTuple):
     num_warps: int
 
 
-def sweep(units: int, inputs: int, outputs: int, element_size: int, tanh: bool) -> Sweep | None:
+def sweep(units: int, inputs: int, outputs: int, element_size: int, cost: int) -> Sweep | None:
     """Launch shape for models of `units` units, or None where a thread's registers cannot hold their states.
 
     Lanes are models, warps are sequences. Narrow models take several sequences per thread: independent chains, and
-    coefficients that are loaded once for all of them.
+    coefficients that are loaded once for all of them. `cost` is the most expensive nonlinearity's.
     """
     padded, size = triton.cdiv(units, UNIT_STEP) * UNIT_STEP, element_size // 4
     words = padded * size
@@ -311,7 +310,7 @@ def sweep(units: int, inputs: int, outputs: int, element_size: int, tanh: bool) 
         return None
     group = 1 if padded <= MAX_SINGLE_UNITS else VECTOR_BYTES // element_size
     per_thread = max(1, min(MAX_PER_THREAD, SHARED_STATE_WORDS // words))
-    step_words = size**2 * (TANH_WORDS if tanh else 1)
+    step_words = size**2 * cost
     rows = max(1, min(MAX_SWEEP_ROWS, SWEEP_ROW_WORDS // (words * step_words)) // max(inputs, outputs))
     resident = words * (2 + inputs + outputs) <= RESIDENT_WORDS
     return Sweep(padded // group, group, resident, LANES, SWEEP_WARPS, per_thread, rows, SWEEP_ROUNDS, SWEEP_WARPS)

@@ -27,6 +27,7 @@ import triton.language as tl
 from cofm_triton.kernels.launch import Sweep, sweep
 from cofm_triton.kernels.nonlinearity import act
 from cofm_triton.kernels.rows import live_row
+from cofm_triton.step.activations import properties
 
 
 @triton.jit
@@ -162,8 +163,8 @@ def fits(cells: Any, inputs: Any, targets: Any) -> bool:
 
 
 def _shape(cells: Any, inputs: Any, targets: Any) -> Sweep | None:
-    tanh = "tanh" in (cells.act_in, cells.act_out)
-    return sweep(cells.rate.shape[1], inputs.shape[2], targets.shape[2], inputs.element_size(), tanh)
+    cost = max(properties(name).cost for name in (cells.act_in, cells.act_out))
+    return sweep(cells.rate.shape[1], inputs.shape[2], targets.shape[2], inputs.element_size(), cost)
 
 
 def sweep_errors(cells: Any, inputs: Any, targets: Any, weights: Any) -> Any:

@@ -43,6 +43,7 @@ from cofm_triton.kernels.rows import (
     load_row,
     store_row,
 )
+from cofm_triton.step.activations import properties
 
 # Rows in flight, twice as many in narrow blocks. Not of tanh: a step of it takes so long that its rows arrive in time,
 # and twice as many would take a minute to compile. Nor where rows are masked, which takes more scalar registers than
@@ -264,7 +265,7 @@ def backward(
 
 def rows_of(full: int, block: Channels, nonlinearity: str) -> int:
     """Rows of a block of time: twice as many where a thread has half the channels, or less."""
-    return full if nonlinearity == "tanh" or block.masked else full * block.part
+    return full * block.part if properties(nonlinearity).is_cheap and not block.masked else full
 
 
 def buffers(

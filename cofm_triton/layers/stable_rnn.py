@@ -34,6 +34,7 @@ from cofm_triton.ops.dtypes import REAL_DTYPES, state_dtype
 from cofm_triton.ops.rnn_readout import apply_rnn_readout, is_fused
 from cofm_triton.parameter_groups import UndecayedRecurrence
 from cofm_triton.step.activation import activation
+from cofm_triton.step.activations import properties
 from cofm_triton.step.cayley import cayley, cayley_inverse, convert_parametrization
 from cofm_triton.step.coefficients import (
     has_linear_state,
@@ -47,8 +48,8 @@ from cofm_triton.step.discretization import effective_matrix, effective_rate, is
 from cofm_triton.step.initialization import assign, random_orthogonal
 from cofm_triton.step.matrix_cache import kept
 from cofm_triton.step.modes import mode_decay
+from cofm_triton.step.parameterization import Parameterization, spread_weights
 from cofm_triton.step.parameterization import parameterization as look_up
-from cofm_triton.step.parameterization import spread_weights
 from cofm_triton.step.recurrent_matrix import congruence, decay_rate, diagonal_plus
 from cofm_triton.step.wide import widened
 from cofm_triton.support.scalars import as_bool, as_int, as_number, check_dtype, check_number, described
@@ -60,11 +61,6 @@ _NO_SCRIPT = (
 RECURRENCES = ("diagonal", "orthogonal", "dense", "ssm")
 # The matrix that a recurrence has besides its rates.
 _MATRICES = {"orthogonal": "basis", "dense": "weight_hh"}
-# What a fresh layer hands to the next one for an input of variance 1. Outputs act(h) of a linear recurrence vary by the
-# standard deviation of act(z), z ~ N(0, 1). States with act inside have about the variance of the input; with relu,
-# which lets them rise only, the root mean square of relu(z).
-_OUTPUT_SIZE = {"linear": 1.0, "tanh": 0.628, "hardtanh": 0.718, "relu": 0.584}
-_STATE_SIZE = {"linear": 1.0, "tanh": 1.0, "hardtanh": 1.0, "relu": 0.707}
 
 
 class StableRNN(OptionsInState, UndecayedRecurrence):
@@ -84,7 +80,8 @@ class StableRNN(OptionsInState, UndecayedRecurrence):
         batch_first: batched tensors are (B, T, features) instead of (T, B, features).
         dropout: probability, on the outputs of every layer but the last while training.
         bidirectional: a second set of units runs backward in time.
-        parameterization: f, one of `PARAMETERIZATIONS`.
+        parameterization: f, one of `PARAMETERIZATIONS`, or what `cofm.parameterization` gives: "inverse" has numbers of
+            its own, `cofm.parameterization("inverse", a=1.0, b=0.5)`. The layer keeps the name.
         recurrence: "ssm" (elementwise linear recurrence, nonlinearity on the output); "diagonal" (elementwise,
             nonlinearity inside); "orthogonal" (W = P^T diag(rate) P); or "dense" (W = diag(rate) + S, S the
             skew-symmetric part of weight_hh: the rates bound every mode, and turns are free).
@@ -170,7 +167,7 @@ class StableRNN(OptionsInState, UndecayedRecurrence):
         dropout: float = 0.0,
         bidirectional: bool = False,
         *,
-        parameterization: str = "softplus",
+        parameterization: str | Parameterization = "softplus",
         recurrence: str = "ssm",
         dt: float = 1.0,
         discretization: str = "exact",
@@ -200,12 +197,14 @@ class StableRNN(OptionsInState, UndecayedRecurrence):
             raise ValueError(f"recurrence must be one of {RECURRENCES}, got {recurrence!r}")
         if backend is not None and backend not in BACKENDS:
             raise ValueError(f"backend must be None or one of {BACKENDS}, got {backend!r}")
-        for look_up_or_raise, name in (
-            (activation, nonlinearity),
-            (look_up, parameterization),
-            (is_exact, discretization),
-        ):
-            look_up_or_raise(name)
+        activation(nonlinearity)
+        parameterization = look_up(parameterization).name
+        is_exact(discretization)
+        if recurrence != "ssm" and not properties(nonlinearity).is_contracting:
+            raise ValueError(
+                f"nonlinearity={nonlinearity!r} needs recurrence='ssm', which has it on the output: inside a "
+                f"recurrence slopes must lie in [0, 1] for stability, got {list(properties(nonlinearity).slopes)}"
+            )
         oscillating = _elementwise_option("oscillating", oscillating, recurrence)
         if not isinstance(normalize_input, str):
             normalize_input = _elementwise_option("normalize_input", normalize_input, recurrence)
@@ -320,9 +319,9 @@ class StableRNN(OptionsInState, UndecayedRecurrence):
         """Entries of a fresh U are uniform in [-bound, bound]."""
         if not self.normalize_input:
             return 1 / math.sqrt(self.hidden_size)
-        size = 1.0
-        if not is_first:
-            size = (_OUTPUT_SIZE if self.recurrence == "ssm" else _STATE_SIZE)[self.nonlinearity]
+        size, act = 1.0, properties(self.nonlinearity)
+        if not is_first:  # what the layer before hands on, for an input of variance 1
+            size = act.output_size if self.recurrence == "ssm" else act.state_size
         return math.sqrt(3 / weight.shape[1]) / size
 
     @torch.no_grad()
@@ -516,7 +515,7 @@ class StableRNN(OptionsInState, UndecayedRecurrence):
         """One direction of one layer: x (B, T, d) to output (B, T, D) and state (B, D)."""
         if self.recurrence not in _MATRICES:
             run = self._run_elementwise
-        elif self.recurrence == "orthogonal" and self.constrained and self.nonlinearity == "linear":
+        elif self.recurrence == "orthogonal" and self.constrained and properties(self.nonlinearity).is_linear:
             run = self._run_rotated
         else:
             run = self._run_dense
@@ -641,7 +640,7 @@ class StableRNN(OptionsInState, UndecayedRecurrence):
             step_rate = effective_rate(widened(rate), self.dt, self.discretization)
             return congruence(step_rate, self._matrix(suffix)).to(rate.dtype), weight, bias
         recurrent = self._recurrent_matrix(suffix, rate)
-        if self.nonlinearity != "linear":
+        if not properties(self.nonlinearity).is_linear:
             return effective_matrix(recurrent, self.dt, self.discretization).to(rate.dtype), weight, bias
         encoder = weight if bias is None else torch.cat((weight, bias.unsqueeze(1)), 1)
         matrix, encoder = matrix_step(recurrent, encoder, self.dt, self.discretization)

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cofm_triton.cpu.blocked.memory_increment import LINEAR_AT_ZERO, LOOK_EVERY, SMALL, excess
+from cofm_triton.cpu.blocked.memory_increment import LOOK_EVERY, SMALL
 from cofm_triton.layers.stable_rnn import RNNFunctional
 from cofm_triton.perturbation.stacking import stack
-from cofm_triton.step.activation import activation
+from cofm_triton.step.activation import bodies
+from cofm_triton.step.activations import properties
 from cofm_triton.step.stacked_cells import StackedCells
 
 _ROUNDING = 1e-12  # by which the norm of a matrix that shrinks may exceed 1
@@ -54,7 +55,7 @@ class DenseHeavisideCells:
     @property
     def is_odd(self) -> bool:
         """Whether -x answers as x does, up to the sign."""
-        return self.cells.act_in != "relu" and not bool((self.cells.bias != 0).any())
+        return properties(self.cells.act_in).is_odd and not bool((self.cells.bias != 0).any())
 
     def kernel(self, steps: Tensor) -> Tensor:
         """v of linear models is kernel (x, 1): (K, p, d + 1, S) for steps (S,)."""
@@ -67,23 +68,24 @@ class DenseHeavisideCells:
 
     def _sampled(self, z: Tensor, steps: Tensor) -> Tensor:
         """From z[0], (K, n, m)."""
-        name, turned, step = self.cells.act_in, self.decay.mT, self.cells.dt * self.cells.rate.mT
-        act, now, rows = activation(name), 0, []
+        act, turned, step = bodies(self.cells.act_in), self.decay.mT, self.cells.dt * self.cells.rate.mT
+        is_linear, now, rows = properties(self.cells.act_in).is_linear, 0, []
         for k in steps.tolist():
             while now < k:
                 if now % LOOK_EVERY == 0 and self._is_linear(z):
                     z = z @ torch.linalg.matrix_power(turned, k - now)
                     now = k
                 else:
-                    z = z @ turned + (excess(name, z) @ step if name != "linear" else 0)
+                    z = z @ turned + (0 if is_linear else act.excess(z) @ step)
                     now += 1
-            rows.append(act(z) @ self.cells.readout.mT)
+            rows.append(act.act(z) @ self.cells.readout.mT)
         return torch.stack(rows, 2)
 
     def _is_linear(self, z: Tensor) -> bool:
         """Whether act is linear at every z, and at all that follow."""
-        if self.cells.act_in == "linear":
+        act = properties(self.cells.act_in)
+        if act.is_linear:
             return True
-        if self.cells.act_in not in LINEAR_AT_ZERO or not bool((z.abs() < SMALL).all()):
+        if act.linear_radius < SMALL or not bool((z.abs() < SMALL).all()):
             return False
         return bool((torch.linalg.matrix_norm(self.decay, ord=2) <= 1 + _ROUNDING).all())

@@ -24,14 +24,14 @@ from cofm_triton.layers.stable_rnn import RNNFunctional
 from cofm_triton.ops.backends import resolve
 from cofm_triton.ops.sweeps import increment_backend
 from cofm_triton.perturbation.stacking import FREQUENCY, RATE, stack
-from cofm_triton.step.activation import activation
+from cofm_triton.step.activation import bodies
+from cofm_triton.step.activations import properties
 from cofm_triton.step.coefficients import mode_frequency
 from cofm_triton.step.modes import log_decay, mode_decay
 from cofm_triton.step.parameterization import parameterization
 from cofm_triton.step.stacked_cells import StackedCells
 
 _LOG_ZERO = -1e4  # stands for log(0), whose product with 0 would be NaN: e^-1e4 is 0
-_LARGEST_STEP = 2.0  # A up to which a hardtanh unit that has left saturation never returns
 
 
 @dataclass(frozen=True)
@@ -69,15 +69,13 @@ class HeavisideCells:
     @property
     def is_closed(self) -> bool:
         """Whether v has a closed form, so that any step of any input is as cheap as the first."""
-        step = self.cells.dt * self.cells.rate
-        return self.cells.act_in in ("linear", "relu") or (
-            self.cells.act_in == "hardtanh" and bool((step <= _LARGEST_STEP).all())
-        )
+        largest = properties(self.cells.act_in).closed_step
+        return largest == torch.inf or (largest > 0 and bool((self.cells.dt * self.cells.rate <= largest).all()))
 
     @property
     def is_odd(self) -> bool:
         """Whether -x answers as x does, up to the sign."""
-        odd = "relu" not in (self.cells.act_in, self.cells.act_out)
+        odd = all(properties(name).is_odd for name in (self.cells.act_in, self.cells.act_out))
         return odd and not self.is_biased
 
     @property
@@ -109,7 +107,8 @@ class HeavisideCells:
         if inputs.dim() == 3:
             drive = drive[:, :, None]
         times = steps.to(inputs)[:, None]
-        change = self._pre_activation(drive, times) if cells.act_in != "linear" else self._difference(drive, times)
+        has_linear_state = properties(cells.act_in).is_linear
+        change = self._difference(drive, times) if has_linear_state else self._relaxed(drive, times)
         return self.scale * _real(change @ cells.readout[:, None].mT)
 
     def _iterated(self, drive: Tensor, steps: Tensor) -> Tensor:
@@ -121,7 +120,7 @@ class HeavisideCells:
         """act_out(h[k+1]) - act_out(h[k]) of a linear state, drive (K, n, 1 or S, m)."""
         powers = self._powers(times)
         change = drive * powers
-        if self.cells.act_out == "linear":
+        if properties(self.cells.act_out).is_linear:
             return change
         # (1 - l^k) / (1 - l), by expm1 next to l = 1, where both differences cancel
         near = (self.decay > 0.5)[:, None, None]
@@ -130,23 +129,15 @@ class HeavisideCells:
         gap = torch.where(near, torch.expm1(torch.where(near, log, 0.0)), self._wide(self.decay) - 1)
         still = gap == 0
         sums = torch.where(still, times, top / torch.where(still, 1.0, gap))
-        return difference(self.cells.act_out, drive * sums, change)
+        return bodies(self.cells.act_out).difference(drive * sums, change)
 
-    def _pre_activation(self, drive: Tensor, times: Tensor) -> Tensor:
-        """act_in(z[k]) of relu and hardtanh, drive (K, n, 1 or S, m)."""
-        if self.cells.act_in == "relu":
-            falling = self._wide(self.decay) < 0  # the first step already ends where relu is 0
-            size = torch.where(falling & (times > 0), 0.0, drive.clamp(min=0))
-            return torch.where(size == 0, 0.0, size * self._powers(times))
+    def _relaxed(self, drive: Tensor, times: Tensor) -> Tensor:
+        """act_in(z[k]) where it has a closed form, drive (K, n, 1 or S, m)."""
+        relaxed = bodies(self.cells.act_in).relaxed
+        assert relaxed is not None  # `is_closed`
         step = self._wide(self.cells.dt * self.cells.rate)
-        size, sign = drive.abs(), drive.sign()
-        never = torch.where(size > 1, torch.inf, 0.0)  # a unit that does not decay stays saturated
-        saturated = torch.where(step > 0, ((size - 1) / step).ceil().clamp(min=0), never)
-        start = torch.where(saturated > 0, size - saturated.clamp(max=1e300) * step, size)
-        left = (times - saturated).clamp(min=0)
-        powers = self._powers(left)
-        inside = torch.where(start == 0, 0.0, start * powers).clamp(-1, 1)
-        return sign * torch.where(times < saturated, 1.0, inside)
+        act: Tensor = relaxed(drive, step, self._wide(self.decay), times, self._powers)
+        return act
 
     def _powers(self, times: Tensor) -> Tensor:
         """l^k, (K, 1, S, m) for times (S, 1), or the shape of times (K, n, S, m)."""
@@ -182,24 +173,6 @@ def _modes(model: RNNFunctional, parameters: Mapping[str, Tensor]) -> tuple[Tens
 
 def _real(values: Tensor) -> Tensor:
     return values.real if values.is_complex() else values
-
-
-def difference(name: str, z: Tensor, step: Tensor) -> Tensor:
-    """act(z + step) - act(z), accurate relative to itself however small it is beside act(z).
-
-    tanh: sinh(step) / (cosh(z) cosh(z + step)) with the three exponents joined, whose sum is never
-    positive. Piecewise linear functions: the step itself where both ends are on the slope.
-    """
-    end = z + step
-    if name == "tanh":
-        scale = torch.exp(step.abs() - z.abs() - end.abs())
-        damping = (1 + torch.exp(-2 * z.abs())) * (1 + torch.exp(-2 * end.abs()))
-        return -2 * torch.sign(step) * torch.expm1(-2 * step.abs()) * scale / damping
-    act = activation(name)
-    limits = {"linear": (-torch.inf, torch.inf), "hardtanh": (-1.0, 1.0), "relu": (0.0, torch.inf)}
-    low, high = limits[name]
-    sloped = (torch.minimum(z, end) >= low) & (torch.maximum(z, end) <= high)
-    return torch.where(sloped, step, act(end) - act(z))
 
 
 def traffic(models: int, inputs: int, samples: int, units: int, outputs: int, itemsize: int) -> int:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cofm_triton.ops.dtypes import DTYPES, PRECISIONS, REAL_DTYPES, complex_state_dtype, state_dtype
-from cofm_triton.step.nonlinearity import NONLINEARITIES
+from cofm_triton.step.activations import properties
 from cofm_triton.step.pairs import in_pairs
 from cofm_triton.support.scalars import as_number, described
 
@@ -128,8 +128,7 @@ def check_seq_starts(seq_starts: Any, x: Tensor) -> None:
 
 def check_nonlinearity(nonlinearity: Any) -> None:
     """`nonlinearity` is a name in the table."""
-    if nonlinearity not in NONLINEARITIES:
-        raise ValueError(f"nonlinearity must be one of {NONLINEARITIES}, got {nonlinearity!r}")
+    properties(nonlinearity)
 
 
 def check_step(dt: Any) -> float:

@@ -36,11 +36,12 @@ from cofm_triton.ops.dtypes import state_dtype
 from cofm_triton.ops.linear_scan import backend_of
 from cofm_triton.ops.shapes import previous_states
 from cofm_triton.step.activation import activation, activation_slope
+from cofm_triton.step.activations import properties
 
 # Iterations after which the sequential kernel takes over: while dt * rate stays below 1 few trajectories need more.
 MAX_ITERATIONS = 20
-# Roundings of a step: of z, of act(z) (tanh takes 5), and of their sum.
-_SCALE_ROUNDINGS, _ACT_ROUNDINGS = 2, 7
+# Roundings of a step: of z, and of the product and the sum with act(z), which has its own.
+_SCALE_ROUNDINGS, _SUM_ROUNDINGS = 2, 2
 # Residuals that are accepted, in roundings of a step.
 ACCEPTED = 2.0
 # Where "auto" takes Newton's method on a GPU: a model, not a measurement. A step of the sequential kernel is a chain of
@@ -87,6 +88,7 @@ def newton_scan(
     state = state_dtype(x.dtype)
     inputs = x.to(state)
     act, slope_of = activation(nonlinearity), activation_slope(nonlinearity)
+    act_roundings = _SUM_ROUNDINGS + properties(nonlinearity).roundings
     roundoff = torch.finfo(state).eps / 2
 
     def scan(drive: Tensor, decay: Tensor, start: Tensor | None) -> Tensor:
@@ -104,7 +106,7 @@ def newton_scan(
         z = inputs - pull
         value, slope = act(z), slope_of(z)
         residual = before + dt * value - h
-        rounded = _SCALE_ROUNDINGS * slope * (inputs.abs() + pull.abs()) + _ACT_ROUNDINGS * value.abs()
+        rounded = _SCALE_ROUNDINGS * slope * (inputs.abs() + pull.abs()) + act_roundings * value.abs()
         accepted = ACCEPTED * roundoff * (dt * rounded + h.abs() + before.abs())
         if bool((residual.abs() <= accepted).all()):
             return Newton(h, iteration)

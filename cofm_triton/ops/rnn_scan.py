@@ -37,6 +37,7 @@ from cofm_triton.ops.shapes import (
     states_of_nothing,
 )
 from cofm_triton.step.activation import activation_slope
+from cofm_triton.step.parameterizations import PARAMETERIZATIONS
 from cofm_triton.step.step_rate import step_rate, step_rate_slope
 
 # Where a GPU runs the adjoint as a linear scan split in time, after forming its gates: by the model in `newton.py`, as
@@ -119,6 +120,7 @@ def rnn_scan(
         found, _ = newton_scan(x, rate, start, starts, dt=dt, nonlinearity=nonlinearity, backend=backend)
         if found is not None:
             return found.to(x.dtype), last_states(found, start, starts).to(dtype)
+    w, *kinds = _given(w, dt, backend, parameterization, discretization)
     h, last = backend_of(backend).forward(
         x,
         w.contiguous(),
@@ -126,12 +128,19 @@ def rnn_scan(
         starts,
         dt=dt,
         nonlinearity=nonlinearity,
-        parameterization=parameterization,
-        discretization=discretization,
+        parameterization=kinds[0],
+        discretization=kinds[1],
         state_dtype=state,
         num_sms=num_sms(x.device),
     )
     return h, last.to(dtype)
+
+
+def _given(w: Tensor, dt: float, backend: str, parameterization: str, discretization: str) -> tuple[Tensor, str, str]:
+    """The parameters as a backend takes them, and what they are: kernels know the functions of the table alone."""
+    if backend == "triton" and parameterization not in PARAMETERIZATIONS:
+        return step_rate(w, dt, parameterization, discretization), "direct", "euler"
+    return w, parameterization, discretization
 
 
 def _rnn_scan_fake(
@@ -162,21 +171,25 @@ def rnn_scan_backward(
         return _differentiable_backward(
             grad_h, grad_last, x, w, h, h0, seq_starts, dt, nonlinearity, backend, parameterization, discretization
         )
-    return backend_of(backend).backward(
+    given, *kinds = _given(w, dt, backend, parameterization, discretization)
+    grad_x, grad_w, grad_h0 = backend_of(backend).backward(
         grad_h,
         None if grad_last is None else grad_last.to(state).contiguous(),
         x,
-        w.contiguous(),
+        given.contiguous(),
         h.contiguous(),
         None if h0 is None else h0.to(state).contiguous(),
         packed_starts(seq_starts),
         dt=dt,
         nonlinearity=nonlinearity,
-        parameterization=parameterization,
-        discretization=discretization,
+        parameterization=kinds[0],
+        discretization=kinds[1],
         state_dtype=state,
         num_sms=num_sms(x.device),
     )
+    if given is not w:
+        grad_w = grad_w * step_rate_slope(w, dt, parameterization, discretization)
+    return grad_x, grad_w, grad_h0
 
 
 def _splits_time(x: Tensor, seq_starts: Tensor | None, backend: str) -> bool:

@@ -27,6 +27,7 @@ from cofm_triton.perturbation.batching import check_memory_limit, fitting
 from cofm_triton.perturbation.fused_sweep import is_compiled, sweep_errors, sweep_errors_and_gradients
 from cofm_triton.perturbation.quadratic_form import QuadraticForm, step_weights
 from cofm_triton.perturbation.stacking import has_modes, is_stackable, stack
+from cofm_triton.step.activations import properties
 from cofm_triton.step.stacked_cells import StackedCells, join
 from cofm_triton.support.progress import Finished, ignore
 from cofm_triton.support.scalars import check_choice
@@ -86,7 +87,9 @@ class ErrorEvaluator:
 
     def depends_on_threads(self, model: nn.Module) -> bool:
         """Whether the last bits of the errors follow `torch.get_num_threads()`: not those of the compiled sweep."""
-        is_linear = isinstance(model, RNNFunctional) and model.rnn.nonlinearity == "linear" and self.metric != "sup"
+        is_linear = (
+            isinstance(model, RNNFunctional) and properties(model.rnn.nonlinearity).is_linear and self.metric != "sup"
+        )
         return is_linear or not is_stackable(model) or not is_compiled(self.inputs.device)
 
     def check(self, model: nn.Module) -> None:
@@ -156,7 +159,7 @@ class ErrorEvaluator:
         found: dict[int, Tensor] = {}
         joined: dict[tuple[object, ...], list[tuple[int, StackedCells]]] = {}
         for index, (model, parameters) in enumerate(family):
-            if has_modes(model) and (model.rnn.nonlinearity != "linear" or self.metric == "sup"):
+            if has_modes(model) and (not properties(model.rnn.nonlinearity).is_linear or self.metric == "sup"):
                 with torch.no_grad():
                     cells = stack(model, parameters)
                 joined.setdefault(cells.kind, []).append((index, cells))

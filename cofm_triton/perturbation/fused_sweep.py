@@ -20,6 +20,7 @@ from cofm_triton.functional import linear_scan, rnn_scan
 from cofm_triton.ops.backends import resolve
 from cofm_triton.ops.sweeps import compiled_sweep
 from cofm_triton.step.activation import activation
+from cofm_triton.step.activations import properties
 from cofm_triton.step.stacked_cells import StackedCells
 from cofm_triton.support.progress import Finished, ignore
 
@@ -131,7 +132,7 @@ def scanned_errors(cells: StackedCells, inputs: Tensor, targets: Tensor, weights
     rate = rate.to(inputs).flatten()
     encoder, bias, readout = (value.to(inputs) for value in cells.of_units())
     drive = inputs @ encoder.flatten(0, 1).mT + bias.flatten()
-    if cells.act_in == "linear":
+    if properties(cells.act_in).is_linear:
         decay = 1 - dt * rate
         states, _ = linear_scan(dt * drive, decay if frequency is None else torch.complex(decay, -dt * frequency))
     else:

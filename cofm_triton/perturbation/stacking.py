@@ -12,6 +12,7 @@ from torch.func import vmap
 
 from cofm_triton.layers.stable_rnn import RNNFunctional, StableRNN, is_plain
 from cofm_triton.modules.module_state import OtherTensors
+from cofm_triton.step.activations import properties
 from cofm_triton.step.coefficients import in_modes, step_coefficients
 from cofm_triton.step.parameterization import parameterization
 from cofm_triton.step.stacked_cells import StackedCells
@@ -31,7 +32,7 @@ def is_stackable(model: nn.Module) -> TypeGuard[RNNFunctional]:
     if not is_plain(model):
         return False
     rnn = model.rnn
-    if not rnn.oscillating or rnn.nonlinearity == "linear":
+    if not rnn.oscillating or properties(rnn.nonlinearity).is_linear:
         return True
     return rnn.recurrence == "diagonal" and rnn.hidden_size <= WIDEST_PAIRS
 
@@ -42,13 +43,13 @@ def has_modes(model: nn.Module) -> TypeGuard[RNNFunctional]:
         return False
     rnn = model.rnn
     if rnn.oscillating:
-        return rnn.nonlinearity == "linear"
+        return properties(rnn.nonlinearity).is_linear
     return rnn.recurrence in ("diagonal", "ssm") or _is_turned(rnn)
 
 
 def _is_turned(rnn: StableRNN) -> bool:
     """Whether a linear recurrence is diagonal in an orthogonal basis."""
-    return rnn.recurrence == "orthogonal" and rnn.constrained and rnn.nonlinearity == "linear"
+    return rnn.recurrence == "orthogonal" and rnn.constrained and properties(rnn.nonlinearity).is_linear
 
 
 def stack(model: RNNFunctional, parameters: Mapping[str, Tensor]) -> StackedCells:

@@ -1,4 +1,4 @@
-"""The nonlinearities act(z) as PyTorch functions: one table.
+"""The nonlinearities as PyTorch functions, from the rows of `activations/`.
 
 The derivative at a kink is PyTorch's: 0 for relu at 0 and for hardtanh at -1 and 1.
 """
@@ -6,27 +6,28 @@ The derivative at a kink is PyTorch's: 0 for relu at 0 and for hardtanh at -1 an
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from cofm_triton.step.nonlinearity import NONLINEARITIES
-from cofm_triton.support.scalars import check_choice
+from cofm_triton.step.activations import NONLINEARITIES, TorchBodies, properties
+
+_BODIES = {name: properties(name).torch(torch) for name in NONLINEARITIES}
 
 
-def _identity(z: Tensor) -> Tensor:
-    return z
+def bodies(name: str) -> TorchBodies:
+    """All functions of a nonlinearity.
 
+    Raises:
+        ValueError: unknown name.
 
-_TABLE: dict[str, Callable[[Tensor], Tensor]] = {
-    "linear": _identity,
-    "tanh": torch.tanh,
-    "hardtanh": F.hardtanh,
-    "relu": torch.relu,
-}
+    Example:
+        >>> bodies("tanh").excess(torch.tensor([1e-3])).tolist()
+        [3.3333319652114835e-10]
+    """
+    return _BODIES[properties(name).name]
 
 
 def activation(name: str) -> Callable[[Tensor], Tensor]:
-    """The function behind a name: "linear" z, "tanh", "hardtanh" clamp(z, -1, 1), "relu" max(z, 0).
+    """The function behind a name, one of `NONLINEARITIES`: "linear" z, "hardtanh" clamp(z, -1, 1), "relu" max(z, 0).
 
     Raises:
         ValueError: unknown name.
@@ -35,32 +36,7 @@ def activation(name: str) -> Callable[[Tensor], Tensor]:
         >>> activation("hardtanh")(torch.tensor([-3.0, 0.5])).tolist()
         [-1.0, 0.5]
     """
-    check_choice("nonlinearity", name, NONLINEARITIES)
-    return _TABLE[name]
-
-
-def _slope_linear(z: Tensor) -> Tensor:
-    return torch.ones_like(z)
-
-
-def _slope_tanh(z: Tensor) -> Tensor:
-    return 1 - torch.tanh(z).square()
-
-
-def _slope_hardtanh(z: Tensor) -> Tensor:
-    return (z.abs() < 1).to(z.dtype)
-
-
-def _slope_relu(z: Tensor) -> Tensor:
-    return (z > 0).to(z.dtype)
-
-
-_SLOPES: dict[str, Callable[[Tensor], Tensor]] = {
-    "linear": _slope_linear,
-    "tanh": _slope_tanh,
-    "hardtanh": _slope_hardtanh,
-    "relu": _slope_relu,
-}
+    return bodies(name).act
 
 
 def activation_slope(name: str) -> Callable[[Tensor], Tensor]:
@@ -73,6 +49,4 @@ def activation_slope(name: str) -> Callable[[Tensor], Tensor]:
         >>> activation_slope("hardtanh")(torch.tensor([-3.0, 0.5, 1.0])).tolist()
         [0.0, 1.0, 0.0]
     """
-    if name not in _SLOPES:
-        raise ValueError(f"nonlinearity must be one of {NONLINEARITIES}, got {name!r}")
-    return _SLOPES[name]
+    return bodies(name).slope

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cofm_triton.step.activations import properties
 from cofm_triton.step.discretization import effective_rate
 from cofm_triton.step.modes import mode_gain, normalized_gain, step_size
 from cofm_triton.step.oscillation import bounded_angle, contracting_angle, effective_pair
@@ -59,7 +60,7 @@ class Step(NamedTuple):
 
 def has_linear_state(options: Options) -> bool:
     """Whether h obeys a linear recurrence."""
-    return options.recurrence == "ssm" or options.nonlinearity == "linear"
+    return options.recurrence == "ssm" or properties(options.nonlinearity).is_linear
 
 
 def largest_angle(options: Options) -> float:
@@ -79,7 +80,7 @@ def mode_frequency(options: Options, raw: Tensor, free: Tensor) -> Tensor:
     if has_linear_state(options):
         return frequency
     bound: float | Tensor = largest_angle(options)
-    if options.nonlinearity == "relu":  # gradients of faster pairs grow without bound: relu never saturates upwards
+    if not properties(options.nonlinearity).is_bounded:  # gradients of faster pairs grow without bound
         rate = parameterization(options.parameterization).rate(raw).to(free.dtype)
         bound = contracting_angle(rate, options.dt, options.discretization).clamp(max=bound)
     return bounded_angle(frequency, bound) / options.dt
@@ -107,7 +108,7 @@ def input_scale(options: Options, raw: Tensor, frequency: Tensor | None) -> Tens
     if options.normalize_input == "paper":
         return lru_normalization(raw)
     step = parameterization(options.parameterization).rate(raw), frequency, options.dt, options.discretization
-    if options.nonlinearity == "relu":  # states only rise, to what the largest input holds: that is handed on
+    if properties(options.nonlinearity).values[0] >= 0:  # states only rise, to what the largest input holds
         return step_size(*step)
     return normalized_gain(*step) / options.dt
 

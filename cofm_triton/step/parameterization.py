@@ -14,40 +14,22 @@ bounded factor, so a model near the edge of stability cannot be pushed over it. 
 2305.19190, eq 16; the criterion g is the one of its sequel StableSSM (arXiv 2311.14495).
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from cofm_triton.step.discretization import complement
-from cofm_triton.step.rate_numbers import EXP_LIMIT, INVERSE_A, INVERSE_B
+from cofm_triton.step.parameterizations import PARAMETERIZATIONS, Interval, rate_function
+from cofm_triton.step.parameterizations.exp import exp_torch
 from cofm_triton.step.wide import widened
-from cofm_triton.support.scalars import check_choice, check_int, check_not_negative, check_number
+from cofm_triton.support.scalars import as_number, check_int, check_not_negative, check_number, described
 
-_SOFTPLUS_LINEAR_FROM = 40.0  # exp(-40) is below half an ulp of 40: the linear branch is exact
-
-
-@dataclass(frozen=True)
-class Interval:
-    """The set of rates that a parameterisation can express."""
-
-    low: float
-    high: float
-    closed_low: bool = False
-    closed_high: bool = False
-
-    def contains(self, value: Tensor) -> Tensor:
-        """Elementwise membership, False for NaN."""
-        above = value >= self.low if self.closed_low else value > self.low
-        below = value <= self.high if self.closed_high else value < self.high
-        return above & below
-
-    def __str__(self) -> str:
-        left, right = "[" if self.closed_low else "(", "]" if self.closed_high else ")"
-        return f"{left}{self.low:g}, {self.high:g}{right}"
+__all__ = [
+    "PARAMETERIZATIONS", "Interval", "Parameterization", "lru_normalization", "parameterization", "spread_rates",
+    "spread_weights",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -136,6 +118,10 @@ class Parameterization:
         """
         return self._modulus(check_not_negative("beta", beta, finite=False))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and pickles look the row up by its name."""
+        return parameterization, (self.name,)
+
 
 def _working(argument: str, value: Tensor) -> Tensor:
     if not isinstance(value, Tensor):
@@ -143,49 +129,6 @@ def _working(argument: str, value: Tensor) -> Tensor:
     if not value.is_floating_point():
         raise TypeError(f"{argument} must have a real floating-point dtype, got {value.dtype}")
     return value if value.dtype in (torch.float32, torch.float64) else value.float()
-
-
-def _identity(w: Tensor) -> Tensor:
-    return w
-
-
-def _step(w: Tensor) -> Tensor:
-    return (w > 0).to(w.dtype)
-
-
-def _exp(w: Tensor) -> Tensor:
-    return torch.exp(w.clamp(max=EXP_LIMIT))
-
-
-def _exp_derivative(w: Tensor) -> Tensor:
-    return torch.where(w <= EXP_LIMIT, _exp(w), torch.zeros_like(w))
-
-
-def _softplus(w: Tensor) -> Tensor:
-    # logaddexp(w, 0) has the same values, but NaN as its second derivative at large negative w.
-    return F.softplus(w, threshold=_SOFTPLUS_LINEAR_FROM)
-
-
-def _softplus_inverse(rate: Tensor) -> Tensor:
-    """log(exp(rate) - 1), written so that nothing overflows or cancels."""
-    return rate + torch.log(complement(rate))
-
-
-def _inverse_square(w: Tensor) -> Tensor:
-    return 1 / (INVERSE_A * w * w + INVERSE_B)
-
-
-def _inverse_square_inverse(rate: Tensor) -> Tensor:
-    return torch.sqrt((1 - INVERSE_B * rate) / INVERSE_A / rate)
-
-
-def _inverse_square_derivative(w: Tensor) -> Tensor:
-    rate = _inverse_square(w)
-    return -2 * INVERSE_A * w * rate * rate
-
-
-def _lru(w: Tensor) -> Tensor:
-    return complement(_exp(w))
 
 
 def lru_normalization(w: Tensor) -> Tensor:
@@ -203,107 +146,57 @@ def lru_normalization(w: Tensor) -> Tensor:
     """
     w = _working("w", w)
     # Autograd of the product cancels for slow units, where log(1 - a^2) is -a^2; 1 - a^2 itself does for fast ones.
-    a = _lru(w)
+    a = parameterization("lru").rate(w)
     slow = torch.sqrt(1 - a.clamp(max=0.5).square())
-    return torch.where(a < 0.5, slow, torch.exp(-_exp(w) / 2) * torch.sqrt(1 + a))
+    return torch.where(a < 0.5, slow, torch.exp(-exp_torch(torch).rate(w) / 2) * torch.sqrt(1 + a))
 
 
-def _lru_inverse(rate: Tensor) -> Tensor:
-    return torch.log(-torch.log1p(-rate))
+_TABLE: dict[str, Parameterization] = {}
 
 
-def _lru_derivative(w: Tensor) -> Tensor:
-    return _exp_derivative(w) * torch.exp(-_exp(w))
+def parameterization(name: "str | Parameterization", **numbers: float) -> Parameterization:
+    """Look up a parameterisation.
 
+    What it returns, and its `name`, are taken wherever a name is: by layers, `rnn_scan`, model files and sweeps.
 
-def _unbounded(beta: float) -> float:
-    return math.inf if beta > 0 else 0.0
-
-
-def _exponential_modulus(beta: float) -> float:
-    """e^beta - 1: the slope of log f is at most 1, and tends to 1 as w -> -inf."""
-    try:
-        return math.expm1(beta)
-    except OverflowError:
-        return math.inf
-
-
-def _inverse_square_modulus(beta: float) -> float:
-    scaled = math.sqrt(INVERSE_A) * beta
-    return scaled * (scaled + math.sqrt(scaled * scaled + 4 * INVERSE_B)) / (2 * INVERSE_B)
-
-
-_TABLE = {
-    row.name: row
-    for row in (
-        Parameterization(
-            "direct",
-            Interval(-math.inf, math.inf),
-            _identity,
-            _identity,
-            torch.ones_like,
-            _unbounded,
-        ),
-        Parameterization(
-            "relu",
-            Interval(0.0, math.inf, closed_low=True),
-            torch.relu,
-            _identity,
-            _step,
-            _unbounded,
-        ),
-        Parameterization(
-            "exp",
-            Interval(0.0, math.exp(EXP_LIMIT), closed_high=True),
-            _exp,
-            torch.log,
-            _exp_derivative,
-            _exponential_modulus,
-        ),
-        Parameterization(
-            "softplus",
-            Interval(0.0, math.inf),
-            _softplus,
-            _softplus_inverse,
-            torch.sigmoid,
-            _exponential_modulus,
-        ),
-        Parameterization(
-            "inverse",
-            Interval(0.0, 1 / INVERSE_B, closed_high=True),
-            _inverse_square,
-            _inverse_square_inverse,
-            _inverse_square_derivative,
-            _inverse_square_modulus,
-        ),
-        Parameterization(
-            "lru",
-            Interval(0.0, 1.0),
-            _lru,
-            _lru_inverse,
-            _lru_derivative,
-            _exponential_modulus,
-        ),
-    )
-}
-
-PARAMETERIZATIONS = tuple(_TABLE)
-
-
-def parameterization(name: str) -> Parameterization:
-    """Look up a parameterisation, one of `PARAMETERIZATIONS`.
+    Args:
+        name: one of `PARAMETERIZATIONS`, a name with numbers such as "inverse(a=1.0, b=0.1)", or a parameterisation.
+        numbers: those in f, positive. "inverse" has a and b: the decay of its Euler step with dt = 1 is the
+            1 - 1 / (a w^2 + b) of StableSSM, whose code has a = 1, b = 0.1. That is stable for every w if b >= 1/2;
+            "exact" steps are for every b.
 
     Source: arXiv 2305.19190, eq 16, and arXiv 2311.14495; defined in `cofm_triton.reference`.
 
     Raises:
-        ValueError: unknown name.
+        TypeError: a number is no number, or f has none of this name.
+        ValueError: unknown name, or a number out of range.
 
     Example:
         >>> parameterization("inverse").rate(torch.zeros(1)).tolist()
         [2.0]
+        >>> stable_ssm = parameterization("inverse", a=1.0, b=0.1)
+        >>> stable_ssm.name, stable_ssm.rate(torch.zeros(1)).tolist()
+        ('inverse(a=1.0, b=0.1)', [10.0])
     """
-    check_choice("parameterization", name, PARAMETERIZATIONS)
-    return _TABLE[name]
+    if isinstance(name, Parameterization):
+        name = name.name
+    if not numbers and name in _TABLE:
+        return _TABLE[name]
+    row = rate_function(name, **{key: _number(key, value) for key, value in numbers.items()})
+    if row.name not in _TABLE:
+        _TABLE[row.name] = Parameterization(row.name, row.range, *row.torch(torch), row.modulus)
+    return _TABLE[row.name]
+
+
+def _number(name: str, value: Any) -> float:
+    number = as_number(value)
+    if number is None:
+        raise TypeError(f"{name} must be a number, got {described(value)}")
+    return number
+
+
+for _name in PARAMETERIZATIONS:  # now, as compilers follow a table better than what fills it
+    parameterization(_name)
 
 
 def spread_rates(count: int, kind: Parameterization, *, dt: float = 1.0, max_time_scale: float = 1000.0) -> Tensor:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from cofm_triton.step.activations import properties
 from cofm_triton.step.pairs import as_reals
 
 
@@ -52,7 +53,7 @@ class StackedCells:
     widths: Tensor | None = None
 
     def __post_init__(self) -> None:
-        if "linear" not in (self.act_in, self.act_out):
+        if not (properties(self.act_in).is_linear or properties(self.act_out).is_linear):
             raise ValueError(f"one of act_in and act_out must be 'linear', got {self.act_in!r} and {self.act_out!r}")
 
     @property
@@ -73,7 +74,7 @@ class StackedCells:
     @property
     def is_linear(self) -> bool:
         """Whether y is a linear (affine) functional of x."""
-        return self.act_in == self.act_out == "linear"
+        return properties(self.act_in).is_linear and properties(self.act_out).is_linear
 
     def __getitem__(self, models: slice | Tensor) -> "StackedCells":
         """Some of the models."""

@@ -9,24 +9,26 @@ import torch
 pytest.importorskip("numba")
 
 from numba import njit
+from numba.core.errors import TypingError
 
-from cofm_triton.cpu.jit.activation import activate
+from cofm_triton import reference
+from cofm_triton.cpu.jit.activation import activate, constant, excess, slope
 from cofm_triton.cpu.jit.compiled import OPTIONS
-from cofm_triton.step.nonlinearity import NONLINEARITIES
+from cofm_triton.step.activation import bodies
+from cofm_triton.step.activations import NONLINEARITIES, properties
 
 
 @njit(**OPTIONS)
-def apply(kind: int, z: Any, result: Any) -> None:
+def apply(act: Any, z: Any, result: Any) -> None:
     for i in range(z.size):
-        result[i] = activate(kind, z[i])
+        result[i] = activate(act, z[i])
 
 
-EXACT = {
-    "linear": lambda z: z,
-    "tanh": np.tanh,
-    "hardtanh": lambda z: np.clip(z, -1, 1),
-    "relu": lambda z: np.where(z < 0, 0, z),
-}
+@njit(**OPTIONS)
+def apply_others(act: Any, z: Any, slopes: Any, excesses: Any) -> None:
+    for i in range(z.size):
+        slopes[i] = slope(act, z[i])
+        excesses[i] = excess(act, z[i], activate(act, z[i]))
 
 
 def arguments(dtype: Any) -> Any:
@@ -41,16 +43,35 @@ def arguments(dtype: Any) -> Any:
 def test_values(name: str, dtype: Any) -> None:
     z = arguments(dtype)
     result = np.empty_like(z)
-    apply(NONLINEARITIES.index(name), z, result)
-    expected = EXACT[name](z.astype(np.longdouble))
+    apply(constant(name), z, result)
+    wide = z.astype(np.longdouble)
+    expected = np.tanh(wide) if name == "tanh" else reference.nonlinearity(name).act(torch.from_numpy(z)).numpy()
     assert np.array_equal(np.isnan(result), np.isnan(z))
     known = ~np.isnan(z)
     assert np.array_equal(np.signbit(result[z == 0]), np.signbit(z[z == 0]))
-    if name != "tanh":
-        assert np.array_equal(result[known], expected[known].astype(dtype))
-        return
-    unit = np.spacing(np.abs(expected[known]).astype(dtype))
-    assert (np.abs(result[known] - expected[known]) / unit).max() <= 2.5  # what the docstring says
+    wrong = result[known] != expected[known]
+    error = np.abs(result[known] - expected[known])[wrong] / np.spacing(np.abs(expected[known]).astype(dtype))[wrong]
+    assert not error.size or error.max() <= properties(name).roundings / 2  # half a unit each
+
+
+@pytest.mark.parametrize("name", NONLINEARITIES)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_slopes_and_excesses(name: str, dtype: Any) -> None:
+    z = np.concatenate((np.linspace(-6, 6, 2001), [-1e-3, 0.0, 1e-3])).astype(dtype)
+    slopes, excesses = np.empty_like(z), np.empty_like(z)
+    apply_others(constant(name), z, slopes, excesses)
+    wide, u = torch.from_numpy(z.astype(np.float64)), np.finfo(dtype).eps / 2
+    expected = bodies(name)
+    act = properties(name)
+    assert np.abs(slopes - expected.slope(wide).numpy()).max() <= act.slope_roundings * u
+    size = np.abs(expected.act(wide).numpy())
+    assert (np.abs(excesses - expected.excess(wide).numpy()) <= (act.roundings * size + 4 * np.abs(z)) * u).all()
+
+
+def test_an_unknown_one_is_an_error_of_compilation() -> None:
+    z = np.zeros(1)
+    with pytest.raises(TypingError, match="activate"):
+        apply((0,) * len(NONLINEARITIES), z, z)
 
 
 def test_tanh_is_that_of_pytorch_to_two_units_over_all_of_float32() -> None:
@@ -58,7 +79,7 @@ def test_tanh_is_that_of_pytorch_to_two_units_over_all_of_float32() -> None:
     positive = np.arange(0, int(np.float32(np.inf).view(np.int32)), 4099, dtype=np.int32).view(np.float32)
     z = np.concatenate((positive, -positive))
     result, expected = np.empty_like(z), torch.tanh(torch.from_numpy(z)).numpy()
-    apply(NONLINEARITIES.index("tanh"), z, result)
+    apply(constant("tanh"), z, result)
     unit = np.spacing(np.abs(expected)).astype(np.float64)
     assert (np.abs(result.astype(np.float64) - expected) / unit).max() <= 2
     assert np.array_equal(result[np.abs(z) > 10], np.sign(z[np.abs(z) > 10]))

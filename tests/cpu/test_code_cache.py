@@ -75,9 +75,9 @@ def test_an_index_names_no_file_that_is_not_there(tmp_path: Path, monkeypatch: p
 def test_compiled_functions_use_it(monkeypatch: pytest.MonkeyPatch) -> None:
     files = forward._forward._cache._cache_file
     assert isinstance(files, CodeFiles)
-    # Compiled code contains the order of `NONLINEARITIES` and the coefficients beside it.
+    # Compiled code contains the order of `NONLINEARITIES`, the bodies of their rows and the coefficients beside them.
     names = {str(path.relative_to(code_cache.PACKAGE)) for path in code_cache.source_files()}
-    assert {"cpu/jit/activation.py", "cpu/jit/vectors.py", "step/nonlinearity.py"} <= names
+    assert {"cpu/jit/activation.py", "cpu/jit/vectors.py", "step/activations/tanh.py"} <= names
     # A change of any of the sources is another stamp.
     monkeypatch.setattr(code_cache, "sources", lambda: "")
     assert CodeCache(forward._forward.py_func)._cache_file._source_stamp != files._source_stamp

@@ -21,7 +21,7 @@ from cofm_triton.evidence.tolerance import (
     unit_roundoff,
 )
 from cofm_triton.ops.dtypes import state_dtype
-from cofm_triton.step.nonlinearity import NONLINEARITIES
+from cofm_triton.step.activations import NONLINEARITIES
 
 Models = Sequence[Sequence[torch.Tensor]]
 

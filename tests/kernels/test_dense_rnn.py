@@ -7,7 +7,7 @@ import torch
 from scan_cases import dense_problem
 
 from cofm_triton.ops.backends import INSTALLED, interpreting
-from cofm_triton.step.nonlinearity import NONLINEARITIES
+from cofm_triton.step.activations import NONLINEARITIES
 
 if not INSTALLED["triton"] or not (torch.cuda.is_available() or interpreting()):
     pytest.skip("triton cannot run here", allow_module_level=True)

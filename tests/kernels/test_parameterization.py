@@ -37,6 +37,12 @@ def _apply(
 apply_kernel = triton.jit(_apply)
 
 
+def test_an_unknown_name_is_an_error() -> None:
+    w = torch.zeros(1, device=device_of("triton"))
+    with pytest.raises(Exception, match="PARAMETERIZATION must be one of"):
+        apply_kernel[(1,)](w, w, w, 1.0, "sigmoid", False, BLOCK=1)
+
+
 @pytest.mark.parametrize("discretization", DISCRETIZATIONS)
 @pytest.mark.parametrize("name", PARAMETERIZATIONS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

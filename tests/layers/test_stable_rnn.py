@@ -6,6 +6,7 @@ import itertools
 import math
 import pickle
 import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,9 +15,10 @@ from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
 from torch.nn.utils.rnn import PackedSequence, pack_sequence, pad_packed_sequence
 
+import cofm_triton as cofm
 from cofm_triton import reference
 from cofm_triton.layers.stable_rnn import RECURRENCES, RNNFunctional, StableRNN
-from cofm_triton.step.nonlinearity import NONLINEARITIES
+from cofm_triton.step.activations import NONLINEARITIES
 from cofm_triton.step.parameterization import PARAMETERIZATIONS, parameterization
 
 DISCRETIZATIONS = ("exact", "euler")
@@ -1216,3 +1218,39 @@ def test_bad_packed_calls() -> None:
 def test_bad_steps(x: Tensor) -> None:
     with pytest.raises(ValueError, match="Expected x to be 1D or 2D"):
         StableRNN(2, 3).step(x)
+
+
+STABLE_SSM = cofm.parameterization("inverse", a=1.0, b=0.6)
+
+
+@pytest.mark.parametrize("recurrence", ["ssm", "diagonal", "dense"])
+@pytest.mark.parametrize("backend", [None, "torch", "reference"])
+def test_a_parameterization_with_numbers(recurrence: str, backend: str | None) -> None:
+    """By object or name; the rates are those of the same layer with another f."""
+    torch.manual_seed(0)
+    options: dict[str, Any] = dict(recurrence=recurrence, nonlinearity="tanh", dtype=torch.float64, backend=backend)
+    layer = StableRNN(3, 4, parameterization=STABLE_SSM, **options)
+    named = StableRNN(3, 4, parameterization="inverse(a=1.0, b=0.6)", **options)
+    assert layer.parameterization == named.parameterization == STABLE_SSM.name
+    named.load_state_dict(layer.state_dict())
+    other = StableRNN(3, 4, parameterization="exp", **options)
+    weights = {key: value for key, value in layer.state_dict().items() if key != "_extra_state"}
+    weights["rate_l0"] = STABLE_SSM.rate(layer.rate_l0).log()
+    with pytest.warns(UserWarning, match="does not say under which options"):
+        other.load_state_dict(weights)
+    x = torch.randn(2, 9, 3, dtype=torch.float64).transpose(0, 1)
+    expected = other(x)[0]
+    torch.testing.assert_close(layer(x)[0], expected, rtol=1e-10, atol=1e-12)
+    assert torch.equal(named(x)[0], layer(x)[0])
+    layer(x)[0].sum().backward()
+    assert layer.rate_l0.grad is not None and layer.rate_l0.grad.isfinite().all()
+
+
+def test_numbers_travel_with_the_weights(tmp_path: Path) -> None:
+    layer = StableRNN(2, 4, parameterization=STABLE_SSM)
+    with pytest.raises(RuntimeError, match=r"parameterization was 'inverse\(a=1.0, b=0.6\)' and is 'inverse'"):
+        StableRNN(2, 4, parameterization="inverse").load_state_dict(layer.state_dict())
+    pytest.importorskip("safetensors")
+    model = cofm.RNNFunctional(2, 4, parameterization=STABLE_SSM)
+    cofm.save_model(tmp_path / "a.safetensors", model)
+    assert cofm.load_model(tmp_path / "a.safetensors").rnn.parameterization == STABLE_SSM.name

@@ -15,7 +15,7 @@ from cofm_triton.memory.dense import DenseHeavisideCells
 from cofm_triton.memory.function import memory_function
 from cofm_triton.memory.sweep import memory_sweep
 from cofm_triton.reference import Dynamics, rnn_functional
-from cofm_triton.step.nonlinearity import NONLINEARITIES
+from cofm_triton.step.activations import NONLINEARITIES
 
 STEPS = 12
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from cofm_triton.cpu.blocked.memory_increment import excess
 from cofm_triton.layers.stable_rnn import RNNFunctional
-from cofm_triton.memory.diagonal import HeavisideCells, difference, slowest_decay, traffic
+from cofm_triton.memory.diagonal import HeavisideCells, slowest_decay, traffic
 from cofm_triton.reference import Dynamics, increments
-from cofm_triton.step.nonlinearity import NONLINEARITIES
+from cofm_triton.step.activation import bodies
+from cofm_triton.step.activations import NONLINEARITIES
 
 mpmath = pytest.importorskip("mpmath")  # comes with torch
 
@@ -159,7 +159,7 @@ def test_difference_of_nonlinearities(name: str) -> None:
                 name, lambda v: min(max(v, -1), 1)
             )
             wanted = act(mpmath.mpf(z) + mpmath.mpf(step)) - act(mpmath.mpf(z))
-        actual = difference(name, *torch.tensor([z, step], dtype=torch.float64)).item()
+        actual = bodies(name).difference(*torch.tensor([z, step], dtype=torch.float64)).item()
         # One end at a kink and a step below its rounding: the float64 sum stays on the kink.
         kink = {"hardtanh": abs(z) == 1, "relu": z == 0}.get(name, False)
         assert actual == pytest.approx(float(wanted), rel=1e-13, abs=0) or kink
@@ -169,7 +169,7 @@ def test_excess_of_tanh() -> None:
     for z in (1e-200, 1e-9, 0.1, 0.2499, 0.2501, 0.7, 3.0, 40.0):
         with mpmath.workdps(420):
             wanted = float(mpmath.mpf(z) - mpmath.tanh(mpmath.mpf(z)))
-        value = excess("tanh", torch.tensor([z, -z], dtype=torch.float64))
+        value = bodies("tanh").excess(torch.tensor([z, -z], dtype=torch.float64))
         assert value.tolist() == pytest.approx([wanted, -wanted], rel=1e-13, abs=0)
 
 

@@ -23,7 +23,7 @@ from cofm_triton.reference import (
     sign_vectors,
 )
 from cofm_triton.reference import memory_function as definition
-from cofm_triton.step.nonlinearity import NONLINEARITIES
+from cofm_triton.step.activations import NONLINEARITIES
 
 OPTIONS = list(product(["diagonal", "ssm"], NONLINEARITIES, ["euler", "exact"]))
 

@@ -19,7 +19,7 @@ from cofm_triton.ops.checks import (
     check_step,
 )
 from cofm_triton.ops.dtypes import DTYPES, state_dtype
-from cofm_triton.step.nonlinearity import NONLINEARITIES
+from cofm_triton.step.activations import NONLINEARITIES
 
 X = torch.zeros(1, 5, 3)
 

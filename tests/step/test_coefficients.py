@@ -12,8 +12,8 @@ from torch import Tensor
 from cofm_triton.layers.stable_rnn import StableRNN
 from cofm_triton.reference import Dynamics, hidden
 from cofm_triton.step.activation import activation
+from cofm_triton.step.activations import NONLINEARITIES
 from cofm_triton.step.coefficients import Step, in_modes, step_coefficients
-from cofm_triton.step.nonlinearity import NONLINEARITIES
 from cofm_triton.step.pairs import as_complex, as_reals
 
 OPTIONS = list(product(["diagonal", "ssm"], NONLINEARITIES, ["euler", "exact"]))

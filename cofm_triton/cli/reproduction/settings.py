@@ -5,9 +5,15 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from cofm_triton.step.activations import NONLINEARITIES as ALL_NONLINEARITIES
+from cofm_triton.step.activations import properties
+from cofm_triton.step.parameterizations import PARAMETERIZATIONS
+
+__all__ = ["NONLINEARITIES", "PARAMETERIZATIONS", "TARGETS", "Settings"]
+
 TARGETS = ("exp", "pol")
-NONLINEARITIES = ("linear", "hardtanh", "tanh")
-PARAMETERIZATIONS = ("direct", "relu", "exp", "softplus", "inverse", "lru")
+# The paper's hypotheses: linear ones, and bounded acts inside the recurrence.
+NONLINEARITIES = tuple(name for name in ALL_NONLINEARITIES if properties(name).is_linear or properties(name).is_bounded)
 
 
 @dataclass(frozen=True)

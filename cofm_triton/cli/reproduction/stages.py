@@ -31,6 +31,7 @@ from cofm_triton.model_file import load_model, save_model
 from cofm_triton.perturbation.curve import PerturbationCurve, perturbation_error
 from cofm_triton.perturbation.quadratic_form import QuadraticForm
 from cofm_triton.perturbation.verdict import resolution, slow_direction_radius
+from cofm_triton.step.activations import properties
 from cofm_triton.support.files import write_text
 from cofm_triton.support.progress import Progress as OnProgress
 
@@ -78,7 +79,7 @@ def run_stages(settings: Settings, folder: RunFolder, progress: Progress) -> Non
 
 def _threads(nonlinearity: str) -> AbstractContextManager[None]:
     """Matrix products depend on the number of threads in their last bits, compiled sweeps do not."""
-    return one_thread() if nonlinearity == "linear" else nullcontext()
+    return one_thread() if properties(nonlinearity).is_linear else nullcontext()
 
 
 def _data(settings: Settings, target: str, length: int, data_set: int) -> tuple[Tensor, Tensor]:
@@ -91,7 +92,7 @@ def _train(settings: Settings, folder: RunFolder, progress: Progress, target: st
     """All models of one target and length: linear ones, then the others starting from them."""
     linear = _train_linear_models(settings, folder, progress, target, length)
     for nonlinearity in settings.nonlinearities:
-        if nonlinearity != "linear":
+        if not properties(nonlinearity).is_linear:
             _train_nonlinear_models(settings, folder, progress, target, length, nonlinearity, linear)
 
 
@@ -219,7 +220,7 @@ def _find_radii(
 
 def _batches(missing: Sequence[Cell], nonlinearity: str, on_step: OnProgress) -> Iterator[list[Cell]]:
     """Linear models all at once, for they share one quadratic form; the others one by one."""
-    size = len(missing) if nonlinearity == "linear" else 1
+    size = len(missing) if properties(nonlinearity).is_linear else 1
     for first in range(0, len(missing), size):
         yield list(missing[first : first + size])
         on_step(min(first + size, len(missing)), len(missing))

@@ -11,27 +11,11 @@ Source: arXiv 2305.19190, Definition 3.1, for y = c^T h.
 import torch
 from torch import Tensor
 
-from cofm_triton.step.activation import activation
-from cofm_triton.step.nonlinearity import TANH_FLOAT64
+from cofm_triton.step.activation import bodies
+from cofm_triton.step.activations import properties
 
 SMALL = 1e-6  # tanh(z) / z deviates from 1 by z^2 / 3, summed over all later steps by z^2 / 6
-LINEAR_AT_ZERO = ("linear", "tanh", "hardtanh")
 LOOK_EVERY = 64  # steps between looks at the size of z
-
-
-def excess(name: str, z: Tensor) -> Tensor:
-    """z - act(z), accurate relative to itself, any shape.
-
-    The difference cancels for tanh near 0 only, where the series of tanh takes over.
-    """
-    difference = z - activation(name)(z)
-    if name != "tanh":
-        return difference
-    square = z * z
-    series = torch.zeros_like(z)
-    for coefficient in reversed(TANH_FLOAT64.coefficients):
-        series = series * square + coefficient
-    return torch.where(z.abs() < TANH_FLOAT64.threshold, -z * square * series, difference)
 
 
 def sampled_increments(name: str, drive: Tensor, decay: Tensor, step: Tensor, readout: Tensor, steps: Tensor) -> Tensor:
@@ -48,9 +32,9 @@ def sampled_increments(name: str, drive: Tensor, decay: Tensor, step: Tensor, re
     Returns:
         (K, n, S, p).
     """
-    act = activation(name)
+    act, excess = bodies(name).act, bodies(name).excess
     factor, slope = decay[:, None], step[:, None]
-    shrinks = name in LINEAR_AT_ZERO and bool((decay.abs() <= 1).all())
+    shrinks = properties(name).linear_radius >= SMALL and bool((decay.abs() <= 1).all())
     z, now, rows = drive, 0, []
     for k in steps.tolist():
         while now < k:
@@ -58,7 +42,7 @@ def sampled_increments(name: str, drive: Tensor, decay: Tensor, step: Tensor, re
                 z = factor ** (k - now) * z
                 now = k
             else:
-                z = factor * z + slope * excess(name, z)
+                z = factor * z + slope * excess(z)
                 now += 1
         rows.append(act(z) @ readout.mT)
     return torch.stack(rows, 2)

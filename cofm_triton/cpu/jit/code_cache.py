@@ -115,7 +115,7 @@ class CodeCache(FunctionCache):
 
 def source_files() -> list[Path]:
     """Every file that compiled code may come from: these, and the modules of tables and formulas above them."""
-    return sorted((*(PACKAGE / "step").glob("*.py"), *Path(__file__).parent.glob("*.py")))
+    return sorted((*(PACKAGE / "step").rglob("*.py"), *Path(__file__).parent.glob("*.py")))
 
 
 @cache

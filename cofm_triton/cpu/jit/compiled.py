@@ -29,7 +29,8 @@ def entry(function: Callable[..., Any]) -> Any:
 
 
 # Called from compiled code: as a part of its caller, or as a function of its own.
-inlined: Any = njit(forceinline=True, **_INTERNAL, **OPTIONS)
+INLINED: Any = {"forceinline": True, **_INTERNAL, **OPTIONS}
+inlined: Any = njit(**INLINED)
 inner: Any = njit(**_INTERNAL, **OPTIONS)
 # A sum that may be taken in any order: its own loop, in vectors of partial sums.
 summing: Any = njit(**_INTERNAL, **(OPTIONS | {"fastmath": {"contract", "reassoc"}}))

@@ -36,7 +36,7 @@ _BLOCKS_PER_TASK = 64
 
 
 @inlined
-def _new_state(act: int, product: Any, state: Any, x: Any, lanes: Any, unit: Any, inputs: int, dt: Any) -> Any:
+def _new_state(act: Any, product: Any, state: Any, x: Any, lanes: Any, unit: Any, inputs: int, dt: Any) -> Any:
     """h + dt act(U x + b - product) of one unit: x (d, S), unit (1 + d + p,): b, U, c."""
     z = like(product, unit[0]) - product
     for j in range(inputs):
@@ -46,7 +46,7 @@ def _new_state(act: int, product: Any, state: Any, x: Any, lanes: Any, unit: Any
 
 @inlined
 def _advance(
-    act: int, lanes: Any, single: Any, matrix: Any, units: Any, x: Any, old: Any, new: Any, y: Any, dt: Any
+    act: Any, lanes: Any, single: Any, matrix: Any, units: Any, x: Any, old: Any, new: Any, y: Any, dt: Any
 ) -> None:
     """One step: matrix (tiles, m, _UNITS), units (m, 1 + d + p), x (d, S), states old and new (m, S), y (p, S)."""
     inputs, outputs, line = (1 if len(single) else x.shape[0]), (1 if len(single) else y.shape[0]), old.strides[0]
@@ -92,7 +92,7 @@ def _task(
         for q in range(outputs):
             y[:, q] = offset[q]
         for t in range(steps):
-            _advance(len(act), lanes, single, matrix, units, x[block, t], old, new, y[t], dt)
+            _advance(act, lanes, single, matrix, units, x[block, t], old, new, y[t], dt)
             old, new = new, old
         valid = min(together, sequences - block * together)
         if sup:

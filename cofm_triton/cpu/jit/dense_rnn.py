@@ -50,7 +50,7 @@ def _forward(
 @inlined
 def _forward_row(act: Any, x: Any, product: Any, dt: Any, state: Any, h: Any) -> None:
     for d in range(state.size):
-        value = state[d] + dt * activate(len(act), load(x[d]) - product[d])
+        value = state[d] + dt * activate(act, load(x[d]) - product[d])
         state[d] = value
         h[d] = store(value, h)
 
@@ -58,7 +58,7 @@ def _forward_row(act: Any, x: Any, product: Any, dt: Any, state: Any, h: Any) ->
 @inlined
 def _slope_row(act: Any, x: Any, product: Any, s: Any) -> None:
     for d in range(s.size):
-        s[d] = slope(len(act), load(x[d]) - product[d])
+        s[d] = slope(act, load(x[d]) - product[d])
 
 
 @entry

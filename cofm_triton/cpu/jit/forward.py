@@ -127,10 +127,10 @@ def _next_overload(rule: Any, a: Any, x: Any, state: Any) -> Any:
         return a * state + x
 
     def nonlinear(rule: Any, a: Any, x: Any, state: Any) -> Any:
-        return state + rule[1] * activate(len(rule[0]), x - a * state)
+        return state + rule[1] * activate(rule[0], x - a * state)
 
     def paired(rule: Any, a: Any, x: Any, state: Any) -> Any:
-        return state + rule[1] * activate(len(rule[0]), x - a[0] * state + a[1] * swap(state))
+        return state + rule[1] * activate(rule[0], x - a[0] * state + a[1] * swap(state))
 
     return (linear, linear, nonlinear, paired)[len(rule)]
 

@@ -19,42 +19,27 @@ import torch
 from torch import Tensor
 
 from cofm_triton.cpu.blocked.memory_increment import LOOK_EVERY, SMALL
-from cofm_triton.cpu.jit.activation import RELU, TANH, activate, constant
+from cofm_triton.cpu.jit.activation import activate, constant, excess
 from cofm_triton.cpu.jit.compiled import entry, inlined
 from cofm_triton.cpu.jit.threads import run, workers
-from cofm_triton.step.nonlinearity import TANH_FLOAT64
+from cofm_triton.step.activations import properties
 
 _LANES, _ALIGNED = 128, 16
-_THRESHOLD = TANH_FLOAT64.threshold
-_SERIES = tuple(reversed(TANH_FLOAT64.coefficients))
 _VANISHED = 1e-300  # below it numbers lose digits, and processors their speed
 
 
 @inlined
-def _excess(kind: int, z: float, value: float) -> float:
-    """z - act(z) for value = act(z), by the series of tanh where the difference would cancel."""
-    difference = z - value
-    if kind == TANH:
-        square = z * z
-        series = 0.0
-        for coefficient in _SERIES:
-            series = series * square + coefficient
-        return -z * square * series if abs(z) < _THRESHOLD else difference
-    return difference
-
-
-@inlined
-def _advance(kind: int, z: Any, decay: float, step: float) -> None:
+def _advance(act: Any, z: Any, decay: float, step: float) -> None:
     for s in range(z.shape[0]):
         here = z[s]
-        moved = decay * here + step * _excess(kind, here, activate(kind, here))
+        moved = decay * here + step * excess(act, here, activate(act, here))
         z[s] = 0.0 if abs(moved) < _VANISHED else moved
 
 
 @inlined
-def _is_linear(kind: int, z: Any, decay: float) -> bool:
-    """Whether every z is where act is linear, and stays there; relu never is, on both sides of 0."""
-    if kind == RELU or abs(decay) > 1:
+def _is_small(z: Any, decay: float) -> bool:
+    """Whether every z is small, and stays there."""
+    if abs(decay) > 1:
         return False
     large = 0.0
     for s in range(z.shape[0]):
@@ -63,40 +48,38 @@ def _is_linear(kind: int, z: Any, decay: float) -> bool:
 
 
 @inlined
-def _read(kind: int, z: Any, readout: Any, y: Any) -> None:
+def _read(act: Any, z: Any, readout: Any, y: Any) -> None:
     for q in range(y.shape[0]):
         weight = readout[q]
         for s in range(z.shape[0]):
-            y[q, s] += weight * activate(kind, z[s])
+            y[q, s] += weight * activate(act, z[s])
 
 
 @entry
-def _task(kind: tuple[int, ...], drive: Any, decay: Any, step: Any, readout: Any, steps: Any, y: Any) -> None:
-    """One model: drive (m, lanes), readout (p, m), y (S, p, lanes) of zeros.
-
-    The nonlinearity is a tuple of the length of its index: the length belongs to the type, so each
-    one is compiled (and cached) by itself.
-    """
+def _task(
+    act: tuple[int, ...], jumps: bool, drive: Any, decay: Any, step: Any, readout: Any, steps: Any, y: Any
+) -> None:
+    """One model: drive (m, lanes), readout (p, m), y (S, p, lanes) of zeros; `jumps`, act is linear at small z."""
     z = np.empty(drive.shape[1])
     for i in range(drive.shape[0]):
         z[:] = drive[i]
         now = 0
         for row in range(steps.shape[0]):
             while now < steps[row]:
-                if now % LOOK_EVERY == 0 and _is_linear(len(kind), z, decay[i]):
+                if jumps and now % LOOK_EVERY == 0 and _is_small(z, decay[i]):
                     power = decay[i] ** (steps[row] - now)
                     for s in range(z.shape[0]):
                         z[s] *= power
                     now = steps[row]
                 else:
-                    _advance(len(kind), z, decay[i], step[i])
+                    _advance(act, z, decay[i], step[i])
                     now += 1
-            _read(len(kind), z, readout[:, i], y[row])
+            _read(act, z, readout[:, i], y[row])
 
 
 def sampled_increments(name: str, drive: Tensor, decay: Tensor, step: Tensor, readout: Tensor, steps: Tensor) -> Tensor:
     """Read-outs c^T act(z[k]) at some steps; arguments and result of the PyTorch function."""
-    kind = constant(name)
+    act, jumps = constant(name), properties(name).linear_radius >= SMALL
     count = drive.shape[1]
     units = _blocked(drive)
     models, blocks, _, lanes = units.shape
@@ -106,7 +89,7 @@ def sampled_increments(name: str, drive: Tensor, decay: Tensor, step: Tensor, re
 
     def work(some: Sequence[tuple[int, int]]) -> None:
         for k, block in some:
-            _task(kind, units[k, block], *(value[k] for value in per_model), steps.numpy(), result[k, block])
+            _task(act, jumps, units[k, block], *(value[k] for value in per_model), steps.numpy(), result[k, block])
 
     work(tasks[:1])  # compiles at the first call: one thread, not all
     threads = workers()

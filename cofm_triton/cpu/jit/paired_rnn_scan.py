@@ -31,6 +31,7 @@ from cofm_triton.cpu.jit.streams import fence, streams
 from cofm_triton.cpu.jit.threads import launch, workers
 from cofm_triton.cpu.jit.vectors import load, store, swap
 from cofm_triton.cpu.packed import starts_of
+from cofm_triton.step.activations import properties
 
 # Time of a step that is not stored over that of one that is: the arithmetic is the same, only the store is saved.
 READ_COST = 0.7
@@ -44,17 +45,17 @@ def forward(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """`(h, h_last)` with T >= 1: h (B, T, D) in x's dtype, h_last (S, D) in the state's."""
     both = torch.stack((pull, turn))
-    step = numbers(pull).dtype.type(dt)
+    step, act = numbers(pull).dtype.type(dt), properties(nonlinearity)
 
     def guess() -> int | None:
         """Steps of a guess, from the factor by which a step turns and shortens a difference where act' is 1."""
         factors = np.hypot(1 - step * numbers(pull), step * numbers(turn))
-        return guess_steps(factors, LINEAR_MARGIN if nonlinearity == "linear" else MARGIN)
+        return guess_steps(factors, LINEAR_MARGIN if act.is_linear else MARGIN)
 
     # A relu unit whose state has outgrown its input hardly moves, and guesses would be wrong.
     return scan(
         (constant(nonlinearity), step, both.stride(0) * both.itemsize), x, both[0], h0, seq_starts,
-        guess=None if nonlinearity == "relu" else guess, reverse=False, state_dtype=state_dtype, read_cost=READ_COST,
+        guess=guess if act.is_restoring else None, reverse=False, state_dtype=state_dtype, read_cost=READ_COST,
     )  # fmt: skip
 
 
@@ -87,7 +88,7 @@ def _adjoint_step(
     act: Any, x: Any, before: Any, turned: Any, given: Any, mu: Any, pull: Any, turn: Any, dt: Any
 ) -> Any:
     """`(dx, mu of the step before)`; `turned` is `swap(before)`."""
-    factor = dt * slope(len(act), x - pull * before + turn * turned)
+    factor = dt * slope(act, x - pull * before + turn * turned)
     own, other = like(pull, 1.0) - pull * factor, turn * swap(factor)
     return factor * (given + mu), own * mu + ((own * given - other * swap(given)) - other * swap(mu))
 

@@ -31,6 +31,7 @@ from cofm_triton.cpu.jit.bits import like
 from cofm_triton.cpu.jit.compiled import entry, inlined, inner, summing
 from cofm_triton.cpu.jit.threads import run, workers
 from cofm_triton.cpu.jit.vectors import load, store
+from cofm_triton.step.activations import properties
 from cofm_triton.step.stacked_cells import StackedCells
 
 # Units updated together: one read of x and one update of y serve all, as long as their states and coefficients, four
@@ -45,12 +46,12 @@ _COLUMN_BYTES = 2 * (64 if _UNITS == 4 else 32)
 
 
 @inlined
-def _next_state(act_in: int, e: Any, h: Any, rate: Any, bias: Any, encoder: Any) -> Any:
+def _next_state(act_in: Any, e: Any, h: Any, rate: Any, bias: Any, encoder: Any) -> Any:
     return h + activate(act_in, encoder * e + bias - rate * h)
 
 
 @inlined
-def _run_two_units(act_in: int, act_out: int, lanes: Any, x: Any, y: Any, unit: Any) -> None:
+def _run_two_units(act_in: Any, act_out: Any, lanes: Any, x: Any, y: Any, unit: Any) -> None:
     """All time steps of two units: x and y (T, S) contiguous, S lanes, unit (2, 4) rows (a, b, U, c)."""
     zero = like(load(lanes, x.ctypes.data, x), 0)
     a0, b0, u0, c0 = like(zero, unit[0, 0]), like(zero, unit[0, 1]), like(zero, unit[0, 2]), like(zero, unit[0, 3])
@@ -66,7 +67,7 @@ def _run_two_units(act_in: int, act_out: int, lanes: Any, x: Any, y: Any, unit: 
 
 
 @inlined
-def _run_four_units(act_in: int, act_out: int, lanes: Any, x: Any, y: Any, unit: Any) -> None:
+def _run_four_units(act_in: Any, act_out: Any, lanes: Any, x: Any, y: Any, unit: Any) -> None:
     """The same for four units."""
     zero = like(load(lanes, x.ctypes.data, x), 0)
     a0, b0, u0, c0 = like(zero, unit[0, 0]), like(zero, unit[0, 1]), like(zero, unit[0, 2]), like(zero, unit[0, 3])
@@ -93,7 +94,7 @@ def _add_scaled(row: Any, factor: Any, source: Any) -> None:
 
 
 @inlined
-def _step_one_unit(act_in: int, act_out: int, h: Any, z: Any, rate: Any) -> None:
+def _step_one_unit(act_in: Any, act_out: Any, h: Any, z: Any, rate: Any) -> None:
     """Advance h by one step; z holds e on entry and act_out(h) on return."""
     for s in range(h.shape[0]):
         g = h[s] + activate(act_in, z[s] - rate * h[s])
@@ -102,7 +103,7 @@ def _step_one_unit(act_in: int, act_out: int, h: Any, z: Any, rate: Any) -> None
 
 
 @inlined
-def _run_one_unit(act_in: int, act_out: int, x: Any, y: Any, h: Any, z: Any, unit: Any) -> None:
+def _run_one_unit(act_in: Any, act_out: Any, x: Any, y: Any, h: Any, z: Any, unit: Any) -> None:
     """All time steps of one unit: x (T, d, S), y (T, p, S), unit (2 + d + p,): a, b, U, c."""
     inputs = x.shape[1]
     h[:] = 0
@@ -116,7 +117,7 @@ def _run_one_unit(act_in: int, act_out: int, x: Any, y: Any, h: Any, z: Any, uni
 
 
 @inlined
-def _run_model(act_in: int, act_out: int, column: Any, x: Any, y: Any, h: Any, z: Any, units: Any) -> None:
+def _run_model(act_in: Any, act_out: Any, column: Any, x: Any, y: Any, h: Any, z: Any, units: Any) -> None:
     """Add the read-out of every unit to y: units (m, 2 + d + p), m a multiple of _UNITS; column as for `_task`."""
     if len(column) > 0:
         for i in range(0, units.shape[0], _UNITS):
@@ -184,7 +185,7 @@ def _task(
     for k in range(units.shape[0]):
         for q in range(outputs):
             y[:, q] = offset[k, q]
-        _run_model(len(act_in), len(act_out), column, x, y, h, z, units[k, : widths[k]])
+        _run_model(act_in, act_out, column, x, y, h, z, units[k, : widths[k]])
         if sup:
             errors[k] = largest_gap(y.reshape(rows), target.reshape(rows), largest, valid)
         else:
@@ -285,6 +286,6 @@ def _of_unit_step(cells: StackedCells) -> StackedCells:
     A linear act_in takes dt into its argument; otherwise the states become h / dt.
     """
     dt, rate = cells.dt, cells.dt * cells.rate
-    if cells.act_in == "linear":
+    if properties(cells.act_in).is_linear:
         return replace(cells, rate=rate, encoder=dt * cells.encoder, bias=dt * cells.bias, dt=1.0)
     return replace(cells, rate=rate, readout=dt * cells.readout, dt=1.0)

@@ -44,7 +44,7 @@ def _pre_activation(z: Any, x: Any, h: Any, unit: Any) -> None:
 
 
 @inlined
-def _run_unit(act_in: int, x: Any, h: Any, z: Any, unit: Any, dt: Any) -> None:
+def _run_unit(act_in: Any, x: Any, h: Any, z: Any, unit: Any, dt: Any) -> None:
     """The states of one unit: x (T, d, S), h (T + 1, S)."""
     h[0] = 0
     for t in range(x.shape[0]):
@@ -55,7 +55,7 @@ def _run_unit(act_in: int, x: Any, h: Any, z: Any, unit: Any, dt: Any) -> None:
 
 
 @inlined
-def _read_out(act_out: int, h: Any, y: Any, readout: Any) -> None:
+def _read_out(act_out: Any, h: Any, y: Any, readout: Any) -> None:
     """Add a unit to the outputs: y (T, p, S), readout (p,)."""
     for t in range(y.shape[0]):
         state = h[t + 1]
@@ -66,7 +66,7 @@ def _read_out(act_out: int, h: Any, y: Any, readout: Any) -> None:
 
 
 @inlined
-def _adjoint(act_in: int, act_out: int, x: Any, h: Any, r: Any, z: Any, g: Any, unit: Any, dt: Any, sums: Any) -> None:
+def _adjoint(act_in: Any, act_out: Any, x: Any, h: Any, r: Any, z: Any, g: Any, unit: Any, dt: Any, sums: Any) -> None:
     """The gradient of one unit, one number per sequence: r (T, p, S), g (S,), sums (2 + d + p, S)."""
     inputs = x.shape[1]
     g[:] = 0
@@ -122,8 +122,8 @@ def _task(
         for q in range(target.shape[1]):
             y[:, q] = offset[k, q]
         for i in range(units.shape[1]):
-            _run_unit(len(act_in), x, h, z, units[k, i], dt)
-            _read_out(len(act_out), h, y, units[k, i, 2 + inputs :])
+            _run_unit(act_in, x, h, z, units[k, i], dt)
+            _read_out(act_out, h, y, units[k, i, 2 + inputs :])
         errors[k] = _weigh_gaps(y, target, weights, valid)
         for q in range(target.shape[1]):
             total = 0.0
@@ -132,8 +132,8 @@ def _task(
                     total += y[t, q, s]
             offset_gradients[k, q] = total
         for i in range(units.shape[1]):
-            _run_unit(len(act_in), x, h, z, units[k, i], dt)
-            _adjoint(len(act_in), len(act_out), x, h, y, z, g, units[k, i], dt, sums)
+            _run_unit(act_in, x, h, z, units[k, i], dt)
+            _adjoint(act_in, act_out, x, h, y, z, g, units[k, i], dt, sums)
             for c in range(sums.shape[0]):
                 total = 0.0
                 for s in range(lanes):

@@ -78,16 +78,15 @@ def _sum(a: Any) -> Any:
 
 @inlined
 def _activate_all(act: Any, values: Any) -> None:
-    if len(act) != 0:
-        for i in range(values.size):
-            values[i] = activate(len(act), values[i])
+    for i in range(values.size):
+        values[i] = activate(act, values[i])
 
 
 @inlined
 def _step(act: Any, e: Any, h: Any, rate: Any, dt: Any) -> None:
     """One step of S sequences; e holds U x + b on entry and h on return."""
     for s in range(h.size):
-        h[s] += dt * activate(len(act), e[s] - rate * h[s])
+        h[s] += dt * activate(act, e[s] - rate * h[s])
         e[s] = h[s]
 
 
@@ -96,15 +95,15 @@ def _step_with_slope(act: Any, before: Any, e: Any, slopes: Any, rate: Any, dt: 
     """As `_step`, and slopes = dt act'(z)."""
     for s in range(e.size):
         z = e[s] - rate * before[s]
-        slopes[s] = dt * slope(len(act), z)
-        e[s] = before[s] + dt * activate(len(act), z)
+        slopes[s] = dt * slope(act, z)
+        e[s] = before[s] + dt * activate(act, z)
 
 
 @inlined
 def _adjoint_step(act: Any, pull: Any, h: Any, slopes: Any, mu: Any, rate: Any) -> None:
     """One step of the adjoint; slopes becomes dz."""
     for s in range(mu.size):
-        adjoint = mu[s] + slope(len(act), h[s]) * pull[s]
+        adjoint = mu[s] + slope(act, h[s]) * pull[s]
         dz = slopes[s] * adjoint
         slopes[s] = dz
         mu[s] = adjoint - rate * dz

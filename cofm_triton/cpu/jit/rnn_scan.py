@@ -38,6 +38,7 @@ from cofm_triton.cpu.jit.streams import fence, streams
 from cofm_triton.cpu.jit.threads import launch, workers
 from cofm_triton.cpu.jit.vectors import distribute, load, store
 from cofm_triton.cpu.packed import starts_of
+from cofm_triton.step.activations import properties
 from cofm_triton.step.step_rate import step_rate, step_rate_slope
 
 # Time of a step that is not stored over that of one that is: the arithmetic is the same, only the store is saved.
@@ -52,23 +53,18 @@ def forward(
     """`(h, h_last)` with T >= 1: h (B, T, D) in x's dtype, h_last (S, D) in the state's."""
     rate = step_rate(w, dt, parameterization, discretization)
     step = numbers(rate).dtype.type(dt)
-    guess = partial(_guess, nonlinearity, rate, step) if _forgets(nonlinearity) else None
+    guess = partial(_guess, nonlinearity, rate, step) if properties(nonlinearity).is_restoring else None
     return scan(
         (constant(nonlinearity), step), x, rate, h0, seq_starts, guess=guess, reverse=False,
         state_dtype=state_dtype, read_cost=READ_COST,
     )  # fmt: skip
 
 
-def _forgets(nonlinearity: str) -> bool:
-    """Not a relu unit whose state has outgrown its input: it hardly moves, and guesses would be wrong."""
-    return nonlinearity != "relu"
-
-
 def _guess(nonlinearity: str, rate: Tensor, step: Any) -> int | None:
     """Steps of a guess, from the factor by which a step multiplies a difference between two states, or two adjoints,
-    where act' is 1.
+    where act' is 1. A unit of relu whose state has outgrown its input hardly moves, and guesses would be wrong.
     """
-    return guess_steps(1 - step * numbers(rate), LINEAR_MARGIN if nonlinearity == "linear" else MARGIN)
+    return guess_steps(1 - step * numbers(rate), LINEAR_MARGIN if properties(nonlinearity).is_linear else MARGIN)
 
 
 def backward(
@@ -88,7 +84,7 @@ def backward(
     (batch, length, channels), starts, threads = x.shape, starts_of(seq_starts), workers()
     held, lanes, step = channels <= MAX_HELD, row_lanes(channels), rates.dtype.type(dt)
     parts, guessed = plan(batch, length, starts, channels, None, threads), 0
-    if held and _forgets(nonlinearity) and worth_a_guess(len(parts.last), length, threads, 1):
+    if held and properties(nonlinearity).is_restoring and worth_a_guess(len(parts.last), length, threads, 1):
         steps = _guess(nonlinearity, rate, step)
         chains = chain_plan(batch, length, starts, steps, threads, 1)
         if chains is not None and steps is not None:
@@ -114,7 +110,7 @@ def backward(
 @inlined
 def _factor(act: Any, x: Any, before: Any, rate: Any, dt: Any) -> Any:
     """Derivative of the increment `dt act(z)` by z."""
-    return dt * slope(len(act), x - rate * before)
+    return dt * slope(act, x - rate * before)
 
 
 @inlined

@@ -5,7 +5,8 @@ schedulers can issue: NVIDIA's start 4 warps of 32 per cycle and multiprocessor,
 
     A100 SXM 80 GB   NVIDIA A100 data sheet: 2,039 GB/s; 108 multiprocessors at 1.41 GHz (its 19.5 TFLOPS FP32)
     H100 SXM         NVIDIA H100 data sheet: 3.35 TB/s; 132 at 1.98 GHz (its 67 TFLOPS FP32 = 132 x 128 x 2 x 1.98 GHz)
-    B200 (HGX)       NVIDIA Blackwell architecture technical brief: 8 TB/s; 80 TFLOPS FP32, 2 per lane and cycle
+    B200 (HGX)       NVIDIA Blackwell architecture technical brief: 8 TB/s; 80 TFLOPS FP32, 2 per lane and cycle;
+                     148 multiprocessors
     MI300X           AMD Instinct MI300X data sheet: 5.3 TB/s; 304 compute units at 2.1 GHz
 
 Occupancy: CUDA C++ Programming Guide, "Compute Capabilities" (8.0, 9.0, 10.0: 64 warps and 32 blocks per
@@ -20,10 +21,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Device:
-    """A GPU and the target its kernels are compiled for.
+    """One row: a GPU and the target its kernels are compiled for.
 
     Attributes:
         name: as its vendor sells it.
+        target: Triton's name of the backend, and of the architecture.
+        multiprocessors: of the whole GPU.
         bandwidth: bytes per second to and from its memory.
         instructions: thread-instructions per second.
         lanes: threads of a warp.
@@ -35,6 +38,8 @@ class Device:
     """
 
     name: str
+    target: tuple[str, int | str]
+    multiprocessors: int
     bandwidth: float
     instructions: float
     lanes: int
@@ -82,9 +87,12 @@ class Device:
 
 
 _KIB = 2**10
+# By the name of their target; to compile for another GPU, add its row.
 DEVICES: dict[str, Device] = {
-    "sm_80": Device("A100", 2.039e12, 108 * 128 * 1.41e9, 32, 64, 32, 2**16, 256, 164 * _KIB),
-    "sm_90": Device("H100", 3.35e12, 132 * 128 * 1.98e9, 32, 64, 32, 2**16, 256, 228 * _KIB),
-    "sm_100": Device("B200", 8e12, 80e12 / 2, 32, 64, 32, 2**16, 256, 228 * _KIB),
-    "gfx942": Device("MI300X", 5.3e12, 304 * 64 * 2.1e9, 64, 32, 32, 4 * 512 * 64, 8 * 64, 64 * _KIB),
+    "sm_80": Device("A100", ("cuda", 80), 108, 2.039e12, 108 * 128 * 1.41e9, 32, 64, 32, 2**16, 256, 164 * _KIB),
+    "sm_90": Device("H100", ("cuda", 90), 132, 3.35e12, 132 * 128 * 1.98e9, 32, 64, 32, 2**16, 256, 228 * _KIB),
+    "sm_100": Device("B200", ("cuda", 100), 148, 8e12, 80e12 / 2, 32, 64, 32, 2**16, 256, 228 * _KIB),
+    "gfx942": Device(
+        "MI300X", ("hip", "gfx942"), 304, 5.3e12, 304 * 64 * 2.1e9, 64, 32, 32, 4 * 512 * 64, 8 * 64, 64 * _KIB
+    ),
 }

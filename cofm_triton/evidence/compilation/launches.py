@@ -12,8 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Multiprocessors: one never splits time, 132 (an H100's) does where few channels call for it.
-WHOLE, SPLIT = 1, 132
+from cofm_triton.evidence.compilation.devices import DEVICES
+
+# Multiprocessors: one never splits time, an H100's do where few channels call for it.
+WHOLE, SPLIT = 1, DEVICES["sm_90"].multiprocessors
 
 Options = Mapping[str, Any]
 

@@ -136,12 +136,9 @@ class _OfflineDriver:
     def __init__(self, target: str) -> None:
         from triton.backends.compiler import GPUTarget
 
-        lanes = DEVICES[target].lanes
+        device = DEVICES[target]
         self.number = TARGETS.index(target)  # what Triton keeps compiled kernels under
-        if target.startswith("sm_"):
-            self.target = GPUTarget("cuda", int(target.removeprefix("sm_")), lanes)
-        else:
-            self.target = GPUTarget("hip", target, lanes)
+        self.target = GPUTarget(*device.target, device.lanes)
 
     def get_current_target(self) -> Any:
         return self.target

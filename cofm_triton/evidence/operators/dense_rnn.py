@@ -21,7 +21,7 @@ from cofm_triton.evidence.tolerance import Bound, dense_rnn_bounds
 from cofm_triton.functional import dense_rnn
 from cofm_triton.ops.dense_rnn import step_traffic, traffic
 from cofm_triton.ops.dtypes import REAL_DTYPES, state_dtype
-from cofm_triton.step.nonlinearity import NONLINEARITIES
+from cofm_triton.step.activations import NONLINEARITIES
 
 SMALL, RESIDENT, TILED, CACHED, STEPS, RAGGED = 64, 128, 160, 256, 640, 500
 BATCH = 4

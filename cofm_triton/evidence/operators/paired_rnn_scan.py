@@ -13,7 +13,7 @@ from cofm_triton.evidence.problem import Problem
 from cofm_triton.evidence.tolerance import paired_rnn_scan_bounds
 from cofm_triton.functional import rnn_scan
 from cofm_triton.ops.dtypes import REAL_DTYPES, state_dtype
-from cofm_triton.step.nonlinearity import NONLINEARITIES
+from cofm_triton.step.activations import NONLINEARITIES
 from cofm_triton.step.oscillation import effective_pair
 from cofm_triton.step.parameterization import parameterization as look_up
 

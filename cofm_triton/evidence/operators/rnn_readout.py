@@ -20,8 +20,8 @@ from cofm_triton.evidence.problem import Problem
 from cofm_triton.evidence.tolerance import Bound, rnn_readout_bounds
 from cofm_triton.layers.stable_rnn import RNNFunctional
 from cofm_triton.ops.rnn_readout import apply_rnn_readout, traffic
+from cofm_triton.step.activations import NONLINEARITIES
 from cofm_triton.step.discretization import effective_rate
-from cofm_triton.step.nonlinearity import NONLINEARITIES
 from cofm_triton.step.parameterization import parameterization
 
 NAMES = ("x", "weight", "bias", "rate", "readout", "offset")

@@ -18,7 +18,7 @@ from cofm_triton.functional import rnn_scan
 from cofm_triton.ops.dtypes import REAL_DTYPES, state_dtype
 from cofm_triton.ops.newton import ACCEPTED
 from cofm_triton.ops.rnn_scan import traffic
-from cofm_triton.step.nonlinearity import NONLINEARITIES
+from cofm_triton.step.activations import NONLINEARITIES
 from cofm_triton.step.parameterization import PARAMETERIZATIONS
 from cofm_triton.step.parameterization import parameterization as look_up
 from cofm_triton.step.step_rate import step_rate

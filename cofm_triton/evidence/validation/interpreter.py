@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from cofm_triton.evidence.compilation.devices import DEVICES
 from cofm_triton.ops import backends
 
-# Launches split time as on a GPU with so many multiprocessors (an H100's).
-MULTIPROCESSORS = 132
+# Launches split time as on a GPU with so many multiprocessors.
+MULTIPROCESSORS = DEVICES["sm_90"].multiprocessors
 
 
 def interpret() -> None:

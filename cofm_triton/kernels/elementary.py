@@ -1,0 +1,28 @@
+"""Elementary functions of Triton values that Triton's language lacks, accurate relative to themselves."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from cofm_triton.kernels.nonlinearity import tanh
+
+# Terms of the series of log1p: s <= 1/3, so that the first one left out is below 2e-18.
+_TERMS = tl.constexpr(17)
+
+
+@triton.jit
+def complement(x):
+    """1 - exp(-x): 2 t / (1 + t) with t = tanh(x / 2) near 0."""
+    t = tanh(x / 2)
+    return tl.where(tl.abs(x) < 0.5, 2 * t / (1 + t), 1 - tl.exp(-x))
+
+
+@triton.jit
+def log1p(x):
+    """log(1 + x) for 0 <= x <= 1: 2 artanh(s), s = x / (2 + x), by its series."""
+    s = x / (2 + x)
+    total = tl.full(x.shape, 1 / (2 * _TERMS + 1), x.dtype)
+    for k in tl.static_range(_TERMS - 1, -1, -1):
+        total = total * (s * s) + 1 / (2 * k + 1)
+    return 2 * s * total
