@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from cofm_triton.cpu.blocked.memory_increment import LINEAR_AT_ZERO, LOOK_EVERY, SMALL, excess
-from cofm_triton.layers.stable_rnn import RNNFunctional
+from cofm_triton.layers.rnn_functional import RNNFunctional
 from cofm_triton.perturbation.stacking import stack
 from cofm_triton.step.activation import activation
 from cofm_triton.step.stacked_cells import StackedCells

@@ -20,13 +20,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cofm_triton.layers.stable_rnn import RNNFunctional
+from cofm_triton.layers.rnn_functional import RNNFunctional
 from cofm_triton.ops.backends import implementation, resolve
 from cofm_triton.perturbation.stacking import FREQUENCY, RATE, stack
 from cofm_triton.step.activation import activation
-from cofm_triton.step.coefficients import mode_frequency
+from cofm_triton.step.coefficients import Modes, modes_of
 from cofm_triton.step.modes import log_decay, mode_decay
-from cofm_triton.step.parameterization import parameterization
 from cofm_triton.step.stacked_cells import StackedCells
 
 _LOG_ZERO = -1e4  # stands for log(0), whose product with 0 would be NaN: e^-1e4 is 0
@@ -172,12 +171,9 @@ def _slowest(log_decays: Tensor, dt: float) -> Tensor:
     return -_real(log_decays).amax(1) / dt
 
 
-def _modes(model: RNNFunctional, parameters: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None, float, str]:
-    """Rate and frequency of K copies of a model, (K, m), its step and discretisation."""
-    rnn = model.rnn
-    rate = parameterization(rnn.parameterization).rate(parameters[RATE])
-    frequency = mode_frequency(rnn, parameters[RATE], parameters[FREQUENCY]) if rnn.oscillating else None
-    return rate, frequency, rnn.dt, rnn.discretization
+def _modes(model: RNNFunctional, parameters: Mapping[str, Tensor]) -> Modes:
+    """Of K copies of a model, (K, m)."""
+    return modes_of(model.rnn, parameters[RATE], parameters.get(FREQUENCY))
 
 
 def _real(values: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from cofm_triton.layers.stable_rnn import RNNFunctional, is_plain, reads_out_states
+from cofm_triton.layers.rnn_functional import RNNFunctional, is_plain, reads_out_states
 from cofm_triton.memory.dense import DenseHeavisideCells
 from cofm_triton.memory.diagonal import HeavisideCells, slowest_decay
 from cofm_triton.memory.search import (

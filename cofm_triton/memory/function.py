@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from cofm_triton.layers.stable_rnn import RNNFunctional, StableRNN, reads_out_states
+from cofm_triton.layers.rnn_functional import RNNFunctional, reads_out_states
+from cofm_triton.layers.stable_rnn import StableRNN
 from cofm_triton.memory.decay_fit import DecayFit, fit_decay
 from cofm_triton.memory.evaluator import MemoryEvaluator
 from cofm_triton.memory.search import NORMS

@@ -21,7 +21,7 @@ from torch.backends import mha
 from torch.func import vmap
 from torch.nn.parameter import is_lazy
 
-from cofm_triton.layers.stable_rnn import RNNFunctional
+from cofm_triton.layers.rnn_functional import RNNFunctional
 from cofm_triton.modules.module_state import EvaluationMode, OtherTensors, cast
 from cofm_triton.perturbation.batching import check_memory_limit, fitting
 from cofm_triton.perturbation.fused_sweep import is_compiled, sweep_errors, sweep_errors_and_gradients

@@ -15,7 +15,8 @@ from torch._dynamo.testing import CompileCounter
 from torch.nn.utils.rnn import PackedSequence, pack_sequence, pad_packed_sequence
 
 from cofm_triton import reference
-from cofm_triton.layers.stable_rnn import RECURRENCES, RNNFunctional, StableRNN
+from cofm_triton.layers.rnn_functional import RNNFunctional
+from cofm_triton.layers.stable_rnn import RECURRENCES, StableRNN
 from cofm_triton.step.nonlinearity import NONLINEARITIES
 from cofm_triton.step.parameterization import PARAMETERIZATIONS, parameterization
 

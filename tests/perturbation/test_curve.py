@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cofm_triton.layers.stable_rnn import RNNFunctional, StableRNN
+from cofm_triton.layers.rnn_functional import RNNFunctional
+from cofm_triton.layers.stable_rnn import StableRNN
 from cofm_triton.loss import temporally_weighted_mse
 from cofm_triton.memory.function import memory_function
 from cofm_triton.ops.backends import INSTALLED

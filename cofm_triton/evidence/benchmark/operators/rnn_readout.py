@@ -8,7 +8,7 @@ import cofm_triton as cofm
 from cofm_triton.evidence.benchmark.contract import Case, Contestant, Operator, Problem, torch_contestant
 from cofm_triton.evidence.benchmark.operators.inputs import randn
 from cofm_triton.evidence.tolerance import Bound, rnn_readout_bounds
-from cofm_triton.layers.stable_rnn import RNNFunctional
+from cofm_triton.layers.rnn_functional import RNNFunctional
 from cofm_triton.ops.rnn_readout import traffic
 from cofm_triton.step.discretization import effective_rate
 from cofm_triton.step.parameterization import parameterization
