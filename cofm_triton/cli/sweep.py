@@ -164,7 +164,7 @@ class Sweep:
     def __init__(self, models: Sequence[NamedModel], data: Data, device: str, arguments: argparse.Namespace) -> None:
         import torch
 
-        from cofm_triton.perturbation.curve import check_radii
+        from cofm_triton.perturbation.directions import check_radii
 
         self._arguments, self._data = arguments, data
         self._state = torch.float32 if arguments.precision == "float32" else torch.float64

@@ -32,8 +32,8 @@ from cofm_triton.memory.search import (
     search,
     turns,
 )
+from cofm_triton.modules.calls import check_separate, first_tensor
 from cofm_triton.modules.module_state import EvaluationMode, OtherTensors
-from cofm_triton.perturbation.evaluator import check_separate, first_tensor
 from cofm_triton.perturbation.stacking import BIAS, has_modes, is_stackable
 from cofm_triton.support.progress import Finished, Progress, counting
 

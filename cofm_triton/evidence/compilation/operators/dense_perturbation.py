@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from cofm_triton.evidence.compilation.launches import Operator, Options, meta
-from cofm_triton.perturbation.curve import traffic
+from cofm_triton.ops.perturbation import traffic
 
 MODELS, SEQUENCES, STEPS = 40, 300, 100
 
