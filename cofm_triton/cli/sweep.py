@@ -226,7 +226,7 @@ class Sweep:
             yield Block(f"{index:03d}-slow", partial(self._errors, index, slow))
 
     def _errors(self, index: int, direction: Direction) -> Result:
-        from cofm_triton.perturbation.curve import errors_along
+        from cofm_triton.perturbation.copies import errors_along
 
         module = self._models[index][1]
         evaluator = self._evaluator(module)

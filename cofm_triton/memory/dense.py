@@ -2,7 +2,7 @@
 
     z[0] = U x + b,   v[k] = c^T act(z[k]),   z[k+1] = z[k] - dt A act(z[k]) = L z[k] + dt A (z[k] - act(z[k]))
 
-with L = 1 - dt A; v[k] is (y[k] - y[k-1]) / dt, see `heaviside` for the models whose units do not see each other. Where
+with L = 1 - dt A; v[k] is (y[k] - y[k-1]) / dt, see `diagonal.py` for models whose units do not see each other. Where
 act is linear the steps to the next sample are one power of L: always for linear models; for others once every |z| is
 below `SMALL`, if L shrinks all z. Everything is float64.
 Source: arXiv 2305.19190, Definition 3.1, for y = c^T h.
@@ -45,6 +45,16 @@ class DenseHeavisideCells:
     def __getitem__(self, models: slice) -> "DenseHeavisideCells":
         """Some of the models."""
         return DenseHeavisideCells(self.cells[models], self.decay[models])
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether any step is as cheap as the first: never."""
+        return False
+
+    @property
+    def held(self) -> int:
+        """Numbers that are held per model, input and step."""
+        return self.cells.readout.shape[1]
 
     @property
     def slowest(self) -> Tensor:

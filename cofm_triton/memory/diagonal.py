@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from cofm_triton.layers.rnn_functional import RNNFunctional
-from cofm_triton.ops.backends import implementation, resolve
+from cofm_triton.ops.memory_increment import sampled_increments
 from cofm_triton.perturbation.stacking import FREQUENCY, RATE, stack
 from cofm_triton.step.activation import activation
 from cofm_triton.step.coefficients import Modes, modes_of
@@ -54,6 +54,11 @@ class HeavisideCells:
         cells, modes = stack(model, parameters), _modes(model, parameters)
         # 1 - l would lose the digits of a small l
         return cls(cells, mode_decay(*modes), log_decay(*modes), cells.dt / model.rnn.dt)
+
+    @property
+    def held(self) -> int:
+        """Numbers that are held per model, input and step: all units where each step is answered by itself."""
+        return self.decay.shape[1] if self.is_closed else self.cells.readout.shape[1]
 
     @property
     def slowest(self) -> Tensor:
@@ -111,10 +116,8 @@ class HeavisideCells:
         return self.scale * _real(change @ cells.readout[:, None].mT)
 
     def _iterated(self, drive: Tensor, steps: Tensor) -> Tensor:
-        cells, step = self.cells, self.cells.dt * self.cells.rate
-        backend = implementation(resolve(None, drive.device), "memory_increment")
-        increments: Tensor = backend.sampled_increments(cells.act_in, drive, self.decay, step, cells.readout, steps)
-        return increments
+        cells = self.cells
+        return sampled_increments(cells.act_in, drive, self.decay, cells.dt * cells.rate, cells.readout, steps)
 
     def _difference(self, drive: Tensor, times: Tensor) -> Tensor:
         """act_out(h[k+1]) - act_out(h[k]) of a linear state, drive (K, n, 1 or S, m)."""
@@ -196,12 +199,3 @@ def difference(name: str, z: Tensor, step: Tensor) -> Tensor:
     low, high = limits[name]
     sloped = (torch.minimum(z, end) >= low) & (torch.maximum(z, end) <= high)
     return torch.where(sloped, step, act(end) - act(z))
-
-
-def traffic(models: int, inputs: int, samples: int, units: int, outputs: int, itemsize: int) -> int:
-    """Bytes that increments of nonlinear models must move: states never leave the chip, whatever the number of steps.
-
-    The first states are read per input, decay, step and read-out per model, and the samples written.
-    """
-    numbers = models * (units * (inputs + 2 + outputs) + inputs * samples * outputs)
-    return itemsize * numbers

@@ -22,8 +22,8 @@ from cofm_triton.memory.evaluator import MemoryEvaluator
 from cofm_triton.memory.function import Settings, evaluator_of
 from cofm_triton.memory.search import Domain
 from cofm_triton.modules.calls import check_module
-from cofm_triton.perturbation.copies import Copies, count_copies
-from cofm_triton.perturbation.directions import Directions, check_ball, check_radii, make_directions
+from cofm_triton.perturbation.copies import Copies
+from cofm_triton.perturbation.directions import Directions, check_moves
 from cofm_triton.support.files import write_text
 from cofm_triton.support.progress import Progress, check_progress, part
 
@@ -184,8 +184,9 @@ def memory_sweep(
     values = torch.empty(len(grid), copies.count, len(evaluator.steps), dtype=torch.float64, device="cpu")
     slowest = torch.empty(values.shape[:2], dtype=torch.float64, device="cpu")
     floor = 0.0
-    done, total = 0, count_copies(grid, copies.count)
-    for r, j in copies.jobs(grid, _HELD_NUMBERS):
+    jobs = list(copies.jobs(grid, _HELD_NUMBERS))
+    done, total = 0, sum(len(r) for r, _ in jobs)
+    for r, j in jobs:
         memory = evaluator(copies.at(grid[r], j), part(progress, done, len(r), total))
         done += len(r)
         values[r, j], slowest[r, j] = memory.values, memory.slowest
@@ -264,10 +265,8 @@ def _prepared(
     """Radii, copies and evaluator of a sweep, checked; options as of `evaluator_of`."""
     if radii is None:
         raise TypeError("radii must be a list of numbers, got None")
-    grid = check_radii(radii)
-    check_ball(ball)
     check_module("model", model)
-    chosen = make_directions(model, directions, seed, "random", ball)
+    grid, (chosen,) = check_moves([model], radii, directions, seed=seed, search="random", ball=ball)
     copies = Copies(model, chosen)
     probe = copies.at(grid.max().expand(len(chosen)), torch.arange(len(chosen), device="cpu"))
     return grid, copies, evaluator_of(model, length, probe, **options)

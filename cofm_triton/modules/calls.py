@@ -53,6 +53,31 @@ def first_output(argument: str, model: nn.Module, inputs: Tensor, dtype: torch.d
     return output
 
 
+def check_calls(argument: str, model: nn.Module, inputs: Tensor, *, alone: bool) -> Tensor:
+    """Output (1, T, p) of a module as it is on the first sequence, once it is one that can be called on all.
+
+    Args:
+        argument: what the model is called.
+        model: whose dtype and device are those of the inputs.
+        inputs: (N, T, d).
+        alone: whether to look if it maps every sequence by itself; ours do.
+
+    Raises:
+        TypeError, ValueError: as `check_module`, `first_output`, `check_separate`; or another dtype or device.
+    """
+    check_module(argument, model)
+    for name, parameter in model.named_parameters():
+        if parameter.dtype != inputs.dtype or parameter.device != inputs.device:
+            raise TypeError(
+                f"{argument} must have the dtype and device of inputs ({inputs.dtype}, "
+                f"{inputs.device}), got {parameter.dtype}, {parameter.device} in {name}"
+            )
+    output = first_output(argument, model, inputs[:1])
+    if alone:
+        check_separate(argument, model, inputs[:2])
+    return output
+
+
 def check_separate(argument: str, model: nn.Module, inputs: Tensor, dtype: torch.dtype | None = None) -> None:
     """Raises ValueError if a sequence's output depends on the others: as in a module that takes time first.
 

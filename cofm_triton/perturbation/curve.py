@@ -17,26 +17,16 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from cofm_triton.perturbation.copies import Copies, count_copies
-from cofm_triton.perturbation.directions import (
-    SEARCHES,
-    Direction,
-    Directions,
-    check_ball,
-    check_radii,
-    make_directions,
-)
+from cofm_triton.perturbation.copies import errors_of_family
+from cofm_triton.perturbation.directions import Direction, Directions, check_moves
 from cofm_triton.perturbation.evaluator import ErrorEvaluator
 from cofm_triton.perturbation.worst_case import ascend, evaluations
 from cofm_triton.support.files import write_text
-from cofm_triton.support.progress import Finished, Progress, counting, ignore
-from cofm_triton.support.scalars import check_choice, check_real
+from cofm_triton.support.progress import Finished, Progress, counting
+from cofm_triton.support.scalars import check_real
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-_NUMBER_BYTES = 8
-_CHUNK_NUMBERS = 1 << 23  # perturbed parameters held at once: 64 MB, at most half the memory limit
 
 
 @dataclass(frozen=True)
@@ -198,14 +188,11 @@ def perturbation_error(
     """
     family = as_family(models)
     evaluator = ErrorEvaluator(inputs, targets, metric, dtype, memory_limit)
-    grid = check_radii(radii)
-    check_ball(ball)
-    check_choice("search", search, SEARCHES)
     for model in family:
         evaluator.check(model)
     # Everything is checked before the first model is computed.
-    all_directions = [make_directions(model, directions, seed, search, ball) for model in family]
-    total = sum(count_copies(grid, len(chosen)) for chosen in all_directions)
+    grid, all_directions = check_moves(family, radii, directions, seed=seed, search=search, ball=ball)
+    total = sum(len(chosen) if radius else 1 for chosen in all_directions for radius in grid.tolist())
     if search == "gradient":
         total += len(family) * len(grid) * evaluations()
     finished = counting(progress, total)
@@ -263,48 +250,3 @@ def as_family(models: nn.Module | Iterable[nn.Module]) -> list[nn.Module]:
     if not family:
         raise ValueError("models must hold at least one model, got none")
     return family
-
-
-def errors_along(evaluator: ErrorEvaluator, model: nn.Module, radii: Tensor, directions: Directions) -> Tensor:
-    """Errors of `theta + radius * direction` of one model, (radii, directions) float64."""
-    return errors_of_family(evaluator, [(model, directions)], radii)[0]
-
-
-def errors_of_family(
-    evaluator: ErrorEvaluator,
-    family: Sequence[tuple[nn.Module, Directions]],
-    radii: Tensor,
-    finished: Finished = ignore,
-) -> list[Tensor]:
-    """Errors of `theta + radius * direction`, (radii, directions) float64 for each model.
-
-    Radius zero is computed once. Copies are formed, and handed on together, as many at a time as memory takes;
-    `finished` is told how many are.
-    """
-    held = min(_CHUNK_NUMBERS, evaluator.memory_limit // _NUMBER_BYTES // 2)
-    errors = [torch.empty(len(radii), len(directions), dtype=torch.float64, device="cpu") for _, directions in family]
-    pending: list[tuple[nn.Module, dict[str, Tensor]]] = []
-    places: list[tuple[Tensor, Tensor, Tensor]] = []
-
-    def compute() -> None:
-        results = evaluator.of_family(pending, finished)
-        for (into, r, j), result in zip(places, results, strict=True):
-            into[r, j] = result
-        pending.clear()
-        places.clear()
-
-    room = held
-    for (model, directions), into in zip(family, errors, strict=True):
-        copies = Copies(model, directions)
-        for r, j in copies.jobs(radii, held):
-            size = len(r) * copies.numbers
-            if pending and size > room:
-                compute()
-                room = held
-            pending.append((model, copies.at(radii[r], j)))
-            places.append((into, r, j))
-            room -= size
-    compute()
-    for found in errors:
-        found[radii == 0] = found[radii == 0, :1]
-    return errors

@@ -70,6 +70,22 @@ def check_radii(radii: Tensor | Sequence[float] | None) -> Tensor:
     return grid
 
 
+def check_moves(
+    family: Sequence[nn.Module],
+    radii: Tensor | Sequence[float] | None,
+    directions: int | Directions,
+    *,
+    seed: int,
+    search: str,
+    ball: str,
+) -> tuple[Tensor, list[Directions]]:
+    """Radii, and the directions of each model; arguments and errors of `perturbation_error`."""
+    grid = check_radii(radii)
+    check_ball(ball)
+    check_choice("search", search, SEARCHES)
+    return grid, [_directions_of(model, directions, seed, search, ball) for model in family]
+
+
 def check_ball(ball: str) -> None:
     """Raises ValueError unless `ball` is one of `BALLS`."""
     check_choice("ball", ball, BALLS)
@@ -181,7 +197,7 @@ def slower_sign(name: str, raw: Tensor) -> Tensor:
     return torch.where(rate(raw + step) < rate(raw - step), 1.0, -1.0).to(torch.float64)
 
 
-def make_directions(
+def _directions_of(
     model: nn.Module,
     directions: int | Directions,
     seed: int,

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from cofm_triton.layers.rnn_functional import RNNFunctional
-from cofm_triton.modules.calls import check_module, check_separate, first_output
+from cofm_triton.modules.calls import check_calls
 from cofm_triton.ops.perturbation import is_compiled, sweep_errors, sweep_errors_and_gradients
 from cofm_triton.perturbation.batching import check_memory_limit
 from cofm_triton.perturbation.module_errors import STEERING_SEQUENCES, ModuleErrors, log_gradients, steering_weights
 from cofm_triton.perturbation.quadratic_form import QuadraticForm, step_weights
-from cofm_triton.perturbation.stacking import has_modes, is_stackable, stack
-from cofm_triton.step.stacked_cells import StackedCells, join
+from cofm_triton.perturbation.stacking import is_stackable, stack, stack_together
+from cofm_triton.step.stacked_cells import StackedCells
 from cofm_triton.support.progress import Finished, ignore
 from cofm_triton.support.scalars import check_choice
 
@@ -60,12 +60,16 @@ class ErrorEvaluator:
         self.inputs, self.targets, self.metric = inputs.detach(), targets.detach(), metric
         self.dtype = dtype or inputs.dtype
         self.memory_limit = check_memory_limit(memory_limit)
-        self._modules = ModuleErrors(self.inputs, self.targets, metric, self.memory_limit)
 
     @cached_property
     def quadratic_form(self) -> QuadraticForm:
         """The quadratic form of the data, made when the first linear model asks for it."""
         return QuadraticForm.from_data(self.inputs, self.targets, metric=self.metric)
+
+    @cached_property
+    def _modules(self) -> ModuleErrors:
+        """What computes modules that are called, made when the first one comes."""
+        return ModuleErrors(self.inputs, self.targets, self.metric, self.memory_limit)
 
     @property
     def zero_error(self) -> float:
@@ -82,21 +86,12 @@ class ErrorEvaluator:
 
     def check(self, model: nn.Module) -> None:
         """Raises TypeError or ValueError unless the model maps the inputs to the targets' shape."""
-        check_module("models", model)
-        for name, parameter in model.named_parameters():
-            if parameter.dtype != self.inputs.dtype or parameter.device != self.inputs.device:
-                raise TypeError(
-                    f"models must have the dtype and device of inputs ({self.inputs.dtype}, "
-                    f"{self.inputs.device}), got {parameter.dtype}, {parameter.device} in {name}"
-                )
-        output = first_output("models", model, self.inputs[:1])
+        output = check_calls("models", model, self.inputs, alone=not is_stackable(model))
         if output.shape != self.targets[:1].shape:
             raise ValueError(
                 f"targets must have the shape of the model's outputs, (N, T, p) = "
                 f"{(len(self.inputs), *output.shape[1:])}, got {tuple(self.targets.shape)}"
             )
-        if not is_stackable(model):
-            check_separate("models", model, self.inputs[:2])
         if next(model.parameters(), None) is None:
             raise ValueError(f"models must have parameters to perturb, got {type(model).__name__} without any")
 
@@ -122,10 +117,10 @@ class ErrorEvaluator:
             (K,) float64 on the CPU, +inf where a state overflowed.
         """
         with torch.no_grad():
-            if not is_stackable(model):
-                errors = self._modules(model, parameters, finished)
-            else:
+            if is_stackable(model):
                 errors = self._stacked(stack(model, parameters), finished)
+            else:
+                errors = self._modules(model, parameters, finished)
         return _infinite_where_lost(errors)
 
     def of_family(self, family: Sequence[tuple[nn.Module, Parameters]], finished: Finished = ignore) -> list[Tensor]:
@@ -139,20 +134,14 @@ class ErrorEvaluator:
             What a call returns, for each model.
         """
         found: dict[int, Tensor] = {}
-        joined: dict[tuple[object, ...], list[tuple[int, StackedCells]]] = {}
-        for index, (model, parameters) in enumerate(family):
-            if has_modes(model) and (model.rnn.nonlinearity != "linear" or self.metric == "sup"):
-                with torch.no_grad():
-                    cells = stack(model, parameters)
-                joined.setdefault(cells.kind, []).append((index, cells))
-            else:
-                found[index] = self(model, parameters, finished)
-        for members in joined.values():
-            indices, parts = zip(*members, strict=True)
-            with torch.no_grad():
-                errors = _infinite_where_lost(self._stacked(join(parts), finished))
-            found.update(zip(indices, errors.split([part.count for part in parts]), strict=True))
-        return [found[index] for index in range(len(family))]
+        with torch.no_grad():
+            for indices, counts, cells in stack_together(family, linear=self.metric == "sup"):
+                errors = _infinite_where_lost(self._stacked(cells, finished))
+                found.update(zip(indices, errors.split(counts), strict=True))
+        return [
+            found[index] if index in found else self(model, parameters, finished)
+            for index, (model, parameters) in enumerate(family)
+        ]
 
     def gradient(self, model: nn.Module, parameters: Parameters) -> tuple[Tensor, Parameters]:
         """Errors of K copies of a model and the derivatives of their logarithms.

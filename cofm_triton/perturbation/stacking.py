@@ -3,7 +3,7 @@
 Everything here is differentiable by autograd.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import TypeGuard
 
@@ -14,7 +14,7 @@ from torch.func import vmap
 from cofm_triton.layers.rnn_functional import RNNFunctional, is_plain
 from cofm_triton.layers.stable_rnn import StableRNN
 from cofm_triton.step.coefficients import constrained_matrix, in_modes, matrix_coefficients, rates, step_coefficients
-from cofm_triton.step.stacked_cells import StackedCells
+from cofm_triton.step.stacked_cells import StackedCells, join
 
 RATE, FREQUENCY, ENCODER, BIAS = "rnn.rate_l0", "rnn.frequency_l0", "rnn.weight_ih_l0", "rnn.bias_l0"
 BASIS, MATRIX = "rnn.basis_l0", "rnn.weight_hh_l0"
@@ -80,6 +80,28 @@ def stack(model: RNNFunctional, parameters: Mapping[str, Tensor]) -> StackedCell
     if rnn.oscillating:
         readout = in_modes(readout).conj().resolve_conj()  # Re(conj(C) H) = c[2k] h[2k] + c[2k+1] h[2k+1]
     return StackedCells(step.rate, step.encoder, step.bias, readout, offset, step.dt, step.act_in, step.act_out)
+
+
+def stack_together(
+    family: Sequence[tuple[nn.Module, Mapping[str, Tensor]]], *, linear: bool
+) -> Iterator[tuple[list[int], list[int], StackedCells]]:
+    """Copies of models of any widths, joined where their nonlinearities, steps, inputs and outputs agree.
+
+    Args:
+        family: models and the parameters of their copies; those without one rate per unit are passed by.
+        linear: whether linear models are stacked too.
+
+    Yields:
+        Places of models in the family, how many copies each has, and all of these.
+    """
+    groups: dict[tuple[object, ...], list[tuple[int, StackedCells]]] = {}
+    for index, (model, parameters) in enumerate(family):
+        if has_modes(model) and (linear or model.rnn.nonlinearity != "linear"):
+            cells = stack(model, parameters)
+            groups.setdefault(cells.kind, []).append((index, cells))
+    for members in groups.values():
+        parts = [cells for _, cells in members]
+        yield [index for index, _ in members], [part.count for part in parts], join(parts)
 
 
 def _matrix_step(rnn: StableRNN, one: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:

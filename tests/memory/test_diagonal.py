@@ -9,7 +9,8 @@ from torch import Tensor
 
 from cofm_triton.cpu.blocked.memory_increment import excess
 from cofm_triton.layers.rnn_functional import RNNFunctional
-from cofm_triton.memory.diagonal import HeavisideCells, difference, slowest_decay, traffic
+from cofm_triton.memory.diagonal import HeavisideCells, difference, slowest_decay
+from cofm_triton.ops.memory_increment import traffic
 from cofm_triton.reference import Dynamics, increments
 from cofm_triton.step.nonlinearity import NONLINEARITIES
 

@@ -239,7 +239,7 @@ def test_without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_chunks_of_our_models_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = data()
     whole = perturbation_error(functional(), x, y, radii=RADII, directions=3)
-    monkeypatch.setattr("cofm_triton.perturbation.curve._CHUNK_NUMBERS", 50)
+    monkeypatch.setattr("cofm_triton.perturbation.copies._CHUNK_NUMBERS", 50)
     split = perturbation_error(functional(), x, y, radii=RADII, directions=3)
     torch.testing.assert_close(split.per_direction, whole.per_direction, rtol=RTOL, atol=0)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from cofm_triton.evidence.compilation.launches import Operator, Options, meta
-from cofm_triton.memory.diagonal import traffic
+from cofm_triton.ops.memory_increment import traffic
 
 # Samples of a record of so many steps; what moves is counted in samples, so that it is spread over the steps.
 MODELS, INPUTS, SAMPLES, STEPS = 40, 300, 50, 1000
