@@ -131,7 +131,7 @@ def memory_sweep(
     """Memory functions of `theta + radii[i] * directions[j]`, all copies together.
 
     The domain of the inputs is the same for all copies: if any of them has a bias, it is that of a model
-    with a bias (see `memory`).
+    with a bias (see `function.py`).
 
     Args:
         model: as for `memory_function`.
