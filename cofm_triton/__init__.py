@@ -4,7 +4,8 @@ from cofm_triton import targets
 from cofm_triton._version import __version__
 from cofm_triton.functional import dense_rnn, linear_scan, rnn_scan
 from cofm_triton.layers.residual import ResidualBlock, ResidualStack
-from cofm_triton.layers.stable_rnn import RNNFunctional, StableRNN
+from cofm_triton.layers.rnn_functional import RNNFunctional
+from cofm_triton.layers.stable_rnn import StableRNN
 from cofm_triton.loss import temporal_weights, temporally_weighted_mse
 from cofm_triton.memory.function import MemoryFunction, memory_function
 from cofm_triton.memory.sweep import MemorySweep, memory_sweep

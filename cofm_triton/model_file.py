@@ -17,7 +17,8 @@ import torch
 from torch.nn.utils.parametrize import type_before_parametrizations
 
 from cofm_triton._version import __version__
-from cofm_triton.layers.stable_rnn import RNNFunctional, StableRNN
+from cofm_triton.layers.rnn_functional import RNNFunctional
+from cofm_triton.layers.stable_rnn import StableRNN
 from cofm_triton.modules.round_trip import check_round_trip
 from cofm_triton.support.files import write_bytes
 from cofm_triton.support.scalars import as_int

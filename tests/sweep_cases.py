@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cofm_triton.cpu.blocked import perturbation as blocked
-from cofm_triton.layers.stable_rnn import RNNFunctional
+from cofm_triton.layers.rnn_functional import RNNFunctional
 from cofm_triton.perturbation.stacking import stack
 from cofm_triton.reference import Dynamics, rnn_functional
 from cofm_triton.step.pairs import as_complex

@@ -1,6 +1,7 @@
 """The installed package: what it contains, what it imports, and that dependencies point one way."""
 
 import ast
+import graphlib
 import importlib.metadata
 import json
 import re
@@ -90,6 +91,33 @@ def import_graph() -> dict[str, set[str]]:
         parts = {part for module in modules if (part := part_of(module))}
         graph[entry.stem] = parts - {entry.stem}
     return graph
+
+
+def module_graph() -> dict[str, set[str]]:
+    """Which module of the package imports which others, at its head or later on.
+
+    A package stands for its `__init__.py`. That Python runs this before any module below it is no import of the module:
+    a package may hand on what its modules define.
+    """
+    files = {}
+    for folder in (PACKAGE, LINK):  # no search for files follows a link
+        for source in sources(folder):
+            names = [*source.relative_to(folder.resolve()).with_suffix("").parts]
+            names = ["cofm_triton", *folder.relative_to(PACKAGE).parts, *names]
+            files[".".join(name for name in names if name != "__init__")] = source
+    graph = {}
+    for name, source in files.items():
+        package = name if source.name == "__init__.py" else name.rpartition(".")[0]
+        ours = (m for m in imported_modules(source, package) if m.split(".")[0] == "cofm_triton")
+        graph[name] = {next(m for m in ancestry(module) if m in files) for module in ours} - {name}
+    return graph
+
+
+def ancestry(module: str) -> Iterator[str]:
+    """The name itself, then the packages it is in."""
+    while module:
+        yield module
+        module = module.rpartition(".")[0]
 
 
 def run(code: str, cwd: Path) -> str:
@@ -185,6 +213,15 @@ def test_dependencies_point_one_way() -> None:
         f"{part} imports {other}" for part, others in graph.items() for other in others if RANK[other] >= RANK[part]
     ]
     assert not upwards
+
+
+def test_no_circle_of_modules() -> None:
+    """Also of imports inside of functions: a module can be read, and tested, once all that it imports is known."""
+    order = graphlib.TopologicalSorter(module_graph())
+    try:
+        order.prepare()
+    except graphlib.CycleError as error:
+        pytest.fail("modules import one another: " + " <- ".join(error.args[1]))
 
 
 def test_import_reader_resolves_relative_imports(tmp_path: Path) -> None:

@@ -164,7 +164,7 @@ class Sweep:
     def __init__(self, models: Sequence[NamedModel], data: Data, device: str, arguments: argparse.Namespace) -> None:
         import torch
 
-        from cofm_triton.perturbation.curve import check_radii
+        from cofm_triton.perturbation.directions import check_radii
 
         self._arguments, self._data = arguments, data
         self._state = torch.float32 if arguments.precision == "float32" else torch.float64
@@ -226,7 +226,7 @@ class Sweep:
             yield Block(f"{index:03d}-slow", partial(self._errors, index, slow))
 
     def _errors(self, index: int, direction: Direction) -> Result:
-        from cofm_triton.perturbation.curve import errors_along
+        from cofm_triton.perturbation.copies import errors_along
 
         module = self._models[index][1]
         evaluator = self._evaluator(module)

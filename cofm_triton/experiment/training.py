@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from cofm_triton.functional import rnn_scan
-from cofm_triton.layers.stable_rnn import RNNFunctional, is_plain
+from cofm_triton.layers.rnn_functional import RNNFunctional, is_plain
 from cofm_triton.loss import temporal_weights
 from cofm_triton.perturbation.quadratic_form import QuadraticForm
 from cofm_triton.step.activations import properties

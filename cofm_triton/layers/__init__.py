@@ -1,6 +1,7 @@
 """Layers: `StableRNN` and what is built of it."""
 
 from cofm_triton.layers.residual import ResidualBlock, ResidualStack
-from cofm_triton.layers.stable_rnn import RNNFunctional, StableRNN
+from cofm_triton.layers.rnn_functional import RNNFunctional
+from cofm_triton.layers.stable_rnn import StableRNN
 
 __all__ = ["RNNFunctional", "ResidualBlock", "ResidualStack", "StableRNN"]

@@ -9,13 +9,13 @@ trains; the gate adds what an elementwise recurrence lacks, products of units. T
 
 from __future__ import annotations
 
-from typing import Any, cast, overload
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence
 
+from cofm_triton.layers.sequence import TensorOrPacked, at_every_step
 from cofm_triton.layers.stable_rnn import StableRNN
 
 
@@ -59,25 +59,14 @@ class ResidualBlock(nn.Module):
         self.mix = nn.Linear(outputs, 2 * size, **place)
         self.dropout = nn.Dropout(dropout)
 
-    @overload
-    def forward(self, input: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]: ...
-
-    @overload
-    def forward(self, input: PackedSequence, hx: Tensor | None = None) -> tuple[PackedSequence, Tensor]: ...
-
-    def forward(
-        self, input: Tensor | PackedSequence, hx: Tensor | None = None
-    ) -> tuple[Tensor | PackedSequence, Tensor]:
+    def forward(self, input: TensorOrPacked, hx: Tensor | None = None) -> tuple[TensorOrPacked, Tensor]:
         """Run over whole sequences; shapes are those of the class.
 
         Raises:
             TypeError, ValueError: as `StableRNN`.
         """
-        if isinstance(input, PackedSequence):
-            h, h_n = self.rnn(PackedSequence(self._normed(input.data), *input[1:]), hx)
-            return PackedSequence(self._added(input.data, h.data), *input[1:]), h_n
-        h, h_n = self.rnn(self._normed(input), hx)
-        return self._added(input, h), h_n
+        h, h_n = self.rnn(at_every_step(self._normed, input), hx)
+        return at_every_step(self._added, input, h), h_n
 
     def step(self, x: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """One time step, x (B, d) or (d,); otherwise as `StableRNN.step`."""
@@ -135,26 +124,13 @@ class ResidualStack(nn.Module):
         place = {name: options[name] for name in ("device", "dtype") if name in options}
         self.encoder = nn.Linear(input_size, size, **place)
 
-    @overload
-    def forward(self, input: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]: ...
-
-    @overload
-    def forward(self, input: PackedSequence, hx: Tensor | None = None) -> tuple[PackedSequence, Tensor]: ...
-
-    def forward(
-        self, input: Tensor | PackedSequence, hx: Tensor | None = None
-    ) -> tuple[Tensor | PackedSequence, Tensor]:
+    def forward(self, input: TensorOrPacked, hx: Tensor | None = None) -> tuple[TensorOrPacked, Tensor]:
         """Run over whole sequences; shapes are those of the class.
 
         Raises:
             TypeError, ValueError: as `StableRNN`.
         """
-        x: Tensor | PackedSequence
-        if isinstance(input, PackedSequence):
-            x = PackedSequence(self._encoded(input.data), *input[1:])
-        else:
-            x = self._encoded(input)
-        ends = []
+        x, ends = at_every_step(self._encoded, input), []
         for block, start in zip(self.blocks, self._starts(hx), strict=True):
             x, end = block(x, start)
             ends.append(end)

@@ -2,7 +2,7 @@
 
     z[0] = U x + b,   v[k] = c^T act(z[k]),   z[k+1] = z[k] - dt A act(z[k]) = L z[k] + dt A (z[k] - act(z[k]))
 
-with L = 1 - dt A; v[k] is (y[k] - y[k-1]) / dt, see `heaviside` for the models whose units do not see each other. Where
+with L = 1 - dt A; v[k] is (y[k] - y[k-1]) / dt, see `diagonal.py` for models whose units do not see each other. Where
 act is linear the steps to the next sample are one power of L: always for linear models; for others once every |z| is
 below `SMALL`, if L shrinks all z. Everything is float64.
 Source: arXiv 2305.19190, Definition 3.1, for y = c^T h.
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from cofm_triton.cpu.blocked.memory_increment import LOOK_EVERY, SMALL
-from cofm_triton.layers.stable_rnn import RNNFunctional
+from cofm_triton.layers.rnn_functional import RNNFunctional
 from cofm_triton.perturbation.stacking import stack
 from cofm_triton.step.activation import bodies
 from cofm_triton.step.activations import properties
@@ -46,6 +46,16 @@ class DenseHeavisideCells:
     def __getitem__(self, models: slice) -> "DenseHeavisideCells":
         """Some of the models."""
         return DenseHeavisideCells(self.cells[models], self.decay[models])
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether any step is as cheap as the first: never."""
+        return False
+
+    @property
+    def held(self) -> int:
+        """Numbers that are held per model, input and step."""
+        return self.cells.readout.shape[1]
 
     @property
     def slowest(self) -> Tensor:

@@ -20,15 +20,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cofm_triton.layers.stable_rnn import RNNFunctional
-from cofm_triton.ops.backends import resolve
-from cofm_triton.ops.sweeps import increment_backend
+from cofm_triton.layers.rnn_functional import RNNFunctional
+from cofm_triton.ops.memory_increment import sampled_increments
 from cofm_triton.perturbation.stacking import FREQUENCY, RATE, stack
 from cofm_triton.step.activation import bodies
 from cofm_triton.step.activations import properties
-from cofm_triton.step.coefficients import mode_frequency
+from cofm_triton.step.coefficients import Modes, modes_of
 from cofm_triton.step.modes import log_decay, mode_decay
-from cofm_triton.step.parameterization import parameterization
 from cofm_triton.step.stacked_cells import StackedCells
 
 _LOG_ZERO = -1e4  # stands for log(0), whose product with 0 would be NaN: e^-1e4 is 0
@@ -56,6 +54,11 @@ class HeavisideCells:
         cells, modes = stack(model, parameters), _modes(model, parameters)
         # 1 - l would lose the digits of a small l
         return cls(cells, mode_decay(*modes), log_decay(*modes), cells.dt / model.rnn.dt)
+
+    @property
+    def held(self) -> int:
+        """Numbers that are held per model, input and step: all units where each step is answered by itself."""
+        return self.decay.shape[1] if self.is_closed else self.cells.readout.shape[1]
 
     @property
     def slowest(self) -> Tensor:
@@ -112,9 +115,8 @@ class HeavisideCells:
         return self.scale * _real(change @ cells.readout[:, None].mT)
 
     def _iterated(self, drive: Tensor, steps: Tensor) -> Tensor:
-        cells, step = self.cells, self.cells.dt * self.cells.rate
-        backend = increment_backend(resolve(None, drive.device))
-        return backend.sampled_increments(cells.act_in, drive, self.decay, step, cells.readout, steps)
+        cells = self.cells
+        return sampled_increments(cells.act_in, drive, self.decay, cells.dt * cells.rate, cells.readout, steps)
 
     def _difference(self, drive: Tensor, times: Tensor) -> Tensor:
         """act_out(h[k+1]) - act_out(h[k]) of a linear state, drive (K, n, 1 or S, m)."""
@@ -163,22 +165,10 @@ def _slowest(log_decays: Tensor, dt: float) -> Tensor:
     return -_real(log_decays).amax(1) / dt
 
 
-def _modes(model: RNNFunctional, parameters: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None, float, str]:
-    """Rate and frequency of K copies of a model, (K, m), its step and discretisation."""
-    rnn = model.rnn
-    rate = parameterization(rnn.parameterization).rate(parameters[RATE])
-    frequency = mode_frequency(rnn, parameters[RATE], parameters[FREQUENCY]) if rnn.oscillating else None
-    return rate, frequency, rnn.dt, rnn.discretization
+def _modes(model: RNNFunctional, parameters: Mapping[str, Tensor]) -> Modes:
+    """Of K copies of a model, (K, m)."""
+    return modes_of(model.rnn, parameters[RATE], parameters.get(FREQUENCY))
 
 
 def _real(values: Tensor) -> Tensor:
     return values.real if values.is_complex() else values
-
-
-def traffic(models: int, inputs: int, samples: int, units: int, outputs: int, itemsize: int) -> int:
-    """Bytes that increments of nonlinear models must move: states never leave the chip, whatever the number of steps.
-
-    The first states are read per input, decay, step and read-out per model, and the samples written.
-    """
-    numbers = models * (units * (inputs + 2 + outputs) + inputs * samples * outputs)
-    return itemsize * numbers

@@ -21,12 +21,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from cofm_triton.layers.stable_rnn import RNNFunctional, StableRNN, reads_out_states
+from cofm_triton.layers.rnn_functional import RNNFunctional, reads_out_states
+from cofm_triton.layers.stable_rnn import StableRNN
 from cofm_triton.memory.decay_fit import DecayFit, fit_decay
 from cofm_triton.memory.evaluator import MemoryEvaluator
 from cofm_triton.memory.search import NORMS
+from cofm_triton.modules.calls import check_module
 from cofm_triton.modules.module_state import cast
-from cofm_triton.perturbation.evaluator import check_module
 from cofm_triton.support.files import write_text
 from cofm_triton.support.progress import Progress
 from cofm_triton.support.scalars import as_int, as_number, check_choice, check_int, check_number, described

@@ -7,7 +7,7 @@ down to r in a geometric progression. Then every step k refines its own best inp
 the steps beside it, sizes a little larger and smaller, every coordinate moved both ways and random
 directions, by distances that shrink round after round. In two dimensions or more, parts of the
 directions start such a search each, as there are several optima. The result is attained by an input
-that was tried: a lower bound of the sup, never above it.
+that was tried: a lower bound of the sup, never above it. Of linear models the sup is known, `linear_supremum`.
 """
 
 import math
@@ -267,3 +267,32 @@ def _moves(points: Tensor, domain: Domain, radial: float, ways: Tensor) -> Tenso
     scaled = factors[:, None, None] * points[:, None]
     shifted = points[:, None] + ways[:, None] * points.abs().amax(-1, keepdim=True)[:, None]
     return domain.nearest(torch.cat((scaled, shifted), 1))
+
+
+def linear_supremum(kernel: Tensor, domain: Domain) -> Best:
+    """The exact sup for linear models.
+
+        M = max over r in {smallest, largest} and outputs q of (r |kappa_q|_1 + |kb_q|) / (r + {0 or 1})
+
+    The ratio is monotone in r, and corners of the cube |x|_inf = r maximise its numerator.
+
+    Args:
+        kernel: (K, p, d + 1, S), see `Heaviside.kernel`.
+        domain: smallest and largest r.
+    """
+    kappa, constant = kernel[:, :, :-1], kernel[:, :, -1]
+    best = None
+    for size in (domain.largest, domain.smallest):
+        ratio = (size * kappa.abs().sum(2) + constant.abs()) / (size + NORMS[domain.norm])
+        values, output = torch.where(ratio.isnan(), torch.inf, ratio).max(1)
+        index = output[:, None, None].expand(-1, 1, kappa.shape[2], -1)
+        signs = _sign(kappa.gather(1, index)[:, 0]) * _sign(constant.gather(1, output[:, None]))
+        points = size * signs.mT
+        better = None if best is None else best.improved(values[:, None], points[:, None])
+        best = Best(values, points) if better is None else better
+    assert best is not None
+    return best
+
+
+def _sign(values: Tensor) -> Tensor:
+    return torch.where(values < 0, -1.0, 1.0).to(values.dtype)

@@ -9,9 +9,8 @@ they no longer do.
 
 import csv
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import product
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
@@ -22,10 +21,9 @@ from cofm_triton.memory.decay_fit import DecayFit, fit_decay
 from cofm_triton.memory.evaluator import MemoryEvaluator
 from cofm_triton.memory.function import Settings, evaluator_of
 from cofm_triton.memory.search import Domain
-from cofm_triton.modules.module_state import cast
-from cofm_triton.perturbation.curve import check_radii, make_directions
-from cofm_triton.perturbation.directions import check_ball
-from cofm_triton.perturbation.evaluator import check_module
+from cofm_triton.modules.calls import check_module
+from cofm_triton.perturbation.copies import Copies
+from cofm_triton.perturbation.directions import Directions, check_moves
 from cofm_triton.support.files import write_text
 from cofm_triton.support.progress import Progress, check_progress, part
 
@@ -117,7 +115,7 @@ def memory_sweep(
     length: int,
     *,
     radii: Tensor | Sequence[float],
-    directions: int | Sequence[Mapping[str, Tensor]] = 30,
+    directions: int | Directions = 30,
     seed: int = 0,
     radius: float = 1.0,
     inputs: Tensor | None = None,
@@ -133,7 +131,7 @@ def memory_sweep(
     """Memory functions of `theta + radii[i] * directions[j]`, all copies together.
 
     The domain of the inputs is the same for all copies: if any of them has a bias, it is that of a model
-    with a bias (see `memory`).
+    with a bias (see `function.py`).
 
     Args:
         model: as for `memory_function`.
@@ -186,7 +184,7 @@ def memory_sweep(
     values = torch.empty(len(grid), copies.count, len(evaluator.steps), dtype=torch.float64, device="cpu")
     slowest = torch.empty(values.shape[:2], dtype=torch.float64, device="cpu")
     floor = 0.0
-    jobs = list(copies.jobs(grid))
+    jobs = list(copies.jobs(grid, _HELD_NUMBERS))
     done, total = 0, sum(len(r) for r, _ in jobs)
     for r, j in jobs:
         memory = evaluator(copies.at(grid[r], j), part(progress, done, len(r), total))
@@ -203,7 +201,7 @@ def sweep_domain(
     length: int,
     *,
     radii: Tensor | Sequence[float],
-    directions: int | Sequence[Mapping[str, Tensor]] = 30,
+    directions: int | Directions = 30,
     seed: int = 0,
     radius: float = 1.0,
     norm: str = "inf",
@@ -259,45 +257,16 @@ def _prepared(
     model: nn.Module,
     length: int,
     radii: Tensor | Sequence[float],
-    directions: int | Sequence[Mapping[str, Tensor]],
+    directions: int | Directions,
     seed: int,
     ball: str,
     **options: Any,
-) -> tuple[Tensor, "_Copies", MemoryEvaluator]:
+) -> tuple[Tensor, Copies, MemoryEvaluator]:
     """Radii, copies and evaluator of a sweep, checked; options as of `evaluator_of`."""
     if radii is None:
         raise TypeError("radii must be a list of numbers, got None")
-    grid = check_radii(radii)
-    check_ball(ball)
     check_module("model", model)
-    chosen = make_directions(model, directions, seed, "random", ball)
-    copies = _Copies(model, chosen)
+    grid, (chosen,) = check_moves([model], radii, directions, seed=seed, search="random", ball=ball)
+    copies = Copies(model, chosen)
     probe = copies.at(grid.max().expand(len(chosen)), torch.arange(len(chosen), device="cpu"))
     return grid, copies, evaluator_of(model, length, probe, **options)
-
-
-class _Copies:
-    """Perturbed copies of a model, formed when they are needed."""
-
-    def __init__(self, model: nn.Module, directions: Sequence[Mapping[str, Tensor]]) -> None:
-        self.base = {name: cast(p, torch.float64) for name, p in model.named_parameters()}
-        self.count = len(directions)
-        self.moves = {
-            name: torch.stack([direction.get(name, torch.zeros(())).to(p).expand(p.shape) for direction in directions])
-            for name, p in self.base.items()
-        }
-
-    def at(self, radii: Tensor, directions: Tensor) -> dict[str, Tensor]:
-        """Parameters of K copies: radii (K,), indices of directions (K,)."""
-        return {
-            name: p + radii.to(p).reshape(-1, *([1] * p.dim())) * self.moves[name][directions.to(p.device)]
-            for name, p in self.base.items()
-        }
-
-    def jobs(self, radii: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Indices (K,) of radii and directions, as many at a time as memory takes; radius 0 once."""
-        pairs = [(r, j) for r, j in product(range(len(radii)), range(self.count)) if j == 0 or radii[r] != 0]
-        size = max(1, _HELD_NUMBERS // max(1, sum(p.numel() for p in self.base.values())))
-        for first in range(0, len(pairs), size):
-            r, j = torch.tensor(pairs[first : first + size], device="cpu").T
-            yield r, j

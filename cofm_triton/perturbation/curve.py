@@ -9,39 +9,24 @@ one (never a smaller one), and the curve keeps both.
 
 import csv
 import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from os import PathLike
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from cofm_triton.perturbation.directions import (
-    Direction,
-    check_ball,
-    norm,
-    paper_radii,
-    parameter_shapes,
-    random_directions,
-    slow_direction,
-)
+from cofm_triton.perturbation.copies import errors_of_family
+from cofm_triton.perturbation.directions import Direction, Directions, check_moves
 from cofm_triton.perturbation.evaluator import ErrorEvaluator
 from cofm_triton.perturbation.worst_case import ascend, evaluations
 from cofm_triton.support.files import write_text
-from cofm_triton.support.progress import Finished, Progress, counting, ignore
-from cofm_triton.support.scalars import as_int, as_number, check_choice, check_int, check_real, described
+from cofm_triton.support.progress import Finished, Progress, counting
+from cofm_triton.support.scalars import check_real
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-Directions = Sequence[Mapping[str, Tensor]]
-
-SEARCHES = ("random", "slow", "gradient")
-
-_NUMBER_BYTES = 8
-_LENGTH_SLACK = 1e-5  # directions that were normalised in float32
-_CHUNK_NUMBERS = 1 << 23  # perturbed parameters held at once: 64 MB, at most half the memory limit
 
 
 @dataclass(frozen=True)
@@ -203,14 +188,11 @@ def perturbation_error(
     """
     family = as_family(models)
     evaluator = ErrorEvaluator(inputs, targets, metric, dtype, memory_limit)
-    grid = check_radii(radii)
-    check_ball(ball)
-    check_choice("search", search, SEARCHES)
     for model in family:
         evaluator.check(model)
     # Everything is checked before the first model is computed.
-    all_directions = [make_directions(model, directions, seed, search, ball) for model in family]
-    total = sum(len(_jobs(grid, chosen)) for chosen in all_directions)
+    grid, all_directions = check_moves(family, radii, directions, seed=seed, search=search, ball=ball)
+    total = sum(len(chosen) if radius else 1 for chosen in all_directions for radius in grid.tolist())
     if search == "gradient":
         total += len(family) * len(grid) * evaluations()
     finished = counting(progress, total)
@@ -268,163 +250,3 @@ def as_family(models: nn.Module | Iterable[nn.Module]) -> list[nn.Module]:
     if not family:
         raise ValueError("models must hold at least one model, got none")
     return family
-
-
-def errors_along(evaluator: ErrorEvaluator, model: nn.Module, radii: Tensor, directions: Directions) -> Tensor:
-    """Errors of `theta + radius * direction` of one model, (radii, directions) float64."""
-    return errors_of_family(evaluator, [(model, directions)], radii)[0]
-
-
-def errors_of_family(
-    evaluator: ErrorEvaluator,
-    family: Sequence[tuple[nn.Module, Directions]],
-    radii: Tensor,
-    finished: Finished = ignore,
-) -> list[Tensor]:
-    """Errors of `theta + radius * direction`, (radii, directions) float64 for each model.
-
-    Radius zero is computed once. Copies are formed, and handed on together, as many at a time as memory takes;
-    `finished` is told how many are.
-    """
-    held = min(_CHUNK_NUMBERS, evaluator.memory_limit // _NUMBER_BYTES // 2)
-    errors = [torch.empty(len(radii), len(directions), dtype=torch.float64, device="cpu") for _, directions in family]
-    pending: list[_Copies] = []
-
-    def compute() -> None:
-        results = evaluator.of_family([(copies.model, copies.parameters) for copies in pending], finished)
-        for copies, result in zip(pending, results, strict=True):
-            copies.errors[copies.r, copies.j] = result
-        pending.clear()
-
-    room = held
-    for (model, directions), into in zip(family, errors, strict=True):
-        for copies in _copies(model, radii, directions, held, into):
-            size = sum(value.numel() for value in copies.parameters.values())
-            if pending and size > room:
-                compute()
-                room = held
-            pending.append(copies)
-            room -= size
-    compute()
-    for found in errors:
-        found[radii == 0] = found[radii == 0, :1]
-    return errors
-
-
-class _Copies(NamedTuple):
-    """Perturbed copies of a model, and where their errors belong."""
-
-    model: nn.Module
-    parameters: dict[str, Tensor]
-    errors: Tensor
-    r: Tensor
-    j: Tensor
-
-
-def _jobs(radii: Tensor, directions: Directions) -> list[tuple[int, int]]:
-    """Indices of the radius and direction of every copy, radius 0 once."""
-    return [(r, j) for r in range(len(radii)) for j in range(len(directions) if radii[r] != 0 else 1)]
-
-
-def _copies(model: nn.Module, radii: Tensor, directions: Directions, held: int, errors: Tensor) -> Iterator[_Copies]:
-    """The copies at all radii and directions, at most `held` numbers at a time."""
-    base = {name: p.detach().double() for name, p in model.named_parameters()}
-    stacked = {name: torch.stack([_entry(d, name, value) for d in directions]) for name, value in base.items()}
-    jobs = _jobs(radii, directions)
-    size = max(1, held // max(1, sum(p.numel() for p in base.values())))
-    for first in range(0, len(jobs), size):
-        r, j = torch.tensor(jobs[first : first + size], device="cpu").T
-        parameters = {
-            name: value + _like(radii[r], value) * stacked[name][j.to(value.device)] for name, value in base.items()
-        }
-        yield _Copies(model, parameters, errors, r, j)
-
-
-def _entry(direction: Mapping[str, Tensor], name: str, value: Tensor) -> Tensor:
-    given = direction.get(name)
-    return torch.zeros_like(value) if given is None else given.detach().to(value)
-
-
-def _like(radii: Tensor, value: Tensor) -> Tensor:
-    return radii.to(value.device).reshape(-1, *([1] * value.dim()))
-
-
-def check_radii(radii: Tensor | Sequence[float] | None) -> Tensor:
-    """The radii as a float64 tensor, the paper's when None."""
-    if radii is None:
-        return paper_radii()
-    plain: Any = radii
-    if isinstance(radii, Sequence):
-        plain = [radius if as_number(radius) is None else as_number(radius) for radius in radii]
-    try:
-        given = torch.as_tensor(plain, device="cpu").detach()
-    except (TypeError, ValueError, RuntimeError):
-        raise TypeError(f"radii must be a list of numbers, got {radii!r}") from None
-    if given.is_complex() or given.dtype == torch.bool:
-        raise TypeError(f"radii must be real numbers, got {radii!r}")
-    if given.dim() != 1 or len(given) == 0:
-        raise ValueError(f"radii must be a non-empty list of numbers, got {radii!r}")
-    if not isinstance(radii, Tensor) and any(as_number(radius) is None for radius in plain):
-        raise TypeError(f"radii must be a list of numbers, got {radii!r}")
-    # A list is read once more: PyTorch's default dtype would round its numbers.
-    grid = given.double() if isinstance(radii, Tensor) else torch.as_tensor(plain, dtype=torch.float64, device="cpu")
-    if not bool(((grid >= 0) & grid.isfinite()).all()):
-        raise ValueError(f"radii must be finite and not negative, got {radii!r}")
-    return grid
-
-
-def make_directions(
-    model: nn.Module,
-    directions: int | Directions,
-    seed: int,
-    search: str,
-    ball: str,
-) -> Directions:
-    """The directions of one model, checked."""
-    if search == "slow":
-        return [slow_direction(model, ball=ball)]
-    shapes = parameter_shapes(model)
-    if not isinstance(directions, Sequence):
-        if as_int(directions) is None:
-            raise TypeError(f"directions must be a count or a list of dicts, got {described(directions)}")
-        count = check_int("directions", directions, 1)
-        return random_directions(shapes, range(count), seed=seed, ball=ball)
-    if not directions:
-        raise ValueError("directions must hold at least one direction, got an empty list")
-    for direction in directions:
-        _check_direction(direction, shapes)
-        if search == "gradient":
-            _check_length(direction, ball)
-    return directions
-
-
-def _check_direction(direction: Mapping[str, Tensor], shapes: Mapping[str, torch.Size]) -> None:
-    if not isinstance(direction, Mapping):
-        raise TypeError(f"directions must hold dicts of tensors, got {type(direction).__name__}")
-    for name, value in direction.items():
-        if name not in shapes:
-            raise ValueError(f"directions name parameters: {tuple(shapes)}, got {name!r}")
-        if not isinstance(value, Tensor) or value.is_complex():
-            given = value.dtype if isinstance(value, Tensor) else type(value).__name__
-            raise TypeError(f"directions must hold real tensors, got {given} for {name!r}")
-        if value.shape != shapes[name]:
-            raise ValueError(
-                f"directions must have the parameters' shapes: {name!r} is "
-                f"{tuple(shapes[name])}, got {tuple(value.shape)}"
-            )
-        if not bool(value.isfinite().all()):
-            raise ValueError(f"directions must be finite, got NaN or infinity in {name!r}")
-
-
-def _check_length(direction: Mapping[str, Tensor], ball: str) -> None:
-    """Raises ValueError where an ascent, which stays in the ball, would start outside of it."""
-    for name, value in direction.items():
-        length = float(norm(value.double(), ball)) if value.numel() else 0.0
-        if length > 1 + _LENGTH_SLACK:
-            ball_of = f"the unit ball {ball!r} for search='gradient'"
-            raise ValueError(f"directions must lie in {ball_of}, got {name!r} of length {length:g}")
-
-
-def traffic(sequences: int, length: int, inputs: int, outputs: int, itemsize: int) -> int:
-    """Bytes that a sweep must move for all models that are computed together: inputs and targets, read once."""
-    return (inputs + outputs) * sequences * length * itemsize

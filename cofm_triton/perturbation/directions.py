@@ -14,25 +14,24 @@ alone: not of how many are drawn, in which order, on which device or in how many
 
 import math
 import re
-import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from cofm_triton.step.parameterization import parameterization
-from cofm_triton.support.scalars import check_choice, check_int
+from cofm_triton.support.normal_numbers import normal_numbers
+from cofm_triton.support.scalars import as_int, as_number, check_choice, check_int, described
 
 BALLS = ("inf", "l2")
 
 Direction = dict[str, Tensor]
-Floats = np.ndarray[Any, np.dtype[np.float64]]
+Directions = Sequence[Mapping[str, Tensor]]
 
-_LOG_TERMS = 12  # of artanh up to 0.172: the next one is below 1e-19 of the sum
-_TURN_TERMS = 11  # of cos and sin up to pi / 4: the next one is below 1e-22
+SEARCHES = ("random", "slow", "gradient")
 
+_LENGTH_SLACK = 1e-5  # directions that were normalised in float32
 _RATE = re.compile(r"rate_l\d+(_reverse)?$")
 
 
@@ -45,6 +44,46 @@ def paper_radii() -> Tensor:
     """
     steps = [1e-3 * 2 ** (i / 2) for i in range(21)]
     return torch.tensor([0.0, *steps], dtype=torch.float64, device="cpu")
+
+
+def check_radii(radii: Tensor | Sequence[float] | None) -> Tensor:
+    """The radii as a float64 tensor, the paper's when None."""
+    if radii is None:
+        return paper_radii()
+    plain: Any = radii
+    if isinstance(radii, Sequence):
+        plain = [radius if as_number(radius) is None else as_number(radius) for radius in radii]
+    try:
+        given = torch.as_tensor(plain, device="cpu").detach()
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"radii must be a list of numbers, got {radii!r}") from None
+    if given.is_complex() or given.dtype == torch.bool:
+        raise TypeError(f"radii must be real numbers, got {radii!r}")
+    if given.dim() != 1 or len(given) == 0:
+        raise ValueError(f"radii must be a non-empty list of numbers, got {radii!r}")
+    if not isinstance(radii, Tensor) and any(as_number(radius) is None for radius in plain):
+        raise TypeError(f"radii must be a list of numbers, got {radii!r}")
+    # A list is read once more: PyTorch's default dtype would round its numbers.
+    grid = given.double() if isinstance(radii, Tensor) else torch.as_tensor(plain, dtype=torch.float64, device="cpu")
+    if not bool(((grid >= 0) & grid.isfinite()).all()):
+        raise ValueError(f"radii must be finite and not negative, got {radii!r}")
+    return grid
+
+
+def check_moves(
+    family: Sequence[nn.Module],
+    radii: Tensor | Sequence[float] | None,
+    directions: int | Directions,
+    *,
+    seed: int,
+    search: str,
+    ball: str,
+) -> tuple[Tensor, list[Directions]]:
+    """Radii, and the directions of each model; arguments and errors of `perturbation_error`."""
+    grid = check_radii(radii)
+    check_ball(ball)
+    check_choice("search", search, SEARCHES)
+    return grid, [_directions_of(model, directions, seed, search, ball) for model in family]
 
 
 def check_ball(ball: str) -> None:
@@ -70,48 +109,6 @@ def norm(tensor: Tensor, ball: str, batch_dims: int = 0) -> Tensor:
     if len(shape) < 2 or shape[0] == 1 or math.prod(shape[1:]) == 1:
         return tensor.reshape(*batch, -1).norm(dim=-1)
     return torch.linalg.matrix_norm(tensor.reshape(*batch, shape[0], -1), ord=2)
-
-
-def _normal(seed: int, name: str, indices: Sequence[int], count: int) -> Floats:
-    """Standard normal numbers by Box and Muller from Philox, (indices, count) float64: the same bits everywhere.
-
-    numpy promises the bits of the generator across versions and processors, not those of `standard_normal`, `log` and
-    `cos`. Here the latter are made of sums, products, quotients and roots, which round alike on every processor.
-    """
-    pairs = -(-count // 2)
-    keys = [np.array((seed, zlib.crc32(name.encode()) << 32 | index), dtype=np.uint64) for index in indices]
-    bits = np.stack([np.random.Philox(key=key).random_raw(2 * pairs) for key in keys])
-    uniform = ((bits >> np.uint64(11)).astype(np.float64) + 1) * 2.0**-53  # in (0, 1]
-    length, (cosine, sine) = np.sqrt(-2 * _log(uniform[:, :pairs])), _turn(uniform[:, pairs:])
-    return np.stack([length * cosine, length * sine], 2).reshape(len(keys), -1)[:, :count]
-
-
-def _log(u: Floats) -> Floats:
-    """log u for u in (0, 1]: u = 2^e m with m near 1, log m = 2 artanh((m - 1) / (m + 1)) by its series."""
-    m, e = np.frexp(u)
-    low = m < math.sqrt(0.5)
-    m, e = np.where(low, 2 * m, m), np.where(low, e - 1, e)
-    f = (m - 1) / (m + 1)
-    return e * math.log(2) + 2 * f * _series(f * f, [1 / n for n in range(1, 2 * _LOG_TERMS, 2)])
-
-
-def _turn(u: Floats) -> tuple[Floats, Floats]:
-    """cos and sin of 2 pi u: u less its quarters, which is exact, then Taylor's series up to a quarter of pi."""
-    quarter = np.floor(4 * u + 0.5)
-    angle = 2 * math.pi * (u - 0.25 * quarter)
-    square = angle * angle
-    cosine = _series(square, [(-1) ** n / math.factorial(2 * n) for n in range(_TURN_TERMS)])
-    sine = angle * _series(square, [(-1) ** n / math.factorial(2 * n + 1) for n in range(_TURN_TERMS)])
-    turns = quarter.astype(np.int64) % 4
-    return np.choose(turns, [cosine, -sine, -cosine, sine]), np.choose(turns, [sine, cosine, -sine, -cosine])
-
-
-def _series(x: Floats, coefficients: list[float]) -> Floats:
-    """sum_n coefficients[n] x^n, by Horner's rule."""
-    total = np.full_like(x, coefficients[-1])
-    for coefficient in reversed(coefficients[:-1]):
-        total = total * x + coefficient
-    return total
 
 
 def random_direction(shapes: Mapping[str, torch.Size], index: int, *, seed: int = 0, ball: str = "inf") -> Direction:
@@ -147,7 +144,7 @@ def random_directions(
     indices = [check_int("index", index, below=2**32) for index in indices]
     columns = {}
     for name, shape in shapes.items():
-        values = torch.from_numpy(_normal(seed, name, indices, shape.numel())).reshape(-1, *shape)
+        values = torch.from_numpy(normal_numbers(seed, name, indices, shape.numel())).reshape(-1, *shape)
         if values.numel():
             values = values / norm(values, ball, batch_dims=1).reshape(-1, *([1] * len(shape)))
         columns[name] = values
@@ -198,3 +195,55 @@ def slower_sign(name: str, raw: Tensor) -> Tensor:
     rate = parameterization(name).rate
     step = 1e-3  # a symmetric difference: decides next to the maximum of "inverse" as well
     return torch.where(rate(raw + step) < rate(raw - step), 1.0, -1.0).to(torch.float64)
+
+
+def _directions_of(
+    model: nn.Module,
+    directions: int | Directions,
+    seed: int,
+    search: str,
+    ball: str,
+) -> Directions:
+    """The directions of one model, checked."""
+    if search == "slow":
+        return [slow_direction(model, ball=ball)]
+    shapes = parameter_shapes(model)
+    if not isinstance(directions, Sequence):
+        if as_int(directions) is None:
+            raise TypeError(f"directions must be a count or a list of dicts, got {described(directions)}")
+        count = check_int("directions", directions, 1)
+        return random_directions(shapes, range(count), seed=seed, ball=ball)
+    if not directions:
+        raise ValueError("directions must hold at least one direction, got an empty list")
+    for direction in directions:
+        _check_direction(direction, shapes)
+        if search == "gradient":
+            _check_length(direction, ball)
+    return directions
+
+
+def _check_direction(direction: Mapping[str, Tensor], shapes: Mapping[str, torch.Size]) -> None:
+    if not isinstance(direction, Mapping):
+        raise TypeError(f"directions must hold dicts of tensors, got {type(direction).__name__}")
+    for name, value in direction.items():
+        if name not in shapes:
+            raise ValueError(f"directions name parameters: {tuple(shapes)}, got {name!r}")
+        if not isinstance(value, Tensor) or value.is_complex():
+            given = value.dtype if isinstance(value, Tensor) else type(value).__name__
+            raise TypeError(f"directions must hold real tensors, got {given} for {name!r}")
+        if value.shape != shapes[name]:
+            raise ValueError(
+                f"directions must have the parameters' shapes: {name!r} is "
+                f"{tuple(shapes[name])}, got {tuple(value.shape)}"
+            )
+        if not bool(value.isfinite().all()):
+            raise ValueError(f"directions must be finite, got NaN or infinity in {name!r}")
+
+
+def _check_length(direction: Mapping[str, Tensor], ball: str) -> None:
+    """Raises ValueError where an ascent, which stays in the ball, would start outside of it."""
+    for name, value in direction.items():
+        length = float(norm(value.double(), ball)) if value.numel() else 0.0
+        if length > 1 + _LENGTH_SLACK:
+            ball_of = f"the unit ball {ball!r} for search='gradient'"
+            raise ValueError(f"directions must lie in {ball_of}, got {name!r} of length {length:g}")

@@ -1,23 +1,24 @@
-"""Our models as stacked coefficients (`cells.py`): which ones are understood, and K copies of one from its parameters.
+"""Our models as stacked coefficients (`stacked_cells.py`): which ones are understood, and K copies of one.
 
 Everything here is differentiable by autograd.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
 from torch.func import vmap
 
-from cofm_triton.layers.stable_rnn import RNNFunctional, StableRNN, is_plain
-from cofm_triton.modules.module_state import OtherTensors
+from cofm_triton.layers.rnn_functional import RNNFunctional, is_plain
+from cofm_triton.layers.stable_rnn import StableRNN
 from cofm_triton.step.activations import properties
-from cofm_triton.step.coefficients import in_modes, step_coefficients
-from cofm_triton.step.parameterization import parameterization
-from cofm_triton.step.stacked_cells import StackedCells
+from cofm_triton.step.coefficients import constrained_matrix, in_modes, matrix_coefficients, rates, step_coefficients
+from cofm_triton.step.stacked_cells import StackedCells, join
 
 RATE, FREQUENCY, ENCODER, BIAS = "rnn.rate_l0", "rnn.frequency_l0", "rnn.weight_ih_l0", "rnn.bias_l0"
+BASIS, MATRIX = "rnn.basis_l0", "rnn.weight_hh_l0"
 READOUT, OFFSET = "readout.weight", "readout.bias"
 
 WIDEST_PAIRS = 256  # units up to which a matrix of blocks is faster than calls of the layer
@@ -70,10 +71,11 @@ def stack(model: RNNFunctional, parameters: Mapping[str, Tensor]) -> StackedCell
     bias = parameters.get(BIAS, encoder.new_zeros(encoder.shape[:2]))
     offset = parameters.get(OFFSET, readout.new_zeros(readout.shape[:2]))
     if _is_turned(rnn):
-        (basis,) = _recurrent(_Basis(rnn), parameters)
+        basis = vmap(partial(constrained_matrix, rnn))(parameters[BASIS])
         encoder, bias, readout = basis @ encoder, (basis @ bias[..., None])[..., 0], readout @ basis.mT
     elif rnn.recurrence in ("orthogonal", "dense"):
-        matrix, encoder, bias = _recurrent(_Step(rnn), parameters)
+        layer = {name: value for name, value in parameters.items() if name.startswith("rnn.")}
+        matrix, encoder, bias = vmap(partial(_matrix_step, rnn))(layer)
         return StackedCells(matrix, encoder, bias, readout, offset, rnn.dt, rnn.nonlinearity, "linear")
     step = step_coefficients(rnn, raw, parameters.get(FREQUENCY), encoder, bias)
     if rnn.oscillating:
@@ -81,33 +83,30 @@ def stack(model: RNNFunctional, parameters: Mapping[str, Tensor]) -> StackedCell
     return StackedCells(step.rate, step.encoder, step.bias, readout, offset, step.dt, step.act_in, step.act_out)
 
 
-class _Basis(nn.Module):
-    """P of an orthogonal layer, as a function of its parameters."""
+def stack_together(
+    family: Sequence[tuple[nn.Module, Mapping[str, Tensor]]], *, linear: bool
+) -> Iterator[tuple[list[int], list[int], StackedCells]]:
+    """Copies of models of any widths, joined where their nonlinearities, steps, inputs and outputs agree.
 
-    def __init__(self, rnn: StableRNN) -> None:
-        super().__init__()
-        self.rnn = rnn
+    Args:
+        family: models and the parameters of their copies; those without one rate per unit are passed by.
+        linear: whether linear models are stacked too.
 
-    def forward(self) -> tuple[Tensor, ...]:
-        return (self.rnn.basis(),)
+    Yields:
+        Places of models in the family, how many copies each has, and all of these.
+    """
+    groups: dict[tuple[object, ...], list[tuple[int, StackedCells]]] = {}
+    for index, (model, parameters) in enumerate(family):
+        if has_modes(model) and (linear or not properties(model.rnn.nonlinearity).is_linear):
+            cells = stack(model, parameters)
+            groups.setdefault(cells.kind, []).append((index, cells))
+    for members in groups.values():
+        parts = [cells for _, cells in members]
+        yield [index for index, _ in members], [part.count for part in parts], join(parts)
 
 
-class _Step(_Basis):
-    """A, U' and b' of a layer, as functions of its parameters."""
-
-    def forward(self) -> tuple[Tensor, ...]:
-        rate = parameterization(self.rnn.parameterization).rate(self.rnn.rate_l0)
-        matrix, encoder, bias = self.rnn.step_coefficients("_l0", rate)
-        return matrix, encoder, torch.zeros_like(rate) if bias is None else bias
-
-
-def _recurrent(module: _Basis, parameters: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
-    """What the module makes of K copies of the layer's parameters, float64."""
-    layer = {name: value for name, value in parameters.items() if name.startswith("rnn.")}
-
-    def compute(one: dict[str, Tensor]) -> tuple[Tensor, ...]:
-        with OtherTensors(module, one, dtype=torch.float64):
-            return module.forward()
-
-    made: tuple[Tensor, ...] = vmap(compute)(layer)
-    return made
+def _matrix_step(rnn: StableRNN, one: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """A, U' and b' of one copy."""
+    rate, matrix = rates(rnn, one[RATE]), constrained_matrix(rnn, one[BASIS if BASIS in one else MATRIX])
+    matrix, encoder, bias = matrix_coefficients(rnn, rate, matrix, one[ENCODER], one.get(BIAS))
+    return matrix, encoder, torch.zeros_like(rate) if bias is None else bias

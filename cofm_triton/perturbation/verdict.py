@@ -27,7 +27,8 @@ import torch
 from torch import Tensor, nn
 
 from cofm_triton.layers.stable_rnn import StableRNN
-from cofm_triton.perturbation.curve import as_family, errors_along
+from cofm_triton.perturbation.copies import errors_along
+from cofm_triton.perturbation.curve import as_family
 from cofm_triton.perturbation.directions import Direction, slow_direction
 from cofm_triton.perturbation.evaluator import ErrorEvaluator
 from cofm_triton.perturbation.quadratic_form import QUADRATIC_METRICS, step_weights

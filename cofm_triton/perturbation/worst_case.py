@@ -4,7 +4,7 @@ Projected ascent on log E from several starts: sign steps for the ball "inf",
 normalised steps for "l2", of a length that shrinks from half a radius to a hundredth. The starts
 are the worst random directions, the slow direction (where the model has one) and a small
 perturbation; starts and radii are climbed together. The error that steers is that of at most
-`model_errors.STEERING_SEQUENCES` sequences for nonlinear models; the result is evaluated on all of
+`module_errors.STEERING_SEQUENCES` sequences for nonlinear models; the result is evaluated on all of
 them, and is the largest of the random directions, the slow one and everything found.
 """
 

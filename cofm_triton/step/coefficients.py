@@ -1,14 +1,18 @@
-"""What one step of an elementwise recurrence is made of, from the raw parameters of a layer and its options.
+"""What one step of a recurrence is made of, from the raw parameters of a layer and its options.
+
+Elementwise recurrences ("ssm", "diagonal"), with e = U x + b:
 
     linear state     h' = l h + g e               l, g of `modes.py`
     nonlinear act    h' = h + dt act(s e - a h)   s what normalised inputs are multiplied by
 
-and e = U x + b. Here both are brought to one form, with the gain inside U and b, that fused operators and sweeps share:
+`step_coefficients` brings both to one form, with the gain inside U and b, that fused operators and sweeps share:
 
     h' = h + dt act_in(U' x + b' - a h),   y = c^T act_out(h')
 
 A pair of units (2k, 2k+1) that oscillates is one complex unit h[2k] + i h[2k+1]; the last one of an odd number has a
 partner that stays at zero. Parameters may have leading dimensions: layers have none, K copies of a model one.
+
+Recurrences with a matrix ("orthogonal", "dense") have this form with a matrix A in place of a, `matrix_coefficients`.
 """
 
 from __future__ import annotations
@@ -21,15 +25,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cofm_triton.step.activations import properties
-from cofm_triton.step.discretization import effective_rate
-from cofm_triton.step.modes import mode_gain, normalized_gain, step_size
+from cofm_triton.step.cayley import cayley
+from cofm_triton.step.discretization import effective_matrix, effective_rate, matrix_step
+from cofm_triton.step.modes import mode_decay, mode_gain, normalized_gain, step_size
 from cofm_triton.step.oscillation import bounded_angle, contracting_angle, effective_pair
 from cofm_triton.step.pairs import as_complex
 from cofm_triton.step.parameterization import lru_normalization, parameterization
+from cofm_triton.step.recurrent_matrix import congruence, diagonal_plus
+from cofm_triton.step.wide import widened
 
 
 class Options(Protocol):
-    """What a layer is besides its weights: a `StableRNN` with one rate for each unit or pair."""
+    """What a layer is besides its weights, such as a `StableRNN`."""
 
     parameterization: str
     recurrence: str
@@ -37,6 +44,23 @@ class Options(Protocol):
     dt: float
     discretization: str
     normalize_input: bool | str
+    constrained: bool
+
+
+class Modes(NamedTuple):
+    """The modes of an elementwise recurrence: the arguments of the functions of `modes.py`.
+
+    Attributes:
+        rate: r, (..., m), float32 at least, 1 / time.
+        frequency: w, like `rate`, radians per time; None: units are single.
+        dt: step, time.
+        discretization: "exact" or "euler".
+    """
+
+    rate: Tensor
+    frequency: Tensor | None
+    dt: float
+    discretization: str
 
 
 class Step(NamedTuple):
@@ -68,49 +92,61 @@ def largest_angle(options: Options) -> float:
     return math.pi if has_linear_state(options) else math.pi / 2
 
 
-def mode_frequency(options: Options, raw: Tensor, free: Tensor) -> Tensor:
-    """Radians per time, one for every rate.
+def rates(options: Options, raw: Tensor) -> Tensor:
+    """f(w), the shape of w, float32 at least, 1 / time."""
+    return parameterization(options.parameterization).rate(raw)
+
+
+def modes_of(options: Options, raw: Tensor, free: Tensor | None) -> Modes:
+    """Rates and frequencies.
 
     Args:
         options: of the layer.
         raw: w, (..., m).
-        free: the parameter `frequency`, (..., m), or (..., m - 1) where the last unit is single.
+        free: the parameter `frequency`, (..., m), or (..., m - 1) where the last unit is single; None: all are.
     """
-    frequency = F.pad(free, (0, raw.shape[-1] - free.shape[-1]))
+    rate = rates(options, raw)
+    frequency = None if free is None else _frequency(options, rate, free.to(rate.dtype))
+    return Modes(rate, frequency, options.dt, options.discretization)
+
+
+def _frequency(options: Options, rate: Tensor, free: Tensor) -> Tensor:
+    """Radians per time, one for every rate."""
+    frequency = F.pad(free, (0, rate.shape[-1] - free.shape[-1]))
     if has_linear_state(options):
         return frequency
     bound: float | Tensor = largest_angle(options)
     if not properties(options.nonlinearity).is_bounded:  # gradients of faster pairs grow without bound
-        rate = parameterization(options.parameterization).rate(raw).to(free.dtype)
         bound = contracting_angle(rate, options.dt, options.discretization).clamp(max=bound)
     return bounded_angle(frequency, bound) / options.dt
 
 
-def input_gain(options: Options, raw: Tensor, frequency: Tensor | None) -> Tensor:
-    """Gain g of a linear recurrence, one for each rate; complex for pairs whose inputs are not normalised.
-
-    Args:
-        options: of the layer.
-        raw: w, (..., m).
-        frequency: radians per time, (..., m); None: units are single.
-    """
-    step = parameterization(options.parameterization).rate(raw), frequency, options.dt, options.discretization
-    if options.normalize_input is True:
-        return normalized_gain(*step)
-    gain = mode_gain(*step)
-    return gain * lru_normalization(raw) if options.normalize_input else gain
-
-
-def input_scale(options: Options, raw: Tensor, frequency: Tensor | None) -> Tensor | None:
-    """What the encoded input of a nonlinear recurrence is multiplied by, (..., m); arguments as above."""
+def input_scale(options: Options, raw: Tensor, modes: Modes) -> Tensor | None:
+    """What the encoded input of a nonlinear recurrence is multiplied by, one number for each rate; None: nothing."""
     if not options.normalize_input:
         return None
     if options.normalize_input == "paper":
         return lru_normalization(raw)
-    step = parameterization(options.parameterization).rate(raw), frequency, options.dt, options.discretization
     if properties(options.nonlinearity).values[0] >= 0:  # states only rise, to what the largest input holds
-        return step_size(*step)
-    return normalized_gain(*step) / options.dt
+        return step_size(*modes)
+    return normalized_gain(*modes) / options.dt
+
+
+def linear_coefficients(options: Options, raw: Tensor, free: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Decay l and gain g of a linear recurrence; arguments of `modes_of`.
+
+    Returns:
+        l, complex for pairs, and g, complex for pairs whose inputs are not normalised; one number for each rate.
+    """
+    modes = modes_of(options, raw, free)
+    return mode_decay(*modes), _input_gain(options, raw, modes)
+
+
+def _input_gain(options: Options, raw: Tensor, modes: Modes) -> Tensor:
+    if options.normalize_input is True:
+        return normalized_gain(*modes)
+    gain = mode_gain(*modes)
+    return gain * lru_normalization(raw) if options.normalize_input else gain
 
 
 def step_coefficients(options: Options, raw: Tensor, free: Tensor | None, encoder: Tensor, bias: Tensor) -> Step:
@@ -119,25 +155,24 @@ def step_coefficients(options: Options, raw: Tensor, free: Tensor | None, encode
     Args:
         options: of the layer.
         raw: w, (..., m).
-        free: the parameter `frequency`, see `mode_frequency`; None: units are single.
+        free: the parameter `frequency`, see `modes_of`; None: units are single.
         encoder: U, (..., D, d).
         bias: b, (..., D).
     """
-    rate = parameterization(options.parameterization).rate(raw)
-    frequency = None if free is None else mode_frequency(options, raw, free)
-    if frequency is None:
-        step_rate = effective_rate(rate, options.dt, options.discretization)
+    modes = modes_of(options, raw, free)
+    if modes.frequency is None:
+        step_rate = effective_rate(modes.rate, modes.dt, modes.discretization)
     else:
-        step_rate = torch.complex(*effective_pair(rate, frequency, options.dt, options.discretization))
+        step_rate = torch.complex(*effective_pair(modes.rate, modes.frequency, modes.dt, modes.discretization))
         encoder, bias = in_modes(encoder.mT).mT, in_modes(bias)
     if not has_linear_state(options):
-        scale = input_scale(options, raw, frequency)
+        scale = input_scale(options, raw, modes)
         if scale is not None:
             encoder, bias = scale[..., None] * encoder, scale * bias
         return Step(step_rate, encoder, bias, options.dt, options.nonlinearity, "linear")
     # h <- l h + g e is a step of length 1 with a = 1 - l; as 1 - l = dt * step_rate it
     # keeps its relative accuracy for slow modes.
-    gain = input_gain(options, raw, frequency)
+    gain = _input_gain(options, raw, modes)
     act_out = options.nonlinearity if options.recurrence == "ssm" else "linear"
     return Step(options.dt * step_rate, gain[..., None] * encoder, gain * bias, 1.0, "linear", act_out)
 
@@ -145,3 +180,45 @@ def step_coefficients(options: Options, raw: Tensor, free: Tensor | None, encode
 def in_modes(units: Tensor) -> Tensor:
     """(..., D) numbers of units as (..., D / 2 rounded up) complex ones of pairs; a single unit's partner is 0."""
     return as_complex(F.pad(units, (0, units.shape[-1] % 2)))
+
+
+def constrained_matrix(options: Options, free: Tensor) -> Tensor:
+    """P or weight_hh from the parameter `basis` or `weight_hh`, (D, D); a constrained P in float64 (see `wide.py`)."""
+    return cayley(free) if options.recurrence == "orthogonal" and options.constrained else free
+
+
+def recurrent_matrix(options: Options, rate: Tensor, matrix: Tensor) -> Tensor:
+    """W of  dh/dt = -W h + e, (D, D), float64 (see `wide.py`), 1 / time; arguments of `matrix_coefficients`."""
+    rate, matrix = widened(rate), widened(matrix)
+    if options.recurrence == "orthogonal":
+        return congruence(rate, matrix)
+    return diagonal_plus(rate, matrix, skew=options.constrained)
+
+
+def matrix_coefficients(
+    options: Options, rate: Tensor, matrix: Tensor, encoder: Tensor, bias: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """A, U' and b' of one step  h + dt act(U' x + b' - A h)  of an orthogonal or dense recurrence.
+
+    Args:
+        options: of the layer.
+        rate: f(w), (D,).
+        matrix: of `constrained_matrix`, (D, D).
+        encoder: U, (D, d).
+        bias: b, (D,), or None.
+
+    Returns:
+        A, (D, D), 1 / time, formed in float64 (see `wide.py`) and rounded once to the dtype of the rates; U' and b'
+        in the dtype of U and b, which they are unless the recurrence is linear.
+    """
+    dt, discretization = options.dt, options.discretization
+    if options.recurrence == "orthogonal" and options.constrained:
+        step_rate = effective_rate(widened(rate), dt, discretization)
+        return congruence(step_rate, matrix).to(rate.dtype), encoder, bias
+    recurrent = recurrent_matrix(options, rate, matrix)
+    if not properties(options.nonlinearity).is_linear:
+        return effective_matrix(recurrent, dt, discretization).to(rate.dtype), encoder, bias
+    driven = encoder if bias is None else torch.cat((encoder, bias.unsqueeze(1)), 1)
+    step, driven = matrix_step(recurrent, driven, dt, discretization)
+    width = encoder.shape[1]
+    return step.to(rate.dtype), driven[:, :width], None if bias is None else driven[:, width]

@@ -8,7 +8,7 @@ where the parameterisation and the discretisation are already inside a, U, b and
 one of the two nonlinearities is not linear. a is one rate per unit, or a matrix where the recurrence
 is dense or orthogonal; linear orthogonal ones are turned into their basis, where they are diagonal. Pairs of units that
 oscillate are complex units, whose two parts act takes one by one, and y is the real part.
-Everything here is differentiable by autograd. Models are taken apart in `stacked.py`.
+Everything here is differentiable by autograd. Models are taken apart in `perturbation/stacking.py`.
 """
 
 import math

@@ -14,7 +14,7 @@ from cofm_triton.experiment.training import (
     train_sequences,
     with_nonlinearity,
 )
-from cofm_triton.layers.stable_rnn import RNNFunctional
+from cofm_triton.layers.rnn_functional import RNNFunctional
 from cofm_triton.loss import temporally_weighted_mse
 from cofm_triton.memory.function import memory_function
 from cofm_triton.perturbation.quadratic_form import QuadraticForm

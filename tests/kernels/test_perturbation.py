@@ -10,7 +10,7 @@ from sweep_cases import random_cells
 
 from cofm_triton.kernels.launch import MAX_STATE_WORDS
 from cofm_triton.kernels.perturbation import fits, sweep_errors
-from cofm_triton.layers.stable_rnn import RNNFunctional
+from cofm_triton.layers.rnn_functional import RNNFunctional
 from cofm_triton.perturbation.stacking import stack
 from cofm_triton.reference import Dynamics, rnn_functional
 from cofm_triton.step.stacked_cells import join

@@ -17,7 +17,8 @@ from torch.nn.utils.rnn import PackedSequence, pack_sequence, pad_packed_sequenc
 
 import cofm_triton as cofm
 from cofm_triton import reference
-from cofm_triton.layers.stable_rnn import RECURRENCES, RNNFunctional, StableRNN
+from cofm_triton.layers.rnn_functional import RNNFunctional
+from cofm_triton.layers.stable_rnn import RECURRENCES, StableRNN
 from cofm_triton.step.activations import NONLINEARITIES
 from cofm_triton.step.parameterization import PARAMETERIZATIONS, parameterization
 

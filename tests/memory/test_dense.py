@@ -10,7 +10,7 @@ import torch
 from sweep_cases import randn, random_cells
 
 from cofm_triton import reference
-from cofm_triton.layers.stable_rnn import RNNFunctional
+from cofm_triton.layers.rnn_functional import RNNFunctional
 from cofm_triton.memory.dense import DenseHeavisideCells
 from cofm_triton.memory.function import memory_function
 from cofm_triton.memory.sweep import memory_sweep

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from cofm_triton.layers.stable_rnn import RNNFunctional
-from cofm_triton.memory.diagonal import HeavisideCells, slowest_decay, traffic
+from cofm_triton.layers.rnn_functional import RNNFunctional
+from cofm_triton.memory.diagonal import HeavisideCells, slowest_decay
+from cofm_triton.ops.memory_increment import traffic
 from cofm_triton.reference import Dynamics, increments
 from cofm_triton.step.activation import bodies
 from cofm_triton.step.activations import NONLINEARITIES

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cofm_triton.layers.stable_rnn import RNNFunctional
+from cofm_triton.layers.rnn_functional import RNNFunctional
 from cofm_triton.memory.function import memory_function
 from cofm_triton.memory.sweep import memory_sweep
 

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from cofm_triton import targets
-from cofm_triton.layers.stable_rnn import RNNFunctional, StableRNN
+from cofm_triton.layers.rnn_functional import RNNFunctional
+from cofm_triton.layers.stable_rnn import StableRNN
 from cofm_triton.memory.function import MemoryFunction, log_steps, memory_function
 from cofm_triton.reference import (
     Dynamics,

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cofm_triton.layers.stable_rnn import RNNFunctional
+from cofm_triton.layers.rnn_functional import RNNFunctional
 from cofm_triton.memory.decay_fit import fit_decay
 from cofm_triton.memory.function import memory_function
 from cofm_triton.memory.sweep import memory_sweep

@@ -15,7 +15,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cofm_triton.layers.stable_rnn import RNNFunctional, StableRNN
+from cofm_triton.layers.rnn_functional import RNNFunctional
+from cofm_triton.layers.stable_rnn import StableRNN
 from cofm_triton.modules.options import OPTIONS, decode, encode
 
 KEY = "rnn._extra_state"

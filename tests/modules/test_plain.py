@@ -14,7 +14,8 @@ from torch.nn.modules import module as base
 from torch.nn.utils import parametrize, prune
 
 from cofm_triton.experiment.training import train_linear, with_nonlinearity
-from cofm_triton.layers.stable_rnn import RECURRENCES, RNNFunctional, StableRNN, is_plain
+from cofm_triton.layers.rnn_functional import RNNFunctional, is_plain
+from cofm_triton.layers.stable_rnn import RECURRENCES, StableRNN
 from cofm_triton.memory.diagonal import HeavisideCells
 from cofm_triton.memory.function import memory_function
 from cofm_triton.memory.sweep import memory_sweep

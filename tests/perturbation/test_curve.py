@@ -11,13 +11,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cofm_triton.layers.stable_rnn import RNNFunctional, StableRNN
+from cofm_triton.layers.rnn_functional import RNNFunctional
+from cofm_triton.layers.stable_rnn import StableRNN
 from cofm_triton.loss import temporally_weighted_mse
 from cofm_triton.memory.function import memory_function
 from cofm_triton.ops.backends import INSTALLED
+from cofm_triton.perturbation import evaluator, module_errors
 from cofm_triton.perturbation.batching import fitting
 from cofm_triton.perturbation.curve import PerturbationCurve, perturbation_error
-from cofm_triton.perturbation.curve import evaluator as model_errors
 from cofm_triton.perturbation.directions import norm, parameter_shapes, random_direction, slow_direction
 from cofm_triton.perturbation.worst_case import ascend
 from cofm_triton.step.stacked_cells import StackedCells
@@ -132,13 +133,13 @@ def test_models_of_different_width_are_one_sweep(monkeypatch: pytest.MonkeyPatch
     models = [functional(3), functional(9), functional(6, recurrence="dense"), functional(1), functional(5)]
     alone = torch.cat([perturbation_error(m, x, y, radii=RADII, directions=4).per_direction for m in models])
     calls = []
-    sweep = model_errors.sweep_errors
+    sweep = evaluator.sweep_errors
 
     def counted(cells: StackedCells, *rest: Any) -> Tensor:
         calls.append(cells.count)
         return sweep(cells, *rest)
 
-    monkeypatch.setattr(model_errors, "sweep_errors", counted)
+    monkeypatch.setattr(evaluator, "sweep_errors", counted)
     together = perturbation_error(models, x, y, radii=RADII, directions=4)
     copies = 2 * 4 + 1  # radius zero once
     assert sorted(calls) == [copies, 4 * copies]
@@ -238,7 +239,7 @@ def test_without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_chunks_of_our_models_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = data()
     whole = perturbation_error(functional(), x, y, radii=RADII, directions=3)
-    monkeypatch.setattr("cofm_triton.perturbation.curve._CHUNK_NUMBERS", 50)
+    monkeypatch.setattr("cofm_triton.perturbation.copies._CHUNK_NUMBERS", 50)
     split = perturbation_error(functional(), x, y, radii=RADII, directions=3)
     torch.testing.assert_close(split.per_direction, whole.per_direction, rtol=RTOL, atol=0)
 
@@ -364,7 +365,7 @@ def test_memory_is_measured_once_per_model(monkeypatch: pytest.MonkeyPatch) -> N
         calls.append(1)
         return fitting(*arguments, **options)
 
-    monkeypatch.setattr(model_errors, "fitting", counted)
+    monkeypatch.setattr(module_errors, "fitting", counted)
     x, y = data(4, 5)
     for model in (nn.GRU(1, 1, batch_first=True).double(), functional(num_layers=2, recurrence="dense")):
         calls.clear()
@@ -474,4 +475,4 @@ def test_errors_name_the_argument(changes: dict[str, Any], error: type[Exception
     [([1e308, 1e308], True), ([1.0, torch.inf], False), ([torch.inf, -torch.inf], False), ([torch.nan, 1.0], False)],
 )
 def test_only_infinity_and_nan_are_not_finite(values: list[float], finite: bool) -> None:
-    assert model_errors._is_finite(torch.tensor(values, dtype=torch.float64)) == finite
+    assert evaluator._is_finite(torch.tensor(values, dtype=torch.float64)) == finite

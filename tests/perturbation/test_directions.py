@@ -9,10 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cofm_triton.layers.stable_rnn import RNNFunctional
+from cofm_triton.layers.rnn_functional import RNNFunctional
 from cofm_triton.perturbation.directions import (
-    _log,
-    _turn,
     norm,
     paper_radii,
     parameter_shapes,
@@ -21,6 +19,7 @@ from cofm_triton.perturbation.directions import (
     slower_sign,
 )
 from cofm_triton.step.parameterization import PARAMETERIZATIONS, parameterization
+from cofm_triton.support.normal_numbers import _log, _turn
 
 SHAPES = {
     "a": torch.Size([7]),

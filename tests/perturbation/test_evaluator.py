@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cofm_triton.layers.stable_rnn import RNNFunctional
+from cofm_triton.layers.rnn_functional import RNNFunctional
 from cofm_triton.perturbation.evaluator import ErrorEvaluator
 from cofm_triton.perturbation.stacking import is_stackable
 

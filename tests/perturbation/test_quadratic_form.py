@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from cofm_triton.layers.stable_rnn import RNNFunctional
+from cofm_triton.layers.rnn_functional import RNNFunctional
 from cofm_triton.perturbation.quadratic_form import QuadraticForm, step_weights
 from cofm_triton.perturbation.stacking import stack
 from cofm_triton.reference import Dynamics, rnn_functional

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from cofm_triton.cpu.blocked import perturbation as blocked
-from cofm_triton.layers.stable_rnn import RECURRENCES, RNNFunctional
+from cofm_triton.layers.rnn_functional import RNNFunctional
+from cofm_triton.layers.stable_rnn import RECURRENCES
 from cofm_triton.perturbation.stacking import WIDEST_PAIRS, has_modes, is_stackable, stack
 from cofm_triton.reference import Dynamics, rnn_functional
 

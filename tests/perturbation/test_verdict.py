@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cofm_triton.layers.stable_rnn import RNNFunctional
-from cofm_triton.perturbation.curve import perturbation_error, verdict
+from cofm_triton.layers.rnn_functional import RNNFunctional
+from cofm_triton.perturbation import verdict
+from cofm_triton.perturbation.curve import perturbation_error
 from cofm_triton.perturbation.verdict import (
     judge,
     limit_radius,

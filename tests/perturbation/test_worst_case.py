@@ -5,8 +5,8 @@ from itertools import product
 import pytest
 import torch
 
-from cofm_triton.layers.stable_rnn import RNNFunctional
-from cofm_triton.perturbation.curve import errors_along
+from cofm_triton.layers.rnn_functional import RNNFunctional
+from cofm_triton.perturbation.copies import errors_along
 from cofm_triton.perturbation.directions import norm, random_direction, slow_direction
 from cofm_triton.perturbation.evaluator import STEERING_SEQUENCES, ErrorEvaluator
 from cofm_triton.perturbation.worst_case import ascend

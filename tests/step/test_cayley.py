@@ -18,7 +18,8 @@ from torch.func import functional_call, stack_module_state, vmap
 from torch.nn.utils import parametrizations, parametrize
 
 from cofm_triton import reference
-from cofm_triton.layers.stable_rnn import RNNFunctional, StableRNN
+from cofm_triton.layers.rnn_functional import RNNFunctional
+from cofm_triton.layers.stable_rnn import StableRNN
 from cofm_triton.model_file import _OPTIONS, load_model
 from cofm_triton.step.cayley import _row_signs, cayley, cayley_inverse
 
@@ -203,7 +204,7 @@ def test_steps_solve_for_the_matrix_once(nonlinearity: str, monkeypatch: pytest.
         solved.append(free)
         return cayley(free)
 
-    monkeypatch.setattr("cofm_triton.layers.stable_rnn.cayley", counted)
+    monkeypatch.setattr("cofm_triton.step.coefficients.cayley", counted)
     h = None
     with parametrize.cached():
         for _ in range(3):

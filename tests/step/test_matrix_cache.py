@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +12,8 @@ from scan_cases import normal
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from cofm_triton.layers.recurrences import elementwise, matrix
+from cofm_triton.layers.recurrences.contract import Layer
 from cofm_triton.layers.stable_rnn import RECURRENCES, StableRNN
 from cofm_triton.step.matrix_cache import kept
 
@@ -70,21 +74,22 @@ def test_steps_make_their_coefficients_once(
     recurrence: str, nonlinearity: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     layer = StableRNN(2, 3, 2, recurrence=recurrence, nonlinearity=nonlinearity, dtype=torch.float64)
-    x, made, rate = normal(5, 4, 2, dtype=torch.float64), [], StableRNN._rate
+    x, made = normal(5, 4, 2, dtype=torch.float64), []
     expected, _ = layer(x)
 
-    def counted(self: StableRNN, suffix: str) -> Tensor:
-        made.append(suffix)
-        return rate(self, suffix)
+    def counted(make: Callable[..., Any], *arguments: Any) -> Any:
+        made.append(make)
+        return make(*arguments)
 
-    monkeypatch.setattr(StableRNN, "_rate", counted)
+    for module, name in ((elementwise, "linear_coefficients"), (matrix, "matrix_coefficients")):
+        monkeypatch.setattr(module, name, partial(counted, getattr(module, name)))
     with parametrize.cached():
         h, outputs = None, []
         for now in x:
             output, h = layer.step(now, h)
             outputs.append(output)
         in_kernel = recurrence == "diagonal" and nonlinearity == "tanh"
-        assert made == ([] if in_kernel else ["_l0", "_l1"])
+        assert len(made) == (0 if in_kernel else 2)  # once for each layer
         torch.testing.assert_close(torch.stack(outputs), expected)
         before, _ = layer.step(now, h)
         with torch.no_grad():
@@ -97,12 +102,12 @@ def test_steps_make_their_coefficients_once(
 @pytest.mark.parametrize("recurrence", ["orthogonal", "dense"])
 def test_outside_a_matrix_is_asked_for_once(recurrence: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """That of an orthogonal layer is solved for at every access."""
-    layer, asked, matrix = StableRNN(2, 3, recurrence=recurrence), [], StableRNN._matrix
+    layer, asked, made = StableRNN(2, 3, recurrence=recurrence), [], matrix.Matrix.matrix
 
-    def counted(self: StableRNN, suffix: str) -> Tensor:
+    def counted(self: matrix.Matrix, layer: Layer, suffix: str) -> Tensor:
         asked.append(suffix)
-        return matrix(self, suffix)
+        return made(self, layer, suffix)
 
-    monkeypatch.setattr(StableRNN, "_matrix", counted)
+    monkeypatch.setattr(matrix.Matrix, "matrix", counted)
     layer(normal(4, 2))
     assert asked == ["_l0"]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from sweep_cases import random_cells, random_pairs
 
-from cofm_triton.layers.stable_rnn import RNNFunctional
+from cofm_triton.layers.rnn_functional import RNNFunctional
 from cofm_triton.perturbation.stacking import stack
 from cofm_triton.reference import Dynamics, rnn_functional
 from cofm_triton.step.stacked_cells import StackedCells, impulse_response, join, powers

@@ -11,7 +11,8 @@ import torch
 
 import cofm_triton as cofm
 from cofm_triton.experiment.training import initial_model, train_linear, train_sequences
-from cofm_triton.layers.stable_rnn import RNNFunctional, StableRNN
+from cofm_triton.layers.rnn_functional import RNNFunctional
+from cofm_triton.layers.stable_rnn import StableRNN
 from cofm_triton.memory.decay_fit import fit_decay
 from cofm_triton.memory.function import memory_function
 from cofm_triton.perturbation.batching import check_memory_limit

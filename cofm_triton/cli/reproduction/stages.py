@@ -25,7 +25,7 @@ from cofm_triton.experiment.training import (
     train_sequences,
     with_nonlinearity,
 )
-from cofm_triton.layers.stable_rnn import RNNFunctional
+from cofm_triton.layers.rnn_functional import RNNFunctional
 from cofm_triton.loss import temporally_weighted_mse
 from cofm_triton.model_file import load_model, save_model
 from cofm_triton.perturbation.curve import PerturbationCurve, perturbation_error

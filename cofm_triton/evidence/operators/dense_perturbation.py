@@ -12,7 +12,7 @@ from cofm_triton.evidence.compilation.launches import Options, meta
 from cofm_triton.evidence.operator import Compilation, Operator, Validation
 from cofm_triton.evidence.operators.perturbation import bounds, errors, sweep_problem
 from cofm_triton.evidence.problem import Problem
-from cofm_triton.perturbation.curve import traffic
+from cofm_triton.ops.perturbation import traffic
 from cofm_triton.step.stacked_cells import StackedCells
 
 MODELS, SEQUENCES, STEPS = 40, 300, 100

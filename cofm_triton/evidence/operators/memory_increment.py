@@ -12,7 +12,7 @@ from cofm_triton.evidence.draws import normal
 from cofm_triton.evidence.operator import Compilation, Operator, Validation
 from cofm_triton.evidence.problem import Problem
 from cofm_triton.evidence.tolerance import increment_bounds
-from cofm_triton.memory.diagonal import traffic
+from cofm_triton.ops.memory_increment import traffic
 from cofm_triton.ops.sweeps import increment_backend
 
 # Every how many steps increments are asked for: often enough to take steps one by one, and to jump where it is linear.

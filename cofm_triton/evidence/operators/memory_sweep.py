@@ -8,7 +8,7 @@ from cofm_triton.evidence.benchmark.contract import FORWARD, Contestant
 from cofm_triton.evidence.case import Case
 from cofm_triton.evidence.operator import Benchmark, Operator
 from cofm_triton.evidence.problem import Problem
-from cofm_triton.layers.stable_rnn import RNNFunctional
+from cofm_triton.layers.rnn_functional import RNNFunctional
 from cofm_triton.memory.sweep import memory_sweep
 
 RADII = (0.0, 0.01, 0.1)

@@ -15,7 +15,7 @@ from cofm_triton.evidence.operator import Compilation, Operator, Validation
 from cofm_triton.evidence.problem import Problem
 from cofm_triton.evidence.tolerance import Bound, sweep_errors_bounds
 from cofm_triton.ops.backends import implementation
-from cofm_triton.perturbation.curve import traffic
+from cofm_triton.ops.perturbation import traffic
 from cofm_triton.step.stacked_cells import StackedCells
 
 # Of every model.

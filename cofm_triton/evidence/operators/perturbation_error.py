@@ -14,7 +14,7 @@ from cofm_triton.evidence.case import Case
 from cofm_triton.evidence.operator import Benchmark, Operator
 from cofm_triton.evidence.problem import Problem
 from cofm_triton.evidence.tolerance import Bound
-from cofm_triton.layers.stable_rnn import RNNFunctional
+from cofm_triton.layers.rnn_functional import RNNFunctional
 from cofm_triton.loss import temporally_weighted_mse
 from cofm_triton.perturbation.curve import perturbation_error
 from cofm_triton.perturbation.directions import paper_radii, parameter_shapes, random_direction

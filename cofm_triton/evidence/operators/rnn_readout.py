@@ -18,7 +18,7 @@ from cofm_triton.evidence.draws import normal, randn
 from cofm_triton.evidence.operator import Benchmark, Compilation, Operator, Validation
 from cofm_triton.evidence.problem import Problem
 from cofm_triton.evidence.tolerance import Bound, rnn_readout_bounds
-from cofm_triton.layers.stable_rnn import RNNFunctional
+from cofm_triton.layers.rnn_functional import RNNFunctional
 from cofm_triton.ops.rnn_readout import apply_rnn_readout, traffic
 from cofm_triton.step.activations import NONLINEARITIES
 from cofm_triton.step.discretization import effective_rate

@@ -7,9 +7,9 @@ import torch
 from sweep_cases import autograd_gradients, dense_models, randn, random_cells, random_pairs
 
 from cofm_triton.cpu.blocked import perturbation as blocked
+from cofm_triton.ops import perturbation as ops
 from cofm_triton.ops.backends import INSTALLED
-from cofm_triton.perturbation import fused_sweep
-from cofm_triton.perturbation.fused_sweep import scanned_errors, sweep_errors, sweep_errors_and_gradients
+from cofm_triton.ops.perturbation import scanned_errors, sweep_errors, sweep_errors_and_gradients
 from cofm_triton.step.stacked_cells import StackedCells, join
 
 X, Y = randn(9, 11, 2, seed=6), randn(9, 11, 3, seed=7)
@@ -28,7 +28,7 @@ def gradients(cells: StackedCells) -> tuple[torch.Tensor, ...]:
 def test_every_backend(kinds: tuple[str, str], numba: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     cells = random_cells(*kinds, 4, 2, 3, 5)
     monkeypatch.setitem(INSTALLED, "numba", numba and INSTALLED["numba"])
-    monkeypatch.setattr(fused_sweep, "_NUMBERS", 900)  # two models at a time
+    monkeypatch.setattr(ops, "_NUMBERS", 900)  # two models at a time
     for actual, expected in zip(gradients(cells), autograd_gradients(cells, X, Y, WEIGHTS), strict=True):
         torch.testing.assert_close(actual, expected, rtol=1e-11, atol=1e-11 * float(expected.abs().max()))
 
@@ -53,8 +53,8 @@ def test_pairs(act_in: str, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = blocked.sweep_errors(matrices, X, Y, WEIGHTS)
     torch.testing.assert_close(scanned_errors(cells, X, Y, WEIGHTS), whole, rtol=1e-12, atol=0)
     wanted = autograd_gradients(cells, X, Y, WEIGHTS)
-    for numbers in (fused_sweep._NUMBERS, 900):
-        monkeypatch.setattr(fused_sweep, "_NUMBERS", numbers)
+    for numbers in (ops._NUMBERS, 900):
+        monkeypatch.setattr(ops, "_NUMBERS", numbers)
         torch.testing.assert_close(sweep_errors(cells, X, Y, WEIGHTS), whole, rtol=1e-12, atol=0)
         for actual, expected in zip(gradients(cells), wanted, strict=True):
             torch.testing.assert_close(actual, expected, rtol=1e-11, atol=1e-11 * float(expected.abs().max()))
@@ -71,8 +71,8 @@ def test_widths_that_do_not_fit_together_are_swept_one_by_one(monkeypatch: pytes
         sweep_errors=lambda cells, *data: (seen.append(cells.rate.shape), blocked.sweep_errors(cells, *data))[1],
     )
     seen: list[torch.Size] = []
-    monkeypatch.setattr(fused_sweep, "resolve", lambda *_: "triton")
-    monkeypatch.setattr(fused_sweep, "compiled_sweep", lambda *_, **__: kernel)
+    monkeypatch.setattr(ops, "resolve", lambda *_: "triton")
+    monkeypatch.setattr(ops, "compiled_sweep", lambda *_, **__: kernel)
     parts = [random_cells("hardtanh", "linear", units, 2, 3, 2) for units in (4, 9, 3)]
     together = sweep_errors(join(parts), X, Y, WEIGHTS)
     alone = torch.cat([blocked.sweep_errors(part, X, Y, WEIGHTS) for part in parts])

@@ -6,6 +6,7 @@
 Gradients come from the adjoint that is compiled for the CPU. Elsewhere the copies lie side by side, as channels of one
 call of `rnn_scan` or `linear_scan`, whose adjoints are kernels of ours too; a matrix a goes through PyTorch. Errors of
 pairs, complex units, are those of matrices of blocks; their gradients are taken side by side on every device.
+Source: arXiv 2305.19190, Definition 3.4.
 """
 
 from dataclasses import replace
@@ -16,8 +17,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from cofm_triton.cpu.blocked import perturbation as blocked
-from cofm_triton.functional import linear_scan, rnn_scan
 from cofm_triton.ops.backends import resolve
+from cofm_triton.ops.linear_scan import apply_linear_scan
+from cofm_triton.ops.paired_rnn_scan import apply_paired_rnn_scan
+from cofm_triton.ops.rnn_scan import apply_rnn_scan
 from cofm_triton.ops.sweeps import compiled_sweep
 from cofm_triton.step.activation import activation
 from cofm_triton.step.activations import properties
@@ -126,18 +129,28 @@ def scanned_errors(cells: StackedCells, inputs: Tensor, targets: Tensor, weights
         targets: (N, T, p).
         weights: (T,).
     """
-    dt, rate, frequency = cells.dt, cells.rate, None
-    if cells.is_complex:
-        rate, frequency = cells.rate.real, cells.rate.imag.to(inputs).flatten()
-    rate = rate.to(inputs).flatten()
     encoder, bias, readout = (value.to(inputs) for value in cells.of_units())
-    drive = inputs @ encoder.flatten(0, 1).mT + bias.flatten()
-    if properties(cells.act_in).is_linear:
-        decay = 1 - dt * rate
-        states, _ = linear_scan(dt * drive, decay if frequency is None else torch.complex(decay, -dt * frequency))
-    else:
-        states, _ = rnn_scan(drive, rate, frequency=frequency, dt=dt, nonlinearity=cells.act_in)
+    states = _states(cells, inputs @ encoder.flatten(0, 1).mT + bias.flatten())
     states = activation(cells.act_out)(states.unflatten(2, bias.shape))
     outputs = torch.einsum("ntkm,kqm->kntq", states, readout) + cells.offset.to(inputs)[:, None, None]
     gaps = (outputs - targets).double()
     return (gaps * gaps * weights[:, None]).sum((1, 2, 3))
+
+
+def _states(cells: StackedCells, drive: Tensor) -> Tensor:
+    """States (N, T, K m) of the scan of all units, pairs being two."""
+    dt, backend = cells.dt, resolve(None, drive.device)
+    rate, omega = cells.rate.real.to(drive).flatten(), None
+    if cells.is_complex:
+        omega = cells.rate.imag.to(drive).flatten()
+    if properties(cells.act_in).is_linear:
+        decay = 1 - dt * rate if omega is None else torch.complex(1 - dt * rate, -dt * omega)
+        return apply_linear_scan(dt * drive, decay, None, None, False, backend)[0]
+    if omega is None:
+        return apply_rnn_scan(drive, rate, None, None, dt, cells.act_in, backend, "auto")[0]
+    return apply_paired_rnn_scan(drive, rate, omega, None, None, dt, cells.act_in, backend)[0]
+
+
+def traffic(sequences: int, length: int, inputs: int, outputs: int, itemsize: int) -> int:
+    """Bytes that a sweep must move for all models that are computed together: inputs and targets, read once."""
+    return (inputs + outputs) * sequences * length * itemsize

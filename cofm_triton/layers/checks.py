@@ -1,0 +1,165 @@
+"""Checks of a layer's options and arguments, in the words of `torch.nn.RNN` where it has some."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from cofm_triton.layers.autocast import autocasts
+from cofm_triton.layers.recurrences.contract import Layer
+from cofm_triton.layers.recurrences.table import recurrence
+from cofm_triton.ops.backends import BACKENDS
+from cofm_triton.ops.dtypes import state_dtype
+from cofm_triton.step.activations import properties
+from cofm_triton.support.scalars import as_bool, as_int, as_number, check_number, described
+
+
+def check_size(argument: str, value: Any) -> int:
+    """A number of features, units or layers."""
+    number = as_int(value)
+    if number is None:
+        raise TypeError(f"{argument} should be of type int, got: {described(value)}")
+    if number <= 0:
+        raise ValueError(f"{argument} must be greater than zero, got {number}")
+    return number
+
+
+def check_flag(argument: str, value: Any) -> bool:
+    """True or False."""
+    flag = as_bool(value)
+    if flag is None:
+        raise TypeError(f"{argument} should be of type bool, got: {described(value)}")
+    return flag
+
+
+def check_known(look_up: Callable[[str], object], name: str) -> str:
+    """A name that a table has; `look_up` raises an error for others."""
+    look_up(name)
+    return name
+
+
+def check_slopes(layer: Layer) -> None:
+    """Inside a recurrence, act must contract; on its output it need not."""
+    act = properties(layer.nonlinearity)
+    if not recurrence(layer.recurrence).acts_on_output and not act.is_contracting:
+        raise ValueError(
+            f"nonlinearity={act.name!r} needs recurrence='ssm', which has it on the output: inside a "
+            f"recurrence slopes must lie in [0, 1] for stability, got {list(act.slopes)}"
+        )
+
+
+def check_elementwise(layer: Layer, argument: str, value: Any) -> bool:
+    """An option that elementwise recurrences have, on unless it is switched off."""
+    is_elementwise = recurrence(layer.recurrence).is_elementwise
+    if value is None:
+        return is_elementwise
+    flag = check_flag(argument, value)
+    if flag and not is_elementwise:
+        raise ValueError(f"{argument}=True needs recurrence 'ssm' or 'diagonal', got {layer.recurrence!r}")
+    return flag
+
+
+def check_normalization(layer: Layer, value: Any) -> bool | str:
+    """`normalize_input` of a layer that has its other options."""
+    if not isinstance(value, str):
+        return check_elementwise(layer, "normalize_input", value)
+    if value != "paper":
+        raise ValueError(f"normalize_input must be a bool or 'paper', got {value!r}")
+    if (layer.parameterization, layer.recurrence) != ("lru", "diagonal") or layer.oscillating:
+        raise ValueError(
+            "normalize_input='paper' needs parameterization='lru', recurrence='diagonal' and oscillating=False, "
+            f"got {layer.parameterization!r}, {layer.recurrence!r} and {layer.oscillating}"
+        )
+    return value
+
+
+def check_angle(max_angle: Any, largest: float) -> float:
+    """The largest angle of a fresh pair, radians."""
+    if max_angle is None:
+        return largest
+    max_angle = check_number("max_angle", max_angle)
+    if max_angle > largest:
+        raise ValueError(f"max_angle must be at most {largest:g} for this recurrence, got {max_angle!r}")
+    return max_angle
+
+
+def check_backend(backend: Any) -> str | None:
+    """None or one of `BACKENDS`."""
+    if backend is not None and backend not in BACKENDS:
+        raise ValueError(f"backend must be None or one of {BACKENDS}, got {backend!r}")
+    return backend
+
+
+def check_dropout(dropout: Any, num_layers: int) -> float:
+    """A probability, with a word where it does nothing."""
+    share = as_number(dropout)
+    if share is None or not 0 <= share <= 1:
+        raise ValueError(
+            "dropout should be a number in range [0, 1] representing the probability of an "
+            f"element being zeroed, got {dropout!r}"
+        )
+    if share > 0 and num_layers == 1:
+        warnings.warn(
+            "dropout option adds dropout after all but last recurrent layer, so non-zero dropout "
+            f"expects num_layers greater than 1, but got dropout={share} and num_layers=1",
+            stacklevel=3,
+        )
+    return share
+
+
+def check_step(layer: Layer, x: Tensor) -> None:
+    """What can be said of a step's input before hooks have made weights; `forward` says the rest."""
+    if layer.bidirectional:
+        raise ValueError("step needs bidirectional=False: the backward units need the future")
+    _check_features(layer, x, (1, 2), "x", "a torch.Tensor")
+
+
+def check_input(layer: Layer, x: Tensor, dims: tuple[int, ...]) -> None:
+    """Input of so many dimensions that fits the layer's weights."""
+    _check_features(layer, x, dims, "input", "a torch.Tensor or PackedSequence")
+    weight = layer.weight_ih_l0
+    if x.device != weight.device:
+        raise ValueError(f"StableRNN input device ({x.device}) does not match weight device ({weight.device})")
+    if x.dtype != weight.dtype and not autocasts(x.device):
+        raise ValueError(
+            f"StableRNN input dtype ({x.dtype}) does not match weight dtype "
+            f"({weight.dtype}). Convert input: input.to({weight.dtype}), or convert model: "
+            f"model.to({x.dtype})"
+        )
+
+
+def _check_features(layer: Layer, x: Tensor, dims: tuple[int, ...], argument: str, accepted: str) -> None:
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{argument} must be {accepted}, got {type(x).__name__}")
+    if x.dim() not in dims:
+        shapes = " or ".join(f"{dim}D" for dim in dims)
+        raise ValueError(f"StableRNN: Expected {argument} to be {shapes}, got {x.dim()}D tensor instead")
+    if x.shape[-1] != layer.input_size:
+        raise ValueError(
+            f"{argument}.size(-1) must be equal to input_size. Expected {layer.input_size}, got {x.shape[-1]}"
+        )
+
+
+def check_state(layer: Layer, hx: Tensor | None, x: Tensor, batch: int | None) -> None:
+    """Check hx against the input x; `batch` is None for unbatched input."""
+    if hx is None:
+        return
+    if not isinstance(hx, Tensor):
+        raise TypeError(f"hx must be a torch.Tensor or None, got {type(hx).__name__}")
+    count = layer.num_layers * (2 if layer.bidirectional else 1)
+    sizes = () if batch is None else (batch,)
+    expected = (count, *sizes, layer.hidden_size)
+    if hx.dim() != len(expected):
+        kind = "unbatched" if batch is None else "batched"
+        raise ValueError(f"For {kind} input, hx should be {len(expected)}-D but got {hx.dim()}-D tensor")
+    if tuple(hx.shape) != expected:
+        raise ValueError(f"Expected hidden size of hx {expected}, got {list(hx.shape)}")
+    if hx.device != x.device:
+        raise ValueError(f"hx must be on the input's device {x.device}, got {hx.device}")
+    state = state_dtype(x.dtype)
+    if hx.dtype not in (x.dtype, state) and not autocasts(x.device):
+        accepted = str(x.dtype) if x.dtype == state else f"{x.dtype}, or that of its states, {state}"
+        raise ValueError(f"hx must have the input's dtype, {accepted}, got {hx.dtype}")

@@ -1,0 +1,36 @@
+"""First and last states, and time turned round, of a batch of sequences: padded ones have lengths (B,), others None."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from cofm_triton.ops.dtypes import state_dtype
+
+
+def reverse(x: Tensor, lengths: Tensor | None) -> Tensor:
+    """Flip every sequence of x (B, T, d) within its own length; the padding stays behind it."""
+    if lengths is None:
+        return x.flip(1)
+    time = torch.arange(x.shape[1], device=x.device)
+    mirrored = lengths[:, None] - 1 - time
+    index = torch.where(mirrored >= 0, mirrored, time)
+    return x.gather(1, index[:, :, None].expand_as(x))
+
+
+def initial_state(h0: Tensor | None, e: Tensor) -> Tensor | None:
+    """The initial state in the dtype of the states, where it is not that of the encoded input: the last one has it."""
+    state = state_dtype(e.dtype)
+    if h0 is None:
+        return None if e.dtype == state else e.new_zeros(e.shape[0], e.shape[2], dtype=state)
+    return h0.to(state)
+
+
+def drive(e: Tensor, lengths: Tensor | None) -> Tensor:
+    """The encoded input (B, T, D); for padded sequences in the dtype of the states, whose last one is one of them."""
+    return e if lengths is None else e.to(state_dtype(e.dtype))
+
+
+def final_state(h: Tensor, h_last: Tensor, lengths: Tensor | None) -> Tensor:
+    """The state (B, D) after the last step of each sequence, of all of them h (B, T, D) if lengths differ."""
+    return h_last if lengths is None else h[torch.arange(len(lengths), device=h.device), lengths - 1]

@@ -1,0 +1,98 @@
+"""The contract of a recurrence, and the layer as a recurrence sees it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, NamedTuple
+
+from torch import Tensor, nn
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+class Layer(nn.Module):
+    """Options and parameters of a `StableRNN`, whose docstring says what they are."""
+
+    input_size: int
+    hidden_size: int
+    num_layers: int
+    nonlinearity: str
+    bias: bool
+    batch_first: bool
+    dropout: float
+    bidirectional: bool
+    parameterization: str
+    recurrence: str
+    dt: float
+    discretization: str
+    constrained: bool
+    oscillating: bool
+    max_angle: float
+    normalize_input: bool | str
+    max_time_scale: float
+    backend: str | None
+
+    weight_ih_l0: Tensor
+    bias_l0: Tensor | None
+    rate_l0: Tensor
+    basis_l0: Tensor
+    weight_hh_l0: Tensor
+
+
+class Weights(NamedTuple):
+    """The parameters that every direction of every layer has: U (D, d), b (D,) or None, w (m,)."""
+
+    encoder: Tensor
+    bias: Tensor | None
+    rate: Tensor
+
+
+def weights_of(layer: Layer, suffix: str) -> Weights:
+    """As they are now, whatever makes them: parametrisations and hooks put other tensors in a parameter's place."""
+    return Weights(*(getattr(layer, name + suffix) for name in ("weight_ih", "bias", "rate")))
+
+
+class Recurrence(ABC):
+    """One value of the option `recurrence`. A suffix, such as "_l0" or "_l1_reverse", says which direction is meant.
+
+    Attributes:
+        is_elementwise: whether units, or pairs of units, do not see each other: they may oscillate, and have
+            normalised inputs.
+        acts_on_output: whether the nonlinearity is applied to the states that are read out, not inside the loop.
+    """
+
+    is_elementwise: ClassVar[bool] = False
+    acts_on_output: bool = False
+
+    def shapes(self, layer: Layer) -> Shapes:
+        """Of its parameters besides U and b, by name without suffix, the raw rates first."""
+        return {"rate": (layer.hidden_size,)}
+
+    @abstractmethod
+    def reset(self, layer: Layer, suffix: str) -> None:
+        """Draw its parameters, but for the raw rates."""
+
+    @abstractmethod
+    def run(
+        self, layer: Layer, suffix: str, x: Tensor, h0: Tensor | None, lengths: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """All states and the last one.
+
+        Args:
+            layer: options and parameters.
+            suffix: which direction.
+            x: (B, T, d).
+            h0: (B, D), or None for zeros.
+            lengths: (B,) of padded sequences, or None.
+
+        Returns:
+            (B, T, D) in the dtype of the encoded input, and (B, D) in that of the states.
+        """
+
+    @abstractmethod
+    def margin(self, layer: Layer, suffix: str) -> float:
+        """The rate of the slowest mode, 1 / time."""
+
+    def upgrade(self, layer: Layer, state_dict: dict[str, Any], prefix: str, suffix: str) -> None:
+        """Bring entries of a state_dict that an earlier version wrote up to date, in place."""
+        return  # most have always been as they are

@@ -1,0 +1,131 @@
+"""Units, or pairs of units, that do not see each other: "ssm" and "diagonal".
+
+linear state     h' = l h + g e              one `linear_scan`, e = U x + b
+nonlinear act    h' = h + dt act(e - a h)    one `rnn_scan`
+"""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cofm_triton.functional import linear_scan, rnn_scan
+from cofm_triton.layers.encoder import encode
+from cofm_triton.layers.padding import drive, final_state, initial_state
+from cofm_triton.layers.recurrences.contract import Layer, Recurrence, Shapes, Weights, weights_of
+from cofm_triton.ops.dtypes import state_dtype
+from cofm_triton.step.coefficients import (
+    has_linear_state,
+    input_scale,
+    largest_angle,
+    linear_coefficients,
+    modes_of,
+    rates,
+)
+from cofm_triton.step.matrix_cache import kept
+
+
+class Elementwise(Recurrence):
+    """One rate for every unit, or a rate and a frequency for every pair."""
+
+    is_elementwise: ClassVar[bool] = True
+
+    def __init__(self, *, acts_on_output: bool) -> None:
+        self.acts_on_output = acts_on_output
+
+    def shapes(self, layer: Layer) -> Shapes:
+        """One rate for each pair, the single unit of an odd number included, and one frequency for each but that."""
+        width = layer.hidden_size
+        return {"rate": ((width + 1) // 2,), "frequency": (width // 2,)} if layer.oscillating else {"rate": (width,)}
+
+    @torch.no_grad()
+    def reset(self, layer: Layer, suffix: str) -> None:
+        """Angles uniform in [0, max_angle), as raw numbers."""
+        frequency = _frequency(layer, suffix)
+        if frequency is None:
+            return
+        nn.init.uniform_(frequency, 0, layer.max_angle)
+        if has_linear_state(layer):
+            frequency.div_(layer.dt)
+        else:
+            frequency.mul_(math.pi / 2 / largest_angle(layer)).tan_()  # the inverse of `bounded_angle`
+
+    def run(
+        self, layer: Layer, suffix: str, x: Tensor, h0: Tensor | None, lengths: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """One scan; a single unit of an oscillating layer has a partner at zero, which no one else sees."""
+        width = layer.hidden_size
+        if h0 is not None and layer.oscillating and width % 2:
+            h0 = F.pad(h0, (0, 1))
+        scan = _scan_linear if has_linear_state(layer) else _scan_nonlinear
+        e, h, h_last = scan(layer, suffix, x, h0, lengths)
+        return h[..., :width].to(e.dtype), final_state(h, h_last, lengths)[..., :width]
+
+    def margin(self, layer: Layer, suffix: str) -> float:
+        """The smallest rate."""
+        return float(rates(layer, weights_of(layer, suffix).rate).min())
+
+
+def _scan_linear(
+    layer: Layer, suffix: str, x: Tensor, h0: Tensor | None, lengths: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Encoded input, states and last state."""
+    weights = weights_of(layer, suffix)
+    decay, gain = decay_and_gain(layer, suffix, weights.rate)
+    e = _encoded(layer, weights, x, gain)
+    return e, *linear_scan(drive(e, lengths), decay, initial_state(h0, e), backend=layer.backend)
+
+
+def _scan_nonlinear(
+    layer: Layer, suffix: str, x: Tensor, h0: Tensor | None, lengths: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The same."""
+    weights = weights_of(layer, suffix)
+    modes = modes_of(layer, weights.rate, _frequency(layer, suffix))
+    scale = input_scale(layer, weights.rate, modes)
+    e = _encoded(layer, weights, x, None if scale is None else _per_unit(layer, scale))
+    h, h_last = rnn_scan(
+        drive(e, lengths),
+        weights.rate.to(state_dtype(e.dtype)),
+        initial_state(h0, e),
+        frequency=modes.frequency,
+        dt=layer.dt,
+        nonlinearity=layer.nonlinearity,
+        parameterization=layer.parameterization,
+        discretization=layer.discretization,
+        backend=layer.backend,
+    )
+    return e, h, h_last
+
+
+def decay_and_gain(layer: Layer, suffix: str, raw: Tensor) -> tuple[Tensor, Tensor]:
+    """l and g of a linear recurrence from its raw rates: one number for each unit, or a complex one for each pair."""
+    free = _frequency(layer, suffix)
+
+    def made() -> tuple[Tensor, Tensor]:
+        decay, gain = linear_coefficients(layer, raw, free)
+        return decay, gain if gain.is_complex() else _per_unit(layer, gain)
+
+    name = ("linear_coefficients", suffix, layer.parameterization, layer.discretization, layer.dt)
+    return kept(layer, name, lambda: (raw,) if free is None else (raw, free), made)
+
+
+def _encoded(layer: Layer, weights: Weights, x: Tensor, gain: Tensor | None) -> Tensor:
+    """gain (U x + b), (B, T, D), and a channel of zeros beside the single unit of an oscillating layer."""
+    weight, bias, _ = weights
+    if layer.oscillating and layer.hidden_size % 2:
+        weight, bias = F.pad(weight, (0, 0, 0, 1)), None if bias is None else F.pad(bias, (0, 1))
+    return encode(x, weight, bias, gain)
+
+
+def _frequency(layer: Layer, suffix: str) -> Tensor | None:
+    """The free parameter, or None where the units are single."""
+    return getattr(layer, "frequency" + suffix) if layer.oscillating else None
+
+
+def _per_unit(layer: Layer, per_mode: Tensor) -> Tensor:
+    return per_mode.repeat_interleave(2) if layer.oscillating else per_mode

@@ -1,0 +1,72 @@
+"""Recurrences with a full matrix W made of the rates and a matrix that is a parameter: h' = h + dt act(e - A h)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from cofm_triton.functional import dense_rnn
+from cofm_triton.layers.autocast import without_autocast
+from cofm_triton.layers.padding import drive, final_state, initial_state
+from cofm_triton.layers.recurrences.contract import Layer, Recurrence, Shapes, weights_of
+from cofm_triton.step.coefficients import constrained_matrix, matrix_coefficients, rates, recurrent_matrix
+from cofm_triton.step.matrix_cache import kept
+from cofm_triton.step.recurrent_matrix import decay_rate
+
+
+class Matrix(Recurrence):
+    """What "orthogonal" and "dense" have in common.
+
+    Attributes:
+        parameter: the name of the matrix, (D, D).
+    """
+
+    parameter: ClassVar[str]
+
+    def shapes(self, layer: Layer) -> Shapes:
+        """A rate for each unit, and the matrix."""
+        width = layer.hidden_size
+        return {"rate": (width,), self.parameter: (width, width)}
+
+    def free(self, layer: Layer, suffix: str) -> Tensor:
+        """The parameter, (D, D)."""
+        free: Tensor = getattr(layer, self.parameter + suffix)
+        return free
+
+    def matrix(self, layer: Layer, suffix: str) -> Tensor:
+        """P or weight_hh, (D, D); a constrained P, which takes a solve, in float64 (see `wide.py`)."""
+        free = self.free(layer, suffix)
+        return kept(layer, (self.parameter, suffix), lambda: (free,), lambda: constrained_matrix(layer, free))
+
+    def run(
+        self, layer: Layer, suffix: str, x: Tensor, h0: Tensor | None, lengths: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """One `dense_rnn`."""
+        encoder, bias, raw = weights_of(layer, suffix)
+
+        def coefficients() -> tuple[Tensor, Tensor, Tensor | None]:
+            with without_autocast(encoder.device):  # bfloat16 would move the smallest rates by more than they are
+                return matrix_coefficients(layer, rates(layer, raw), self.matrix(layer, suffix), encoder, bias)
+
+        name = ("step_coefficients", suffix, layer.parameterization, layer.discretization, layer.dt)
+        sources = (self.free(layer, suffix), *(value for value in (encoder, bias, raw) if value is not None))
+        a, weight, offset = kept(layer, name, lambda: sources, coefficients)
+        e = F.linear(x, weight, offset)
+        h, h_last = dense_rnn(
+            drive(e, lengths),
+            a,
+            initial_state(h0, e),
+            dt=layer.dt,
+            nonlinearity=layer.nonlinearity,
+            backend=layer.backend,
+        )
+        return h.to(e.dtype), final_state(h, h_last, lengths)
+
+    def margin(self, layer: Layer, suffix: str) -> float:
+        """The smallest rate, which bounds every mode; unconstrained, the smallest real part of W's eigenvalues."""
+        rate = rates(layer, weights_of(layer, suffix).rate)
+        if layer.constrained:
+            return float(rate.min())
+        return decay_rate(recurrent_matrix(layer, rate, self.matrix(layer, suffix)))

@@ -1,0 +1,61 @@
+"""W = P^T diag(f(w)) P, P orthogonal, made of a free matrix (`cayley.py`)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from cofm_triton.functional import linear_scan
+from cofm_triton.layers.autocast import without_autocast
+from cofm_triton.layers.encoder import encode
+from cofm_triton.layers.padding import drive, final_state, initial_state
+from cofm_triton.layers.recurrences.contract import Layer, weights_of
+from cofm_triton.layers.recurrences.elementwise import decay_and_gain
+from cofm_triton.layers.recurrences.matrix import Matrix
+from cofm_triton.ops.dtypes import state_dtype
+from cofm_triton.step.activations import properties
+from cofm_triton.step.cayley import cayley_inverse, convert_parametrization
+from cofm_triton.step.initialization import assign, random_orthogonal
+
+
+class Orthogonal(Matrix):
+    """Rates in an orthogonal basis."""
+
+    parameter = "basis"
+
+    def reset(self, layer: Layer, suffix: str) -> None:
+        """A random P."""
+        free = self.free(layer, suffix)
+        basis = random_orthogonal(layer.hidden_size, free.device)
+        assign(free, cayley_inverse(basis) if layer.constrained else basis)
+
+    def run(
+        self, layer: Layer, suffix: str, x: Tensor, h0: Tensor | None, lengths: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """As any matrix; the linear recurrence runs in the basis P h, where it is diagonal."""
+        if layer.constrained and properties(layer.nonlinearity).is_linear:
+            return self._run_rotated(layer, suffix, x, h0, lengths)
+        return super().run(layer, suffix, x, h0, lengths)
+
+    def _run_rotated(
+        self, layer: Layer, suffix: str, x: Tensor, h0: Tensor | None, lengths: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        weight, bias, raw = weights_of(layer, suffix)
+        decay, gain = decay_and_gain(layer, suffix, raw)
+        basis = self.matrix(layer, suffix).to(gain.dtype)
+        e = encode(x, weight, bias, gain.unsqueeze(1) * basis)
+        wide, start = basis.to(state_dtype(e.dtype)), initial_state(h0, e)
+        with without_autocast(basis.device):
+            start = None if start is None else start.to(wide.dtype) @ wide.T
+        h, h_last = linear_scan(drive(e, lengths), decay, start, backend=layer.backend)
+        h_last = final_state(h, h_last, lengths)
+        with without_autocast(basis.device):
+            h_last = (h_last.to(wide.dtype) @ wide).to(h_last.dtype)
+        h = h.to(e.dtype)
+        return h @ basis.to(h.dtype), h_last
+
+    def upgrade(self, layer: Layer, state_dict: dict[str, Any], prefix: str, suffix: str) -> None:
+        """Earlier versions kept P by `torch.nn.utils.parametrizations.orthogonal`."""
+        if layer.constrained:
+            convert_parametrization(state_dict, prefix, self.parameter + suffix)

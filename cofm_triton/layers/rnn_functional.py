@@ -1,0 +1,178 @@
+"""The paper's hypothesis model: a `StableRNN` and a linear read-out of its outputs.
+
+Source: arXiv 2305.19190, eq 1.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeGuard, overload
+
+from torch import Tensor, nn
+
+from cofm_triton.layers.autocast import autocasts
+from cofm_triton.layers.checks import check_input, check_size, check_step
+from cofm_triton.layers.recurrences.contract import weights_of
+from cofm_triton.layers.sequence import TensorOrPacked, at_every_step
+from cofm_triton.layers.stable_rnn import NO_SCRIPT, StableRNN, is_plain_layer, is_stable_rnn
+from cofm_triton.modules.plain import Kind, are_distinct, behaves_as, holds
+from cofm_triton.ops.backends import resolve
+from cofm_triton.ops.dtypes import state_dtype
+from cofm_triton.ops.rnn_readout import apply_rnn_readout, is_fused
+from cofm_triton.step.coefficients import step_coefficients
+from cofm_triton.support.scalars import as_bool
+
+
+class RNNFunctional(nn.Module):
+    """The paper's hypothesis  y[k] = c^T h[k+1] + d  (for "ssm"  c^T act(h[k+1]) + d).
+
+    Args:
+        input_size: d, features of the input.
+        hidden_size: m, the width.
+        output_size: p, features of the output.
+        options: those of `StableRNN`; always batch-first, and the paper's by default: nonlinearity="hardtanh",
+            recurrence="diagonal", oscillating=False, normalize_input=False.
+
+    Attributes:
+        rnn: the `StableRNN`, with U, b and w.
+        readout: `nn.Linear` with c and the bias d.
+
+    Shapes:
+        input (B, T, d), (T, d) unbatched, or a `PackedSequence`; the output has p features. h0 and the state that
+        comes back with `return_state=True` are hx and h_n of `StableRNN`.
+
+    Raises:
+        TypeError: an option of the wrong type.
+        ValueError: an unknown name or a number out of range; `batch_first=False`.
+
+    Example:
+        >>> model = RNNFunctional(1, 16, parameterization="exp", dtype=torch.float64)
+        >>> model(torch.randn(4, 100, 1, dtype=torch.float64)).shape
+        torch.Size([4, 100, 1])
+    """
+
+    def __init__(self, input_size: int, hidden_size: int, output_size: int = 1, **options: Any) -> None:
+        super().__init__()
+        output_size = check_size("output_size", output_size)
+        hidden_size = check_size("hidden_size", hidden_size)
+        paper = {"nonlinearity": "hardtanh", "recurrence": "diagonal", "oscillating": False, "normalize_input": False}
+        options = {"batch_first": True, **paper, **options}
+        if as_bool(options["batch_first"]) is not True:
+            raise ValueError(f"batch_first must be True, got {options['batch_first']!r}")
+        self.rnn = StableRNN(input_size, hidden_size, **options)
+        self.readout = nn.Linear(
+            hidden_size * (2 if self.rnn.bidirectional else 1),
+            output_size,
+            device=options.get("device"),
+            dtype=options.get("dtype"),
+        )
+
+    @overload
+    def forward(
+        self, input: TensorOrPacked, h0: Tensor | None = None, return_state: Literal[False] = False
+    ) -> TensorOrPacked: ...
+
+    @overload
+    def forward(
+        self, input: TensorOrPacked, h0: Tensor | None = None, *, return_state: Literal[True]
+    ) -> tuple[TensorOrPacked, Tensor]: ...
+
+    def forward(
+        self, input: TensorOrPacked, h0: Tensor | None = None, return_state: bool = False
+    ) -> TensorOrPacked | tuple[TensorOrPacked, Tensor]:
+        """y from whole sequences that start at rest, or from h0; shapes are those of the class.
+
+        Returns:
+            y, or (y, h_n) with `return_state`.
+
+        Raises:
+            TypeError: `input` or `h0` is no tensor.
+            ValueError: wrong shape, dtype or device of `input` or `h0`.
+        """
+        if isinstance(input, Tensor) and h0 is None and not return_state and self._is_fused(input):
+            return self._read_out(input)
+        output, h_n = self.rnn(input, h0)
+        y = at_every_step(self.readout, output)
+        return (y, h_n) if return_state else y
+
+    def _is_fused(self, input: Tensor) -> bool:
+        """Whether encoder, recurrence and read-out run as one operator, which never stores a state.
+
+        That takes one layer in one direction with an elementwise recurrence of single units, modules that do no more
+        than their class says, the dtype of the parameters, and sizes for which `ops/rnn_readout.py` has it.
+        """
+        if not is_plain(self) or self.rnn.oscillating or not self.rnn._cell.is_elementwise or autocasts(input.device):
+            return False
+        rnn, readout = self.rnn, self.readout
+        batch = input.shape[0] if input.dim() == 3 else 1
+        return is_fused(batch, rnn.input_size, readout.out_features, resolve(rnn.backend, input.device))
+
+    def _read_out(self, input: Tensor) -> Tensor:
+        """y by one operator; input as in `forward`."""
+        rnn, readout = self.rnn, self.readout
+        check_input(rnn, input, (2, 3))
+        weight, bias, w = weights_of(rnn, "_l0")
+        bias = weight.new_zeros(rnn.hidden_size) if bias is None else bias
+        offset = weight.new_zeros(readout.out_features) if readout.bias is None else readout.bias
+        step = step_coefficients(rnn, w, None, weight, bias)
+        x = input if input.dim() == 3 else input.unsqueeze(0)
+        y = apply_rnn_readout(
+            x, step.encoder, step.bias, step.rate.to(state_dtype(x.dtype)), readout.weight, offset,
+            step.dt, step.act_in, step.act_out, resolve(rnn.backend, x.device),
+        )  # fmt: skip
+        return y if input.dim() == 3 else y.squeeze(0)
+
+    def step(self, x: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """One time step: x (B, d) or (d,), hx as in `StableRNN.step`; returns y and the state.
+
+        It is a call of the model with a sequence of length 1: hooks on the model see that sequence and hx, and
+        (y, h_n), hooks on its parts what they see in every call.
+
+        Raises:
+            TypeError: an argument is no tensor.
+            ValueError: wrong shape, dtype or device; or the model is bidirectional.
+        """
+        check_step(self.rnn, x)
+        y, h_n = self(x.unsqueeze(-2), hx, return_state=True)
+        return y.squeeze(-2), h_n
+
+    def no_weight_decay(self) -> set[str]:
+        """As `StableRNN.no_weight_decay`: helpers ask the outermost module."""
+        return {f"rnn.{name}" for name in self.rnn.no_weight_decay()}
+
+    def stability_margin(self) -> float:
+        """The smallest rate of the recurrence, 1 / time."""
+        return self.rnn.stability_margin()
+
+    def __prepare_scriptable__(self) -> RNNFunctional:
+        raise RuntimeError(NO_SCRIPT)
+
+
+_FUNCTIONAL, _LINEAR = Kind(RNNFunctional), Kind(nn.Linear)
+
+
+def is_plain(model: nn.Module) -> TypeGuard[RNNFunctional]:
+    """Whether a model is the equation of its class, of one layer in one direction: all shortcuts ask this.
+
+    Its parts do no more than their classes say (`plain.py`).
+    """
+    return (
+        isinstance(model, RNNFunctional)
+        and behaves_as(model, _FUNCTIONAL)
+        and holds(model, {}, parts=("rnn", "readout"))
+        and is_plain_layer(model.rnn)
+        and _is_plain_linear(model.readout, model.rnn.hidden_size)
+        and are_distinct((model.rnn, model.readout))
+    )
+
+
+def reads_out_states(model: nn.Module) -> TypeGuard[RNNFunctional]:
+    """Whether a model is a read-out, of any kind, of the states of a `StableRNN`."""
+    is_ours = isinstance(model, RNNFunctional) and behaves_as(model, _FUNCTIONAL, or_inherits=True)
+    return is_ours and is_stable_rnn(model.get_submodule("rnn"))
+
+
+def _is_plain_linear(readout: nn.Linear, width: int) -> bool:
+    if not behaves_as(readout, _LINEAR):
+        return False
+    shapes = {"weight": (readout.out_features, width), "bias": (readout.out_features,)}
+    return holds(readout, shapes, optional=("bias",))
