@@ -62,9 +62,8 @@ def walk_last_rows(
         adjoint = gs[j].to(STATE) + mu
         mu = tl.where(live, multiply_conj(decay, adjoint, COMPLEX), mu)
         before = tl.where(with_before > j, hs[j].to(STATE), h0)
-        by_decay = multiply_conj(before, adjoint, COMPLEX)
-
         store_row(dx_row + j * h_step, adjoint, live, MASKED=True)
+        by_decay = multiply_conj(before, adjoint, COMPLEX)
         if GATED:
             store_row(da_row + j * h_step, by_decay, live, MASKED=True)
         else:
@@ -125,16 +124,9 @@ def linear_scan_backward_kernel(
         a_row = decay_ptr + batch * stride_ab + last * stride_at
         if not SHARED:
             a_row += c * stride_ad
-    sequence_row = sequence.to(tl.int64) * D + c
 
-    # Load: the decay, and the adjoint that the chunk starts from
-    decay = tl.zeros((BLOCK_D,), STATE)
-    if not GATED:
-        decay = load_row(a_row, mask, MASKED=MASKED).to(STATE)
+    # Load: the adjoint that the chunk starts from, and the decay
     mu = tl.zeros((BLOCK_D,), STATE)
-    if grad_end_ptr is not None:
-        if later_chunks == 0:
-            mu = load_row(grad_end_ptr + sequence.to(tl.int64) * stride_s + c, mask, MASKED=MASKED).to(STATE)
     if carry_ptr is not None:
         if later_chunks > 0:
             carries = sequence.to(tl.int64) * (num_chunks - 1)
@@ -146,6 +138,12 @@ def linear_scan_backward_kernel(
                 )  # fmt: skip
             else:
                 mu = load_row(carry_ptr + (carries + chunk) * D + c, mask, MASKED=MASKED).to(STATE)
+    if grad_end_ptr is not None:
+        if later_chunks == 0:
+            mu = load_row(grad_end_ptr + sequence.to(tl.int64) * stride_s + c, mask, MASKED=MASKED).to(STATE)
+    decay = tl.zeros((BLOCK_D,), STATE)
+    if not GATED:
+        decay = load_row(a_row, mask, MASKED=MASKED).to(STATE)
     grad_decay = tl.zeros((BLOCK_D,), STATE)
 
     # The first row of a sequence has no row before it: its h[t-1] is h0. It belongs to the last, partial block.
@@ -166,8 +164,8 @@ def linear_scan_backward_kernel(
                 decay = gate_row(gates[j], mu, SHARED=SHARED, COMPLEX=COMPLEX)
             adjoint = gs[j].to(STATE) + mu
             mu = multiply_conj(decay, adjoint, COMPLEX)
-            by_decay = multiply_conj(hs[j].to(STATE), adjoint, COMPLEX)
             store_row(dx_row + j * h_step, adjoint, mask, MASKED=MASKED)
+            by_decay = multiply_conj(hs[j].to(STATE), adjoint, COMPLEX)
             if GATED:
                 store_row(da_row + j * h_step, by_decay, mask, MASKED=MASKED)
             else:
@@ -183,7 +181,7 @@ def linear_scan_backward_kernel(
     if skipped == 0:
         with_before = rest - 1
         if h0_ptr is not None:
-            h0 = load_row(h0_ptr + sequence_row, mask, MASKED=MASKED).to(STATE)
+            h0 = load_row(h0_ptr + sequence.to(tl.int64) * D + c, mask, MASKED=MASKED).to(STATE)
     if SHORT == ROWS:  # a loop of one turn would keep more pointers in registers
         if rest > 0:
             mu, grad_decay = walk_last_rows(
@@ -207,7 +205,7 @@ def linear_scan_backward_kernel(
 
     # Store
     if chunk == 0:
-        store_row(grad_start_ptr + sequence_row, mu, mask, MASKED=MASKED)
+        store_row(grad_start_ptr + sequence.to(tl.int64) * D + c, mu, mask, MASKED=MASKED)
     if not GATED:
         place = (sequence.to(tl.int64) * num_chunks + chunk) * D + c
         store_row(grad_decay_ptr + place, grad_decay, mask, MASKED=MASKED)
