@@ -50,7 +50,6 @@ from cofm_triton.kernels.rows import (
     live_row,
     load_last_rows,
     load_row,
-    load_rows,
     store_row,
 )
 
@@ -65,19 +64,26 @@ def pulled(x, pull, turn, h, PAIRED: tl.constexpr):
 
 @triton.jit
 def recompute(
-    xs, h, pull, turn, dt,
-    NONLINEARITY: tl.constexpr, PAIRED: tl.constexpr, STATE: tl.constexpr, ROWS: tl.constexpr,
+    xs, h, pull, turn, dt, ahead_row, stride_xt, mask,
+    NONLINEARITY: tl.constexpr, PAIRED: tl.constexpr, STATE: tl.constexpr, ROWS: tl.constexpr, AHEAD: tl.constexpr,
+    MASKED: tl.constexpr,
 ):  # fmt: skip
-    """`(hs, slopes)` of a block of rows that starts from h: h[t-1] and dt * act'(z[t]) of every row."""
+    """`(hs, slopes, ahead)` of a block of rows that starts from h: h[t-1] and dt * act'(z[t]) of every row.
+
+    AHEAD, the register of a row of x that has been used takes a row of the block at `ahead_row`.
+    """
     hs = ()
     slopes = ()
+    ahead = ()
     for j in tl.static_range(ROWS):
         z = pulled(xs[j].to(STATE), pull, turn, h, PAIRED=PAIRED)
+        if AHEAD:
+            ahead = ahead + (load_row(ahead_row + j * stride_xt, mask, MASKED=MASKED),)
         u = act(z, NONLINEARITY)
         hs = hs + (h,)
         slopes = slopes + (act_derivative(z, u, dt, NONLINEARITY),)
         h += dt * u
-    return hs, slopes
+    return hs, slopes, ahead
 
 
 @triton.jit
@@ -202,9 +208,9 @@ def rnn_scan_backward_kernel(
         last_xs = load_last_rows(x_row, stride_xt, d, D, rest, ROWS - 1)
         last_gs = load_last_rows(g_row, stride_gt, d, D, rest, ROWS - 1)
         before = tl.load(before_row, mask=live_row(d, D, 0, block), other=0.0).to(STATE)
-        hs, slopes = recompute(
-            last_xs, tl.where(block > 0, before, h0), pull, turn, dt_state,
-            NONLINEARITY=NONLINEARITY, PAIRED=PAIRED, STATE=STATE, ROWS=ROWS - 1,
+        hs, slopes, _ = recompute(
+            last_xs, tl.where(block > 0, before, h0), pull, turn, dt_state, x_row, stride_xt, mask,
+            NONLINEARITY=NONLINEARITY, PAIRED=PAIRED, STATE=STATE, ROWS=ROWS - 1, AHEAD=False, MASKED=MASKED,
         )  # fmt: skip
         for j in tl.static_range(ROWS - 2, -1, -1):
             live = live_row(d, D, j, rest)
@@ -233,10 +239,10 @@ def rnn_scan_backward_kernel(
         before_row -= back * D
         before = tl.load(before_row, mask=live_row(d, D, 1, block), other=0.0)
         dx_row -= ROWS * D
-        hs, slopes = recompute(
-            xs, h, pull, turn, dt_state, NONLINEARITY=NONLINEARITY, PAIRED=PAIRED, STATE=STATE, ROWS=ROWS
-        )
-        xs = load_rows(x_row, stride_xt, mask, ROWS, MASKED=MASKED)
+        hs, slopes, xs = recompute(
+            xs, h, pull, turn, dt_state, x_row, stride_xt, mask,
+            NONLINEARITY=NONLINEARITY, PAIRED=PAIRED, STATE=STATE, ROWS=ROWS, AHEAD=True, MASKED=MASKED,
+        )  # fmt: skip
         gs_ahead = ()
         for j in tl.static_range(ROWS - 1, -1, -1):
             adjoint = gs[j].to(STATE) + mu
