@@ -42,7 +42,8 @@ from cofm_triton.kernels.rows import (
 
 @triton.jit
 def walk_last_rows(
-    mu, decay, grad_decay, h0, g_row, g_step, before_row, a_row, a_step, dx_row, da_row, h_step, d, D, rest, with_before,
+    mu, decay, grad_decay, h0, g_row, g_step, before_row, a_row, a_step, dx_row, da_row, h_step, d, D,
+    rest, with_before,
     GATED: tl.constexpr, SHARED: tl.constexpr, COMPLEX: tl.constexpr, STATE: tl.constexpr, SHORT: tl.constexpr,
 ):  # fmt: skip
     """`(mu, grad_decay)` after the first SHORT of the `rest` rows that are left; rows from `rest` on change nothing.

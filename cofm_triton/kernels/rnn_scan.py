@@ -53,6 +53,7 @@ from cofm_triton.kernels.rows import (
     store_row,
 )
 
+
 @triton.jit
 def pulled(x, pull, turn, h, PAIRED: tl.constexpr):
     """z = x + pull * h + turn * swap(h); `pull` is the rate subtracted from zero, `turn` unused unless PAIRED."""

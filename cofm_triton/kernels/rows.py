@@ -126,9 +126,7 @@ def gate_row(gate, row, SHARED: tl.constexpr, COMPLEX: tl.constexpr):
 
 
 @triton.jit
-def chunk_rows(
-    starts_ptr, sequence, num_sequences, T, begin, end, chunk, chunk_length, REVERSE: tl.constexpr
-):
+def chunk_rows(starts_ptr, sequence, num_sequences, T, begin, end, chunk, chunk_length, REVERSE: tl.constexpr):
     """`(entry, skipped, n, batch)` of a chunk: the row it starts on, steps before it, its steps, its batch index.
 
     Steps are counted along the recurrence: REVERSE, step 0 is on the last row. Chunks tile the steps [begin, end).
