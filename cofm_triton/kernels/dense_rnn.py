@@ -263,7 +263,7 @@ def _shape(weight: Any, lanes: int) -> Dense | None:
 
 
 def _tiled(matrix: Any, shape: Dense, state_dtype: Any) -> Any:
-    """A matrix padded with zeros to whole tiles; PACKED, (BLOCKS / 2, BLOCK, width, 2), the two numbers of a word last."""
+    """A matrix padded with zeros to whole tiles; PACKED, (BLOCKS / 2, BLOCK, width, 2), a word's two numbers last."""
     width = shape.BLOCKS * shape.BLOCK
     tiled = matrix.new_zeros((width, width), dtype=matrix.dtype if shape.PACKED else state_dtype)
     tiled[: matrix.shape[0], : matrix.shape[1]] = matrix
