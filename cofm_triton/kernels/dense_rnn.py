@@ -1,31 +1,29 @@
 """Dense nonlinear recurrence, `h[t] = h[t-1] + dt * act(x[t] - weight @ h[t-1])`: forward and adjoint Triton kernels.
 
-Indices: b sequence, t time, n and k channels; tensors are (B, T, D), weight is (D, D). The state, the slopes
-s[t] = act'(z[t]) and every product are in STATE (float32, float64 for float64 input).
-
     forward    z[t] = x[t] - weight @ h[t-1],       h[t] = h[t-1] + dt * act(z[t])
     adjoint    lambda[t] = g[t] + mu[t],            dx[t] = dt * s[t] * lambda[t]
                mu[t-1] = lambda[t] - weight^T dx[t],  dh0 = mu[-1]
 
-Both need `out[n] = sum_k matrix[k, n] v[k]` in every step, with matrix = weight^T forward and weight backward, n the
-fast axis. Two ways:
+Indices: b sequence, t time, n and k channels; tensors are (B, T, D), weight is (D, D). State, slopes s[t] = act'(z[t])
+and products are in STATE: float32, for float64 input float64. Channels from D on hold 0 and are not stored.
 
-Resident (see `launch.dense`): a program carries one sequence through all of time in one launch, the matrix in tiles of
-BLOCK x BLOCK numbers, the first RESIDENT of them in registers. One sequence a program is as good as many: fused
-multiply-adds cannot share a product between sequences, and B programs run side by side. In a tile the lanes of a warp
-are neighbours in n and a thread has many k, so that most of a sum stays within a thread. Up to 192 channels the whole
-matrix is resident. 256 channels in float32 are 256 KiB, all the registers that an NVIDIA multiprocessor has, whose
-shared memory (A100 164, H100 228 KiB) cannot hold them either: half of it stays in registers. The other 128 KiB are
-read again in every step, with some 3 KiB of rows between two readings, from a first-level cache of 192 KiB or more that
-no other program shares: one program fills the multiprocessor. An MI300X has registers for all of it.
-bfloat16 weights that would not fit stay packed, two numbers a word, and are widened as they are used: 256 channels are
-128 KiB, all of them resident. Others are widened before; float16 spills as it is widened, and counts as float32.
+Both passes need `out[n] = sum_k matrix[k, n] v[k]` in every step, with matrix = weight^T forward and weight backward,
+n the fast axis.
 
-By steps, for wider states: one launch a step, a program forms TILE_B x TILE_N sums by `tl.dot`, and the weight comes
-from the L2 cache. `PRECISION` is its input precision.
+A program carries one sequence through all of time in one launch, with the matrix in its registers, in tiles of
+BLOCK x BLOCK numbers (`launch.dense`). Several sequences per program would gain nothing: fused multiply-adds cannot
+share a product between them, and B programs run side by side. In a tile the lanes of a warp are neighbours in n and a
+lane has many k, so that most of a sum stays in one lane.
+
+- Up to 192 channels (256 in bfloat16, or on MI300X) the whole matrix stays in registers.
+- At 256 float32 channels, half of it does; an NVIDIA multiprocessor has 256 KiB of registers. The other 128 KiB are
+  reloaded every step, from a first-level cache of 192 KiB or more that no other program uses.
+- bfloat16 weights that would not fit as float32 stay packed, two numbers a word, and are widened as they are used.
+  float16 spills as it is widened, so it counts as float32.
+- Wider states take one launch per step: `dense_rnn_steps.py`.
 
 Traffic in elements per element: forward 2, and 1 more for the slopes if kept; adjoint 3.
-Source: Eq. (1) of arXiv 2305.19190 in discrete time and its adjoint; defined in `reference/dense_rnn.py`.
+Source: arXiv 2305.19190, Eq. (1) in discrete time, and its adjoint; defined in `reference/dense_rnn.py`.
 """
 
 from __future__ import annotations
@@ -35,16 +33,17 @@ from typing import Any
 import triton
 import triton.language as tl
 
-from cofm_triton.kernels.launch import STEP_SHAPE, Dense, dense
+from cofm_triton.kernels import dense_rnn_steps
+from cofm_triton.kernels.launch import Dense, dense, state_type
 from cofm_triton.kernels.nonlinearity import act, act_derivative
 
 
 @triton.jit
 def load_tile(matrix_ptr, TILE: tl.constexpr, BLOCKS: tl.constexpr, BLOCK: tl.constexpr):
-    """Tile (k block, n block) = (TILE // BLOCKS, TILE % BLOCKS) of a matrix that has been filled up to whole tiles.
+    """Tile (k block, n block) = (TILE // BLOCKS, TILE % BLOCKS) of a matrix that is padded to whole tiles.
 
-    All offsets are known when it is compiled: tiles that are read in every step cost no registers for addresses. Lanes
-    take one column each: a vector of columns would leave a thread few k, and its sums to the other warps.
+    All offsets are compile-time constants, so that reloaded tiles cost no registers for addresses. A lane takes one
+    column: with several it would have few k, and sums would cross warps.
     """
     k = (TILE // BLOCKS) * BLOCK + tl.arange(0, BLOCK)[:, None]
     n = (TILE % BLOCKS) * BLOCK + tl.arange(0, BLOCK)[None, :]
@@ -53,10 +52,10 @@ def load_tile(matrix_ptr, TILE: tl.constexpr, BLOCKS: tl.constexpr, BLOCK: tl.co
 
 @triton.jit
 def load_tiles(matrix_ptr, COUNT: tl.constexpr, BLOCKS: tl.constexpr, BLOCK: tl.constexpr):
-    """The first COUNT tiles, for the registers."""
+    """The first COUNT tiles, which stay in registers."""
     tiles = ()
     for tile in tl.static_range(COUNT):
-        tiles = tiles + (load_tile(matrix_ptr, tile, BLOCKS, BLOCK),)
+        tiles = tiles + (load_tile(matrix_ptr, TILE=tile, BLOCKS=BLOCKS, BLOCK=BLOCK),)
     return tiles
 
 
@@ -79,9 +78,9 @@ def multiply(
 ):  # fmt: skip
     """`out[n] = sum_k matrix[k, n] v[k]`, v and the result in BLOCKS blocks; tiles that are not resident are loaded.
 
-    PACKED: a word of a tile has two numbers, k in block 2 c below and in block 2 c + 1 above. They are widened with a
-    zero out of `row`, an offset below 2^62, that the compiler does not know: numbers that depended on nothing but the
-    matrix would be widened before the loop, and take twice the registers in it.
+    PACKED, a word of a tile has two numbers: k in block 2 c in its lower half, in block 2 c + 1 in its upper half.
+    Widening uses a zero that the compiler cannot see, made from `row`, an offset below 2^62. Otherwise it would widen
+    the matrix before the loop, into twice the registers.
     """
     zero = (row >> 62).to(tl.int32)
     out = ()
@@ -91,7 +90,7 @@ def multiply(
             if c * BLOCKS + j < RESIDENT:
                 tile = tiles[c * BLOCKS + j]
             else:
-                tile = load_tile(matrix_ptr, c * BLOCKS + j, BLOCKS, BLOCK)
+                tile = load_tile(matrix_ptr, TILE=c * BLOCKS + j, BLOCKS=BLOCKS, BLOCK=BLOCK)
             if PACKED:
                 total += lower(tile, zero) * v[2 * c][:, None]
                 total += upper(tile, zero) * v[2 * c + 1][:, None]
@@ -122,73 +121,87 @@ def store_block(ptr, D, block, j: tl.constexpr, BLOCK: tl.constexpr):
 
 @triton.jit
 def dense_rnn_forward_kernel(
-    x_ptr, matrix_ptr, h0_ptr, h_ptr, last_ptr, slope_ptr,
+    x_ptr,  # (B, T, D)
+    matrix_ptr,  # (BLOCKS * BLOCK, BLOCKS * BLOCK), weight^T, padded; PACKED, bfloat16, see `_tiled`
+    h0_ptr,  # (B, D), contiguous; None: 0
+    h_ptr,  # out: (B, T, D), contiguous
+    last_ptr,  # out: (B, D), final states
+    slope_ptr,  # out if KEEP: (B, T, D), s, contiguous
     T: tl.int64, D: tl.int64, dt: tl.float64, stride_xb: tl.int64, stride_xt: tl.int64, stride_xd: tl.int64,
-    NONLINEARITY: tl.constexpr, HAS_H0: tl.constexpr, KEEP: tl.constexpr,
+    NONLINEARITY: tl.constexpr, KEEP: tl.constexpr,
     STATE: tl.constexpr, BLOCK: tl.constexpr, BLOCKS: tl.constexpr, RESIDENT: tl.constexpr, PACKED: tl.constexpr,
 ):  # fmt: skip
-    """Writes h and, if KEEP, slope (B, T, D), contiguous, and last (B, D), the final state. matrix = weight^T."""
+    """One sequence, from its first step to its last."""
     batch = tl.program_id(0).to(tl.int64)
     x_row = x_ptr + batch * stride_xb
     row = batch * T * D
     dt = tl.full((), dt, STATE)
     if PACKED:
         matrix_ptr = matrix_ptr.to(tl.pointer_type(tl.int32))
-    tiles = load_tiles(matrix_ptr, RESIDENT, BLOCKS, BLOCK)
-    h = load_blocks(h0_ptr + batch * D if HAS_H0 else x_ptr, D, 1, HAS_H0, STATE, BLOCKS, BLOCK)
-    x = load_blocks(x_row, D, stride_xd, T > 0, STATE, BLOCKS, BLOCK)
+    tiles = load_tiles(matrix_ptr, COUNT=RESIDENT, BLOCKS=BLOCKS, BLOCK=BLOCK)
+    h0_row = x_ptr if h0_ptr is None else h0_ptr + batch * D
+    h = load_blocks(h0_row, D, 1, h0_ptr is not None, STATE=STATE, BLOCKS=BLOCKS, BLOCK=BLOCK)
+    x = load_blocks(x_row, D, stride_xd, T > 0, STATE=STATE, BLOCKS=BLOCKS, BLOCK=BLOCK)
 
     for t in range(T):
+        # Load: x of the next step
         x_row += stride_xt
-        x_next = load_blocks(x_row, D, stride_xd, t + 1 < T, STATE, BLOCKS, BLOCK)
-        product = multiply(matrix_ptr, tiles, h, row, RESIDENT, BLOCKS, BLOCK, PACKED)
+        x_next = load_blocks(x_row, D, stride_xd, t + 1 < T, STATE=STATE, BLOCKS=BLOCKS, BLOCK=BLOCK)
+        # Compute and store, block by block
+        product = multiply(matrix_ptr, tiles, h, row, RESIDENT=RESIDENT, BLOCKS=BLOCKS, BLOCK=BLOCK, PACKED=PACKED)
         h_next = ()
         for j in tl.static_range(BLOCKS):
             z = x[j] - product[j]
             u = act(z, NONLINEARITY)
             h_next = h_next + (h[j] + dt * u,)
-            store_block(h_ptr + row, D, h_next[j], j, BLOCK)
+            store_block(h_ptr + row, D, h_next[j], j, BLOCK=BLOCK)
             if KEEP:
-                store_block(slope_ptr + row, D, act_derivative(z, u, 1.0, NONLINEARITY), j, BLOCK)
+                store_block(slope_ptr + row, D, act_derivative(z, u, 1.0, NONLINEARITY), j, BLOCK=BLOCK)
         h = h_next
         x = x_next
         row += D
 
     for j in tl.static_range(BLOCKS):
-        store_block(last_ptr + batch * D, D, h[j], j, BLOCK)
+        store_block(last_ptr + batch * D, D, h[j], j, BLOCK=BLOCK)
 
 
 @triton.jit
 def dense_rnn_adjoint_kernel(
-    grad_h_ptr, slope_ptr, matrix_ptr, grad_last_ptr, grad_x_ptr, grad_h0_ptr,
+    grad_h_ptr,  # (B, T, D), g
+    slope_ptr,  # (B, T, D), s, contiguous
+    matrix_ptr,  # (BLOCKS * BLOCK, BLOCKS * BLOCK), weight, padded; PACKED, bfloat16, see `_tiled`
+    grad_last_ptr,  # (B, D), contiguous, mu[T-1]; None: 0
+    grad_x_ptr,  # out: (B, T, D), contiguous
+    grad_h0_ptr,  # out: (B, D)
     T: tl.int64, D: tl.int64, dt: tl.float64, stride_gb: tl.int64, stride_gt: tl.int64, stride_gd: tl.int64,
-    HAS_GRAD_LAST: tl.constexpr,
     STATE: tl.constexpr, BLOCK: tl.constexpr, BLOCKS: tl.constexpr, RESIDENT: tl.constexpr, PACKED: tl.constexpr,
 ):  # fmt: skip
-    """Writes grad_x (B, T, D), contiguous, and grad_h0 (B, D). matrix = weight; slope is contiguous."""
+    """One sequence, from its last step to its first."""
     batch = tl.program_id(0).to(tl.int64)
     g_row = grad_h_ptr + batch * stride_gb + (T - 1) * stride_gt
     row = (batch * T + T - 1) * D
     dt = tl.full((), dt, STATE)
     if PACKED:
         matrix_ptr = matrix_ptr.to(tl.pointer_type(tl.int32))
-    tiles = load_tiles(matrix_ptr, RESIDENT, BLOCKS, BLOCK)
-    start = grad_last_ptr + batch * D if HAS_GRAD_LAST else slope_ptr
-    mu = load_blocks(start, D, 1, HAS_GRAD_LAST, STATE, BLOCKS, BLOCK)
-    g = load_blocks(g_row, D, stride_gd, T > 0, STATE, BLOCKS, BLOCK)
-    s = load_blocks(slope_ptr + row, D, 1, T > 0, STATE, BLOCKS, BLOCK)
+    tiles = load_tiles(matrix_ptr, COUNT=RESIDENT, BLOCKS=BLOCKS, BLOCK=BLOCK)
+    grad_last_row = slope_ptr if grad_last_ptr is None else grad_last_ptr + batch * D
+    mu = load_blocks(grad_last_row, D, 1, grad_last_ptr is not None, STATE=STATE, BLOCKS=BLOCKS, BLOCK=BLOCK)
+    g = load_blocks(g_row, D, stride_gd, T > 0, STATE=STATE, BLOCKS=BLOCKS, BLOCK=BLOCK)
+    s = load_blocks(slope_ptr + row, D, 1, T > 0, STATE=STATE, BLOCKS=BLOCKS, BLOCK=BLOCK)
 
     for t in range(T):
+        # Load: g and s of the step before
         g_row -= stride_gt
-        g_next = load_blocks(g_row, D, stride_gd, t + 1 < T, STATE, BLOCKS, BLOCK)
-        s_next = load_blocks(slope_ptr + row - D, D, 1, t + 1 < T, STATE, BLOCKS, BLOCK)
+        g_next = load_blocks(g_row, D, stride_gd, t + 1 < T, STATE=STATE, BLOCKS=BLOCKS, BLOCK=BLOCK)
+        s_next = load_blocks(slope_ptr + row - D, D, 1, t + 1 < T, STATE=STATE, BLOCKS=BLOCKS, BLOCK=BLOCK)
+        # Compute and store, block by block
         adjoint = ()
         grad_x = ()
         for j in tl.static_range(BLOCKS):
             adjoint = adjoint + (g[j] + mu[j],)
             grad_x = grad_x + (dt * s[j] * adjoint[j],)
-            store_block(grad_x_ptr + row, D, grad_x[j], j, BLOCK)
-        product = multiply(matrix_ptr, tiles, grad_x, row, RESIDENT, BLOCKS, BLOCK, PACKED)
+            store_block(grad_x_ptr + row, D, grad_x[j], j, BLOCK=BLOCK)
+        product = multiply(matrix_ptr, tiles, grad_x, row, RESIDENT=RESIDENT, BLOCKS=BLOCKS, BLOCK=BLOCK, PACKED=PACKED)
         mu_next = ()
         for j in tl.static_range(BLOCKS):
             mu_next = mu_next + (adjoint[j] - product[j],)
@@ -198,81 +211,7 @@ def dense_rnn_adjoint_kernel(
         row -= D
 
     for j in tl.static_range(BLOCKS):
-        store_block(grad_h0_ptr + batch * D, D, mu[j], j, BLOCK)
-
-
-@triton.jit
-def tile_product(
-    v_ptr, matrix_ptr, b, n, B, D, stride_vb,
-    PRECISION: tl.constexpr, STATE: tl.constexpr, TILE_B: tl.constexpr, TILE_N: tl.constexpr, TILE_K: tl.constexpr,
-):  # fmt: skip
-    """`sum_k v[b, k] matrix[k, n]`, (TILE_B, TILE_N), of rows v that are contiguous, and a contiguous matrix."""
-    total = tl.zeros((TILE_B, TILE_N), STATE)
-    for first in range(0, D, TILE_K):
-        k = first + tl.arange(0, TILE_K)
-        v = tl.load(v_ptr + b[:, None] * stride_vb + k[None, :], mask=(b[:, None] < B) & (k[None, :] < D), other=0.0)
-        tile = tl.load(matrix_ptr + k[:, None] * D + n[None, :], mask=(k[:, None] < D) & (n[None, :] < D), other=0.0)
-        total = tl.dot(v, tile, total, input_precision=PRECISION, out_dtype=STATE)
-    return total
-
-
-@triton.jit(do_not_specialize=["t"])
-def dense_rnn_forward_step_kernel(
-    x_ptr, matrix_ptr, state_ptr, h_ptr, next_ptr, slope_ptr,
-    t: tl.int64, B: tl.int64, T: tl.int64, D: tl.int64, num_blocks, dt: tl.float64,
-    stride_xb: tl.int64, stride_xt: tl.int64, stride_xd: tl.int64,
-    NONLINEARITY: tl.constexpr, KEEP: tl.constexpr, PRECISION: tl.constexpr,
-    STATE: tl.constexpr, TILE_B: tl.constexpr, TILE_N: tl.constexpr, TILE_K: tl.constexpr,
-):  # fmt: skip
-    """Step t: from state (B, D) to next (B, D), h[:, t] and, if KEEP, slope[:, t]. matrix = weight^T."""
-    pid = tl.program_id(0)
-    b = (pid // num_blocks).to(tl.int64) * TILE_B + tl.arange(0, TILE_B)
-    n = (pid % num_blocks).to(tl.int64) * TILE_N + tl.arange(0, TILE_N)
-    mask = (b[:, None] < B) & (n[None, :] < D)
-    dt = tl.full((), dt, STATE)
-    x = tl.load(x_ptr + b[:, None] * stride_xb + t * stride_xt + n[None, :] * stride_xd, mask=mask, other=0.0).to(STATE)
-    before = tl.load(state_ptr + b[:, None] * D + n[None, :], mask=mask, other=0.0)
-
-    z = x - tile_product(state_ptr, matrix_ptr, b, n, B, D, D, PRECISION, STATE, TILE_B, TILE_N, TILE_K)
-    u = act(z, NONLINEARITY)
-    h = before + dt * u
-
-    place = (b[:, None] * T + t) * D + n[None, :]
-    tl.store(h_ptr + place, h.to(h_ptr.dtype.element_ty), mask=mask)
-    tl.store(next_ptr + b[:, None] * D + n[None, :], h, mask=mask)
-    if KEEP:
-        tl.store(slope_ptr + place, act_derivative(z, u, 1.0, NONLINEARITY), mask=mask)
-
-
-@triton.jit(do_not_specialize=["t"])
-def dense_rnn_adjoint_step_kernel(
-    grad_h_ptr, slope_ptr, matrix_ptr, adjoint_ptr, grad_x_ptr, next_ptr,
-    t: tl.int64, B: tl.int64, T: tl.int64, D: tl.int64, num_blocks, dt: tl.float64,
-    stride_gb: tl.int64, stride_gt: tl.int64, stride_gd: tl.int64,
-    PRECISION: tl.constexpr, STATE: tl.constexpr, TILE_B: tl.constexpr, TILE_N: tl.constexpr, TILE_K: tl.constexpr,
-):  # fmt: skip
-    """Step t: from adjoint (B, D), lambda[t+1], to next, lambda[t], and grad_x[:, t]; next is mu[-1] if t = -1.
-
-    At t = T - 1 the adjoint holds grad_last. matrix = weight.
-    """
-    pid = tl.program_id(0)
-    b = (pid // num_blocks).to(tl.int64) * TILE_B + tl.arange(0, TILE_B)
-    n = (pid % num_blocks).to(tl.int64) * TILE_N + tl.arange(0, TILE_N)
-    mask = (b[:, None] < B) & (n[None, :] < D)
-    dt = tl.full((), dt, STATE)
-    place = (b[:, None] * T + t) * D + n[None, :]
-
-    value = tl.load(adjoint_ptr + b[:, None] * D + n[None, :], mask=mask, other=0.0)
-    if t < T - 1:
-        later = grad_x_ptr + (t + 1) * D
-        value -= tile_product(later, matrix_ptr, b, n, B, D, T * D, PRECISION, STATE, TILE_B, TILE_N, TILE_K)
-    if t >= 0:
-        g_ptr = grad_h_ptr + t * stride_gt
-        g = tl.load(g_ptr + b[:, None] * stride_gb + n[None, :] * stride_gd, mask=mask, other=0.0)
-        value += g.to(STATE)
-        tl.store(grad_x_ptr + place, dt * tl.load(slope_ptr + place, mask=mask, other=0.0) * value, mask=mask)
-
-    tl.store(next_ptr + b[:, None] * D + n[None, :], value, mask=mask)
+        store_block(grad_h0_ptr + batch * D, D, mu[j], j, BLOCK=BLOCK)
 
 
 def forward(
@@ -286,25 +225,19 @@ def forward(
     batch, length, size = x.shape
     h = x.new_empty(x.shape)
     slope = x.new_empty((batch, length if keep else 0, size), dtype=state_dtype)
-    last = x.new_empty((batch, size), dtype=state_dtype)
-    state, shape = _state(last), _shape(weight, lanes)
-    if shape is not None:
-        dense_rnn_forward_kernel[(batch,)](
-            x, _tiled(weight.T, shape, state_dtype), h0, h, last, slope, length, size, dt, *x.stride(),
-            NONLINEARITY=nonlinearity, HAS_H0=h0 is not None, KEEP=keep, STATE=state, **shape._asdict(),
-        )  # fmt: skip
+    shape = _shape(weight, lanes)
+    if shape is None:
+        last = dense_rnn_steps.forward(
+            x, weight, h0, h, slope, dt=dt, nonlinearity=nonlinearity, precision=precision, keep=keep
+        )
         return h, last, slope
-    matrix = weight.T.to(state_dtype).contiguous()
-    before = x.new_zeros((batch, size), dtype=state_dtype) if h0 is None else h0.clone()
-    programs, num_blocks = _programs(batch, size)
-    for t in range(length):
-        dense_rnn_forward_step_kernel[(programs,)](
-            x, matrix, before, h, last, slope, t, batch, length, size, num_blocks, dt, *x.stride(),
-            NONLINEARITY=nonlinearity, KEEP=keep, PRECISION=precision, STATE=state,
-            **STEP_SHAPE._asdict(),
-        )  # fmt: skip
-        before, last = last, before
-    return h, before, slope
+    last = x.new_empty((batch, size), dtype=state_dtype)
+    dense_rnn_forward_kernel[(batch,)](
+        x, _tiled(weight.T, shape, state_dtype), h0, h, last, slope,
+        length, size, dt, *x.stride(),
+        NONLINEARITY=nonlinearity, KEEP=keep, STATE=state_type(last), **shape._asdict(),
+    )  # fmt: skip
+    return h, last, slope
 
 
 def adjoint(
@@ -313,25 +246,16 @@ def adjoint(
     """`(grad_x, grad_h0)` with T >= 1, (B, T, D) and (B, D) in the dtype of the slopes; the weight as in `forward`."""
     batch, length, size = slope.shape
     grad_x = slope.new_empty(slope.shape)
+    shape = _shape(weight, lanes)
+    if shape is None:
+        return grad_x, dense_rnn_steps.adjoint(grad_h, grad_last, slope, weight, grad_x, dt=dt, precision=precision)
     grad_h0 = slope.new_empty((batch, size))
-    state, shape = _state(slope), _shape(weight, lanes)
-    if shape is not None:
-        dense_rnn_adjoint_kernel[(batch,)](
-            grad_h, slope, _tiled(weight, shape, slope.dtype), grad_last, grad_x, grad_h0,
-            length, size, dt, *grad_h.stride(),
-            HAS_GRAD_LAST=grad_last is not None, STATE=state, **shape._asdict(),
-        )  # fmt: skip
-        return grad_x, grad_h0
-    weight = weight.to(slope.dtype)
-    before = slope.new_zeros((batch, size)) if grad_last is None else grad_last.clone()
-    programs, num_blocks = _programs(batch, size)
-    for t in range(length - 1, -2, -1):
-        dense_rnn_adjoint_step_kernel[(programs,)](
-            grad_h, slope, weight, before, grad_x, grad_h0, t, batch, length, size, num_blocks, dt, *grad_h.stride(),
-            PRECISION=precision, STATE=state, **STEP_SHAPE._asdict(),
-        )  # fmt: skip
-        before, grad_h0 = grad_h0, before
-    return grad_x, before
+    dense_rnn_adjoint_kernel[(batch,)](
+        grad_h, slope, _tiled(weight, shape, slope.dtype), grad_last, grad_x, grad_h0,
+        length, size, dt, *grad_h.stride(),
+        STATE=state_type(slope), **shape._asdict(),
+    )  # fmt: skip
+    return grad_x, grad_h0
 
 
 def _shape(weight: Any, lanes: int) -> Dense | None:
@@ -339,18 +263,8 @@ def _shape(weight: Any, lanes: int) -> Dense | None:
 
 
 def _tiled(matrix: Any, shape: Dense, state_dtype: Any) -> Any:
-    """A matrix with zeros up to whole tiles; PACKED, with numbers that share a word side by side."""
+    """A matrix padded with zeros to whole tiles; PACKED, (BLOCKS / 2, BLOCK, width, 2), a word's two numbers last."""
     width = shape.BLOCKS * shape.BLOCK
     tiled = matrix.new_zeros((width, width), dtype=matrix.dtype if shape.PACKED else state_dtype)
     tiled[: matrix.shape[0], : matrix.shape[1]] = matrix
     return tiled.view(-1, 2, shape.BLOCK, width).permute(0, 2, 3, 1).contiguous() if shape.PACKED else tiled
-
-
-def _state(tensor: Any) -> Any:
-    return tl.float64 if tensor.element_size() == 8 else tl.float32
-
-
-def _programs(batch: int, channels: int) -> tuple[int, int]:
-    """Programs of a step, and how many of them share a block of sequences."""
-    num_blocks = triton.cdiv(channels, STEP_SHAPE.TILE_N)
-    return triton.cdiv(batch, STEP_SHAPE.TILE_B) * num_blocks, num_blocks

@@ -1,7 +1,11 @@
-"""Launch shapes: which program owns what, and when time is split. One table, one rule, read by every scan.
+"""Launch shapes: which program owns what, how many rows it has in flight, and when time is split.
 
-Both depend on the shape of the problem and the number of multiprocessors only, never on an autotuner: a new length or
-batch size costs no compilation and no trial runs.
+All of them follow from the shape of the problem and the number of multiprocessors, never from an autotuner: a new
+length or batch size costs no compilation and no trial runs. The numbers stand below, each with its reason; the rules
+that use them are the functions of this file.
+
+Names: a lane is a thread of a warp; rows in flight are loads issued before the first of them is used; a chain is a walk
+along time that nothing splits; a chunk is a part of a chain that has a program of its own.
 """
 
 from __future__ import annotations
@@ -10,119 +14,143 @@ import math
 from typing import Any, NamedTuple
 
 import triton
+import triton.language as tl
 
-# A warp of 32 lanes moves 16 bytes per lane and row at full width; wider rows only cost registers.
-LANES = 32
-VECTOR_BYTES = 16
-ALIGNED_CHANNELS = 16
-NUM_WARPS = 1
-# Blocks are as wide as lets them outnumber the multiprocessors, at least a quarter of the full width.
-PARTS = (1, 2, 4)
-# Splitting: the longest chain left whole, the most carries that a replay adds up by itself, the rows that chunks are
-# made of, which the narrowest blocks have in flight, the most chunks of a segment, and how many programs a
-# multiprocessor should have: at least, and where chunks are made shorter for it, which makes more carries.
-MAX_CHAIN = 256
-FOLDED_CARRIES = 15
-CHUNK_STEP = 64
-MAX_CHUNKS = 256
-SPLIT_PROGRAMS = 1.5
-BUSY_PROGRAMS = 2
-# All that one segment reads and writes stays below this, and with its summaries (less than one row in eight) below the
-# 40 MB of L2 that an A100 has (H100: 50, B200: 126, MI300X: 256 in its last level), so that the replay finds its input
-# where the summaries left it.
+from cofm_triton.step.activations import properties
+
+# Rows of channels.
+LANES = 32  # of a warp on NVIDIA GPUs
+VECTOR_BYTES = 16  # per lane and access: the widest; wider rows only cost registers
+ALIGNED_CHANNELS = 16  # Triton knows a stride to be aligned when it is divisible by 16
+NUM_WARPS = 1  # channels are independent: with one warp a program has no barriers
+PARTS = (1, 2, 4)  # blocks of the full width, a half, a quarter; the more programs, the narrower each
+
+# Rows in flight of the linear scan, by part of the full width; a row of full width is 4 registers a lane.
+FORWARD_ROWS = {1: 16, 2: 32, 4: 64}  # x: 64 registers
+GATED_FORWARD_ROWS = {1: 16, 2: 32, 4: 32}  # x and the gates: 128, 128 and 64
+BACKWARD_ROWS = {1: 12, 2: 18, 4: 24}  # g and h: 96, 72 and 48
+GATED_BACKWARD_ROWS = {1: 8, 2: 16, 4: 16}  # g, h and the gates: 96, 96 and 48
+SHORT_ROWS = 4  # the rows that are left go so many at a time in narrow and complex blocks: masks take registers
+SHORT_CARRIES = 16  # carries are few, and mostly rows that are left: one wait for so many
+
+# Rows in flight of the nonlinear recurrence, by bytes of the state.
+RNN_FORWARD_ROWS = {4: 12, 8: 8}  # x
+RNN_BACKWARD_ROWS = {4: 7, 8: 4}  # x and g; a block's recomputed h and slopes are in registers too
+
+# Splitting time.
+MAX_CHAIN = 256  # rows of the longest chain left whole: two more launches would take longer
+FOLDED_CARRIES = 15  # summaries that a replay adds up by itself: a few loads, and no launch
+CHUNK_STEP = 64  # chunks are multiples of this many rows, which the narrowest blocks have in flight
+MAX_CHUNKS = 256  # of a segment: their carries are one chain
+SPLIT_PROGRAMS = 1.5  # programs per multiprocessor that chunks should make
+BUSY_PROGRAMS = 2  # programs per multiprocessor from which on more chunks only make more carries
+# All that a segment reads and writes, with its summaries (less than one row in eight), fits the 40 MB of L2 of an A100
+# (H100: 50, B200: 126, MI300X: 256 in its last level), where the replay finds what the summaries read.
 SEGMENT_BYTES = 36_000_000
-# Sequences of more segments are cut into short chunks, in steps of so many rows, for as many one-warp programs as there
-# can be at a time (CUDA compute capability 8.0 and 9.0: 32 a multiprocessor). In bfloat16 the summaries of the shortest
-# are half a number per element.
-MANY_SEGMENTS = 4
-SHORT_CHUNK = 12
-SHORT_STEP = 4
-RESIDENT_PROGRAMS = 32
+MANY_SEGMENTS = 4  # a sequence of more has chunks as short as fills the device
+SHORT_CHUNK = 12  # rows: in bfloat16 the summaries of such chunks are half a number per element
+SHORT_STEP = 4  # short chunks are multiples of this
+RESIDENT_PROGRAMS = 32  # one-warp programs that a multiprocessor holds (compute capability 8.0 and 9.0)
 
-# Sweeps: units come in eights, so that few widths need a compilation of their own. Wide models are computed in groups
-# of units that fill one 16-byte load, which keeps the program short enough to compile in seconds; narrow ones unit by
-# unit, which saves an instruction per group. Of a thread's 255 registers MAX_STATE_WORDS hold states at the most,
-# SHARED_STATE_WORDS where two sequences share coefficients, RESIDENT_WORDS coefficients that are loaded once and for
-# all; the wider the model (or with tanh), the fewer steps are left for its block of inputs and outputs. Rounds of
-# sequences that a program walks make 8,400 programs of the paper's sweep at m = 64 (12,800 sequences, 660 models), and
-# one number per model out of each.
-UNIT_STEP = 8
-MAX_SINGLE_UNITS = 16
-MAX_STATE_WORDS = 64
-SHARED_STATE_WORDS = 16
-RESIDENT_WORDS = 64
-MAX_PER_THREAD = 2
-MAX_SWEEP_CHANNELS = 8
-MAX_SWEEP_ROWS = 8
-SWEEP_ROW_WORDS = 384
-SWEEP_WARPS = 4
-SWEEP_ROUNDS = 8
+# Sweeps over models.
+UNIT_STEP = 8  # units come in eights, so that few widths need a compilation of their own
+MAX_SINGLE_UNITS = 16  # wider models go by groups of units, 16 bytes each: a short program compiles in seconds
+MAX_STATE_WORDS = 64  # of a thread's 255 registers, those that hold states
+SHARED_STATE_WORDS = 16  # states so few that two sequences share a thread and its coefficients
+RESIDENT_WORDS = 64  # coefficients so few that they are loaded once and stay
+MAX_PER_THREAD = 2  # sequences of a thread
+MAX_SWEEP_CHANNELS = 8  # inputs or outputs: each is a number per step in registers
+MAX_SWEEP_ROWS = 8  # steps of a block of time
+SWEEP_ROW_WORDS = 384  # wide models leave registers for fewer steps
+SWEEP_WARPS = 4  # a warp is a sequence
+SWEEP_ROUNDS = 8  # sequences a program walks in turn: the paper's sweep at m = 64 makes 8,400 programs
 
-# Dense recurrences. A matrix of up to 128 x 128 numbers is one tile: with 8 warps 64 registers of a thread in float32,
-# twice that in float64. Wider ones have tiles of 64 x 64 (128 x 128 with warps of 64), for which RESIDENT_DENSE_WORDS
-# registers of a thread leave room for all else that a step needs. Where they are too few, one tile less is resident,
-# and the rest read in passing.
-MAX_DENSE_BLOCK = 128
-DENSE_BLOCK = 64
-MAX_DENSE_CHANNELS = 256
-RESIDENT_DENSE_WORDS = 144
-DENSE_WARPS = 8
+# Dense recurrences.
+MAX_DENSE_BLOCK = 128  # a matrix up to this size is one tile: 64 registers a thread in float32, 128 in float64
+DENSE_BLOCK = 64  # tile of a wider one
+MAX_DENSE_CHANNELS = 256  # the widest whose matrix, or half of it, stays in registers
+RESIDENT_DENSE_WORDS = 144  # registers of a thread for the matrix: the rest of a step needs the others
+DENSE_WARPS = 8  # of 255 registers a thread: all that an NVIDIA multiprocessor has
 
 
 class Channels(NamedTuple):
-    """How channels are laid over programs; `part` of the full width, one of `PARTS`, says how many rows are in flight:
-    a block of half the width keeps twice as many.
-    """
+    """How channels are laid over programs."""
 
-    block_d: int
+    block_d: int  # channels of a block
     num_blocks: int
-    masked: bool
-    part: int = 1
+    masked: bool  # whether the last block has lanes without a channel
+    part: int = 1  # of the full width, one of `PARTS`: half the width leaves registers for twice the rows
 
 
 class Dense(NamedTuple):
-    """How a program of a dense recurrence holds its matrix: BLOCKS x BLOCKS tiles of BLOCK x BLOCK numbers, the first
-    RESIDENT in registers; PACKED, half as many tiles of words that hold two numbers each.
-    """
+    """How a program of a dense recurrence holds its matrix."""
 
-    BLOCK: int
-    BLOCKS: int
-    RESIDENT: int
-    PACKED: bool
+    BLOCK: int  # rows and columns of a tile
+    BLOCKS: int  # tiles along each axis
+    RESIDENT: int  # tiles in registers, the first ones; the others are read in every step
+    PACKED: bool  # whether a word of a tile holds two numbers, so that there are half as many tiles
     num_warps: int
 
 
 class Step(NamedTuple):
-    """One step of a dense recurrence: a program does TILE_B sequences by TILE_N channels, TILE_K terms each time."""
+    """How one step of a dense recurrence is laid over programs."""
 
-    TILE_B: int
-    TILE_N: int
-    TILE_K: int
+    TILE_B: int  # sequences of a program
+    TILE_N: int  # channels of a program
+    TILE_K: int  # terms of the product at a time
     num_warps: int
 
 
-# The least number of rows that `tl.dot` takes; few columns, so that many programs share the reading of the matrix.
+# The fewest sequences that `tl.dot` takes; few channels, so that many programs share the reading of the matrix.
 STEP_SHAPE = Step(16, 32, 32, 4)
 
 
 class DenseSweep(NamedTuple):
     """How a sweep over dense models goes through its sequences, see `kernels.dense_perturbation`."""
 
-    PAIR: int
-    ROWS: int
-    SEQUENCES: int
+    PAIR: int  # sequences side by side
+    ROWS: int  # steps whose inputs are loaded together
+    SEQUENCES: int  # of a program
 
 
-# Two chains hide each other's sums over threads. A program reads D^2 numbers of its matrix and takes 256 sequences:
-# 33,000 programs at the paper's size (12,800 sequences, 660 models).
+# Two chains hide each other's sums over threads. 256 sequences pay for the reading of a matrix, and leave 33,000
+# programs at the paper's size (12,800 sequences, 660 models).
 DENSE_SWEEP = DenseSweep(2, 2, 256)
 
 
 class Chunks(NamedTuple):
-    """How time is laid over programs: chunks of `length` rows, in segments of `segment` rows."""
+    """How time is laid over programs and launches."""
 
-    length: int
-    segment: int
+    length: int  # rows of a chunk, which has a program of its own
+    segment: int  # rows that are walked through all phases before the next: at most those that the L2 holds
+
+
+class Span(NamedTuple):
+    """Steps [begin, end) of a scan, in chunks; those of one segment."""
+
+    begin: int
+    end: int
+    chunk_length: int
+
+    @property
+    def num_chunks(self) -> int:
+        """Chunks, of which the last may be shorter."""
+        return int(triton.cdiv(self.end - self.begin, self.chunk_length))
+
+
+def spans(plan: Chunks, rows: int) -> list[Span]:
+    """The segments of a sequence, in the order of the recurrence."""
+    return [Span(begin, min(begin + plan.segment, rows), plan.length) for begin in range(0, rows, plan.segment)]
+
+
+def state_type(states: Any) -> Any:
+    """Triton's name for the dtype of a tensor of states."""
+    return tl.float64 if states.element_size() == 8 else tl.float32
+
+
+def has_shared_gates(decay: Any, x: Any) -> bool:
+    """Whether a decay is one number per step for all channels of x."""
+    return decay.ndim == 3 and decay.shape[2] < x.shape[2]
 
 
 def has_aligned_rows(x: Any) -> bool:
@@ -136,10 +164,9 @@ def has_aligned_rows(x: Any) -> bool:
 
 def channels(channels: int, element_size: int, *, part: int = 1, pair_lanes: int = 0, aligned: bool = True) -> Channels:
     """Blocks of channels: 16-byte accesses, or a `part` of that, where rows are aligned, otherwise two numbers a lane.
-    `pair_lanes`, of pairs, is how many threads a warp has: each has two numbers at least.
 
-    Triton knows a stride to be aligned when it is divisible by 16. Where it is not, every number has an address of its
-    own, and more than two a lane spill.
+    `pair_lanes`, of pairs, is how many lanes a warp has: each has two numbers at least. Where rows are not aligned,
+    every number has an address of its own, and more than two a lane spill.
     """
     aligned = aligned and channels % ALIGNED_CHANNELS == 0
     least = max(LANES, 2 * pair_lanes)
@@ -153,18 +180,18 @@ def layout(
     rows: int, sequences: int, width: int, element_size: int, num_sms: int,
     *, streams: int = 2, packed: bool = False, pair_lanes: int = 0, aligned: bool = True,
 ) -> tuple[Channels, Chunks]:  # fmt: skip
-    """Blocks of channels and chunks of time of `sequences` sequences, `rows` rows of `width` channels each, for a pass
-    that reads and writes `streams` numbers per element; `pair_lanes` and `aligned` as for `channels`, the
-    latter as `has_aligned_rows` says of all that is read.
+    """Blocks of channels and chunks of time, for `sequences` sequences of `rows` rows of `width` channels.
 
-    Time is split, which reads an input twice, where even the narrowest blocks do not keep the device busy: a program
-    per multiprocessor, 8 KB in flight each. Packed sequences stay whole: they have lengths that the host does not know.
+    `streams` is how many numbers per element the pass reads and writes. `pair_lanes` and `aligned` as for `channels`,
+    the latter as `has_aligned_rows` says of all that is read.
 
-    1. 16 chunks, if they keep it busy: their carries cost no launch.
-    2. Otherwise so many that one launch walks their carries: no more than there are rows in a chunk, for the walks
-       over rows and over carries take turns, and in a forward pass that reads x and writes h, whose carries weigh most,
-       no more than keep the device busy twice over.
-    3. More than four segments: as many programs as the device can hold, each with a short chunk.
+    Splitting time reads an input twice. So it happens only where even the narrowest blocks leave multiprocessors
+    without a program. Packed sequences stay whole: the host does not know their lengths.
+
+    1. 16 chunks, if they keep the device busy: their carries cost no launch.
+    2. Otherwise more, whose carries one launch walks. Forward without gates, where carries weigh most: at most
+       sqrt(rows), which balances the two sequential walks, and at most what keeps the device busy twice over.
+    3. More than four segments: as many programs as the device holds, each with a short chunk.
     """
     blocks = _blocks(width, element_size, pair_lanes, aligned)
     narrowest = sequences * blocks[-1].num_blocks
@@ -191,7 +218,7 @@ def layout(
 
 
 def narrowest(width: int, element_size: int, *, pair_lanes: int = 0) -> Channels:
-    """The blocks of channels with the most rows in flight, for chains that nobody else keeps the device busy beside."""
+    """The blocks of channels with the most rows in flight: for carries, few chains that the device waits for."""
     return _blocks(width, element_size, pair_lanes)[-1]
 
 
@@ -202,7 +229,7 @@ def _blocks(width: int, element_size: int, pair_lanes: int, aligned: bool = True
 
 
 def _balanced(rows: int) -> int:
-    """Chunks for which the walks over the rows of one and over all carries, one after the other, are shortest."""
+    """Chunks for which the walk over the rows of one and the walk over all carries are shortest together."""
     return math.isqrt(rows)
 
 
@@ -220,11 +247,10 @@ def _busy(blocks: list[Channels], chains: int, programs: float) -> Channels:
 def chains(
     width: int, sequences: int, element_size: int, num_sms: int, *, pair_lanes: int = 0, aligned: bool = True
 ) -> Channels:
-    """Blocks of channels for chains in time that cannot be split: narrow until half the device has one. `pair_lanes`,
-    of pairs, is how many threads a warp has: each has two numbers at least.
+    """Blocks of channels for chains that cannot be split: the narrower, the more of the device has one, up to half.
 
-    A program of one warp issues an instruction per cycle at the most, for all its channels in turn, and reads as many
-    rows ahead as its registers hold: fewer channels mean shorter steps and more rows.
+    A warp issues one instruction per cycle at the most, for all its channels in turn, and reads as many rows ahead as
+    its registers hold. So fewer channels mean shorter steps and more rows. `pair_lanes` as for `channels`.
     """
     # With eight 16-bit numbers a lane, rows ahead spill.
     least = max(LANES, 2 * pair_lanes)
@@ -236,8 +262,9 @@ def chains(
 
 
 def units(width: int, features: int, element_size: int) -> Channels:
-    """Blocks of recurrent units that hold `features` coefficients each, and as many gradients, in registers: 16 bytes
-    of each a lane, less where features are many.
+    """Blocks of recurrent units, each with `features` coefficients and as many gradients in registers.
+
+    A lane has 16 bytes of units, less where features are many.
     """
     a_lane = max(1, VECTOR_BYTES // element_size // triton.cdiv(features, 4))
     block_d = min(LANES * triton.next_power_of_2(a_lane), max(LANES, triton.next_power_of_2(width)))
@@ -248,7 +275,7 @@ def dense(channels: int, element_size: int, lanes: int = LANES) -> Dense | None:
     """Tiles of a dense recurrence's matrix, or None where a step needs many programs.
 
     `element_size` is that of the weight: bfloat16 stays packed where the registers cannot hold it as float32. Small
-    matrices take fewer warps, whose sums cost fewer barriers. `lanes` is how many threads a warp has.
+    matrices take fewer warps, whose sums need fewer barriers. `lanes` is how many a warp has.
     """
     if channels <= MAX_DENSE_BLOCK:
         block = max(16, triton.next_power_of_2(channels))
@@ -265,6 +292,38 @@ def dense(channels: int, element_size: int, lanes: int = LANES) -> Dense | None:
     return Dense(block, blocks, tiles if tiles <= room else room - 1, packed, DENSE_WARPS)
 
 
+def forward_rows(
+    block: Channels, chunk_length: int, *, gated: bool, is_complex: bool, summed: bool = False
+) -> dict[str, int]:
+    """Rows in flight of a linear scan's forward walk, and how many at a time of those that are left, ROWS - 1 at most.
+
+    `summed`: the rows are summaries, of which there are few.
+    """
+    rows = _rows(GATED_FORWARD_ROWS if gated else FORWARD_ROWS, block, chunk_length)
+    short = SHORT_CARRIES if summed and not gated and not is_complex else SHORT_ROWS
+    return dict(ROWS=rows, SHORT=min(short, rows - 1) if block.part > 1 or is_complex else rows - 1)
+
+
+def backward_rows(block: Channels, chunk_length: int, *, gated: bool, is_complex: bool) -> dict[str, int]:
+    """As `forward_rows`, of the backward walk, which may leave ROWS rows."""
+    rows = _rows(GATED_BACKWARD_ROWS if gated else BACKWARD_ROWS, block, chunk_length)
+    return dict(ROWS=rows, SHORT=SHORT_ROWS if block.part > 1 or is_complex else rows)
+
+
+def _rows(table: dict[int, int], block: Channels, chunk_length: int) -> int:
+    """Rows in flight; those of full width where a chunk has fewer."""
+    return table[block.part] if chunk_length >= table[block.part] else table[1]
+
+
+def rnn_rows(full: int, block: Channels, nonlinearity: str) -> int:
+    """Rows in flight of the nonlinear recurrence, `full` for blocks of full width, twice as many for narrower ones.
+
+    Not of tanh: its step takes so long that its rows arrive in time, and twice as many take a minute to compile. Nor
+    where rows are masked, which takes more scalar registers than gfx942 has.
+    """
+    return full * block.part if properties(nonlinearity).is_cheap and not block.masked else full
+
+
 def split_carries(carries: int) -> int:
     """Chunk length for a chain of carries: the square root balances the two levels that are left."""
     return carries if carries <= MAX_CHAIN else math.isqrt(carries - 1) + 1
@@ -273,8 +332,8 @@ def split_carries(carries: int) -> int:
 class Increments(NamedTuple):
     """How increments are laid over programs, see `kernels.memory_increment`."""
 
-    BLOCK_N: int
-    BLOCK_I: int
+    BLOCK_N: int  # inputs
+    BLOCK_I: int  # units
     num_warps: int
 
 
@@ -287,14 +346,14 @@ def increments(units: int) -> Increments:
 class Sweep(NamedTuple):
     """How a sweep over models and sequences is laid over programs, see `kernels.perturbation`."""
 
-    groups: int
-    group: int
-    resident: bool
-    block_k: int
-    block_n: int
-    per_thread: int
-    rows: int
-    rounds: int
+    GROUPS: int  # of units
+    GROUP: int  # units of a group
+    RESIDENT: bool  # whether coefficients stay in registers
+    BLOCK_K: int  # models of a program
+    BLOCK_N: int  # sequences side by side
+    PER_THREAD: int  # of such blocks, side by side
+    ROWS: int  # steps of a block of time
+    ROUNDS: int  # blocks of sequences that a program walks in turn
     num_warps: int
 
 

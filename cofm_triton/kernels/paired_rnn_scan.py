@@ -9,14 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from cofm_triton.kernels.rnn_scan import (
-    BACKWARD_ROWS,
-    FORWARD_ROWS,
-    buffers,
-    rnn_scan_backward_kernel,
-    rnn_scan_forward_kernel,
-    rows_of,
-)
+from cofm_triton.kernels.launch import RNN_BACKWARD_ROWS, RNN_FORWARD_ROWS, rnn_rows
+from cofm_triton.kernels.rnn_scan import buffers, rnn_scan_backward_kernel, rnn_scan_forward_kernel
 
 # The kernels' rates are coefficients as they are.
 PLAIN = dict(PARAMETERIZATION="direct", EXACT=False)
@@ -32,8 +26,8 @@ def forward(
     rnn_scan_forward_kernel[(block.num_blocks * last.shape[0],)](
         x, pull, turn, h0, seq_starts, h, last,
         x.shape[1], x.shape[2], block.num_blocks, last.shape[0], dt, *x.stride(),
-        NONLINEARITY=nonlinearity, HAS_H0=h0 is not None,
-        ROWS=rows_of(FORWARD_ROWS[last.element_size()], block, nonlinearity), **PLAIN, **shape,
+        NONLINEARITY=nonlinearity, ROWS=rnn_rows(RNN_FORWARD_ROWS[last.element_size()], block, nonlinearity),
+        **PLAIN, **shape,
     )  # fmt: skip
     return h, last
 
@@ -49,8 +43,8 @@ def backward(
     rnn_scan_backward_kernel[(block.num_blocks * grad_h0.shape[0],)](
         grad_h, x, pull, turn, h, h0, grad_last, seq_starts, grad_x, grad_pull, grad_turn, grad_h0,
         x.shape[1], x.shape[2], block.num_blocks, grad_h0.shape[0], dt, *grad_h.stride(), *x.stride(),
-        NONLINEARITY=nonlinearity, HAS_H0=h0 is not None, HAS_GRAD_LAST=grad_last is not None,
-        ROWS=rows_of(BACKWARD_ROWS[grad_h0.element_size()], block, nonlinearity), **PLAIN, **shape,
+        NONLINEARITY=nonlinearity, ROWS=rnn_rows(RNN_BACKWARD_ROWS[grad_h0.element_size()], block, nonlinearity),
+        **PLAIN, **shape,
     )  # fmt: skip
     return grad_x, grad_pull.sum(0), grad_turn.sum(0), grad_h0
 

@@ -3,18 +3,21 @@
     h[t] = h[t-1] + dt act_in(U x[t] + b - a h[t-1]),  h[-1] = 0,  y[t] = c^T act_out(h[t]) + d
     E = sum over sequences n, steps t and outputs q of  w[t] (y - target)^2,  or  max |y - target|
 
-Indices: k model, n sequence, t time, i unit; x is (N, T, d), targets (N, T, p). Lanes are models, so one number of x
-serves BLOCK_K models; warps are sequences. A program owns BLOCK_K models and walks ROUNDS times PER_THREAD blocks of
-BLOCK_N sequences from their first step to their last. The states of all units, in groups of GROUP, stay in registers
-in STATE. Time is cut into blocks of ROWS steps: within one, the groups take turns, so that a coefficient is loaded once
-for ROWS steps, and y of the block is summed in registers. Errors are float64: a number per program and model, in a
-fixed order, added by the launcher: no atomics.
+Indices: k model, n sequence, t time, i unit, e input, q output; x is (N, T, d), targets (N, T, p). States are in STATE:
+float32, for float64 input float64. Errors are float64.
 
-Padding units have coefficients 0 and stay at 0; steps beyond T and sequences beyond N are computed and left out.
+A program owns BLOCK_K models and walks ROUNDS times PER_THREAD blocks of BLOCK_N sequences from their first step to
+their last. Lanes are models, so one number of x serves BLOCK_K of them; warps are sequences. The states of all units
+stay in registers, in GROUPS groups of GROUP. Time is cut into blocks of ROWS steps. Within a block the groups take
+turns: a coefficient is loaded once for ROWS steps, and y is summed in registers. A program leaves one number per model;
+the launcher adds them up in a fixed order: no atomics.
 
-Traffic in elements: x and targets once per BLOCK_K models; from cache, (2 + d + p) / (ROWS PER_THREAD) coefficients per
-unit and step.
-Source: the sweep of Definition 3.4; defined in `reference/perturbation.py`.
+Masked: units beyond m have coefficients 0 and stay at 0; steps beyond T and sequences beyond N are computed from x = 0
+and left out of the error.
+
+Traffic in elements: x and targets once per BLOCK_K models; from cache, (2 + d + p) / (ROWS * PER_THREAD) coefficients
+per unit and step.
+Source: arXiv 2305.19190, the sweep of Definition 3.4; defined in `reference/perturbation.py`.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from typing import Any
 import triton
 import triton.language as tl
 
-from cofm_triton.kernels.launch import Sweep, sweep
+from cofm_triton.kernels.launch import Sweep, state_type, sweep
 from cofm_triton.kernels.nonlinearity import act
 from cofm_triton.kernels.rows import live_row
 from cofm_triton.step.activations import properties
@@ -58,26 +61,57 @@ def states_at_rest(
 
 
 @triton.jit
+def load_group(
+    row, PLANE: tl.constexpr, GROUP: tl.constexpr, INPUTS: tl.constexpr, OUTPUTS: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """`(a, b, encoder, readout)` of a group of units; a plane is one coefficient of the group, for BLOCK_K models."""
+    a = load_units(row, GROUP=GROUP, BLOCK_N=BLOCK_N, BLOCK_K=BLOCK_K)
+    b = load_units(row + PLANE, GROUP=GROUP, BLOCK_N=BLOCK_N, BLOCK_K=BLOCK_K)
+    encoder = ()
+    for e in tl.static_range(INPUTS):
+        encoder = encoder + (load_units(row + (2 + e) * PLANE, GROUP=GROUP, BLOCK_N=BLOCK_N, BLOCK_K=BLOCK_K),)
+    readout = ()
+    for q in tl.static_range(OUTPUTS):
+        readout = readout + (load_units(row + (2 + INPUTS + q) * PLANE, GROUP=GROUP, BLOCK_N=BLOCK_N, BLOCK_K=BLOCK_K),)
+    return a, b, encoder, readout
+
+
+@triton.jit
 def larger(a, b):
     """max(a, b), NaN if either is."""
     return tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
 
 
 @triton.jit
+def add_error(error, y, target, weight, there, SUP: tl.constexpr):
+    """The error after one more output; SUP, the largest |y - target|, otherwise the weighted sum of squares."""
+    gap = (y - target).to(tl.float64)
+    if SUP:
+        error = tl.where(there, larger(error, tl.abs(gap)), error)
+    else:
+        error = tl.where(there, error + weight * gap * gap, error)
+    return error
+
+
+@triton.jit
 def sweep_errors_kernel(
-    x_ptr, target_ptr, weight_ptr, unit_ptr, offset_ptr, error_ptr,
+    x_ptr,  # (N, T, INPUTS), contiguous
+    target_ptr,  # (N, T, OUTPUTS), contiguous
+    weight_ptr,  # (T,), float64, read unless SUP
+    unit_ptr,  # (K / BLOCK_K, GROUPS, 2 + INPUTS + OUTPUTS, BLOCK_K, GROUP): a, b, U and c, zero beyond the units
+    offset_ptr,  # (OUTPUTS, K), d
+    error_ptr,  # out: (num_sequence_blocks, K), float64
     N: tl.int64, T: tl.int64, K: tl.int64, num_sequence_blocks,
     stride_ut: tl.int64, dt: tl.float64,
     GROUPS: tl.constexpr, GROUP: tl.constexpr, INPUTS: tl.constexpr, OUTPUTS: tl.constexpr,
     ACT_IN: tl.constexpr, ACT_OUT: tl.constexpr, SUP: tl.constexpr, STATE: tl.constexpr, RESIDENT: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, PER_THREAD: tl.constexpr, ROWS: tl.constexpr, ROUNDS: tl.constexpr,
 ):  # fmt: skip
-    """Writes errors (num_sequence_blocks, K), K a multiple of BLOCK_K.
+    """Errors of BLOCK_K models on the sequences of one program; K is a multiple of BLOCK_K.
 
-    Coefficients are units (K / BLOCK_K, GROUPS, 2 + d + p, BLOCK_K, GROUP), rows a, b, U, c, and offset (p, K); all
-    tensors are contiguous. Coefficients do not change in time. If RESIDENT, the compiler loads them before the loop
-    over time and keeps them in registers; otherwise they would not fit, and the stride in time, stride_ut, which is 0
-    but an argument, keeps it from doing so.
+    Coefficients do not change in time. RESIDENT, the compiler loads them before the loop over time and keeps them in
+    registers. Otherwise they would not fit: their stride in time, stride_ut, is 0, but the compiler cannot know that.
     """
     COEFFICIENTS: tl.constexpr = 2 + INPUTS + OUTPUTS
     PLANE: tl.constexpr = GROUP * BLOCK_K
@@ -93,9 +127,10 @@ def sweep_errors_kernel(
     blocks_left = tl.cdiv(N, BLOCK_N * PER_THREAD) - block_n * ROUNDS
     for turn in range(tl.minimum(blocks_left, ROUNDS)):
         unit = unit_ptr + block_k * (GROUPS * COEFFICIENTS * PLANE) + plane
-        hs = states_at_rest(GROUPS * PER_THREAD, GROUP, BLOCK_N, BLOCK_K, STATE)
+        hs = states_at_rest(COUNT=GROUPS * PER_THREAD, GROUP=GROUP, BLOCK_N=BLOCK_N, BLOCK_K=BLOCK_K, STATE=STATE)
         for t in range(0, T, ROWS):
             rest = T - t
+            # Load: x of ROWS steps, s sequences a thread, and the offsets that y starts from
             xs = ()
             ys = ()
             for s in tl.static_range(PER_THREAD):
@@ -103,21 +138,18 @@ def sweep_errors_kernel(
                 for j in tl.static_range(ROWS):
                     there = live_row(n, N, j, rest)
                     for e in tl.static_range(INPUTS):
-                        xs = xs + (load_shared(x_ptr + (n * T + t + j) * INPUTS + e, there, BLOCK_N, BLOCK_K),)
+                        x_place = x_ptr + (n * T + t + j) * INPUTS + e
+                        xs = xs + (load_shared(x_place, there, BLOCK_N=BLOCK_N, BLOCK_K=BLOCK_K),)
                     for q in tl.static_range(OUTPUTS):
                         ys = ys + (tl.broadcast_to(tl.load(offset_ptr + q * K + k), (BLOCK_N, BLOCK_K)),)
 
+            # Compute: states and outputs, group by group
             after = ()
             for g in tl.static_range(GROUPS):
-                row = unit + g * (COEFFICIENTS * PLANE)
-                a = load_units(row, GROUP, BLOCK_N, BLOCK_K)
-                b = load_units(row + PLANE, GROUP, BLOCK_N, BLOCK_K)
-                encoder = ()
-                for e in tl.static_range(INPUTS):
-                    encoder = encoder + (load_units(row + (2 + e) * PLANE, GROUP, BLOCK_N, BLOCK_K),)
-                readout = ()
-                for q in tl.static_range(OUTPUTS):
-                    readout = readout + (load_units(row + (2 + INPUTS + q) * PLANE, GROUP, BLOCK_N, BLOCK_K),)
+                a, b, encoder, readout = load_group(
+                    unit + g * (COEFFICIENTS * PLANE),
+                    PLANE=PLANE, GROUP=GROUP, INPUTS=INPUTS, OUTPUTS=OUTPUTS, BLOCK_N=BLOCK_N, BLOCK_K=BLOCK_K,
+                )  # fmt: skip
                 sums = ()
                 for s in tl.static_range(PER_THREAD):
                     h = hs[g * PER_THREAD + s]
@@ -135,6 +167,7 @@ def sweep_errors_kernel(
             if not RESIDENT:
                 unit += stride_ut
 
+            # Compare with the targets
             for s in tl.static_range(PER_THREAD):
                 n = ((block_n * ROUNDS + turn) * PER_THREAD + s) * BLOCK_N + tl.arange(0, BLOCK_N)[:, None]
                 for j in tl.static_range(ROWS):
@@ -143,12 +176,10 @@ def sweep_errors_kernel(
                     if not SUP:
                         weight = tl.load(weight_ptr + t + j, mask=rest > j, other=0.0)
                     for q in tl.static_range(OUTPUTS):
-                        target = load_shared(target_ptr + (n * T + t + j) * OUTPUTS + q, there, BLOCK_N, BLOCK_K)
-                        gap = (ys[(s * ROWS + j) * OUTPUTS + q] - target).to(tl.float64)
-                        if SUP:
-                            error = tl.where(there, larger(error, tl.abs(gap)), error)
-                        else:
-                            error = tl.where(there, error + weight * gap * gap, error)
+                        target_place = target_ptr + (n * T + t + j) * OUTPUTS + q
+                        target = load_shared(target_place, there, BLOCK_N=BLOCK_N, BLOCK_K=BLOCK_K)
+                        y = ys[(s * ROWS + j) * OUTPUTS + q]
+                        error = add_error(error, y, target, weight, there, SUP=SUP)
 
     if SUP:
         total = tl.reduce(error, 0, larger)
@@ -183,26 +214,23 @@ def sweep_errors(cells: Any, inputs: Any, targets: Any, weights: Any) -> Any:
     shape = _shape(cells, inputs, targets)
     assert shape is not None
     units, offset = _coefficients(cells, inputs, shape)
-    sequence_blocks = triton.cdiv(count, shape.block_n * shape.per_thread * shape.rounds)
+    sequence_blocks = triton.cdiv(count, shape.BLOCK_N * shape.PER_THREAD * shape.ROUNDS)
     partial = inputs.new_empty((sequence_blocks, offset.shape[1]), dtype=cells.rate.dtype)
     sweep_errors_kernel[(sequence_blocks * len(units),)](
         inputs.contiguous(), targets.contiguous(), weights, units, offset, partial,
         count, steps, offset.shape[1], sequence_blocks, 0, cells.dt,
-        GROUPS=shape.groups, GROUP=shape.group, INPUTS=channels, OUTPUTS=targets.shape[2],
-        ACT_IN=cells.act_in, ACT_OUT=cells.act_out, SUP=weights is None,
-        STATE=tl.float64 if inputs.element_size() == 8 else tl.float32, RESIDENT=shape.resident,
-        BLOCK_N=shape.block_n, BLOCK_K=shape.block_k, PER_THREAD=shape.per_thread, ROWS=shape.rows,
-        ROUNDS=shape.rounds, num_warps=shape.num_warps,
+        INPUTS=channels, OUTPUTS=targets.shape[2], ACT_IN=cells.act_in, ACT_OUT=cells.act_out, SUP=weights is None,
+        STATE=state_type(inputs), **shape._asdict(),
     )  # fmt: skip
     total = partial.amax(0) if weights is None else partial.sum(0)
     return total[: cells.count]
 
 
 def _coefficients(cells: Any, like: Any, shape: Sweep) -> tuple[Any, Any]:
-    """Units and offset as the kernel wants them, in the states' dtype, K and m rounded up with zeros."""
-    blocks = triton.cdiv(cells.count, shape.block_k)
+    """Units and offset in the kernel's layout and the states' dtype, K and m rounded up with zeros."""
+    blocks = triton.cdiv(cells.count, shape.BLOCK_K)
     inputs, outputs = cells.encoder.shape[2], cells.readout.shape[1]
-    units = like.new_zeros((blocks * shape.block_k, shape.groups * shape.group, 2 + inputs + outputs))
+    units = like.new_zeros((blocks * shape.BLOCK_K, shape.GROUPS * shape.GROUP, 2 + inputs + outputs))
     some = units[: cells.count, : cells.rate.shape[1]]
     some[:, :, 0] = cells.rate
     some[:, :, 1] = cells.bias
@@ -210,5 +238,5 @@ def _coefficients(cells: Any, like: Any, shape: Sweep) -> tuple[Any, Any]:
     some[:, :, 2 + inputs :] = cells.readout.mT
     offset = like.new_zeros((outputs, len(units)))
     offset[:, : cells.count] = cells.offset.T
-    units = units.unflatten(0, (blocks, shape.block_k)).unflatten(2, (shape.groups, shape.group))
+    units = units.unflatten(0, (blocks, shape.BLOCK_K)).unflatten(2, (shape.GROUPS, shape.GROUP))
     return units.permute(0, 2, 4, 1, 3).contiguous(), offset

@@ -1,8 +1,12 @@
 """Rows in flight: the pieces that every scan along time is built from.
 
-A program walks the time axis in blocks of ROWS rows. Loads are written long before their rows are used, all of a block
-before its first row or each a block ahead: a store through one pointer may alias a load through another for all the
-compiler knows, so that it moves no load up past a store, and a chain along time is bound by exactly that latency.
+A program walks the time axis in blocks of ROWS rows. It loads all rows of a block before it uses the first, or each row
+a block ahead. The compiler cannot hoist a load above a store that may alias, so kernels issue their loads early; a
+chain along time waits for nothing else.
+
+Names: `*_ptr` is a tensor's first element, `*_row` one row of BLOCK_D channels, `*_step` the signed distance to the
+next row of the walk, `stride_*` a tensor's stride. Masked lanes (MASKED: channels from D on) load 0, compute with it,
+and are not stored.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ import triton.language as tl
 
 @triton.jit
 def load_row(ptr, mask, MASKED: tl.constexpr):
-    """One row of channels; masked lanes hold 0, and nothing computed in them is ever stored."""
+    """One row of channels, 0 in masked lanes."""
     if MASKED:
         row = tl.load(ptr, mask=mask, other=0.0)
     else:
@@ -23,13 +27,13 @@ def load_row(ptr, mask, MASKED: tl.constexpr):
 
 @triton.jit
 def across_lanes(d, pid, ALIGNED: tl.constexpr, COMPLEX: tl.constexpr):
-    """The channels d as offsets in rows. Unless all rows are ALIGNED, in a form that does not show what lies next to
-    what, but for the two parts of a complex number.
+    """The channels d as offsets in rows; unless all rows are ALIGNED, in a form that hides their alignment from Triton.
 
-    Triton lays a row across the lanes by how many of its numbers a lane can move at once. That differs between tensors
-    and, with T a multiple of 16, between the rows of a block, where some are aligned and others are not: numbers would
-    move from lane to lane in every step. All rows are laid out in one way if none of them shows how it is aligned.
-    It costs nothing in the loop: compilers know that pid, the number of a program, is not negative, Triton does not.
+    Triton gives a lane as many numbers of a row as it can move at once. Without aligned rows, that differs between
+    tensors, and between the rows of a block: numbers would move from lane to lane in every step. Hidden, all rows are
+    laid out alike. The parts of a COMPLEX number stay neighbours.
+
+    It costs nothing in the loop: the factor `one` is 1, which later compilers see, as pid is not negative.
     """
     if not ALIGNED:
         one = (1 - tl.minimum(pid, 0)).to(tl.int64)
@@ -60,16 +64,16 @@ def store_row(ptr, value, mask, MASKED: tl.constexpr):
 
 @triton.jit
 def live_row(d, D, j, rest):
-    """Mask of row j of a partial block: the channels d < D if j < rest, otherwise none."""
+    """Mask of row j of a partial block: channels d < D if j < rest, otherwise none."""
     return d < tl.where(rest > j, D, 0)
 
 
 @triton.jit
 def load_last_rows(ptr, stride, d, D, rest, ROWS: tl.constexpr):
-    """The `rest` <= ROWS rows that are left, still all in flight together; the others hold 0 and are to be skipped.
+    """As `load_rows`; rows from `rest` on hold 0 and are to be skipped.
 
-    `rest = n % m` takes ROWS = m - 1: Triton 3.9 proves for AMD that row m - 1 is never live, folds its mask to a
-    constant, and looks that up among what it knew of values since freed (in TritonAMDFoldTrueCmpI; it may assert).
+    For `rest = n % m`, ROWS must be m - 1 at most. Row m - 1 is never live, which Triton 3.9 proves for AMD: it folds
+    the mask to a constant, and then reads freed memory (TritonAMDFoldTrueCmpI).
     """
     rows = ()
     for j in tl.static_range(ROWS):
@@ -81,9 +85,7 @@ def load_last_rows(ptr, stride, d, D, rest, ROWS: tl.constexpr):
 def load_gates(
     ptr, stride, mask, ROWS: tl.constexpr, MASKED: tl.constexpr, SHARED: tl.constexpr, COMPLEX: tl.constexpr
 ):  # fmt: skip
-    """As `load_rows`; SHARED, `ptr` points to one number, the gate of all channels, and the tuple holds numbers, of
-    COMPLEX ones both parts.
-    """
+    """As `load_rows`; SHARED, a row is one number, the gate of all channels, of COMPLEX numbers both parts."""
     gates = ()
     if SHARED and COMPLEX:
         for j in tl.static_range(ROWS):
@@ -124,21 +126,19 @@ def gate_row(gate, row, SHARED: tl.constexpr, COMPLEX: tl.constexpr):
 
 
 @triton.jit
-def chunk_rows(
-    starts_ptr, sequence, num_sequences, T, begin, end, chunk, chunk_length,
-    PACKED: tl.constexpr, REVERSE: tl.constexpr,
-):  # fmt: skip
+def chunk_rows(starts_ptr, sequence, num_sequences, T, begin, end, chunk, chunk_length, REVERSE: tl.constexpr):
     """`(entry, skipped, n, batch)` of a chunk: the row it starts on, steps before it, its steps, its batch index.
 
-    Steps are counted along the recurrence, so that REVERSE runs step 0 on the last row; chunks tile the steps
-    [begin, end). A sequence is a batch entry of T rows, or, PACKED, the rows between two start indices of the only
-    batch entry. Start indices outside [0, T] or out of order give shorter sequences, never an index outside the
-    tensor: their values live on the device, where the caller cannot check them without waiting for it.
+    Steps are counted along the recurrence: REVERSE, step 0 is on the last row. Chunks tile the steps [begin, end).
+
+    A sequence is a batch entry of T rows. With `starts_ptr`, it is the rows from one start index to the next, of the
+    only batch entry. The host cannot check start indices without waiting for the device. So indices outside [0, T] or
+    out of order make shorter sequences here, and never an address outside the tensor.
     """
     low = tl.full((), 0, tl.int64)
     high = low + T
     batch = sequence.to(tl.int64)
-    if PACKED:
+    if starts_ptr is not None:
         batch = low
         low = tl.minimum(tl.maximum(tl.load(starts_ptr + sequence).to(tl.int64), 0), T)
         if sequence + 1 < num_sequences:

@@ -4,6 +4,7 @@ Every configuration is compiled for one GPU of each make, the usual ones for the
 """
 
 import ast
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -22,14 +23,20 @@ EVERYTHING = ("sm_90", "gfx942")
 SHARES = (("linear_scan",), ("rnn_scan",), tuple(sorted(compilations().keys() - {"linear_scan", "rnn_scan"})))
 BASELINE = Path(__file__).parents[2] / "bench" / "results" / "kernels.json"
 SOURCES = sorted(Path(kernels.__path__[0]).glob("*.py"))
-KERNELS = {
-    path.stem: {
-        name
-        for line in path.read_text().splitlines()
-        if line.startswith("def ") and (name := line[4:].partition("(")[0]).endswith("_kernel")
-    }
-    for path in SOURCES
-}
+
+
+def operator_of(stem: str) -> str:
+    """`linear_scan` for the file `linear_scan_forward`."""
+    return max((name for name in operators() if stem == name or stem.startswith(name + "_")), key=len, default=stem)
+
+
+def kernels_of(operator: str) -> set[str]:
+    """The kernels in the files of an operator."""
+    texts = [path.read_text() for path in SOURCES if operator_of(path.stem) == operator]
+    return {name for text in texts for name in re.findall(r"^def (\w+_kernel)\(", text, re.MULTILINE)}
+
+
+KERNELS = {name: kernels_of(name) for name in dict.fromkeys(operator_of(path.stem) for path in SOURCES)}
 
 # The most instructions per element of the loop along time on sm_90, whatever the last version took.
 BUDGETS = {

@@ -183,8 +183,8 @@ def test_the_paper_sweep_fills_an_h100(units: int, cost: int) -> None:
     last one, partly filled, is at most an eighth of the time.
     """
     shape = sweep(units, 1, 1, 4, cost)
-    assert shape is not None and shape.block_k >= 16
-    blocks = math.ceil(12_800 / (shape.block_n * shape.per_thread * shape.rounds)) * math.ceil(631 / shape.block_k)
+    assert shape is not None and shape.BLOCK_K >= 16
+    blocks = math.ceil(12_800 / (shape.BLOCK_N * shape.PER_THREAD * shape.ROUNDS)) * math.ceil(631 / shape.BLOCK_K)
     at_a_time = 132 * (65_536 // (255 * 32 * shape.num_warps))
     assert blocks >= 8 * at_a_time
 

@@ -18,6 +18,7 @@ if not INSTALLED["triton"] or not (torch.cuda.is_available() or interpreting()):
     pytest.skip("triton cannot run here", allow_module_level=True)
 
 from cofm_triton.kernels import launch, linear_scan
+from cofm_triton.kernels.linear_scan_carry import chunk_decay
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float64, torch.complex64]
 
@@ -237,10 +238,10 @@ def test_powers_of_a_decay_are_not_rounded_on_the_way(length: int) -> None:
     """A slow decay's power over a chunk, as near to the exact one as float32 has room for; so is a turn's."""
     decay = torch.tensor([1 - 1e-6, 1 + 1e-6, -(1 - 2e-6), 1.0, 0.0])
     exact = [float(Decimal(number) ** length) for number in decay.tolist()]
-    power = linear_scan._chunk_decay(decay, None, length, False)
+    power = chunk_decay(decay, length, is_complex=False)
     torch.testing.assert_close(power, torch.tensor(exact), rtol=2**-24 + 1e-13, atol=0)
     turn = torch.view_as_real(torch.polar(torch.tensor([1 - 1e-6, 1.0]), torch.tensor([0.3, -2.0]))).flatten()
-    actual = torch.view_as_complex(linear_scan._chunk_decay(turn, None, length, True).unflatten(0, (2, 2)))
+    actual = torch.view_as_complex(chunk_decay(turn, length, is_complex=True).unflatten(0, (2, 2)))
     number = torch.view_as_complex(turn.double().unflatten(0, (2, 2)))
     expected = torch.ones(2, dtype=torch.complex128)
     for bit in f"{length:b}":  # 21 squarings in float64 lose 2^21 roundings: 2e-10, where float32 has 6e-8

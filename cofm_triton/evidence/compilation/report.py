@@ -45,14 +45,13 @@ def _cells(entry: Compiled) -> tuple[str, ...]:
     device = DEVICES[entry.target]
     constants = entry.constants
     warps = constants.get("num_warps", 4)
-    phase = ", summaries" if constants.get("SUMMARY", False) else ""
     issue = roof = "-"
     if entry.total is not None and entry.bytes is not None:
         share = device.issue_share(entry.total, entry.bytes)
         issue = f"{share:.2f}" if share < 100 else f"{share:.0f}"
         roof = f"{device.roof(entry.total, entry.bytes) / 1e9:.3g} {'mem' if share < 1 else 'issue'}"
     return (
-        entry.kernel.removesuffix("_kernel") + phase,
+        entry.kernel.removesuffix("_kernel"),
         entry.configuration,
         f"{constants.get('ROWS', '-')} x {constants.get('BLOCK_D', '-')}",
         str(entry.registers),
