@@ -27,7 +27,7 @@ SOURCES = sorted(Path(kernels.__path__[0]).glob("*.py"))
 
 def operator_of(stem: str) -> str:
     """`linear_scan` for the file `linear_scan_forward`."""
-    return max((name for name in operators() if stem == name or stem.startswith(name + "_")), key=len, default=stem)
+    return max((name for name in compilations() if stem == name or stem.startswith(name + "_")), key=len, default=stem)
 
 
 def kernels_of(operator: str) -> set[str]:
