@@ -9,7 +9,7 @@ from cofm_triton.loss import temporal_weights, temporally_weighted_mse
 from cofm_triton.memory.function import MemoryFunction, memory_function
 from cofm_triton.memory.sweep import MemorySweep, memory_sweep
 from cofm_triton.ops.backends import SlowBackendWarning
-from cofm_triton.parameter_groups import parameter_groups
+from cofm_triton.optim import parameter_groups
 from cofm_triton.perturbation.curve import PerturbationCurve, perturbation_error
 from cofm_triton.perturbation.verdict import StabilityVerdict, stability_verdict
 from cofm_triton.step.parameterization import PARAMETERIZATIONS, parameterization

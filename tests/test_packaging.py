@@ -24,7 +24,7 @@ ROWS = [
     ["step"],
     ["kernels", "cpu"],
     ["ops"],
-    ["functional", "targets", "loss", "parameter_groups"],
+    ["functional", "targets", "loss", "optim"],
     ["modules"],
     ["layers"],
     ["model_file"],

@@ -32,7 +32,7 @@ from cofm_triton.modules.plain import Kind, are_distinct, behaves_as, holds
 from cofm_triton.ops.backends import BACKENDS, resolve
 from cofm_triton.ops.dtypes import REAL_DTYPES, state_dtype
 from cofm_triton.ops.rnn_readout import apply_rnn_readout, is_fused
-from cofm_triton.parameter_groups import UndecayedRecurrence
+from cofm_triton.optim import UndecayedRecurrence
 from cofm_triton.step.activation import activation
 from cofm_triton.step.cayley import cayley, cayley_inverse, convert_parametrization
 from cofm_triton.step.coefficients import (

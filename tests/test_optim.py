@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from cofm_triton.layers.stable_rnn import RNNFunctional, StableRNN
-from cofm_triton.parameter_groups import parameter_groups
+from cofm_triton.optim import parameter_groups
 from cofm_triton.step.parameterization import PARAMETERIZATIONS
 
 
