@@ -1,6 +1,15 @@
 """Layers: `StableRNN` and what is built of it."""
 
-from cofm_triton.layers.residual import ResidualBlock, ResidualStack
-from cofm_triton.layers.stable_rnn import RNNFunctional, StableRNN
+from typing import TYPE_CHECKING
+
+from cofm_triton.support.lazy import lazy
+
+if TYPE_CHECKING:
+    from cofm_triton.layers.residual import ResidualBlock, ResidualStack
+    from cofm_triton.layers.stable_rnn import RNNFunctional, StableRNN
+else:
+    __getattr__, __dir__ = lazy(
+        __name__, {"residual": ["ResidualBlock", "ResidualStack"], "stable_rnn": ["RNNFunctional", "StableRNN"]}
+    )
 
 __all__ = ["RNNFunctional", "ResidualBlock", "ResidualStack", "StableRNN"]

@@ -20,12 +20,14 @@ from torch import Tensor, nn
 
 from cofm_triton.memory.decay_fit import DecayFit, fit_decay
 from cofm_triton.memory.evaluator import MemoryEvaluator
+from cofm_triton.memory.figures import plot_sweep
 from cofm_triton.memory.function import Settings, evaluator_of
 from cofm_triton.memory.search import Domain
 from cofm_triton.modules.module_state import cast
 from cofm_triton.perturbation.curve import check_radii, make_directions
 from cofm_triton.perturbation.directions import check_ball
 from cofm_triton.perturbation.evaluator import check_module
+from cofm_triton.support.figure_file import draw
 from cofm_triton.support.files import write_text
 from cofm_triton.support.progress import Progress, check_progress, part
 
@@ -106,9 +108,6 @@ class MemorySweep:
         Args:
             path_or_axes: a file to write (its suffix chooses the format), or matplotlib axes.
         """
-        from cofm_triton.memory.figures import plot_sweep
-        from cofm_triton.support.figure_file import draw
-
         return draw(path_or_axes, lambda axes: plot_sweep(axes, self))
 
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from cofm_triton.evidence.compilation.launches import Operator, Options, meta
 from cofm_triton.perturbation.curve import traffic
+from cofm_triton.step.stacked_cells import StackedCells
 
 MODELS, SEQUENCES, STEPS = 40, 300, 100
 
@@ -17,7 +18,6 @@ def launch(
 ) -> None:  # fmt: skip
     """Errors of a stack of models."""
     from cofm_triton.kernels import perturbation
-    from cofm_triton.step.stacked_cells import StackedCells
 
     def numbers(*shape: int) -> Tensor:
         return meta(MODELS, *shape, dtype=torch.float64)
