@@ -1,6 +1,7 @@
 """What every test relies on: where Triton kernels run, and how hypothesis draws its examples."""
 
 import os
+from collections import defaultdict
 
 import pytest
 import torch
@@ -20,6 +21,26 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)  # the workers already share the cores
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    help = "at most N cases of every test function, evenly spaced among all of them"
+    parser.addoption("--cases", type=int, metavar="N", help=help)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Compilation comes first: minutes a test, which at the end one process would spend while the other one waits."""
     items.sort(key=lambda item: item.path.stem != "test_compile")
+    if most := config.getoption("cases"):
+        kept = set(_evenly_spaced(items, most))
+        config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+        items[:] = [item for item in items if item in kept]
+
+
+def _evenly_spaced(items: list[pytest.Item], most: int) -> list[pytest.Item]:
+    functions = defaultdict(list)
+    for item in items:
+        functions[item.nodeid.partition("[")[0]].append(item)
+    return [
+        cases[position * len(cases) // min(most, len(cases))]
+        for cases in functions.values()
+        for position in range(min(most, len(cases)))
+    ]

@@ -8,7 +8,7 @@ from sweep_cases import autograd_gradients, dense_models, randn, random_cells, r
 
 from cofm_triton.cpu.blocked import perturbation as blocked
 from cofm_triton.ops.backends import INSTALLED
-from cofm_triton.perturbation.curve import fused_sweep
+from cofm_triton.perturbation import fused_sweep
 from cofm_triton.perturbation.fused_sweep import scanned_errors, sweep_errors, sweep_errors_and_gradients
 from cofm_triton.step.stacked_cells import StackedCells, join
 
