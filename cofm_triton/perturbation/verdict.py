@@ -294,7 +294,7 @@ def resolution(model: nn.Module, dtype: torch.dtype | None = None) -> float:
 
     Example:
         >>> import cofm_triton as cofm
-        >>> resolution(cofm.RNNFunctional(1, 2, dtype=torch.float64)) < 1e-15
+        >>> resolution(cofm.RNNFunctional(1, 2, dtype=torch.float64)) < 1e-14
         True
 
     Raises:
