@@ -83,7 +83,7 @@ def test_a_network() -> None:
     assert decayed == ["embedding.weight", "blocks.0.weight_ih_l0", "conv.weight"]
     trained = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
     assert kept == [name for name in trained if name not in decayed]
-    for group in parameter_groups(network, weight_decay=np.float32(0.5)):
+    for group in parameter_groups(network, weight_decay=np.float32(0.5)):  # type: ignore[arg-type]
         assert group["weight_decay"] in (0.5, 0.0) and type(group["weight_decay"]) is float
 
 

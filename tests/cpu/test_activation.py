@@ -15,7 +15,7 @@ from cofm_triton.cpu.jit.compiled import OPTIONS
 from cofm_triton.step.nonlinearity import NONLINEARITIES
 
 
-@njit(**OPTIONS)
+@njit(**OPTIONS)  # type: ignore[untyped-decorator]
 def apply(kind: int, z: Any, result: Any) -> None:
     for i in range(z.size):
         result[i] = activate(kind, z[i])
@@ -42,7 +42,7 @@ def test_values(name: str, dtype: Any) -> None:
     z = arguments(dtype)
     result = np.empty_like(z)
     apply(NONLINEARITIES.index(name), z, result)
-    expected = EXACT[name](z.astype(np.longdouble))
+    expected = EXACT[name](z.astype(np.longdouble))  # type: ignore[operator]
     assert np.array_equal(np.isnan(result), np.isnan(z))
     known = ~np.isnan(z)
     assert np.array_equal(np.signbit(result[z == 0]), np.signbit(z[z == 0]))

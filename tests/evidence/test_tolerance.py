@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -162,7 +163,9 @@ def test_bounds_are_small_beside_the_values(length: int, dtype: torch.dtype) -> 
 @pytest.mark.parametrize("parameterization", ["exp", "softplus"])
 def test_steps_beyond_one_have_bounds(parameterization: str) -> None:
     x, w, grad = normal(1, 9, 2), torch.tensor([0.4, 0.5]), normal(1, 9, 2)
-    options = dict(dt=2.0, nonlinearity="tanh", parameterization=parameterization, discretization="euler")
+    options: dict[str, Any] = dict(
+        dt=2.0, nonlinearity="tanh", parameterization=parameterization, discretization="euler"
+    )
     bounds = rnn_scan_bounds(x, w, grad_h=grad, **options)
     assert all(bool(bound.error.isfinite().all()) for bound in bounds.values())
     h, _ = functional.rnn_scan(x, w.requires_grad_(), backend="torch", **options)

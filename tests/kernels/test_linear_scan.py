@@ -292,6 +292,6 @@ def test_nothing_grows_out_of_nothing(folded: int, gated: bool, monkeypatch: pyt
     case = linear_case(1, 36, 3, gated=gated)
     zeros = torch.zeros_like(case.x)
     assert case.h0 is not None and case.grad_last is not None
-    case = case.with_(x=zeros, h0=torch.zeros_like(case.h0), factor=torch.full_like(case.factor, 1e30))
-    case = case.with_(grad_h=zeros, grad_last=torch.zeros_like(case.grad_last))
+    zero_states = dict(h0=torch.zeros_like(case.h0), grad_last=torch.zeros_like(case.grad_last))
+    case = case.with_(x=zeros, grad_h=zeros, factor=torch.full_like(case.factor, 1e30), **zero_states)
     assert all(not result.any() for result in run(case, 10).values())
