@@ -1,12 +1,13 @@
 # Two commands do everything, from a bare machine on: `make reproduce` and `make test`.
-.PHONY: help setup reproduce test lint types pytest bench results build clean
+.PHONY: help setup reproduce test quick lint types pytest bench results build clean
 
 BIN := .venv/bin
 
 help:
 	@echo 'make reproduce [ARGS="--preset smoke"]  set up .venv and run the paper'"'"'s experiment'
 	@echo 'make test                               set up .venv and run ruff, mypy and pytest'
-	@echo 'make lint | types | pytest              one of these checks alone'
+	@echo 'make quick                              ruff, mypy and a slice of every test file: under two minutes'
+	@echo 'make lint | types | pytest              one of these checks alone; ARGS=tests/test_loss.py: one file'
 	@echo 'make bench [ARGS="-k targets"]          measure everything: a table and bench/results/bench.json'
 	@echo 'make results                            write bench/RESULTS.md from the files in bench/results/'
 	@echo 'make build                              wheel and source archive, in dist/'
@@ -21,11 +22,15 @@ reproduce: setup
 
 test: lint types pytest
 
+quick: lint types
+	$(BIN)/pytest -n 2 --dist worksteal --quick $(ARGS)
+
 lint: setup
+	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 
 types: setup
-	$(BIN)/mypy cofm_triton
+	$(BIN)/mypy cofm_triton tests bench
 
 pytest: setup
 	$(BIN)/pytest -n 2 --dist worksteal $(ARGS)

@@ -18,7 +18,7 @@ import argparse
 import time
 from collections.abc import Sequence
 from itertools import product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +29,7 @@ import cofm_triton as cofm
 if __package__:
     from bench.plain_lru import PlainLRU
 else:  # run as a script
-    from plain_lru import PlainLRU
+    from plain_lru import PlainLRU  # type: ignore[import-not-found, no-redef]
 
 PIXELS, CLASSES = 64, 10
 TRAINING, VALIDATION, BATCH = 1437, 287, 32
@@ -114,7 +114,7 @@ def make(name: str, width: int, nonlinearity: str) -> nn.Module:
     if name == "LRU":
         return PlainLRU(1, width, 2)
     layer = OURS[name]
-    options = dict(batch_first=True, recurrence=layer.recurrence, oscillating=layer.oscillating)
+    options: dict[str, Any] = dict(batch_first=True, recurrence=layer.recurrence, oscillating=layer.oscillating)
     return cofm.StableRNN(1, width, layer.num_layers, nonlinearity, **options)
 
 

@@ -59,7 +59,7 @@ def save_model(path: str | os.PathLike[str], model: RNNFunctional, notes: dict[s
             message says what to do.
 
     Example:
-        >>> save_model("/dev/shm/example.safetensors", RNNFunctional(1, 4))
+        >>> save_model("example.safetensors", RNNFunctional(1, 4))
     """
     if type(model) is not RNNFunctional:  # a subclass would come back as what it was made from
         raise TypeError(f"model must be an RNNFunctional, got {type(model).__name__}")
@@ -125,8 +125,8 @@ def load_model(path: str | os.PathLike[str], device: torch.device | str | None =
         ValueError: the file is no model file.
 
     Example:
-        >>> save_model("/dev/shm/example.safetensors", RNNFunctional(1, 4))
-        >>> load_model("/dev/shm/example.safetensors").rnn.hidden_size
+        >>> save_model("example.safetensors", RNNFunctional(1, 4))
+        >>> load_model("example.safetensors").rnn.hidden_size
         4
     """
     header, tensors = _read(path)

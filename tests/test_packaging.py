@@ -2,7 +2,10 @@
 
 import ast
 import graphlib
+import importlib
 import importlib.metadata
+import importlib.util
+import inspect
 import json
 import re
 import subprocess
@@ -25,7 +28,7 @@ ROWS = [
     ["step"],
     ["kernels", "cpu"],
     ["ops"],
-    ["functional", "targets", "loss", "parameter_groups"],
+    ["functional", "targets", "loss", "optim"],
     ["modules"],
     ["layers"],
     ["model_file"],
@@ -49,6 +52,10 @@ def imported_modules(source: Path, package: str) -> Iterator[str]:
     """Absolute names of all that a file imports when it runs, `from a import b` as `a.b`, at any depth."""
     tree = ast.parse(source.read_text(encoding="utf-8"))
     tree.body = [node for node in tree.body if not is_for_type_checkers(node)]
+    yield from modules_named_in(tree, package)
+
+
+def modules_named_in(tree: ast.AST, package: str) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -167,17 +174,138 @@ def test_link_to_the_reference_is_relative() -> None:
         assert LINK.readlink() == Path("..", "reference")
 
 
-def test_import_is_light(tmp_path: Path) -> None:
-    """Optional and slow packages are imported where they are used, not by `import cofm_triton`."""
-    code = """
+OPTIONAL = {"llvmlite", "matplotlib", "numba", "safetensors", "tqdm", "triton"}
+
+# What a public name may load beside the operators and what they stand on. Each follows on the ones before.
+NEEDS: list[tuple[str, set[str]]] = [
+    ("__version__", {"_version", "ops", "step", "support"}),
+    ("parameterization", set()),
+    ("linear_scan", {"functional"}),
+    ("targets", {"targets"}),
+    ("temporal_weights", {"loss"}),
+    ("parameter_groups", {"optim"}),
+    ("StableRNN", {"layers", "modules"}),
+    ("perturbation_error", {"cpu", "perturbation"}),
+    ("memory_function", {"memory"}),
+]
+
+
+def test_a_name_loads_what_it_needs(tmp_path: Path) -> None:
+    """A part of the package is imported with the first name that needs it; an optional package by none of them."""
+    code = f"""
 import json, sys, torch
-with_torch = set(sys.modules)
+seen = set(sys.modules)
+def new():
+    modules = set(sys.modules) - seen
+    seen.update(modules)
+    return sorted(modules)
 import cofm_triton
-print(json.dumps(sorted(set(sys.modules) - with_torch)))
+print(json.dumps([(getattr(cofm_triton, name), new())[1] for name in {[name for name, _ in NEEDS]}]))
 """
-    imported = {module.split(".")[0] for module in json.loads(run(code, tmp_path))}
-    assert "cofm_triton" in imported
-    assert not imported & {"matplotlib", "numba", "safetensors", "tqdm", "triton"}
+    loaded = {"__init__"}
+    for (name, parts), modules in zip(NEEDS, json.loads(run(code, tmp_path)), strict=True):
+        new = {part for module in modules if (part := part_of(module))} - loaded
+        assert new == parts, name
+        loaded |= new
+        assert not OPTIONAL & {module.split(".")[0] for module in modules}, name
+
+
+@pytest.mark.parametrize("command", ["", "reproduce", "sweep", "memory", "bench", "kernels", "validate"])
+def test_help_needs_no_torch(command: str) -> None:
+    """The installed command and `python -m` answer without what computes."""
+    words = [*command.split(), "--help"]
+    code = f"""
+import json, runpy, sys
+sys.argv = ["/somewhere/bin/cofm", *{words}]
+from cofm_triton.cli import main
+try:
+    main()
+except SystemExit:
+    print(json.dumps(sorted(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    modules = json.loads(done.stdout.splitlines()[-1])
+    assert not {"torch", "numpy", *OPTIONAL} & set(modules)
+    assert {part for module in modules if (part := part_of(module))} <= {"__init__", "_version", "cli", "support"}
+
+
+def test_python_m_is_the_same_command() -> None:
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "cofm_triton", "--help"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("usage: cofm ")
+    assert " torch\n" not in done.stderr
+
+
+def test_a_plain_import_registers_the_operators(tmp_path: Path) -> None:
+    """As programs need it that torch.export made; whichever package is imported first."""
+    code = "import cofm_triton, torch; print(torch.ops.cofm_triton.rnn_readout.default)"
+    assert run(code, tmp_path) == "cofm_triton.rnn_readout.default"
+
+
+LAZY = ["cofm_triton", "cofm_triton.layers", "cofm_triton.memory", "cofm_triton.perturbation"]
+
+
+@pytest.mark.parametrize("name", LAZY)
+def test_every_name_is_what_type_checkers_read(name: str) -> None:
+    """Imports under TYPE_CHECKING, `__all__`, and imports on first use: the same names of the same modules."""
+    package = importlib.import_module(name)
+    (block,) = [node for node in ast.parse(inspect.getsource(package)).body if is_for_type_checkers(node)]
+    assert isinstance(block, ast.If)
+    homes = {alias.name: node.module for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert set(package.__all__) == set(homes) | ({"__version__"} & set(package.__all__))
+    for public, home in homes.items():
+        module = importlib.import_module(str(home))
+        assert getattr(package, public) is getattr(module, public)
+    assert set(package.__all__) <= set(dir(package))
+
+
+@pytest.mark.parametrize("name", LAZY)
+def test_no_lazy_name_is_that_of_a_module(name: str) -> None:
+    """Importing the module would set the attribute, and the name mean the module from then on."""
+    package = importlib.import_module(name)
+    for public in package.__all__:
+        if importlib.util.find_spec(f"{name}.{public}") is not None:
+            assert inspect.ismodule(getattr(package, public)), public
+
+
+def test_unknown_names_are_attribute_errors() -> None:
+    with pytest.raises(AttributeError, match="module 'cofm_triton' has no attribute 'linear_scam'"):
+        cofm_triton.linear_scam  # type: ignore[attr-defined]  # noqa: B018
+    with pytest.raises(ImportError, match="cannot import name 'linear_scam' from 'cofm_triton'"):
+        exec("from cofm_triton import linear_scam")
+
+
+def test_star_import() -> None:
+    names: dict[str, object] = {}
+    exec("from cofm_triton import *", names)
+    assert set(cofm_triton.__all__) <= set(names)
+
+
+# Imports stand at the top of a file, but for what most processes never need.
+LATE = {
+    *OPTIONAL,
+    "fcntl",  # not everywhere
+    "torch.distributed",
+    "torch.fx.experimental",  # takes a second
+    "cofm_triton.cpu.jit",  # numba
+    "cofm_triton.kernels",  # triton
+    "cofm_triton.reference",  # runs where it is asked for by name
+}
+
+
+def test_late_imports_have_a_reason() -> None:
+    """Commands of the command line parse their arguments before torch is there, and import what computes in `run`."""
+    unexpected = []
+    for source in sources(PACKAGE):
+        part = source.relative_to(PACKAGE.resolve()).parts[0] if source.is_relative_to(PACKAGE.resolve()) else ""
+        if part in {"", "cli"}:
+            continue
+        tree = ast.parse(source.read_text(encoding="utf-8"))
+        functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+        late = {module for function in functions for module in modules_named_in(function, package="")}
+        unexpected += [f"{source}: {m}" for m in late if not any(f"{m}.".startswith(f"{some}.") for some in LATE)]
+    assert not unexpected
 
 
 def test_command_line_is_declared() -> None:

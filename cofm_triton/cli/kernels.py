@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
     from cofm_triton.evidence import machine
     from cofm_triton.evidence.compilation import baseline, report
     from cofm_triton.evidence.compilation.offline import parse_targets
-    from cofm_triton.evidence.compilation.run import compile_all
+    from cofm_triton.evidence.compilation.run import all_tasks, compile_all
     from cofm_triton.evidence.registry import compilations
 
     resolve_device(arguments.device)
@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError(f"--write-baseline writes {BASELINE}: run it in a checkout of the repository")
     make_folder(arguments.out)
     with progress.bar(f"Compiling {', '.join(chosen)} for {', '.join(targets)}") as on_step:
-        compiled = compile_all(targets, chosen, on_step, everything=arguments.all)
+        compiled = compile_all(all_tasks(targets, chosen, everything=arguments.all), on_step)
     print("\n".join(report.lines(compiled)))
     about = {"machine": machine.describe(torch.device("cpu"), machine.load())}
     spilled = [entry for entry in compiled if entry.spilled]

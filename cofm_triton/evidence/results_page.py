@@ -12,6 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from cofm_triton.evidence import machine
+from cofm_triton.evidence.benchmark import table
+from cofm_triton.evidence.benchmark.peers import peers
+from cofm_triton.evidence.benchmark.results import read
+from cofm_triton.evidence.compilation import baseline, report
+from cofm_triton.evidence.validation import report as validation
+from cofm_triton.evidence.validation.check import Outcome
 from cofm_triton.support.files import write_text
 
 FOLDER = Path("bench", "results")
@@ -70,29 +76,20 @@ def _bench(path: Path, page: Path) -> Iterator[str]:
 
 
 def _benchmark_table(path: Path) -> Iterator[str]:
-    from cofm_triton.evidence.benchmark import table
-    from cofm_triton.evidence.benchmark.peers import peers
-    from cofm_triton.evidence.benchmark.results import read
-
     results, _ = read(path)
     yield from _block(table.lines(results, [peer.name for peer in peers() if not peer.same_work]))
 
 
 def _validation(path: Path, page: Path) -> Iterator[str]:
-    from cofm_triton.evidence.validation.check import Outcome
-    from cofm_triton.evidence.validation.report import lines
-
     yield "## Errors against the definitions"
     yield ""
     yield from _source(path)
     content = json.loads(path.read_text(encoding="utf-8"))
     outcomes = [{k: v for k, v in entry.items() if k != "missed"} for entry in content["outcomes"]]
-    yield from _block(lines([Outcome.from_dict(entry) for entry in outcomes]))
+    yield from _block(validation.lines([Outcome.from_dict(entry) for entry in outcomes]))
 
 
 def _kernels(path: Path, page: Path) -> Iterator[str]:
-    from cofm_triton.evidence.compilation import baseline, report
-
     yield "## What the compiler makes of the kernels"
     yield ""
     yield from _source(path)

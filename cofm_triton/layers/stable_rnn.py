@@ -50,7 +50,7 @@ from cofm_triton.modules.hooked_weights import remake_weights
 from cofm_triton.modules.options import OptionsInState
 from cofm_triton.modules.plain import Kind, behaves_as, holds
 from cofm_triton.ops.dtypes import REAL_DTYPES, state_dtype
-from cofm_triton.parameter_groups import UndecayedRecurrence
+from cofm_triton.optim import UndecayedRecurrence
 from cofm_triton.step.activation import activation
 from cofm_triton.step.coefficients import largest_angle
 from cofm_triton.step.discretization import is_exact

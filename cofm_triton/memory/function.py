@@ -25,9 +25,11 @@ from cofm_triton.layers.rnn_functional import RNNFunctional, reads_out_states
 from cofm_triton.layers.stable_rnn import StableRNN
 from cofm_triton.memory.decay_fit import DecayFit, fit_decay
 from cofm_triton.memory.evaluator import MemoryEvaluator
+from cofm_triton.memory.figures import plot_memory
 from cofm_triton.memory.search import NORMS
 from cofm_triton.modules.calls import check_module
 from cofm_triton.modules.module_state import cast
+from cofm_triton.support.figure_file import draw
 from cofm_triton.support.files import write_text
 from cofm_triton.support.progress import Progress
 from cofm_triton.support.scalars import as_int, as_number, check_choice, check_int, check_number, described
@@ -119,9 +121,6 @@ class MemoryFunction:
         Args:
             path_or_axes: a file to write (its suffix chooses the format), or matplotlib axes.
         """
-        from cofm_triton.memory.figures import plot_memory
-        from cofm_triton.support.figure_file import draw
-
         return draw(path_or_axes, lambda axes: plot_memory(axes, self))
 
 

@@ -19,11 +19,13 @@ from torch import Tensor, nn
 
 from cofm_triton.memory.decay_fit import DecayFit, fit_decay
 from cofm_triton.memory.evaluator import MemoryEvaluator
+from cofm_triton.memory.figures import plot_sweep
 from cofm_triton.memory.function import Settings, evaluator_of
 from cofm_triton.memory.search import Domain
 from cofm_triton.modules.calls import check_module
 from cofm_triton.perturbation.copies import Copies
 from cofm_triton.perturbation.directions import Directions, check_moves
+from cofm_triton.support.figure_file import draw
 from cofm_triton.support.files import write_text
 from cofm_triton.support.progress import Progress, check_progress, part
 
@@ -104,9 +106,6 @@ class MemorySweep:
         Args:
             path_or_axes: a file to write (its suffix chooses the format), or matplotlib axes.
         """
-        from cofm_triton.memory.figures import plot_sweep
-        from cofm_triton.support.figure_file import draw
-
         return draw(path_or_axes, lambda axes: plot_sweep(axes, self))
 
 

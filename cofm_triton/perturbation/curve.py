@@ -21,6 +21,7 @@ from cofm_triton.perturbation.copies import errors_of_family
 from cofm_triton.perturbation.directions import Direction, Directions, check_moves
 from cofm_triton.perturbation.evaluator import ErrorEvaluator
 from cofm_triton.perturbation.worst_case import ascend, evaluations
+from cofm_triton.support.figure_file import draw
 from cofm_triton.support.files import write_text
 from cofm_triton.support.progress import Finished, Progress, counting
 from cofm_triton.support.scalars import check_real
@@ -106,8 +107,6 @@ class PerturbationCurve:
         Returns:
             The axes drawn on. Radius 0 has no place on a logarithmic axis and is left out.
         """
-        from cofm_triton.support.figure_file import draw
-
         return draw(path_or_axes, self._draw)
 
     def _draw(self, axes: "Axes") -> None:

@@ -294,7 +294,8 @@ def resolution(model: nn.Module, dtype: torch.dtype | None = None) -> float:
         dtype: in which the perturbed model is computed; None: that of its weights.
 
     Example:
-        >>> resolution(RNNFunctional(1, 2, dtype=torch.float64)) < 1e-15
+        >>> import cofm_triton as cofm
+        >>> resolution(cofm.RNNFunctional(1, 2, dtype=torch.float64)) < 1e-14
         True
 
     Raises:

@@ -25,7 +25,7 @@ def save_figure(figure: Figure, paths: Sequence[str | os.PathLike[str]]) -> None
 
     Example:
         >>> from matplotlib.figure import Figure
-        >>> save_figure(Figure(), ["/dev/shm/example.png"])
+        >>> save_figure(Figure(), ["example.png"])
     """
     import matplotlib
 

@@ -40,7 +40,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         OSError: the folder cannot be made or written.
 
     Example:
-        >>> with atomic_path("/dev/shm/example.txt") as part:
+        >>> with atomic_path("example.txt") as part:
         ...     _ = part.write_text("whole")
     """
     final = Path(path)

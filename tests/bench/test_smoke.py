@@ -246,7 +246,9 @@ def test_a_wrong_contestant_fails_the_smoke_run() -> None:
     problem = operator.draw(case, torch.device("cpu"))
     right = operator.ours(problem)
     wrong = contract.Contestant(
-        lambda: right.forward() * 1.001, lambda: [2 * g for g in right.forward_backward()], torch.clone
+        lambda: right.forward() * 1.001,
+        lambda: [2 * g for g in right.forward_backward()],  # type: ignore[misc]
+        torch.clone,
     )
     for pass_name in contract.PASSES:
         check(case, problem, right, pass_name, None)

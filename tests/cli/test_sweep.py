@@ -340,4 +340,4 @@ def test_a_memory_limit_changes_last_bits_alone(folder: Path, tmp_path: Path, mo
         assert main(["sweep", "factory:make", *FEW, *words]) == 0
         assert json.loads((out / "sweep.json").read_text())["config"]["memory_limit"] == limit
         tables.append([float(row["error"]) for row in rows(out / "errors.csv")])
-    np.testing.assert_allclose(*tables, rtol=RTOL)
+    np.testing.assert_allclose(*tables, rtol=RTOL)  # type: ignore[call-overload]

@@ -18,13 +18,13 @@ from cofm_triton.step.activation import bodies
 from cofm_triton.step.activations import NONLINEARITIES, properties
 
 
-@njit(**OPTIONS)
+@njit(**OPTIONS)  # type: ignore[untyped-decorator]
 def apply(act: Any, z: Any, result: Any) -> None:
     for i in range(z.size):
         result[i] = activate(act, z[i])
 
 
-@njit(**OPTIONS)
+@njit(**OPTIONS)  # type: ignore[untyped-decorator]
 def apply_others(act: Any, z: Any, slopes: Any, excesses: Any) -> None:
     for i in range(z.size):
         slopes[i] = slope(act, z[i])

@@ -164,9 +164,9 @@ def test_no_guess_for_what_cannot_be_cut() -> None:
 
 
 def test_steps_of_a_guess() -> None:
-    assert guess_steps(np.float32([0.0])) == chains.MARGIN * 23
-    assert guess_steps(np.float64([0.5, -0.25])) == chains.MARGIN * 52
+    assert guess_steps(np.array([0.0], np.float32)) == chains.MARGIN * 23
+    assert guess_steps(np.array([0.5, -0.25], np.float64)) == chains.MARGIN * 52
     for factors in ([1.0], [-1.5], [0.5, np.nan], [np.inf]):
-        assert guess_steps(np.float32(factors)) is None
-    assert guess_steps(np.complex64([0.5j])) == chains.MARGIN * 23
-    assert guess_steps(np.float32([0.5]), chains.LINEAR_MARGIN) == 35
+        assert guess_steps(np.array(factors, np.float32)) is None
+    assert guess_steps(np.array([0.5j], np.complex64)) == chains.MARGIN * 23
+    assert guess_steps(np.array([0.5], np.float32), chains.LINEAR_MARGIN) == 35

@@ -98,7 +98,8 @@ def test_an_old_process_leaves_the_code_of_a_new_one_alone(tmp_path: Path) -> No
     old, new = CodeFiles(str(tmp_path), "f", "old"), CodeFiles(str(tmp_path), "f", "new")
     new.save("a", "new")
     kept = new._load_index()["a"]
-    old._save_data = lambda name, data: (_ for _ in ()).throw(KeyboardInterrupt())  # it dies before its index
+    # It dies before its index.
+    old._save_data = lambda name, data: (_ for _ in ()).throw(KeyboardInterrupt())  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
         old.save("a", "old")
     assert new.load("a") == "new"

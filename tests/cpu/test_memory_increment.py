@@ -18,14 +18,14 @@ def test_both_are_the_recursion(shape: tuple[int, int, int, int, list[int]], nam
     act = {"tanh": torch.tanh, "hardtanh": torch.nn.functional.hardtanh, "relu": torch.relu}[name]
     z, rows = drive, []
     for _ in range(int(steps[-1]) + 1):
-        rows.append(torch.einsum("knm,kpm->knp", act(z), readout))
-        z = z - step[:, None] * act(z)
+        rows.append(torch.einsum("knm,kpm->knp", act(z), readout))  # type: ignore[operator]
+        z = z - step[:, None] * act(z)  # type: ignore[operator]
     wanted = torch.stack(rows, 2)[:, :, steps]
     # The plain recursion rounds z to 2^-53 of its first size, 10 at most, at every step.
     tolerance = dict(rtol=1e-12, atol=1e-14 * (int(steps[-1]) + 10))
     for module in (jit, blocked):
         actual = module.sampled_increments(name, drive, decay, step, readout, steps)
-        torch.testing.assert_close(actual, wanted, **tolerance)
+        torch.testing.assert_close(actual, wanted, **tolerance)  # type: ignore[arg-type]
 
 
 def test_threads_change_no_bit() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from scan_cases import CPU_BACKENDS, paired_problem
@@ -33,7 +35,7 @@ def test_packed(backend: str) -> None:
 @pytest.mark.parametrize("dt", [1e-3, 0.5, 1.9])
 def test_step_sizes(dt: float, backend: str) -> None:
     for discretization in ("exact", "euler"):
-        options = dict(nonlinearity="hardtanh", dt=dt, discretization=discretization, states=False)
+        options: dict[str, Any] = dict(nonlinearity="hardtanh", dt=dt, discretization=discretization, states=False)
         paired_problem(2, 20, 3, **options).check(backend)
 
 

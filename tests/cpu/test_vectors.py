@@ -143,7 +143,7 @@ def test_same_compares_bits(width: int, dtype: torch.dtype) -> None:
     b = a.clone()
     assert equal((0,) * width, a.data_ptr(), b.data_ptr(), sample)
     b[-1] = 0.0
-    a[-1] = -0.0 if not dtype.is_complex else complex(0.0, -0.0)
+    a[-1] = torch.tensor(complex(0.0, -0.0) if dtype.is_complex else -0.0)
     assert not equal((0,) * width, a.data_ptr(), b.data_ptr(), sample)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -135,7 +136,7 @@ WRONG = {
 def test_mistakes_are_far_outside(length: int, dtype: torch.dtype, mistake: str) -> None:
     problem = linear_problem(2, length, 3, dtype=dtype)
     h, h_last = WRONG[mistake](*problem.tensors.values())
-    bounds = linear_scan_bounds(**problem.tensors)
+    bounds = linear_scan_bounds(**problem.tensors)  # type: ignore[arg-type]
     assert bounds["h"].excess(h) > 10
     if mistake != "no initial state":  # forgotten by then
         assert bounds["h_last"].excess(h_last) > 10
@@ -159,7 +160,9 @@ def test_bounds_are_small_beside_the_values(length: int, dtype: torch.dtype) -> 
 @pytest.mark.parametrize("parameterization", ["exp", "softplus"])
 def test_steps_beyond_one_have_bounds(parameterization: str) -> None:
     x, w, grad = normal(1, 9, 2), torch.tensor([0.4, 0.5]), normal(1, 9, 2)
-    options = dict(dt=2.0, nonlinearity="tanh", parameterization=parameterization, discretization="euler")
+    options: dict[str, Any] = dict(
+        dt=2.0, nonlinearity="tanh", parameterization=parameterization, discretization="euler"
+    )
     bounds = rnn_scan_bounds(x, w, grad_h=grad, **options)
     assert all(bool(bound.error.isfinite().all()) for bound in bounds.values())
     h, _ = functional.rnn_scan(x, w.requires_grad_(), backend="torch", **options)

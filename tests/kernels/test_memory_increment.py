@@ -19,8 +19,8 @@ def test_increments(shape: tuple[int, int, int, int, list[int]], name: str, dtyp
     """Ragged blocks of inputs, more units than a block has, several outputs, steps that are left out."""
     drive, decay, step, readout, steps = increment_arguments(*shape)
     rounded = [value.to(dtype) for value in (drive, decay, step, readout)]
-    exact = blocked.sampled_increments(name, *(value.double() for value in rounded), steps)
-    actual = sampled_increments(name, *(value.to(DEVICE) for value in rounded), steps.to(DEVICE))
+    exact = blocked.sampled_increments(name, *(value.double() for value in rounded), steps)  # type: ignore[call-arg]
+    actual = sampled_increments(name, *(value.to(DEVICE) for value in rounded), steps.to(DEVICE))  # type: ignore[call-arg]
     assert actual.dtype == dtype
     # A step rounds 8 times, relative to z, which shrinks; the sum over units relative to its largest term.
     terms = (readout.abs()[:, None] @ drive.abs().mT).amax()
@@ -34,8 +34,8 @@ def test_digits_survive_in_float32() -> None:
     one = torch.ones(1, 1, dtype=torch.float64)
     rounded = [value.float() for value in (2 * one[None], decay * one, (1 - decay) * one, one[None])]
     steps = torch.tensor([0, 100, count])
-    exact = blocked.sampled_increments("tanh", *(value.double() for value in rounded), steps)
+    exact = blocked.sampled_increments("tanh", *(value.double() for value in rounded), steps)  # type: ignore[call-arg]
     # l and A are rounded each: their sum is 1 but for a rounding, which every step of saturation takes in.
-    actual = sampled_increments("tanh", *(value.to(DEVICE) for value in rounded), steps.to(DEVICE))
+    actual = sampled_increments("tanh", *(value.to(DEVICE) for value in rounded), steps.to(DEVICE))  # type: ignore[call-arg]
     assert exact[0, 0, 2, 0] < 1e-29
     torch.testing.assert_close(actual.cpu().double(), exact, rtol=2 * count * torch.finfo(torch.float32).eps, atol=0)

@@ -1,5 +1,7 @@
 """Residual blocks: what they compute, and that they are called like the layer they hold."""
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -25,7 +27,7 @@ def test_the_equation() -> None:
 @pytest.mark.parametrize("batch_first", [False, True])
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_chunks_and_packed_sequences(batch_first: bool, bidirectional: bool) -> None:
-    options = dict(batch_first=batch_first, bidirectional=bidirectional, dtype=torch.float64)
+    options: dict[str, Any] = dict(batch_first=batch_first, bidirectional=bidirectional, dtype=torch.float64)
     stack = ResidualStack(3, 6, 2, 4, **options)
     sequences = [data(length, 3) for length in (5, 2, 7)]
     packed, h_n = stack(pack_sequence(sequences, enforce_sorted=False))

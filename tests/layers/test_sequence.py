@@ -17,4 +17,4 @@ def test_packed_sequences_keep_their_order() -> None:
     y = at_every_step(torch.add, packed, packed)
     assert isinstance(y, PackedSequence)
     for ours, theirs in zip(y, pack_sequence([2 * part for part in parts], enforce_sorted=False), strict=True):
-        assert torch.equal(ours, theirs)
+        assert ours is not None and theirs is not None and torch.equal(ours, theirs)

@@ -19,6 +19,7 @@ import cofm_triton as cofm
 from cofm_triton import reference
 from cofm_triton.layers.rnn_functional import RNNFunctional
 from cofm_triton.layers.stable_rnn import RECURRENCES, StableRNN
+from cofm_triton.model_file import load_model, save_model
 from cofm_triton.step.activations import NONLINEARITIES
 from cofm_triton.step.parameterization import PARAMETERIZATIONS, parameterization
 
@@ -212,7 +213,7 @@ def test_exact_is_stable_for_every_weight(nonlinearity: str, recurrence: str, dt
     with torch.no_grad():
         layer.rate_l0.copy_(torch.tensor([-1.0, 0.0, 3.0, 20.0])[: len(layer.rate_l0)] - math.log(dt))
         if oscillating:
-            layer.frequency_l0.copy_(torch.tensor([1.7, -300.0]))
+            layer.get_parameter("frequency_l0").copy_(torch.tensor([1.7, -300.0]))
     h0 = torch.tensor([[0.9, -0.9, 0.7, -0.5]], dtype=torch.float64) / dt
     if nonlinearity == "relu" and recurrence == "diagonal":
         if oscillating:
@@ -320,7 +321,8 @@ def paper_layer(recurrence: str, kind: str, nonlinearity: str, **options: Any) -
 @pytest.mark.parametrize("nonlinearity", ["linear", "tanh", "hardtanh"])
 def test_the_cells_of_the_papers_code(nonlinearity: str) -> None:
     """Same weights, same outputs: SimpleDiagonalRNN, LRU, SimpleRNN and SoftplusRNN, P not orthogonal."""
-    x, options = data(2, 40, 3), {"dt": 0.5, "nonlinearity": nonlinearity}
+    x = data(2, 40, 3)
+    options: dict[str, Any] = {"dt": 0.5, "nonlinearity": nonlinearity}
     cells = (("relu", "diagonal"), ("lru", "diagonal"), ("relu", "orthogonal"), ("softplus", "orthogonal"))
     for kind, recurrence in cells:
         layer = paper_layer(recurrence, kind, nonlinearity, **({"normalize_input": "paper"} if kind == "lru" else {}))
@@ -1047,7 +1049,7 @@ def changed(module: nn.Module, maker: str, name: str) -> None:
     elif maker == "spectral_norm":
         nn.utils.spectral_norm(module, name)
     else:
-        nn.utils.weight_norm(module, name, dim=None)
+        nn.utils.weight_norm(module, name, dim=None)  # type: ignore[arg-type]
     source = module.get_parameter(name + ("_g" if maker == "weight_norm" else "_orig"))
     with torch.no_grad():
         source.mul_(1.5).add_(0.5)
@@ -1253,5 +1255,5 @@ def test_numbers_travel_with_the_weights(tmp_path: Path) -> None:
         StableRNN(2, 4, parameterization="inverse").load_state_dict(layer.state_dict())
     pytest.importorskip("safetensors")
     model = cofm.RNNFunctional(2, 4, parameterization=STABLE_SSM)
-    cofm.save_model(tmp_path / "a.safetensors", model)
-    assert cofm.load_model(tmp_path / "a.safetensors").rnn.parameterization == STABLE_SSM.name
+    save_model(tmp_path / "a.safetensors", model)
+    assert load_model(tmp_path / "a.safetensors").rnn.parameterization == STABLE_SSM.name

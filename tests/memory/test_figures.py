@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,7 +18,7 @@ def model() -> RNNFunctional:
     return RNNFunctional(1, 8, max_time_scale=20.0, bias=False, dtype=torch.float64)
 
 
-def labels(axes: "matplotlib.axes.Axes") -> list[str]:
+def labels(axes: "matplotlib.axes.Axes") -> list[str]:  # type: ignore[name-defined]
     legend = axes.get_legend()
     return [] if legend is None else [text.get_text() for text in legend.get_texts()]
 
@@ -29,9 +30,9 @@ def test_memory_with_fit_and_bound() -> None:
     memory = memory_function(model(), 200)
     assert memory.plot(axes) is axes
     memory_line, fit, bound = axes.get_lines()
-    assert memory_line.get_ydata().tolist() == memory.values.tolist()
-    assert fit.get_xdata()[0] == memory.fit().window[0]
-    assert bound.get_ydata()[0] == pytest.approx(memory.values[0].item())
+    assert np.asarray(memory_line.get_ydata()).tolist() == memory.values.tolist()
+    assert np.asarray(fit.get_xdata())[0] == memory.fit().window[0]
+    assert np.asarray(bound.get_ydata())[0] == pytest.approx(memory.values[0].item())
     assert [text.split()[0] for text in labels(axes)] == ["memory", "fit:", "theorem:"]
     assert axes.get_yscale() == "log" and axes.get_xlabel() and axes.get_ylabel()
 

@@ -246,7 +246,7 @@ class Decoder(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, str]:
         length = x.shape[1]
         mask = nn.Transformer.generate_square_subsequent_mask(length, device=x.device, dtype=x.dtype)
-        z = self.embed(x) + self.positions[:length]
+        z = self.embed(x) + self.positions[:length]  # type: ignore[index]
         return self.head(self.layer(z, src_mask=mask, is_causal=True)), "more"
 
 
@@ -278,7 +278,7 @@ def test_any_module_by_differences(make: Callable[[], nn.Module], dtype: torch.d
         output = wide(x)
         return output[0] if isinstance(output, tuple) else output
 
-    rest = wide.readout.bias.detach() if isinstance(model, RNNFunctional) else 0.0
+    rest = wide.readout.bias.detach() if isinstance(model, RNNFunctional) else 0.0  # type: ignore[operator, union-attr]
     with torch.no_grad():
         velocities = differences(run, inputs, 20, dt=memory.settings.dt, initial_output=rest)
     wanted = definition(velocities, inputs)
@@ -330,7 +330,7 @@ def test_models_with_another_read_out() -> None:
         (nn.Sequential(nn.Linear(6, 4), nn.Tanh(), nn.Linear(4, 3)).double(), None),
     ):
         two = RNNFunctional(2, 6, 3, num_layers=2, dtype=torch.float64)
-        two.readout = readout
+        two.readout = readout  # type: ignore[assignment]
         memory = memory_function(two, 10, min_radius=1.0)
         same = memory_function(Renamed(two), 10, min_radius=1.0, input_size=2, initial_output=rest)
         torch.testing.assert_close(memory.values, same.values)
@@ -442,7 +442,7 @@ def test_csv(tmp_path: Path) -> None:
     ],
 )
 def test_errors(options: dict[str, Any], error: type[Exception], message: str) -> None:
-    arguments = {"model": functional(), "length": 5} | options
+    arguments: dict[str, Any] = {"model": functional(), "length": 5} | options
     with pytest.raises(error, match=message):
         memory_function(arguments.pop("model"), arguments.pop("length"), **arguments)
 

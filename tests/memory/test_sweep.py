@@ -30,7 +30,7 @@ def moved(model: nn.Module, direction: Mapping[str, Tensor], radius: float) -> n
     other = copy.deepcopy(model)
     with torch.no_grad():
         for name, value in other.named_parameters():
-            value += radius * direction.get(name, torch.zeros(())).to(value)
+            value += radius * direction.get(name, torch.zeros(())).to(value)  # type: ignore[misc]
     return other
 
 
@@ -151,7 +151,7 @@ def test_csv(tmp_path: Path) -> None:
     ],
 )
 def test_errors(options: dict[str, Any], error: type[Exception], message: str) -> None:
-    arguments = {"model": functional(), "length": 5, "radii": RADII, "directions": 2} | options
+    arguments: dict[str, Any] = {"model": functional(), "length": 5, "radii": RADII, "directions": 2} | options
     with pytest.raises(error, match=message):
         memory_sweep(arguments.pop("model"), arguments.pop("length"), **arguments)
 

@@ -63,7 +63,7 @@ class Unusual(Layers):
         self.register_buffer("count", torch.zeros((), dtype=torch.float64))
 
     def forward(self, x: Tensor) -> Tensor:
-        self.count += 1
+        self.count += 1  # type: ignore[assignment, operator]
         self.seen.append(1)
         self.names.add("b")
         self.last = h = self.layer(x)[0]
@@ -78,7 +78,7 @@ class Counting(Layers):
         self.register_buffer("mask", torch.ones_like(x))
         with torch.no_grad():
             self.readout.weight.clamp_(-0.1, 0.1)
-        return super().forward(x * self.mask)
+        return super().forward(x * self.mask)  # type: ignore[operator]
 
 
 def batch_norm(module: Layers) -> None:

@@ -160,11 +160,11 @@ def through_safetensors(state: dict[str, Any], path: Path) -> dict[str, Any]:
 
 
 def through_distributed(state: dict[str, Any], path: Path) -> dict[str, Any]:
-    from torch.distributed import checkpoint
+    import torch.distributed.checkpoint as checkpoint
 
-    checkpoint.save(state, checkpoint_id=path, no_dist=True)
+    checkpoint.save(state, checkpoint_id=path, no_dist=True)  # type: ignore[attr-defined]
     into = {name: torch.zeros_like(value) for name, value in state.items()}
-    checkpoint.load(into, checkpoint_id=path, no_dist=True)
+    checkpoint.load(into, checkpoint_id=path, no_dist=True)  # type: ignore[attr-defined]
     return into
 
 
@@ -194,9 +194,9 @@ def test_the_entry_comes_through(way: Callable[..., dict[str, Any]], tmp_path: P
 def test_safetensors_saves_and_loads_models(tmp_path: Path) -> None:
     from safetensors.torch import load_model, save_model
 
-    save_model(model(dt=0.1), tmp_path / "m")
+    save_model(model(dt=0.1), tmp_path / "m")  # type: ignore[arg-type]
     copy_of_it = model(dt=0.1)
-    assert load_model(copy_of_it, tmp_path / "m") == (set(), [])
+    assert load_model(copy_of_it, tmp_path / "m") == (set(), [])  # type: ignore[comparison-overlap]
     with pytest.raises(RuntimeError, match="dt was"):
         load_model(model(), tmp_path / "m")
 
@@ -204,12 +204,12 @@ def test_safetensors_saves_and_loads_models(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 def test_distributed_checkpoints_of_other_options_are_refused_by_name(tmp_path: Path) -> None:
     """They are read into a state_dict of the other model, whose entry must have room."""
-    from torch.distributed import checkpoint
+    import torch.distributed.checkpoint as checkpoint
 
-    checkpoint.save(model(dt=1 / 3, discretization="euler").state_dict(), checkpoint_id=tmp_path, no_dist=True)
+    checkpoint.save(model(dt=1 / 3, discretization="euler").state_dict(), checkpoint_id=tmp_path, no_dist=True)  # type: ignore[attr-defined]
     other = model()
     into = other.state_dict()
-    checkpoint.load(into, checkpoint_id=tmp_path, no_dist=True)
+    checkpoint.load(into, checkpoint_id=tmp_path, no_dist=True)  # type: ignore[attr-defined]
     with pytest.raises(RuntimeError, match=r"dt was 0\.3333333333333333 and is 1\.0, discretization was 'euler'"):
         other.load_state_dict(into)
 
@@ -229,7 +229,7 @@ def test_averaged_models(use_buffers: bool) -> None:
     average.update_parameters(ours)
     again = torch.optim.swa_utils.AveragedModel(model(), use_buffers=use_buffers)
     again.load_state_dict(average.state_dict())
-    assert torch.equal(again.module.rnn.rate_l0, ours.rnn.rate_l0)
+    assert torch.equal(again.module.rnn.rate_l0, ours.rnn.rate_l0)  # type: ignore[arg-type, union-attr]
     with pytest.raises(RuntimeError, match=r"module\.rnn\._extra_state"):
         torch.optim.swa_utils.AveragedModel(model(dt=0.5)).load_state_dict(average.state_dict())
 

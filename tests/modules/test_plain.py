@@ -55,7 +55,7 @@ class Twice(nn.Module):
 
 
 class Subclass(RNNFunctional):
-    def forward(self, input: Any) -> Any:
+    def forward(self, input: Any) -> Any:  # type: ignore[override]
         return super().forward(input) + 1
 
 
@@ -86,14 +86,14 @@ def own_forward(part: str) -> Callable[[RNNFunctional], None]:
             output = old(*arguments)
             return (output[0] + 100, output[1]) if isinstance(output, tuple) else output + 100
 
-        module.forward = forward  # type: ignore[method-assign]
+        module.forward = forward
 
     return change
 
 
 def own_run(model: RNNFunctional) -> None:
     old = model.rnn._run
-    model.rnn._run = lambda *a: tuple(2 * part for part in old(*a))  # type: ignore[method-assign, assignment]
+    model.rnn._run = lambda *a: tuple(2 * part for part in old(*a))  # type: ignore[method-assign]
 
 
 def buffer_for_bias(model: RNNFunctional) -> None:
@@ -280,7 +280,7 @@ def test_what_is_plain(recurrence: str, constrained: bool, bias: bool) -> None:
     model = RNNFunctional(2, 3, 4, recurrence=recurrence, constrained=constrained, bias=bias)
     assert is_plain(model)
     model.register_state_dict_pre_hook(lambda *arguments: None)
-    model.readout.bias = None
+    model.readout.bias = None  # type: ignore[assignment]
     model.requires_grad_(False).eval()
     assert is_plain(model)
     model.rnn.dt = 0.5  # an option of the class

@@ -67,7 +67,7 @@ REFUSED: dict[str, tuple[RNNFunctional, str]] = {
     "parameter": (change(lambda m: m.register_parameter("p", nn.Parameter(torch.ones(1)))), "model holds p, which"),
     "no parameter": (change(lambda m: setattr(m.readout, "bias", None)), "model lacks readout.bias"),
     "a weight that is none": (
-        change(lambda m: (delattr(m.readout, "bias"), m.readout.register_buffer("bias", torch.ones(3)))),
+        change(lambda m: (delattr(m.readout, "bias"), m.readout.register_buffer("bias", torch.ones(3)))),  # type: ignore[func-returns-value]
         "readout.bias in its named_",
     ),
     "submodule": (change(lambda m: m.rnn.add_module("act", nn.Tanh())), "model has Tanh as rnn.act, its options make"),

@@ -128,8 +128,8 @@ def test_weights_of_16_bits(backend: str) -> None:
         return dense_rnn(x, weight, dt=0.7, nonlinearity="tanh", backend=backend)[0]
 
     inputs = (problem.x.to(device_of(backend)), problem["weight"].to(device_of(backend)))
-    _, tangent = jvp(run, inputs, inputs)
-    _, expected = jvp(run, *([tuple(t.double() for t in inputs)] * 2))
+    _, tangent = jvp(run, inputs, inputs)  # type: ignore[misc]
+    _, expected = jvp(run, *([tuple(t.double() for t in inputs)] * 2))  # type: ignore[misc]
     assert tangent.dtype == torch.bfloat16
     error = (tangent.double() - expected).abs().max()  # states are stored, and read again, in 16 bits
     assert error <= torch.finfo(torch.bfloat16).eps * expected.abs().max()

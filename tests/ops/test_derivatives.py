@@ -143,7 +143,7 @@ def test_tangents_wider_than_their_tensors(
 
     def product(dtype: torch.dtype) -> tuple[Tensor, ...]:
         inputs = (normal(1, 7, 2, dtype=dtype), normal(2, dtype=dtype, seed=2).sigmoid())
-        inputs = (*inputs, normal(1 if starts is None else 3, 2, dtype=dtype, seed=3))
+        inputs = (*inputs, normal(1 if starts is None else 3, 2, dtype=dtype, seed=3))  # type: ignore[assignment]
         return torch.func.jvp(torch.func.grad(loss, argnums=(0, 1, 2)), inputs, inputs)[1]
 
     for narrow, wide in zip(product(torch.float32), product(torch.float64), strict=True):

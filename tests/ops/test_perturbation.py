@@ -68,7 +68,7 @@ def test_widths_that_do_not_fit_together_are_swept_one_by_one(monkeypatch: pytes
     """Where the widest model is too much for the kernel, narrow ones still take it."""
     kernel = types.SimpleNamespace(
         fits=lambda cells, *_: cells.rate.shape[1] <= 4,
-        sweep_errors=lambda cells, *data: (seen.append(cells.rate.shape), blocked.sweep_errors(cells, *data))[1],
+        sweep_errors=lambda cells, *data: (seen.append(cells.rate.shape), blocked.sweep_errors(cells, *data))[1],  # type: ignore[func-returns-value]
     )
     seen: list[torch.Size] = []
     monkeypatch.setattr(ops, "resolve", lambda *_: "triton")

@@ -25,7 +25,7 @@ CALLS: dict[str, tuple[Callable[..., Any], tuple[tuple[int, ...], ...]]] = {
     "rnn_scan": (rnn_scan, ((2, 5, 4), (4,), (2, 4))),
     "dense_rnn": (dense_rnn, ((2, 5, 4), (4, 4), (2, 4))),
     "rnn_readout": (
-        lambda *tensors, backend: (apply_rnn_readout(*tensors, 1.0, "tanh", "tanh", backend),),
+        lambda *tensors, backend: (apply_rnn_readout(*tensors, 1.0, "tanh", "tanh", backend),),  # type: ignore[call-arg]
         ((2, 5, 3), (4, 3), (4,), (4,), (2, 4), (2,)),
     ),
 }

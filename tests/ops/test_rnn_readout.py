@@ -45,7 +45,7 @@ def arguments(
 
 
 def fused(backend: str, acts: tuple[str, str]) -> Callable[..., Tensor]:
-    return lambda *tensors: apply_rnn_readout(*tensors, DT, *acts, backend)
+    return lambda *tensors: apply_rnn_readout(*tensors, DT, *acts, backend)  # type: ignore[call-arg]
 
 
 def definition(acts: tuple[str, str]) -> Callable[..., Tensor]:

@@ -133,7 +133,7 @@ def test_models_of_different_width_are_one_sweep(monkeypatch: pytest.MonkeyPatch
     models = [functional(3), functional(9), functional(6, recurrence="dense"), functional(1), functional(5)]
     alone = torch.cat([perturbation_error(m, x, y, radii=RADII, directions=4).per_direction for m in models])
     calls = []
-    sweep = evaluator.sweep_errors
+    sweep = evaluator.sweep_errors  # type: ignore[attr-defined]
 
     def counted(cells: StackedCells, *rest: Any) -> Tensor:
         calls.append(cells.count)

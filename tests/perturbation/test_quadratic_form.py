@@ -1,6 +1,7 @@
 """The quadratic form is the brute-force error of linear models: data, population, any target."""
 
 from itertools import product
+from typing import Any
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from cofm_triton.targets import generate, target
 # Float64 throughout: sums of at most a few 1e4 products, and a least-squares centre that is good
 # to 1e-12, leave 1e-10 with two digits to spare.
 RTOL = 1e-10
-DIRECT_EULER = {"parameterization": "direct", "discretization": "euler", "nonlinearity": "linear"}
+DIRECT_EULER: dict[str, Any] = {"parameterization": "direct", "discretization": "euler", "nonlinearity": "linear"}
 
 
 def det_inputs() -> Tensor:
@@ -108,7 +109,7 @@ def test_brute_force_of_pairs(units: int, discretization: str, normalize_input: 
     model = random_model(2, units, 3, **options)
     moved = copies(dict(model.named_parameters()), 4, 0.1)
     errors = QuadraticForm.from_data(x, y).errors(stack(model, moved))
-    dynamics = Dynamics(nonlinearity="linear", **options)
+    dynamics = Dynamics(nonlinearity="linear", **options)  # type: ignore[arg-type]
     for k in range(4):
         parameters = {name: value[k] for name, value in moved.items()}
         expected = temporally_weighted_mse(rnn_functional(parameters, x, dynamics), y)

@@ -8,7 +8,8 @@ import torch
 from cofm_triton.layers.rnn_functional import RNNFunctional
 from cofm_triton.perturbation.copies import errors_along
 from cofm_triton.perturbation.directions import norm, random_direction, slow_direction
-from cofm_triton.perturbation.evaluator import STEERING_SEQUENCES, ErrorEvaluator
+from cofm_triton.perturbation.evaluator import ErrorEvaluator
+from cofm_triton.perturbation.module_errors import STEERING_SEQUENCES
 from cofm_triton.perturbation.worst_case import ascend
 
 

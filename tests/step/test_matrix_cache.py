@@ -47,7 +47,7 @@ def test_nothing_is_kept_outside() -> None:
 def test_what_makes_a_result_anew() -> None:
     twice, made = _counted()
     w = torch.ones(2, requires_grad=True)
-    changes: list[Callable[[], None]] = [lambda: None, lambda: w.add_(1), lambda: None]
+    changes: list[Callable[[], object]] = [lambda: None, lambda: w.add_(1), lambda: None]
     with parametrize.cached():
         for change, count in zip(changes, (1, 2, 2), strict=True):
             with torch.no_grad():
@@ -93,7 +93,7 @@ def test_steps_make_their_coefficients_once(
         torch.testing.assert_close(torch.stack(outputs), expected)
         before, _ = layer.step(now, h)
         with torch.no_grad():
-            layer.rate_l1.sub_(0.5)
+            layer.get_parameter("rate_l1").sub_(0.5)
         assert not torch.equal(layer.step(now, h)[0], before)
         changed, _ = layer.step(now, h)
     torch.testing.assert_close(changed, layer.step(now, h)[0])

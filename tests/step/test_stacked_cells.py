@@ -80,7 +80,8 @@ def test_joined_models_get_inert_units() -> None:
         assert not getattr(joined, name)[:2, 2:].any()
         assert torch.equal(getattr(joined, name)[2:], getattr(wide, name))
     assert not joined.readout[:2, :, 2:].any() and torch.equal(joined[2:].readout, wide.readout)
-    assert joined[1:].widths is not None and joined[1:].widths.tolist() == [2, 5]
+    widths = joined[1:].widths
+    assert widths is not None and widths.tolist() == [2, 5]
     again = joined[:2].widened(2)
     assert torch.equal(again.rate, narrow.rate) and torch.equal(again.readout, narrow.readout)
 

@@ -35,7 +35,7 @@ def test_value_and_slope(parameterization: str, discretization: str) -> None:
     u = RATE_ROUNDINGS * unit_roundoff(torch.float32)
     torch.testing.assert_close(step_rate(w, DT, parameterization, discretization).double(), rate, rtol=u, atol=0)
     # exp(-dt f(w)) multiplies the error of its exponent.
-    exponent = DT * reference.parameterization(parameterization).rate(w.double()).max()
+    exponent = DT * reference.parameterization(parameterization).rate(w.double()).max().item()
     torch.testing.assert_close(
         step_rate_slope(w, DT, parameterization, discretization).double(), slope, rtol=u * (2 + exponent), atol=1e-45
     )

@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -94,7 +95,8 @@ def test_a_part_taken_for_a_leftover_before_it_is_locked_is_made_again(
 ) -> None:
     import fcntl
 
-    lock, removed = fcntl.flock, []
+    lock = fcntl.flock
+    removed: list[Any] = []
 
     def flock(handle: int, operation: int) -> None:
         if operation == fcntl.LOCK_EX and not removed:

@@ -168,12 +168,14 @@ def heaviside(**options: Any) -> Any:
 
 def sweep(**options: Any) -> Any:
     """A memory sweep."""
-    return cofm.memory_sweep(MODEL, **({"length": 3, "radii": [0.25], "directions": 1} | options)).values
+    chosen: dict[str, Any] = {"length": 3, "radii": [0.25], "directions": 1} | options
+    return cofm.memory_sweep(MODEL, **chosen).values
 
 
 def moved(**options: Any) -> Any:
     """A perturbation curve."""
-    return cofm.perturbation_error(MODEL, X, Y, **({"radii": [0.25], "directions": 1} | options)).per_direction
+    chosen: dict[str, Any] = {"radii": [0.25], "directions": 1} | options
+    return cofm.perturbation_error(MODEL, X, Y, **chosen).per_direction
 
 
 INTEGERS: dict[str, tuple[int, Callable[[Any], Any]]] = {
@@ -237,7 +239,7 @@ NUMBERS: dict[str, Callable[[Any], Any]] = {
     "learning_rate of a linear model": lambda a: trained_linear(learning_rate=a, steps=2),
 }
 FLAGS: dict[str, Callable[[Any], Any]] = {
-    **{name: lambda b, name=name: layer(**{name: b}) for name in ("bias", "batch_first", "bidirectional")},
+    **{name: lambda b, name=name: layer(**{name: b}) for name in ("bias", "batch_first", "bidirectional")},  # type: ignore[misc]
     "batch_first of a model": lambda b: layer(2, 2, 2, batch_first=b),
     "constrained": lambda b: layer(recurrence="dense", constrained=b),
     "normalize_input": lambda b: layer(parameterization="lru", normalize_input=b),
@@ -310,5 +312,5 @@ def test_flags_of_all_kinds(argument: str) -> None:
 
 def test_sizes_of_a_module_may_be_of_any_kind() -> None:
     module = Filter()
-    module.input_size = np.int64(1)
+    module.input_size = np.int64(1)  # type: ignore[assignment]
     assert memory_function(module, 2).argmax.shape[1] == 1

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from cofm_triton.layers.rnn_functional import RNNFunctional
 from cofm_triton.layers.stable_rnn import StableRNN
-from cofm_triton.parameter_groups import parameter_groups
+from cofm_triton.optim import parameter_groups
 from cofm_triton.step.parameterization import PARAMETERIZATIONS
 
 
@@ -84,7 +84,7 @@ def test_a_network() -> None:
     assert decayed == ["embedding.weight", "blocks.0.weight_ih_l0", "conv.weight"]
     trained = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
     assert kept == [name for name in trained if name not in decayed]
-    for group in parameter_groups(network, weight_decay=np.float32(0.5)):
+    for group in parameter_groups(network, weight_decay=np.float32(0.5)):  # type: ignore[arg-type]
         assert group["weight_decay"] in (0.5, 0.0) and type(group["weight_decay"]) is float
 
 
