@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--preset",
         choices=PRESETS,
         default="quick",
-        help="smoke: seconds, results checked; quick: eight minutes; full: an hour, every power of two (default: quick)",
+        help="smoke: seconds, results checked; quick: 8 minutes; full: every power of two, an hour (default: quick)",
     )
     parser.add_argument("--operators", metavar="A,B", help="operators to measure (default: all)")
     parser.add_argument(

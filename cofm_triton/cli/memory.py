@@ -77,7 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--input-size", type=positive, metavar="D", help="input features of a module without an attribute input_size"
     )
-    parser.add_argument("--dt", type=positive_number, help="time step of a module without an attribute dt (default: 1)")
+    parser.add_argument("--dt", type=positive_number, help="time step of models that are not cofm's (default: 1)")
     add_common_options(parser, out="out/memory")
     parser.add_argument("--overwrite", action="store_true", help="replace a run with other settings in --out")
 
