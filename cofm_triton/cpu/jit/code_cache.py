@@ -1,17 +1,17 @@
-"""Machine code on disk, for several processes at a time: numba's cache, with other file names and another order.
+"""Machine code on disk, safe for several processes at a time: numba's cache with other file names and another order.
 
-numba numbers the files of a function's code and writes down the number before the code. Two processes that compile at
-once, as those of `torchrun` do, may pick the same number for code of different signatures, and one that looks in
-between finds what an older version left under it: either way it runs code that was made for other arguments. Here a
-file is named by a digest of what it is for and written first; the worst that may happen is a compilation too many.
+The fault of numba's own cache: it numbers the files of a function's code, and writes the number into its index before
+the code. Two processes that compile at once, as under `torchrun`, may take the same number for different signatures. A
+process that reads in between finds older code under the number. Either way it runs code made for other arguments. Here
+a file is named by a digest of what it is for, and written before its entry in the index. The worst case is one
+compilation too many.
 
-Code is discarded when any file that it may come from changes, not only the file of the function: one compiled function
-contains those that it calls, and the numbers and names that it was made with. Files that no index names, of code that
-was discarded, are removed when they have lain for an hour.
+Code becomes invalid when any file that it may contain code of changes, not only the function's own: a compiled function
+contains the functions that it calls. Files that no index names are removed after an hour.
 
-The disk only saves time. Where there is no folder, where it is full or where a file is damaged, functions are compiled;
-one warning says so when the code cannot be kept. Every file begins with a digest of the rest, because LLVM, given
-damaged machine code, ends the process.
+The disk only saves time. Without a folder, on a full disk, or with a damaged file, functions are compiled; one warning
+says when code cannot be kept. Every file begins with a digest of the rest, because damaged machine code would end the
+process.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from numba.core.caching import FunctionCache, IndexDataCacheFile
 from cofm_triton.support.files import write_bytes
 
 PACKAGE = Path(__file__).parents[2]
-# A file younger than this may be one that another process is about to name.
+# A younger file may be one whose entry another process is about to write.
 STALE_SECONDS = 3600
 _DIGEST = hashlib.sha256().digest_size
 

@@ -1,8 +1,8 @@
-"""Rows of a tensor inside compiled loops: by address, in any dtype a recurrence takes, computed in the state's.
+"""Rows of a tensor inside compiled loops: given by address, stored in any dtype, computed in the state's.
 
-A row is D numbers next to each other; rows may lie any distance apart. bfloat16 travels as uint16
-(`cpu/jit/bfloat16.py`), and two of them that are the parts of a complex number as int32. The sample of rows that hold
-one number for all channels has two axes, by which compiled code tells them from others.
+A row is D numbers next to each other; rows may be any distance apart. bfloat16 is passed as uint16 (`bfloat16.py`), and
+the two parts of a complex bfloat16 number as one int32. Compiled code learns the dtype from a sample, an array; a
+sample with two axes means that each row is one number for all channels.
 """
 
 from __future__ import annotations
@@ -113,8 +113,8 @@ def row(address: int, sample: Any, channels: int) -> Any:
     return carray(_pointer(address, sample), (channels,))
 
 
-# Rows of up to this many channels are one vector, compiled for their width, with the state in registers. Wider ones are
-# done in blocks, their state in memory, and what blocks leave of a row is one more vector.
+# Rows of up to so many channels are one vector, compiled for their width, with the state in registers. Wider rows are
+# done in blocks, with the state in memory; the channels that are left after whole blocks are one more vector.
 MAX_HELD = 64
 BLOCK, SINGLE = (0,) * 32, (0,)
 

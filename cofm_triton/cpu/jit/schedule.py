@@ -1,11 +1,11 @@
-"""Who does what: sequences to threads, and parts of a sequence where sequences do not divide evenly.
+"""Which thread does what: whole sequences, and parts of a sequence where sequences do not divide evenly.
 
-Sequences and parts are arrays with a row each, so that a thousand short sequences take no longer to share out than one:
+Sequences and parts are rows of arrays, so that a thousand short sequences are planned as fast as one:
 
     spans (S, 3)    batch index, first row, number of rows
     parts (P, 3)    sequence, first step, step after the last one
 
-Plans depend on sizes alone and are kept: next to a pass over a few megabytes, making one anew would be no trifle.
+Plans depend on sizes alone and are kept: making one takes a noticeable share of a pass over a few megabytes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from cofm_triton.cpu.jit.rows import Rows
 
 # Below this many numbers a second thread costs more than it saves.
 MIN_NUMBERS = 2**15
-# Plans take 100 bytes a sequence: those of many are short-lived, and cheap beside their pass.
+# A plan takes 100 bytes for each sequence. Plans of many sequences are not kept: they are cheap beside their pass.
 KEPT_PLANS, MAX_KEPT_SEQUENCES = 64, 1024
 
 

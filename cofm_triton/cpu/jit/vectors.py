@@ -1,12 +1,12 @@
-"""Vectors inside compiled loops: numbers next to each other in memory, loaded, computed with and stored as one value.
+"""Vectors inside compiled loops: neighbouring numbers that are loaded, computed and stored as one value.
 
-A loop over the numbers of a row is left to the compiler's vectoriser, which first has to prove, at every row, that no
-two of the recurrence's tensors overlap: for short rows that costs more than the arithmetic. A vector needs no proof.
-It may have any number of lanes; the compiler cuts it into the machine's registers.
+Why not a loop over the numbers of a row? The compiler would have to check, at every row, that no two tensors overlap
+before it vectorises. For short rows that costs more than the arithmetic. A vector needs no check. It may have any
+number of lanes; the compiler cuts it into the machine's registers.
 
 Arithmetic (`+ - * /`, unary `-`, `abs`, comparisons, `bits.choose`) works lane by lane, between vectors and with
 scalars. Complex vectors know `+`, `*` and `conjugate`. Products and sums may be fused (`compiled.OPTIONS`).
-bfloat16 travels as uint16, and the two parts of a complex number in bfloat16 as int32 (`cpu/jit/bfloat16.py`).
+bfloat16 is passed as uint16, and the two parts of a complex bfloat16 number as one int32 (`bfloat16.py`).
 """
 
 from __future__ import annotations
