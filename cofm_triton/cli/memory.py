@@ -278,9 +278,10 @@ def write_report(
             models[-1]["perturbed"].append({"radius": radius, "diverged": diverged, **_as_dict(worst)})
     write_text(out / SUMMARY, json.dumps({"config": config, "models": models}, indent=1, allow_nan=False) + "\n")
     return aligned(rows) + (
-        "\nrate: of an exponential, 1 / time, or the exponent of a polynomial. margin: how much better than the other\n"
-        "law it fits, below 0.5 undecided. beta0: slowest mode of the model; a stably approximated memory decays at\n"
-        "least as fast (Theorem 3.9). Radius: of the perturbation; the fit is that of the largest memory there.\n"
+        "\nradius: of the perturbation; the fit is that of the largest memory there. rate: of an exponential, 1 / time,\n"
+        "or the exponent of a polynomial. margin: how much better this law fits than the other; undecided below 0.5.\n"
+        "beta0: decay rate of the model's slowest mode. within bound: whether the memory decays at least as fast, as\n"
+        "Theorem 3.9 demands of stable approximations.\n"
     )
 
 
