@@ -278,10 +278,10 @@ def write_report(
             models[-1]["perturbed"].append({"radius": radius, "diverged": diverged, **_as_dict(worst)})
     write_text(out / SUMMARY, json.dumps({"config": config, "models": models}, indent=1, allow_nan=False) + "\n")
     return aligned(rows) + (
-        "\nradius: of the perturbation; the fit is that of the largest memory there. rate: of an exponential, 1 / time,\n"
-        "or the exponent of a polynomial. margin: how much better this law fits than the other; undecided below 0.5.\n"
-        "beta0: decay rate of the model's slowest mode. within bound: whether the memory decays at least as fast, as\n"
-        "Theorem 3.9 demands of stable approximations.\n"
+        "\nradius: of the perturbation; the fit is that of the largest memory there. rate: of an exponential,\n"
+        "1 / time, or the exponent of a polynomial. margin: how much better this law fits than the other;\n"
+        "undecided below 0.5. beta0: decay rate of the model's slowest mode. within bound: whether the memory\n"
+        "decays at least as fast, as Theorem 3.9 demands of stable approximations.\n"
     )
 
 

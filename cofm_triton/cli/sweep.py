@@ -422,7 +422,7 @@ def _table(curves: Sequence[ModelCurve]) -> str:
         radii = (f"{curve.tolerated(judged[name]):.4g}" if name in judged else "-" for name in ("max", SLOW, WORST))
         rows.append((curve.name, f"{start:.3g}", *radii))
     return aligned(rows) + (
-        "\nP: error of the zero model, whose output is 0. r: largest radius of the grid up to which the error stays\n"
-        f"below {_TOLERATED} P, in the random directions, in the slow direction, and in the worst one found by ascent.\n"
+        "\nP: error of the zero model, whose output is 0. r: largest radius of the grid up to which the error\n"
+        f"stays below {_TOLERATED} P, in random directions, the slow direction, and the worst one found by ascent.\n"
         "nan: it is larger at the smallest radius already.\n"
     )
