@@ -1,19 +1,21 @@
 """Training of many small `RNNFunctional` models at once, by the paper's protocol.
 
-The loss is the temporally weighted mean squared error of the paper (arXiv 2305.19190). Models with the same activation,
-dt and discretisation are trained together, whatever their widths and parameterisations: their units are the channels of
-one recurrence. Adam updates every number by itself, so each model trains as it would alone.
+The loss is the temporally weighted mean squared error of the paper (arXiv 2305.19190). Models of
+one kind (same activation, step and discretisation; any widths and parameterisations) are trained
+together: their units lie side by side as the channels of one recurrence, and because Adam works on
+every number by itself, each model goes the way it would go alone.
 
 Two ways to the gradient:
 
-- `train_linear`: a linear model's loss on a data set is the quadratic form z^T G z, z the difference between its kernel
-  and the target's. A full-batch step costs the same for any number of sequences.
-- `train_sequences`: any activation, on minibatches of sequences, through `rnn_scan`.
+- `train_linear`: a linear model's loss on a data set is the quadratic form z^T G z in the mismatch
+  z of its kernel, so a full-batch step costs nothing per sequence.
+- `train_sequences`: any activation, on minibatches of sequences through `rnn_scan`.
 
-Where training starts matters for stability. A unit that is never needed keeps about its first rate, and its read-out
-shrinks but does not vanish. If it starts slow (rate near 1 / T), a small perturbation makes it grow, although the
-target never asked for it. So all rates start fast, between 1 / (2 dt) and 2 / dt (`INITIAL_RATES`). Slow modes of a
-trained model are then there because the target made them.
+Where training starts matters for stability. A unit that is never needed keeps about the rate it
+started with, and its read-out shrinks but does not vanish: started slow (rate near 1 / T), it is a
+slow mode that a small perturbation turns into growth, although the target does not ask for it. So
+all rates start fast, between 1 / (2 dt) and 2 / dt (`INITIAL_RATES`), whatever the target, the
+length and the parameterisation; slow modes are then there because the target made them.
 """
 
 from __future__ import annotations

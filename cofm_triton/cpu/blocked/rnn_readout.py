@@ -2,8 +2,8 @@
 
     h[t] = h[t-1] + dt * act_in(U x[t] + b - a h[t-1]),   y[t] = c^T act_out(h[t])
 
-The forward pass keeps only the state at the start of each chunk. The backward pass takes the chunks from last to first:
-it recomputes the states of a chunk, and then its adjoint, a blocked linear scan with the Jacobians as gates.
+The states at the start of each chunk are all that the forward pass keeps. Backward runs the chunks again, from the last
+to the first, and each one's adjoint as the blocked linear scan with the Jacobians as gates.
 """
 
 from __future__ import annotations
