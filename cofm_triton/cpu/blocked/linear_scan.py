@@ -125,7 +125,7 @@ def scan(x: Tensor, decay: Tensor, start: Tensor, reverse: bool, state_dtype: to
 
 
 def _gates(decay: Tensor, span: slice, length: int) -> Tensor:
-    """The gates of a sequence; what has one entry for all `length` steps has none of its own."""
+    """The gates of one sequence; gates with one entry for all `length` steps as they are."""
     return decay if decay.dim() == 1 or decay.shape[1] < length else decay[:, span]
 
 

@@ -39,12 +39,12 @@ class CodeFiles(IndexDataCacheFile):
     """The code of one function for all its signatures."""
 
     def load(self, key: Any) -> Any:
-        """What was saved; None where there is none, or where it is damaged."""
+        """What was saved under `key`; None if there is nothing, or if it is damaged."""
         name = self._load_index().get(key)
         return None if name is None else self._load_data(name)
 
     def save(self, key: Any, data: Any) -> None:
-        """Keep `data`, what `load(key)` gives from now on."""
+        """Keep `data`, so that `load(key)` returns it."""
         base = self._index_name.removesuffix(".nbi")
         purpose = repr((key, self._source_stamp)).encode()
         name = f"{base}.{hashlib.sha256(purpose).hexdigest()[:16]}.nbc"
@@ -68,7 +68,7 @@ class CodeFiles(IndexDataCacheFile):
         self._write(self._data_path(name), data)
 
     def _read(self, path: str) -> Any:
-        """What `_write` wrote with this version of numba, or None."""
+        """What `_write` wrote, if it was this version of numba; otherwise None."""
         try:
             content = Path(path).read_bytes()
         except OSError:
@@ -91,7 +91,7 @@ class CodeFiles(IndexDataCacheFile):
 
 
 class CodeCache(FunctionCache):
-    """What a function of numba asks for its code: never an error, whatever the folder is like."""
+    """The cache interface that numba calls for a function. It never raises, whatever the state of the folder."""
 
     def __init__(self, function: Any) -> None:
         super().__init__(function)
@@ -114,7 +114,7 @@ class CodeCache(FunctionCache):
 
 
 def source_files() -> list[Path]:
-    """Every file that compiled code may come from: these, and the modules of tables and formulas above them."""
+    """Every file that compiled code may come from: those of this folder, and the modules whose tables they use."""
     return sorted((*(PACKAGE / "step").glob("*.py"), *Path(__file__).parent.glob("*.py")))
 
 

@@ -143,7 +143,7 @@ def _next_overload(rule: Any, a: Any, x: Any, state: Any) -> Any:
 def _skip(
     rule: Any, lanes: Any, x: int, x_step: int, xk: Any, a: int, a_step: int, ak: Any, held: Any, steps: int
 ) -> Any:
-    """The state after the `steps` steps before the rows at x and a."""
+    """The state after the `steps` steps that come before the rows at x and a; nothing is stored."""
     for t in range(-steps, 0):
         held = _next(rule, _coefficients(rule, lanes, a + t * a_step, ak), load(lanes, x + t * x_step, xk), held)
     return held
@@ -255,7 +255,7 @@ def _settle(
     rule: Any, lanes: Any, places: Any, begins: Any, counts: Any, x_step: int, xk: Any, a_step: int, ak: Any,
     h_step: int, hk: Any, streamed: bool, states: Any, guesses: Any,
 ) -> None:  # fmt: skip
-    """Run parts again, in order, as far as their guesses were wrong; states become what they would have been."""
+    """Run the parts with wrong guesses again, in order, until their states are right."""
     size = len(lanes) * states.itemsize
     for i in range(1, counts.size):
         if not begins[i]:

@@ -112,7 +112,7 @@ def backward(
 
 @inlined
 def _skip(lanes: Any, g: int, g_step: int, gk: Any, gate: int, gate_step: int, ak: Any, held: Any, steps: int) -> Any:
-    """mu after the `steps` steps before the rows at g and gate."""
+    """mu after the `steps` steps that come before the rows at g and gate."""
     for t in range(-steps, 0):
         held = distribute(load(lanes, gate + t * gate_step, ak), held, load(lanes, g + t * g_step, gk))
     return held
@@ -216,7 +216,7 @@ def _adjoint_gated_row(
     lanes: Any, begin: int, end: int, step: int, g: int, gk: Any, before: int, hk: Any, gate: int, ak: Any, dx: int,
     dxk: Any, da: int, dak: Any, streamed: bool, mu: int, mk: Any,
 ) -> Any:  # fmt: skip
-    """The sum over the channels [begin, end) of the gradient of a gate that they share; of others, it is stored."""
+    """Store the gradients of gates; of a gate that channels share, return the sum over channels [begin, end)."""
     sums = zeros(lanes, mk)
     for k in range((end - begin) // len(lanes)):
         c = block_at(k, lanes, begin, end, step)

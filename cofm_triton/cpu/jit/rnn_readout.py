@@ -241,7 +241,7 @@ def _units(weight: Tensor, bias: Tensor, rate: Tensor, readout: Tensor) -> np.nd
 
 
 def _lane_count(batch: int) -> int:
-    """S: blocks of equal size."""
+    """S, sequences of a block: blocks have equal sizes."""
     blocks = -(-batch // MAX_LANES)
     return -(-batch // (blocks * MIN_LANES)) * MIN_LANES
 
@@ -272,7 +272,7 @@ def _share(task: Any, groups: int, blocks: int, states: int) -> None:
 
 
 def _lanes(sequences: Tensor) -> np.ndarray[Any, Any]:
-    """(B, T, d) to (blocks, d, T, S), the last block filled up with zeros."""
+    """(B, T, d) to (blocks, d, T, S); the last block is padded with zeros."""
     batch, steps, channels = sequences.shape
     lanes = _lane_count(batch)
     filled = sequences.new_zeros(len(_blocks(batch)) * lanes, steps, channels)

@@ -57,7 +57,7 @@ def forward(
 
 
 def _forgets(nonlinearity: str) -> bool:
-    """Not a relu unit whose state has outgrown its input: it hardly moves, and guesses would be wrong."""
+    """Whether states forget where they started. relu units with large states do not: they hardly move."""
     return nonlinearity != "relu"
 
 
@@ -170,7 +170,7 @@ def _adjoint_held_part(
 
 
 def _settle(*work: Any) -> None:
-    """Do parts again, in order, whose guess is not what the part before them left; arguments of `_adjoint_held_part`
+    """Run the parts with wrong guesses again, in order; arguments of `_adjoint_held_part`
     from `act` to `guesses`.
     """
     act, lanes, places, begins, counts, *steps, mus, firsts, sums, inners, guesses = work

@@ -32,8 +32,8 @@ _SHARED_SAMPLES = {dtype: np.empty((), sample.dtype) for dtype, sample in SAMPLE
 
 
 class Rows:
-    """Where the rows of a (B, T, D) tensor lie: address of row (b, t), distance between rows, a sample of its dtype;
-    `shared`, every row is one number, the same for all channels.
+    """Where the rows of a (B, T, D) tensor lie: address of row (b, t), distance between rows, a sample of its dtype.
+    `shared`: each row is one number, for all channels.
     """
 
     def __init__(self, tensor: Tensor, shared: bool = False) -> None:
@@ -59,7 +59,7 @@ def with_rows(tensor: Tensor) -> Tensor:
 
 
 def gate_rows(gates: Tensor, shape: tuple[int, ...]) -> Rows:
-    """Rows of (D,) coefficients or of gates that broadcast to `shape`, (B, T, D): read where they are."""
+    """Rows of (D,) coefficients, or of gates that broadcast to `shape`, (B, T, D), without a copy."""
     gates = gates.expand(1, 1, -1) if gates.dim() == 1 else gates
     shared = shape[2] > 1 and (gates.shape[2] == 1 or gates.stride(2) == 0)
     gates = with_rows(gates[..., :1] if shared else gates)
@@ -84,7 +84,7 @@ def as_numbers(pairs: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def numbers(tensor: Tensor) -> Any:
-    """A contiguous tensor as an array that shares its memory; taken before work goes to threads without autograd."""
+    """A contiguous tensor as an array that shares its memory. Taken before threads start, which know no autograd."""
     return tensor.detach().numpy()
 
 
@@ -120,7 +120,7 @@ BLOCK, SINGLE = (0,) * 32, (0,)
 
 
 def row_lanes(channels: int) -> tuple[int, ...]:
-    """The width of a row of up to `MAX_HELD` channels, or of what blocks leave of it: a tuple of as many entries."""
+    """A tuple as long as a row has channels, or, beyond `MAX_HELD`, as many as are left after whole blocks."""
     return (0,) * (channels if channels <= MAX_HELD else channels % len(BLOCK) or 1)
 
 

@@ -29,7 +29,7 @@ _forked = False
 
 
 class OpenMP(NamedTuple):
-    """What is called in PyTorch's OpenMP runtime: a parallel region and its address, and who one is inside it."""
+    """Functions of PyTorch's OpenMP runtime: a parallel region, its address, and the number of a thread inside it."""
 
     parallel: Any
     address: int
@@ -43,7 +43,7 @@ def workers() -> int:
 
 
 def run(tasks: Sequence[Task]) -> None:
-    """Run every task, side by side where there are threads, and wait; the first one runs in the calling thread.
+    """Run all tasks, side by side where there are threads, and wait. The calling thread runs the first one.
 
     The error of the earliest task that failed is raised.
     """
@@ -85,7 +85,7 @@ def launch(kernel: Any, threads: int, count: int, *arguments: Any) -> None:
 
 
 def _run_in_region(runtime: OpenMP, tasks: Sequence[Task]) -> None:
-    """One region, whose threads take turns: there may be fewer than tasks, inside another region only one."""
+    """Run the tasks in one parallel region. It may have fewer threads than tasks; inside another region it has one."""
     errors: dict[int, BaseException] = {}
 
     def body(_: Any) -> None:
