@@ -1,1 +1,1 @@
-"""Benchmarks: how fast the operators are, next to a copy of their input and to what else can do the work."""
+"""Benchmarks: how fast the operators are, beside a copy of their input and other libraries."""

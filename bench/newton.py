@@ -1,9 +1,9 @@
-"""Iterations of `rnn_scan(solver="newton")` against length, dt * rate and saturation; `-` is the sequential kernel.
+"""Iterations of `rnn_scan(solver="newton")` for several lengths, rates and input sizes.
 
-    python bench/newton.py      # a table in Markdown, seconds
+    python bench/newton.py      # prints a table in Markdown; takes seconds
 
-Inputs are normal numbers times a size: at 0.1 nearly every step is in the linear part of tanh and hardtanh, at 10
-nearly none. float32, 8 channels, the most iterations of SEEDS inputs.
+Inputs are normal numbers times a size. At size 0.1 nearly every step is in the linear part of tanh and hardtanh, at 10
+nearly none. float32, 8 channels; the largest count over SEEDS inputs. `-`: the sequential kernel takes over.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ CHANNELS, SEEDS = 8, 3
 
 
 def iterations(nonlinearity: str, length: int, step: float, size: float) -> int | None:
-    """The most over the seeds; None where one of them is left to the sequential kernel."""
+    """The largest count over the seeds; None if the sequential kernel takes over for one of them."""
     most = 0
     for seed in range(SEEDS):
         x = size * torch.randn(1, length, CHANNELS, generator=torch.Generator().manual_seed(seed))

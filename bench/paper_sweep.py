@@ -4,13 +4,16 @@
     python bench/paper_sweep.py --sequences 1024 --directions 4
 
 Both compute the errors of models `theta + radius * direction` on the same sequences (12,800 of 100 steps) at the 22
-radii of arXiv 2305.19190. The paper's way is its equation in float64, written with PyTorch's operations and without
-gradients, whose one pass is timed and stands for every radius and direction: as its code and `reference/` do it, with
-encoder, states and read-out each a tensor over all steps; and lean, the best that PyTorch's operations give, where
-nothing is kept but the outputs. Ours is the whole sweep in one call: float32 states and float64 errors for nonlinear
-models, float64 and the quadratic form for linear ones; models of several widths in one call are the sweep of one of
-the paper's figures, whose way takes the sum of their passes. Every row times all in turn, the passes before and after
-the sweep, so that a busy machine slows them alike.
+radii of arXiv 2305.19190.
+
+- The paper's way: its equation in float64, in PyTorch, without gradients. One pass is timed and multiplied by the
+  number of radii and directions. There are two versions: as the paper's code does it, with the states of all steps in
+  memory; and lean, with nothing kept but the outputs.
+- Ours: the whole sweep in one call. Nonlinear models have float32 states and float64 errors; linear ones take the
+  quadratic form in float64.
+
+A row with several widths is the sweep of one of the paper's figures: one call of ours, the sum of passes of theirs.
+Passes are timed before and after the sweep, so that a busy machine slows both alike.
 """
 
 from __future__ import annotations
@@ -80,7 +83,7 @@ def paper_pass(row: Row, width: int, inputs: Tensor, targets: Tensor, *, lean: b
 
 
 def seconds(run: Callable[[], object]) -> float:
-    """Of one call."""
+    """The time of one call."""
     start = time.perf_counter()
     run()
     return time.perf_counter() - start

@@ -1,4 +1,4 @@
-"""The recurrences as functions: arguments are checked here, once, and go straight to the operator."""
+"""The recurrences as functions. Arguments are checked here, once, and passed on to the operator."""
 
 from __future__ import annotations
 
@@ -47,21 +47,21 @@ def linear_scan(
     The state is kept in float32 (float64 for float64 input, complex64 / complex128 for complex), whatever the dtype of
     the tensors. Differentiable in x, decay and h0, through both results, to any order and in forward mode.
 
-    A real x with a complex decay has oscillating modes: channels (2k, 2k+1) of x, h0 and the results are the real and
-    the imaginary part of complex channel k, where they lie. The state is then complex64 (complex128 for float64 input),
-    and 16-bit tensors stay 16 bits wide in memory.
+    With a real x and a complex decay, channels turn in pairs: (2k, 2k+1) of x, h0 and the results are the real and the
+    imaginary part of complex channel k. Nothing is copied. The state is complex64 (complex128 for float64 input);
+    16-bit tensors are read and written in 16 bits.
 
     Args:
-        x: (B, T, D) input, float16, bfloat16, float32, float64, complex64 or complex128; any strides, any T >= 0. D is
-            even where x is real and decay complex.
-        decay: (D,), the same at all times and never materialised over time, or gates that broadcast to (B, T, D), which
-            are read where they are. In x's dtype or the state's: keep the decay of 16-bit inputs in float32. With pairs
-            of channels (D // 2,) or gates that broadcast to (B, T, D // 2), in the dtype of the complex state.
+        x: (B, T, D) input, float16, bfloat16, float32, float64, complex64 or complex128; any strides, any T >= 0. D
+            must be even if x is real and decay complex.
+        decay: (D,), constant in time, or gates that broadcast to (B, T, D) and are not expanded in memory. In x's dtype
+            or the state's; for 16-bit inputs float32 is better. With pairs, (D // 2,) or gates that broadcast to
+            (B, T, D // 2), in the dtype of the complex state.
         h0: (B, D) initial state, zeros when None; (S, D) with `seq_starts`. In x's dtype or the state's.
         reverse: run from t = T-1 down to 0; h0 enters at the end, and h_last is the state at t = 0.
-        seq_starts: (S,) int32 or int64 start indices of sequences packed into one row (B = 1), the first one 0, without
-            T at the end (which would be one more sequence, an empty one). Every sequence starts from its own state, and
-            no gradient leaks across a boundary.
+        seq_starts: (S,) int32 or int64, where sequences packed into one row (B = 1) start. The first is 0; T at the end
+            would be one more, empty sequence. Each sequence has its own initial state, and no gradient crosses a
+            boundary.
         backend: "triton", "cpu" ("numba" or "torch"), "reference"; None picks the fastest that can run the tensors.
 
     Returns:
@@ -124,33 +124,32 @@ def rnn_scan(
     The state is kept in float32 (float64 for float64 input). Differentiable in x, rate, frequency and h0, through both
     results, to any order and in forward mode; at the kinks of hardtanh and relu the subgradient is PyTorch's, 0.
 
-    With `frequency`, channels (2k, 2k+1) are an oscillating mode, a pair that decays with a rate r and turns with a
-    frequency w: `h[t] = h[t-1] + dt * act(x[t] - A h[t-1])` with A = [[r, -w], [w, r]] for every pair ("euler"), or
-    A = (I - exp(-dt [[r, -w], [w, r]])) / dt ("exact"). Where act does not saturate, exact pairs decay for every r > 0
-    and w. Constant inputs lead every exact pair to rest, and bounded inputs keep it bounded; but gradients may grow
-    along inputs that saturate one unit of a pair and not the other, unless w is small beside r:
-    `cofm_triton.step.oscillation.contracting_angle` gives the largest dt * w for which they never do.
+    With `frequency`, channels (2k, 2k+1) are a pair that decays with a rate r and turns with a frequency w:
+    `h[t] = h[t-1] + dt * act(x[t] - A h[t-1])` with A = [[r, -w], [w, r]] ("euler"), or
+    A = (I - exp(-dt [[r, -w], [w, r]])) / dt ("exact"). Exact pairs with r > 0 are stable in this sense: they decay
+    where act is linear, come to rest under a constant input, and stay bounded under bounded inputs. But gradients may
+    grow along inputs that saturate one unit of a pair and not the other. They never do if dt * w is at most
+    `cofm_triton.step.oscillation.contracting_angle`.
 
     Args:
         x: (B, T, D) pre-activations `U x + b`, float16, bfloat16, float32 or float64; any strides, any T >= 0.
-        rate: (D,) decay rates, per unit of time, (D // 2,) with `frequency`; or what `parameterization` makes rates of.
-            In x's dtype or the state's.
+        rate: (D,) decay rates, 1 / time, or raw weights w, see `parameterization`; (D // 2,) with `frequency`. In x's
+            dtype or the state's.
         h0: (B, D) initial state, zeros when None; (S, D) with `seq_starts`. In x's dtype or the state's.
-        frequency: (D // 2,), radians per unit of time, of either sign, in the dtypes of `rate`; D is even then.
+        frequency: (D // 2,), radians / time, of either sign, in a dtype that `rate` may have. D must be even.
         dt: time step, > 0.
         nonlinearity: act: "linear", "tanh", "hardtanh" or "relu".
-        solver: "sequential"; "newton", parallel in time: Newton iterations, each one a linear scan, to the accuracy of
-            the sequential kernel, which takes over where they do not converge (`cofm_triton/ops/newton.py`), but for
-            units so slow that the state's dtype rounds what `1 - dt * rate` has of the rate; or "auto",
-            which takes "newton" on a GPU for at most 64 channels over the whole batch and at least 65,536 steps, and
-            never on the CPU, where it does not pay. With `frequency` there is no "newton".
-        parameterization: f, one of `PARAMETERIZATIONS` or what `cofm.parameterization` gives: `rate` holds raw
-            parameters w, and the decay rates are f(w), formed inside the kernels and in the dtype of the state, and so
-            is the gradient by w. With `frequency`, and for numbers of f that are not the usual ones, PyTorch functions
-            form them.
-        discretization: "euler" takes the decay rates as they are, "exact" (1 - exp(-dt f(w))) / dt in their place.
-        seq_starts: (S,) int32 or int64 start indices of sequences packed into one row (B = 1), the first one 0, without
-            T at the end (which would be one more sequence, an empty one).
+        solver: "sequential"; "newton", parallel in time (`cofm_triton/ops/newton.py`); or "auto". Each Newton iteration
+            is a linear scan; where they do not converge, the sequential kernel takes over. The accuracy is that of the
+            sequential kernel. Exception: very slow units lose accuracy, because `1 - dt * rate` rounds. "auto" takes
+            "newton" on a GPU, for at most 64 channels in the whole batch and at least 65,536 steps; on the CPU it never
+            pays. Not with `frequency`.
+        parameterization: f, one of `PARAMETERIZATIONS` or what `cofm.parameterization` gives. The decay rates are
+            f(rate): "direct" takes `rate` as it is. The kernels form f and its derivative, in the dtype of the state;
+            with `frequency`, and for numbers of f that are not the usual ones, PyTorch does.
+        discretization: "euler" takes the decay rates r as they are, "exact" takes (1 - exp(-dt r)) / dt instead.
+        seq_starts: (S,) int32 or int64, where sequences packed into one row (B = 1) start. The first is 0; T at the end
+            would be one more, empty sequence.
         backend: "triton", "cpu" ("numba" or "torch"), "reference"; None picks the fastest that can run the tensors.
 
     Returns:
@@ -227,15 +226,14 @@ def dense_rnn(
 
     Args:
         x: (B, T, D) pre-activations `U x + b`, float16, bfloat16, float32 or float64; any strides, any T >= 0.
-        weight: (D, D), per unit of time, row i makes unit i; in x's dtype or the state's.
+        weight: (D, D), 1 / time; row i drives unit i. In x's dtype or the state's.
         h0: (B, D) initial state, zeros when None. In x's dtype or the state's.
         dt: time step, > 0.
         nonlinearity: act: "linear", "tanh", "hardtanh" or "relu".
-        precision: of float32 products in Triton kernels: "ieee" (fused multiply-adds), or "tf32x3", which lets the
-            kernels for more than 256 channels take three products on the tensor cores of NVIDIA GPUs for one, with
-            errors of a few float32 roundings per term; narrower matrices stay in registers and gain nothing by it.
-            Products that PyTorch does, the gradient of the weight and the "torch" backend, follow PyTorch's setting,
-            `torch.set_float32_matmul_precision`.
+        precision: of float32 products in Triton kernels. "ieee": fused multiply-adds. "tf32x3": kernels for more than
+            256 channels use tensor cores of NVIDIA GPUs, three products for one, with errors of a few float32 roundings
+            per term; for fewer channels it changes nothing. Products by PyTorch (the gradient of the weight, the
+            "torch" backend) follow `torch.set_float32_matmul_precision`.
         backend: "triton", "cpu" ("numba" or "torch"), "reference"; None picks the fastest that can run the tensors.
 
     Returns:

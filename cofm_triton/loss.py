@@ -1,6 +1,6 @@
 """The temporally weighted mean squared error of the paper's experiments.
 
-Late time steps count more, because they are the ones that need memory.
+Late time steps count more: they are the ones that need memory.
 """
 
 import torch

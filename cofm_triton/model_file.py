@@ -1,7 +1,6 @@
 """Model files: the weights of one `RNNFunctional` and the options that it is built with.
 
-The format is safetensors: reading one runs no code. The options are JSON under the key "cofm" of
-its metadata, so one file is one model.
+The format is safetensors: reading a file runs no code. The options are JSON, under the key "cofm" of the metadata.
 """
 
 from __future__ import annotations
@@ -54,8 +53,8 @@ def save_model(path: str | os.PathLike[str], model: RNNFunctional, notes: dict[s
     Raises:
         ImportError: safetensors is not installed.
         TypeError: `model` is no `RNNFunctional`, or `notes` are no dict of JSON values.
-        ValueError: `notes` hold NaN or infinity, which are no JSON values either; or `load_model` could not bring the
-            model back: it is parametrised or pruned, its weights are tied or not dense, a part of it was replaced. The
+        ValueError: `notes` hold NaN or infinity, which JSON cannot express; or `load_model` could not restore the
+            model: it is parametrised or pruned, its weights are tied or not dense, or a part of it was replaced. The
             message says what to do.
 
     Example:
@@ -82,7 +81,7 @@ def save_model(path: str | os.PathLike[str], model: RNNFunctional, notes: dict[s
 
 
 def _twin(model: RNNFunctional) -> RNNFunctional:
-    """What `load_model` will build, without numbers.
+    """The model that `load_model` will build, on the meta device.
 
     Raises:
         ValueError: the parts of the model are not those of an `RNNFunctional`, or their attributes no options.
@@ -103,7 +102,7 @@ def _twin(model: RNNFunctional) -> RNNFunctional:
 
 
 def _build(sizes: tuple[int, ...], options: dict[str, Any], dtype: torch.dtype, device: str) -> RNNFunctional:
-    """A model whose weights are still to come; drawing them leaves torch's random numbers as they are."""
+    """A model with fresh weights, to be filled. Torch's random state stays as it was."""
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about options: whoever made the model has heard it
         return RNNFunctional(*sizes, dtype=dtype, device=device, **options)
@@ -142,16 +141,16 @@ def load_model(path: str | os.PathLike[str], device: torch.device | str | None =
 
 
 def _modern(options: Any) -> Any:
-    """Options as they are called today: what earlier versions called a normalised input is the paper's."""
+    """Options under today's names: `normalize_input=True` of earlier versions is "paper"."""
     if isinstance(options, dict) and "oscillating" not in options and options.get("normalize_input") is True:
         return {**options, "normalize_input": "paper"}
     return options
 
 
 def _check_count(sizes: tuple[Any, ...], options: Any, count: int) -> None:
-    """Raises ValueError where the numbers of the file do not make the model, before that is built.
+    """Raise ValueError if the file holds too few numbers for the sizes in its header, before the model is built.
 
-    What is no size at all is refused by the model's own checks.
+    Sizes that are no positive integers are refused by the model's own checks.
     """
     options = options if isinstance(options, dict) else {}
     layers, directions = as_int(options.get("num_layers", 1)), 1 + (options.get("bidirectional") is True)
@@ -184,7 +183,7 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, torch
 
 @contextmanager
 def _refusing(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Turns what goes wrong with the content of a file into a ValueError that names it."""
+    """Turns errors about the content of a file into a ValueError that names the file."""
     from safetensors import SafetensorError
 
     try:

@@ -1,10 +1,10 @@
-"""Weight decay for everything but memory.
+"""Weight decay for all parameters but those of the recurrence.
 
-Weight decay pulls a parameter to 0, and a raw rate w = 0 is no neutral one: f(0) is 1 for "exp" and 0.7 for "softplus",
-a unit that forgets within a step or two. With AdamW's decay of 0.01 to 0.1 a slow unit loses its memory in some
-thousand steps, whatever the data say. Turns between units go the same way: frequencies, the skew-symmetric part of
-weight_hh, the raw matrix of a basis; and a free basis P shrinks W = P^T diag(rate) P with it. So no parameter of the
-recurrence is decayed, and neither are, as usual, biases and the gains of norms.
+Weight decay pulls a parameter to 0. For a raw rate w that is not neutral: f(0) is 1 for "exp" and 0.7 for "softplus", a
+unit that forgets within a step or two. With AdamW's decay of 0.01 to 0.1, a slow unit loses its memory within a few
+thousand steps, whatever the data say. Frequencies, weight_hh and the raw matrix of a basis make units turn, and at 0
+nothing turns; a free basis P near 0 shrinks W = P^T diag(rate) P. So no parameter of the recurrence is decayed. Neither
+are biases and the gains of norms, as usual.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from torch import Tensor, nn
 
 from cofm_triton.support.scalars import check_not_negative
 
-# Of `StableRNN`: raw rates and what turns; with what parametrisations and old-style hooks make of the names.
+# Names of recurrent parameters of `StableRNN`, also as parametrisations and old-style hooks change them.
 _RECURRENT = re.compile(r"(parametrizations\.)?(rate|frequency|basis|weight_hh)_l\d")
 
 
 def parameter_groups(model: nn.Module, weight_decay: float = 0.01) -> list[dict[str, Any]]:
     """Groups of parameters for `torch.optim`, with weight decay and without.
 
-    Without are the recurrent parameters of every `StableRNN`, whatever other modules name in a method
-    `no_weight_decay()` (timm's convention) or mark with `_no_weight_decay` (mamba's), biases, gains of norms, and other
+    Without decay: the recurrent parameters of every `StableRNN`; parameters that other modules name in a method
+    `no_weight_decay()` (timm's convention) or mark with `_no_weight_decay` (mamba's); biases, gains of norms, and other
     parameters of less than two dimensions.
 
     Args:
@@ -33,7 +33,7 @@ def parameter_groups(model: nn.Module, weight_decay: float = 0.01) -> list[dict[
         weight_decay: of the first group, >= 0.
 
     Returns:
-        Two groups, `{"params": [...], "weight_decay": ...}`, with decay and without; either may be empty. Every
+        Two groups, `{"params": [...], "weight_decay": ...}`: with decay, without decay. Either may be empty. Every
         trainable parameter is in one of them, once, in the order of `named_parameters`.
 
     Raises:
@@ -65,7 +65,7 @@ def parameter_groups(model: nn.Module, weight_decay: float = 0.01) -> list[dict[
 
 
 def _without_decay(model: nn.Module) -> set[int]:
-    """Identities of parameters; a tied one is spared if one of its names says so."""
+    """Identities of the parameters without decay; of a tied one, one name suffices."""
     found: set[int] = set()
     for module in model.modules():
         named = dict(module.named_parameters(remove_duplicate=False))
@@ -79,10 +79,10 @@ def _without_decay(model: nn.Module) -> set[int]:
 
 
 class UndecayedRecurrence(nn.Module):
-    """A layer whose recurrent parameters tell other helpers than ours that they have no weight decay.
+    """A layer that tells optimiser helpers which of its parameters have no weight decay.
 
-    By the method `no_weight_decay` and by two marks, `_no_weight_decay` (mamba's) and `_optim` (S4's), which stay on
-    when parameters are made anew: by `copy.deepcopy`, by loading with `assign=True`, when they leave the meta device.
+    It has the method `no_weight_decay` (timm's) and marks its parameters with `_no_weight_decay` (mamba's) and `_optim`
+    (S4's). The marks survive `copy.deepcopy`, loading with `assign=True`, and leaving the meta device.
     """
 
     def no_weight_decay(self) -> set[str]:

@@ -2,9 +2,8 @@
 
     H_t(x) = int_0^inf rho(s) x(t - s) ds,   in discrete time   y[k] = sum_s rho(s dt) x[k - s]
 
-Their memory function is M(t) = |rho(t)| (arXiv 2305.19190, Definition 3.1), so the decay of rho is
-the decay of memory that a model has to learn. The constants are those of the paper's code, which
-differ from the ones in its text.
+The memory function of such a target is M(t) = |rho(t)| (arXiv 2305.19190, Definition 3.1): how fast rho decays is how
+fast a model may forget. The constants are those of the paper's code, which differ from those in its text.
 
     name       rho(s)                       decay
     exp        e^-s                         exponential, rate 1
@@ -26,8 +25,8 @@ from cofm_triton.support.scalars import check_choice, check_int, check_number
 
 INPUTS = ("white", "cumsum")
 
-# Up to here the plain sum, whose zeros are exact and which errs relative to its own terms; the
-# transforms, whose error is relative to the largest output, only where the sum would take long.
+# Up to so many steps the convolution is a plain sum: exact zeros, errors relative to its own terms. Longer ones take
+# Fourier transforms, whose errors are relative to the largest output.
 _LONGEST_DIRECT = 512
 
 
@@ -213,9 +212,8 @@ def generate(
         x = dt * randn  (input="white"), or its running sum (input="cumsum");
         y[k] = sum_{s <= k} rho(s dt) x[k - s]
 
-    The numbers are drawn in float64 on the CPU, so the inputs depend on the seed and the shape
-    alone, and neither on the device nor on torch's global random state. The outputs belong to the
-    inputs as returned, after rounding to `dtype`.
+    The inputs depend on the seed and the shape alone: they are drawn in float64 on the CPU, without torch's global
+    random state. The outputs are those of the inputs as returned, after rounding to `dtype`.
 
     Args:
         target: a name of `TARGETS`, or a `Target`.

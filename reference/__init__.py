@@ -1,10 +1,10 @@
 """The definitions: pure PyTorch, slow and readable, any dtype, differentiable by autograd.
 
-One idea per file, one definition per idea, with its equation. Everything fast in the library is
-tested against these functions; nothing here imports anything of the library.
+One idea per file, one definition per idea, with its equation. Everything fast in the library is tested against these
+functions. Nothing here imports the library.
 
-`targets`, `quadratic_form` and `verdict` are used as modules (`targets.rho`, `verdict.decide`);
-the rest is re-exported here.
+`targets`, `quadratic_form` and `verdict` are used as modules (`targets.rho`, `verdict.decide`); all other names are
+re-exported here.
 """
 
 from . import quadratic_form, targets, verdict

@@ -1,4 +1,4 @@
-"""Cayley's map: orthogonal matrices from free ones, and back up to the signs of rows.
+"""Cayley's map: an orthogonal matrix P from any square matrix X, and back, up to the signs of P's rows.
 
     P = (I - A/2)^-1 (I + A/2),   A = (X - X^T) / 2
 
@@ -25,8 +25,8 @@ def cayley(free: Tensor) -> Tensor:
 def cayley_inverse(basis: Tensor) -> Tensor:
     """The skew-symmetric X with P up to the signs of rows: X = 2 (Q - I) (Q + I)^-1, Q = D P.
 
-    D = diag(+-1) is chosen row by row: the pivots of Q + I, quotients of leading minors, are as
-    large as they can be, and then at least 1 in size. So Q has no eigenvalue -1.
+    D = diag(+-1) is chosen row by row, so that the pivots of Q + I (quotients of its leading minors) are as large as
+    they can be. They are then at least 1 in size, so Q has no eigenvalue -1.
     """
     size = len(basis)
     eye = torch.eye(size, dtype=basis.dtype)

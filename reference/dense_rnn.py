@@ -23,7 +23,7 @@ def dense_rnn(
 
     Args:
         x: (B, T, D), the pre-activation input U x + b, any T >= 0.
-        weight: (D, D), 1 / time; row i makes unit i.
+        weight: (D, D), 1 / time; row i drives unit i.
         h0: (B, D), zeros when None.
         dt: step, time.
         nonlinearity: name of act, see `nonlinearity`.

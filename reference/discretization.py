@@ -1,7 +1,7 @@
-"""From the rate of  dh/dt = -rate * h + e  to one step of length dt.
+"""One step of length dt of  dh/dt = -rate * h + e.
 
-"euler" is the paper's scheme, stable only while 0 < dt * rate < 2; "exact" is the true solution
-over a step with e held constant, stable for every positive rate.
+"euler" is the paper's scheme, stable only while 0 < dt * rate < 2. "exact" is the true solution over a step in which e
+is constant, stable for every positive rate.
 """
 
 import torch
@@ -16,7 +16,7 @@ _SERIES_TERMS = 19  # 1 / 20! is below 1e-18
 def complement(x: Tensor) -> Tensor:
     """1 - exp(-x), with an accurate derivative exp(-x).
 
-    Autograd makes the derivative of expm1 from its result, which cancels where exp(-x) is small.
+    Autograd computes the derivative of expm1 as its result plus 1, which cancels where exp(-x) is small.
 
     Example:
         >>> complement(torch.tensor([0.0, 1.0], dtype=torch.float64)).tolist()
@@ -30,8 +30,8 @@ def phi(x: Tensor) -> Tensor:
 
         phi(x) = (1 - exp(-x)) / x,   phi(0) = 1
 
-    The n-th derivative of the quotient cancels like eps / x^n, so arguments below 1 take the
-    series sum_n (-x)^n / (n + 1)!, and each branch sees only arguments it can handle.
+    The n-th derivative of the quotient has errors of eps / x^n, by cancellation. So arguments below 1 take the series
+    sum_n (-x)^n / (n + 1)!. Each branch gets only arguments that it can handle, so that no gradient is NaN.
 
     Args:
         x: any shape, real.
@@ -91,7 +91,7 @@ def effective_matrix(matrix: Tensor, dt: float, discretization: str) -> Tensor:
 
         euler: A = W;   exact: A = (I - exp(-dt W)) / dt = G W / dt, G of `matrix_gain`
 
-    The product has no difference that cancels where dt W is small.
+    The product avoids the difference, which would cancel where dt W is small.
 
     Args:
         matrix: W, (D, D), 1 / time.

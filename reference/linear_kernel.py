@@ -5,7 +5,7 @@ With decays l_i and gains g_i:
     kappa_s = sum_i g_i c_i U_i l_i^s,   kb_s = sum_i g_i c_i b_i l_i^s,
     y[k] = sum_{s <= k} (kappa_s x[k - s] + kb_s) + d
 
-Of a model that oscillates, unit k is the complex number of a pair, H = h[2k] + i h[2k+1], and so are U, b and c:
+If units come in pairs, each pair is one complex number, H = h[2k] + i h[2k+1], and U, b, c become complex likewise:
 
     kappa_s = Re sum_k g_k conj(C_k) U_k l_k^s,   kb_s = Re sum_k g_k conj(C_k) B_k l_k^s
 """

@@ -20,12 +20,12 @@ def linear_scan(
         h[t] = decay[t] * h[t-1] + x[t],   h[-1] = h0                (reverse=False)
         h[t] = decay[t] * h[t+1] + x[t],   h[T] = h0                 (reverse=True)
 
-    With a complex decay, channels (2k, 2k+1) of a real x, h0, h and h_last are the real and the imaginary part of
-    complex channel k of such a recurrence: an oscillating mode.
+    With a complex decay and a real x, channels (2k, 2k+1) of x, h0, h and h_last are the real and the imaginary part of
+    complex channel k: a pair that turns.
 
     Args:
         x: (B, T, D), real or complex, any T >= 0.
-        decay: (D,), the same at every step, or anything that broadcasts to (B, T, D); D // 2 in place of D where it is
+        decay: (D,), the same at every step, or anything that broadcasts to (B, T, D). D // 2 in place of D if it is
             complex and x real.
         h0: (B, D), zeros when None; (S, D) with `seq_starts`.
         reverse: run from t = T-1 down to 0.

@@ -1,11 +1,11 @@
-"""Errors between sequences, above all the temporally weighted one of the paper's experiments."""
+"""Errors between sequences: the temporally weighted one of the paper's experiments, the plain one, the largest one."""
 
 import torch
 from torch import Tensor
 
 
 def temporal_weights(length: int) -> Tensor:
-    """Weights of the time steps: late steps count, their mean is 1.
+    """Weights of the time steps. Late steps count more; the mean weight is 1.
 
         v_k = ((k + 1) / (T + 1))^2 * T / sum_j ((j + 1) / (T + 1))^2
 

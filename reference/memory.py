@@ -2,9 +2,9 @@
 
     M(H)(t) = sup_{x != 0} |d/dt H_t(u^x)| / |x|_inf,   u^x = x 1_{t >= 0}
 
-The paper's proofs (eq 43) divide by |x|_inf + 1. Time is discrete here: the derivative is
-v[k] = (y[k] - y[k-1]) / dt with y[-1] the output of the state 0. The sup needs a ball
-|x|_inf <= R: without it every saturating model has a memory of order 1 / t.
+The paper's proofs (eq 43) divide by |x|_inf + 1. Time is discrete here: the derivative is v[k] = (y[k] - y[k-1]) / dt,
+and y[-1] is the output of the state 0. The sup needs a bound |x|_inf <= R: without it every saturating model has a
+memory of order 1 / t.
 """
 
 from collections.abc import Callable
@@ -36,9 +36,9 @@ class MemoryFunction(NamedTuple):
 
 
 def increments(params: Parameters, inputs: Tensor, length: int, dynamics: Dynamics) -> Tensor:
-    """v[k] = (y[k] - y[k-1]) / dt under Heaviside inputs, without ever subtracting outputs.
+    """v[k] = (y[k] - y[k-1]) / dt under Heaviside inputs, without subtracting outputs.
 
-    Nonlinear recurrence: the pre-activation z is iterated, never h, whose limit e / a would cancel:
+    Nonlinear recurrence: the pre-activation z is iterated instead of h, because e - a h cancels near the limit e / a:
 
         z[0] = U x + b,   v[k] = c^T act(z[k]),   z[k+1] = z[k] - dt a act(z[k])
 
@@ -117,10 +117,10 @@ def differences(
         inputs: (n, d), the values of the Heaviside inputs.
         length: T.
         dt: step, time.
-        initial_output: y[-1], what the model puts out before the input: broadcasts to (n, 1, p).
+        initial_output: y[-1], the output before the input is switched on; broadcasts to (n, 1, p).
 
     Returns:
-        (n, T, p), 1 / time; small increments carry the rounding errors of the outputs.
+        (n, T, p), 1 / time; each value has the rounding errors of the outputs.
     """
     y = model(inputs[:, None].expand(-1, length, -1))
     before = torch.as_tensor(initial_output, dtype=y.dtype, device=y.device)

@@ -1,4 +1,4 @@
-"""The nonlinearities: one table, value and cancellation-free difference side by side."""
+"""The nonlinearities, in one table: the function, and its differences without cancellation."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,8 +15,8 @@ class Nonlinearity:
     Attributes:
         name: the name used throughout the library.
         act: act(z), elementwise; its derivative at a kink is PyTorch's (0).
-        difference: `difference(z, step)` is act(z + step) - act(z), accurate relative to itself
-            however small it is beside act(z).
+        difference: `difference(z, step)` is act(z + step) - act(z), to full relative accuracy even where it is small
+            beside act(z).
     """
 
     name: str

@@ -1,8 +1,7 @@
 """Several sequences packed end to end into one row, each with a state of its own.
 
-`seq_starts` holds the S start indices, the first one 0; sequence s covers
-`seq_starts[s] <= t < seq_starts[s + 1]`, the last one ends with the row. The definition of a
-recurrence over such a row is the recurrence over each sequence alone.
+`seq_starts` holds the S start indices, the first one 0. Sequence s covers `seq_starts[s] <= t < seq_starts[s + 1]`; the
+last one ends with the row. By definition, a recurrence over such a row runs over each sequence alone.
 """
 
 from collections.abc import Callable

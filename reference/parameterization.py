@@ -1,8 +1,7 @@
 """Recurrent parameterisations  rate = f(w),  arXiv 2305.19190 eq (16).
 
-A stable parameterisation has f > 0 everywhere, and changes the rate by a bounded factor when w
-moves by a bounded amount. Both facts are in the table: the function, its inverse and derivative,
-and its stability modulus.
+A stable parameterisation has f > 0 everywhere, and changes the rate by a bounded factor when w moves by a bounded
+amount. The table has f, its inverse, its derivative, and this factor minus 1, the stability modulus.
 """
 
 import math

@@ -2,8 +2,8 @@
 
     E_m(beta) = sup { ||H - Hhat(.; theta~)|| : |theta~ - theta_m| <= beta }
 
-with the sup replaced by a maximum over given directions. A direction holds one tensor per
-parameter, each on the unit sphere of its own norm, so the ball is a product of balls per tensor.
+Here the sup is a maximum over given directions. A direction has one tensor for each parameter, each of norm 1, so that
+every tensor moves by the same distance beta.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""The dtype a recurrence computes in, and the dtype it answers in.
+"""Two dtypes of a recurrence: that of its state, and that of its results.
 
 The state of a recurrence is never narrower than float32: a bfloat16 state stalls as soon as an
 increment falls below half a unit in its last place. Inputs and outputs may be 16-bit.

@@ -5,9 +5,8 @@ the model's and the target's kernels, the temporally weighted MSE is, for every 
 
     E = z^T G z,   G[(p, s), (q, s')] = sum_{k >= max(s, s')} (v_k^2 / T) R[(p, k - s), (q, k - s')]
 
-where R holds the second moments of the channels. G depends on the inputs alone, so the error of
-any number of models costs nothing per sequence. Never expand the square: z is small, its parts
-are not.
+where R holds the second moments of the channels. G depends on the inputs alone: with G known, the error of a model
+costs the same for any number of sequences. Never expand the square: z is small, its parts are not.
 """
 
 import torch

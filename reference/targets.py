@@ -1,7 +1,7 @@
 """Target functionals  H_t(x) = int_0^inf rho(s) x(t - s) ds,  and data made from them.
 
-The memory function of a linear functional is |rho|. The constants are those of the paper's code,
-which differ from the ones in its text.
+The memory function of a linear functional is |rho|. The constants are those of the paper's code, which differ from
+those in its text.
 """
 
 from collections.abc import Callable

@@ -1,9 +1,8 @@
 """Stable or unstable approximation, decided by how the slow-direction radius scales with T.
 
-The radius at horizon T is  r(T) = max {beta : E(beta) <= 0.1 P},  E the error after every raw
-recurrent weight has moved by beta towards slower decay, P the error of the zero model. At a fixed
-T it tells little; as T doubles it stays where the approximation is stable (a radius that serves
-every horizon) and shrinks where it is not.
+The radius at horizon T is  r(T) = max {beta : E(beta) <= 0.1 P}.  E(beta) is the error after every raw recurrent weight
+has moved by beta towards slower decay, P the error of the zero model. At one T the radius says little. As T doubles, it
+stays the same if the approximation is stable, and shrinks if it is not.
 """
 
 import math

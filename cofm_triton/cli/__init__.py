@@ -1,11 +1,9 @@
 """The command `cofm`: one file per command in this folder, entered in `COMMANDS`.
 
-A command's module has `add_arguments(parser)` and `run(arguments) -> exit status`. Only the module
-of the command asked for is imported, and it imports torch in `run` at the earliest, so that
-`--help` answers at once.
+A command's module has `add_arguments(parser)` and `run(arguments) -> exit status`. Only the module of the command asked
+for is imported, and torch only inside `run`: `--help` answers at once.
 
-Exit statuses: 0 done; 1 done, and the answer is no (each command says what that means); 2 wrong
-usage; 130 interrupted.
+Exit statuses: 0 done; 1 done, and the answer is no (each command says what that means); 2 wrong usage; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -19,14 +17,14 @@ from cofm_triton._version import __version__
 from cofm_triton.cli.options import UsageError
 
 COMMANDS: dict[str, str] = {
-    "reproduce": "the paper's experiment end to end: train, perturb, decide stable or unstable",
-    "sweep": "errors of models whose parameters are perturbed, over radii and directions",
-    "memory": "memory functions of models, how they decay, and how perturbations change that",
-    "bench": "how time grows with the length of a sequence, next to a copy and to other libraries",
-    "kernels": "what the compiler makes of each kernel, for GPUs that need not be there",
-    "validate": "every operator against its definition in float64, on every backend present",
+    "reproduce": "the paper's experiment: train models, perturb them, decide which are stable",
+    "sweep": "errors of perturbed models, over radii and directions",
+    "memory": "memory functions of models and how fast they decay, before and after perturbation",
+    "bench": "time against sequence length, beside a copy and other libraries",
+    "kernels": "what the compiler makes of each GPU kernel; needs no GPU",
+    "validate": "compare every operator with its definition in float64, on every backend present",
 }
-"""Name of each command, which is its module here, and what it does."""
+"""Each command, which is a module of this folder, and what it does."""
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells count it (128 + SIGINT)."""
@@ -36,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Args:
-        argv: the arguments after the program's name; None takes those of the process.
+        argv: the arguments after the program's name; None: those of the process.
 
     Returns:
         The exit status, see the module.
@@ -58,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
-    """Parser of all commands, with the options of the command named in `words` alone."""
+    """Parser of all commands. Only the command named in `words` gets its options."""
     parser = argparse.ArgumentParser(prog="cofm", description="Memory and stability of recurrent networks.")
     parser.add_argument("--version", action="version", version=f"cofm_triton {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)

@@ -1,7 +1,7 @@
-"""`cofm bench`: how the time of every recurrence grows with the length of a sequence, and how long others take.
+"""`cofm bench`: time of every recurrence against sequence length, beside a copy and other libraries.
 
-Times are in copies of the input, measured by turns. Peers are the adapters in `bench/peers/` of a checkout, as far as
-their packages are installed; an installed package without a checkout measures itself alone.
+Runs and copies take turns; times are given in copies of the input. Other libraries (peers) take part if they are
+installed and this is a checkout, since their adapters are in `bench/peers/`.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--preset",
         choices=PRESETS,
         default="quick",
-        help="smoke: seconds, results checked; quick: some minutes; full: every power of two, an hour (default: quick)",
+        help="smoke: seconds, results checked; quick: 8 minutes; full: every power of two, an hour (default: quick)",
     )
-    parser.add_argument("--operators", metavar="A,B", help="names of operators (default: all that scale)")
+    parser.add_argument("--operators", metavar="A,B", help="operators to measure (default: all)")
     parser.add_argument(
         "--page",
         action="store_true",
-        help="measure nothing: write bench/RESULTS.md from the files in bench/results/ (in a checkout)",
+        help="measure nothing; write bench/RESULTS.md from the files in bench/results/ (needs a checkout)",
     )
     add_common_options(parser, out="out/bench-PRESET")
 
@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Measure, print the table, write table, JSON and figure.
 
     Returns:
-        0: there is no wrong answer.
+        0, whatever the times are.
     """
     if arguments.page:
         return _write_page()

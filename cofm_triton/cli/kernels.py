@@ -1,6 +1,6 @@
-"""`cofm kernels`: what the compiler makes of each kernel, for GPUs that need not be there.
+"""`cofm kernels`: what the compiler makes of each GPU kernel. No GPU is needed.
 
-Exit status 1 means that a kernel spills registers, or has become worse than the committed baseline.
+Exit status 1: a kernel spills registers, or is worse than the committed baseline.
 """
 
 from __future__ import annotations
@@ -20,13 +20,20 @@ FILE = "kernels.json"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
-    parser.add_argument("--targets", metavar="A,B", default=DEFAULT_TARGETS, help=f"default: {DEFAULT_TARGETS}")
-    parser.add_argument("--operators", metavar="A,B", help="names of operators (default: all)")
-    parser.add_argument("--all", action="store_true", help="every flag, dtype and width instead of the usual ones")
+    parser.add_argument(
+        "--targets",
+        metavar="A,B",
+        default=DEFAULT_TARGETS,
+        help=f"GPU architectures to compile for (default: {DEFAULT_TARGETS})",
+    )
+    parser.add_argument("--operators", metavar="A,B", help="operators to compile (default: all)")
+    parser.add_argument(
+        "--all", action="store_true", help="compile every flag, dtype and width, not only the usual ones"
+    )
     parser.add_argument(
         "--write-baseline",
         action="store_true",
-        help=f"write what was compiled into {BASELINE}, which later runs are compared with (in a checkout)",
+        help=f"store the results in {BASELINE}, with which later runs are compared (needs a checkout)",
     )
     add_common_options(parser, out="none is written")
 

@@ -1,8 +1,8 @@
-"""`cofm memory`: how fast models forget (Definition 3.1), and what perturbations do to that.
+"""`cofm memory`: how fast models forget (Definition 3.1), and what perturbations change.
 
-The memory function of every model with its fit, and with `--perturb` those of all perturbed copies.
-A killed job continues where it was; `torchrun` splits it over processes and machines; the results
-are the same bits however they were computed.
+Computes the memory function of every model and fits its decay; with `--perturb`, those of all perturbed copies too.
+A killed job continues where it was. `torchrun` splits it over processes and machines. The results are the same, bit for
+bit, in every case.
 """
 
 from __future__ import annotations
@@ -43,42 +43,47 @@ FIGURES = ("png", "svg")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     parser.add_argument("models", nargs="+", metavar="MODEL", help=HELP)
-    parser.add_argument("--length", type=positive, metavar="T", default=1000, help="steps (default: 1000)")
+    parser.add_argument("--length", type=positive, metavar="T", default=1000, help="time steps (default: 1000)")
     parser.add_argument(
-        "--samples", type=positive, metavar="S", help="steps that are kept, spread evenly over log(step) (default: all)"
+        "--samples", type=positive, metavar="S", help="keep so many steps, evenly spaced in log(step) (default: all)"
     )
     parser.add_argument(
-        "--radius", type=positive_number, metavar="R", default=1.0, help="largest |x| of the inputs (default: 1)"
+        "--radius", type=positive_number, metavar="R", default=1.0, help="largest input |x| (default: 1)"
     )
     parser.add_argument(
         "--min-radius",
         type=positive_number,
         metavar="R",
-        help="smallest |x| (default: 0; the largest for biased models)",
+        help="smallest input |x| (default: 0; for models with a bias, --radius)",
     )
     parser.add_argument(
         "--norm",
         choices=("inf", "inf+1"),
         default="inf",
-        help="divide by |x|, the definition, or by |x| + 1, the paper's proofs (default: inf)",
+        help="inf: divide by |x|, as the definition does; inf+1: by |x| + 1, as the paper's proofs do (default: inf)",
     )
     parser.add_argument(
-        "--perturb", type=radius_list, metavar="R,R", help="radii of parameter perturbations to look at (default: none)"
+        "--perturb",
+        type=radius_list,
+        metavar="R,R",
+        help="perturb the parameters by these radii too (default: no perturbation)",
     )
     parser.add_argument(
-        "--directions", type=positive, metavar="J", default=30, help="random ones, of perturbations (default: 30)"
+        "--directions", type=positive, metavar="J", default=30, help="random directions of perturbation (default: 30)"
     )
     parser.add_argument(
-        "--ball", choices=("inf", "l2"), default="inf", help="norm of perturbations per tensor (default: inf)"
+        "--ball", choices=("inf", "l2"), default="inf", help="norm of the perturbation of each tensor (default: inf)"
     )
-    parser.add_argument("--input-size", type=positive, metavar="D", help="of a module that does not tell it")
-    parser.add_argument("--dt", type=positive_number, help="step of a module that has none of its own (default: 1)")
+    parser.add_argument(
+        "--input-size", type=positive, metavar="D", help="input features of a module without an attribute input_size"
+    )
+    parser.add_argument("--dt", type=positive_number, help="time step of models that are not cofm's (default: 1)")
     add_common_options(parser, out="out/memory")
     parser.add_argument("--overwrite", action="store_true", help="replace a run with other settings in --out")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Compute the memory functions, or what is missing of them.
+    """Compute the memory functions, or those that are still missing.
 
     Returns:
         0.
@@ -94,7 +99,7 @@ class MemoryJob:
     """What is to be computed.
 
     Args:
-        models: of the job.
+        models: whose memory functions are computed.
         arguments: the command's options.
 
     Raises:
@@ -158,7 +163,7 @@ class MemoryJob:
         return self._arguments.perturb or ()
 
     def _smallest_input(self, name: str) -> float | None:
-        """The smallest |x| of a sweep, which all copies share: that of a biased model if one of them is."""
+        """The smallest |x|, one for all copies of a sweep: that of a model with a bias if one of them has one."""
         from cofm_triton.memory.sweep import sweep_domain
 
         arguments = self._arguments
@@ -176,7 +181,7 @@ class MemoryJob:
             raise UsageError(f"MODEL {name}: {self._by_option(str(error))}") from error
 
     def _by_option(self, message: str) -> str:
-        """A message about an argument, about the option it was given as."""
+        """A message about an argument, with the name of the option that gave it."""
         name, _, rest = message.partition(" ")
         return f"--{name.replace('_', '-')} {rest}" if name in self._options else message
 
@@ -273,9 +278,10 @@ def write_report(
             models[-1]["perturbed"].append({"radius": radius, "diverged": diverged, **_as_dict(worst)})
     write_text(out / SUMMARY, json.dumps({"config": config, "models": models}, indent=1, allow_nan=False) + "\n")
     return aligned(rows) + (
-        "\nrate: of an exponential, 1 / time, or the exponent of a polynomial. margin: how much better than the other\n"
-        "law it fits, below 0.5 undecided. beta0: slowest mode of the model; a stably approximated memory decays at\n"
-        "least as fast (Theorem 3.9). Radius: of the perturbation; the fit is that of the largest memory there.\n"
+        "\nradius: of the perturbation; the fit is that of the largest memory there. rate: of an exponential,\n"
+        "1 / time, or the exponent of a polynomial. margin: how much better this law fits than the other;\n"
+        "undecided below 0.5. beta0: decay rate of the model's slowest mode. within bound: whether the memory\n"
+        "decays at least as fast, as Theorem 3.9 demands of stable approximations.\n"
     )
 
 

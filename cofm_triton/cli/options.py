@@ -1,4 +1,4 @@
-"""Options that every command has, and the kinds of values options take."""
+"""Options that every command has, and converters of their values."""
 
 from __future__ import annotations
 
@@ -34,23 +34,23 @@ def add_common_options(parser: argparse.ArgumentParser, *, out: str) -> None:
         "--device",
         choices=DEVICES,
         default="auto",
-        help="where to compute; auto takes a GPU if there is one (default: auto)",
+        help="where to compute; auto: on a GPU if there is one (default: auto)",
     )
     parser.add_argument(
         "--seed",
         type=seed,
         default=0,
-        help="all random numbers follow from it: equal seeds give equal bytes (default: 0)",
+        help="seed of all random numbers; equal seeds give equal files (default: 0)",
     )
-    parser.add_argument("--quiet", action="store_true", help="print the results alone, no progress")
+    parser.add_argument("--quiet", action="store_true", help="print results only, no progress")
 
 
 def require(modules: Sequence[str], extra: str) -> None:
-    """Make sure of optional dependencies before long work starts.
+    """Check for optional packages before long work starts.
 
     Args:
         modules: names to import.
-        extra: of this package, that brings them.
+        extra: the extra of this package that brings them.
 
     Raises:
         UsageError: one is not installed.
@@ -63,7 +63,7 @@ def require(modules: Sequence[str], extra: str) -> None:
 
 
 def make_folder(path: Path | None) -> None:
-    """Make the folder of --out, and make sure that it can be written before long work starts.
+    """Make the folder of --out, and check that it can be written before long work starts.
 
     Args:
         path: None where nothing is written.

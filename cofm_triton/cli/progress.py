@@ -9,14 +9,14 @@ from contextlib import contextmanager
 
 from cofm_triton.support.progress import Progress as OnProgress
 
-# Seconds between lines, at the least: a log of hours stays readable.
+# At least so many seconds lie between two lines, so that a log of hours stays readable.
 _SECONDS = 10.0
 
 
 class Progress:
-    """Prints what happens: lines to the log, and how much is done of the step under way.
+    """Prints what happens, and how much of the current step is done.
 
-    Everything goes to standard error; standard output carries the results alone.
+    Everything goes to standard error; standard output is for results.
 
     Args:
         quiet: print nothing at all.
@@ -33,7 +33,7 @@ class Progress:
 
     @contextmanager
     def bar(self, label: str) -> Iterator[OnProgress]:
-        """A bar for one step, or lines; the block calls what it is given with (done, total).
+        """A bar, or lines, for one step. Gives the block a function to call with (done, total).
 
         Args:
             label: what is being done.

@@ -1,8 +1,8 @@
 """`cofm reproduce`: the experiment of arXiv 2305.19190 end to end.
 
-Trains models of exponential and polynomial memory with direct and stable parameterisations,
-perturbs their parameters, and decides from the horizon test whether the approximation is stable.
-Exit status 1 means that the largest models of some kind do not show what theory predicts.
+Trains models on targets of exponential and of polynomial memory, with direct and with stable parameterisations;
+perturbs their parameters; and decides by the horizon test which approximations are stable.
+Exit status 1: the widest models of some kind do not show what theory predicts.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--preset",
         choices=tuple(PRESETS),
         default="default",
-        help="smoke: under 30 s; default: under 5 minutes; paper: the full protocol "
-        f"({PRESETS['paper'].test_sequences} test sequences, two more parameterizations)",
+        help="smoke: under 30 s; default: under 5 minutes; paper: the full protocol, with "
+        f"{PRESETS['paper'].test_sequences} test sequences and two more parameterizations (default: default)",
     )
     parser.add_argument(
         "--discretization",
         choices=("exact", "euler"),
         default="exact",
-        help="exact: decay exp(-dt rate), stable for every weight; euler: the paper's (default: exact)",
+        help="exact: decay exp(-dt rate), stable for every weight; euler: 1 - dt rate, the paper's (default: exact)",
     )
     for option, known in _NAMES.items():
         parser.add_argument(
@@ -66,10 +66,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the experiment, or what is missing of it.
+    """Run the experiment, or the steps that are still missing.
 
     Returns:
-        0 if every verdict is the one theory predicts, else 1.
+        0 if every verdict is the predicted one, else 1.
     """
     require(("matplotlib", "safetensors", "tqdm"), extra="reproduce")
     settings = settings_from(arguments)

@@ -1,9 +1,9 @@
 """`cofm sweep`: how much worse models get when their parameters move (Definition 3.4).
 
-Errors of every model along random directions and the slow one, and with `--search gradient` in the
-worst direction that ascent finds, over radii. Each of them is a lower bound of the definition's
-supremum over all directions. A killed job continues where it was; `torchrun` splits it over
-processes and machines; the results are the same bits however they were computed.
+Computes the error of every model at every radius: in random directions, in the slow direction, and with
+`--search gradient` in the worst direction that gradient ascent finds. Each is a lower bound of the definition's
+supremum over all directions. A killed job continues where it was. `torchrun` splits it over processes and machines. The
+results are the same, bit for bit, in every case.
 """
 
 from __future__ import annotations
@@ -54,47 +54,52 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("models", nargs="+", metavar="MODEL", help=HELP)
     add_data_options(parser)
     parser.add_argument(
-        "--radii", type=radius_list, metavar="R,R", help="of the perturbations (default: the paper's 22, 0 to 1.024)"
+        "--radii",
+        type=radius_list,
+        metavar="R,R",
+        help="radii of the perturbations (default: the paper's 22, from 0 to 1.024)",
     )
-    parser.add_argument("--directions", type=positive, metavar="J", default=30, help="random ones (default: 30)")
+    parser.add_argument("--directions", type=positive, metavar="J", default=30, help="random directions (default: 30)")
     parser.add_argument(
         "--search",
         choices=("random", "gradient"),
         default="random",
-        help="random: the largest error of the random directions, a lower bound of that of all; gradient: look for a "
-        "worse direction too, by ascent (default: random)",
+        help="random: the largest error of the random directions, a lower bound of that of all; gradient: also look "
+        "for a worse direction by gradient ascent (default: random)",
     )
     parser.add_argument(
         "--ball",
         choices=("inf", "l2"),
         default="inf",
-        help="norm per tensor: largest entry, the paper's code, or l2, its definition (default: inf)",
+        help="norm of the perturbation of each tensor; inf: largest entry, as in the paper's code; l2: spectral norm, "
+        "as in its definition (default: inf)",
     )
     parser.add_argument(
         "--metric",
         choices=("twe", "mse", "sup"),
         default="twe",
-        help="twe: temporally weighted mean squared error (default: twe)",
+        help="error measure; twe: temporally weighted mean squared error; mse: mean squared error; sup: largest error "
+        "(default: twe)",
     )
     parser.add_argument(
         "--precision",
         choices=("float32", "float64"),
         default="float32",
-        help="of states; errors are summed in float64 (default: float32)",
+        help="dtype of the states; errors are summed in float64 (default: float32)",
     )
     parser.add_argument(
         "--memory-limit",
         type=byte_count,
         metavar="SIZE",
-        help="that copies of a model of another library may take at a time, in every process, like 500MiB; sums over "
-        "parts, and with them the last bits, depend on it (default: that of perturbation_error)",
+        help="memory that perturbed copies of a model may take at a time, in each process, like 500MiB; for models "
+        "that are no one-layer cofm models. The last bits of errors depend on it (default: 1GiB)",
     )
     add_common_options(parser, out="out/sweep")
     parser.add_argument("--overwrite", action="store_true", help="replace a run with other settings in --out")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the sweep, or what is missing of it.
+    """Run the sweep, or the blocks that are still missing.
 
     Returns:
         0.
@@ -117,7 +122,7 @@ class ModelCurve:
         random: (R, J).
         slow: (R,), None for a model without slow direction.
         worst: (R,), None where no ascent was made.
-        found: the perturbation of each radius that gives `worst`, empty likewise.
+        found: the perturbation of each radius that gives `worst`; empty where no ascent was made.
         zero_error: P, of the zero model.
     """
 
@@ -267,7 +272,7 @@ class Sweep:
         )
 
     def _dtype(self, module: nn.Module) -> Any:
-        """Of parameters and data: the fused path has states in a type of their own."""
+        """Dtype of parameters and data: float64 on the fused path, where states have a dtype of their own."""
         import torch
 
         from cofm_triton.perturbation.stacking import is_stackable
@@ -275,7 +280,7 @@ class Sweep:
         return torch.float64 if is_stackable(module) else self._state
 
     def _evaluator_of(self, device: str, dtype: Any) -> ErrorEvaluator:
-        """Of all models whose parameters have a dtype."""
+        """The evaluator of all models whose parameters have this dtype."""
         from cofm_triton.perturbation.evaluator import ErrorEvaluator
 
         inputs, targets = (values.to(device, dtype) for values in (self._data.inputs, self._data.targets))
@@ -288,7 +293,7 @@ class Sweep:
         return self._evaluators[self._dtype(module)]
 
     def _threads(self, module: nn.Module) -> AbstractContextManager[None]:
-        """One thread wherever sums depend on how many there are."""
+        """One thread, if sums depend on the number of threads."""
         from cofm_triton.experiment.training import one_thread
 
         return one_thread() if self._evaluator(module).depends_on_threads(module) else nullcontext()
@@ -386,7 +391,7 @@ def _found_file(model: str) -> str:
 
 
 def _write_found(curve: ModelCurve, path: Path) -> None:
-    """Tensors "RADIUS INDEX.PARAMETER NAME" of the perturbations that ascent found, if it was made."""
+    """Write the perturbations that ascent found, if any, as tensors named "RADIUS INDEX.PARAMETER NAME"."""
     from safetensors.torch import save
 
     if curve.found:
@@ -417,7 +422,7 @@ def _table(curves: Sequence[ModelCurve]) -> str:
         radii = (f"{curve.tolerated(judged[name]):.4g}" if name in judged else "-" for name in ("max", SLOW, WORST))
         rows.append((curve.name, f"{start:.3g}", *radii))
     return aligned(rows) + (
-        f"\nr: largest radius of the grid up to which the error stays below {_TOLERATED} P, P being the error of the\n"
-        "zero model: for the worst of the random directions, the slow direction, and the worst one found by ascent.\n"
+        "\nP: error of the zero model, whose output is 0. r: largest radius of the grid up to which the error\n"
+        f"stays below {_TOLERATED} P, in random directions, the slow direction, and the worst one found by ascent.\n"
         "nan: it is larger at the smallest radius already.\n"
     )

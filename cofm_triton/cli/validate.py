@@ -1,7 +1,7 @@
-"""`cofm validate`: every operator against `reference/` in float64, on every backend that can run here.
+"""`cofm validate`: compares every operator with `reference/` in float64, on every backend that can run here.
 
-Exit status 1 means that a result is off by more than rounding explains. `--inject-fault` breaks the kernels on purpose,
-at one element and by 10 bits of a float32, and must end with status 1.
+Exit status 1: a result is off by more than rounding explains. `--inject-fault` changes one element of a result by 10
+bits of a float32, and must end with status 1.
 """
 
 from __future__ import annotations
@@ -22,10 +22,14 @@ FAULTS = ("forward", "backward")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
-    parser.add_argument("--operators", metavar="A,B", help="names of operators (default: all)")
-    parser.add_argument("--exhaustive", action="store_true", help="many more shapes; takes a quarter of an hour")
-    parser.add_argument("--replay", metavar="CASE", help="one call again, as a table names it, with its worst element")
-    parser.add_argument("--inject-fault", choices=FAULTS, help="break the kernels of this pass, to see them found out")
+    parser.add_argument("--operators", metavar="A,B", help="operators to compare (default: all)")
+    parser.add_argument("--exhaustive", action="store_true", help="many more shapes; a quarter of an hour")
+    parser.add_argument(
+        "--replay", metavar="CASE", help="repeat one call, named as in the table, and show its worst element"
+    )
+    parser.add_argument(
+        "--inject-fault", choices=FAULTS, help="break the kernels of this pass on purpose; the command must notice"
+    )
     add_common_options(parser, out="none is written")
 
 

@@ -1,1 +1,1 @@
-"""The operators on the CPU: compiled (`jit`, numba) and in plain PyTorch (`blocked`), under the same names."""
+"""The operators on the CPU, under the same names twice: compiled by numba (`jit`), and in plain PyTorch (`blocked`)."""

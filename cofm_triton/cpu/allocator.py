@@ -1,9 +1,9 @@
-"""Memory for large results: kept when they are freed, and handed out again.
+"""Memory for large results, which is kept when they are freed and used again.
 
-A fresh large tensor is memory that the operating system maps page by page while it is first written: several times
-the cost of the scan that writes it. PyTorch caches freed memory on GPUs for the same reason, but not on the CPU. Blocks
-are private anonymous memory in huge pages where the system offers them; a block returns when the last tensor that uses
-it is gone, and at most `KEPT_BYTES` lie idle.
+The operating system maps the memory of a fresh large tensor page by page, at the first write. That costs several times
+as much as the scan that writes it. PyTorch caches freed memory on GPUs for this reason, but not on the CPU. A block is
+private anonymous memory, in huge pages where the system has them. It comes back when the last tensor in it is gone. At
+most `KEPT_BYTES` lie idle.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _lock = threading.Lock()
 
 
 def _forget_lock() -> None:
-    """In a child: the thread that held the lock at the fork is not there to release it."""
+    """After a fork: the thread that held the lock does not exist in the child, so nobody would release it."""
     global _lock
     _lock = threading.Lock()
 
@@ -73,8 +73,8 @@ def _take(size: int) -> mmap.mmap:
 def _give_back(block: mmap.mmap) -> None:
     """Keep a freed block, and let the oldest ones go when too much lies idle.
 
-    Runs wherever the garbage collector does, inside `_take` of the same thread too: it never waits for the lock. What
-    it then leaves too much is let go by the next one.
+    It runs whenever the garbage collector does, even inside `_take` of the same thread, so it never waits for the lock.
+    If it cannot have the lock, the next call frees what is too much.
     """
     _idle.append(block)
     if _lock.acquire(blocking=False):

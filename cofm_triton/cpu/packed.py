@@ -1,4 +1,4 @@
-"""The sequences of a call: one that covers the batch, or several packed end to end into one row."""
+"""The sequences of a call: those of the batch, or several that are packed end to end into one row."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def starts_of(seq_starts: Tensor | None) -> tuple[int, ...] | None:
 
 
 def spans(seq_starts: Sequence[int] | None, length: int) -> list[tuple[slice, slice]]:
-    """`(rows of the state, time range)` of every sequence; without packing one entry covers everything."""
+    """`(rows of the state, time range)` of every packed sequence; without packing, one entry for the whole batch."""
     if seq_starts is None:
         return [(slice(None), slice(0, length))]
     starts = [min(max(start, 0), length) for start in seq_starts]

@@ -1,1 +1,1 @@
-"""The experiment of the paper: training of its models, and figures."""
+"""The paper's experiment: training of its models, and its figures."""

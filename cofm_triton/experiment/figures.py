@@ -98,7 +98,7 @@ class SweepCurve:
 
 
 def plot_errors(curves: Sequence[ErrorCurve], title: str, paths: Sequence[os.PathLike[str]]) -> None:
-    """E_m(beta) side by side: a panel per row and column label, a colour per width.
+    """Draw E_m(beta): a panel for each row and column label, a colour for each width.
 
     Args:
         curves: of any number of models.
@@ -130,7 +130,7 @@ def plot_errors(curves: Sequence[ErrorCurve], title: str, paths: Sequence[os.Pat
 
 
 def plot_radii(curves: Sequence[RadiusCurve], title: str, paths: Sequence[os.PathLike[str]]) -> None:
-    """r(T) on logarithmic axes: a panel per row and column label, a colour per curve label.
+    """Draw r(T) on logarithmic axes: a panel for each row and column label, a colour for each curve label.
 
     Arguments and errors as `plot_errors`.
     """
@@ -160,7 +160,7 @@ def plot_radii(curves: Sequence[RadiusCurve], title: str, paths: Sequence[os.Pat
 
 
 def plot_sweeps(curves: Sequence[SweepCurve], title: str, paths: Sequence[os.PathLike[str]]) -> None:
-    """E(beta) of models of any kind, a panel each: band and maximum of random directions, slow direction, worst case.
+    """Draw E(beta), a panel for each model: band and maximum of random directions, slow direction, worst case.
 
     Arguments and errors as `plot_errors`.
     """
@@ -204,7 +204,7 @@ def _draw_sweep(axes: Axes, curve: SweepCurve, limits: tuple[float, float]) -> N
 
 
 def _set_ticks(axes: Axes) -> None:
-    """Powers of ten; numbers between them too on an axis so short that it would show less than two of them."""
+    """Label powers of ten, and numbers between them if the axis has less than two powers."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     # Side by side, more numbers would run together.
@@ -217,14 +217,14 @@ def _set_ticks(axes: Axes) -> None:
 
 
 def _shortened(name: str) -> str:
-    """A name that fits over a panel."""
+    """A name, short enough for the title of a panel."""
     return name if len(name) <= _TITLE else f"{name[: _TITLE // 2 - 1]}…{name[-_TITLE // 2 :]}"
 
 
 def _on_logarithmic_axes(
     radii: Sequence[float], limits: tuple[float, float]
 ) -> tuple[list[float], Callable[[Sequence[float]], list[float]]]:
-    """Positive radii, and what a curve shows at them: infinity leaves at the top."""
+    """Positive radii and the values there; infinite values run off the top of the axes."""
     keep = [i for i, radius in enumerate(radii) if radius > 0]
 
     def shown(values: Sequence[float]) -> list[float]:
@@ -294,7 +294,7 @@ def _line(colour: str, style: Any, label: str) -> Any:
 
 
 def _finish(figure: Figure, handles: Sequence[Any], ylabel: str, paths: Sequence[os.PathLike[str]]) -> None:
-    """Add what the panels share, and write the files."""
+    """Add title and axis labels, and write the files."""
     import matplotlib
 
     figure.supylabel(ylabel, fontsize=9)
@@ -305,7 +305,7 @@ def _finish(figure: Figure, handles: Sequence[Any], ylabel: str, paths: Sequence
 
 
 def _add_legend(figure: Figure, handles: Sequence[Any]) -> None:
-    """Below the panels, in as many columns as the figure is wide enough for; finds the layout."""
+    """Put the legend below the panels, in as many columns as fit."""
     for columns in range(_LEGEND_COLUMNS, 0, -1):
         legend = figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=8)
         figure.canvas.draw()

@@ -245,7 +245,7 @@ def train_sequences(
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Torch on one thread: sums keep their order on every machine, and small operations wait for nobody.
+    """Run PyTorch on one thread, so that sums have the same order on every machine.
 
     Example:
         >>> with one_thread():

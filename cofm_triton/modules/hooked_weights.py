@@ -1,7 +1,7 @@
-"""Weights that PyTorch makes anew before each call of a module: old `weight_norm`, old `spectral_norm`, `prune`.
+"""Weights that a hook computes before each call of a module: old `weight_norm`, old `spectral_norm`, `prune`.
 
-Those of `torch.nn.utils.parametrize` are made whenever they are looked at. What these hooks make is a plain attribute
-instead, and stays as the last call left it however its parameters change.
+Between calls these weights are out of date: the hook stored them as plain attributes, and a change of their parameters
+does not reach them. (Weights of `torch.nn.utils.parametrize` are computed at every access and need no help.)
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 
 def remake_weights(module: nn.Module) -> None:
-    """Do what a call of the module does to them, the step of the power iteration left out.
+    """Compute these weights as a call of the module would, without a step of the power iteration.
 
     Example:
         >>> import torch

@@ -1,11 +1,11 @@
-"""A user's module: called with other tensors, and left as it was.
+"""Calls a user's module with other tensors, and leaves it as it was.
 
-Tensors are put in the module itself, and what was there is put back whatever happens. A copy would not do: methods
-replaced on a module, hooks and lists keep hold of the original, and locks, files or weights made by hooks cannot be
-copied. Tensors are told apart by identity: by name, as in `torch.func.functional_call`, a module with two names would
-not be put back.
+The tensors are put into the module itself, and the original ones are put back whatever happens. A copy would not do:
+replaced methods, hooks and lists refer to the original module, and some modules (with locks, files, weights made by
+hooks) cannot be copied. Tensors are told apart by identity. By name, as in `torch.func.functional_call`, a module that
+has two names would not be restored.
 
-These context managers are classes: a generator that Ctrl-C has left behind would put back at any later time.
+The context managers are classes, because a generator that Ctrl-C interrupts may clean up at any later time.
 """
 
 from __future__ import annotations
@@ -23,10 +23,9 @@ _NOTHING: Mapping[str, Tensor] = {}
 
 
 class Preserved:
-    """Whatever happens, every submodule has its attributes, parameters, buffers, parts, hooks and modes back.
+    """Restores attributes, parameters, buffers, parts, hooks and modes of every submodule, whatever happens.
 
-    Attributes that are lists, dicts and sets have their entries back too. What is inside of tensors is not kept:
-    `OtherTensors` has copies of them.
+    Lists, dicts and sets get their entries back too. Values inside tensors do not: `OtherTensors` works on copies.
 
     Args:
         model: any module.
@@ -60,9 +59,9 @@ class Preserved:
 
 
 class EvaluationMode(Preserved):
-    """Evaluation mode (no dropout) for every submodule, and everything back as it was.
+    """Evaluation mode (no dropout) for every submodule; afterwards everything is as it was.
 
-    The flag is set, nobody's own `eval` is called: some merge weights in it.
+    Only the flag is set. A module's own `eval` is not called: some modules merge weights in it.
     """
 
     def _change(self) -> None:
@@ -71,7 +70,7 @@ class EvaluationMode(Preserved):
 
 
 class OtherTensors(Preserved):
-    """A module with other parameters, wherever they are used; all other tensors are copies, and may be written to.
+    """Gives a module other parameters, wherever it uses them. Its other tensors are copies, which it may write to.
 
     Args:
         model: whose tensors are replaced, and put back at the end.
@@ -113,7 +112,7 @@ class OtherTensors(Preserved):
 
 
 def _containers(model: nn.Module) -> list[Any]:
-    """Attributes of every submodule, and those of them that hold others."""
+    """Attributes of every submodule, and the containers among them."""
     found: list[Any] = []
     for module in model.modules():
         attributes = vars(module)
@@ -123,12 +122,12 @@ def _containers(model: nn.Module) -> list[Any]:
 
 
 def _copied(container: Any) -> Any:
-    """Its entries, in a container of the plainest kind."""
+    """The entries of a container, in a plain dict, list or set."""
     return next(kind(container) for kind in (dict, list, set) if isinstance(container, kind))
 
 
 def _restore(container: Any, entries: Any) -> None:
-    """Give a container its entries back; one that was there all along does not miss meanwhile."""
+    """Give a container its entries back. Entries that did not change are never absent meanwhile."""
     now, before = _content(container), _content(entries)
     if len(now) == len(before) and all(map(operator.is_, now, before)):
         return  # some containers cannot be written to
@@ -148,7 +147,7 @@ def _content(container: Any) -> list[Any]:
 
 
 def cast(value: Tensor, dtype: torch.dtype | None) -> Tensor:
-    """A tensor without its history, real and complex numbers with the digits of `dtype`, others as they are.
+    """A detached tensor; real and complex numbers in the precision of `dtype`, other dtypes unchanged.
 
     Example:
         >>> [cast(torch.ones(1, dtype=kind), torch.float64).dtype for kind in (torch.complex64, torch.int32)]

@@ -1,13 +1,13 @@
-"""Options that give weights their meaning travel with them in the `state_dict`.
+"""The `state_dict` of a layer holds the options that give its weights their meaning.
 
-The raw rate 0.5 is another rate under another parameterisation, and the same rate is another decay under another step.
-So a layer's state_dict has the entry `_extra_state`: canonical JSON,
+A raw weight of 0.5 is another rate under another parameterisation, and the same rate is another decay under another
+dt. So a layer's state_dict has an entry `_extra_state`: canonical JSON,
 
     {"format": 1, "options": {"dt": 1.0, "parameterization": "softplus", ...}}
 
-as uint8 numbers, since files of tensors (safetensors, torch.distributed.checkpoint, torch.load(weights_only=True))
-take nothing else. Spaces fill it up to whole blocks: some of them read into a tensor of the layer's own, which must
-have the size of the saved one for a mismatch to be told by name.
+as a uint8 tensor, because safetensors, torch.distributed.checkpoint and torch.load(weights_only=True) store tensors
+only. It is padded with spaces to whole blocks: some of these read a file into a tensor of the layer, and that tensor
+must have the size of the saved one for the options to be compared at all.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from cofm_triton._version import __version__
 
-# An option, and its value where the entry, written before there was that option, has none.
+# Each option, and its value in entries that are older than the option.
 OPTIONS: dict[str, Any] = {
     "parameterization": "softplus",
     "recurrence": "diagonal",
@@ -41,7 +41,7 @@ _KEY = "_extra_state"  # PyTorch's name
 
 
 def encode(options: Mapping[str, Any]) -> Tensor:
-    """Options as an entry, (512 n,) uint8 on the CPU.
+    """The entry of some options: a uint8 tensor (512 n,) on the CPU.
 
     Example:
         >>> decode(encode({"dt": 0.1}))
@@ -55,7 +55,7 @@ def encode(options: Mapping[str, Any]) -> Tensor:
 def decode(entry: Any) -> dict[str, Any] | None:
     """The options of an entry; None where it has no values, as on the meta device.
 
-    Whole state_dicts are moved and cast: the entry may be anywhere and of any dtype that holds its numbers.
+    The entry may be on any device and of any dtype that holds its numbers: users move and cast whole state_dicts.
 
     Raises:
         ValueError: it is damaged, or of a later format.
@@ -76,7 +76,7 @@ def decode(entry: Any) -> dict[str, Any] | None:
 
 
 class OptionsInState(nn.Module):
-    """A module with the attributes `OPTIONS`, whose state_dict is refused by one with others.
+    """A module with the attributes `OPTIONS`, which refuses a state_dict that was saved with other options.
 
     A state_dict without the entry, as earlier versions wrote it, loads with a warning.
     """
@@ -86,7 +86,7 @@ class OptionsInState(nn.Module):
         return encode(self._options())
 
     def set_extra_state(self, state: Any) -> None:
-        """Compare saved options with the module's, which stay as they are.
+        """Compare saved options with those of the module, and change nothing.
 
         Raises:
             ValueError: they differ, or the entry is damaged.
@@ -136,7 +136,7 @@ class OptionsInState(nn.Module):
             missing_keys.remove(key)
 
     def _warn(self, key: str, call: list[str]) -> None:
-        """Say that nobody knows the options of the weights; once in a call of `load_state_dict`, told by its list."""
+        """Warn, once in a call of `load_state_dict`, that the options of the weights are unknown."""
         global _warned
         if call is not _warned:
             _warned = call
@@ -152,7 +152,7 @@ _warned: list[str] | None = None
 
 
 def _levels_to_the_user() -> int:
-    """`stacklevel`, for the caller, of the first frame that is neither PyTorch's nor ours."""
+    """The `stacklevel` with which a warning points to the first frame that is neither PyTorch's nor ours."""
     level, frame = 0, sys._getframe()
     while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in ("torch", "cofm_triton"):
         level, frame = level + 1, frame.f_back

@@ -1,6 +1,6 @@
-"""Whether a module does no more than its class says: only then may a shortcut compute what a call of it would.
+"""Whether a module is plain: does exactly what its class says. Only then may a shortcut replace a call of it.
 
-What can be added to a module, all of which a shortcut would pass by:
+What users add to a module, and a shortcut would miss:
 
     another class           a subclass, `torch.compile`, other wrappers, a module put in another's place
     other functions         `module.forward = f` and every other method; `Class.forward = f` for all modules
@@ -8,8 +8,7 @@ What can be added to a module, all of which a shortcut would pass by:
     other tensors           parametrised, shared or of another shape; buffers and attributes in place of parameters;
                             tensor subclasses, which compute by rules of their own
 
-Hooks of state dicts, and values of the class's own options, change nothing that is computed. A module that is not plain
-is right as well: it is called.
+Hooks of state_dict do not count: they do not change what is computed. A module that is not plain is simply called.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from torch.nn.utils.parametrize import type_before_parametrizations
 
 
 class Kind:
-    """A class of modules as it is when it is defined.
+    """A class of modules, remembered as it was when defined.
 
     Args:
         cls: the class.
@@ -39,12 +38,12 @@ class Kind:
 
 
 def behaves_as(module: nn.Module, kind: Kind, *, or_inherits: bool = False) -> bool:
-    """Whether a call of the module is a call of its class's `forward`, whatever its tensors are made of.
+    """Whether a call of the module runs its class's `forward` and nothing else. Its tensors are not looked at.
 
     Args:
         module: any module.
         kind: the class.
-        or_inherits: whether it may be a class below, which inherits `forward`.
+        or_inherits: whether a subclass that inherits `forward` will do.
     """
     cls = type_before_parametrizations(module)
     return (
@@ -60,7 +59,7 @@ def _inherits(cls: type[nn.Module], above: type[nn.Module]) -> bool:
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Whether something listens to calls of the module, or of all modules: calls that therefore have to happen."""
+    """Whether hooks of the module, or global ones, expect it to be called."""
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
     return any(hooks) or bool(base._has_any_global_hook())
 
@@ -89,11 +88,11 @@ def holds(
 
 
 def _is_simple(value: Tensor, shape: tuple[int, ...]) -> bool:
-    """Whether it is a tensor of a shape that computes as tensors do."""
+    """Whether it is an ordinary tensor, no subclass, of this shape."""
     return tuple(value.shape) == shape and not hasattr(type(value), "__tensor_flatten__")
 
 
 def are_distinct(modules: Iterable[nn.Module]) -> bool:
-    """Whether no parameter has two places."""
+    """Whether every parameter of these modules occurs once."""
     tensors = [id(value) for module in modules for value in module._parameters.values() if value is not None]
     return len(set(tensors)) == len(tensors)

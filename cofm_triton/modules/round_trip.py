@@ -1,7 +1,7 @@
-"""Whether a file of weights and options brings a model back.
+"""Whether a file of weights and options can restore a model.
 
-What loads the file builds a model anew and fills it. So the model that is saved must be what its options make: the
-same modules, the same names and shapes, every weight with numbers of its own.
+The loader builds a new model from the options and fills in the weights. So a model can be saved only if its options
+alone make the same modules, names and shapes, and no two weights share memory.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _REMEDIES = (
 
 
 def check_round_trip(model: nn.Module, twin: nn.Module) -> None:
-    """Compare a model with one built from its options; values are not looked at, the twin may be a meta one.
+    """Compare a model with one built from its options. Values do not count: the twin may be on the meta device.
 
     Raises:
-        ValueError: a file would not bring the model back; the message says what and what to do.
+        ValueError: a file would not restore the model; the message says why, and what to do.
     """
     state, expected = model.state_dict(), twin.state_dict()
     _check_names(state.keys() - expected.keys(), expected.keys() - state.keys())
@@ -64,7 +64,7 @@ def _remedy(extra: set[str]) -> str:
 
 
 def _check_structure(model: nn.Module, twin: nn.Module) -> None:
-    """Modules of the same classes, parameters and buffers of the same names, methods of their classes."""
+    """Same classes of modules, same names of parameters and buffers, no replaced methods."""
     ours = {name: type_before_parametrizations(module) for name, module in model.named_modules(remove_duplicate=False)}
     theirs = {name: type_before_parametrizations(module) for name, module in twin.named_modules(remove_duplicate=False)}
     for name in ours | theirs:

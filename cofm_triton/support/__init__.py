@@ -1,1 +1,1 @@
-"""What every room uses: numbers from arguments, files, progress. It imports nothing else of the package."""
+"""What every part of the package uses: checks of arguments, files, progress. It imports nothing else of the package."""

@@ -1,4 +1,4 @@
-"""Figure files: whole or absent, and equal bytes for equal data."""
+"""Figure files. They are written whole or not at all, and equal data give equal bytes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def save_figure(figure: Figure, paths: Sequence[str | os.PathLike[str]]) -> None
 
 
 def draw(path_or_axes: str | os.PathLike[str] | Axes, plot: Callable[[Axes], object]) -> Axes:
-    """Draw on axes as they are, or on new ones that are written to a file.
+    """Draw on given axes, or on new ones that are written to a file.
 
     Args:
         path_or_axes: a file (its suffix chooses the format), or matplotlib axes.
@@ -61,7 +61,7 @@ def draw(path_or_axes: str | os.PathLike[str] | Axes, plot: Callable[[Axes], obj
 
 
 def _undated(path: str) -> dict[str, None] | None:
-    """Metadata that leaves out time and version."""
+    """Metadata without time and version, which would change from run to run."""
     unwanted = {".png": "Software", ".svg": "Date", ".pdf": "CreationDate"}
     name = unwanted.get(os.path.splitext(path)[1])
     return None if name is None else {name: None}

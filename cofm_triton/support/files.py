@@ -1,8 +1,8 @@
-"""Files that are either whole or absent, whatever interrupts the writing.
+"""Files that are whole or absent, whatever interrupts the writing.
 
-A file is written under another name, `.part-...`, and renamed. A process that is killed cannot remove its unfinished
-file: whoever writes the same file next does. A lock, which ends with the process that holds it, tells what a killed
-one left from what another one is still writing.
+A file is written under another name, `.part-...`, and then renamed. A killed process leaves its unfinished file behind;
+the next writer of the same file removes it. A lock on the file tells whether its writer still lives: the lock ends with
+the process.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ PART = ".part-"
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Path to write instead of `path`: it replaces `path` when the block succeeds, else vanishes.
 
-    The file lies in the same folder, because only a rename within a file system is atomic, and
-    keeps the suffix, because writers such as matplotlib take the format from it. What killed processes
-    left of the same file is removed first.
+    The temporary file lies in the same folder, because only a rename within a file system is atomic. It keeps the
+    suffix, because writers such as matplotlib take the format from it. Unfinished files of killed processes are removed
+    first.
 
     Args:
         path: the file to make or replace; its folder is made when missing.
@@ -74,7 +74,7 @@ def remove_leftovers(folder: Path, beginning: str = PART) -> None:
 
     Args:
         folder: where to look, and not below.
-        beginning: of their names.
+        beginning: how their names begin.
     """
     if not _LOCKS:
         return
@@ -107,6 +107,6 @@ def _create(beginning: Path, suffix: str) -> tuple[Path, int | None]:
 
 
 def _to_disk(path: Path) -> None:
-    """Return when what was written to a file is on the disk."""
+    """Wait until the content of a file is on the disk."""
     with path.open("rb+") as file:
         os.fsync(file.fileno())

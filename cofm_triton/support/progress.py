@@ -1,7 +1,7 @@
 """How much of a long call is done.
 
-Every long call takes `progress`, a function that it calls as `progress(done, total)`: integers, in units of work of
-about the same size, ascending, the last time as `progress(total, total)`. What it raises ends the call.
+Every long call takes a function `progress` and calls it as `progress(done, total)`. Both are integers that count equal
+units of work; `done` ascends, and the last call is `progress(total, total)`. An exception in `progress` ends the call.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Finished = Callable[[int], None]
 
 
 def counting(progress: Progress | None, total: int) -> Finished:
-    """What counts finished units and hands their number on.
+    """A function that adds up finished units and passes their number on to `progress`.
 
     Args:
         progress: of the call; None: nobody is told.

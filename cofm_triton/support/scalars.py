@@ -1,8 +1,7 @@
 """Checks of numbers, names and flags: every message names the argument, what was given and what is accepted.
 
-A number is Python's, numpy's, or a 0-dimensional array or tensor; checks give it back as Python's, which is what
-callers go on with. Arrays of one element are no numbers, and neither is a tensor that requires a gradient, which would
-end there.
+Numbers may be Python's, numpy's, or 0-dimensional arrays and tensors; the checks return Python's. Arrays of one element
+are not numbers. Neither is a tensor that requires a gradient: the conversion would cut the gradient off.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import torch
 
 
 def as_int(value: Any) -> int | None:
-    """The value as an int; None if it is no integer. A bool is none."""
+    """The value as an int; None if it is no integer. A bool is not an integer here."""
     value = _unwrapped(value)
     if isinstance(value, int):
         return None if isinstance(value, bool) else int(value)
@@ -25,7 +24,7 @@ def as_int(value: Any) -> int | None:
 
 
 def as_number(value: Any) -> float | None:
-    """The value as a float, infinite beyond its range; None if it is no real number. A bool is none."""
+    """The value as a float (infinite if too large); None if it is no real number. A bool is not a number here."""
     value = _unwrapped(value)
     if isinstance(value, bool) or not isinstance(value, Real):
         return None
@@ -42,7 +41,7 @@ def as_bool(value: Any) -> bool | None:
 
 
 def described(value: Any) -> str:
-    """What was given in place of a number, for a message: the type, of arrays and tensors what keeps them from it."""
+    """For a message: the type of what was given instead of a number; of arrays and tensors, why they are none."""
     name = type(value).__name__
     if not isinstance(value, torch.Tensor) and name != "ndarray":
         return name

@@ -1,1 +1,1 @@
-"""Long jobs: blocks that are checkpointed when they are finished, split over processes, and resumed."""
+"""Long jobs: their work is cut into blocks, which are saved when finished, shared by processes, and never redone."""

@@ -1,7 +1,7 @@
-"""Blocks of work: computed once, by whichever process, and kept in a file each.
+"""Blocks of work: each is computed once, by any process, and kept in a file of its own.
 
-A block's result is a function of the job's settings alone, so a job gives the same bits in one
-process or many, at once or in several runs: what a killed job has finished is read, not computed.
+A block's result depends on the job's settings alone. So a job gives the same bits in one process or many, in one run or
+several. A job that was killed reads the blocks that it had finished.
 """
 
 from __future__ import annotations

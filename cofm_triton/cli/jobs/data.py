@@ -1,4 +1,4 @@
-"""Sequences that models are judged by: those of a target functional, or the user's own."""
+"""The sequences on which models are evaluated: those of a target functional, or the user's own."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TRAIN, TEST, HORIZON = range(3)
-"""Data sets of a target functional: each has random numbers of its own, see `data_seed`."""
+"""Data sets of a target functional. Each has its own random numbers, see `data_seed`."""
 
 
 _TARGET_OPTIONS = {"sequences": 512, "length": 100, "dt": 1.0}  # and their defaults
@@ -29,21 +29,23 @@ def data_seed(seed: int, data_set: int) -> int:
 def add_data_options(parser: argparse.ArgumentParser) -> None:
     """Add --target, --sequences, --length and --dt, or --data instead."""
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--target", metavar="NAME", help="judge by data of this target functional, such as exp or pol")
+    source.add_argument(
+        "--target", metavar="NAME", help="evaluate on data of this target functional, such as exp or pol"
+    )
     source.add_argument(
         "--data",
         type=Path,
         metavar="FILE",
-        help="judge by a .npz file with arrays inputs (N, T, d) and targets (N, T, p)",
+        help="evaluate on a .npz file with arrays inputs (N, T, d) and targets (N, T, p)",
     )
     default = _TARGET_OPTIONS
     parser.add_argument(
-        "--sequences", type=positive, metavar="N", help=f"of the target (default: {default['sequences']})"
+        "--sequences", type=positive, metavar="N", help=f"sequences of the target (default: {default['sequences']})"
     )
     parser.add_argument(
-        "--length", type=positive, metavar="T", help=f"steps of the target (default: {default['length']})"
+        "--length", type=positive, metavar="T", help=f"time steps of the target (default: {default['length']})"
     )
-    parser.add_argument("--dt", type=positive_number, help=f"step of the target, time (default: {default['dt']:g})")
+    parser.add_argument("--dt", type=positive_number, help=f"time step of the target (default: {default['dt']:g})")
 
 
 @dataclass(frozen=True)

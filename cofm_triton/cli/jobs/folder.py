@@ -1,4 +1,4 @@
-"""The folder of a job: whether what lies there belongs to this job."""
+"""The folder of a job: whether it is empty, holds this job, or holds something else."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from cofm_triton.support.files import PART, remove_leftovers, write_text
 
 CONFIG = "config.json"
 WRITER, FILES = "written_by", "files"
-"""Keys of that file beside the settings: the command, and the names of the files it writes into the folder. Without
-them it is somebody else's."""
+"""Keys of config.json beside the settings: the command, and the names of the files it writes. A file without them is
+not ours."""
 
 
 class ResultFolder:
-    """Results, each written atomically, so that what exists is finished.
+    """The result folder of one job. Files are written atomically, so a file that exists is finished.
 
     Args:
         root: the folder.
@@ -38,14 +38,14 @@ class ResultFolder:
         Args:
             config: the settings and versions its results depend on.
             files: names of the files that it writes into the folder, but for those of its steps.
-            overwrite: remove what a job of this command with other settings has written, and nothing else.
+            overwrite: remove the files of an earlier job of this command with other settings, and nothing else.
 
         Returns:
             Whether an earlier job with the same config is being continued.
 
         Raises:
             UsageError: the folder cannot be made or written.
-            FileExistsError: the folder holds results of other settings, or other things.
+            FileExistsError: the folder holds a job with other settings, or anything else.
         """
         make_folder(self.root)
         config = {WRITER: self._writer, FILES: sorted(files), **config}
@@ -78,7 +78,7 @@ class ResultFolder:
         return processes.in_turn(lambda: self.open(config, files, overwrite=overwrite))
 
     def _read_config(self) -> dict[str, Any] | None:
-        """What an earlier job has written, None if there was none."""
+        """The settings that an earlier job wrote; None if there was none."""
         try:
             found = json.loads((self.root / CONFIG).read_text())
         except (FileNotFoundError, IsADirectoryError, ValueError):  # the last: no text, or no JSON
@@ -92,7 +92,7 @@ class ResultFolder:
             raise FileExistsError(_difference(self.root, found, wanted))
 
     def _clear(self, files: Sequence[str]) -> None:
-        """Remove what a job has made, and nothing else: files of these names, and those of steps."""
+        """Remove the files of a job, by these names and the patterns of its steps, and nothing else."""
         paths = [self.root / Path(name).name for name in files]  # whatever they say, nothing outside of the folder
         paths += [path for folder in self._folders() for path in folder.glob(f"{PART}*")]
         paths += [path for pattern in self._steps for path in self.root.glob(pattern)]
@@ -109,14 +109,14 @@ class ResultFolder:
 
 
 def _is_ours(found: Any) -> bool:
-    """Whether the content of a file named config.json is that of ours."""
+    """Whether the content of a config.json was written by `cofm`."""
     if not isinstance(found, dict) or not isinstance(found.get(WRITER), str) or not isinstance(found.get(FILES), list):
         return False
     return found[WRITER].startswith("cofm ") and all(isinstance(name, str) for name in found[FILES])
 
 
 def _difference(root: Path, found: dict[str, Any], wanted: dict[str, Any]) -> str:
-    """Says in which settings an earlier job differs."""
+    """A message: the settings in which an earlier job differs."""
     names = sorted(k for k in found.keys() | wanted.keys() if found.get(k) != wanted.get(k) and k != FILES)
     shown = "; ".join(f"{k}: {found.get(k)} there, {wanted.get(k)} now" for k in names)
     return (

@@ -1,4 +1,4 @@
-"""Models that a job is about: model files of ours, and anything that a user's function makes."""
+"""The models of a job: from model files, or from a user's function."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from cofm_triton.cli.options import UsageError
 if TYPE_CHECKING:
     from torch import nn
 
-HELP = "a model file (see cofm_triton.model_file), or MODULE:FUNCTION, a function that returns a torch.nn.Module"
+HELP = (
+    "a model file (written by cofm_triton.model_file.save_model), or MODULE:FUNCTION, a function that returns a "
+    "torch.nn.Module"
+)
 
 
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")  # of a function inside a module: another one in every process
@@ -37,11 +40,11 @@ class NamedModel:
     module: nn.Module
 
     def as_dict(self) -> dict[str, Any]:
-        """What identifies the model, JSON values: equal dicts, equal results."""
+        """What identifies the model, JSON values. Models with equal dicts give equal results."""
         return {"name": self.name, "sha256": self._digest()}
 
     def _digest(self) -> str:
-        """Of options, tensors, which of them are shared, and the user's code: what `forward` does is nowhere else."""
+        """A hash of options, tensors, which of them are shared, and the user's code, which defines `forward`."""
         import torch
 
         digest = hashlib.sha256(_ADDRESS.sub("", repr(self.module)).encode())
@@ -57,7 +60,7 @@ class NamedModel:
         return digest.hexdigest()
 
     def _files(self) -> list[Path]:
-        """The files of the user's function and classes; of packages the versions are known."""
+        """Source files of the user's function and classes. Ours and torch's are identified by their versions."""
         names = {type(module).__module__ for module in self.module.modules()} | {self.source.partition(":")[0]}
         own = [name for name in sorted(names) if name.partition(".")[0] not in ("torch", "cofm_triton")]
         files = (getattr(sys.modules.get(name), "__file__", None) for name in own)

@@ -2,8 +2,8 @@
 
     torchrun --nproc-per-node 4 -m cofm_triton sweep ...
 
-Processes talk through `torch.distributed` (nccl between GPUs, gloo otherwise), and only in small
-objects: which blocks are finished, and finished blocks that another machine has computed.
+Processes talk through `torch.distributed` (nccl between GPUs, gloo otherwise). They exchange little: which blocks are
+finished, and blocks that another machine has computed.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Processes:
 
     @contextmanager
     def joined(self, device: str) -> Iterator[None]:
-        """Connected to the other processes within the block.
+        """Connect this process to the others for the length of a `with` block.
 
         Args:
             device: of this process.
@@ -86,7 +86,7 @@ class Processes:
             dist.destroy_process_group()
 
     def gather(self, value: Any) -> list[Any]:
-        """The values of all processes, by rank, in every process; waits for all of them."""
+        """The values of all processes, by rank, in every process. Waits for all of them."""
         if self.count == 1:
             return [value]
         import torch.distributed as dist
@@ -96,7 +96,7 @@ class Processes:
         return values
 
     def in_turn(self, action: Callable[[], _Result]) -> _Result:
-        """Do something that two processes must not do at once; all have done it when it returns."""
+        """Let the processes do something one after the other. When it returns, all have done it."""
         results = []
         for rank in range(self.count):
             if rank == self.rank:

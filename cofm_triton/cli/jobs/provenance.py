@@ -1,4 +1,4 @@
-"""What the bits of a job's results depend on beside its settings."""
+"""What a job's results depend on, to the bit, besides its settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One run of a long job, from its options to its report: what every such command does alike."""
+"""One run of a long job, from options to report: what `cofm sweep` and `cofm memory` have in common."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def run_job(
     make: Callable[[str], Job[Results]],
     report: Callable[[Results, dict[str, Any], Path], str],
 ) -> int:
-    """Compute a job, or what is missing of it, and report.
+    """Compute a job, or the blocks that are still missing, and report.
 
     Args:
-        arguments: with the common options, and `command`, the folder's name if none is given.
+        arguments: with the common options, and `command`, which names the folder if no --out is given.
         make: the job on a device.
         report: writes files to a folder, from results and their configuration, and returns the table to print.
 

@@ -1,4 +1,4 @@
-"""The folder of a run: what lies where."""
+"""The folder of a run: the paths of its files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cofm_triton.cli.jobs.folder import ResultFolder
 
 @dataclass(frozen=True)
 class Cell:
-    """One kind of model: everything but the length it was trained for."""
+    """One kind of model: all of its settings but the length it was trained for."""
 
     target: str
     nonlinearity: str

@@ -1,4 +1,4 @@
-"""From the parts of a finished run to tables, figures and the verdict."""
+"""Tables, figures and verdicts from the files of a finished run."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The operators in plain PyTorch, blocked and vectorised: what runs where neither Triton nor numba can."""
+"""The operators in plain PyTorch, vectorised over blocks of time: for machines without Triton and numba."""

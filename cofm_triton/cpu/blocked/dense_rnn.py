@@ -1,4 +1,4 @@
-"""Dense nonlinear recurrence in plain PyTorch: one matrix product per step into buffers that all steps share.
+"""Dense nonlinear recurrence in plain PyTorch: one matrix product per step, in buffers that all steps reuse.
 
     z[t] = x[t] - weight @ h[t-1],   h[t] = h[t-1] + dt * act(z[t])
 

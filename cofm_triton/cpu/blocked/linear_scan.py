@@ -1,9 +1,13 @@
-"""Linear scan in plain PyTorch: time in blocks, all blocks advanced together.
+"""Linear scan in plain PyTorch: time is cut into blocks, and all blocks advance together.
 
-T steps are laid out as N blocks of L ~ sqrt(T). L vectorised steps give every block's final state from a zero start, a
-scan over the N ends gives the state each block starts from, and L more steps replay the blocks from there: the three
-phases of the Triton kernel, with the rounding of the sequential recurrence inside each block. Gates of which an axis
-has one entry broadcast along it. Pairs of real channels are computed with as the complex numbers that they are.
+T steps make N blocks of L ~ sqrt(T) steps. There are three phases, as in the Triton kernel:
+
+1. summaries: L vectorised steps give the last state of every block from a zero start;
+2. carries: a scan over these N states gives the state that each block starts from;
+3. replay: L more steps give all states.
+
+Inside a block, rounding is that of the sequential recurrence. Gates broadcast along axes of size 1. Pairs of real
+channels are computed as complex numbers.
 """
 
 from __future__ import annotations
@@ -121,7 +125,7 @@ def scan(x: Tensor, decay: Tensor, start: Tensor, reverse: bool, state_dtype: to
 
 
 def _gates(decay: Tensor, span: slice, length: int) -> Tensor:
-    """The gates of a sequence; what has one entry for all `length` steps has none of its own."""
+    """The gates of one sequence; gates with one entry for all `length` steps as they are."""
     return decay if decay.dim() == 1 or decay.shape[1] < length else decay[:, span]
 
 

@@ -2,9 +2,9 @@
 
     z[0] = e,   v[k] = act(z[k]),   z[k+1] = z[k] - A act(z[k]) = l z[k] + A (z[k] - act(z[k]))
 
-with A = dt * rate and l = 1 - A. The second form is the one computed: where act is linear, z
-decays by l itself, which is known to full relative accuracy when 1 - A is not. Once every |z| is below
-`SMALL` (and l shrinks it) act is linear to 1e-13, and the remaining steps are one power of l.
+with A = dt * rate and l = 1 - A. The second form is computed: where act is linear, z decays by l, which is known to
+full relative accuracy, unlike 1 - A. Once every |z| is below `SMALL` and shrinking, act is linear to 1e-13, and all
+remaining steps are one power of l.
 Source: arXiv 2305.19190, Definition 3.1, for y = c^T h.
 """
 

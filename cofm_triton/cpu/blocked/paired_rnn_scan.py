@@ -2,8 +2,8 @@
 
     h[t] = h[t-1] + dt * act(z[t]),   z[t] = x[t] - pull * h[t-1] + turn * swap(h[t-1])
 
-swap exchanges channels 2k and 2k + 1. Rows are updated in place, without autograd's bookkeeping; slopes are formed for
-all rows at once.
+swap exchanges channels 2k and 2k + 1. Rows are updated in place, outside autograd. Slopes are formed for all rows at
+once.
 """
 
 from __future__ import annotations

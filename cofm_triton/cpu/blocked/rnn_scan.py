@@ -1,7 +1,7 @@
 """Diagonal nonlinear recurrence in plain PyTorch: forward row by row, backward in blocks of time.
 
-The forward pass is sequential by nature; its rows are updated in place, without autograd's bookkeeping. The adjoint is
-affine in the state and runs as the blocked linear scan with the Jacobians as gates.
+The forward pass is sequential; its rows are updated in place, outside autograd. The adjoint is affine in its state: it
+is the blocked linear scan, with the Jacobians as gates.
 """
 
 from __future__ import annotations

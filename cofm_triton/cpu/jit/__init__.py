@@ -1,1 +1,1 @@
-"""The operators compiled for the CPU by numba: whole rows of channels, both cores, cached on disk."""
+"""The operators compiled for the CPU by numba: vectors of channels, all cores, machine code kept on disk."""

@@ -1,7 +1,6 @@
-"""bfloat16, which numba does not know: it travels as uint16, and is widened to float32 and rounded from it here.
+"""bfloat16, which numba does not know: stored as uint16, computed as float32.
 
-To nearest, ties to even; every NaN becomes the same quiet one. Numbers of other dtypes are computed with as they are
-stored.
+Rounding is to nearest, ties to even; every NaN becomes the same quiet one. Other dtypes need no conversion.
 """
 
 from __future__ import annotations

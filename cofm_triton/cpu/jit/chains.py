@@ -1,15 +1,17 @@
-"""Few channels, many steps: a sequence cut into parts that run side by side, each from a guess of its first state.
+"""Few channels, many steps: a sequence is cut into parts that run side by side, each from a guessed first state.
 
-One step of few channels is one vector, and the next step waits for it: the time of a sequence is the latency of a step
-times its length, whatever the number of cores. But a recurrence that contracts forgets where it started. Every part
-but the first guesses its first state by running the steps just before it from zero; parts run as `CHAINS` chains a
-thread, whose latencies overlap. Then, in order, every guess is compared with the state that the part before it ended
-in. Rounding makes two states that have come close the same, bit for bit, as a rule; where they differ, the part is run
-again from the right state, next to the wrong one, until both are the same. All results are those of the sequential
-recurrence, to the bit, whether guesses are right or not: what a wrong one costs is time.
+A step of few channels is one vector operation, and the next step waits for it. So a sequence takes its length times the
+latency of a step, however many cores there are. But a recurrence that contracts forgets where it started:
 
-The adjoint of a nonlinear recurrence forgets as fast. It is bound by memory rather than by latency, so that one part a
-thread will do; a part with a wrong guess is done once more, for its share of the rates' gradient.
+1. Guess. Every part but the first runs the steps just before it from zero; where that ends is its first state.
+2. Run. A thread runs `CHAINS` parts at a time, so that their latencies overlap.
+3. Check, in order. A guess should be the state in which the part before ended, and rounding makes close states equal,
+   bit for bit, as a rule. If not, the part runs again from the right state until it meets its old states.
+
+So all results are those of the sequential recurrence, bit for bit. A wrong guess costs time only.
+
+The adjoint of a nonlinear recurrence forgets as fast. Memory limits it, not latency, so each thread has one part at a
+time. A part with a wrong guess is run again from its beginning, because its share of the rates' gradient is wrong too.
 """
 
 from __future__ import annotations
@@ -23,19 +25,18 @@ import numpy as np
 from cofm_triton.cpu.jit.schedule import KEPT_PLANS, Plan, consecutive, sequences
 
 CHAINS = 4  # spelled out in `forward._chains_part`, each in a register of its own
-# Many sequences keep the threads busy by themselves: at most so many a thread are cut.
+# With more sequences than this for each thread, the threads are busy anyway, and nothing is cut.
 MAX_SEQUENCES = 2
-# A guess takes as many steps as let a difference fall below rounding this many times over. Linear recurrences need only
-# wait a little until rounding makes both the same; of others, a step that saturates or that relu passes by shrinks
-# nothing.
+# Length of a guess, in multiples of the steps in which a difference falls below rounding. Linear recurrences need a
+# little more than one. Nonlinear steps may not contract (where act saturates, or relu is 0), so they warm up longer.
 LINEAR_MARGIN, MARGIN = 1.5, 4
-# A guess is worth its steps where all chains of a thread have so many times as many, and each has this many.
+# Cutting pays if the parts of a thread have `MIN_PART` times the steps of a guess, and each has `MIN_STEPS`.
 MIN_PART = 4
 MIN_STEPS = 2**10
 
 
 def worth_a_guess(sequences: int, longest: int, threads: int, chains: int = CHAINS) -> bool:
-    """Whether so many sequences, none longer, could be cut, however short their guesses: known from their sizes."""
+    """Whether cutting could pay for so many sequences of at most this length, however short the guesses are."""
     if not 0 < sequences <= MAX_SEQUENCES * threads:
         return False
     count = _parts(sequences, threads, chains)
@@ -43,7 +44,7 @@ def worth_a_guess(sequences: int, longest: int, threads: int, chains: int = CHAI
 
 
 def _parts(sequences: int, threads: int, chains: int) -> int:
-    """Parts of each sequence: whole groups, for every thread one or more."""
+    """Parts of each sequence: a multiple of `chains`, and at least one group for each thread."""
     return chains * -(-threads // sequences)
 
 

@@ -1,17 +1,17 @@
-"""Machine code on disk, for several processes at a time: numba's cache, with other file names and another order.
+"""Machine code on disk, safe for several processes at a time: numba's cache with other file names and another order.
 
-numba numbers the files of a function's code and writes down the number before the code. Two processes that compile at
-once, as those of `torchrun` do, may pick the same number for code of different signatures, and one that looks in
-between finds what an older version left under it: either way it runs code that was made for other arguments. Here a
-file is named by a digest of what it is for and written first; the worst that may happen is a compilation too many.
+The fault of numba's own cache: it numbers the files of a function's code, and writes the number into its index before
+the code. Two processes that compile at once, as under `torchrun`, may take the same number for different signatures. A
+process that reads in between finds older code under the number. Either way it runs code made for other arguments. Here
+a file is named by a digest of what it is for, and written before its entry in the index. The worst case is one
+compilation too many.
 
-Code is discarded when any file that it may come from changes, not only the file of the function: one compiled function
-contains those that it calls, and the numbers and names that it was made with. Files that no index names, of code that
-was discarded, are removed when they have lain for an hour.
+Code becomes invalid when any file that it may contain code of changes, not only the function's own: a compiled function
+contains the functions that it calls. Files that no index names are removed after an hour.
 
-The disk only saves time. Where there is no folder, where it is full or where a file is damaged, functions are compiled;
-one warning says so when the code cannot be kept. Every file begins with a digest of the rest, because LLVM, given
-damaged machine code, ends the process.
+The disk only saves time. Without a folder, on a full disk, or with a damaged file, functions are compiled; one warning
+says when code cannot be kept. Every file begins with a digest of the rest, because damaged machine code would end the
+process.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from numba.core.caching import FunctionCache, IndexDataCacheFile
 from cofm_triton.support.files import write_bytes
 
 PACKAGE = Path(__file__).parents[2]
-# A file younger than this may be one that another process is about to name.
+# A younger file may be one whose entry another process is about to write.
 STALE_SECONDS = 3600
 _DIGEST = hashlib.sha256().digest_size
 
@@ -39,12 +39,12 @@ class CodeFiles(IndexDataCacheFile):
     """The code of one function for all its signatures."""
 
     def load(self, key: Any) -> Any:
-        """What was saved; None where there is none, or where it is damaged."""
+        """What was saved under `key`; None if there is nothing, or if it is damaged."""
         name = self._load_index().get(key)
         return None if name is None else self._load_data(name)
 
     def save(self, key: Any, data: Any) -> None:
-        """Keep `data`, what `load(key)` gives from now on."""
+        """Keep `data`, so that `load(key)` returns it."""
         base = self._index_name.removesuffix(".nbi")
         purpose = repr((key, self._source_stamp)).encode()
         name = f"{base}.{hashlib.sha256(purpose).hexdigest()[:16]}.nbc"
@@ -68,7 +68,7 @@ class CodeFiles(IndexDataCacheFile):
         self._write(self._data_path(name), data)
 
     def _read(self, path: str) -> Any:
-        """What `_write` wrote with this version of numba, or None."""
+        """What `_write` wrote, if it was this version of numba; otherwise None."""
         try:
             content = Path(path).read_bytes()
         except OSError:
@@ -91,7 +91,7 @@ class CodeFiles(IndexDataCacheFile):
 
 
 class CodeCache(FunctionCache):
-    """What a function of numba asks for its code: never an error, whatever the folder is like."""
+    """The cache interface that numba calls for a function. It never raises, whatever the state of the folder."""
 
     def __init__(self, function: Any) -> None:
         super().__init__(function)
@@ -114,7 +114,7 @@ class CodeCache(FunctionCache):
 
 
 def source_files() -> list[Path]:
-    """Every file that compiled code may come from: these, and the modules of tables and formulas above them."""
+    """Every file that compiled code may come from: those of this folder, and the modules whose tables they use."""
     return sorted((*(PACKAGE / "step").rglob("*.py"), *Path(__file__).parent.glob("*.py")))
 
 

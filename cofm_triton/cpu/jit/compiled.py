@@ -1,11 +1,12 @@
-"""How compiled functions are compiled, by who calls them.
+"""Decorators: how functions are compiled depends on who calls them.
 
-Fused multiply-adds are allowed, and nothing else: infinities and NaN follow the recurrence. Division by zero gives
-what IEEE 754 says.
+- `entry`: called by Python. Releases the GIL, so that threads run side by side. Its machine code, with all that it
+  calls, is kept on disk (`code_cache.py`).
+- `inner`, `inlined`, `summing`: called by compiled code only. They have no entrance for Python, which would take a
+  third of the compilation.
 
-What Python calls releases the GIL, so that threads run side by side, and its machine code, with all that it calls, is
-kept on disk (`code_cache.py`). The rest is called by compiled code alone: entrances for Python would take a third of
-compilation. Python must not call it: there is nothing to enter.
+Of the fast-math options only fused multiply-adds are on, and in `summing` any order of a sum. Infinities and NaN follow
+the recurrence, and division by zero gives what IEEE 754 says.
 """
 
 from __future__ import annotations

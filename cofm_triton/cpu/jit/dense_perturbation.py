@@ -3,11 +3,12 @@
     h[k+1] = h[k] + dt act(U x[k] + b - A h[k]),  h[0] = 0,  y[k] = c^T h[k+1] + d
     E = sum over sequences n, steps k and outputs q of  w[k] (y - target)^2,  or  max |y - target|
 
-Layout: sequences are the innermost axis of blocks (blocks, T, channels, S), a cache line of them: a state is a vector,
-whatever the width of the model, and a number of A multiplies all of it. The states (m, S), one step old and new, stay
-in the first-level cache, with the matrix of a model of up to 64 units. States are float32 or float64 as the inputs are,
-errors always float64: one partial sum per model and block of sequences, added in a fixed order, so the result does not
-depend on the number of threads.
+Layout: sequences are the innermost axis of blocks (blocks, T, channels, S), S filling a cache line. So the state of a
+unit is a vector, which a number of A multiplies as a whole. Old and new states (m, S) stay in the first-level cache,
+and so does the matrix of a model of up to 64 units.
+
+States have the dtype of the inputs, float32 or float64. Errors are float64: one partial sum per model and block, added
+in a fixed order, so the result does not depend on the number of threads.
 
 Traffic: T (d + p) numbers per sequence and model in, one number per (block, model) out.
 """

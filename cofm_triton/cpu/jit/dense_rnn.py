@@ -3,8 +3,8 @@
     z[t] = x[t] - weight @ h[t-1],   h[t] = h[t-1] + dt * act(z[t])
 
 Adjoint, with s = act'(z): `lambda[t] = g[t] + mu[t]`, `dx[t] = dt s[t] lambda[t]`,
-`mu[t-1] = lambda[t] - weight^T dx[t]`. Sequences do not wait for each other: threads meet once, at the end. The states
-of a thread's sequences and the weight in panels stay in its cache.
+`mu[t-1] = lambda[t] - weight^T dx[t]`. Sequences are independent, so threads wait for each other only at the end. The
+states of a thread's sequences, and the weight in panels, stay in its cache.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from cofm_triton.cpu.jit.rows import Rows, aligned, numbers, row, with_rows
 from cofm_triton.cpu.jit.schedule import MIN_NUMBERS
 from cofm_triton.cpu.jit.threads import run, workers
 
-# Sequences that go through time together: more of them share each read of the weight, until their states leave the
-# first-level cache.
+# Sequences that go through time together. They share each reading of the weight; the states of more of them would not
+# fit into the first-level cache.
 MAX_TOGETHER = 16
 
 

@@ -1,4 +1,4 @@
-"""The forward recurrences compiled for the CPU: all channels of a row at a time, so that memory is read as one stream.
+"""The forward recurrences compiled for the CPU: a row of channels at a time, so that memory is read as one stream.
 
     linear      h[t] = a[t] h[t-1] + x[t]
     nonlinear   h[t] = h[t-1] + dt act(x[t] - a h[t-1])
@@ -8,11 +8,15 @@ A `rule` says which one: `()`, `(act, dt)` with act a tuple of as many entries a
 in compiled code, or `(act, dt, distance)`, where turn lies so many bytes behind a. Coefficients that do not change
 over time are to these loops rows that all lie at one address.
 
-Sequences are shared out to threads. Those that do not divide evenly are split in time: each thread first runs the
-recurrence up to its part without storing it, a pass that only reads, and then does its part. Rows of at most
-`rows.MAX_HELD` channels are compiled for their width, with their state in registers, and long sequences of them may
-run in chains (`chains.py`); wider rows are done in blocks. Every state is computed by the same operations in the same
-order, however a sequence is split. Large results leave past the cache (`streams.py`).
+How the work is done:
+
+- Threads share the sequences. If these do not divide evenly, the rest is split in time: each thread runs the recurrence
+  up to its part, reading without storing, and then does its part (`schedule.py`).
+- Rows of at most `rows.MAX_HELD` channels are compiled for their width, with the state in registers. Few long sequences
+  of such rows may run in chains (`chains.py`). Wider rows are done in blocks.
+- Large results are written past the cache (`streams.py`).
+
+Every state is computed by the same operations in the same order, however a sequence is split.
 """
 
 from __future__ import annotations
@@ -139,7 +143,7 @@ def _next_overload(rule: Any, a: Any, x: Any, state: Any) -> Any:
 def _skip(
     rule: Any, lanes: Any, x: int, x_step: int, xk: Any, a: int, a_step: int, ak: Any, held: Any, steps: int
 ) -> Any:
-    """The state after the `steps` steps before the rows at x and a."""
+    """The state after the `steps` steps that come before the rows at x and a; nothing is stored."""
     for t in range(-steps, 0):
         held = _next(rule, _coefficients(rule, lanes, a + t * a_step, ak), load(lanes, x + t * x_step, xk), held)
     return held
@@ -251,7 +255,7 @@ def _settle(
     rule: Any, lanes: Any, places: Any, begins: Any, counts: Any, x_step: int, xk: Any, a_step: int, ak: Any,
     h_step: int, hk: Any, streamed: bool, states: Any, guesses: Any,
 ) -> None:  # fmt: skip
-    """Run parts again, in order, as far as their guesses were wrong; states become what they would have been."""
+    """Run the parts with wrong guesses again, in order, until their states are right."""
     size = len(lanes) * states.itemsize
     for i in range(1, counts.size):
         if not begins[i]:

@@ -2,10 +2,10 @@
 
 The adjoint is written with mu, what arrives from later steps: `lambda[t] = g[t] + mu[t]`,
 `mu[t-1] = conj(decay[t]) lambda[t]`, `dx = lambda`, `ddecay[t] = lambda[t] conj(h[t-1])`. mu is computed as
-`conj(decay) mu + conj(decay) g`, one fused operation away from the mu before. The gradient of a gate that all channels
-share is summed over them where it arises, in an order that depends on their number alone.
+`conj(decay) mu + conj(decay) g`: one fused operation between one mu and the next. The gradient of a gate that all
+channels share is summed over the channels step by step, in an order that depends on their number alone.
 
-Pairs of real channels with a complex decay are rows of complex numbers, in place.
+Pairs of real channels with a complex decay are read as complex numbers, without a copy.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from cofm_triton.cpu.jit.vectors import conjugate, distribute, load, store, tota
 from cofm_triton.cpu.packed import starts_of
 from cofm_triton.step.pairs import in_pairs
 
-# Time of a step that is not stored over that of one that is: time-invariant, gated.
+# Time of a step that is not stored, relative to one that is: constant decay, gates.
 READ_COST = (0.4, 0.6)
 
 
@@ -112,7 +112,7 @@ def backward(
 
 @inlined
 def _skip(lanes: Any, g: int, g_step: int, gk: Any, gate: int, gate_step: int, ak: Any, held: Any, steps: int) -> Any:
-    """mu after the `steps` steps before the rows at g and gate."""
+    """mu after the `steps` steps that come before the rows at g and gate."""
     for t in range(-steps, 0):
         held = distribute(load(lanes, gate + t * gate_step, ak), held, load(lanes, g + t * g_step, gk))
     return held
@@ -216,7 +216,7 @@ def _adjoint_gated_row(
     lanes: Any, begin: int, end: int, step: int, g: int, gk: Any, before: int, hk: Any, gate: int, ak: Any, dx: int,
     dxk: Any, da: int, dak: Any, streamed: bool, mu: int, mk: Any,
 ) -> Any:  # fmt: skip
-    """The sum over the channels [begin, end) of the gradient of a gate that they share; of others, it is stored."""
+    """Store the gradients of gates; of a gate that channels share, return the sum over channels [begin, end)."""
     sums = zeros(lanes, mk)
     for k in range((end - begin) // len(lanes)):
         c = block_at(k, lanes, begin, end, step)

@@ -2,11 +2,10 @@
 
     z[0] = e,   v[k] = act(z[k]),   z[k+1] = l z[k] + A (z[k] - act(z[k])),   A = dt * rate, l = 1 - A
 
-The equation, arguments and numbers of `cofm_triton.cpu.blocked.memory_increment`, with sums over
-units in another order. Inputs are the innermost axis, so that a line of arithmetic runs on
-neighbouring inputs and vectorises; the z of one unit, `(lanes,)`, stay in the first-level cache
-from the first step to the last, and nothing but the sampled read-outs is stored. Tasks are
-(model, block of inputs), shared by torch's number of threads.
+Equation, arguments and results are those of `cofm_triton.cpu.blocked.memory_increment`; only sums over units have
+another order. Inputs are the innermost axis, so that the arithmetic vectorises over neighbouring inputs. The z of one
+unit, `(lanes,)`, stay in the first-level cache from the first step to the last. Only the sampled read-outs are stored.
+Tasks are (model, block of inputs), shared by as many threads as PyTorch uses.
 """
 
 from collections.abc import Sequence

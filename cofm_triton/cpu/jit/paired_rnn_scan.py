@@ -7,7 +7,7 @@ swap exchanges channels 2k and 2k + 1, which lie in one vector; turn has opposit
 what arrives from later steps and f = dt act'(z): `lambda[t] = g[t] + mu[t]`, `dx[t] = f lambda[t]`,
 `mu[t-1] = lambda[t] - pull dx[t] - turn swap(dx[t])`, `dpull -= dx[t] h[t-1]`, `dturn += dx[t] swap(h[t-1])`. mu is
 `own lambda - other swap(lambda)` with `own = 1 - pull f`, `other = turn swap(f)`: two fused operations and an exchange
-away from the mu before.
+between one mu and the next.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from cofm_triton.cpu.jit.vectors import load, store, swap
 from cofm_triton.cpu.packed import starts_of
 from cofm_triton.step.activations import properties
 
-# Time of a step that is not stored over that of one that is: the arithmetic is the same, only the store is saved.
+# Time of a step that is not stored, relative to one that is: only the store is saved.
 READ_COST = 0.7
 # The narrowest vector that holds whole pairs.
 PAIR = (0, 0)

@@ -3,14 +3,14 @@
     h[k+1] = h[k] + dt act_in(U x[k] + b - a h[k]),  h[0] = 0,  y[k] = c^T act_out(h[k+1]) + d
     E = sum over sequences n, steps k and outputs q of  w[k] (y - target)^2,  or  max |y - target|
 
-Layout: sequences are the innermost axis of blocks (blocks, T, channels, S), so that every line of
-arithmetic runs on S neighbouring sequences and vectorises. A block of inputs, targets and outputs
-fits the second-level cache (with one input and one output the first) and is read from memory once
-for all K models of its task; the states of a few units stay in registers (in the first-level cache)
-from the first step to the last. States are float32 or float64 as the inputs are, errors always
-float64: one partial sum per block and model,
-added in a fixed order, so the result does not depend on the number of threads.
-Padding sequences of the last block are computed and left out of the sum.
+Layout: sequences are the innermost axis of blocks (blocks, T, channels, S), so that the arithmetic vectorises over S
+neighbouring sequences. A block of inputs, targets and outputs fits the second-level cache (with one input and one
+output the first), and is read from memory once for all K models of its task. The states of a few units stay in
+registers or in the first-level cache from the first step to the last.
+
+States have the dtype of the inputs, float32 or float64. Errors are float64: one partial sum per block and model, added
+in a fixed order, so the result does not depend on the number of threads. Padding sequences of the last block are
+computed and left out of the sum.
 
 Traffic: T S (d + p) numbers per block and task in, one number per (block, model) out.
 """
@@ -34,8 +34,8 @@ from cofm_triton.cpu.jit.vectors import load, store
 from cofm_triton.step.activations import properties
 from cofm_triton.step.stacked_cells import StackedCells
 
-# Units updated together: one read of x and one update of y serve all, as long as their states and coefficients, four
-# each, fit the vector registers. AVX-512 has 32 of them; with sixteen, four units run at half the speed of two.
+# Units updated together, which share each reading of x and each update of y. States and coefficients, four vectors a
+# unit, must fit the registers: AVX-512 has 32; with sixteen, four units run at half the speed of two.
 _UNITS = 4 if get_host_cpu_features().get("avx512vl", False) else 2
 _CACHE_BYTES = 400_000  # inputs, targets and outputs of a block, in the second-level cache
 _MIN_LANES, _MAX_LANES = 64, 256

@@ -6,9 +6,9 @@ gap r[k] = 2 w[k] (y[k] - target[k]):
     g[k+1]  = (g[k+2] - a s[k+1]) + sum over outputs of c r[k] act_out'(h[k+1]),   s[k] = dt act_in'(z[k]) g[k+1]
     da = - sum s[k] h[k],  dU = sum s[k] x[k],  db = sum s[k],  dc = sum r[k] act_out(h[k+1]),  dd = sum r[k]
 
-sums over steps and sequences. Layout, threads and order of sums as in that file: sequences are the innermost axis. The
-states of one unit, (T + 1, S), are computed twice, once for the outputs and once for the adjoint, instead of kept
-for all units: they stay in the first-level cache. Padding sequences have r = 0.
+The sums run over steps and sequences. Layout, threads and order of sums are those of that file. The states of one unit,
+(T + 1, S), are computed twice, for the outputs and for the adjoint: kept for all units, they would not fit into the
+first-level cache. Padding sequences have r = 0.
 
 Traffic: T S (d + p) numbers per block and task in, m (2 + d + p) + p + 1 per (block, model) out.
 """

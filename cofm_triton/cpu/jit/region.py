@@ -1,8 +1,8 @@
 """Parallel regions inside compiled code: `each(entry, first, threads, count, function, arguments)`.
 
-Calls `function(i, *arguments)` for every i in range(count), and returns when all calls have. The function is one that
-is compiled already, with no result; a call must not depend on another one's. No Python runs in between: threads that
-take turns at the interpreter would lose more time than short sequences take.
+Calls `function(i, *arguments)` for every i in range(count), and returns when all calls have returned. The function is
+compiled and has no result; its calls must be independent. No Python runs in between: waiting for the interpreter would
+cost more than short sequences take.
 
 With `entry` the address of `GOMP_parallel` (`threads.openmp`), as many threads as asked for, or fewer, take indices
 from a common counter. With 0 the calling thread does every `threads`-th index from `first` on.

@@ -3,8 +3,8 @@
     h[t] = h[t-1] + dt * act_in(z[t]),   z[t] = U x[t] + b - a h[t-1],   y[t] = c^T act_out(h[t])
 
 Sequences are the innermost axis of blocks (d, T, S), so that a step of one unit is vector arithmetic without a sum
-across lanes. Time goes in chunks; within one, unit after unit takes all steps in a scratch of (steps, S) numbers, while
-x and y stay in the cache. The state of each unit at the start of a chunk is all that the forward pass keeps.
+across lanes. Time is cut into chunks. Within a chunk, one unit after the other takes all steps, in a scratch of (steps,
+S) numbers, while x and y stay in the cache. The forward pass keeps only the state of each unit at the start of a chunk.
 
 Backward, from the last chunk to the first, unit by unit: the steps of the chunk are run again from its first state, and
 the adjoint goes back over them. With g[t] = dy[t] and mu what arrives from later steps:
@@ -240,7 +240,7 @@ def _units(weight: Tensor, bias: Tensor, rate: Tensor, readout: Tensor) -> np.nd
 
 
 def _lane_count(batch: int) -> int:
-    """S: blocks of equal size."""
+    """S, sequences of a block: blocks have equal sizes."""
     blocks = -(-batch // MAX_LANES)
     return -(-batch // (blocks * MIN_LANES)) * MIN_LANES
 
@@ -271,7 +271,7 @@ def _share(task: Any, groups: int, blocks: int, states: int) -> None:
 
 
 def _lanes(sequences: Tensor) -> np.ndarray[Any, Any]:
-    """(B, T, d) to (blocks, d, T, S), the last block filled up with zeros."""
+    """(B, T, d) to (blocks, d, T, S); the last block is padded with zeros."""
     batch, steps, channels = sequences.shape
     lanes = _lane_count(batch)
     filled = sequences.new_zeros(len(_blocks(batch)) * lanes, steps, channels)

@@ -4,7 +4,7 @@
 
 Adjoint, with mu what arrives from later steps and s = act'(z): `lambda[t] = g[t] + mu[t]`, `dx[t] = dt s[t] lambda[t]`,
 `mu[t-1] = lambda[t] - rate dx[t]`, `drate -= dx[t] h[t-1]`. z is formed again from x and h[t-1], and mu as
-`(1 - rate dt s) mu + (1 - rate dt s) g`, one fused operation away from the mu before.
+`(1 - rate dt s) mu + (1 - rate dt s) g`: one fused operation between one mu and the next.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from cofm_triton.cpu.packed import starts_of
 from cofm_triton.step.activations import properties
 from cofm_triton.step.step_rate import step_rate, step_rate_slope
 
-# Time of a step that is not stored over that of one that is: the arithmetic is the same, only the store is saved.
+# Time of a step that is not stored, relative to one that is: only the store is saved.
 READ_COST = 0.7
 
 
@@ -173,7 +173,7 @@ def _adjoint_held_part(
 
 
 def _settle(*work: Any) -> None:
-    """Do parts again, in order, whose guess is not what the part before them left; arguments of `_adjoint_held_part`
+    """Run the parts with wrong guesses again, in order; arguments of `_adjoint_held_part`
     from `act` to `guesses`.
     """
     act, lanes, places, begins, counts, *steps, mus, firsts, sums, inners, guesses = work

@@ -1,8 +1,8 @@
-"""Rows of a tensor inside compiled loops: by address, in any dtype a recurrence takes, computed in the state's.
+"""Rows of a tensor inside compiled loops: given by address, stored in any dtype, computed in the state's.
 
-A row is D numbers next to each other; rows may lie any distance apart. bfloat16 travels as uint16
-(`cpu/jit/bfloat16.py`), and two of them that are the parts of a complex number as int32. The sample of rows that hold
-one number for all channels has two axes, by which compiled code tells them from others.
+A row is D numbers next to each other; rows may be any distance apart. bfloat16 is passed as uint16 (`bfloat16.py`), and
+the two parts of a complex bfloat16 number as one int32. Compiled code learns the dtype from a sample, an array; a
+sample with two axes means that each row is one number for all channels.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ _SHARED_SAMPLES = {dtype: np.empty((), sample.dtype) for dtype, sample in SAMPLE
 
 
 class Rows:
-    """Where the rows of a (B, T, D) tensor lie: address of row (b, t), distance between rows, a sample of its dtype;
-    `shared`, every row is one number, the same for all channels.
+    """Where the rows of a (B, T, D) tensor lie: address of row (b, t), distance between rows, a sample of its dtype.
+    `shared`: each row is one number, for all channels.
     """
 
     def __init__(self, tensor: Tensor, shared: bool = False) -> None:
@@ -59,7 +59,7 @@ def with_rows(tensor: Tensor) -> Tensor:
 
 
 def gate_rows(gates: Tensor, shape: tuple[int, ...]) -> Rows:
-    """Rows of (D,) coefficients or of gates that broadcast to `shape`, (B, T, D): read where they are."""
+    """Rows of (D,) coefficients, or of gates that broadcast to `shape`, (B, T, D), without a copy."""
     gates = gates.expand(1, 1, -1) if gates.dim() == 1 else gates
     shared = shape[2] > 1 and (gates.shape[2] == 1 or gates.stride(2) == 0)
     gates = with_rows(gates[..., :1] if shared else gates)
@@ -84,7 +84,7 @@ def as_numbers(pairs: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def numbers(tensor: Tensor) -> Any:
-    """A contiguous tensor as an array that shares its memory; taken before work goes to threads without autograd."""
+    """A contiguous tensor as an array that shares its memory. Taken before threads start, which know no autograd."""
     return tensor.detach().numpy()
 
 
@@ -113,14 +113,14 @@ def row(address: int, sample: Any, channels: int) -> Any:
     return carray(_pointer(address, sample), (channels,))
 
 
-# Rows of up to this many channels are one vector, compiled for their width, with the state in registers. Wider ones are
-# done in blocks, their state in memory, and what blocks leave of a row is one more vector.
+# Rows of up to so many channels are one vector, compiled for their width, with the state in registers. Wider rows are
+# done in blocks, with the state in memory; the channels that are left after whole blocks are one more vector.
 MAX_HELD = 64
 BLOCK, SINGLE = (0,) * 32, (0,)
 
 
 def row_lanes(channels: int) -> tuple[int, ...]:
-    """The width of a row of up to `MAX_HELD` channels, or of what blocks leave of it: a tuple of as many entries."""
+    """A tuple as long as a row has channels, or, beyond `MAX_HELD`, as many as are left after whole blocks."""
     return (0,) * (channels if channels <= MAX_HELD else channels % len(BLOCK) or 1)
 
 

@@ -1,11 +1,11 @@
-"""Who does what: sequences to threads, and parts of a sequence where sequences do not divide evenly.
+"""Which thread does what: whole sequences, and parts of a sequence where sequences do not divide evenly.
 
-Sequences and parts are arrays with a row each, so that a thousand short sequences take no longer to share out than one:
+Sequences and parts are rows of arrays, so that a thousand short sequences are planned as fast as one:
 
     spans (S, 3)    batch index, first row, number of rows
     parts (P, 3)    sequence, first step, step after the last one
 
-Plans depend on sizes alone and are kept: next to a pass over a few megabytes, making one anew would be no trifle.
+Plans depend on sizes alone and are kept: making one takes a noticeable share of a pass over a few megabytes.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from cofm_triton.cpu.jit.rows import Rows
 
 # Below this many numbers a second thread costs more than it saves.
 MIN_NUMBERS = 2**15
-# Plans take 100 bytes a sequence: those of many are short-lived, and cheap beside their pass.
+# A plan takes 100 bytes for each sequence. Plans of many sequences are not kept: they are cheap beside their pass.
 KEPT_PLANS, MAX_KEPT_SEQUENCES = 64, 1024
 
 
 class Plan:
-    """How the sequences of a call are done in parts; arrays have an entry for each part, `last` for each sequence.
+    """The parts in which a call's sequences are done. Arrays have an entry for each part, `last` for each sequence.
 
     Attributes:
         parts: (P, 3), see above.
@@ -53,7 +53,7 @@ class Plan:
         self._begin_at = {False: np.stack((ones, batch, up), 1), True: np.stack((ones, batch, down), 1)}
 
     def walk(self, tensors: Sequence[Rows], reverse: bool) -> tuple[Any, ...]:
-        """What compiled loops over parts take.
+        """The arguments of compiled loops over parts.
 
         Returns:
             `(places, begins, counts, step, sample, step, sample, ...)`: addresses (parts, tensors) of the rows where
@@ -104,8 +104,8 @@ def share(lengths: Any, channels: int, read_cost: float | None, threads: int) ->
     Args:
         lengths: (S,) steps of each sequence.
         channels: numbers per step.
-        read_cost: time of bringing the recurrence one step forward without storing it, over that of doing the step; a
-            part has to do so from the beginning of its sequence. None keeps sequences whole.
+        read_cost: time of a step that is not stored, relative to one that is. A part begins with such steps, from the
+            beginning of its sequence. None keeps sequences whole.
         threads: the most to use.
     """
     count = len(lengths)
@@ -121,7 +121,7 @@ def share(lengths: Any, channels: int, read_cost: float | None, threads: int) ->
 
 
 def split(sequence: int, length: int, threads: int, read_cost: float) -> Any:
-    """Parts of a sequence that take the same time, each with all the steps before it read once more.
+    """Parts of a sequence that take equal times. Each reads all the steps before it once more.
 
     Part k takes `read_cost * end[k-1] + end[k] - end[k-1]`; equal times give ends in a geometric series.
     """

@@ -1,7 +1,7 @@
-"""Stores that go past the cache: for results too large to be read again before they have left it.
+"""Streaming stores, which go past the cache: for results that would leave it before anybody reads them.
 
-An ordinary store first fetches the line it will overwrite, one more read for every write of a scan. A streaming store
-of whole vectors does not.
+An ordinary store first fetches the cache line that it overwrites: one more read for every write of a scan. A streaming
+store of whole vectors does not.
 """
 
 from __future__ import annotations

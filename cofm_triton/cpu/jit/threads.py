@@ -1,12 +1,12 @@
 """Work on all cores: compiled loops release the GIL, so that threads run them side by side.
 
-The threads are those of PyTorch's own OpenMP runtime, entered by the function that compilers call (`GOMP_parallel`, in
-GNU's, LLVM's and Intel's): after an operator of PyTorch its threads wait for more work in a busy loop, and a thread
-from elsewhere would fight them for the core. Where there is no such function, or after a fork (OpenMP's threads stay
-with the parent, and entering it again would hang), plain Python threads do the work.
+The threads are those of PyTorch's own OpenMP runtime, entered by `GOMP_parallel`, which GNU's, LLVM's and Intel's
+runtimes have. Why: after an operator of PyTorch its threads spin, waiting for more work, and other threads would fight
+them for the cores. Python threads do the work where there is no such function, and after a fork: OpenMP's threads stay
+with the parent, and entering the runtime again would hang.
 
-numba's own thread pool is not used: its portable layer must not be entered from two Python threads at a time, which
-autograd and users do.
+numba's own thread pool is not used: two Python threads must not enter its portable layer at a time, and autograd and
+users do.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _forked = False
 
 
 class OpenMP(NamedTuple):
-    """What is called in PyTorch's OpenMP runtime: a parallel region and its address, and who one is inside it."""
+    """Functions of PyTorch's OpenMP runtime: a parallel region, its address, and the number of a thread inside it."""
 
     parallel: Any
     address: int
@@ -43,7 +43,7 @@ def workers() -> int:
 
 
 def run(tasks: Sequence[Task]) -> None:
-    """Run every task, side by side where there are threads, and wait; the first one runs in the calling thread.
+    """Run all tasks, side by side where there are threads, and wait. The calling thread runs the first one.
 
     The error of the earliest task that failed is raised.
     """
@@ -85,7 +85,7 @@ def launch(kernel: Any, threads: int, count: int, *arguments: Any) -> None:
 
 
 def _run_in_region(runtime: OpenMP, tasks: Sequence[Task]) -> None:
-    """One region, whose threads take turns: there may be fewer than tasks, inside another region only one."""
+    """Run the tasks in one parallel region. It may have fewer threads than tasks; inside another region it has one."""
     errors: dict[int, BaseException] = {}
 
     def body(_: Any) -> None:

@@ -1,12 +1,12 @@
-"""Vectors inside compiled loops: numbers next to each other in memory, loaded, computed with and stored as one value.
+"""Vectors inside compiled loops: neighbouring numbers that are loaded, computed and stored as one value.
 
-A loop over the numbers of a row is left to the compiler's vectoriser, which first has to prove, at every row, that no
-two of the recurrence's tensors overlap: for short rows that costs more than the arithmetic. A vector needs no proof.
-It may have any number of lanes; the compiler cuts it into the machine's registers.
+Why not a loop over the numbers of a row? The compiler would have to check, at every row, that no two tensors overlap
+before it vectorises. For short rows that costs more than the arithmetic. A vector needs no check. It may have any
+number of lanes; the compiler cuts it into the machine's registers.
 
 Arithmetic (`+ - * /`, unary `-`, `abs`, comparisons, `bits.choose`) works lane by lane, between vectors and with
 scalars. Complex vectors know `+`, `*` and `conjugate`. Products and sums may be fused (`compiled.OPTIONS`).
-bfloat16 travels as uint16, and the two parts of a complex number in bfloat16 as int32 (`cpu/jit/bfloat16.py`).
+bfloat16 is passed as uint16, and the two parts of a complex bfloat16 number as one int32 (`bfloat16.py`).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Vector(types.Type):
 
 
 def value_type(vector: Vector) -> Any:
-    """A vector as LLVM sees it; complex ones are a vector of real and one of imaginary parts."""
+    """The LLVM type of a vector; a complex one is two vectors, real and imaginary parts."""
     if vector.element in types.complex_domain:
         part = ir.VectorType(REAL[vector.element.underlying_float], vector.lanes)
         return ir.LiteralStructType((part, part))
@@ -106,7 +106,7 @@ def _add(builder: Any, element: Any, a: Any, b: Any) -> Any:
 
 
 def _fused(builder: Any, a: Any, b: Any, c: Any) -> Any:
-    """a b + c, rounded once where the machine can do so: of a sum of two products, said here and not left to chance."""
+    """a b + c, rounded once where the machine can: so the compiler does not choose which of two products is fused."""
     bits = 32 if a.type.element == ir.FloatType() else 64
     function = ir.FunctionType(a.type, (a.type,) * 3)
     name = f"llvm.fmuladd.v{a.type.count}f{bits}"
@@ -154,7 +154,7 @@ _define(operator.gt, 2, partial(_compare, ">"), compares=True)
 
 
 def _state_type(stored: Any) -> Any:
-    """What a stored number is computed in."""
+    """The type in which a stored number is computed."""
     return {types.uint16: types.float32, types.int32: types.complex64}.get(stored, stored)
 
 
@@ -185,7 +185,7 @@ def _load(_context: Any, lanes: Any, address: Any, sample: Any) -> Any:
 
 
 def _alignment(context: Any, stored: Any, memory: Any) -> int:
-    """Of the numbers in memory: two bfloat16 lie where one may."""
+    """Alignment of numbers in memory; a pair of bfloat16 needs that of one."""
     return 2 if stored == types.int32 else int(context.get_abi_sizeof(memory.element))
 
 
