@@ -27,7 +27,7 @@ def arguments(backend: str, nonlinearity: str, packed: bool = False, length: int
         1 if packed else 2, length, 2, dtype=torch.float64, nonlinearity=nonlinearity, starts=starts,
         parameterization="softplus",
     )  # fmt: skip
-    return tuple(t.to(device_of(backend)).requires_grad_() for t in problem.tensors.values() if t is not None)
+    return tuple(t.to(device_of(backend)).requires_grad_() for t in problem.tensors.values())
 
 
 def scan(backend: str, nonlinearity: str, packed: bool = False) -> Callable[..., tuple[Tensor, Tensor]]:

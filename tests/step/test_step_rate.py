@@ -56,9 +56,7 @@ def test_scan_of_raw_parameters(parameterization: str, discretization: str, back
 @pytest.mark.parametrize("backend", CPU_BACKENDS)
 def test_scan_of_raw_parameters_by_newton(backend: str) -> None:
     problem = rnn_problem(2, 50, 3, nonlinearity="tanh", parameterization="exp", discretization="exact")
-    options = dict(problem.options, backend=backend)
-    h, _ = rnn_scan(problem.x, problem["rate"], problem["h0"], solver="newton", **options)
-    expected, _ = rnn_scan(problem.x, problem["rate"], problem["h0"], solver="sequential", **options)
+    h, expected = (problem.with_(solver=solver).run(backend)["h"] for solver in ("newton", "sequential"))
     torch.testing.assert_close(h, expected, rtol=1e-5, atol=1e-5)
 
 
