@@ -18,6 +18,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_sequence, pad_packed_sequenc
 import cofm_triton as cofm
 from cofm_triton import reference
 from cofm_triton.layers.stable_rnn import RECURRENCES, RNNFunctional, StableRNN
+from cofm_triton.model_file import load_model, save_model
 from cofm_triton.step.activations import NONLINEARITIES
 from cofm_triton.step.parameterization import PARAMETERIZATIONS, parameterization
 
@@ -1252,5 +1253,5 @@ def test_numbers_travel_with_the_weights(tmp_path: Path) -> None:
         StableRNN(2, 4, parameterization="inverse").load_state_dict(layer.state_dict())
     pytest.importorskip("safetensors")
     model = cofm.RNNFunctional(2, 4, parameterization=STABLE_SSM)
-    cofm.save_model(tmp_path / "a.safetensors", model)
-    assert cofm.load_model(tmp_path / "a.safetensors").rnn.parameterization == STABLE_SSM.name
+    save_model(tmp_path / "a.safetensors", model)
+    assert load_model(tmp_path / "a.safetensors").rnn.parameterization == STABLE_SSM.name

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 import torch
 from torch import Tensor
+
+from cofm_triton.step.activations import NONLINEARITIES, properties
 
 
 def normal(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
@@ -38,3 +44,19 @@ def away_from_kinks(*shape: int, seed: int) -> Tensor:
     draw = normal(*shape, dtype=torch.float64, seed=seed)
     size = draw.abs()
     return draw.sgn() * torch.where(size < 0.9, 0.1 + 0.75 * size, (1.25 + size - 0.9).clamp(max=3))
+
+
+NONLINEAR = tuple(name for name in NONLINEARITIES if not properties(name).is_linear)
+
+
+def inside_and_out(draw: Callable[..., Any], **outside: Any) -> dict[str, Callable[..., Any]]:
+    """Variants of a recurrence with a read-out: every act inside, and every one on the states of a linear recurrence.
+
+    Args:
+        draw: `draw(..., act_in=..., act_out=...)`.
+        outside: further options of the latter, which their names tell.
+    """
+    inside = {name: partial(draw, act_in=name) for name in NONLINEARITIES}
+    return inside | {
+        "+".join([f"{name}-of-linear", *outside]): partial(draw, act_out=name, **outside) for name in NONLINEAR
+    }

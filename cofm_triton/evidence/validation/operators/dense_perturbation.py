@@ -8,16 +8,15 @@ import torch
 
 from cofm_triton.evidence.validation.operators.perturbation import sweep_case
 from cofm_triton.evidence.validation.problem import Operator
+from cofm_triton.step.activations import NONLINEARITIES
 
 draw = partial(sweep_case, operator="dense_perturbation")
 
 OPERATOR = Operator(
     name="dense_perturbation",
     draws={
-        "linear": partial(draw, act_in="linear"),
-        "tanh": partial(draw, act_in="tanh"),
+        **{name: partial(draw, act_in=name) for name in NONLINEARITIES},
         "hardtanh+largest": partial(draw, act_in="hardtanh", largest=True),
-        "relu": partial(draw, act_in="relu"),
     },
     dtypes=(torch.float32, torch.float64),
     backends=("triton", "numba"),

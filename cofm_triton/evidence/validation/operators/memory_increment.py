@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cofm_triton.evidence.tolerance import Bound, increment_bounds
 from cofm_triton.evidence.validation.case import device_of
-from cofm_triton.evidence.validation.draws import normal
+from cofm_triton.evidence.validation.draws import NONLINEAR, normal
 from cofm_triton.evidence.validation.problem import Operator
 from cofm_triton.ops.backends import implementation
 
@@ -73,7 +73,7 @@ def increment_case(
 
 OPERATOR = Operator(
     name="memory_increment",
-    draws={name: partial(increment_case, nonlinearity=name) for name in ("tanh", "hardtanh", "relu")},
+    draws={name: partial(increment_case, nonlinearity=name) for name in NONLINEAR},
     dtypes=(torch.float64,),
     backends=("triton", "numba", "torch"),
     functions={"forward": "sampled_increments"},

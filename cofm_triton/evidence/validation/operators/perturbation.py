@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import partial
 
 import torch
 from torch import Tensor
 
 from cofm_triton.evidence.tolerance import Bound, sweep_errors_bounds
 from cofm_triton.evidence.validation.case import device_of
-from cofm_triton.evidence.validation.draws import normal
+from cofm_triton.evidence.validation.draws import inside_and_out, normal
 from cofm_triton.evidence.validation.problem import Operator
 from cofm_triton.ops.backends import implementation
+from cofm_triton.step.activations import properties
 from cofm_triton.step.stacked_cells import StackedCells
 
 MODELS, INPUTS, OUTPUTS = 3, 2, 1
@@ -33,7 +33,7 @@ class SweepCase:
     @property
     def dt(self) -> float:
         """Recurrences read out through a nonlinearity have steps of length 1 (`stacked.stack`)."""
-        return 0.5 if self.act_out == "linear" else 1.0
+        return 0.5 if properties(self.act_out).is_linear else 1.0
 
     def cells(self) -> StackedCells:
         """All models, on the CPU."""
@@ -99,12 +99,7 @@ def sweep_case(
 
 OPERATOR = Operator(
     name="perturbation",
-    draws={
-        "linear": sweep_case,
-        "hardtanh": partial(sweep_case, act_in="hardtanh"),
-        "tanh": partial(sweep_case, act_in="tanh"),
-        "tanh-of-linear+largest": partial(sweep_case, act_out="tanh", largest=True),
-    },
+    draws=inside_and_out(sweep_case, largest=True),
     dtypes=(torch.float32, torch.float64),
     functions={"forward": "sweep_errors"},
     largest=40,  # a program's registers hold no more float64 states

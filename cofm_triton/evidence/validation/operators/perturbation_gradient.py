@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from cofm_triton.evidence.tolerance import Bound, sweep_gradients_bounds
+from cofm_triton.evidence.validation.draws import inside_and_out
 from cofm_triton.evidence.validation.operators.perturbation import SweepCase, sweep_case
 from cofm_triton.evidence.validation.problem import Operator
 from cofm_triton.ops.backends import implementation
@@ -45,12 +45,7 @@ def gradient_case(*shape: int, **options: Any) -> GradientCase:
 
 OPERATOR = Operator(
     name="perturbation_gradient",
-    draws={
-        "linear": gradient_case,
-        "hardtanh": partial(gradient_case, act_in="hardtanh"),
-        "tanh": partial(gradient_case, act_in="tanh"),
-        "tanh-of-linear": partial(gradient_case, act_out="tanh"),
-    },
+    draws=inside_and_out(gradient_case),
     dtypes=(torch.float32, torch.float64),
     backends=("numba",),  # elsewhere it is autograd, through operators validated by themselves
     functions={"forward": "sweep_gradients", "backward": "sweep_gradients"},

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cofm_triton.evidence.tolerance import Bound, rnn_readout_bounds
 from cofm_triton.evidence.validation.case import device_of
-from cofm_triton.evidence.validation.draws import normal
+from cofm_triton.evidence.validation.draws import inside_and_out, normal
 from cofm_triton.evidence.validation.problem import Operator
 from cofm_triton.ops.rnn_readout import apply_rnn_readout
 
@@ -82,11 +82,6 @@ def readout_case(
 
 OPERATOR = Operator(
     name="rnn_readout",
-    draws={
-        "linear": readout_case,
-        "tanh": partial(readout_case, act_in="tanh"),
-        "hardtanh": partial(readout_case, act_in="hardtanh"),
-        "tanh-of-linear": partial(readout_case, act_out="tanh"),
-    },
+    draws=inside_and_out(readout_case),
     dtypes=(torch.float32, torch.float64),
 )
