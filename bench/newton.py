@@ -13,8 +13,10 @@ from collections.abc import Iterator
 import torch
 
 from cofm_triton.ops.newton import newton_scan
+from cofm_triton.step.activations import NONLINEARITIES as ALL
+from cofm_triton.step.activations import properties
 
-NONLINEARITIES = ("tanh", "hardtanh", "relu")
+NONLINEARITIES = tuple(name for name in ALL if not properties(name).is_linear)
 LENGTHS = (100, 1000, 10_000)
 SIZES = (0.1, 1.0, 10.0)
 STEPS = (0.01, 0.1, 0.5, 1.0, 1.5, 2.5)

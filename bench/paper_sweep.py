@@ -30,6 +30,7 @@ from torch import Tensor
 
 import cofm_triton as cofm
 from cofm_triton.perturbation.directions import paper_radii
+from cofm_triton.step.activation import activation
 
 STEPS, PASSES = 100, 3
 
@@ -52,17 +53,12 @@ ROWS = [
     Row("linear", "diagonal", (64,)),
     Row("linear", "diagonal", (8, 16, 32, 64)),
 ]
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "hardtanh": torch.nn.functional.hardtanh,
-    "tanh": torch.tanh,
-    "linear": lambda z: z,
-}
 
 
 @torch.no_grad()
 def paper_pass(row: Row, width: int, inputs: Tensor, targets: Tensor, *, lean: bool) -> float:
     """The paper's equation: h += act(U x + b - W h), y = c^T h, and its error; W = diag(rate) or P^T diag(rate) P."""
-    act, bound = ACTIVATIONS[row.nonlinearity], width**-0.5
+    act, bound = activation(row.nonlinearity), width**-0.5
     encoder, bias, readout = (torch.empty(width).uniform_(-bound, bound).double() for _ in range(3))
     rate, basis = torch.rand(width).double(), torch.linalg.qr(torch.randn(width, width).double()).Q
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,6 +13,7 @@ from torch import Tensor
 from cofm_triton.evidence.case import Case
 from cofm_triton.ops.dtypes import state_dtype
 from cofm_triton.step.activation import activation
+from cofm_triton.step.activations import NONLINEARITIES, properties
 
 
 def normal(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
@@ -90,3 +93,19 @@ def spread_decays(case: Case, device: torch.device) -> Tensor:
     """(D,) decays `exp(-rate)` in the state's dtype; complex ones turn by one radian per step as well."""
     decay = torch.exp(-spread_rates(case, device))
     return torch.polar(decay, torch.ones_like(decay)) if case.dtype.is_complex else decay
+
+
+NONLINEAR = tuple(name for name in NONLINEARITIES if not properties(name).is_linear)
+
+
+def inside_and_out(draw: Callable[..., Any], **outside: Any) -> dict[str, Callable[..., Any]]:
+    """Variants of a recurrence with a read-out: every act inside, and every one on the states of a linear recurrence.
+
+    Args:
+        draw: `draw(..., act_in=..., act_out=...)`.
+        outside: further options of the latter, which their names tell.
+    """
+    inside = {name: partial(draw, act_in=name) for name in NONLINEARITIES}
+    return inside | {
+        "+".join([f"{name}-of-linear", *outside]): partial(draw, act_out=name, **outside) for name in NONLINEAR
+    }

@@ -414,8 +414,8 @@ class _PairOrbit:
     def state_errors(self, u: float) -> tuple[Tensor, Tensor]:
         """Errors of h, and of the last states."""
         dt, kind = self.pairs.dt, self.pairs.nonlinearity
-        e_z, act = self.rounded(u), activation(kind)(self.z).abs()
-        made = dt * (e_z + (2 + properties(kind).roundings) * u * act) + u * self.h.abs()
+        e_z, act = self.rounded(u), activation(kind)(self.z)
+        made = dt * (e_z + u * (2 * act.abs() + properties(kind).error(self.z, act))) + u * self.h.abs()
 
         def at(t: int, e: Tensor) -> Tensor:
             reach = self.reach(e)
@@ -430,12 +430,12 @@ class _PairOrbit:
         dt, kind = self.pairs.dt, self.pairs.nonlinearity
         u_slope = properties(kind).slope_roundings * u
         e_slope = _slope_uncertainty(kind, self.z, self.rounded(u) + self.reach(e_before)) + u_slope
-        slope = self.slope + e_slope
+        slope = self.slope.abs() + e_slope
         mu, size, grads = pull_last, torch.zeros_like(pull), torch.zeros_like(pull)
         back = self.jacobian.transpose(-1, -2)
         for t in reversed(range(pull.shape[1])):
             size[:, t] = pull[:, t].abs() + mu.abs()
-            grads[:, t] = dt * self.slope[:, t] * (pull[:, t] + mu).abs()
+            grads[:, t] = dt * self.slope[:, t].abs() * (pull[:, t] + mu).abs()
             mu = (back[:, t] @ (pull[:, t] + mu).unflatten(-1, (-1, 2)).unsqueeze(-1)).flatten(-3)
         # lambda = g + mu rounds once, A^T dx up to six times, and coefficients have errors of their own.
         e_alpha, e_omega = (error.repeat_interleave(2) for error in self.pairs.errors(u))
@@ -531,10 +531,9 @@ class _Orbit:
     def state_errors(self, u: float, drive: float = 1.0) -> tuple[Tensor, Tensor]:
         """Errors of h and of the last states; `drive` times what the steps of the recurrence round."""
         # z takes its roundings, dt * act(z) two and act's own, the sum one.
-        act = activation(self.nonlinearity)(self.z).abs()
-        made = (
-            self.dt * (self.roundings * self.scale + (2 + properties(self.nonlinearity).roundings) * act) + self.h.abs()
-        )
+        act = activation(self.nonlinearity)(self.z)
+        rounded = self.roundings * self.scale + 2 * act.abs() + properties(self.nonlinearity).error(self.z, act)
+        made = self.dt * rounded + self.h.abs()
         made = drive * u * made
         least, most = ((1 - self.dt * self.rate * s).abs() for s in properties(self.nonlinearity).slopes)
         growth = torch.maximum(least, most)
@@ -559,11 +558,11 @@ class _Orbit:
         mu, first = reference.linear_scan(jacobian * pull, jacobian, pull_last, **back)
         reach = pull + previous_states(mu, pull_last, starts, True)  # Lambda, the magnitudes of the adjoint
         # lambda = g + mu rounds once, J lambda up to six times, besides the rate.
-        made = reach * (turn * e_slope + (6 + self.rate_roundings) * u * (1 + turn * slope)) + jacobian * e_pull
+        made = reach * (turn * e_slope + (6 + self.rate_roundings) * u * (1 + turn * slope.abs())) + jacobian * e_pull
         e_mu, e_first = reference.linear_scan(made, jacobian, self.zero, **back)
         e_lambda = e_pull + previous_states(e_mu, self.zero, starts, True) + 2 * u * reach
-        grad_z = self.dt * (slope + e_slope) * reach
-        e_z = self.dt * ((slope + e_slope) * e_lambda + reach * e_slope) + LEVELS * u * grad_z
+        grad_z = self.dt * (slope.abs() + e_slope) * reach
+        e_z = self.dt * ((slope.abs() + e_slope) * e_lambda + reach * e_slope) + LEVELS * u * grad_z
         return _Adjoint(grad_z, e_z, first, e_first)
 
     def product_errors(self, u: float, adjoint: _Adjoint, factor: Tensor, e_factor: Tensor) -> Tensor:
@@ -624,10 +623,9 @@ class _DenseOrbit:
 
     def state_errors(self, u: float) -> Tensor:
         """Errors of h. Step by step: a slope is as uncertain as the error that has reached it, and no more."""
-        act = activation(self.nonlinearity)(self.z).abs()
-        made = (
-            self.dt * (self.roundings * self.scale + (2 + properties(self.nonlinearity).roundings) * act) + self.h.abs()
-        )
+        act = activation(self.nonlinearity)(self.z)
+        rounded = self.roundings * self.scale + 2 * act.abs() + properties(self.nonlinearity).error(self.z, act)
+        made = self.dt * rounded + self.h.abs()
         e_state, errors = torch.zeros_like(self.h[:, :1].sum(1)), []
         for t in range(self.h.shape[1]):
             grown = (self.growth(self.uncertainty(e_state, t, u), t) @ e_state.unsqueeze(-1)).squeeze(-1)
@@ -729,7 +727,7 @@ def rnn_readout_bounds(
 
 
 class _Output(NamedTuple):
-    """act_out(h), its error, its slope and how far that may be off, and the errors of h; all (B, T, D)."""
+    """act_out(h), its error, the size of its slope and how far that may be off, and the errors of h; all (B, T, D)."""
 
     value: Tensor
     error: Tensor
@@ -774,9 +772,9 @@ def _read_out(tensors: Sequence[Tensor], h: Tensor, e: Tensor, u: float, act_out
     *_, readout, offset = tensors
     value, slope = activation(act_out)(h), activation_slope(act_out)(h)
     e_slope = _slope_uncertainty(act_out, h, e) + properties(act_out).slope_roundings * u
-    error = (slope + e_slope) * e + properties(act_out).roundings * u * value.abs()
+    error = (slope.abs() + e_slope) * e + u * properties(act_out).error(h, value)
     e_y = error @ readout.abs().T + (h.shape[2] + 2) * u * (value.abs() @ readout.abs().T + offset.abs())
-    return _Output(value, error, slope, e_slope, e), e_y
+    return _Output(value, error, slope.abs(), e_slope, e), e_y
 
 
 def sweep_errors_bounds(
@@ -873,18 +871,18 @@ def increment_bounds(
     """
     u = _rounding(torch.float64)
     act, slope_of = activation(nonlinearity), activation_slope(nonlinearity)
-    roundings = properties(nonlinearity).roundings
     a, c = step[:, None], readout.mT
     z, e, exact, errors = drive, torch.zeros_like(drive), [], []
     for k in range(int(steps[-1]) + 1 if len(steps) else 0):
         value, slope = act(z), slope_of(z)
-        e_value = (slope + _slope_uncertainty(nonlinearity, z, e)) * e + roundings * u * value.abs()
+        rounded = properties(nonlinearity).error(z, value)
+        e_value = (slope.abs() + _slope_uncertainty(nonlinearity, z, e)) * e + u * rounded
         if k in steps:
             exact.append(value @ c)
             errors.append(e_value @ c.abs() + (drive.shape[2] + 1) * u * (value.abs() @ c.abs()))
         growth = (1 - a * slope).abs() + a.abs() * _slope_uncertainty(nonlinearity, z, e)
         # Of the difference z - act(z), which the series of tanh takes some 20 roundings for, and of the sum.
-        e = growth * e + u * (3 * z.abs() + a.abs() * (3 + 4 * roundings) * value.abs())
+        e = growth * e + u * (3 * z.abs() + a.abs() * (3 * value.abs() + 4 * rounded))
         z = z - a * value
     return {"increments": _bound(torch.stack(exact, 2), torch.stack(errors, 2), torch.float64)}
 
@@ -933,7 +931,7 @@ def dense_rnn_bounds(
     size, nothing = len(matrix), torch.zeros_like(starts)
     before = previous_states(h, starts, None, False)
     orbit = _dense_orbit(inputs[0], matrix, h, starts, dt=dt, nonlinearity=nonlinearity)
-    slope, e = orbit.slope, orbit.state_errors(u)
+    slope, e = orbit.slope.abs(), orbit.state_errors(u)
 
     # The adjoint takes the slopes from the forward pass, or forms them again from stored states.
     stored = e + _storage(x.dtype) * h.abs()

@@ -88,7 +88,6 @@ def newton_scan(
     state = state_dtype(x.dtype)
     inputs = x.to(state)
     act, slope_of = activation(nonlinearity), activation_slope(nonlinearity)
-    act_roundings = _SUM_ROUNDINGS + properties(nonlinearity).roundings
     roundoff = torch.finfo(state).eps / 2
 
     def scan(drive: Tensor, decay: Tensor, start: Tensor | None) -> Tensor:
@@ -106,7 +105,8 @@ def newton_scan(
         z = inputs - pull
         value, slope = act(z), slope_of(z)
         residual = before + dt * value - h
-        rounded = _SCALE_ROUNDINGS * slope * (inputs.abs() + pull.abs()) + act_roundings * value.abs()
+        rounded = _SCALE_ROUNDINGS * slope.abs() * (inputs.abs() + pull.abs())
+        rounded = rounded + _SUM_ROUNDINGS * value.abs() + properties(nonlinearity).error(z, value)
         accepted = ACCEPTED * roundoff * (dt * rounded + h.abs() + before.abs())
         if bool((residual.abs() <= accepted).all()):
             return Newton(h, iteration)

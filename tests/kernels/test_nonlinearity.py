@@ -66,7 +66,7 @@ def test_values_and_slopes(name: str, dtype: torch.dtype) -> None:
         return
     row, known, u = properties(name), z[z.isfinite()], torch.finfo(dtype).eps / 2
     for actual, exact, error in (
-        (values, activation(name)(known), row.roundings * u * activation(name)(known).abs()),
+        (values, activation(name)(known), u * row.error(known, activation(name)(known))),
         (slopes, activation_slope(name)(known), row.slope_roundings * u),
     ):
         assert ((actual[z.isfinite()] - exact).abs() <= error).all()

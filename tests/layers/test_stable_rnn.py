@@ -6,6 +6,7 @@ import itertools
 import math
 import pickle
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,11 @@ from torch.nn.utils.rnn import PackedSequence, pack_sequence, pad_packed_sequenc
 
 import cofm_triton as cofm
 from cofm_triton import reference
+from cofm_triton.layers import checks
 from cofm_triton.layers.rnn_functional import RNNFunctional
 from cofm_triton.layers.stable_rnn import RECURRENCES, StableRNN
 from cofm_triton.model_file import load_model, save_model
-from cofm_triton.step.activations import NONLINEARITIES
+from cofm_triton.step.activations import NONLINEARITIES, properties
 from cofm_triton.step.parameterization import PARAMETERIZATIONS, parameterization
 
 DISCRETIZATIONS = ("exact", "euler")
@@ -1257,3 +1259,12 @@ def test_numbers_travel_with_the_weights(tmp_path: Path) -> None:
     model = cofm.RNNFunctional(2, 4, parameterization=STABLE_SSM)
     save_model(tmp_path / "a.safetensors", model)
     assert load_model(tmp_path / "a.safetensors").rnn.parameterization == STABLE_SSM.name
+
+
+def test_slopes_outside_of_0_to_1_are_for_outputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With such an act inside, a step may enlarge differences: no proof of stability holds."""
+    row = replace(properties("tanh"), slopes=(-0.1, 1.1))
+    monkeypatch.setattr(checks, "properties", lambda name: row)
+    with pytest.raises(ValueError, match=r"needs recurrence='ssm'.*slopes must lie in \[0, 1\].*got \[-0.1, 1.1\]"):
+        StableRNN(2, 4, nonlinearity="tanh", recurrence="diagonal")
+    assert StableRNN(2, 4, nonlinearity="tanh", recurrence="ssm").nonlinearity == "tanh"

@@ -141,12 +141,12 @@ def test_auto_pays_for_long_sequences_of_few_channels_alone(
     assert pays(x, options["seq_starts"], options["backend"]) is expected
 
 
-@pytest.mark.parametrize(("steps", "accepted"), [(10, True), (11, False), (-9, True), (-11, False)])
+@pytest.mark.parametrize(("steps", "accepted"), [(5, True), (6, False), (-4, True), (-6, False)])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_a_residual_of_two_roundings_is_accepted_and_no_more(
     monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, steps: int, accepted: bool
 ) -> None:
-    """One step from 0 to act(1) = 1, of 9 roundings and that of h = 1, so that 2 * 10 * eps / 2 is the largest."""
+    """One step from 0 to act(1) = 1, of 4 roundings and that of h = 1, so that 2 * 5 * eps / 2 is the largest."""
     h = torch.full((1, 1, 1), 1 + steps * torch.finfo(dtype).eps, dtype=dtype)
 
     def forward(drive: Tensor, *rest: Any, **options: Any) -> tuple[Tensor, None]:

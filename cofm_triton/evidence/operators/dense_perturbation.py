@@ -13,6 +13,7 @@ from cofm_triton.evidence.operator import Compilation, Operator, Validation
 from cofm_triton.evidence.operators.perturbation import bounds, errors, sweep_problem
 from cofm_triton.evidence.problem import Problem
 from cofm_triton.ops.perturbation import traffic
+from cofm_triton.step.activations import NONLINEARITIES
 from cofm_triton.step.stacked_cells import StackedCells
 
 MODELS, SEQUENCES, STEPS = 40, 300, 100
@@ -61,10 +62,8 @@ OPERATOR = Operator(
     sequences=("x",),
     validation=Validation(
         draws={
-            "linear": dense_sweep_problem,
-            "tanh": partial(dense_sweep_problem, act_in="tanh"),
+            **{name: partial(dense_sweep_problem, act_in=name) for name in NONLINEARITIES},
             "hardtanh+largest": partial(dense_sweep_problem, act_in="hardtanh", largest=True),
-            "relu": partial(dense_sweep_problem, act_in="relu"),
         },
         dtypes=(torch.float32, torch.float64),
         backends=("triton", "numba"),

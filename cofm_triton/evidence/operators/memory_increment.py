@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cofm_triton.evidence.compilation.launches import Options, meta
-from cofm_triton.evidence.draws import normal
+from cofm_triton.evidence.draws import NONLINEAR, normal
 from cofm_triton.evidence.operator import Compilation, Operator, Validation
 from cofm_triton.evidence.problem import Problem
 from cofm_triton.evidence.tolerance import increment_bounds
@@ -76,7 +76,7 @@ OPERATOR = Operator(
     bounds=increment_bounds,
     sequences=("drive",),
     validation=Validation(
-        draws={name: partial(increment_problem, nonlinearity=name) for name in ("tanh", "hardtanh", "relu")},
+        draws={name: partial(increment_problem, nonlinearity=name) for name in NONLINEAR},
         dtypes=(torch.float64,),
         backends=("triton", "numba", "torch"),
         functions={"forward": "sampled_increments"},

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from cofm_triton.evidence.compilation.launches import Options, meta
-from cofm_triton.evidence.draws import normal
+from cofm_triton.evidence.draws import inside_and_out, normal
 from cofm_triton.evidence.operator import Compilation, Operator, Validation
 from cofm_triton.evidence.problem import Problem
 from cofm_triton.evidence.tolerance import Bound, sweep_errors_bounds
 from cofm_triton.ops.backends import implementation
 from cofm_triton.ops.perturbation import traffic
+from cofm_triton.step.activations import properties
 from cofm_triton.step.stacked_cells import StackedCells
 
 # Of every model.
@@ -81,7 +82,7 @@ def sweep_problem(
     }
     if not largest:
         tensors["weights"] = normal(length, dtype=torch.float64, seed=seed + 92).abs()
-    options = dict(act_in=act_in, act_out=act_out, dt=0.5 if act_out == "linear" else 1.0)
+    options = dict(act_in=act_in, act_out=act_out, dt=0.5 if properties(act_out).is_linear else 1.0)
     return Problem(OPERATOR if operator is None else operator, tensors, options=options)
 
 
@@ -123,12 +124,7 @@ OPERATOR = Operator(
     bounds=bounds,
     sequences=("x",),
     validation=Validation(
-        draws={
-            "linear": sweep_problem,
-            "hardtanh": partial(sweep_problem, act_in="hardtanh"),
-            "tanh": partial(sweep_problem, act_in="tanh"),
-            "tanh-of-linear+largest": partial(sweep_problem, act_out="tanh", largest=True),
-        },
+        draws=inside_and_out(sweep_problem, largest=True),
         dtypes=(torch.float32, torch.float64),
         functions={"forward": "sweep_errors"},
         largest=40,  # a program's registers hold no more float64 states

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from cofm_triton.evidence.draws import inside_and_out
 from cofm_triton.evidence.operator import Operator, Validation
 from cofm_triton.evidence.operators.perturbation import KINDS, cells_of, in_models, sweep_problem
 from cofm_triton.evidence.problem import Problem
@@ -43,12 +43,7 @@ OPERATOR = Operator(
     bounds=bounds,
     sequences=("x",),
     validation=Validation(
-        draws={
-            "linear": gradient_problem,
-            "hardtanh": partial(gradient_problem, act_in="hardtanh"),
-            "tanh": partial(gradient_problem, act_in="tanh"),
-            "tanh-of-linear": partial(gradient_problem, act_out="tanh"),
-        },
+        draws=inside_and_out(gradient_problem),
         dtypes=(torch.float32, torch.float64),
         backends=("numba",),  # elsewhere it is autograd, through operators validated by themselves
         functions={"forward": "sweep_gradients", "backward": "sweep_gradients"},

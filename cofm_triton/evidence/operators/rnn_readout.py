@@ -5,7 +5,6 @@ What is timed is `cofm_triton.RNNFunctional`, one input and one output, as users
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor
 from cofm_triton.evidence.benchmark.contract import Contestant, torch_contestant
 from cofm_triton.evidence.case import Case
 from cofm_triton.evidence.compilation.launches import Options, meta
-from cofm_triton.evidence.draws import normal, randn
+from cofm_triton.evidence.draws import inside_and_out, normal, randn
 from cofm_triton.evidence.operator import Benchmark, Compilation, Operator, Validation
 from cofm_triton.evidence.problem import Problem
 from cofm_triton.evidence.tolerance import Bound, rnn_readout_bounds
@@ -116,12 +115,7 @@ OPERATOR = Operator(
     bounds=_bounds,
     sequences=("x",),
     validation=Validation(
-        draws={
-            "linear": readout_problem,
-            "tanh": partial(readout_problem, act_in="tanh"),
-            "hardtanh": partial(readout_problem, act_in="hardtanh"),
-            "tanh-of-linear": partial(readout_problem, act_out="tanh"),
-        },
+        draws=inside_and_out(readout_problem),
         dtypes=(torch.float32, torch.float64),
     ),
     benchmark=Benchmark(

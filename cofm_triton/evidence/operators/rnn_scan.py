@@ -23,6 +23,8 @@ from cofm_triton.step.parameterization import PARAMETERIZATIONS
 from cofm_triton.step.parameterization import parameterization as look_up
 from cofm_triton.step.step_rate import step_rate
 
+# An expensive and a cheap nonlinearity.
+USUAL = ("tanh", "hardtanh")
 EVEN, RAGGED, FEW, FEW_PAIRS = 512, 500, 3, 6
 # Multiprocessors that leave one sequence of EVEN channels in blocks of 64.
 FEWER = 16
@@ -125,18 +127,16 @@ OPERATOR = Operator(
         launch=launch,
         usual=[
             *(dict(dtype=torch.float32, nonlinearity=name) for name in NONLINEARITIES),
-            *(dict(dtype=torch.bfloat16, nonlinearity=name) for name in ("tanh", "hardtanh")),
+            *(dict(dtype=torch.bfloat16, nonlinearity=name) for name in USUAL),
             *(
                 dict(dtype=dtype, nonlinearity=name, paired=True)
-                for dtype, name in product((torch.float32, torch.bfloat16), ("tanh", "hardtanh"))
+                for dtype, name in product((torch.float32, torch.bfloat16), USUAL)
             ),
         ],
         others=[
             *(
                 dict(dtype=dtype, nonlinearity=name, num_sms=num_sms)
-                for dtype, name, num_sms in product(
-                    (torch.float32, torch.bfloat16), ("tanh", "hardtanh"), (FEWER, SPLIT)
-                )
+                for dtype, name, num_sms in product((torch.float32, torch.bfloat16), USUAL, (FEWER, SPLIT))
             ),
             dict(dtype=torch.float64, nonlinearity="tanh", num_sms=SPLIT),
             dict(width=RAGGED, packed=True, num_sms=SPLIT),
@@ -149,12 +149,12 @@ OPERATOR = Operator(
             dict(width=FEW, states=False),
             *(dict(parameterization=name, discretization="exact") for name in PARAMETERIZATIONS),
             dict(dtype=torch.float64, nonlinearity="tanh", parameterization="softplus", discretization="exact"),
-            *(dict(nonlinearity=name, paired=True) for name in ("linear", "relu")),
+            *(dict(nonlinearity=name, paired=True) for name in NONLINEARITIES if name not in USUAL),
             *(
                 dict(dtype=dtype, nonlinearity=name, num_sms=SPLIT, paired=True)
-                for dtype, name in product((torch.float32, torch.bfloat16), ("tanh", "hardtanh"))
+                for dtype, name in product((torch.float32, torch.bfloat16), USUAL)
             ),
-            *(dict(dtype=torch.float64, nonlinearity=name, paired=True) for name in ("tanh", "hardtanh")),
+            *(dict(dtype=torch.float64, nonlinearity=name, paired=True) for name in USUAL),
             dict(dtype=torch.bfloat16, sliced=True, paired=True),
             dict(width=RAGGED, packed=True, paired=True),
             dict(dtype=torch.bfloat16, nonlinearity="tanh", width=RAGGED, paired=True),

@@ -63,6 +63,7 @@ class Activation:
         linear_radius: |z| up to which act(z) is z, to 1e-13 of it.
         closed_step: A up to which z <- z - A act(z) has a closed form, `TorchBodies.relaxed`.
         roundings: of act(z), relative to itself, in units of roundoff (half a unit in the last place).
+        input_roundings: more of them, relative to z.
         slope_roundings: of act'(z), relative to 1.
         cost: instructions of act, in those of a clamp.
         output_size: standard deviation of act(z), z ~ N(0, 1).
@@ -82,6 +83,7 @@ class Activation:
     linear_radius: float = 0.0
     closed_step: float = 0.0
     roundings: int = 0
+    input_roundings: int = 0
     slope_roundings: int = 0
     cost: int = 1
     output_size: float = 1.0
@@ -111,6 +113,11 @@ class Activation:
     def is_contracting(self) -> bool:
         """Whether act(0) = 0 and slopes lie in [0, 1]: what proofs of stability with act inside assume."""
         return self.slopes[0] >= 0 and self.slopes[1] <= 1
+
+    def error(self, z: Any, value: Any) -> Any:
+        """How far a computed act(z) may be from the exact value, in units of roundoff; z and value are tensors."""
+        error = self.roundings * abs(value)
+        return error + self.input_roundings * abs(z) if self.input_roundings else error
 
     @property
     def slope_range(self) -> float:
