@@ -178,8 +178,7 @@ def sweep_errors_kernel(
                     for q in tl.static_range(OUTPUTS):
                         target_place = target_ptr + (n * T + t + j) * OUTPUTS + q
                         target = load_shared(target_place, there, BLOCK_N=BLOCK_N, BLOCK_K=BLOCK_K)
-                        y = ys[(s * ROWS + j) * OUTPUTS + q]
-                        error = add_error(error, y, target, weight, there, SUP=SUP)
+                        error = add_error(error, ys[(s * ROWS + j) * OUTPUTS + q], target, weight, there, SUP=SUP)
 
     if SUP:
         total = tl.reduce(error, 0, larger)

@@ -19,11 +19,16 @@ from cofm_triton.kernels.launch import (
     RESIDENT_DENSE_WORDS,
     SHORT_CHUNK,
     VECTOR_BYTES,
+    Channels,
+    Chunks,
+    backward_rows,
     chains,
     channels,
     dense,
+    forward_rows,
     has_aligned_rows,
     layout,
+    spans,
     split_carries,
     sweep,
 )
@@ -96,6 +101,34 @@ def test_time_is_split_last(
         assert wider == block or sequences * wider.num_blocks < num_sms
 
 
+@given(rows=st.integers(1, 2**21), length=st.integers(1, 5000), segment=st.integers(1, 2**21))
+@example(rows=7, length=3, segment=7)
+@example(rows=8, length=3, segment=4)
+def test_spans_tile_the_rows(rows: int, length: int, segment: int) -> None:
+    segment = max(segment, rows // 50 + 1)
+    parts = spans(Chunks(length, segment), rows)
+    assert [part.begin for part in parts] == [0, *(part.end for part in parts[:-1])] and parts[-1].end == rows
+    for part in parts:
+        assert (part.num_chunks - 1) * length < part.end - part.begin <= min(part.num_chunks * length, segment)
+
+
+@pytest.mark.parametrize("summed", [False, True])
+@pytest.mark.parametrize("is_complex", [False, True])
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("part", PARTS)
+def test_rows_that_are_left_are_never_all_of_a_block(part: int, gated: bool, is_complex: bool, summed: bool) -> None:
+    """Forward, `n % ROWS` rows are left, backward up to ROWS: SHORT at a time, fewer wherever masks are many."""
+    block = Channels(128 // part, part, False, part)
+    for length in (1, 12, 17, 64, 4096):
+        forward = forward_rows(block, length, gated=gated, is_complex=is_complex, summed=summed)
+        backward = backward_rows(block, length, gated=gated, is_complex=is_complex)
+        assert 1 <= forward["SHORT"] < forward["ROWS"] and 1 <= backward["SHORT"] <= backward["ROWS"]
+        if part == 1 and not is_complex:  # all at once
+            assert (forward["SHORT"], backward["SHORT"]) == (forward["ROWS"] - 1, backward["ROWS"])
+        else:
+            assert backward["SHORT"] == 4 and forward["SHORT"] in (4, 15, 16)
+
+
 @given(carries=st.integers(1, 2**17))
 def test_carries_split_by_the_square_root(carries: int) -> None:
     length = split_carries(carries)
@@ -110,8 +143,8 @@ def test_carries_split_by_the_square_root(carries: int) -> None:
     [(4096, 2, 512, 4), (4096, 2, 512, 2), (65536, 1, 64, 4), (65536, 1, 64, 2), (30000, 1, 64, 2), (30000, 1, 64, 4)],
 )
 def test_carries_cost_little_beside_the_rows(rows: int, sequences: int, width: int, size: int) -> None:
-    """Forward: x is read twice but for the first and the last chunk, h written, and carries move too: 24 bytes for at
-    least sqrt(T) rows of a channel.
+    """Forward: x is read twice but for the last chunk, h written, and carries move too: 24 bytes for at least sqrt(T)
+    rows of a channel.
     """
     block, plan = layout(rows, sequences, width, size, 132)
     assert plan.length < plan.segment == rows
@@ -119,7 +152,7 @@ def test_carries_cost_little_beside_the_rows(rows: int, sequences: int, width: i
     last = rows - (chunks - 1) * plan.length
     # Per chunk: the decay twice, a summary written; H read, written and read again, or the summaries before it read.
     carries = chunks * (chunks - 1) / 2 if chunks - 1 <= FOLDED_CARRIES else 3 * chunks
-    numbers = 3 + 4 * (3 * chunks + carries) / (size * rows) - (plan.length + last) / rows
+    numbers = 3 + 4 * (3 * chunks + carries) / (size * rows) - last / rows
     assert numbers <= 3 + 24 / (size * math.sqrt(rows))
     assert sequences * block.num_blocks * (chunks - 1) >= 132
 

@@ -15,7 +15,7 @@ from cofm_triton.evidence.compilation.report import lines
 
 ENTRY = Compiled(
     "sm_90", "linear_scan", "linear_scan_forward_kernel", "float32",
-    {"SUMMARY": False, "GATED": False, "ROWS": 16, "BLOCK_D": 128, "num_warps": 1},
+    {"SUMMED": False, "GATED": False, "ROWS": 16, "BLOCK_D": 128, "num_warps": 1},
     registers=104, spilled=0, shared=0, instructions={"float": 1.0, "integer": 1.5},
     accesses={"load 16": 0.25, "store 16": 0.25}, bytes=8.0,
 )  # fmt: skip
