@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from cofm_triton.support.scalars import check_not_negative
 
 # Of `StableRNN`: raw rates and what turns; with what parametrisations and old-style hooks make of the names.
-_RECURRENT = re.compile(r"(parametrizations\.)?(rate|frequency|basis|weight_hh)_l\d")
+_RECURRENT = re.compile(r"(parametrizations\.)?(rate|frequency|log_dt|basis|weight_hh)_l\d")
 
 
 def parameter_groups(model: nn.Module, weight_decay: float = 0.01) -> list[dict[str, Any]]:
