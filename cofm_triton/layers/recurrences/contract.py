@@ -67,9 +67,9 @@ class Recurrence(ABC):
     is_elementwise: ClassVar[bool] = False
     acts_on_output: bool = False
 
+    @abstractmethod
     def shapes(self, layer: Layer) -> Shapes:
         """Of its parameters besides U and b, by name without suffix, the raw rates first."""
-        return {"rate": (layer.hidden_size,)}
 
     @abstractmethod
     def reset(self, layer: Layer, suffix: str) -> None:
