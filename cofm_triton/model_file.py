@@ -39,6 +39,9 @@ _OPTIONS = (
     "normalize_input",
     "max_angle",  # of weights that are drawn anew
     "max_time_scale",
+    "learnable_dt",
+    "dt_min",
+    "dt_max",
 )
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from cofm_triton.support.scalars import check_not_negative
 
 # Names of recurrent parameters of `StableRNN`, also as parametrisations and old-style hooks change them.
-_RECURRENT = re.compile(r"(parametrizations\.)?(rate|frequency|basis|weight_hh)_l\d")
+_RECURRENT = re.compile(r"(parametrizations\.)?(rate|frequency|log_dt|basis|weight_hh)_l\d")
 
 
 def parameter_groups(model: nn.Module, weight_decay: float = 0.01) -> list[dict[str, Any]]:

@@ -363,10 +363,10 @@ class _Packed:
 
 def _check_plain(model: RNNFunctional) -> None:
     """Raises ValueError unless the equations of this file are what the model computes."""
-    if not is_plain(model) or model.rnn.oscillating or model.rnn.normalize_input:
+    if not is_plain(model) or model.rnn.oscillating or model.rnn.normalize_input or model.rnn.learnable_dt:
         raise ValueError(
             "models must be RNNFunctional of one layer and direction, without pairs of units, normalised inputs, "
-            f"hooks, shared, replaced or parametrised parts, got {model}"
+            f"learnable steps, hooks, shared, replaced or parametrised parts, got {model}"
         )
 
 

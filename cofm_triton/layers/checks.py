@@ -62,6 +62,23 @@ def check_elementwise(layer: Layer, argument: str, value: Any) -> bool:
     return flag
 
 
+def check_learnable_dt(layer: Layer, value: Any, dt_min: Any, dt_max: Any) -> tuple[bool, float | None, float | None]:
+    """`learnable_dt`, `dt_min` and `dt_max` of a layer that has `dt` and `normalize_input`."""
+    if not (flag := check_flag("learnable_dt", value)):
+        for name, bound in (("dt_min", dt_min), ("dt_max", dt_max)):
+            if bound is not None:
+                raise ValueError(f"{name} needs learnable_dt=True, got {bound!r}")
+        return False, None, None
+    check_elementwise(layer, "learnable_dt", flag)
+    if layer.normalize_input == "paper":
+        raise ValueError("learnable_dt=True needs normalize_input=True or False, got 'paper'")
+    high = None if dt_max is None else check_number("dt_max", dt_max)
+    low = None if dt_min is None else check_number("dt_min", dt_min)
+    if low is not None and low > (high or layer.dt):
+        raise ValueError(f"dt_min must be at most dt_max, {high or layer.dt!r}, got {low!r}")
+    return True, low, high
+
+
 def check_normalization(layer: Layer, value: Any) -> bool | str:
     """`normalize_input` of a layer that has its other options."""
     if not isinstance(value, str):

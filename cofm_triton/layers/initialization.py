@@ -29,8 +29,12 @@ def reset_direction(layer: Layer, recurrence: Recurrence, suffix: str, *, is_fir
     recurrence.reset(layer, suffix)
     if bias is not None:
         nn.init.zeros_(bias)
-    kind = parameterization(layer.parameterization)
-    assign(rate, spread_weights(len(rate), kind, dt=layer.dt, max_time_scale=layer.max_time_scale))
+    count, kind = len(rate), parameterization(layer.parameterization)
+    if layer.learnable_dt:  # the steps are spread instead
+        raw = spread_weights(2, kind, dt=layer.dt, max_time_scale=layer.max_time_scale)[1:].expand(count)
+    else:
+        raw = spread_weights(count, kind, dt=layer.dt, max_time_scale=layer.max_time_scale)
+    assign(rate, raw)
 
 
 def _encoder_bound(layer: Layer, recurrence: Recurrence, weight: Tensor, *, is_first: bool) -> float:

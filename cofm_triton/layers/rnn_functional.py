@@ -100,7 +100,13 @@ class RNNFunctional(nn.Module):
         That takes one layer in one direction with an elementwise recurrence of single units, modules that do no more
         than their class says, the dtype of the parameters, and sizes for which `ops/rnn_readout.py` has it.
         """
-        if not is_plain(self) or self.rnn.oscillating or not self.rnn._cell.is_elementwise or autocasts(input.device):
+        if (
+            not is_plain(self)
+            or self.rnn.oscillating
+            or self.rnn.learnable_dt
+            or not self.rnn._cell.is_elementwise
+            or autocasts(input.device)
+        ):
             return False
         rnn, readout = self.rnn, self.readout
         batch = input.shape[0] if input.dim() == 3 else 1

@@ -33,6 +33,7 @@ from cofm_triton.layers.checks import (
     check_flag,
     check_input,
     check_known,
+    check_learnable_dt,
     check_normalization,
     check_size,
     check_slopes,
@@ -107,6 +108,10 @@ class StableRNN(OptionsInState, UndecayedRecurrence, Layer):
             parameterization "lru", recurrence "diagonal" and oscillating=False.
         max_time_scale: memory of the slowest unit of a fresh layer, in steps. Oscillating layers learn sequences that
             are much shorter as well; without oscillation set it to about their length.
+        learnable_dt: whether every unit, or pair, has a step dt[i] = exp(log_dt_l0) of its own, as in S4, S5 and mamba:
+            an elementwise recurrence, fresh rates that are all the fastest, and fresh steps that are log-uniform.
+        dt_min, dt_max: between which fresh learnable steps are, time; None: dt / max_time_scale, and dt, so that units
+            remember 1 to `max_time_scale` steps.
         backend: passed on to the scans; None takes the fastest.
         device, dtype: of the parameters.
 
@@ -116,6 +121,7 @@ class StableRNN(OptionsInState, UndecayedRecurrence, Layer):
         rate_l0: w, the raw recurrent weight, (D,), or (D / 2 rounded up,) if oscillating: one for each pair.
         frequency_l0: of oscillating layers, (D // 2,): radians per time; where the nonlinearity is inside, a free
             number q, and a step turns the pair by atan(q) (`oscillation.bounded_angle`).
+        log_dt_l0: of layers with learnable steps, the logarithm of dt[i], like rate_l0.
         basis_l0: (D, D), of "orthogonal": P if not constrained, otherwise the free matrix that P is made of. `basis()`
             gives P; `cayley.cayley_inverse(P)` is a free matrix for a given P.
         weight_hh_l0: (D, D), of "dense".
@@ -173,6 +179,9 @@ class StableRNN(OptionsInState, UndecayedRecurrence, Layer):
         max_angle: float | None = None,
         normalize_input: bool | str | None = None,
         max_time_scale: float = 1000.0,
+        learnable_dt: bool = False,
+        dt_min: float | None = None,
+        dt_max: float | None = None,
         backend: str | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -196,6 +205,7 @@ class StableRNN(OptionsInState, UndecayedRecurrence, Layer):
         self.normalize_input = check_normalization(self, normalize_input)
         self.max_angle = check_angle(max_angle, largest_angle(self))
         self.max_time_scale = check_number("max_time_scale", max_time_scale, above=1.0)
+        self.learnable_dt, self.dt_min, self.dt_max = check_learnable_dt(self, learnable_dt, dt_min, dt_max)
         self.backend = check_backend(backend)
         if dtype is not None:
             check_dtype("dtype", dtype, REAL_DTYPES)
@@ -327,7 +337,7 @@ class StableRNN(OptionsInState, UndecayedRecurrence, Layer):
 
     @torch.no_grad()
     def stability_margin(self) -> float:
-        """The smallest rate f(w) of all layers, 1 / time; positive means that h decays.
+        """The smallest rate f(w) of all layers, 1 / time, f(w) dt[i] / dt with learnable steps; positive: h decays.
 
         Unconstrained matrices W have the smallest real part of their eigenvalues instead. In Euler
         form the decay 1 - dt * rate, or the eigenvalues of I - dt W, must lie inside the unit circle

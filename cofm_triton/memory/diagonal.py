@@ -22,10 +22,10 @@ from torch import Tensor
 
 from cofm_triton.layers.rnn_functional import RNNFunctional
 from cofm_triton.ops.memory_increment import sampled_increments
-from cofm_triton.perturbation.stacking import FREQUENCY, RATE, stack
+from cofm_triton.perturbation.stacking import FREQUENCY, LOG_DT, RATE, stack
 from cofm_triton.step.activation import bodies
 from cofm_triton.step.activations import properties
-from cofm_triton.step.coefficients import Modes, modes_of
+from cofm_triton.step.coefficients import Modes, modes_of, stretch_of
 from cofm_triton.step.modes import log_decay, mode_decay
 from cofm_triton.step.stacked_cells import StackedCells
 
@@ -167,7 +167,8 @@ def _slowest(log_decays: Tensor, dt: float) -> Tensor:
 
 def _modes(model: RNNFunctional, parameters: Mapping[str, Tensor]) -> Modes:
     """Of K copies of a model, (K, m)."""
-    return modes_of(model.rnn, parameters[RATE], parameters.get(FREQUENCY))
+    stretch = stretch_of(model.rnn, parameters[LOG_DT]) if LOG_DT in parameters else None
+    return modes_of(model.rnn, parameters[RATE], parameters.get(FREQUENCY), stretch)
 
 
 def _real(values: Tensor) -> Tensor:

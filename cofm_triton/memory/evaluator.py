@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from cofm_triton.layers.rnn_functional import RNNFunctional
 from cofm_triton.memory.dense import DenseHeavisideCells
 from cofm_triton.memory.diagonal import HeavisideCells
-from cofm_triton.memory.heaviside import Heaviside
 from cofm_triton.memory.module import ModuleAnswers, each_copy
 from cofm_triton.memory.search import (
     NORMS,
@@ -47,6 +46,7 @@ _GPU_NUMBERS = 1 << 26  # on other devices: 512 MB, so that a sweep is a few lau
 _FEWEST_INPUTS = 16  # inputs per call that are worth the call
 
 Parameters = Mapping[str, Tensor]
+Heaviside = HeavisideCells | DenseHeavisideCells
 
 
 @dataclass(frozen=True)

@@ -277,7 +277,7 @@ def linear_supremum(kernel: Tensor, domain: Domain) -> Best:
     The ratio is monotone in r, and corners of the cube |x|_inf = r maximise its numerator.
 
     Args:
-        kernel: (K, p, d + 1, S), see `Heaviside.kernel`.
+        kernel: (K, p, d + 1, S), see `HeavisideCells.kernel`.
         domain: smallest and largest r.
     """
     kappa, constant = kernel[:, :, :-1], kernel[:, :, -1]

@@ -33,6 +33,7 @@ OPTIONS: dict[str, Any] = {
     "constrained": True,
     "normalize_input": False,
     "oscillating": False,
+    "learnable_dt": False,
 }
 
 _FORMAT = 1

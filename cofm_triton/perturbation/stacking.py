@@ -17,7 +17,13 @@ from cofm_triton.step.activations import properties
 from cofm_triton.step.coefficients import constrained_matrix, in_modes, matrix_coefficients, rates, step_coefficients
 from cofm_triton.step.stacked_cells import StackedCells, join
 
-RATE, FREQUENCY, ENCODER, BIAS = "rnn.rate_l0", "rnn.frequency_l0", "rnn.weight_ih_l0", "rnn.bias_l0"
+RATE, FREQUENCY, LOG_DT, ENCODER, BIAS = (
+    "rnn.rate_l0",
+    "rnn.frequency_l0",
+    "rnn.log_dt_l0",
+    "rnn.weight_ih_l0",
+    "rnn.bias_l0",
+)
 BASIS, MATRIX = "rnn.basis_l0", "rnn.weight_hh_l0"
 READOUT, OFFSET = "readout.weight", "readout.bias"
 
@@ -27,10 +33,10 @@ WIDEST_PAIRS = 256  # units up to which a matrix of blocks is faster than calls 
 def is_stackable(model: nn.Module) -> TypeGuard[RNNFunctional]:
     """Whether `stack` understands the model: one layer, one direction, and nothing but what its class says.
 
-    Pairs of units that are read out through a nonlinearity have no form that a sweep knows, and those of wide layers
-    with a nonlinearity inside are faster by calls of the layer than by a matrix.
+    Units with steps of their own are called, not stacked. Pairs of units that are read out through a nonlinearity have
+    no form that a sweep knows; those of wide layers with one inside are faster by calls of the layer than by a matrix.
     """
-    if not is_plain(model):
+    if not is_plain(model) or model.rnn.learnable_dt:
         return False
     rnn = model.rnn
     if not rnn.oscillating or properties(rnn.nonlinearity).is_linear:

@@ -12,6 +12,10 @@ Elementwise recurrences ("ssm", "diagonal"), with e = U x + b:
 A pair of units (2k, 2k+1) that oscillates is one complex unit h[2k] + i h[2k+1]; the last one of an odd number has a
 partner that stays at zero. Parameters may have leading dimensions: layers have none, K copies of a model one.
 
+A unit with a learnable step dt[i] = s dt is a unit whose time runs s times as fast: with rate s r, and frequency s w
+where that is a parameter, it takes steps of length dt. What is left of s multiplies the gain of a linear state; of a
+nonlinear one the recurrence is that of h / s.
+
 Recurrences with a matrix ("orthogonal", "dense") have this form with a matrix A in place of a, `matrix_coefficients`.
 """
 
@@ -97,55 +101,65 @@ def rates(options: Options, raw: Tensor) -> Tensor:
     return parameterization(options.parameterization).rate(raw)
 
 
-def modes_of(options: Options, raw: Tensor, free: Tensor | None) -> Modes:
+def stretch_of(options: Options, log_dt: Tensor) -> Tensor:
+    """s = dt[i] / dt of learnable steps, (..., m), float32 at least, from the parameter `log_dt`."""
+    return widened(log_dt).exp().div(options.dt).to(torch.promote_types(log_dt.dtype, torch.float32))
+
+
+def modes_of(options: Options, raw: Tensor, free: Tensor | None, stretch: Tensor | None = None) -> Modes:
     """Rates and frequencies.
 
     Args:
         options: of the layer.
         raw: w, (..., m).
         free: the parameter `frequency`, (..., m), or (..., m - 1) where the last unit is single; None: all are.
+        stretch: s of learnable steps, see `stretch_of`; None: 1.
     """
     rate = rates(options, raw)
-    frequency = None if free is None else _frequency(options, rate, free.to(rate.dtype))
+    rate = rate if stretch is None else stretch * rate
+    frequency = None if free is None else _frequency(options, rate, free.to(rate.dtype), stretch)
     return Modes(rate, frequency, options.dt, options.discretization)
 
 
-def _frequency(options: Options, rate: Tensor, free: Tensor) -> Tensor:
+def _frequency(options: Options, rate: Tensor, free: Tensor, stretch: Tensor | None) -> Tensor:
     """Radians per time, one for every rate."""
     frequency = F.pad(free, (0, rate.shape[-1] - free.shape[-1]))
     if has_linear_state(options):
-        return frequency
+        return frequency if stretch is None else stretch * frequency
     bound: float | Tensor = largest_angle(options)
     if not properties(options.nonlinearity).is_bounded:  # gradients of faster pairs grow without bound
         bound = contracting_angle(rate, options.dt, options.discretization).clamp(max=bound)
     return bounded_angle(frequency, bound) / options.dt
 
 
-def input_scale(options: Options, raw: Tensor, modes: Modes) -> Tensor | None:
+def input_scale(options: Options, raw: Tensor, modes: Modes, stretch: Tensor | None = None) -> Tensor | None:
     """What the encoded input of a nonlinear recurrence is multiplied by, one number for each rate; None: nothing."""
     if not options.normalize_input:
         return None
     if options.normalize_input == "paper":
         return lru_normalization(raw)
-    if properties(options.nonlinearity).values[0] >= 0:  # states only rise, to what the largest input holds
-        return step_size(*modes)
-    return normalized_gain(*modes) / options.dt
+    # States that only rise do so to what the largest input holds: that is handed on.
+    only_rise = properties(options.nonlinearity).values[0] >= 0
+    scale = step_size(*modes) if only_rise else normalized_gain(*modes) / options.dt
+    return scale if stretch is None else scale / stretch
 
 
-def linear_coefficients(options: Options, raw: Tensor, free: Tensor | None) -> tuple[Tensor, Tensor]:
+def linear_coefficients(
+    options: Options, raw: Tensor, free: Tensor | None, stretch: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Decay l and gain g of a linear recurrence; arguments of `modes_of`.
 
     Returns:
         l, complex for pairs, and g, complex for pairs whose inputs are not normalised; one number for each rate.
     """
-    modes = modes_of(options, raw, free)
-    return mode_decay(*modes), _input_gain(options, raw, modes)
+    modes = modes_of(options, raw, free, stretch)
+    return mode_decay(*modes), _input_gain(options, raw, modes, stretch)
 
 
-def _input_gain(options: Options, raw: Tensor, modes: Modes) -> Tensor:
+def _input_gain(options: Options, raw: Tensor, modes: Modes, stretch: Tensor | None = None) -> Tensor:
     if options.normalize_input is True:
         return normalized_gain(*modes)
-    gain = mode_gain(*modes)
+    gain = mode_gain(*modes) if stretch is None else stretch * mode_gain(*modes)
     return gain * lru_normalization(raw) if options.normalize_input else gain
 
 

@@ -31,6 +31,9 @@ class Layer(nn.Module):
     normalize_input: bool | str
     max_time_scale: float
     backend: str | None
+    learnable_dt: bool = False  # layers that earlier versions have pickled have no such attribute
+    dt_min: float | None = None
+    dt_max: float | None = None
 
     weight_ih_l0: Tensor
     bias_l0: Tensor | None
@@ -64,9 +67,9 @@ class Recurrence(ABC):
     is_elementwise: ClassVar[bool] = False
     acts_on_output: bool = False
 
+    @abstractmethod
     def shapes(self, layer: Layer) -> Shapes:
         """Of its parameters besides U and b, by name without suffix, the raw rates first."""
-        return {"rate": (layer.hidden_size,)}
 
     @abstractmethod
     def reset(self, layer: Layer, suffix: str) -> None:

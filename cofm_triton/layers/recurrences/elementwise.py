@@ -1,7 +1,9 @@
 """Units, or pairs of units, that do not see each other: "ssm" and "diagonal".
 
-linear state     h' = l h + g e              one `linear_scan`, e = U x + b
-nonlinear act    h' = h + dt act(e - a h)    one `rnn_scan`
+    linear state     h' = l h + g e              one `linear_scan`, e = U x + b
+    nonlinear act    h' = h + dt act(e - a h)    one `rnn_scan`
+
+Units with learnable steps s dt are units whose time runs s times as fast (`step/coefficients.py`).
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from cofm_triton.step.coefficients import (
     largest_angle,
     linear_coefficients,
     modes_of,
-    rates,
+    stretch_of,
 )
 from cofm_triton.step.matrix_cache import kept
 
@@ -40,17 +42,24 @@ class Elementwise(Recurrence):
     def shapes(self, layer: Layer) -> Shapes:
         """One rate for each pair, the single unit of an odd number included, and one frequency for each but that."""
         width = layer.hidden_size
-        return {"rate": ((width + 1) // 2,), "frequency": (width // 2,)} if layer.oscillating else {"rate": (width,)}
+        modes = (width + 1) // 2 if layer.oscillating else width
+        shapes: Shapes = {"rate": (modes,)}
+        if layer.oscillating:
+            shapes["frequency"] = (width // 2,)
+        return shapes | ({"log_dt": (modes,)} if layer.learnable_dt else {})
 
     @torch.no_grad()
     def reset(self, layer: Layer, suffix: str) -> None:
-        """Angles uniform in [0, max_angle), as raw numbers."""
-        frequency = _frequency(layer, suffix)
+        """Angles uniform in [0, max_angle) and steps log-uniform in [dt_min, dt_max), as raw numbers."""
+        frequency, log_dt = _frequency(layer, suffix), _log_dt(layer, suffix)
+        if log_dt is not None:
+            low, high = step_range(layer)
+            nn.init.uniform_(log_dt, math.log(low), math.log(high))
         if frequency is None:
             return
         nn.init.uniform_(frequency, 0, layer.max_angle)
         if has_linear_state(layer):
-            frequency.div_(layer.dt)
+            frequency.div_(layer.dt if log_dt is None else log_dt[: len(frequency)].exp())
         else:
             frequency.mul_(math.pi / 2 / largest_angle(layer)).tan_()  # the inverse of `bounded_angle`
 
@@ -66,8 +75,8 @@ class Elementwise(Recurrence):
         return h[..., :width].to(e.dtype), final_state(h, h_last, lengths)[..., :width]
 
     def margin(self, layer: Layer, suffix: str) -> float:
-        """The smallest rate."""
-        return float(rates(layer, weights_of(layer, suffix).rate).min())
+        """The smallest rate, with steps of its own s times as large."""
+        return float(modes_of(layer, weights_of(layer, suffix).rate, None, _stretch(layer, suffix)).rate.min())
 
 
 def _scan_linear(
@@ -85,33 +94,36 @@ def _scan_nonlinear(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The same."""
     weights = weights_of(layer, suffix)
-    modes = modes_of(layer, weights.rate, _frequency(layer, suffix))
-    scale = input_scale(layer, weights.rate, modes)
+    stretch = _stretch(layer, suffix)
+    modes = modes_of(layer, weights.rate, _frequency(layer, suffix), stretch)
+    scale = input_scale(layer, weights.rate, modes, stretch)
     e = _encoded(layer, weights, x, None if scale is None else _per_unit(layer, scale))
+    state, start = state_dtype(e.dtype), initial_state(h0, e)
+    units = None if stretch is None else _per_unit(layer, stretch).to(state)
     h, h_last = rnn_scan(
         drive(e, lengths),
-        weights.rate.to(state_dtype(e.dtype)),
-        initial_state(h0, e),
+        (weights.rate if units is None else modes.rate).to(state),
+        start if start is None or units is None else start / units,
         frequency=modes.frequency,
         dt=layer.dt,
         nonlinearity=layer.nonlinearity,
-        parameterization=layer.parameterization,
+        parameterization=layer.parameterization if units is None else "direct",
         discretization=layer.discretization,
         backend=layer.backend,
     )
-    return e, h, h_last
+    return (e, h, h_last) if units is None else (e, units * h, units * h_last)
 
 
 def decay_and_gain(layer: Layer, suffix: str, raw: Tensor) -> tuple[Tensor, Tensor]:
     """l and g of a linear recurrence from its raw rates: one number for each unit, or a complex one for each pair."""
-    free = _frequency(layer, suffix)
+    free, log_dt = _frequency(layer, suffix), _log_dt(layer, suffix)
 
     def made() -> tuple[Tensor, Tensor]:
-        decay, gain = linear_coefficients(layer, raw, free)
+        decay, gain = linear_coefficients(layer, raw, free, _stretch(layer, suffix))
         return decay, gain if gain.is_complex() else _per_unit(layer, gain)
 
     name = ("linear_coefficients", suffix, layer.parameterization, layer.discretization, layer.dt)
-    return kept(layer, name, lambda: (raw,) if free is None else (raw, free), made)
+    return kept(layer, name, lambda: tuple(p for p in (raw, free, log_dt) if p is not None), made)
 
 
 def _encoded(layer: Layer, weights: Weights, x: Tensor, gain: Tensor | None) -> Tensor:
@@ -125,6 +137,23 @@ def _encoded(layer: Layer, weights: Weights, x: Tensor, gain: Tensor | None) -> 
 def _frequency(layer: Layer, suffix: str) -> Tensor | None:
     """The free parameter, or None where the units are single."""
     return getattr(layer, "frequency" + suffix) if layer.oscillating else None
+
+
+def _log_dt(layer: Layer, suffix: str) -> Tensor | None:
+    """The raw learnable steps, or None."""
+    return getattr(layer, "log_dt" + suffix) if layer.learnable_dt else None
+
+
+def _stretch(layer: Layer, suffix: str) -> Tensor | None:
+    """s = dt[i] / dt, or None where every step is dt."""
+    log_dt = _log_dt(layer, suffix)
+    return None if log_dt is None else stretch_of(layer, log_dt)
+
+
+def step_range(layer: Layer) -> tuple[float, float]:
+    """Smallest and largest step of fresh units, by default those that remember 1 to `max_time_scale` steps."""
+    largest = layer.dt if layer.dt_max is None else layer.dt_max
+    return largest / layer.max_time_scale if layer.dt_min is None else layer.dt_min, largest
 
 
 def _per_unit(layer: Layer, per_mode: Tensor) -> Tensor:
