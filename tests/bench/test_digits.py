@@ -16,6 +16,7 @@ from bench import digits
 SCRIPT = Path(__file__).parents[2] / "bench" / "digits.py"
 
 
+@pytest.mark.slow
 def test_a_short_run() -> None:
     """Most of the digits right after three epochs of small layers, where guessing gets a tenth."""
     options = ["--models", "ssm", "dense", "--epochs", "3", "--width", "32", "--seeds", "0"]
@@ -26,6 +27,7 @@ def test_a_short_run() -> None:
     assert float(rows[0][4].removesuffix(" %")) > 50
 
 
+@pytest.mark.slow
 def test_settings_are_chosen_without_the_test_set(monkeypatch: pytest.MonkeyPatch) -> None:
     """The choice is the best of the grid on the last images of the training set, and never sees another image."""
     seen = []

@@ -13,6 +13,7 @@ from cofm_triton.evidence.benchmark.registry import OPERATORS
 from cofm_triton.evidence.benchmark.results import Results
 
 
+@pytest.mark.slow
 def test_smoke_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("matplotlib")
     words = ["bench", "--preset", "smoke", "--operators", "rnn_scan", "--device", "cpu", "--out", str(tmp_path)]

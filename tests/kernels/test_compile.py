@@ -95,6 +95,7 @@ def check(entries: Sequence[Compiled]) -> None:
     assert not list(baseline.worse(entries, BASELINE))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", SHARES, ids="-".join)
 @pytest.mark.parametrize("target", MAKES)
 def test_every_kernel_compiles_without_a_spill_and_no_worse_than_before(
@@ -112,6 +113,7 @@ def test_every_kernel_compiles_without_a_spill_and_no_worse_than_before(
         assert not list(over_budget(entries))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", REST)
 def test_usual_kernels_compile_without_a_spill_and_no_worse_than_before(target: str) -> None:
     usual = {name: turn(operator.usual, target, REST) for name, operator in operators().items()}

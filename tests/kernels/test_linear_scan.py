@@ -143,6 +143,7 @@ def test_rows_of_few_bytes(gated: bool, num_sms: int, width: int) -> None:
     check(linear_case(1, 40, width, dtype=torch.bfloat16, gated=gated), num_sms)
 
 
+@pytest.mark.slow
 def test_narrow_blocks_of_split_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks of more than the 64 rows that the narrowest block has in flight, and of fewer."""
     monkeypatch.setattr(launch, "SPLIT_PROGRAMS", 1)
@@ -182,6 +183,7 @@ def test_every_remainder(length: int) -> None:
     check(linear_case(1, length, 3, gated=length % 2 == 0), 100)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gated", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_split_repeats_are_bitwise_equal(dtype: torch.dtype, gated: bool) -> None:
@@ -190,6 +192,7 @@ def test_split_repeats_are_bitwise_equal(dtype: torch.dtype, gated: bool) -> Non
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("length", "channels", "num_sms", "dtype", "reverse"),
     [
