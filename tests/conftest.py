@@ -10,7 +10,7 @@ import torch
 from hypothesis import settings
 from selection import covering, evenly_spaced
 
-QUICK = 8  # cases of a file
+QUICK = 5  # cases of a file
 
 # Triton decides when a kernel is defined whether it is interpreted or compiled, so this has to come
 # before the first import of a kernel. Ahead-of-time compilation needs a process without it.

@@ -76,6 +76,7 @@ def test_exported_layers(recurrence: str, nonlinearity: str, num_layers: int, bi
         torch.testing.assert_close(program(*other), module(*other))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("strict", "train", "grad", "dims"),
     [
@@ -100,6 +101,7 @@ def test_exported_functional(strict: bool, train: bool, grad: bool, dims: tuple[
         torch.testing.assert_close(gradients(graph, x), gradients(module, x), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_an_exported_program_runs_elsewhere(tmp_path: Path) -> None:
     """In a process that only imports the package, on a machine without the compiled path."""
     module = RNNFunctional(3, 5, nonlinearity="tanh")
@@ -181,6 +183,7 @@ def test_compiled_once_for_ten_lengths(
     check_compiled_once(module, "dynamic" if nonlinearity == "tanh" else "marked", "eager")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["dynamic", "marked"])
 @pytest.mark.parametrize("train", [False, True])
 def test_functional_compiled_once_for_ten_lengths(train: bool, how: str) -> None:
@@ -206,6 +209,7 @@ def check_compiled_once(module: nn.Module, how: str, backend: str) -> None:
                 torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_batches_of_a_compiled_model_keep_their_operator() -> None:
     """Of sizes that are known when it is compiled: parts for few sequences, one operator for many."""
     model, recorder = RNNFunctional(3, 5), EagerAndRecordGraphs()

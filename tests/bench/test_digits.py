@@ -16,16 +16,18 @@ from bench import digits
 SCRIPT = Path(__file__).parents[2] / "bench" / "digits.py"
 
 
+@pytest.mark.slow
 def test_a_short_run() -> None:
     """Most of the digits right after three epochs of small layers, where guessing gets a tenth."""
-    options = ["--models", "ssm", "dense", "--epochs", "3", "--width", "32", "--seeds", "0"]
+    options = ["--models", "ssm", "nn.RNN", "--epochs", "3", "--width", "32", "--seeds", "0"]
     done = subprocess.run([sys.executable, str(SCRIPT), *options], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines()[2:]]
-    assert [row[0] for row in rows] == ["ssm", "dense"]
+    assert [row[0] for row in rows] == ["ssm", "nn.RNN"]
     assert float(rows[0][4].removesuffix(" %")) > 50
 
 
+@pytest.mark.slow
 def test_settings_are_chosen_without_the_test_set(monkeypatch: pytest.MonkeyPatch) -> None:
     """The choice is the best of the grid on the last images of the training set, and never sees another image."""
     seen = []

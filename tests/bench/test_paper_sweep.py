@@ -16,6 +16,7 @@ from cofm_triton import reference
 SCRIPT = Path(__file__).parents[2] / "bench" / "paper_sweep.py"
 
 
+@pytest.mark.slow
 def test_a_short_run() -> None:
     options = ["--sequences", "16", "--directions", "1"]
     done = subprocess.run([sys.executable, str(SCRIPT), *options], capture_output=True, text=True, timeout=300)

@@ -39,6 +39,7 @@ def smoke_run(path: Path) -> tuple[str, dict[str, Any]]:
     return done.stdout, json.loads(path.read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 def test_smoke_run(tmp_path: Path) -> None:
     """One test, since the run takes a while: every operator is measured, every peer runs or is explained."""
     output, content = smoke_run(tmp_path / "new folder" / "bench.json")

@@ -15,6 +15,7 @@ from cofm_triton.evidence.problem import Problem
 from cofm_triton.evidence.registry import benchmarks
 
 
+@pytest.mark.slow
 def test_smoke_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("matplotlib")
     words = ["bench", "--preset", "smoke", "--operators", "rnn_scan", "--device", "cpu", "--out", str(tmp_path)]

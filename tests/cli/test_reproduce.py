@@ -72,6 +72,7 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_errors_csv_holds_every_model_radius_and_direction(finished: Path, tiny: Settings) -> None:
     table = rows(finished / "errors.csv")
     models = {(r["target"], r["nonlinearity"], r["parameterization"], r["width"]) for r in table}
@@ -138,6 +139,7 @@ def test_verdicts_follow_from_their_radii(finished: Path, tiny: Settings) -> Non
             assert (finished / f"{name}.{suffix}").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_equal_seeds_give_equal_bytes(finished: Path, tiny: Settings, tmp_path: Path) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(1 if threads > 1 else 2)
@@ -148,6 +150,7 @@ def test_equal_seeds_give_equal_bytes(finished: Path, tiny: Settings, tmp_path: 
     assert contents(tmp_path / "other")["errors.csv"] != contents(finished)["errors.csv"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["train_sequences", "perturbation_error", "slow_direction_radius"])
 def test_interrupted_run_continues_to_the_same_bytes(
     tiny: Settings, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
@@ -172,6 +175,7 @@ def test_interrupted_run_continues_to_the_same_bytes(
     assert contents(out) == contents(finished)
 
 
+@pytest.mark.slow
 def test_other_settings_need_overwrite(
     finished: Path, tiny: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -88,6 +88,7 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_killed_job_continues_to_the_same_bytes(folder: Path, whole: dict[str, bytes], tmp_path: Path) -> None:
     out = tmp_path / "run"
     # Three calls to check the model and two to measure its memory, then one for every direction: killed within the
@@ -104,6 +105,7 @@ def test_killed_job_continues_to_the_same_bytes(folder: Path, whole: dict[str, b
     assert all((out / name).stat().st_mtime_ns == stamp for name, stamp in stamps.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 4])
 def test_several_processes_give_the_bits_of_one(
     folder: Path, whole: dict[str, bytes], tmp_path: Path, count: int

@@ -12,6 +12,7 @@ from cofm_triton.evidence.validation import fault
 CALL = "linear_scan:time-invariant:float32:1x3x2:h0:7:torch@cpu"
 
 
+@pytest.mark.slow
 def test_a_right_call_passes_and_a_broken_one_fails(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["validate", "--replay", CALL]) == 0
     assert f"{CALL}  passed" in capsys.readouterr().out

@@ -25,6 +25,7 @@ def available() -> int:
         return 0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(available() < NEEDED, reason=f"needs {NEEDED / 2**30:.0f} GiB of free memory")
 @pytest.mark.parametrize("operator", ["linear_scan", "rnn_scan"])
 def test_beyond_two_to_the_31(operator: str) -> None:

@@ -1,7 +1,8 @@
 """Every kernel compiles for every GPU we name, without a register spill, and no worse than before. Needs no GPU.
 
-The usual configurations are compiled for one GPU of each make. The others are shared out between these two GPUs, and
-the usual ones once more between the rest. `cofm kernels --all` compiles all of them for every GPU.
+The usual configurations are compiled for one GPU of each make. Of the others, as many as hold every pair of options
+(with --every-case: all) are shared out between these two GPUs, and the usual ones once more between the rest.
+`cofm kernels --all` compiles all of them for every GPU.
 """
 
 import ast
@@ -14,11 +15,14 @@ import pytest
 
 pytest.importorskip("triton")
 
+from selection import covering
+
 from cofm_triton import kernels
 from cofm_triton.evidence.compilation import baseline
 from cofm_triton.evidence.compilation.launches import Options
 from cofm_triton.evidence.compilation.offline import TARGETS, Compiled
 from cofm_triton.evidence.compilation.run import Task, compile_all
+from cofm_triton.evidence.operator import Compilation
 from cofm_triton.evidence.registry import compilations
 
 MAKES = ("sm_90", "gfx942")
@@ -68,6 +72,16 @@ def turn(configurations: Sequence[Options], target: str, targets: Sequence[str])
     return shuffled[targets.index(target) :: len(targets)]
 
 
+def unusual(operator: Compilation, everything: bool) -> list[Options]:
+    """Configurations beyond the usual ones."""
+    if everything:
+        return list(operator.others)
+    options = operator.configurations(everything=True)
+    names = sorted(set().union(*options))
+    kept = covering([{name: option.get(name) for name in names} for option in options])
+    return [options[position] for position in kept if position >= len(operator.usual)]
+
+
 def test_every_configuration_has_its_turn() -> None:
     configurations: list[Options] = [dict(width=width) for width in range(7)]
     turns = [option["width"] for target in TARGETS for option in turn(configurations, target, TARGETS)]
@@ -90,12 +104,18 @@ def check(entries: Sequence[Compiled]) -> None:
     assert not list(baseline.worse(entries, BASELINE))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", SHARES, ids="-".join)
 @pytest.mark.parametrize("target", MAKES)
-def test_every_kernel_compiles_without_a_spill_and_no_worse_than_before(target: str, share: Sequence[str]) -> None:
-    parts = {name: compilations()[name] for name in share}
-    chosen = [(name, [*part.usual, *turn(part.others, target, MAKES)]) for name, part in parts.items()]
-    entries = compiled([Task(target, name, options) for name, configurations in chosen for options in configurations])
+def test_every_kernel_compiles_without_a_spill_and_no_worse_than_before(
+    target: str, share: Sequence[str], request: pytest.FixtureRequest
+) -> None:
+    tasks = []
+    for name in share:
+        part = compilations()[name]
+        others = turn(unusual(part, request.config.getoption("every_case")), target, MAKES)
+        tasks += [Task(target, name, options) for options in (*part.usual, *others)]
+    entries = compiled(tasks)
     assert {entry.kernel for entry in entries} == set().union(*(KERNELS[name] for name in share))
     check(entries)
     assert not [entry.key for entry in entries if entry.constants.get("PAIRED") and "shuffle" in entry.instructions]
@@ -103,6 +123,7 @@ def test_every_kernel_compiles_without_a_spill_and_no_worse_than_before(target: 
         assert not list(over_budget(entries))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", REST)
 def test_usual_kernels_compile_without_a_spill_and_no_worse_than_before(target: str) -> None:
     usual = {name: turn(operator.usual, target, REST) for name, operator in compilations().items()}

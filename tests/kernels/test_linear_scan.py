@@ -132,7 +132,7 @@ def test_narrow_blocks_of_pairs(part: int) -> None:
 @pytest.mark.parametrize(("pairs", "dtype"), [(False, torch.complex64), (True, torch.float32), (True, torch.bfloat16)])
 @pytest.mark.parametrize("num_sms", [1, 100])
 def test_a_complex_gate_of_all_channels_is_that_of_each(num_sms: int, pairs: bool, dtype: torch.dtype) -> None:
-    problem = linear_problem(2, 21, 32, dtype=dtype, gated=True, shared=True, pairs=pairs)
+    problem = linear_problem(2, 9, 32, dtype=dtype, gated=True, shared=True, pairs=pairs)
     copied = run(problem.with_(decay=problem["decay"].repeat(1, 1, 16 if pairs else 32)), num_sms)
     shared = run(problem, num_sms)
     assert all(torch.equal(shared[name], copied[name]) for name in copied)
@@ -146,14 +146,15 @@ def test_rows_of_few_bytes(gated: bool, num_sms: int, width: int) -> None:
     check(linear_problem(1, 40, width, dtype=torch.bfloat16, gated=gated), num_sms)
 
 
+@pytest.mark.slow
 def test_narrow_blocks_of_split_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks of more than the 64 rows that the narrowest block has in flight, and of fewer."""
     monkeypatch.setattr(launch, "SPLIT_PROGRAMS", 1)
-    problem = linear_problem(1, 200, 64)
-    for num_sms, programs, shorter in ((6, 1, False), (60, 2, True)):
+    for length, num_sms, programs in ((200, 6, 1), (40, 60, 2)):
+        problem = linear_problem(1, length, 64)
         monkeypatch.setattr(launch, "BUSY_PROGRAMS", programs)
         block, plan = plan_of(problem, num_sms)
-        assert block.part == 4 and (plan.length < 64) == shorter and plan.length < 200
+        assert block.part == 4 and (plan.length < 64) == (length < 64) and plan.length < length
         check(problem, num_sms)
 
 
@@ -185,19 +186,21 @@ def test_every_remainder(length: int) -> None:
     check(linear_problem(1, length, 3, gated=length % 2 == 0), 100)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gated", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_split_repeats_are_bitwise_equal(dtype: torch.dtype, gated: bool) -> None:
-    problem = linear_problem(1, 50, 40, dtype=dtype, gated=gated)
+    problem = linear_problem(1, 18, 40, dtype=dtype, gated=gated)
     first, second = run(problem, 100), run(problem, 100)
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("length", "channels", "num_sms", "dtype", "reverse"),
     [
-        (21, 3, 100, torch.float32, False),
-        (21, 3, 100, torch.bfloat16, True),
+        (9, 3, 100, torch.float32, False),
+        (9, 3, 100, torch.bfloat16, True),
         (5, 32, 1, torch.float32, True),
         (21, 32, 1, torch.float64, False),
         (21, 40, 1, torch.bfloat16, False),
@@ -217,8 +220,8 @@ def test_a_gate_of_all_channels_is_that_of_each(
 @pytest.mark.parametrize("decay", [1.0, -1.0, 0.0])
 def test_exact_decays_stay_exact_when_split(decay: float) -> None:
     """Small integers: no order of operations rounds."""
-    problem = linear_problem(1, 40, 3)
-    whole_numbers = (torch.arange(120) % 5 - 2.0).reshape(1, 40, 3)
+    problem = linear_problem(1, 18, 3)
+    whole_numbers = (torch.arange(54) % 5 - 2.0).reshape(1, 18, 3)
     problem = problem.with_(x=whole_numbers, decay=torch.full((3,), decay), h0=torch.ones(1, 3), grad_h=whole_numbers)
     problem = problem.with_(grad_last=torch.ones(1, 3))
     split, whole = run(problem, 100), run(problem, 1)
@@ -229,7 +232,7 @@ def test_exact_decays_stay_exact_when_split(decay: float) -> None:
 @pytest.mark.parametrize("gated", [False, True])
 @pytest.mark.parametrize("decay", [1e-40, -1e-40, -0.9, 1 - 1e-6])
 def test_decays_of_any_kind(decay: float, gated: bool) -> None:
-    problem = linear_problem(1, 40, 3, gated=gated)
+    problem = linear_problem(1, 24, 3, gated=gated)
     check(problem.with_(decay=torch.full_like(problem["decay"], decay)), 100)
 
 
@@ -262,7 +265,7 @@ def test_slow_decay_over_long_time() -> None:
 
 @pytest.mark.parametrize("gated", [False, True])
 def test_infinity_crosses_chunks(gated: bool) -> None:
-    problem = linear_problem(1, 40, 3, gated=gated)
+    problem = linear_problem(1, 18, 3, gated=gated)
     x = problem.x.clone()
     x[0, 2, 0], x[0, 3, 1] = torch.inf, torch.nan
     split, whole = run(problem.with_(x=x), 100)["h"], run(problem.with_(x=x), 1)["h"]

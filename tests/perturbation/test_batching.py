@@ -107,6 +107,7 @@ def resident_growth(limit: int) -> int:
     return int(run.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has /proc/self/status, whose high-water mark is read")
 def test_resident_memory_stays_below_the_limit() -> None:
     """All forty copies together hold 500 MB and more; with a limit of 64 MB, no more than that and an eighth, which is
