@@ -57,7 +57,7 @@ def forward(
 
 
 def _forgets(nonlinearity: str) -> bool:
-    """Whether states forget where they started. relu units with large states do not: they hardly move."""
+    """Not a relu unit whose state has outgrown its input: it hardly moves, and guesses would be wrong."""
     return nonlinearity != "relu"
 
 
