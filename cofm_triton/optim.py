@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from cofm_triton.support.scalars import check_not_negative
 
-# Names of recurrent parameters of `StableRNN`, also as parametrisations and old-style hooks change them.
+# Of `StableRNN`: raw rates and what turns; with what parametrisations and old-style hooks make of the names.
 _RECURRENT = re.compile(r"(parametrizations\.)?(rate|frequency|log_dt|basis|weight_hh)_l\d")
 
 

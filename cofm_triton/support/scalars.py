@@ -41,7 +41,7 @@ def as_bool(value: Any) -> bool | None:
 
 
 def described(value: Any) -> str:
-    """For a message: the type of what was given instead of a number; of arrays and tensors, why they are none."""
+    """For a message: the type of what was given instead of a number; of arrays and tensors, why they do not count."""
     name = type(value).__name__
     if not isinstance(value, torch.Tensor) and name != "ndarray":
         return name

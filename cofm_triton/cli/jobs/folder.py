@@ -37,7 +37,7 @@ class ResultFolder:
 
         Args:
             config: the settings and versions its results depend on.
-            files: names of the files that it writes into the folder, but for those of its steps.
+            files: names of the files that it writes into the folder, without those of its steps.
             overwrite: remove the files of an earlier job of this command with other settings, and nothing else.
 
         Returns:

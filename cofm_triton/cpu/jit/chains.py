@@ -88,5 +88,5 @@ def chained(lengths: Any, guessed: int | None, threads: int, chains: int = CHAIN
 
 
 def equal_parts(sequence: int, length: int, count: int) -> Any:
-    """Parts of a sequence, equally long but for the last one, which may be longer."""
+    """Parts of a sequence, equally long; the last one may be longer."""
     return consecutive(sequence, [*(k * (length // count) for k in range(count)), length])

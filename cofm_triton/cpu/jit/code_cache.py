@@ -114,7 +114,7 @@ class CodeCache(FunctionCache):
 
 
 def source_files() -> list[Path]:
-    """Every file that compiled code may come from: those of this folder, and the modules whose tables they use."""
+    """Every file that compiled code may come from: these, and the modules of tables and formulas above them."""
     return sorted((*(PACKAGE / "step").rglob("*.py"), *Path(__file__).parent.glob("*.py")))
 
 

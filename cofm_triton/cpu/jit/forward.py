@@ -4,9 +4,9 @@
     nonlinear   h[t] = h[t-1] + dt act(x[t] - a h[t-1])
     paired      h[t] = h[t-1] + dt act(x[t] - a h[t-1] + turn swap(h[t-1])),   swap exchanges channels 2k and 2k + 1
 
-A `rule` says which one: `()`, `(act, dt)` with act a tuple of as many entries as the nonlinearity's index, a constant
-in compiled code, or `(act, dt, distance)`, where turn lies so many bytes behind a. Coefficients that do not change
-over time are to these loops rows that all lie at one address.
+A `rule` says which one: `()`, `(act, dt)`, or `(act, dt, distance)`. act stands for the nonlinearity and is a constant
+in compiled code; turn lies `distance` bytes behind a. Coefficients that do not change over time are rows that all lie
+at one address.
 
 How the work is done:
 
