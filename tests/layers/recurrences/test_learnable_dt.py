@@ -26,19 +26,20 @@ def make(width: int = 5, **options: Any) -> StableRNN:
     torch.manual_seed(0)
     layer = StableRNN(2, width, dt=DT, learnable_dt=True, batch_first=True, dtype=torch.float64, **options)
     with torch.no_grad():
-        layer.bias_l0.copy_(torch.randn(width))
+        layer.get_parameter("bias_l0").copy_(torch.randn(width))
     return layer
 
 
 def looped(layer: StableRNN, x: Tensor, h: Tensor) -> Tensor:
     """All states (B, T, D) from (B, D), unit by unit: A, U' and b' of each step from the definition."""
     rate = parameterization(layer.parameterization).rate(layer.rate_l0)
-    step, e, act = layer.log_dt_l0.exp(), x @ layer.weight_ih_l0.T + layer.bias_l0, activation(layer.nonlinearity)
+    step, act = layer.get_parameter("log_dt_l0").exp(), activation(layer.nonlinearity)
+    e = x @ layer.weight_ih_l0.T + layer.get_parameter("bias_l0")
     is_linear = layer.recurrence == "ssm" or layer.nonlinearity == "linear"
     pairs = -(-layer.hidden_size // 2) if layer.oscillating else layer.hidden_size
     angle = torch.zeros(pairs, dtype=torch.float64)
     if layer.oscillating:
-        free = torch.cat((layer.frequency_l0, torch.zeros(layer.hidden_size % 2)))
+        free = torch.cat((layer.get_parameter("frequency_l0"), torch.zeros(layer.hidden_size % 2)))
         angle = step * free if is_linear else torch.atan(free)
         if not is_linear and layer.nonlinearity == "relu":
             slow = (step * rate).exp().square() < 2  # `oscillation.contracting_angle`, exact
@@ -90,15 +91,15 @@ def test_layer_is_the_loop(
     )
     if discretization == "euler" and oscillating:  # its contraction bound is another one: single units' steps
         with torch.no_grad():
-            layer.frequency_l0.zero_()
+            layer.get_parameter("frequency_l0").zero_()
     x, h0 = torch.randn(3, 7, 2, dtype=torch.float64), torch.randn(1, 3, 5, dtype=torch.float64)
     output, h_n = layer(x, h0)
     states = looped(layer, x, h0[0])
     expected = torch.relu(states) if recurrence == "ssm" else states
     torch.testing.assert_close(output, expected, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(h_n[0], states[:, -1], rtol=1e-12, atol=1e-12)
-    ours = torch.autograd.grad(output.square().sum(), layer.log_dt_l0)[0]
-    theirs = torch.autograd.grad(expected.square().sum(), layer.log_dt_l0)[0]
+    ours = torch.autograd.grad(output.square().sum(), layer.get_parameter("log_dt_l0"))[0]
+    theirs = torch.autograd.grad(expected.square().sum(), layer.get_parameter("log_dt_l0"))[0]
     torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
 
 
@@ -106,7 +107,7 @@ def test_layer_is_the_loop(
 def test_steps_of_dt_change_nothing(recurrence: str) -> None:
     layer = make(recurrence=recurrence, nonlinearity="tanh")
     with torch.no_grad():
-        layer.log_dt_l0.fill_(math.log(DT))
+        layer.get_parameter("log_dt_l0").fill_(math.log(DT))
     plain = StableRNN(2, 5, dt=DT, recurrence=recurrence, nonlinearity="tanh", batch_first=True, dtype=torch.float64)
     shared = {name: value for name, value in layer.state_dict().items() if name != "log_dt_l0"}
     plain.load_state_dict(shared | {"_extra_state": plain.get_extra_state()})
@@ -131,7 +132,7 @@ def test_chunks_steps_and_packed_sequences(recurrence: str) -> None:
 
 def test_fresh_steps_cover_the_time_scales() -> None:
     layer = StableRNN(1, 400, dt=DT, learnable_dt=True, max_time_scale=100.0)
-    steps = layer.log_dt_l0.detach().exp()
+    steps = layer.get_parameter("log_dt_l0").detach().exp()
     assert step_range(layer) == (DT / 100, DT)
     assert DT / 100 <= steps.min() < DT / 60 and DT / 1.5 < steps.max() <= DT
     assert 0.4 < (steps < DT / 10).float().mean() < 0.6  # log-uniform
@@ -151,7 +152,7 @@ def test_fresh_layers_keep_the_size_of_their_input() -> None:
 def test_margin_is_that_of_the_steps() -> None:
     layer = make()
     rate = parameterization("softplus").rate(layer.rate_l0)
-    expected = float((rate * layer.log_dt_l0.exp() / DT).detach().min())
+    expected = float((rate * layer.get_parameter("log_dt_l0").exp() / DT).detach().min())
     assert layer.stability_margin() == pytest.approx(expected, rel=1e-14)
 
 
