@@ -138,7 +138,7 @@ def test_fresh_steps_cover_the_time_scales() -> None:
     assert 0.4 < (steps < DT / 10).float().mean() < 0.6  # log-uniform
     memory = 1 / (steps * parameterization("softplus").rate(layer.rate_l0.detach()))
     assert memory.min() > 0.99 and memory.max() < 101
-    bounded = StableRNN(1, 50, learnable_dt=True, dt_min=0.25, dt_max=0.5).log_dt_l0.detach().exp()
+    bounded = StableRNN(1, 50, learnable_dt=True, dt_min=0.25, dt_max=0.5).get_parameter("log_dt_l0").detach().exp()
     assert bounded.min() > 0.2499 and bounded.max() < 0.5001
 
 
