@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from cofm_triton.ops.backends import implementation, lanes
-from cofm_triton.ops.derivatives import directly, keeps, signed
+from cofm_triton.ops.derivatives import directly, keeps
 from cofm_triton.ops.dtypes import state_dtype
 from cofm_triton.ops.registration import register, register_derivative
 from cofm_triton.ops.shapes import (
@@ -234,39 +234,25 @@ def _differentiable_backward(
     return grad_z.to(x.dtype), _weight_gradient(grad_z, before), mu
 
 
-class _DenseRNN(torch.autograd.Function):
-    """The operator for eager code: reverse mode, forward mode and `torch.func`, to any order."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    @signed
-    def forward(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
-        return dense_rnn_op(*inputs)
-
-    setup_context = staticmethod(_setup_context)
-    backward = staticmethod(_backward)
-
-    @staticmethod
-    def jvp(
-        ctx: Any, x_tangent: Tensor | None, weight_tangent: Tensor | None, h0_tangent: Tensor | None, *_: None
-    ) -> tuple[Tensor, Tensor, None]:
-        """Tangent: `dh[t] = dh[t-1] + dt act'(z[t]) (dx[t] - dweight h[t-1] - weight dh[t-1])`, `dh[-1] = dh0`."""
-        x, weight, h0, h, _slope = ctx.saved_tensors
-        dt, nonlinearity, _precision, _backend = ctx.options
-        weight = weight.to(state_dtype(x.dtype))
-        before, slope = _linearize(x, weight, h, h0, nonlinearity)
-        drive = torch.zeros_like(before) if x_tangent is None else x_tangent.to(before.dtype)
-        if weight_tangent is not None:
-            drive = drive - before @ weight_tangent.to(before.dtype).T
-        state = torch.zeros_like(h[:, :0].sum(1), dtype=before.dtype) if h0_tangent is None else h0_tangent
-        state = state.to(before.dtype)
-        rows = []
-        for t in range(h.shape[1]):
-            state = state + dt * slope[:, t] * (drive[:, t] - state @ weight.T)
-            rows.append(state)
-        tangent = torch.stack(rows, 1) if rows else drive
-        return tangent.to(h.dtype), state.to(h.dtype if h0 is None else h0.dtype), None
+def _jvp(
+    ctx: Any, x_tangent: Tensor | None, weight_tangent: Tensor | None, h0_tangent: Tensor | None, *_: None
+) -> tuple[Tensor, Tensor, None]:
+    """Tangent: `dh[t] = dh[t-1] + dt act'(z[t]) (dx[t] - dweight h[t-1] - weight dh[t-1])`, `dh[-1] = dh0`."""
+    x, weight, h0, h, _slope = ctx.saved_tensors
+    dt, nonlinearity, _precision, _backend = ctx.options
+    weight = weight.to(state_dtype(x.dtype))
+    before, slope = _linearize(x, weight, h, h0, nonlinearity)
+    drive = torch.zeros_like(before) if x_tangent is None else x_tangent.to(before.dtype)
+    if weight_tangent is not None:
+        drive = drive - before @ weight_tangent.to(before.dtype).T
+    state = torch.zeros_like(h[:, :0].sum(1), dtype=before.dtype) if h0_tangent is None else h0_tangent
+    state = state.to(before.dtype)
+    rows = []
+    for t in range(h.shape[1]):
+        state = state + dt * slope[:, t] * (drive[:, t] - state @ weight.T)
+        rows.append(state)
+    tangent = torch.stack(rows, 1) if rows else drive
+    return tangent.to(h.dtype), state.to(h.dtype if h0 is None else h0.dtype), None
 
 
 def _dense_rnn_vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:
@@ -287,7 +273,7 @@ def _dense_rnn_backward_vmap(info: Any, in_dims: tuple[Any, ...], *arguments: An
 
 dense_rnn_op = register(dense_rnn, fake=_dense_rnn_fake, vmap=_dense_rnn_vmap)
 dense_rnn_backward_op = register(dense_rnn_backward, fake=_dense_rnn_backward_fake, vmap=_dense_rnn_backward_vmap)
-register_derivative("dense_rnn", _backward, _setup_context)
+_DenseRNN = register_derivative(dense_rnn_op, _setup_context, _backward, _jvp)
 
 
 def traffic(batch: int, length: int, channels: int, itemsize: int, *, backward: bool, keep: bool = True) -> int:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from cofm_triton.ops.backends import implementation, lanes, num_sms
-from cofm_triton.ops.derivatives import directly, signed
+from cofm_triton.ops.derivatives import directly
 from cofm_triton.ops.dtypes import state_dtype
 from cofm_triton.ops.registration import register, register_derivative
 from cofm_triton.ops.shapes import (
@@ -210,33 +210,19 @@ def _differentiable_backward(
     return adjoint.to(h.dtype), grad_decay.sum_to_size(decay.shape).to(decay.dtype), grad_h0
 
 
-class _LinearScan(torch.autograd.Function):
-    """The operator for eager code: reverse mode, forward mode and `torch.func`, to any order."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    @signed
-    def forward(*inputs: Any) -> tuple[Tensor, Tensor]:
-        return linear_scan_op(*inputs)
-
-    setup_context = staticmethod(_setup_context)
-    backward = staticmethod(_backward)
-
-    @staticmethod
-    def jvp(ctx: Any, x: Tensor | None, decay: Tensor | None, h0: Tensor | None, *_: None) -> tuple[Tensor, Tensor]:
-        """Tangent: `dh[t] = decay[t] dh[t-1] + ddecay[t] h[t-1] + dx[t]`, `dh[-1] = dh0`."""
-        gates, h, start, seq_starts = ctx.saved_tensors
-        reverse, backend = ctx.options
-        # Tangents are not always of their tensors' dtype: PyTorch makes float64 ones where a number multiplies a sum.
-        drive = h.new_zeros(h.shape) if x is None else x.to(h.dtype)
-        if decay is not None:
-            before = previous_states(h, start, seq_starts, reverse)
-            turned = as_reals(decay * as_complex(before)) if in_pairs(h, gates) else decay * before
-            drive = drive + turned.to(h.dtype)
-        if start is not None:
-            h0 = torch.zeros_like(start) if h0 is None else h0.to(start.dtype)
-        return apply_linear_scan(drive, gates, h0, seq_starts, reverse, backend)
+def _jvp(ctx: Any, x: Tensor | None, decay: Tensor | None, h0: Tensor | None, *_: None) -> tuple[Tensor, Tensor]:
+    """Tangent: `dh[t] = decay[t] dh[t-1] + ddecay[t] h[t-1] + dx[t]`, `dh[-1] = dh0`."""
+    gates, h, start, seq_starts = ctx.saved_tensors
+    reverse, backend = ctx.options
+    # Tangents are not always of their tensors' dtype: PyTorch makes float64 ones where a number multiplies a sum.
+    drive = h.new_zeros(h.shape) if x is None else x.to(h.dtype)
+    if decay is not None:
+        before = previous_states(h, start, seq_starts, reverse)
+        turned = as_reals(decay * as_complex(before)) if in_pairs(h, gates) else decay * before
+        drive = drive + turned.to(h.dtype)
+    if start is not None:
+        h0 = torch.zeros_like(start) if h0 is None else h0.to(start.dtype)
+    return apply_linear_scan(drive, gates, h0, seq_starts, reverse, backend)
 
 
 def _linear_scan_vmap(
@@ -289,7 +275,7 @@ linear_scan_op = register(linear_scan, fake=_linear_scan_fake, vmap=_linear_scan
 linear_scan_backward_op = register(
     linear_scan_backward, fake=_linear_scan_backward_fake, vmap=_linear_scan_backward_vmap
 )
-register_derivative("linear_scan", _backward, _setup_context)
+_LinearScan = register_derivative(linear_scan_op, _setup_context, _backward, _jvp)
 
 
 def traffic(batch: int, length: int, channels: int, itemsize: int, *, gated: bool, backward: bool) -> int:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from cofm_triton.ops.backends import implementation, lanes, num_sms
-from cofm_triton.ops.derivatives import directly, signed
+from cofm_triton.ops.derivatives import directly
 from cofm_triton.ops.dtypes import state_dtype
 from cofm_triton.ops.pair_scan import pair_scan
 from cofm_triton.ops.registration import register, register_derivative
@@ -226,42 +226,28 @@ def _differentiable_backward(
     return grad_x.to(x.dtype), grad_alpha, even - odd, grad_h0
 
 
-class _PairedRnnScan(torch.autograd.Function):
-    """The operator for eager code: reverse mode, forward mode and `torch.func`, to any order."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    @signed
-    def forward(*inputs: Any) -> tuple[Tensor, Tensor]:
-        return paired_rnn_scan_op(*inputs)
-
-    setup_context = staticmethod(_setup_context)
-    backward = staticmethod(_backward)
-
-    @staticmethod
-    def jvp(
-        ctx: Any, x_tangent: Tensor | None, alpha_tangent: Tensor | None, omega_tangent: Tensor | None,
-        h0_tangent: Tensor | None, *_: None,
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        """Tangent: `dh[t] = J[t] dh[t-1] + dt S[t] (dx[t] - dA h[t-1])`, `dh[-1] = dh0`."""
-        x, alpha, omega, h, h0, seq_starts = ctx.saved_tensors
-        dt, nonlinearity, _ = ctx.options
-        before, slope, jacobian = _linearize(x, alpha, omega, h, h0, seq_starts, dt, nonlinearity)
-        drive = torch.zeros_like(before) if x_tangent is None else x_tangent.to(before.dtype)
-        if alpha_tangent is not None:
-            drive = drive - alpha_tangent.repeat_interleave(2) * before
-        if omega_tangent is not None:
-            drive = drive + torch.stack((omega_tangent, -omega_tangent), -1).flatten() * _swap(before)
-        if h0 is not None:
-            h0_tangent = (torch.zeros_like(h0) if h0_tangent is None else h0_tangent).to(before.dtype)
-        last_dtype = h.dtype if h0 is None else h0.dtype
-        if x.numel() == 0:
-            sequences = x.shape[0] if seq_starts is None else seq_starts.shape[0]
-            last = before.new_zeros((sequences, x.shape[2])) if h0_tangent is None else h0_tangent
-            return drive.to(h.dtype), last.to(last_dtype)
-        tangent, last = pair_scan(jacobian, slope * drive, h0_tangent, seq_starts, False)
-        return tangent.to(h.dtype), last.to(last_dtype)
+def _jvp(
+    ctx: Any, x_tangent: Tensor | None, alpha_tangent: Tensor | None, omega_tangent: Tensor | None,
+    h0_tangent: Tensor | None, *_: None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Tangent: `dh[t] = J[t] dh[t-1] + dt S[t] (dx[t] - dA h[t-1])`, `dh[-1] = dh0`."""
+    x, alpha, omega, h, h0, seq_starts = ctx.saved_tensors
+    dt, nonlinearity, _ = ctx.options
+    before, slope, jacobian = _linearize(x, alpha, omega, h, h0, seq_starts, dt, nonlinearity)
+    drive = torch.zeros_like(before) if x_tangent is None else x_tangent.to(before.dtype)
+    if alpha_tangent is not None:
+        drive = drive - alpha_tangent.repeat_interleave(2) * before
+    if omega_tangent is not None:
+        drive = drive + torch.stack((omega_tangent, -omega_tangent), -1).flatten() * _swap(before)
+    if h0 is not None:
+        h0_tangent = (torch.zeros_like(h0) if h0_tangent is None else h0_tangent).to(before.dtype)
+    last_dtype = h.dtype if h0 is None else h0.dtype
+    if x.numel() == 0:
+        sequences = x.shape[0] if seq_starts is None else seq_starts.shape[0]
+        last = before.new_zeros((sequences, x.shape[2])) if h0_tangent is None else h0_tangent
+        return drive.to(h.dtype), last.to(last_dtype)
+    tangent, last = pair_scan(jacobian, slope * drive, h0_tangent, seq_starts, False)
+    return tangent.to(h.dtype), last.to(last_dtype)
 
 
 def _paired_rnn_scan_vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:
@@ -276,4 +262,4 @@ paired_rnn_scan_op = register(paired_rnn_scan, fake=_paired_rnn_scan_fake, vmap=
 paired_rnn_scan_backward_op = register(
     paired_rnn_scan_backward, fake=_paired_rnn_scan_backward_fake, vmap=_paired_rnn_scan_backward_vmap
 )
-register_derivative("paired_rnn_scan", _backward, _setup_context)
+_PairedRnnScan = register_derivative(paired_rnn_scan_op, _setup_context, _backward, _jvp)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from cofm_triton.ops.backends import FASTEST, fastest
-from cofm_triton.ops.derivatives import observed
+from cofm_triton.ops.derivatives import observed, signed
 
 NAMESPACE = "cofm_triton"
 _LIBRARY = torch.library.Library(NAMESPACE, "FRAGMENT")
@@ -86,6 +86,27 @@ def _entry(argument: Any, dim: int | None) -> Any:
     return argument.new_empty(()).expand(argument.shape[:dim] + argument.shape[dim + 1 :])
 
 
-def register_derivative(name: str, backward: Callable[..., Any], setup_context: Callable[..., None]) -> None:
-    """Give an operator its backward pass, which eager code and `torch.compile` share."""
+def register_derivative(
+    operator: Callable[..., Any],
+    setup_context: Callable[..., None],
+    backward: Callable[..., Any],
+    jvp: Callable[..., Any],
+) -> Any:
+    """Give an operator its derivatives; returns the `autograd.Function` around it, for eager code that asks for any.
+
+    Args:
+        operator: what `register` returned.
+        setup_context: keeps what derivatives need.
+        backward: reverse mode, which eager code and `torch.compile` share.
+        jvp: forward mode, which PyTorch, like `torch.func`, offers for an `autograd.Function` only.
+    """
+    name = operator.__name__
     torch.library.register_autograd(f"{NAMESPACE}::{name}", backward, setup_context=setup_context, lib=_LIBRARY)
+
+    @signed
+    def forward(*inputs: Any) -> Any:
+        return operator(*inputs)
+
+    rules = dict(forward=forward, setup_context=setup_context, backward=backward, jvp=jvp)
+    members = {key: staticmethod(rule) for key, rule in rules.items()}
+    return type(name, (torch.autograd.Function,), {**members, "generate_vmap_rule": True})

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cofm_triton.ops.backends import implementation
-from cofm_triton.ops.derivatives import directly, keeps, signed
+from cofm_triton.ops.derivatives import directly, keeps
 from cofm_triton.ops.dtypes import state_dtype
 from cofm_triton.ops.linear_scan import apply_linear_scan
 from cofm_triton.ops.registration import register, register_derivative
@@ -224,38 +224,24 @@ def _backward(ctx: Any, grad_y: Tensor | None, _grad_states: None) -> tuple[Tens
     return *cast, *nothing[TENSORS:]
 
 
-class _RnnReadout(torch.autograd.Function):
-    """The operator for eager code: reverse mode, forward mode and `torch.func`, to any order."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    @signed
-    def forward(*inputs: Any) -> tuple[Tensor, Tensor]:
-        return rnn_readout_op(*inputs)
-
-    setup_context = staticmethod(_setup_context)
-    backward = staticmethod(_backward)
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Tangent: that of the scan between those of encoder and read-out; the kept states have none."""
-        x, weight, bias, rate, readout, offset, states = ctx.saved_tensors
-        dt, act_in, act_out, backend = ctx.options
-        state = states.dtype
-        inputs, encoder, decoder = x.to(state), weight.to(state), readout.to(state)
-        d_x, d_weight, d_bias, d_rate, d_readout, d_offset = (
-            torch.zeros_like(tensor, dtype=state) if tangent is None else tangent.to(state)
-            for tensor, tangent in zip((x, weight, bias, rate, readout, offset), tangents, strict=False)
-        )
-        e = F.linear(inputs, encoder, bias.to(state))
-        h, _ = apply_rnn_scan(e, rate, None, None, dt, act_in, backend)
-        before, slope, jacobian = linearize(e, rate, h, None, None, dt, act_in)
-        drive = F.linear(d_x, encoder) + F.linear(inputs, d_weight, d_bias) - d_rate * before
-        d_h, _ = apply_linear_scan(slope * drive, jacobian, None, None, False, backend)
-        d_y = F.linear(activation_slope(act_out)(h) * d_h, decoder)
-        d_y = d_y + F.linear(activation(act_out)(h), d_readout, d_offset)
-        return d_y.to(x.dtype), torch.zeros_like(states)
+def _jvp(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Tangent: that of the scan between those of encoder and read-out; the kept states have none."""
+    x, weight, bias, rate, readout, offset, states = ctx.saved_tensors
+    dt, act_in, act_out, backend = ctx.options
+    state = states.dtype
+    inputs, encoder, decoder = x.to(state), weight.to(state), readout.to(state)
+    d_x, d_weight, d_bias, d_rate, d_readout, d_offset = (
+        torch.zeros_like(tensor, dtype=state) if tangent is None else tangent.to(state)
+        for tensor, tangent in zip((x, weight, bias, rate, readout, offset), tangents, strict=False)
+    )
+    e = F.linear(inputs, encoder, bias.to(state))
+    h, _ = apply_rnn_scan(e, rate, None, None, dt, act_in, backend)
+    before, slope, jacobian = linearize(e, rate, h, None, None, dt, act_in)
+    drive = F.linear(d_x, encoder) + F.linear(inputs, d_weight, d_bias) - d_rate * before
+    d_h, _ = apply_linear_scan(slope * drive, jacobian, None, None, False, backend)
+    d_y = F.linear(activation_slope(act_out)(h) * d_h, decoder)
+    d_y = d_y + F.linear(activation(act_out)(h), d_readout, d_offset)
+    return d_y.to(x.dtype), torch.zeros_like(states)
 
 
 def _rnn_readout_vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Any, Any]:
@@ -276,7 +262,7 @@ rnn_readout_op = register(rnn_readout, fake=_rnn_readout_fake, vmap=_rnn_readout
 rnn_readout_backward_op = register(
     rnn_readout_backward, fake=_rnn_readout_backward_fake, vmap=_rnn_readout_backward_vmap
 )
-register_derivative("rnn_readout", _backward, _setup_context)
+_RnnReadout = register_derivative(rnn_readout_op, _setup_context, _backward, _jvp)
 
 
 def traffic(batch: int, length: int, inputs: int, outputs: int, itemsize: int) -> int:

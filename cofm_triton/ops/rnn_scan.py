@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from cofm_triton.ops.backends import implementation, num_sms
-from cofm_triton.ops.derivatives import directly, signed
+from cofm_triton.ops.derivatives import directly
 from cofm_triton.ops.dtypes import state_dtype
 from cofm_triton.ops.linear_scan import apply_linear_scan
 from cofm_triton.ops.newton import newton_scan, pays
@@ -259,34 +259,20 @@ def _differentiable_backward(
     return grad_x.to(x.dtype), -(grad_x * before).sum((0, 1)) * step_rate_slope(w, *kinds), grad_h0
 
 
-class _RnnScan(torch.autograd.Function):
-    """The operator for eager code: reverse mode, forward mode and `torch.func`, to any order."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    @signed
-    def forward(*inputs: Any) -> tuple[Tensor, Tensor]:
-        return rnn_scan_op(*inputs)
-
-    setup_context = staticmethod(_setup_context)
-    backward = staticmethod(_backward)
-
-    @staticmethod
-    def jvp(
-        ctx: Any, x_tangent: Tensor | None, w_tangent: Tensor | None, h0_tangent: Tensor | None, *_: None
-    ) -> tuple[Tensor, Tensor]:
-        """Tangent: `dh[t] = J[t] dh[t-1] + dt act'(z[t]) (dx[t] - drate h[t-1])`, `dh[-1] = dh0`."""
-        x, w, h, h0, seq_starts = ctx.saved_tensors
-        dt, nonlinearity, backend, *kinds = ctx.options
-        before, slope, jacobian = linearize(x, step_rate(w, dt, *kinds), h, h0, seq_starts, dt, nonlinearity)
-        drive = torch.zeros_like(before) if x_tangent is None else x_tangent.to(before.dtype)
-        if w_tangent is not None:
-            drive = drive - step_rate_slope(w, dt, *kinds) * w_tangent * before
-        if h0 is not None:
-            h0_tangent = (torch.zeros_like(h0) if h0_tangent is None else h0_tangent).to(before.dtype)
-        tangent, last = apply_linear_scan(slope * drive, jacobian, h0_tangent, seq_starts, False, backend)
-        return tangent.to(h.dtype), last.to(h.dtype if h0 is None else h0.dtype)
+def _jvp(
+    ctx: Any, x_tangent: Tensor | None, w_tangent: Tensor | None, h0_tangent: Tensor | None, *_: None
+) -> tuple[Tensor, Tensor]:
+    """Tangent: `dh[t] = J[t] dh[t-1] + dt act'(z[t]) (dx[t] - drate h[t-1])`, `dh[-1] = dh0`."""
+    x, w, h, h0, seq_starts = ctx.saved_tensors
+    dt, nonlinearity, backend, *kinds = ctx.options
+    before, slope, jacobian = linearize(x, step_rate(w, dt, *kinds), h, h0, seq_starts, dt, nonlinearity)
+    drive = torch.zeros_like(before) if x_tangent is None else x_tangent.to(before.dtype)
+    if w_tangent is not None:
+        drive = drive - step_rate_slope(w, dt, *kinds) * w_tangent * before
+    if h0 is not None:
+        h0_tangent = (torch.zeros_like(h0) if h0_tangent is None else h0_tangent).to(before.dtype)
+    tangent, last = apply_linear_scan(slope * drive, jacobian, h0_tangent, seq_starts, False, backend)
+    return tangent.to(h.dtype), last.to(h.dtype if h0 is None else h0.dtype)
 
 
 def _rnn_scan_vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:
@@ -299,7 +285,7 @@ def _rnn_scan_backward_vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any
 
 rnn_scan_op = register(rnn_scan, fake=_rnn_scan_fake, vmap=_rnn_scan_vmap)
 rnn_scan_backward_op = register(rnn_scan_backward, fake=_rnn_scan_backward_fake, vmap=_rnn_scan_backward_vmap)
-register_derivative("rnn_scan", _backward, _setup_context)
+_RnnScan = register_derivative(rnn_scan_op, _setup_context, _backward, _jvp)
 
 
 def traffic(batch: int, length: int, channels: int, itemsize: int, *, backward: bool) -> int:
