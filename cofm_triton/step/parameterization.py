@@ -180,7 +180,7 @@ def parameterization(name: "str | Parameterization", **numbers: float) -> Parame
     """
     if isinstance(name, Parameterization):
         name = name.name
-    if not numbers and name in _TABLE:
+    if not numbers and isinstance(name, str) and name in _TABLE:
         return _TABLE[name]
     row = rate_function(name, **{key: _number(key, value) for key, value in numbers.items()})
     if row.name not in _TABLE:

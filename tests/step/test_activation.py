@@ -36,7 +36,7 @@ def test_slope_of_tanh_can_be_differentiated() -> None:
     assert torch.autograd.gradcheck(activation_slope("tanh"), z)
 
 
-@pytest.mark.parametrize("bad", ["ReLU", "identity", None])
+@pytest.mark.parametrize("bad", ["ReLU", "identity", None, ["relu"]])
 def test_unknown_names(bad: Any) -> None:
     with pytest.raises(ValueError, match=r"nonlinearity must be one of \('linear', 'hardtanh'"):
         activation(bad)

@@ -166,7 +166,7 @@ def test_modulus_beyond_the_largest_number_is_infinite() -> None:
     assert parameterization("exp").modulus(1e4) == math.inf
 
 
-@pytest.mark.parametrize("name", ["", "Exp", "identity", None, 3])
+@pytest.mark.parametrize("name", ["", "Exp", "identity", None, 3, ["exp"]])
 def test_unknown_names(name: object) -> None:
     with pytest.raises(ValueError, match=r"parameterization must be one of \('direct', 'exp'"):
         parameterization(name)  # type: ignore[arg-type]

@@ -36,6 +36,6 @@ def properties(name: str) -> Activation:
         >>> properties("tanh").is_odd, properties("relu").slopes
         (True, (0.0, 1.0))
     """
-    if name not in _TABLE:
+    if name not in NONLINEARITIES:
         raise ValueError(f"nonlinearity must be one of {NONLINEARITIES}, got {name!r}")
     return _TABLE[name]

@@ -53,7 +53,7 @@ def rate_function(name: str, **numbers: float) -> RateFunction:
     """
     match = _WITH_NUMBERS.fullmatch(name) if isinstance(name, str) else None
     plain = match[1] if match else name
-    if plain not in _TABLE:
+    if plain not in PARAMETERIZATIONS:
         raise ValueError(f"parameterization must be one of {PARAMETERIZATIONS}, got {name!r}")
     known = tuple(inspect.signature(_TABLE[plain]).parameters)
     given = {**(_parsed(name, match[2]) if match else {}), **numbers}
