@@ -23,7 +23,7 @@ LANES = 32  # of a warp on NVIDIA GPUs
 VECTOR_BYTES = 16  # per lane and access: the widest; wider rows only cost registers
 ALIGNED_CHANNELS = 16  # Triton knows a stride to be aligned when it is divisible by 16
 NUM_WARPS = 1  # channels are independent: with one warp a program has no barriers
-PARTS = (1, 2, 4)  # blocks of the full width, a half, a quarter; the more programs, the narrower each
+PARTS = (1, 2, 4)  # blocks of the full width, a half, a quarter: narrower ones make more programs
 
 # Rows in flight of the linear scan, by part of the full width; a row of full width is 4 registers a lane.
 FORWARD_ROWS = {1: 16, 2: 32, 4: 64}  # x: 64 registers
@@ -240,14 +240,14 @@ def _divides(width: int, element_size: int, part: int, pair_lanes: int) -> bool:
 
 
 def _busy(blocks: list[Channels], chains: int, programs: float) -> Channels:
-    """The widest blocks that make so many programs, or the narrowest."""
+    """The widest blocks that make at least `programs` programs, or the narrowest."""
     return next((block for block in blocks if chains * block.num_blocks >= programs), blocks[-1])
 
 
 def chains(
     width: int, sequences: int, element_size: int, num_sms: int, *, pair_lanes: int = 0, aligned: bool = True
 ) -> Channels:
-    """Blocks of channels for chains that cannot be split: the narrower, the more of the device has one, up to half.
+    """Blocks of channels for chains that cannot be split, narrowed until half the multiprocessors have one.
 
     A warp issues one instruction per cycle at the most, for all its channels in turn, and reads as many rows ahead as
     its registers hold. So fewer channels mean shorter steps and more rows. `pair_lanes` as for `channels`.

@@ -118,13 +118,14 @@ def linear_scan_backward_kernel(
     g_row = grad_h_ptr + batch * stride_gb + last * stride_gt + c * stride_gd
     dense_row = (batch * T + last) * D + c
     dx_row = grad_x_ptr + dense_row
-    da_row = grad_decay_ptr + dense_row
     before_row = h_ptr + dense_row + h_step
+    da_row = grad_decay_ptr + dense_row
     a_row = decay_ptr + c
     if GATED:
         a_row = decay_ptr + batch * stride_ab + last * stride_at
         if not SHARED:
             a_row += c * stride_ad
+    chunk_row = (sequence.to(tl.int64) * num_chunks + chunk) * D + c
 
     # Load: the adjoint that the chunk starts from, and the decay
     mu = tl.zeros((BLOCK_D,), STATE)
@@ -208,8 +209,7 @@ def linear_scan_backward_kernel(
     if chunk == 0:
         store_row(grad_start_ptr + sequence.to(tl.int64) * D + c, mu, mask, MASKED=MASKED)
     if not GATED:
-        place = (sequence.to(tl.int64) * num_chunks + chunk) * D + c
-        store_row(grad_decay_ptr + place, grad_decay, mask, MASKED=MASKED)
+        store_row(grad_decay_ptr + chunk_row, grad_decay, mask, MASKED=MASKED)
 
 
 def launch_backward(
