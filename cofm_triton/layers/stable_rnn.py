@@ -238,14 +238,13 @@ class StableRNN(OptionsInState, UndecayedRecurrence, Layer):
     def reset_parameters(self) -> None:
         """Draw fresh weights.
 
-        Rates are spread log-uniformly from one step to `max_time_scale` steps (`spread_rates`), so
-        every parameterisation starts stable. Angles per step are uniform in [0, max_angle). With
-        normalised inputs, U is uniform with the variance that hands on the variance of the input,
-        through nonlinearities too, so that a stack keeps its size at any depth; otherwise it is
-        uniform within 1 / sqrt(D), as in `nn.RNN`: its
-        norm then stays bounded as D grows, which the paper's theorem assumes. b starts at 0,
-        because a slow unit integrates it up to b / rate. P is a random orthogonal matrix, weight_hh
-        is 0: a fresh dense layer is a diagonal one, stable in Euler form too.
+        Rates are spread log-uniformly from one step to `max_time_scale` steps (`spread_rates`), so every
+        parameterisation starts stable; learnable steps are spread instead, at random. Angles per step are uniform in
+        [0, max_angle). With normalised inputs, U is uniform with the variance that hands on the variance of the input,
+        through nonlinearities too, so that a stack keeps its size at any depth; otherwise it is uniform within
+        1 / sqrt(D), as in `nn.RNN`: its norm then stays bounded as D grows, which the paper's theorem assumes. b starts
+        at 0, because a slow unit integrates it up to b / rate. P is a random orthogonal matrix, weight_hh is 0: a fresh
+        dense layer is a diagonal one, stable in Euler form too.
 
         It works on parameters without numbers (device "meta") and on those that FSDP2 has sharded as well.
         """

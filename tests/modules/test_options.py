@@ -30,6 +30,7 @@ OTHERS: list[dict[str, Any]] = [
     {"parameterization": "lru", "normalize_input": "paper"},
     {"normalize_input": True},
     {"oscillating": True},
+    {"learnable_dt": True},
 ]
 
 
