@@ -26,6 +26,8 @@ from cofm_triton.step.oscillation import bounded_angle, contracting_angle, effec
 from cofm_triton.step.pairs import as_complex
 from cofm_triton.step.parameterization import lru_normalization, parameterization
 
+_LARGEST_SHARE = 0.98  # of the largest angle; the parameter of the largest one would be infinite
+
 
 class Options(Protocol):
     """What a layer is besides its weights: a `StableRNN` with one rate for each unit or pair."""
@@ -78,11 +80,36 @@ def mode_frequency(options: Options, raw: Tensor, free: Tensor) -> Tensor:
     frequency = F.pad(free, (0, raw.shape[-1] - free.shape[-1]))
     if has_linear_state(options):
         return frequency
-    bound: float | Tensor = largest_angle(options)
-    if options.nonlinearity == "relu":  # gradients of faster pairs grow without bound: relu never saturates upwards
-        rate = parameterization(options.parameterization).rate(raw).to(free.dtype)
-        bound = contracting_angle(rate, options.dt, options.discretization).clamp(max=bound)
-    return bounded_angle(frequency, bound) / options.dt
+    return bounded_angle(frequency, _angle_bound(options, raw, free.dtype)) / options.dt
+
+
+def free_frequency(options: Options, raw: Tensor, frequency: Tensor) -> Tensor:
+    """The parameter `frequency` of pairs that turn by so many radians per time: the inverse of `mode_frequency`.
+
+    Pairs that would turn faster than the layer allows turn by 0.98 of that.
+
+    Args:
+        options: of the layer.
+        raw: w, (..., m).
+        frequency: radians per time, (..., m), or (..., m - 1) where the last unit is single.
+    """
+    if has_linear_state(options):
+        return frequency
+    bound = _angle_bound(options, raw, frequency.dtype)
+    if isinstance(bound, Tensor):
+        bound = bound[..., : frequency.shape[-1]]
+    share = (options.dt * frequency / bound).clamp(-_LARGEST_SHARE, _LARGEST_SHARE)
+    return torch.tan(math.pi / 2 * share)
+
+
+def _angle_bound(options: Options, raw: Tensor, dtype: torch.dtype) -> float | Tensor:
+    """What angles of pairs with the nonlinearity inside stay below: a number, or one for each rate."""
+    bound = largest_angle(options)
+    if options.nonlinearity != "relu":
+        return bound
+    # Gradients of faster pairs grow without bound: relu never saturates upwards.
+    rate = parameterization(options.parameterization).rate(raw).to(dtype)
+    return contracting_angle(rate, options.dt, options.discretization).clamp(max=bound)
 
 
 def input_gain(options: Options, raw: Tensor, frequency: Tensor | None) -> Tensor:

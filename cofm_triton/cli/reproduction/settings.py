@@ -8,6 +8,9 @@ from typing import Any
 TARGETS = ("exp", "pol")
 NONLINEARITIES = ("linear", "hardtanh", "tanh")
 PARAMETERIZATIONS = ("direct", "relu", "exp", "softplus", "inverse", "lru")
+RECURRENCES = ("diagonal", "ssm", "orthogonal", "dense")
+OSCILLATING = ("diagonal", "ssm")
+"""Recurrences whose units may turn in pairs."""
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,8 @@ class Settings:
         targets: memory targets, see `cofm.targets`.
         nonlinearities: activations of the trained models.
         parameterizations: of the recurrent rates.
+        recurrence: of all models, see `RNNFunctional`; the paper's is "diagonal".
+        oscillating: whether their units turn in pairs.
         widths: hidden units m of the models.
         horizons: lengths T for which models are trained; the first is the sweep's.
         directions: random directions per radius.
@@ -38,6 +43,8 @@ class Settings:
     targets: tuple[str, ...] = TARGETS
     nonlinearities: tuple[str, ...] = ("linear", "hardtanh")
     parameterizations: tuple[str, ...] = ("direct", "exp", "softplus")
+    recurrence: str = "diagonal"
+    oscillating: bool = False
     widths: tuple[int, ...] = (8, 16, 32, 64)
     horizons: tuple[int, ...] = (100, 200, 400, 800)
     directions: int = 30
@@ -51,6 +58,11 @@ class Settings:
     discretization: str = "exact"
     seed: int = 0
     device: str = "cpu"
+
+    @property
+    def kind(self) -> str:
+        """The recurrence in words, for file names and titles."""
+        return self.recurrence + "-oscillating" * self.oscillating
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON (lists instead of tuples)."""
