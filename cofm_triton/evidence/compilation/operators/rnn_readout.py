@@ -1,4 +1,4 @@
-"""Launches of the fused read-out: every nonlinearity, few and many inputs and outputs."""
+"""Launches of the fused read-out: every nonlinearity, few and many inputs and outputs, units and pairs."""
 
 from __future__ import annotations
 
@@ -15,14 +15,18 @@ WIDTH, CHUNK = 512, 64
 
 def launch(
     dtype: torch.dtype = torch.float32, act_in: str = "linear", act_out: str = "linear", features: int = 1,
-    width: int = WIDTH, length: int = 4096,
+    width: int = WIDTH, length: int = 4096, paired: bool = False,
 ) -> None:  # fmt: skip
     """Both passes, with and without states kept for the second and a gradient by x."""
+    from triton.runtime import driver
+
     from cofm_triton.kernels import rnn_readout
 
     x, rate = meta(1, length, features, dtype=dtype), meta(width, dtype=dtype)
     weight, readout = meta(width, features, dtype=dtype), meta(features, width, dtype=dtype)
     options: dict[str, Any] = dict(dt=0.5, act_in=act_in, act_out=act_out, chunk=CHUNK)
+    if paired:
+        options.update(turn=rate, lanes=driver.active.get_current_target().warp_size)
     _, states = rnn_readout.forward(x, weight, rate, rate, readout, **options, keep=True)
     rnn_readout.forward(x, weight, rate, rate, readout, **options, keep=False)
     for with_grad_x in (False, True):
@@ -40,7 +44,10 @@ def bytes_per_element(kernel: str, constants: Options, options: Options) -> floa
 OPERATOR = Operator(
     name="rnn_readout",
     launch=launch,
-    usual=[dict(dtype=torch.float32, act_in=name) for name in NONLINEARITIES],
+    usual=[
+        *(dict(dtype=torch.float32, act_in=name) for name in NONLINEARITIES),
+        *(dict(dtype=torch.float32, act_in=name, paired=True) for name in ("linear", "tanh", "hardtanh")),
+    ],
     others=[
         *(dict(dtype=torch.float64, act_out=name) for name in NONLINEARITIES),
         # Twice that many inputs and outputs together: the limits of each number of units a lane.
@@ -49,6 +56,13 @@ OPERATOR = Operator(
             for features in (2, 4, 8)
             for dtype in (torch.float32, torch.float64)
         ),
+        # Of pairs, the most inputs and outputs there may be.
+        *(
+            dict(dtype=dtype, act_in="tanh", features=features, width=500, paired=True)
+            for features in (1, 4)
+            for dtype in (torch.float32, torch.float64)
+        ),
+        dict(dtype=torch.float64, act_out="tanh", paired=True),
     ],
     bytes_per_element=bytes_per_element,
 )
