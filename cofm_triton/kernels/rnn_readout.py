@@ -262,7 +262,7 @@ def backward(
     (batch, length, inputs), (outputs, width) = x.shape, readout.shape
     block = units(width, inputs + outputs, x.element_size(), pair_lanes=0 if turn is None else lanes)
     programs = block.num_blocks * batch
-    rows = _backward_rows(inputs + outputs, x.element_size())
+    rows = _backward_rows(inputs + outputs, x.element_size(), turn is not None)
     scratch = x.new_empty(programs, chunk // rows, block.block_d)
     grad_x = x.new_empty(block.num_blocks, batch, length if with_grad_x else 0, inputs)
     paired = turn is not None
@@ -279,11 +279,11 @@ def backward(
     return grad_input, by_weight.T.contiguous(), by_bias[0].clone(), by_rate[0].clone(), by_readout.clone(), grad_turn
 
 
-def _backward_rows(features: int, element_size: int) -> int:
+def _backward_rows(features: int, element_size: int, paired: bool) -> int:
     """Steps in flight of a backward launch: their inputs and gradients are scalars, of which few fit beside tanh's."""
     if element_size > 4:
         return 1
-    return BACKWARD_ROWS if features <= FEW_FEATURES else BACKWARD_ROWS // 2
+    return BACKWARD_ROWS if features <= FEW_FEATURES // (2 if paired else 1) else BACKWARD_ROWS // 2
 
 
 def _state(x: Any) -> Any:

@@ -44,7 +44,9 @@ MIN_CPU_BATCH = 8
 TANGENTS = (16, 64, 256, 1024, 4096, 16384)
 
 
-def is_fused(batch: int, inputs: int, outputs: int, backend: str, paired: bool = False) -> bool:
+def is_fused(
+    batch: int, inputs: int, outputs: int, backend: str, *, paired: bool = False, double: bool = False
+) -> bool:
     """Whether the operator pays: few features, and sequences enough for the lanes of a processor.
 
     Args:
@@ -53,13 +55,15 @@ def is_fused(batch: int, inputs: int, outputs: int, backend: str, paired: bool =
         outputs: p.
         backend: a resolved one.
         paired: whether units are pairs.
+        double: whether states are float64: with pairs, GPUs with warps of 64 have too few scalar registers.
 
     Example:
         >>> is_fused(64, 1, 1, "numba"), is_fused(2, 1, 1, "numba"), is_fused(64, 100, 1, "numba")
         (True, False, False)
     """
     few = inputs + outputs <= (MAX_FEATURES_OF_PAIRS if paired else MAX_FEATURES)
-    return few and backend != "reference" and not (backend == "numba" and holds(batch < MIN_CPU_BATCH))
+    fits = few and not (paired and double and backend == "triton")
+    return fits and backend != "reference" and not (backend == "numba" and holds(batch < MIN_CPU_BATCH))
 
 
 def chunk_length(length: int) -> int:
@@ -122,9 +126,9 @@ def rnn_readout(
     kept = _kept(batch, length, len(bias), keep)
     if batch == 0 or length == 0:
         return x.new_empty(batch, length, len(offset)), x.new_empty(kept, dtype=state)
-    if not (
-        keep or is_fused(batch, inputs, len(offset), backend, turn is not None)
-    ):  # a graph for every batch has got one of few
+    kind = dict(paired=turn is not None, double=state == torch.float64)
+    # A graph for every batch has got one of few.
+    if not (keep or is_fused(batch, inputs, len(offset), backend, **kind)):
         y = composed(x, weight, bias, rate, readout, offset, turn, dt, act_in, act_out, backend)
         return y, x.new_empty(kept, dtype=state)
     rate, turn = (rate, None) if turn is None else rows_of_pairs(rate, turn)
@@ -169,7 +173,8 @@ def rnn_readout_backward(
     if pull.numel() == 0:
         nothing = [torch.zeros_like(tensor, dtype=state) for tensor in (x, weight, bias, rate, readout)]
         by_turn = empty if turn is None else torch.zeros_like(turn)
-        return nothing[0] if with_grad_x else empty, *nothing[1:], grad_offset, by_turn
+        by_x, by_weight, by_bias, by_rate, by_readout = nothing
+        return by_x if with_grad_x else empty, by_weight, by_bias, by_rate, by_readout, grad_offset, by_turn
     pull_row, turn_row = (rate, None) if turn is None else rows_of_pairs(rate, turn)
     tensors = [tensor.to(state).contiguous() for tensor in (x, weight, bias, pull_row, readout)]
     chunk = chunk_length(x.shape[1])
