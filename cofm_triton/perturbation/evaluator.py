@@ -87,7 +87,8 @@ class ErrorEvaluator:
     def depends_on_threads(self, model: nn.Module) -> bool:
         """Whether the last bits of the errors follow `torch.get_num_threads()`: not those of the compiled sweep."""
         is_linear = isinstance(model, RNNFunctional) and model.rnn.nonlinearity == "linear" and self.metric != "sup"
-        return is_linear or not is_stackable(model) or not is_compiled(self.inputs.device)
+        in_pairs = is_stackable(model) and model.rnn.oscillating  # whose errors PyTorch sums
+        return is_linear or in_pairs or not is_stackable(model) or not is_compiled(self.inputs.device)
 
     def check(self, model: nn.Module) -> None:
         """Raises TypeError or ValueError unless the model maps the inputs to the targets' shape."""

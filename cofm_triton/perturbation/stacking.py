@@ -12,7 +12,7 @@ from torch.func import vmap
 
 from cofm_triton.layers.stable_rnn import RNNFunctional, StableRNN, is_plain
 from cofm_triton.modules.module_state import OtherTensors
-from cofm_triton.step.coefficients import in_modes, step_coefficients
+from cofm_triton.step.coefficients import has_linear_state, in_modes, step_coefficients
 from cofm_triton.step.parameterization import parameterization
 from cofm_triton.step.stacked_cells import StackedCells
 
@@ -25,15 +25,12 @@ WIDEST_PAIRS = 256  # units up to which a matrix of blocks is faster than calls 
 def is_stackable(model: nn.Module) -> TypeGuard[RNNFunctional]:
     """Whether `stack` understands the model: one layer, one direction, and nothing but what its class says.
 
-    Pairs of units that are read out through a nonlinearity have no form that a sweep knows, and those of wide layers
-    with a nonlinearity inside are faster by calls of the layer than by a matrix.
+    Pairs of wide layers with a nonlinearity inside are faster by calls of the layer than by a matrix.
     """
     if not is_plain(model):
         return False
     rnn = model.rnn
-    if not rnn.oscillating or rnn.nonlinearity == "linear":
-        return True
-    return rnn.recurrence == "diagonal" and rnn.hidden_size <= WIDEST_PAIRS
+    return not rnn.oscillating or has_linear_state(rnn) or rnn.hidden_size <= WIDEST_PAIRS
 
 
 def has_modes(model: nn.Module) -> TypeGuard[RNNFunctional]:
@@ -42,7 +39,7 @@ def has_modes(model: nn.Module) -> TypeGuard[RNNFunctional]:
         return False
     rnn = model.rnn
     if rnn.oscillating:
-        return rnn.nonlinearity == "linear"
+        return has_linear_state(rnn)
     return rnn.recurrence in ("diagonal", "ssm") or _is_turned(rnn)
 
 

@@ -15,9 +15,9 @@ from cofm_triton.layers.stable_rnn import RNNFunctional, StableRNN
 from cofm_triton.loss import temporally_weighted_mse
 from cofm_triton.memory.function import memory_function
 from cofm_triton.ops.backends import INSTALLED
+from cofm_triton.perturbation import evaluator as model_errors
 from cofm_triton.perturbation.batching import fitting
 from cofm_triton.perturbation.curve import PerturbationCurve, perturbation_error
-from cofm_triton.perturbation.curve import evaluator as model_errors
 from cofm_triton.perturbation.directions import norm, parameter_shapes, random_direction, slow_direction
 from cofm_triton.perturbation.worst_case import ascend
 from cofm_triton.step.stacked_cells import StackedCells

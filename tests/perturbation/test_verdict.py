@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from cofm_triton.layers.stable_rnn import RNNFunctional
-from cofm_triton.perturbation.curve import perturbation_error, verdict
+from cofm_triton.perturbation import verdict
+from cofm_triton.perturbation.curve import perturbation_error
 from cofm_triton.perturbation.verdict import (
     judge,
     limit_radius,
