@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -28,3 +29,14 @@ def decays(case: Case, device: torch.device) -> Tensor:
     """(D,) decays `exp(-rate)` in the state's dtype; complex ones turn by one radian per step as well."""
     decay = torch.exp(-rates(case, device))
     return torch.polar(decay, torch.ones_like(decay)) if case.dtype.is_complex else decay
+
+
+def in_pairs(case: Case) -> Case:
+    """The case with one channel more if their number is odd."""
+    batch, length, channels = case.shape
+    return replace(case, shape=(batch, length, channels + channels % 2))
+
+
+def pair_rates(case: Case, device: torch.device) -> Tensor:
+    """(D // 2,) as `rates`."""
+    return rates(replace(case, shape=(*case.shape[:2], case.shape[2] // 2)), device)

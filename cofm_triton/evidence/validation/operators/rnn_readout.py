@@ -1,4 +1,4 @@
-"""Calls of the fused read-out `y[t] = c^T act_out(h[t]) + d` of a diagonal recurrence, encoder included."""
+"""Calls of the fused read-out `y[t] = c^T act_out(h[t]) + d` of units or pairs of units, encoder included."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ from cofm_triton.evidence.validation.draws import normal
 from cofm_triton.evidence.validation.problem import Operator
 from cofm_triton.ops.rnn_readout import apply_rnn_readout
 
-NAMES = ("x", "weight", "bias", "rate", "readout", "offset")
+NAMES = ("x", "weight", "bias", "rate", "readout", "offset", "turn")
 DT = 0.7
 
 
 @dataclass(frozen=True)
 class ReadoutCase:
-    """The operator's arguments, in the order of `NAMES`, and the weights of the loss `sum(pull * y)`."""
+    """The operator's arguments, in the order of `NAMES` (turn: of pairs alone), and the weights of the loss
+    `sum(pull * y)`.
+    """
 
     tensors: tuple[Tensor, ...]
     pull: Tensor
@@ -53,22 +55,27 @@ class ReadoutCase:
         leaves = [tensor.detach().requires_grad_() for tensor in tensors]
         y = call(*leaves)
         grads = torch.autograd.grad(y, leaves, self.pull.to(y))
-        results = {"y": y, **{f"grad_{name}": grad for name, grad in zip(NAMES, grads, strict=True)}}
+        results = {"y": y, **{f"grad_{name}": grad for name, grad in zip(NAMES, grads, strict=False)}}
         return {name: result.detach().cpu() for name, result in results.items()}
 
 
 def _call(*tensors: Tensor, act_in: str, act_out: str, backend: str) -> Tensor:
-    x, weight, bias, rate, readout, offset = tensors
-    return apply_rnn_readout(x, weight, bias, rate, readout, offset, DT, act_in, act_out, backend)
+    x, weight, bias, rate, readout, offset, *turn = tensors
+    return apply_rnn_readout(x, weight, bias, rate, readout, offset, DT, act_in, act_out, backend, *turn)
 
 
 def readout_case(
     batch: int, length: int, channels: int, *, dtype: torch.dtype = torch.float32, act_in: str = "linear",
-    act_out: str = "linear", states: bool = False, seed: int = 0,
+    act_out: str = "linear", states: bool = False, paired: bool = False, seed: int = 0,
 ) -> ReadoutCase:  # fmt: skip
-    """Two inputs and one output; `states` is accepted and ignored: the operator always starts from zero."""
+    """Two inputs and one output; `states` is accepted and ignored: the operator always starts from zero. With `paired`
+    one channel more if their number is odd, and pairs that turn no faster than they decay.
+    """
     seed *= 10
-    rate = (0.05 + normal(channels, dtype=torch.float64, seed=seed + 3).abs() / 2).clamp(max=1.2).to(dtype)
+    if paired:
+        channels += channels % 2
+    modes = channels // 2 if paired else channels
+    rate = (0.05 + normal(modes, dtype=torch.float64, seed=seed + 3).abs() / 2).clamp(max=1.2).to(dtype)
     tensors = (
         normal(batch, length, 2, dtype=dtype, seed=seed),
         normal(channels, 2, dtype=dtype, seed=seed + 1),
@@ -76,6 +83,7 @@ def readout_case(
         rate,
         normal(1, channels, dtype=dtype, seed=seed + 4),
         normal(1, dtype=dtype, seed=seed + 5),
+        *([rate * torch.tanh(normal(modes, dtype=dtype, seed=seed + 7))] if paired else []),
     )
     return ReadoutCase(tensors, normal(batch, length, 1, dtype=dtype, seed=seed + 6), act_in, act_out)
 
@@ -87,6 +95,8 @@ OPERATOR = Operator(
         "tanh": partial(readout_case, act_in="tanh"),
         "hardtanh": partial(readout_case, act_in="hardtanh"),
         "tanh-of-linear": partial(readout_case, act_out="tanh"),
+        "tanh+pairs": partial(readout_case, act_in="tanh", paired=True),
+        "tanh-of-linear+pairs": partial(readout_case, act_out="tanh", paired=True),
     },
     dtypes=(torch.float32, torch.float64),
 )
