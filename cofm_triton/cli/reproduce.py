@@ -15,6 +15,7 @@ from typing import Any
 
 from cofm_triton.cli.jobs.provenance import provenance
 from cofm_triton.cli.options import (
+    UsageError,
     add_common_options,
     name_list,
     require,
@@ -25,8 +26,10 @@ from cofm_triton.cli.progress import Progress
 from cofm_triton.cli.reproduction.folder import RunFolder
 from cofm_triton.cli.reproduction.settings import (
     NONLINEARITIES,
+    OSCILLATING,
     PARAMETERIZATIONS,
     PRESETS,
+    RECURRENCES,
     TARGETS,
     Settings,
 )
@@ -53,6 +56,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="exact",
         help="exact: decay exp(-dt rate), stable for every weight; euler: 1 - dt rate, the paper's (default: exact)",
     )
+    parser.add_argument(
+        "--recurrence",
+        choices=RECURRENCES,
+        default="diagonal",
+        help="of all models; dense and orthogonal ones take many times as long (default: diagonal, the paper's)",
+    )
+    parser.add_argument(
+        "--oscillating",
+        action="store_true",
+        help=f"units turn in pairs, for --recurrence {' or '.join(OSCILLATING)}",
+    )
     for option, known in _NAMES.items():
         parser.add_argument(
             f"--{option}",
@@ -61,7 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             help=f"instead of the preset's, from {', '.join(known)}",
         )
     parser.add_argument("--widths", type=width_list, metavar="M,M", help="hidden units, instead of the preset's")
-    add_common_options(parser, out="out/reproduce-PRESET")
+    add_common_options(parser, out="out/reproduce-PRESET, -RECURRENCE behind it unless it is the paper's")
     parser.add_argument("--overwrite", action="store_true", help="replace a run with other settings in --out")
 
 
@@ -73,7 +87,9 @@ def run(arguments: argparse.Namespace) -> int:
     """
     require(("matplotlib", "safetensors", "tqdm"), extra="reproduce")
     settings = settings_from(arguments)
-    out: Path = arguments.out or Path("out") / f"reproduce-{settings.preset}"
+    paper = Settings(settings.preset).kind
+    name = settings.preset if settings.kind == paper else f"{settings.preset}-{settings.kind}"
+    out: Path = arguments.out or Path("out") / f"reproduce-{name}"
     folder = RunFolder(out)
     progress = Progress(arguments.quiet)
     continued = folder.open(_config(settings), folder.report(settings.targets), overwrite=arguments.overwrite)
@@ -103,12 +119,17 @@ def settings_from(arguments: argparse.Namespace) -> Settings:
     """The preset with the options given instead of its values.
 
     Raises:
-        UsageError: --device cuda without a GPU.
+        UsageError: --device cuda without a GPU, or --oscillating for a recurrence without pairs.
     """
+    if arguments.oscillating and arguments.recurrence not in OSCILLATING:
+        accepted = " or ".join(OSCILLATING)
+        raise UsageError(f"--oscillating needs --recurrence {accepted}, got {arguments.recurrence}")
     chosen = {name: getattr(arguments, name) for name in (*_NAMES, "widths")}
     return replace(
         PRESETS[arguments.preset],
         **{name: value for name, value in chosen.items() if value is not None},
+        recurrence=arguments.recurrence,
+        oscillating=arguments.oscillating,
         discretization=arguments.discretization,
         seed=arguments.seed,
         device=resolve_device(arguments.device),
@@ -125,7 +146,7 @@ def _headline(settings: Settings, out: Path, continued: bool) -> str:
     models *= len(settings.parameterizations) * len(settings.widths)
     return (
         f"{'Continuing' if continued else 'Writing to'} {out}: {models} kinds of models at "
-        f"horizons {', '.join(map(str, settings.horizons))}; {settings.discretization} "
+        f"horizons {', '.join(map(str, settings.horizons))}; {settings.kind} recurrence, {settings.discretization} "
         f"discretization, {settings.train_sequences} training and {settings.test_sequences} test "
         f"sequences, seed {settings.seed}, on {settings.device}."
     )

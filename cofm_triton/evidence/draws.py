@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -93,6 +94,13 @@ def spread_decays(case: Case, device: torch.device) -> Tensor:
     """(D,) decays `exp(-rate)` in the state's dtype; complex ones turn by one radian per step as well."""
     decay = torch.exp(-spread_rates(case, device))
     return torch.polar(decay, torch.ones_like(decay)) if case.dtype.is_complex else decay
+
+
+def in_pairs(case: Case) -> tuple[Case, Case]:
+    """The case with one channel more if their number is odd, and one of as many channels as it has pairs."""
+    batch, length, channels = case.shape
+    even, pairs = channels + channels % 2, (channels + 1) // 2
+    return replace(case, shape=(batch, length, even)), replace(case, shape=(batch, length, pairs))
 
 
 NONLINEAR = tuple(name for name in NONLINEARITIES if not properties(name).is_linear)

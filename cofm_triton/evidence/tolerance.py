@@ -390,13 +390,17 @@ class _Pairs:
 class _PairOrbit:
     """The exact states of pairs along one sequence, (B, T, D), and the errors that travel along them."""
 
-    def __init__(self, pairs: _Pairs, drive: Tensor, h: Tensor, before: Tensor) -> None:
+    def __init__(
+        self, pairs: _Pairs, drive: Tensor, h: Tensor, before: Tensor, drive_scale: Tensor | None = None,
+        drive_roundings: int = 0,
+    ) -> None:  # fmt: skip
         self.pairs, self.h, self.before = pairs, h, before
         self.alpha = pairs.alpha.repeat_interleave(2)
         self.omega = torch.stack((-pairs.omega, pairs.omega), -1).flatten()
         turned = self.omega * _swapped(before)
         self.z = drive - self.alpha * before - turned
-        self.scale = drive.abs() + (self.alpha * before).abs() + turned.abs()
+        scale = drive.abs() if drive_scale is None else drive_scale
+        self.scale, self.roundings = scale + (self.alpha * before).abs() + turned.abs(), 4 + drive_roundings
         self.slope = activation_slope(pairs.nonlinearity)(self.z)
         matrix = reference.pair_matrix(pairs.alpha, pairs.omega)
         eye = torch.eye(2, dtype=torch.float64)
@@ -407,9 +411,9 @@ class _PairOrbit:
         return self.alpha.abs() * row + self.omega.abs() * _swapped(row)
 
     def rounded(self, u: float) -> Tensor:
-        """What z rounds, four times, and the errors of its coefficients."""
+        """What z rounds, four times after its drive, and the errors of its coefficients."""
         e_alpha, e_omega = (error.repeat_interleave(2) for error in self.pairs.errors(u))
-        return 4 * u * self.scale + e_alpha * self.before.abs() + e_omega * _swapped(self.before.abs())
+        return self.roundings * u * self.scale + e_alpha * self.before.abs() + e_omega * _swapped(self.before.abs())
 
     def state_errors(self, u: float) -> tuple[Tensor, Tensor]:
         """Errors of h, and of the last states."""
@@ -424,9 +428,10 @@ class _PairOrbit:
         return _along(self.jacobian, range(self.h.shape[1]), at, torch.zeros_like(self.h[:, :1].sum(1)))
 
     def adjoint_errors(
-        self, u: float, e_before: Tensor, pull: Tensor, pull_last: Tensor
+        self, u: float, e_before: Tensor, pull: Tensor, pull_last: Tensor, e_pull: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Magnitudes of grad_x, their errors, and the errors of grad_h0, from those of h[t-1]."""
+        """Magnitudes of grad_x, their errors, and the errors of grad_h0, from those of h[t-1] and of pull."""
+        e_pull = torch.zeros_like(pull) if e_pull is None else e_pull
         dt, kind = self.pairs.dt, self.pairs.nonlinearity
         u_slope = properties(kind).slope_roundings * u
         e_slope = _slope_uncertainty(kind, self.z, self.rounded(u) + self.reach(e_before)) + u_slope
@@ -441,13 +446,13 @@ class _PairOrbit:
         e_alpha, e_omega = (error.repeat_interleave(2) for error in self.pairs.errors(u))
         product = dt * slope * size
         made = 2 * u * size + self.reach(dt * e_slope * size) + e_alpha * product + e_omega * _swapped(product)
-        made = made + 6 * u * (size + self.reach(product))
+        made = made + 6 * u * (size + self.reach(product)) + e_pull + self.reach(dt * slope * e_pull)
 
         def at(t: int, e: Tensor) -> Tensor:
             return made[:, t] + self.reach(dt * e_slope[:, t] * e)
 
         e_mu, e_first = _along(back, reversed(range(pull.shape[1])), at, torch.zeros_like(pull_last))
-        e_lambda = torch.cat((e_mu[:, 1:], torch.zeros_like(e_mu[:, :1])), 1) + 2 * u * size
+        e_lambda = torch.cat((e_mu[:, 1:], torch.zeros_like(e_mu[:, :1])), 1) + 2 * u * size + e_pull
         e_x = dt * (slope * e_lambda + e_slope * size) + LEVELS * u * product
         return grads, e_x, e_first
 
@@ -673,7 +678,7 @@ def rnn_readout_bounds(
 
     Args:
         tensors: x (B, T, d), weight U (D, d), bias b (D,), rate (D,), readout c (p, D) and offset (p,) in the dtype
-            that is tested.
+            that is tested; of pairs, rate and, as the seventh, turn, both (D // 2,).
         grad_y: (B, T, p), derivative of a loss by y.
         dt: step.
         act_in: nonlinearity of the recurrence.
@@ -682,7 +687,7 @@ def rnn_readout_bounds(
         u: unit roundoff of the states; None for that of grad_y's dtype.
 
     Returns:
-        "y", and "grad_" with the name of each of the six tensors.
+        "y", and "grad_" with the name of each of the tensors.
 
     Example:
         >>> one = torch.ones(1, 1)
@@ -693,37 +698,59 @@ def rnn_readout_bounds(
     """
     u, dtype = _rounding(grad_y.dtype) if u is None else u, grad_y.dtype
     tensors = [tensor.double() for tensor in tensors]
-    names = ("x", "weight", "bias", "rate", "readout", "offset")
-    g = grad_y.double().abs()
+    names = ("x", "weight", "bias", "rate", "readout", "offset", "turn")
+    signed, g = grad_y.double(), grad_y.double().abs()
     e_g = torch.zeros_like(g) if e_grad is None else e_grad
 
-    def run(x: Tensor, weight: Tensor, bias: Tensor, rate: Tensor, readout: Tensor, offset: Tensor) -> tuple[Tensor]:
-        h, _ = reference.rnn_scan(x @ weight.T + bias, rate, dt=dt, nonlinearity=act_in)
+    def run(
+        x: Tensor, weight: Tensor, bias: Tensor, rate: Tensor, readout: Tensor, offset: Tensor,
+        turn: Tensor | None = None,
+    ) -> tuple[Tensor]:  # fmt: skip
+        h, _ = reference.rnn_scan(x @ weight.T + bias, rate, dt=dt, nonlinearity=act_in, frequency=turn)
         return (activation(act_out)(h) @ readout.T + offset,)
 
-    (y,), grads = _differentiate(run, tensors, [grad_y.double()])
-    x, weight, _, _, readout, _ = tensors
-    orbit = _encoded_orbit(tensors, dt, act_in)
+    (y,), grads = _differentiate(run, tensors, [signed])
+    x, weight, _, rate, readout, _, *turn = tensors
+    paired = _encoded_pair_orbit(tensors, dt, act_in) if turn else None
+    orbit = paired or _encoded_orbit(tensors, dt, act_in)
     out, e_y = _read_out(tensors, orbit.h, orbit.state_errors(u)[0], u, act_out)
     pulled = g @ readout.abs()
     pull = (out.slope + out.e_slope) * pulled
     e_pull = out.e_slope * pulled + (len(readout) + 1) * u * pull + (out.slope + out.e_slope) * (e_g @ readout.abs())
-    adjoint = orbit.adjoint_errors(u, out.e_state, pull, e_pull, torch.zeros_like(orbit.zero))
-    one = torch.ones_like(orbit.h)
-    e_weight = [orbit.product_errors(u, adjoint, x[..., j, None] * one, 0 * one) for j in range(weight.shape[1])]
-    e_x = adjoint.e_z @ weight.abs() + (len(weight) + 1) * u * (adjoint.grad_z @ weight.abs())
+    nothing = torch.zeros_like(orbit.h[:, :1].sum(1))
+    e_before = previous_states(out.e_state, nothing, None, False)
+    if isinstance(orbit, _Orbit):
+        adjoint = orbit.adjoint_errors(u, out.e_state, pull, e_pull, nothing)
+        grad_z, e_z = adjoint.grad_z, adjoint.e_z
+    else:
+        grad_z, e_z, _ = orbit.adjoint_errors(u, e_before, out.slope * (signed @ readout), nothing, e_pull)
     steps = x.shape[0] * x.shape[1]
+
+    def products(factor: Tensor, e_factor: Tensor) -> Tensor:
+        """Error of the sum over sequences and steps of grad_z times a factor with an error, in any order."""
+        size = factor.abs()
+        return (e_z * size + grad_z * (e_factor + steps * u * (size + e_factor))).sum((0, 1))
+
+    one = torch.ones_like(orbit.h)
+    e_weight = [products(x[..., j, None] * one, 0 * one) for j in range(weight.shape[1])]
     flat = [tensor.flatten(0, 1) for tensor in (g + e_g, out.error, out.value.abs(), e_g)]
     errors = {
-        "x": e_x,
+        "x": e_z @ weight.abs() + (len(weight) + 1) * u * (grad_z @ weight.abs()),
         "weight": torch.stack(e_weight, 1),
-        "bias": orbit.product_errors(u, adjoint, one, 0 * one),
-        "rate": orbit.product_errors(u, adjoint, orbit.before, orbit.earlier(out.e_state)),
+        "bias": products(one, 0 * one),
+        "rate": _of_modes(products(orbit.before, e_before), rate),
         "readout": flat[0].T @ flat[1] + (steps + 1) * u * (flat[0].T @ (flat[1] + flat[2])) + flat[3].T @ flat[2],
         "offset": steps * u * flat[0].sum(0) + flat[3].sum(0),
     }
-    bounds = {f"grad_{name}": _bound(grad, errors[name], dtype) for name, grad in zip(names, grads, strict=True)}
+    if turn:
+        errors["turn"] = _of_modes(products(_swapped(orbit.before), _swapped(e_before)), rate)
+    bounds = {f"grad_{name}": _bound(grad, errors[name], dtype) for name, grad in zip(names, grads, strict=False)}
     return {"y": _bound(y, e_y, dtype), **bounds}
+
+
+def _of_modes(error: Tensor, rate: Tensor) -> Tensor:
+    """Errors (D,) summed over the units that share a rate."""
+    return error.unflatten(0, (len(rate), -1)).sum(1)
 
 
 class _Output(NamedTuple):
@@ -742,6 +769,16 @@ def _encoded_orbit(tensors: Sequence[Tensor], dt: float, act_in: str) -> _Orbit:
     h, _ = reference.rnn_scan(drive, tensors[3], dt=dt, nonlinearity=act_in)
     starts = torch.zeros_like(h[:, :1].sum(1))
     return _orbit(drive, tensors[3], h, starts, None, dt=dt, nonlinearity=act_in, **encoding)
+
+
+def _encoded_pair_orbit(tensors: Sequence[Tensor], dt: float, act_in: str) -> _PairOrbit:
+    """The orbit of pairs with encoded inputs, from float64 tensors."""
+    drive, encoding = _encode(*tensors[:3])
+    rate, turn = tensors[3], tensors[6]
+    h, _ = reference.rnn_scan(drive, rate, dt=dt, nonlinearity=act_in, frequency=turn)
+    before = previous_states(h, torch.zeros_like(h[:, :1].sum(1)), None, False)
+    pairs = _Pairs(rate.clone(), turn.clone(), dt, act_in, "direct", "euler")
+    return _PairOrbit(pairs, drive, h, before, **encoding)
 
 
 def _encoded_dense_orbit(tensors: Sequence[Tensor], dt: float, act_in: str) -> _DenseOrbit:
@@ -769,7 +806,7 @@ def _encode(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, dict[str, 
 
 def _read_out(tensors: Sequence[Tensor], h: Tensor, e: Tensor, u: float, act_out: str) -> tuple[_Output, Tensor]:
     """The outputs of the units of a fused read-out, from exact states and their errors, and the errors of y."""
-    *_, readout, offset = tensors
+    readout, offset = tensors[4:6]
     value, slope = activation(act_out)(h), activation_slope(act_out)(h)
     e_slope = _slope_uncertainty(act_out, h, e) + properties(act_out).slope_roundings * u
     error = (slope.abs() + e_slope) * e + u * properties(act_out).error(h, value)

@@ -1,9 +1,10 @@
 """Training of many small `RNNFunctional` models at once, by the paper's protocol.
 
 The loss is the temporally weighted mean squared error of the paper (arXiv 2305.19190). Models of
-one kind (same activation, step and discretisation; any widths and parameterisations) are trained
-together: their units lie side by side as the channels of one recurrence, and because Adam works on
-every number by itself, each model goes the way it would go alone.
+one kind (same recurrence, activation, step and discretisation; any widths and parameterisations) are trained
+together: single units lie side by side as the channels of one recurrence, other models are called one after
+the other (`separate_models.py`), and because Adam works on every number by itself, each model goes the way it
+would go alone.
 
 Two ways to the gradient:
 
@@ -15,29 +16,41 @@ Where training starts matters for stability. A unit that is never needed keeps a
 started with, and its read-out shrinks but does not vanish: started slow (rate near 1 / T), it is a
 slow mode that a small perturbation turns into growth, although the target does not ask for it. So
 all rates start fast, between 1 / (2 dt) and 2 / dt (`INITIAL_RATES`), whatever the target, the
-length and the parameterisation; slow modes are then there because the target made them.
+length and the parameterisation; slow modes are then there because the target made them. Pairs of units start
+with angles that every activation allows inside.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
-from cofm_triton.functional import rnn_scan
+from cofm_triton.experiment.separate_models import SeparateModels
+from cofm_triton.functional import linear_scan, rnn_scan
 from cofm_triton.layers.rnn_functional import RNNFunctional, is_plain
 from cofm_triton.loss import temporal_weights
 from cofm_triton.perturbation.quadratic_form import QuadraticForm
+from cofm_triton.step.activation import activation
 from cofm_triton.step.activations import properties
-from cofm_triton.step.discretization import complement, effective_rate, is_exact, linear_gain
+from cofm_triton.step.cayley import cayley_inverse
+from cofm_triton.step.coefficients import constrained_matrix, free_frequency, matrix_coefficients, step_coefficients
+from cofm_triton.step.discretization import effective_rate, is_exact, linear_decay, linear_gain
+from cofm_triton.step.oscillation import effective_pair
+from cofm_triton.step.pairs import as_reals
 from cofm_triton.step.parameterization import parameterization as lookup_parameterization
+from cofm_triton.step.recurrent_matrix import congruence
 from cofm_triton.support.progress import Progress, counting
 from cofm_triton.support.scalars import check_int, check_number
 
 INITIAL_RATES = (0.5, 2.0)
 """Fresh rates are log-uniform in this range, in 1 / dt, as the decay exp(-dt rate) per step."""
+
+INITIAL_ANGLE = math.pi / 2
+"""Fresh pairs of units turn by up to this in a step, radians."""
 
 _BLOCK = 32  # steps per block of powers: the decays of T steps need T / 32 + 32 exponentials
 
@@ -47,6 +60,8 @@ def initial_model(
     *,
     parameterization: str,
     nonlinearity: str = "linear",
+    recurrence: str = "diagonal",
+    oscillating: bool = False,
     dt: float = 1.0,
     discretization: str = "exact",
     seed: int = 0,
@@ -55,15 +70,18 @@ def initial_model(
 
         dt rate log-uniform in `INITIAL_RATES`,  U, c ~ N(0, 1 / m),  b = d = 0
 
-    so that |U|_2 and |c|_2 do not grow with m, as the theorem asks. Euler's method starts from
-    the same decays per step, 1 - dt rate = exp(-r) for the r drawn. The numbers depend on width
-    and seed alone: every parameterisation starts from the same model (but where the range of f
-    ends below 2 / dt, the rates end there).
+    so that |U|_2 and |c|_2 do not grow with m, as the theorem asks. Pairs of units turn by angles uniform in
+    [0, `INITIAL_ANGLE`) a step; P is a random orthogonal matrix, weight_hh is 0. Euler's method starts from the same
+    decays per step: 1 - dt rate = exp(-r) for the r drawn, turned by the angle drawn. The numbers depend on width and
+    seed alone: every parameterisation starts from the same model (but where the range of f ends below 2 / dt, the
+    rates end there).
 
     Args:
         width: hidden units m.
         parameterization: name of f in rate = f(w).
         nonlinearity: activation, as in `RNNFunctional`.
+        recurrence: as in `RNNFunctional`.
+        oscillating: as in `RNNFunctional`.
         dt: time step.
         discretization: "exact" or "euler".
         seed: of the initial numbers, in [0, 2**44).
@@ -83,36 +101,54 @@ def initial_model(
         1,
         parameterization=parameterization,
         nonlinearity=nonlinearity,
+        recurrence=recurrence,
+        oscillating=oscillating,
         dt=dt,
         discretization=discretization,
         dtype=torch.float64,
     )
     generator = torch.Generator().manual_seed(seed * 1_000_003 + width)
     function = lookup_parameterization(parameterization)
-    high = min(INITIAL_RATES[1], 0.95 * dt * function.range.high)
+    largest = 0.95 * dt * function.range.high
+    high = min(INITIAL_RATES[1], largest)
     low = min(INITIAL_RATES[0], high / 2)
     uniform = torch.rand(width, generator=generator, dtype=torch.float64, device="cpu")
     rate = low * (high / low) ** uniform
-    if not is_exact(discretization):
-        rate = complement(rate)
     encoder, readout = torch.randn(2, width, generator=generator, dtype=torch.float64, device="cpu")
+    modes, pairs = len(model.rnn.rate_l0), width // 2 if oscillating else 0
+    angle = torch.zeros(modes, dtype=torch.float64, device="cpu")
+    angle[:pairs] = INITIAL_ANGLE * torch.rand(pairs, generator=generator, dtype=torch.float64, device="cpu")
+    rate = rate[:modes]
+    if not is_exact(discretization):
+        rate, angle = effective_pair(rate, angle, 1.0, "exact")
+        rate = rate.clamp(max=largest)
     with torch.no_grad():
         model.rnn.rate_l0.copy_(function.inverse(rate / dt))
         model.rnn.weight_ih_l0.copy_(encoder[:, None] / width**0.5)
         _bias(model).zero_()
         model.readout.weight.copy_(readout / width**0.5)
         model.readout.bias.zero_()
+        if oscillating:
+            model.get_parameter("rnn.frequency_l0").copy_(
+                free_frequency(model.rnn, model.rnn.rate_l0, angle[:pairs] / dt)
+            )
+        elif recurrence == "orthogonal":
+            basis = torch.randn(width, width, generator=generator, dtype=torch.float64, device="cpu")
+            model.rnn.basis_l0.copy_(cayley_inverse(nn.init.orthogonal_(basis, generator=generator)))
+        elif recurrence == "dense":
+            model.rnn.weight_hh_l0.zero_()
     return model
 
 
 def with_nonlinearity(model: RNNFunctional, nonlinearity: str) -> RNNFunctional:
-    """A copy of a linear model with an activation inside, equal to it while act(z) = z.
+    """A copy of a linear model with an activation, equal to it while act(z) = z.
 
-    The exact discretisation has the input gain dt phi(dt rate) when linear and dt when not, so
-    encoder and bias take the factor phi along.
+    The exact discretisation has the input gain dt phi(dt rate) when linear and dt when the activation is inside, so
+    that encoder and bias take the factor phi along there. Pairs that turn faster than the activation allows inside
+    are slowed down (`free_frequency`).
 
     Args:
-        model: linear, diagonal.
+        model: linear, inputs not normalised.
         nonlinearity: activation of the copy.
 
     Raises:
@@ -127,27 +163,52 @@ def with_nonlinearity(model: RNNFunctional, nonlinearity: str) -> RNNFunctional:
     rnn = model.rnn
     if not properties(rnn.nonlinearity).is_linear:
         raise ValueError(f"model must be linear, got nonlinearity={rnn.nonlinearity!r}")
-    copy = RNNFunctional(
+    bent = RNNFunctional(
         1,
         rnn.hidden_size,
         1,
         parameterization=rnn.parameterization,
         nonlinearity=nonlinearity,
+        recurrence=rnn.recurrence,
+        oscillating=rnn.oscillating,
+        constrained=rnn.constrained,
         dt=rnn.dt,
         discretization=rnn.discretization,
         dtype=rnn.rate_l0.dtype,
         device=rnn.rate_l0.device,
     )
     with torch.no_grad():
-        for ours, theirs in zip(copy.parameters(), model.parameters(), strict=True):
+        for ours, theirs in zip(bent.parameters(), model.parameters(), strict=True):
             ours.copy_(theirs)
-    if not properties(nonlinearity).is_linear:
-        with torch.no_grad():
-            rate = lookup_parameterization(rnn.parameterization).rate(rnn.rate_l0)
-            gain = linear_gain(rate, rnn.dt, rnn.discretization) / rnn.dt
-            copy.rnn.weight_ih_l0.mul_(gain[:, None])
-            _bias(copy).mul_(gain)
-    return copy
+        if properties(nonlinearity).is_linear or rnn.recurrence == "ssm":
+            return bent
+        encoder, bias = _inside(model)
+        bent.rnn.weight_ih_l0.copy_(encoder)
+        _bias(bent).copy_(bias)
+        if rnn.oscillating:
+            frequency = model.get_parameter("rnn.frequency_l0")
+            bent.get_parameter("rnn.frequency_l0").copy_(free_frequency(bent.rnn, rnn.rate_l0, frequency))
+    return bent
+
+
+def _inside(model: RNNFunctional) -> tuple[Tensor, Tensor]:
+    """Encoder and bias with which h + dt (U x + b - A h) is a step of the linear model."""
+    rnn, raw, bias = model.rnn, model.rnn.rate_l0, _bias(model)
+    rate = lookup_parameterization(rnn.parameterization).rate(raw)
+    if rnn.recurrence == "orthogonal" and rnn.constrained:
+        gain = congruence(linear_gain(rate, rnn.dt, rnn.discretization) / rnn.dt, rnn.basis())
+        return gain @ rnn.weight_ih_l0, gain @ bias
+    if rnn.recurrence in ("orthogonal", "dense"):
+        free = model.get_parameter("rnn.basis_l0" if rnn.recurrence == "orthogonal" else "rnn.weight_hh_l0")
+        _, encoder, offset = matrix_coefficients(rnn, rate, constrained_matrix(rnn, free), rnn.weight_ih_l0, bias)
+        return encoder, bias if offset is None else offset
+    frequency = model.get_parameter("rnn.frequency_l0") if rnn.oscillating else None
+    step = step_coefficients(rnn, raw, frequency, rnn.weight_ih_l0, bias)
+    encoder, offset = step.encoder / rnn.dt, step.bias / rnn.dt
+    if encoder.is_complex():
+        width = rnn.hidden_size
+        return as_reals(encoder.mT).mT[:width], as_reals(offset)[:width]
+    return encoder, offset
 
 
 def train_linear(
@@ -161,7 +222,7 @@ def train_linear(
     """Train linear models in place on a whole data set, in float64.
 
     Args:
-        models: linear, one input and one output, equal dt and discretisation.
+        models: linear, one input and one output, of one kind.
         form: the loss over the data, from `QuadraticForm.from_data(inputs, targets)`.
         steps: Adam steps; the learning rate rises over a tenth of them, then falls to nothing.
         learning_rate: the largest one.
@@ -174,7 +235,7 @@ def train_linear(
         TypeError: no numbers where there should be.
         ValueError: models of different kind or not linear, or a number out of range.
     """
-    packed = _Packed(models)
+    packed = _side_by_side(models)
     if not properties(packed.nonlinearity).is_linear:
         raise ValueError(f"models must be linear, got nonlinearity={packed.nonlinearity!r}")
     with one_thread():
@@ -202,7 +263,7 @@ def train_sequences(
     """Train models in place on minibatches of sequences.
 
     Args:
-        models: one input and one output, equal activation, dt and discretisation.
+        models: one input and one output, of one kind.
         inputs: (N, T, 1); its dtype and device are those of the computation (float32 is enough:
             minibatches are noisier than rounding).
         targets: (N, T, 1), like `inputs`.
@@ -223,7 +284,7 @@ def train_sequences(
     _check_data(inputs, targets)
     steps, batch_size = check_int("steps", steps, 1), check_int("batch_size", batch_size, 1)
     seed = check_int("seed", seed, below=2**64)
-    packed = _Packed(models, inputs)
+    packed = _side_by_side(models, inputs)
     weights = temporal_weights(inputs.shape[1], device="cpu").to(inputs)[:, None]
     generator = torch.Generator().manual_seed(seed)
     recent: list[Tensor] = []
@@ -260,28 +321,40 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def _side_by_side(models: Sequence[RNNFunctional], like: Tensor | None = None) -> _Packed | SeparateModels:
+    """Models of one kind, ready to be trained.
+
+    Raises:
+        ValueError: no model, or models of different kinds.
+    """
+    if not models:
+        raise ValueError("models must hold at least one model, got none")
+    for model in models:
+        _check_plain(model)
+        if not all(parameter.requires_grad for parameter in model.parameters()):
+            raise ValueError("models must have no frozen parameters: all of them are trained")
+    names = ("nonlinearity", "dt", "discretization", "recurrence", "oscillating")
+    kinds = {tuple(getattr(model.rnn, name) for name in names) for model in models}
+    if len(kinds) != 1:
+        raise ValueError(f"models must share {', '.join(names[:-1])} and {names[-1]}, got {sorted(kinds)}")
+    if any(m.rnn.weight_ih_l0.shape[1] != 1 or m.readout.out_features != 1 for m in models):
+        raise ValueError("models must have one input and one output")
+    *_, recurrence, oscillating = kinds.pop()
+    single_units = recurrence in ("diagonal", "ssm") and not oscillating
+    return (_Packed if single_units else SeparateModels)(models, like)
+
+
 class _Packed:
-    """The parameters of many models as matrices (models, largest width), padded and masked.
+    """The parameters of many models with single units as matrices (models, largest width), padded and masked.
 
     Padding has no encoder and no read-out, so it has no gradient and never moves.
     """
 
     def __init__(self, models: Sequence[RNNFunctional], like: Tensor | None = None) -> None:
-        if not models:
-            raise ValueError("models must hold at least one model, got none")
-        for model in models:
-            _check_plain(model)
-            if not all(parameter.requires_grad for parameter in model.parameters()):
-                raise ValueError("models must have no frozen parameters: all of them are trained")
-        kinds = {(m.rnn.nonlinearity, m.rnn.dt, m.rnn.discretization) for m in models}
-        if len(kinds) != 1:
-            raise ValueError(f"models must share nonlinearity, dt and discretization, got {sorted(kinds)}")
-        if any(m.rnn.recurrence != "diagonal" for m in models):
-            raise ValueError("models must have recurrence='diagonal'")
-        if any(m.rnn.weight_ih_l0.shape[1] != 1 or m.readout.out_features != 1 for m in models):
-            raise ValueError("models must have one input and one output")
+        rnn = models[0].rnn
         self.models = list(models)
-        self.nonlinearity, self.dt, self.discretization = kinds.pop()
+        self.recurrence, self.nonlinearity = rnn.recurrence, rnn.nonlinearity
+        self.dt, self.discretization = rnn.dt, rnn.discretization
         self.widths = [m.rnn.hidden_size for m in models]
         names = [m.rnn.parameterization for m in models]
         self._rows = {n: [i for i, other in enumerate(names) if other == n] for n in names}
@@ -354,8 +427,14 @@ class _Packed:
     def outputs(self, inputs: Tensor) -> Tensor:
         """Outputs of every model: (B, T, 1) to (B, T, models)."""
         encoder, bias, readout = (t[self._mask] for t in (self.encoder, self.bias, self.readout))
-        rate = effective_rate(self._rates()[self._mask], self.dt, self.discretization)
-        h, _ = rnn_scan(inputs * encoder + bias, rate, dt=self.dt, nonlinearity=self.nonlinearity)
+        rate, step = self._rates()[self._mask], (self.dt, self.discretization)
+        if self.recurrence == "ssm":
+            gain = linear_gain(rate, *step)
+            h, _ = linear_scan(inputs * (gain * encoder) + gain * bias, linear_decay(rate, *step))
+            h = activation(self.nonlinearity)(h)
+        else:
+            e = inputs * encoder + bias
+            h, _ = rnn_scan(e, effective_rate(rate, *step), dt=self.dt, nonlinearity=self.nonlinearity)
         owner = torch.arange(len(self.models), device=h.device)[:, None].expand_as(self._mask)
         select = nn.functional.one_hot(owner[self._mask], len(self.models)).to(h)
         return h @ (select * readout[:, None]) + self.offset
@@ -363,10 +442,10 @@ class _Packed:
 
 def _check_plain(model: RNNFunctional) -> None:
     """Raises ValueError unless the equations of this file are what the model computes."""
-    if not is_plain(model) or model.rnn.oscillating or model.rnn.normalize_input or model.rnn.learnable_dt:
+    if not is_plain(model) or model.rnn.normalize_input or model.rnn.learnable_dt:
         raise ValueError(
-            "models must be RNNFunctional of one layer and direction, without pairs of units, normalised inputs, "
-            f"learnable steps, hooks, shared, replaced or parametrised parts, got {model}"
+            "models must be RNNFunctional of one layer and direction, without normalised inputs, learnable steps, "
+            f"hooks, shared, replaced or parametrised parts, got {model}"
         )
 
 
@@ -392,7 +471,7 @@ def _form_error(kernels: Tensor, form: QuadraticForm) -> Tensor:
 
 
 def _adam(
-    packed: _Packed,
+    packed: _Packed | SeparateModels,
     losses: Callable[[int], Tensor],
     steps: int,
     learning_rate: float,

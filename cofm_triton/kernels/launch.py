@@ -261,13 +261,15 @@ def chains(
     return Channels(block_d, triton.cdiv(width, block_d), width % block_d != 0, 2 if block_d < full else 1)
 
 
-def units(width: int, features: int, element_size: int) -> Channels:
+def units(width: int, features: int, element_size: int, *, pair_lanes: int = 0) -> Channels:
     """Blocks of recurrent units, each with `features` coefficients and as many gradients in registers.
 
-    A lane has 16 bytes of units, less where features are many.
+    A lane has 16 bytes of units, less where features are many. `pair_lanes`, of pairs, is how many threads a warp has:
+    each has two numbers at least.
     """
+    least = max(LANES, 2 * pair_lanes)
     a_lane = max(1, VECTOR_BYTES // element_size // triton.cdiv(features, 4))
-    block_d = min(LANES * triton.next_power_of_2(a_lane), max(LANES, triton.next_power_of_2(width)))
+    block_d = max(least, min(LANES * triton.next_power_of_2(a_lane), triton.next_power_of_2(width)))
     return Channels(block_d, triton.cdiv(width, block_d), width % block_d != 0)
 
 

@@ -16,6 +16,9 @@ the blocks backward, each recomputed in registers. With g = dL/dy and mu the adj
 
 Gradients of coefficients are summed over time in registers and leave as one row per sequence: no atomics.
 
+PAIRED, units (2k, 2k + 1) of one thread also turn, as in `rnn_scan.py`: `z[t]` has `+ turn * swap(h[t-1])`, `mu[t-1]`
+has `- turn * swap(dz[t])`, and `dturn += dz[t] * swap(h[t-1])`.
+
 Traffic in numbers per step and sequence: forward reads INPUTS and writes OUTPUTS, times D / BLOCK_D; backward reads
 both twice; a state per chunk on top. Source: arXiv 2305.19190, Eq. (1) and its adjoint; `reference/model.py`.
 """
@@ -27,6 +30,7 @@ from typing import Any
 import triton
 import triton.language as tl
 
+from cofm_triton.kernels.interleaved import in_pairs, swap
 from cofm_triton.kernels.launch import NUM_WARPS, units
 from cofm_triton.kernels.nonlinearity import act, act_derivative
 from cofm_triton.kernels.rows import load_row, store_row
@@ -66,13 +70,24 @@ def _encode(xs, weights, bias, J: tl.constexpr, INPUTS: tl.constexpr):
 
 
 @triton.jit
+def _pre_activation(e, rate, turn, h, PAIRED: tl.constexpr):
+    """z = e - a h; `turn` is unused unless PAIRED."""
+    z = e - rate * h
+    if PAIRED:
+        z += turn * swap(h)
+    return z
+
+
+@triton.jit
 def rnn_readout_forward_kernel(
-    x_ptr, weight_ptr, bias_ptr, rate_ptr, readout_ptr, y_ptr, states_ptr,
+    x_ptr, weight_ptr, bias_ptr, rate_ptr, turn_ptr, readout_ptr, y_ptr, states_ptr,
     B: tl.int64, T: tl.int64, D: tl.int64, num_blocks, num_chunks, dt: tl.float64,
     ACT_IN: tl.constexpr, ACT_OUT: tl.constexpr, INPUTS: tl.constexpr, OUTPUTS: tl.constexpr, KEEP: tl.constexpr,
-    STATE: tl.constexpr, BLOCK_D: tl.constexpr, ROWS: tl.constexpr, CHUNK_BLOCKS: tl.int64,
+    PAIRED: tl.constexpr, STATE: tl.constexpr, BLOCK_D: tl.constexpr, ROWS: tl.constexpr, CHUNK_BLOCKS: tl.int64,
 ):  # fmt: skip
     """Writes y (num_blocks, B, T, OUTPUTS), partial sums, and states (B, num_chunks, D) if KEEP."""
+    if PAIRED:
+        D = in_pairs(D)
     pid = tl.program_id(0)
     sequence = pid // num_blocks
     block = pid % num_blocks
@@ -88,6 +103,7 @@ def rnn_readout_forward_kernel(
     readouts = _coefficients(readout_ptr, D, d, mask, OUTPUTS)
     bias = load_row(bias_ptr + d, mask, True)
     rate = load_row(rate_ptr + d, mask, True)
+    turn = load_row(turn_ptr + d, mask, True) if PAIRED else rate
     h = tl.zeros((BLOCK_D,), STATE)
 
     for i in range(tl.cdiv(T, ROWS)):
@@ -98,7 +114,8 @@ def rnn_readout_forward_kernel(
                 state_row += D
         xs = _load_steps(x_row, rest, ROWS, INPUTS)
         for j in tl.static_range(ROWS):
-            h += dt * act(_encode(xs, weights, bias, j, INPUTS) - rate * h, ACT_IN)
+            e = _encode(xs, weights, bias, j, INPUTS)
+            h += dt * act(_pre_activation(e, rate, turn, h, PAIRED), ACT_IN)
             value = act(h, ACT_OUT)
             for q in tl.static_range(OUTPUTS):
                 tl.store(y_row + (j * OUTPUTS + q), tl.sum(readouts[q] * value, 0), mask=j < rest)
@@ -108,16 +125,19 @@ def rnn_readout_forward_kernel(
 
 @triton.jit
 def rnn_readout_backward_kernel(
-    grad_y_ptr, x_ptr, weight_ptr, bias_ptr, rate_ptr, readout_ptr, states_ptr, scratch_ptr,
+    grad_y_ptr, x_ptr, weight_ptr, bias_ptr, rate_ptr, turn_ptr, readout_ptr, states_ptr, scratch_ptr,
     grad_x_ptr, grad_ptr,
     B: tl.int64, T: tl.int64, D: tl.int64, num_blocks, num_chunks, dt: tl.float64,
     ACT_IN: tl.constexpr, ACT_OUT: tl.constexpr, INPUTS: tl.constexpr, OUTPUTS: tl.constexpr,
-    WITH_GRAD_X: tl.constexpr, STATE: tl.constexpr, BLOCK_D: tl.constexpr, ROWS: tl.constexpr,
+    WITH_GRAD_X: tl.constexpr, PAIRED: tl.constexpr, STATE: tl.constexpr, BLOCK_D: tl.constexpr, ROWS: tl.constexpr,
     CHUNK_BLOCKS: tl.int64,
 ):  # fmt: skip
-    """Writes grad (B, 2 + INPUTS + OUTPUTS, D), by rate, bias, encoder and read-out in this order, per sequence, and
-    grad_x (num_blocks, B, T, INPUTS), partial sums, if WITH_GRAD_X. scratch is (programs, CHUNK_BLOCKS, BLOCK_D).
+    """Writes grad (B, 2 + INPUTS + OUTPUTS + PAIRED, D), by rate, bias, encoder, read-out and turn in this order, per
+    sequence, and grad_x (num_blocks, B, T, INPUTS), partial sums, if WITH_GRAD_X. scratch is (programs, CHUNK_BLOCKS,
+    BLOCK_D).
     """
+    if PAIRED:
+        D = in_pairs(D)
     pid = tl.program_id(0)
     sequence = pid // num_blocks
     block = pid % num_blocks
@@ -127,16 +147,18 @@ def rnn_readout_backward_kernel(
     g_base = grad_y_ptr + sequence.to(tl.int64) * T * OUTPUTS
     dx_base = grad_x_ptr + (block.to(tl.int64) * B + sequence.to(tl.int64)) * T * INPUTS
     scratch = scratch_ptr + pid.to(tl.int64) * CHUNK_BLOCKS * BLOCK_D + tl.arange(0, BLOCK_D)
-    grad_row = grad_ptr + sequence.to(tl.int64) * (2 + INPUTS + OUTPUTS) * D + d
+    grad_row = grad_ptr + sequence.to(tl.int64) * (2 + INPUTS + OUTPUTS + PAIRED) * D + d
     dt = tl.full((), dt, STATE)
 
     weights = _coefficients(weight_ptr, D, d, mask, INPUTS)
     readouts = _coefficients(readout_ptr, D, d, mask, OUTPUTS)
     bias = load_row(bias_ptr + d, mask, True)
     rate = load_row(rate_ptr + d, mask, True)
+    turn = load_row(turn_ptr + d, mask, True) if PAIRED else rate
     zero = tl.zeros((BLOCK_D,), STATE)
     mu = zero
     grad_rate = zero
+    grad_turn = zero
     grad_bias = zero
     grad_weights = ()
     for _k in tl.static_range(INPUTS):
@@ -155,7 +177,8 @@ def rnn_readout_backward_kernel(
             row = (first + i) * ROWS
             xs = _load_steps(x_base + row * INPUTS, T - row, ROWS, INPUTS)
             for j in tl.static_range(ROWS):
-                h += dt * act(_encode(xs, weights, bias, j, INPUTS) - rate * h, ACT_IN)
+                e = _encode(xs, weights, bias, j, INPUTS)
+                h += dt * act(_pre_activation(e, rate, turn, h, PAIRED), ACT_IN)
         tl.debug_barrier()
         for back in range(count):
             i = count - 1 - back
@@ -167,7 +190,7 @@ def rnn_readout_backward_kernel(
             hs = (h,)
             slopes = ()
             for j in tl.static_range(ROWS):
-                z = _encode(xs, weights, bias, j, INPUTS) - rate * h
+                z = _pre_activation(_encode(xs, weights, bias, j, INPUTS), rate, turn, h, PAIRED)
                 u = act(z, ACT_IN)
                 slopes = slopes + (act_derivative(z, u, dt, ACT_IN),)
                 # Steps beyond T pull at nothing, and must not overflow either.
@@ -183,8 +206,10 @@ def rnn_readout_backward_kernel(
                 grad_readouts = sums
                 adjoint = mu + act_derivative(hs[j + 1], value, pull, ACT_OUT)
                 dz = slopes[j] * adjoint
-                mu = adjoint - rate * dz
+                mu = _pre_activation(adjoint, rate, 0.0 - turn, dz, PAIRED)
                 grad_rate -= dz * hs[j]
+                if PAIRED:
+                    grad_turn += dz * swap(hs[j])
                 grad_bias += dz
                 sums = ()
                 for k in tl.static_range(INPUTS):
@@ -200,22 +225,27 @@ def rnn_readout_backward_kernel(
         store_row(grad_row + (2 + k) * D, grad_weights[k], mask, True)
     for q in tl.static_range(OUTPUTS):
         store_row(grad_row + (2 + INPUTS + q) * D, grad_readouts[q], mask, True)
+    if PAIRED:
+        store_row(grad_row + (2 + INPUTS + OUTPUTS) * D, grad_turn, mask, True)
 
 
 def forward(
     x: Any, weight: Any, bias: Any, rate: Any, readout: Any, *,
-    dt: float, act_in: str, act_out: str, chunk: int, keep: bool,
+    dt: float, act_in: str, act_out: str, chunk: int, keep: bool, turn: Any = None, lanes: int = 32,
 ) -> tuple[Any, Any]:  # fmt: skip
-    """`(y, states)` with B, T >= 1, all in the state's dtype: y (B, T, p), states (B, chunks or 0, D)."""
+    """`(y, states)` with B, T >= 1, all in the state's dtype: y (B, T, p), states (B, chunks or 0, D).
+
+    `turn` (D,) is given of pairs, and `lanes`, how many threads a warp has.
+    """
     (batch, length, inputs), (outputs, width) = x.shape, readout.shape
-    block = units(width, inputs + outputs, x.element_size())
+    block = units(width, inputs + outputs, x.element_size(), pair_lanes=0 if turn is None else lanes)
     states = x.new_empty(batch, triton.cdiv(length, chunk) if keep else 0, width)
     rows = max(2, SCALARS // triton.next_power_of_2(inputs))
     y = x.new_empty(block.num_blocks, batch, length, outputs)
     rnn_readout_forward_kernel[(block.num_blocks * batch,)](
-        x, weight.T.contiguous(), bias, rate, readout, y, states,
+        x, weight.T.contiguous(), bias, rate, turn, readout, y, states,
         batch, length, width, block.num_blocks, states.shape[1], dt,
-        ACT_IN=act_in, ACT_OUT=act_out, INPUTS=inputs, OUTPUTS=outputs, KEEP=keep,
+        ACT_IN=act_in, ACT_OUT=act_out, INPUTS=inputs, OUTPUTS=outputs, KEEP=keep, PAIRED=turn is not None,
         STATE=_state(x), BLOCK_D=block.block_d, ROWS=rows, CHUNK_BLOCKS=chunk // rows,
         num_warps=NUM_WARPS,
     )  # fmt: skip
@@ -224,33 +254,36 @@ def forward(
 
 def backward(
     grad_y: Any, x: Any, weight: Any, bias: Any, rate: Any, readout: Any, states: Any, *,
-    dt: float, act_in: str, act_out: str, chunk: int, with_grad_x: bool,
-) -> tuple[Any, Any, Any, Any, Any]:  # fmt: skip
-    """Gradients by x (None unless asked for), weight, bias, rate and readout, like them in the state's dtype."""
+    dt: float, act_in: str, act_out: str, chunk: int, with_grad_x: bool, turn: Any = None, lanes: int = 32,
+) -> tuple[Any, Any, Any, Any, Any, Any]:  # fmt: skip
+    """Gradients by x (None unless asked for), weight, bias, rate, readout and turn (None unless given), like them in
+    the state's dtype.
+    """
     (batch, length, inputs), (outputs, width) = x.shape, readout.shape
-    block = units(width, inputs + outputs, x.element_size())
+    block = units(width, inputs + outputs, x.element_size(), pair_lanes=0 if turn is None else lanes)
     programs = block.num_blocks * batch
-    rows = _backward_rows(inputs + outputs, x.element_size())
+    rows = _backward_rows(inputs + outputs, x.element_size(), turn is not None)
     scratch = x.new_empty(programs, chunk // rows, block.block_d)
     grad_x = x.new_empty(block.num_blocks, batch, length if with_grad_x else 0, inputs)
-    grads = x.new_empty(batch, 2 + inputs + outputs, width)
+    paired = turn is not None
+    grads = x.new_empty(batch, 2 + inputs + outputs + paired, width)
     rnn_readout_backward_kernel[(programs,)](
-        grad_y, x, weight.T.contiguous(), bias, rate, readout, states, scratch, grad_x, grads,
+        grad_y, x, weight.T.contiguous(), bias, rate, turn, readout, states, scratch, grad_x, grads,
         batch, length, width, block.num_blocks, states.shape[1], dt,
-        ACT_IN=act_in, ACT_OUT=act_out, INPUTS=inputs, OUTPUTS=outputs, WITH_GRAD_X=with_grad_x,
+        ACT_IN=act_in, ACT_OUT=act_out, INPUTS=inputs, OUTPUTS=outputs, WITH_GRAD_X=with_grad_x, PAIRED=paired,
         STATE=_state(x), BLOCK_D=block.block_d, ROWS=rows, CHUNK_BLOCKS=chunk // rows,
         num_warps=NUM_WARPS,
     )  # fmt: skip
-    by_rate, by_bias, by_weight, by_readout = grads.sum(0).split((1, 1, inputs, outputs))
-    grad_input = grad_x.sum(0) if with_grad_x else None
-    return grad_input, by_weight.T.contiguous(), by_bias[0].clone(), by_rate[0].clone(), by_readout.clone()
+    by_rate, by_bias, by_weight, by_readout, by_turn = grads.sum(0).split((1, 1, inputs, outputs, int(paired)))
+    grad_input, grad_turn = grad_x.sum(0) if with_grad_x else None, by_turn[0].clone() if paired else None
+    return grad_input, by_weight.T.contiguous(), by_bias[0].clone(), by_rate[0].clone(), by_readout.clone(), grad_turn
 
 
-def _backward_rows(features: int, element_size: int) -> int:
+def _backward_rows(features: int, element_size: int, paired: bool) -> int:
     """Steps in flight of a backward launch: their inputs and gradients are scalars, of which few fit beside tanh's."""
     if element_size > 4:
         return 1
-    return BACKWARD_ROWS if features <= FEW_FEATURES else BACKWARD_ROWS // 2
+    return BACKWARD_ROWS if features <= FEW_FEATURES // (2 if paired else 1) else BACKWARD_ROWS // 2
 
 
 def _state(x: Any) -> Any:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any, Literal, TypeGuard, overload
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cofm_triton.layers.autocast import autocasts
@@ -19,6 +21,7 @@ from cofm_triton.ops.backends import resolve
 from cofm_triton.ops.dtypes import state_dtype
 from cofm_triton.ops.rnn_readout import apply_rnn_readout, is_fused
 from cofm_triton.step.coefficients import step_coefficients
+from cofm_triton.step.pairs import as_reals
 from cofm_triton.support.scalars import as_bool
 
 
@@ -97,20 +100,15 @@ class RNNFunctional(nn.Module):
     def _is_fused(self, input: Tensor) -> bool:
         """Whether encoder, recurrence and read-out run as one operator, which never stores a state.
 
-        That takes one layer in one direction with an elementwise recurrence of single units, modules that do no more
-        than their class says, the dtype of the parameters, and sizes for which `ops/rnn_readout.py` has it.
+        That takes one layer in one direction with an elementwise recurrence, modules that do no more than their class
+        says, the dtype of the parameters, and sizes for which `ops/rnn_readout.py` has it.
         """
-        if (
-            not is_plain(self)
-            or self.rnn.oscillating
-            or self.rnn.learnable_dt
-            or not self.rnn._cell.is_elementwise
-            or autocasts(input.device)
-        ):
+        if not is_plain(self) or self.rnn.learnable_dt or not self.rnn._cell.is_elementwise or autocasts(input.device):
             return False
-        rnn, readout = self.rnn, self.readout
+        rnn, outputs = self.rnn, self.readout.out_features
         batch = input.shape[0] if input.dim() == 3 else 1
-        return is_fused(batch, rnn.input_size, readout.out_features, resolve(rnn.backend, input.device))
+        kind = dict(paired=rnn.oscillating, double=input.dtype == torch.float64)
+        return is_fused(batch, rnn.input_size, outputs, resolve(rnn.backend, input.device), **kind)
 
     def _read_out(self, input: Tensor) -> Tensor:
         """y by one operator; input as in `forward`."""
@@ -119,11 +117,16 @@ class RNNFunctional(nn.Module):
         weight, bias, w = weights_of(rnn, "_l0")
         bias = weight.new_zeros(rnn.hidden_size) if bias is None else bias
         offset = weight.new_zeros(readout.out_features) if readout.bias is None else readout.bias
-        step = step_coefficients(rnn, w, None, weight, bias)
+        state, frequency = state_dtype(input.dtype), getattr(rnn, "frequency_l0", None)
+        step = step_coefficients(rnn, w, None if frequency is None else frequency.to(state), weight, bias)
+        encoder, bias, rate, turn, decoder = step.encoder, step.bias, step.rate, None, readout.weight
+        if rnn.oscillating:
+            encoder, bias = as_reals(step.encoder.mT).mT, as_reals(step.bias)
+            rate, turn, decoder = rate.real, rate.imag.to(state), F.pad(decoder, (0, rnn.hidden_size % 2))
         x = input if input.dim() == 3 else input.unsqueeze(0)
         y = apply_rnn_readout(
-            x, step.encoder, step.bias, step.rate.to(state_dtype(x.dtype)), readout.weight, offset,
-            step.dt, step.act_in, step.act_out, resolve(rnn.backend, x.device),
+            x, encoder, bias, rate.to(state), decoder, offset, step.dt, step.act_in, step.act_out,
+            resolve(rnn.backend, x.device), turn,
         )  # fmt: skip
         return y if input.dim() == 3 else y.squeeze(0)
 

@@ -6,7 +6,8 @@ Outputs are never subtracted, so v keeps its relative accuracy while it decays t
 (arXiv 2305.19190, Definition 3.1, needs |v| / |x|). With e = U x + b, l the decay of one step, A = 1 - l:
 
     linear state       h[k+1] - h[k] = g e l^k,  h[k] = g e (1 - l^k) / (1 - l)
-    "ssm"              v = c^T (act(h[k+1]) - act(h[k])) / dt,  as a difference that does not cancel
+    "ssm"              v = c^T (act(h[k+1]) - act(h[k])) / dt,  as a difference that does not cancel; unit by unit of
+                       pairs
     act in the loop    z[0] = e,  z[k+1] = z[k] - A act(z[k]),  v = c^T act(z[k])
 
 The last line has a closed form for relu (z decays by l, or stays where relu is 0) and, for A <= 2,
@@ -27,6 +28,7 @@ from cofm_triton.step.activation import bodies
 from cofm_triton.step.activations import properties
 from cofm_triton.step.coefficients import Modes, modes_of, stretch_of
 from cofm_triton.step.modes import log_decay, mode_decay
+from cofm_triton.step.pairs import as_reals
 from cofm_triton.step.stacked_cells import StackedCells
 
 _LOG_ZERO = -1e4  # stands for log(0), whose product with 0 would be NaN: e^-1e4 is 0
@@ -112,26 +114,32 @@ class HeavisideCells:
         times = steps.to(inputs)[:, None]
         has_linear_state = properties(cells.act_in).is_linear
         change = self._difference(drive, times) if has_linear_state else self._relaxed(drive, times)
-        return self.scale * _real(change @ cells.readout[:, None].mT)
+        readout = cells.readout if change.is_complex() else cells.of_units()[2]
+        return self.scale * _real(change @ readout[:, None].mT)
 
     def _iterated(self, drive: Tensor, steps: Tensor) -> Tensor:
         cells = self.cells
         return sampled_increments(cells.act_in, drive, self.decay, cells.dt * cells.rate, cells.readout, steps)
 
     def _difference(self, drive: Tensor, times: Tensor) -> Tensor:
-        """act_out(h[k+1]) - act_out(h[k]) of a linear state, drive (K, n, 1 or S, m)."""
+        """act_out(h[k+1]) - act_out(h[k]) of a linear state, drive (K, n, 1 or S, m); of pairs the 2 m units' behind
+        an act_out that is not linear.
+        """
         powers = self._powers(times)
         change = drive * powers
         if properties(self.cells.act_out).is_linear:
             return change
         # (1 - l^k) / (1 - l), by expm1 next to l = 1, where both differences cancel
-        near = (self.decay > 0.5)[:, None, None]
-        log = self._wide(self.log_decay)
-        top = torch.where(near, torch.expm1(times * torch.where(near, log, 0.0)), powers - 1)
-        gap = torch.where(near, torch.expm1(torch.where(near, log, 0.0)), self._wide(self.decay) - 1)
+        near = ((self.decay - 1).abs() < 0.5)[:, None, None]
+        log = torch.where(near, self._wide(self.log_decay), 0.0)
+        top = torch.where(near, _expm1(times * log), powers - 1)
+        gap = torch.where(near, _expm1(log), self._wide(self.decay) - 1)
         still = gap == 0
-        sums = torch.where(still, times, top / torch.where(still, 1.0, gap))
-        return bodies(self.cells.act_out).difference(drive * sums, change)
+        sums = torch.where(still, times.to(gap.dtype), top / torch.where(still, 1.0, gap))
+        state = drive * sums
+        if self.cells.is_complex:
+            state, change = as_reals(state), as_reals(change)
+        return bodies(self.cells.act_out).difference(state, change)
 
     def _relaxed(self, drive: Tensor, times: Tensor) -> Tensor:
         """act_in(z[k]) where it has a closed form, drive (K, n, 1 or S, m)."""
@@ -169,6 +177,14 @@ def _modes(model: RNNFunctional, parameters: Mapping[str, Tensor]) -> Modes:
     """Of K copies of a model, (K, m)."""
     stretch = stretch_of(model.rnn, parameters[LOG_DT]) if LOG_DT in parameters else None
     return modes_of(model.rnn, parameters[RATE], parameters.get(FREQUENCY), stretch)
+
+
+def _expm1(z: Tensor) -> Tensor:
+    """e^z - 1, of complex z too: where Re z <= 0 no term of the real part cancels another."""
+    if not z.is_complex():
+        return torch.expm1(z)
+    shrunk = torch.expm1(z.real)
+    return torch.complex(shrunk * z.imag.cos() - 2 * (z.imag / 2).sin().square(), (1 + shrunk) * z.imag.sin())
 
 
 def _real(values: Tensor) -> Tensor:

@@ -100,7 +100,7 @@ def paired_rnn_scan(
     state = state_dtype(x.dtype)
     h, last = backend_of(backend).forward(
         x,
-        *_rows(alpha, omega),
+        *rows_of_pairs(alpha, omega),
         None if h0 is None else h0.to(state).contiguous(),
         packed_starts(seq_starts),
         dt=dt,
@@ -140,7 +140,7 @@ def paired_rnn_scan_backward(
         grad_h,
         None if grad_last is None else grad_last.to(state).contiguous(),
         x,
-        *_rows(alpha, omega),
+        *rows_of_pairs(alpha, omega),
         h.contiguous(),
         None if h0 is None else h0.to(state).contiguous(),
         packed_starts(seq_starts),
@@ -162,7 +162,7 @@ def _paired_rnn_scan_backward_fake(
     return x.new_empty(x.shape), *by_rows, start_gradient(x, seq_starts)
 
 
-def _rows(alpha: Tensor, omega: Tensor) -> tuple[Tensor, Tensor]:
+def rows_of_pairs(alpha: Tensor, omega: Tensor) -> tuple[Tensor, Tensor]:
     """pull and turn, (D,): `A h = pull * h - turn * swap(h)`; differentiable."""
     return alpha.repeat_interleave(2), torch.stack((omega, -omega), -1).flatten()
 
@@ -187,19 +187,20 @@ def _backward(ctx: Any, grad_h: Tensor | None, grad_last: Tensor | None) -> tupl
     return *grads, None if h0 is None else grad_h0.to(h0.dtype), *nothing[4:]
 
 
-def _swap(row: Tensor) -> Tensor:
+def swap_pairs(row: Tensor) -> Tensor:
+    """The row with channels 2k and 2k + 1 exchanged."""
     return row.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
 
 
-def _linearize(
+def linearize_pairs(
     x: Tensor, alpha: Tensor, omega: Tensor, h: Tensor, h0: Tensor | None, seq_starts: Tensor | None, dt: float,
     nonlinearity: str,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """`(before, slope, jacobian)`: h[t-1] and dt * act'(z[t]), (B, T, D), and J[t], (B, T, D // 2, 2, 2)."""
     state = state_dtype(x.dtype)
     before = previous_states(h.to(state), h0, seq_starts, False)
-    pull, turn = _rows(alpha, omega)
-    slope = dt * activation_slope(nonlinearity)(x.to(state) - pull * before + turn * _swap(before))
+    pull, turn = rows_of_pairs(alpha, omega)
+    slope = dt * activation_slope(nonlinearity)(x.to(state) - pull * before + turn * swap_pairs(before))
     matrix = torch.stack((torch.stack((alpha, -omega), -1), torch.stack((omega, alpha), -1)), -2)
     eye = torch.eye(2, dtype=state, device=x.device)
     return before, slope, eye - slope.unflatten(-1, (-1, 2)).unsqueeze(-1) * matrix
@@ -214,14 +215,14 @@ def _differentiable_backward(
         # Nothing but the way from h_last to h0 is left, and what comes out of it can be differentiated as it is.
         grad_h0 = start_gradient_of_nothing(x, grad_last, seq_starts)
         return grad_h.to(x.dtype), 0 * alpha, 0 * omega, grad_h0
-    before, slope, jacobian = _linearize(x, alpha, omega, h, h0, seq_starts, dt, nonlinearity)
+    before, slope, jacobian = linearize_pairs(x, alpha, omega, h, h0, seq_starts, dt, nonlinearity)
     grad = grad_h.to(before.dtype)
     start = None if grad_last is None else grad_last.to(before.dtype)
     transposed = jacobian.transpose(-1, -2)
     drive = (transposed * grad.unflatten(-1, (-1, 2)).unsqueeze(-2)).sum(-1).flatten(-2)
     v, grad_h0 = pair_scan(transposed, drive, start, seq_starts, True)
     grad_x = slope * (grad + previous_states(v, start, seq_starts, True))
-    even, odd = (grad_x * _swap(before)).sum((0, 1)).unflatten(0, (-1, 2)).unbind(1)
+    even, odd = (grad_x * swap_pairs(before)).sum((0, 1)).unflatten(0, (-1, 2)).unbind(1)
     grad_alpha = -(grad_x * before).sum((0, 1)).unflatten(0, (-1, 2)).sum(1)
     return grad_x.to(x.dtype), grad_alpha, even - odd, grad_h0
 
@@ -233,12 +234,12 @@ def _jvp(
     """Tangent: `dh[t] = J[t] dh[t-1] + dt S[t] (dx[t] - dA h[t-1])`, `dh[-1] = dh0`."""
     x, alpha, omega, h, h0, seq_starts = ctx.saved_tensors
     dt, nonlinearity, _ = ctx.options
-    before, slope, jacobian = _linearize(x, alpha, omega, h, h0, seq_starts, dt, nonlinearity)
+    before, slope, jacobian = linearize_pairs(x, alpha, omega, h, h0, seq_starts, dt, nonlinearity)
     drive = torch.zeros_like(before) if x_tangent is None else x_tangent.to(before.dtype)
     if alpha_tangent is not None:
         drive = drive - alpha_tangent.repeat_interleave(2) * before
     if omega_tangent is not None:
-        drive = drive + torch.stack((omega_tangent, -omega_tangent), -1).flatten() * _swap(before)
+        drive = drive + torch.stack((omega_tangent, -omega_tangent), -1).flatten() * swap_pairs(before)
     if h0 is not None:
         h0_tangent = (torch.zeros_like(h0) if h0_tangent is None else h0_tangent).to(before.dtype)
     last_dtype = h.dtype if h0 is None else h0.dtype

@@ -4,8 +4,9 @@
     E = sum over sequences n, steps k and outputs q of  w[k] (y - target)^2,  or  max |y - target|
 
 Gradients come from the adjoint that is compiled for the CPU. Elsewhere the copies lie side by side, as channels of one
-call of `rnn_scan` or `linear_scan`, whose adjoints are kernels of ours too; a matrix a goes through PyTorch. Errors of
-pairs, complex units, are those of matrices of blocks; their gradients are taken side by side on every device.
+call of `rnn_scan` or `linear_scan`, whose adjoints are kernels of ours too; a matrix a goes through PyTorch. Pairs,
+complex units, are one fused read-out for each model on every device (`ops/rnn_readout.py`), or side by side where it
+does not take them; narrow ones with act_in are matrices of blocks.
 Source: arXiv 2305.19190, Definition 3.4.
 """
 
@@ -20,6 +21,7 @@ from cofm_triton.cpu.blocked import perturbation as blocked
 from cofm_triton.ops.backends import resolve
 from cofm_triton.ops.linear_scan import apply_linear_scan
 from cofm_triton.ops.paired_rnn_scan import apply_paired_rnn_scan
+from cofm_triton.ops.rnn_readout import apply_rnn_readout, is_fused
 from cofm_triton.ops.rnn_scan import apply_rnn_scan
 from cofm_triton.ops.sweeps import compiled_sweep
 from cofm_triton.step.activation import activation
@@ -27,6 +29,7 @@ from cofm_triton.step.activations import properties
 from cofm_triton.step.stacked_cells import StackedCells
 from cofm_triton.support.progress import Finished, ignore
 
+_WIDEST_MATRIX = 32  # units of pairs up to which the sweep over matrices is faster than read-outs one by one
 _NUMBERS = 1 << 24  # states of copies that lie side by side: 64 MB in float32, kept a few times for the adjoint
 
 
@@ -43,6 +46,8 @@ def sweep_errors(
     finished: Finished = ignore,
 ) -> Tensor:
     """Errors of K models; arguments and result of `cofm_triton.cpu.blocked.perturbation.sweep_errors`."""
+    if cells.is_complex and (cells.act_in == "linear" or 2 * cells.rate.shape[1] > _WIDEST_MATRIX):
+        return _scanned_errors(cells, inputs, targets, weights, finished)
     if cells.is_complex:
         size = max(1, _NUMBERS // (2 * cells.rate.shape[1]) ** 2)
         starts = range(0, cells.count, size)
@@ -58,6 +63,23 @@ def sweep_errors(
         if cells.widths is not None:  # the widest model is too much for the kernel, narrower ones may not be
             return _width_by_width(cells, cells.widths, inputs, targets, weights, finished)
     return blocked.sweep_errors(cells, inputs, targets, weights, finished)
+
+
+def _scanned_errors(
+    cells: StackedCells, inputs: Tensor, targets: Tensor, weights: Tensor | None, finished: Finished
+) -> Tensor:
+    """Errors by `scanned_errors`, as many models and sequences at a time as memory takes."""
+    sequence = inputs.shape[1] * cells.rate.shape[1] * 2
+    size = max(1, _NUMBERS // (len(inputs) * sequence))
+    together = max(1, min(len(inputs), _NUMBERS // (size * sequence)))
+    errors = []
+    for first in range(0, cells.count, size):
+        some = cells[first : first + size]
+        batches = zip(inputs.split(together), targets.split(together), strict=True)
+        parts = torch.stack([scanned_errors(some, *batch, weights) for batch in batches])
+        errors.append(parts.amax(0) if weights is None else parts.sum(0))
+        finished(some.count)
+    return torch.cat(errors)
 
 
 def _width_by_width(
@@ -120,21 +142,38 @@ def _scanned_gradients(cells: StackedCells, inputs: Tensor, targets: Tensor, wei
     return tuple(torch.cat(column) for column in zip(*parts, strict=True))
 
 
-def scanned_errors(cells: StackedCells, inputs: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-    """Errors of K models that lie side by side in one scan of K m channels, (K,) float64, differentiable.
+def scanned_errors(cells: StackedCells, inputs: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
+    """Errors of K models by read-outs, or side by side in one scan of K m channels, (K,) float64, differentiable.
 
     Args:
         cells: K models with one rate per unit or pair.
         inputs: as for `sweep_errors`, like the others.
         targets: (N, T, p).
-        weights: (T,).
+        weights: (T,); None: the largest gap.
     """
+    gaps = (_outputs(cells, inputs) - targets).double()
+    if weights is None:
+        return gaps.abs().amax((1, 2, 3))
+    return (gaps * gaps * weights[:, None]).sum((1, 2, 3))
+
+
+def _outputs(cells: StackedCells, inputs: Tensor) -> Tensor:
+    """Outputs (K, N, T, p) of models with one rate per unit or pair."""
     encoder, bias, readout = (value.to(inputs) for value in cells.of_units())
+    rate, offset = cells.rate.real.to(inputs), cells.offset.to(inputs)
+    if cells.is_complex:
+        turn, backend = cells.rate.imag.to(inputs), resolve(None, inputs.device)
+        kind = dict(paired=True, double=inputs.dtype == torch.float64)
+        if is_fused(len(inputs), inputs.shape[2], readout.shape[1], backend, **kind):
+            options = (cells.dt, cells.act_in, cells.act_out, backend)
+            outputs = [
+                apply_rnn_readout(inputs, u, b, a, c, d, *options, turn=w)
+                for u, b, a, c, d, w in zip(encoder, bias, rate, readout, offset, turn, strict=True)
+            ]
+            return torch.stack(outputs)
     states = _states(cells, inputs @ encoder.flatten(0, 1).mT + bias.flatten())
     states = activation(cells.act_out)(states.unflatten(2, bias.shape))
-    outputs = torch.einsum("ntkm,kqm->kntq", states, readout) + cells.offset.to(inputs)[:, None, None]
-    gaps = (outputs - targets).double()
-    return (gaps * gaps * weights[:, None]).sum((1, 2, 3))
+    return torch.einsum("ntkm,kqm->kntq", states, readout) + offset[:, None, None]
 
 
 def _states(cells: StackedCells, drive: Tensor) -> Tensor:

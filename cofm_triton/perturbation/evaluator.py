@@ -85,7 +85,8 @@ class ErrorEvaluator:
         is_linear = (
             isinstance(model, RNNFunctional) and properties(model.rnn.nonlinearity).is_linear and self.metric != "sup"
         )
-        return is_linear or not is_stackable(model) or not is_compiled(self.inputs.device)
+        in_pairs = is_stackable(model) and model.rnn.oscillating  # whose errors PyTorch sums
+        return is_linear or in_pairs or not is_stackable(model) or not is_compiled(self.inputs.device)
 
     def check(self, model: nn.Module) -> None:
         """Raises TypeError or ValueError unless the model maps the inputs to the targets' shape."""

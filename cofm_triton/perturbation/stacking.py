@@ -14,7 +14,14 @@ from torch.func import vmap
 from cofm_triton.layers.rnn_functional import RNNFunctional, is_plain
 from cofm_triton.layers.stable_rnn import StableRNN
 from cofm_triton.step.activations import properties
-from cofm_triton.step.coefficients import constrained_matrix, in_modes, matrix_coefficients, rates, step_coefficients
+from cofm_triton.step.coefficients import (
+    constrained_matrix,
+    has_linear_state,
+    in_modes,
+    matrix_coefficients,
+    rates,
+    step_coefficients,
+)
 from cofm_triton.step.stacked_cells import StackedCells, join
 
 RATE, FREQUENCY, LOG_DT, ENCODER, BIAS = (
@@ -33,15 +40,13 @@ WIDEST_PAIRS = 256  # units up to which a matrix of blocks is faster than calls 
 def is_stackable(model: nn.Module) -> TypeGuard[RNNFunctional]:
     """Whether `stack` understands the model: one layer, one direction, and nothing but what its class says.
 
-    Units with steps of their own are called, not stacked. Pairs of units that are read out through a nonlinearity have
-    no form that a sweep knows; those of wide layers with one inside are faster by calls of the layer than by a matrix.
+    Units with steps of their own are called, not stacked. So are pairs of wide layers with a nonlinearity inside: calls
+    of the layer are faster than a matrix.
     """
     if not is_plain(model) or model.rnn.learnable_dt:
         return False
     rnn = model.rnn
-    if not rnn.oscillating or properties(rnn.nonlinearity).is_linear:
-        return True
-    return rnn.recurrence == "diagonal" and rnn.hidden_size <= WIDEST_PAIRS
+    return not rnn.oscillating or has_linear_state(rnn) or rnn.hidden_size <= WIDEST_PAIRS
 
 
 def has_modes(model: nn.Module) -> TypeGuard[RNNFunctional]:
@@ -50,7 +55,7 @@ def has_modes(model: nn.Module) -> TypeGuard[RNNFunctional]:
         return False
     rnn = model.rnn
     if rnn.oscillating:
-        return properties(rnn.nonlinearity).is_linear
+        return has_linear_state(rnn)
     return rnn.recurrence in ("diagonal", "ssm") or _is_turned(rnn)
 
 

@@ -38,6 +38,8 @@ from cofm_triton.step.parameterization import lru_normalization, parameterizatio
 from cofm_triton.step.recurrent_matrix import congruence, diagonal_plus
 from cofm_triton.step.wide import widened
 
+_LARGEST_SHARE = 0.98  # of the largest angle; the parameter of the largest one would be infinite
+
 
 class Options(Protocol):
     """What a layer is besides its weights, such as a `StableRNN`."""
@@ -126,10 +128,35 @@ def _frequency(options: Options, rate: Tensor, free: Tensor, stretch: Tensor | N
     frequency = F.pad(free, (0, rate.shape[-1] - free.shape[-1]))
     if has_linear_state(options):
         return frequency if stretch is None else stretch * frequency
-    bound: float | Tensor = largest_angle(options)
-    if not properties(options.nonlinearity).is_bounded:  # gradients of faster pairs grow without bound
-        bound = contracting_angle(rate, options.dt, options.discretization).clamp(max=bound)
-    return bounded_angle(frequency, bound) / options.dt
+    return bounded_angle(frequency, _angle_bound(options, rate)) / options.dt
+
+
+def free_frequency(options: Options, raw: Tensor, frequency: Tensor) -> Tensor:
+    """The parameter `frequency` of pairs that turn by so many radians per time: the inverse of `mode_frequency`.
+
+    Pairs that would turn faster than the layer allows turn by 0.98 of that.
+
+    Args:
+        options: of the layer.
+        raw: w, (..., m).
+        frequency: radians per time, (..., m), or (..., m - 1) where the last unit is single.
+    """
+    if has_linear_state(options):
+        return frequency
+    bound = _angle_bound(options, rates(options, raw).to(frequency.dtype))
+    if isinstance(bound, Tensor):
+        bound = bound[..., : frequency.shape[-1]]
+    share = (options.dt * frequency / bound).clamp(-_LARGEST_SHARE, _LARGEST_SHARE)
+    return torch.tan(math.pi / 2 * share)
+
+
+def _angle_bound(options: Options, rate: Tensor) -> float | Tensor:
+    """What angles of pairs with the nonlinearity inside stay below: a number, or one for each rate."""
+    bound = largest_angle(options)
+    if properties(options.nonlinearity).is_bounded:
+        return bound
+    # Gradients of faster pairs grow without bound.
+    return contracting_angle(rate, options.dt, options.discretization).clamp(max=bound)
 
 
 def input_scale(options: Options, raw: Tensor, modes: Modes, stretch: Tensor | None = None) -> Tensor | None:

@@ -19,8 +19,9 @@ from cofm_triton.cli.reproduce import add_arguments, settings_from
 from cofm_triton.cli.reproduction import stages
 from cofm_triton.cli.reproduction.folder import Cell, RunFolder
 from cofm_triton.cli.reproduction.report import CellVerdict, contradictions, verdict_table
-from cofm_triton.cli.reproduction.settings import PARAMETERIZATIONS, PRESETS, Settings
+from cofm_triton.cli.reproduction.settings import PARAMETERIZATIONS, PRESETS, RECURRENCES, Settings
 from cofm_triton.experiment.training import initial_model
+from cofm_triton.layers.stable_rnn import RECURRENCES as ALL_RECURRENCES
 from cofm_triton.loss import temporally_weighted_mse
 from cofm_triton.model_file import load_model, read_notes
 from cofm_triton.perturbation.verdict import judge
@@ -101,6 +102,41 @@ def test_errors_are_those_of_the_saved_models(finished: Path, tiny: Settings, no
     zero = float(temporally_weighted_mse(torch.zeros_like(y), y))
     for r in table:
         assert float(r["relative_error"]) == pytest.approx(float(r["error"]) / zero, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("recurrence", "oscillating"),
+    [("ssm", False), ("ssm", True), ("diagonal", True), ("orthogonal", False), ("dense", False)],
+)
+def test_every_recurrence_goes_the_whole_way(
+    tiny: Settings, tmp_path: Path, recurrence: str, oscillating: bool
+) -> None:
+    out = tmp_path / "run"
+    line = ["--recurrence", recurrence, "--targets", "pol", "--parameterizations", "exp", "--widths", "3"]
+    assert reproduce(out, *line, *["--oscillating"] * oscillating) in (0, 1)
+    x, y = targets.generate("pol", 16, 10, seed=1)
+    for nonlinearity in ("linear", "hardtanh"):
+        model = load_model(RunFolder(out).model(Cell("pol", nonlinearity, "exp", 3), 10))
+        assert (model.rnn.recurrence, model.rnn.oscillating) == (recurrence, oscillating)
+        table = [r for r in rows(out / "errors.csv") if r["nonlinearity"] == nonlinearity]
+        found = {(float(r["radius"]), r["direction"]): float(r["error"]) for r in table}
+        with torch.no_grad():
+            at_rest = float(temporally_weighted_mse(model(x), y))
+            model.rnn.rate_l0 -= RADII[-1]
+            slowed = float(temporally_weighted_mse(model(x), y))
+        # As above; twice that for matrices, whose rows sum as many products as there are units.
+        assert found[0.0, "0"] == pytest.approx(at_rest, rel=2e-5)
+        assert found[RADII[-1], "slow"] == pytest.approx(slowed, rel=2e-5)
+    assert {r["verdict"] for r in rows(out / "verdicts.csv")} <= {"stable", "undecided", "unstable"}
+
+
+@pytest.mark.parametrize("recurrence", ["orthogonal", "dense"])
+def test_pairs_need_an_elementwise_recurrence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], recurrence: str
+) -> None:
+    assert main(["reproduce", "--recurrence", recurrence, "--oscillating", "--out", str(tmp_path / "x")]) == 2
+    message = f"--oscillating needs --recurrence diagonal or ssm, got {recurrence}"
+    assert message in capsys.readouterr().err
 
 
 def test_summary_is_the_statistics_of_the_errors(finished: Path) -> None:
@@ -266,7 +302,7 @@ def test_options_replace_what_the_preset_says() -> None:
     parser = argparse.ArgumentParser()
     add_arguments(parser)
     line = "--preset paper --discretization euler --widths 4,2 --targets pol --seed 7"
-    line += " --nonlinearities tanh --parameterizations inverse,lru"
+    line += " --nonlinearities tanh --parameterizations inverse,lru --recurrence ssm --oscillating"
     arguments = parser.parse_args(line.split())
     settings = settings_from(arguments)
     expected = replace(
@@ -276,14 +312,17 @@ def test_options_replace_what_the_preset_says() -> None:
         targets=("pol",),
         nonlinearities=("tanh",),
         parameterizations=("inverse", "lru"),
+        recurrence="ssm",
+        oscillating=True,
         seed=7,
         device=settings.device,
     )
     assert settings == expected
 
 
-def test_settings_know_every_parameterization() -> None:
+def test_settings_know_every_parameterization_and_recurrence() -> None:
     assert set(PARAMETERIZATIONS) == set(ALL_PARAMETERIZATIONS)
+    assert set(RECURRENCES) == set(ALL_RECURRENCES)
 
 
 def verdict(target: str, parameterization: str, width: int, radii: list[float]) -> CellVerdict:

@@ -18,6 +18,7 @@ from cofm_triton.layers.rnn_functional import RNNFunctional
 from cofm_triton.loss import temporally_weighted_mse
 from cofm_triton.memory.function import memory_function
 from cofm_triton.perturbation.quadratic_form import QuadraticForm
+from cofm_triton.step.modes import mode_decay
 from cofm_triton.step.parameterization import PARAMETERIZATIONS, parameterization
 
 LENGTH = 45  # not a multiple of the block of powers
@@ -33,7 +34,7 @@ def relative_error(model: RNNFunctional, inputs: Tensor, outputs: Tensor) -> flo
         return float(error / temporally_weighted_mse(torch.zeros_like(outputs), outputs))
 
 
-def mixed_models(discretization: str = "exact", nonlinearity: str = "linear") -> list[RNNFunctional]:
+def mixed_models(discretization: str = "exact", nonlinearity: str = "linear", **kind: Any) -> list[RNNFunctional]:
     return [
         initial_model(
             width,
@@ -41,9 +42,22 @@ def mixed_models(discretization: str = "exact", nonlinearity: str = "linear") ->
             nonlinearity=nonlinearity,
             discretization=discretization,
             seed=1,
+            **kind,
         )
         for name, width in (("direct", 3), ("softplus", 8), ("exp", 5), ("direct", 1))
     ]
+
+
+@pytest.mark.parametrize("name", PARAMETERIZATIONS)
+@pytest.mark.parametrize("discretization", ["exact", "euler"])
+@pytest.mark.parametrize("dt", [1.0, 0.5])
+def test_initial_pairs_are_fast_and_stable(name: str, discretization: str, dt: float) -> None:
+    options: dict[str, Any] = {"dt": dt, "discretization": discretization, "oscillating": True}
+    model = initial_model(33, parameterization=name, recurrence="ssm", **options)
+    frequency = model.get_parameter("rnn.frequency_l0").detach()
+    decay = mode_decay(parameterization(name).rate(model.rnn.rate_l0).detach()[:-1], frequency, dt, discretization)
+    assert (decay.abs() < 0.95).all()
+    assert 0 < float(decay.angle().abs().max()) <= math.pi / 2 + 0.1
 
 
 @pytest.mark.parametrize("name", PARAMETERIZATIONS)
@@ -71,12 +85,31 @@ def test_initial_model_is_the_same_for_every_parameterization_and_differs_by_see
     assert not torch.equal(first.rnn.weight_ih_l0, other.rnn.weight_ih_l0)
 
 
+KINDS = [
+    ("diagonal", False),
+    ("diagonal", True),
+    ("ssm", False),
+    ("ssm", True),
+    ("orthogonal", False),
+    ("dense", False),
+]
+"""Recurrences, and whether they oscillate."""
+
+
+@pytest.mark.parametrize(("recurrence", "oscillating"), KINDS)
 @pytest.mark.parametrize("discretization", ["exact", "euler"])
 @pytest.mark.parametrize("nonlinearity", ["hardtanh", "tanh"])
-def test_with_nonlinearity_is_the_linear_model_for_small_inputs(discretization: str, nonlinearity: str) -> None:
-    model = initial_model(7, parameterization="softplus", discretization=discretization)
+def test_with_nonlinearity_is_the_linear_model_for_small_inputs(
+    discretization: str, nonlinearity: str, recurrence: str, oscillating: bool
+) -> None:
+    options: dict[str, Any] = {"recurrence": recurrence, "oscillating": oscillating}
+    model = initial_model(7, parameterization="softplus", discretization=discretization, **options)
     with torch.no_grad():
         model.get_parameter("rnn.bias_l0").uniform_(-1, 1)
+        if recurrence == "dense":
+            model.get_parameter("rnn.weight_hh_l0").uniform_(-0.3, 0.3)
+        if oscillating:
+            model.get_parameter("rnn.frequency_l0").mul_(0.9)  # within what an activation inside allows
     bent = with_nonlinearity(model, nonlinearity)
     scale = 1e-6
     with torch.no_grad():
@@ -93,11 +126,14 @@ def test_with_nonlinearity_refuses_a_nonlinear_model() -> None:
         with_nonlinearity(model, "hardtanh")
 
 
+@pytest.mark.parametrize(("recurrence", "oscillating"), KINDS)
 @pytest.mark.parametrize("discretization", ["exact", "euler"])
-def test_linear_training_takes_adam_steps_of_the_loss_on_the_sequences(discretization: str) -> None:
+def test_linear_training_takes_adam_steps_of_the_loss_on_the_sequences(
+    discretization: str, recurrence: str, oscillating: bool
+) -> None:
     inputs, outputs = data()
     form = QuadraticForm.from_data(inputs, outputs)
-    models = mixed_models(discretization)
+    models = mixed_models(discretization, recurrence=recurrence, oscillating=oscillating)
     by_hand = copy.deepcopy(models)
     losses = train_linear(models, form, steps=3, learning_rate=0.05)
     for model, other, loss in zip(models, by_hand, losses, strict=True):
@@ -118,10 +154,13 @@ def test_linear_training_takes_adam_steps_of_the_loss_on_the_sequences(discretiz
             torch.testing.assert_close(value, expected, rtol=1e-6, atol=1e-8, msg=name)
 
 
+@pytest.mark.parametrize(("recurrence", "oscillating"), KINDS)
 @pytest.mark.parametrize("nonlinearity", ["hardtanh", "tanh"])
-def test_sequence_training_of_many_is_the_training_of_each(nonlinearity: str) -> None:
+def test_sequence_training_of_many_is_the_training_of_each(
+    nonlinearity: str, recurrence: str, oscillating: bool
+) -> None:
     inputs, outputs = data()
-    together = mixed_models(nonlinearity=nonlinearity)
+    together = mixed_models(nonlinearity=nonlinearity, recurrence=recurrence, oscillating=oscillating)
     alone = copy.deepcopy(together)
     options: dict[str, Any] = {"steps": 4, "batch_size": 8, "learning_rate": 0.05, "seed": 9}
     losses = train_sequences(together, inputs, outputs, **options)
@@ -132,9 +171,10 @@ def test_sequence_training_of_many_is_the_training_of_each(nonlinearity: str) ->
             torch.testing.assert_close(value, expected, rtol=1e-6, atol=1e-8)
 
 
-def test_sequence_training_starts_at_the_loss_of_the_models() -> None:
+@pytest.mark.parametrize(("recurrence", "oscillating"), KINDS)
+def test_sequence_training_starts_at_the_loss_of_the_models(recurrence: str, oscillating: bool) -> None:
     inputs, outputs = data(count=1)  # every minibatch is the one sequence
-    models = mixed_models(nonlinearity="hardtanh")
+    models = mixed_models(nonlinearity="hardtanh", recurrence=recurrence, oscillating=oscillating)
     expected = [relative_error(model, inputs, outputs) for model in models]
     losses = train_sequences(models, inputs, outputs, steps=1, batch_size=2)
     torch.testing.assert_close(losses.tolist(), expected, rtol=1e-10, atol=0)

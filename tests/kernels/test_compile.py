@@ -118,7 +118,8 @@ def test_every_kernel_compiles_without_a_spill_and_no_worse_than_before(
     entries = compiled(tasks)
     assert {entry.kernel for entry in entries} == set().union(*(KERNELS[name] for name in share))
     check(entries)
-    assert not [entry.key for entry in entries if entry.constants.get("PAIRED") and "shuffle" in entry.instructions]
+    scans = [entry for entry in entries if entry.operator in DIAGONAL]  # a read-out sums over lanes
+    assert not [entry.key for entry in scans if entry.constants.get("PAIRED") and "shuffle" in entry.instructions]
     if target == "sm_90":
         assert not list(over_budget(entries))
 

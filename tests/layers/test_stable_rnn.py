@@ -123,12 +123,12 @@ def test_functional_is_the_reference(recurrence: str, discretization: str, nonli
 @pytest.mark.parametrize("recurrence", ["diagonal", "ssm"])
 @pytest.mark.parametrize("discretization", DISCRETIZATIONS)
 @pytest.mark.parametrize("nonlinearity", ["linear", "tanh", "relu"])
-@pytest.mark.parametrize("normalize_input", [False, True])
+@pytest.mark.parametrize(("normalize_input", "oscillating"), [(False, False), (True, False), (True, True)])
 def test_fused_functional_is_the_reference(
-    recurrence: str, discretization: str, nonlinearity: str, normalize_input: bool, backend: str
+    recurrence: str, discretization: str, nonlinearity: str, normalize_input: bool, oscillating: bool, backend: str
 ) -> None:
     options: dict[str, Any] = dict(recurrence=recurrence, discretization=discretization, nonlinearity=nonlinearity)
-    options["normalize_input"] = normalize_input
+    options.update(normalize_input=normalize_input, oscillating=oscillating)
     model = RNNFunctional(2, 5, 3, dt=0.5, bias=False, dtype=torch.float64, backend=backend, **options)
     randomise(model)
     x = data(9, 33, 2)
@@ -146,7 +146,8 @@ def test_what_the_fused_functional_leaves_to_its_parts() -> None:
     x = data(9, 5, 1, dtype=torch.float32)
     model = RNNFunctional(1, 4)
     assert model._is_fused(x)
-    for options in ({"num_layers": 2}, {"bidirectional": True}, {"backend": "reference"}, {"oscillating": True}):
+    assert RNNFunctional(1, 4, oscillating=True)._is_fused(x)
+    for options in ({"num_layers": 2}, {"bidirectional": True}, {"backend": "reference"}, {"recurrence": "dense"}):
         assert not RNNFunctional(1, 4, **options)._is_fused(x)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert not model._is_fused(x)

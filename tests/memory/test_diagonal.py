@@ -1,5 +1,6 @@
 """Increments under Heaviside inputs: the definition, every regime, and digits that survive any decay."""
 
+import math
 from itertools import product
 from typing import Any
 
@@ -112,6 +113,46 @@ def test_pairs(discretization: str, units: int) -> None:
     for k in range(2):
         decay = dynamics.decay({name: value[k] for name, value in parameters.items()})
         assert slowest[k].item() == pytest.approx(-decay.abs().log().max().item() / 0.2, rel=1e-12)
+
+
+@pytest.mark.parametrize("name", ["hardtanh", "tanh", "relu"])
+@pytest.mark.parametrize("discretization", ["euler", "exact"])
+def test_pairs_behind_a_nonlinearity(discretization: str, name: str) -> None:
+    options: dict[str, Any] = dict(discretization=discretization, dt=0.2, oscillating=True, normalize_input=True)
+    model = RNNFunctional(2, 5, 3, nonlinearity=name, recurrence="ssm", dtype=torch.float64, **options)
+    parameters, inputs = copies(model, -randn(2, 3).abs()), 3 * randn(2, 6, 2)
+    cells = HeavisideCells.of(model, parameters)
+    assert cells.is_closed
+    wanted = expected(parameters, inputs, Dynamics(nonlinearity=name, recurrence="ssm", **options))
+    close(cells.increments(inputs, STEPS), wanted)
+
+
+@pytest.mark.parametrize("raw", [-4.5, 1.0, 2.7])
+@pytest.mark.parametrize("angle", [1e-3, 1.0])
+@pytest.mark.parametrize("name", ["hardtanh", "tanh", "relu"])
+def test_digits_of_pairs_survive_down_to_1e_30(name: str, angle: float, raw: float) -> None:
+    model = RNNFunctional(
+        1, 2, nonlinearity=name, recurrence="ssm", oscillating=True, parameterization="exp", dtype=torch.float64
+    )
+    with torch.no_grad():
+        for label, value in (("rate_l0", raw), ("frequency_l0", angle), ("bias_l0", 0.0)):
+            model.get_parameter(f"rnn.{label}").fill_(value)
+        model.rnn.weight_ih_l0.copy_(torch.tensor([[0.7], [0.2]]))
+        model.readout.weight.copy_(torch.tensor([[1.0, 0.0]]))
+    steps = torch.tensor([0, 1, 2, 5, int(60 / math.exp(raw)) + 1])
+    parameters = {label: value.detach()[None] for label, value in model.named_parameters()}
+    found = HeavisideCells.of(model, parameters).increments(torch.ones(1, 1, 1).double(), steps)[0, 0, :, 0]
+    with mpmath.workdps(400):
+        act = {"tanh": mpmath.tanh, "relu": lambda z: max(z, 0), "hardtanh": lambda z: min(max(z, -1), 1)}[name]
+        mode = mpmath.mpc(mpmath.exp(raw), angle)
+        decay = mpmath.exp(-mode)
+        drive = mpmath.mpc(*model.rnn.weight_ih_l0[:, 0].tolist()) / mode  # g / (1 - l) = 1 / mode
+        for value, k in zip(found.tolist(), steps.tolist(), strict=True):
+            before, after = (drive * (1 - decay**j) for j in (k, k + 1))
+            wanted = act(after.real) - act(before.real)
+            # The phase k * angle is rounded, relative to the size that the increment would have at its peak.
+            peak = abs(after - before) * sum(act(z.real + 1e-9) - act(z.real) for z in (before, after)) / 2e-9
+            assert abs(value - wanted) <= 1e-11 * max(abs(peak), abs(wanted))
 
 
 def exact_increment(name: str, recurrence: str, raw: float, u: float, step: int) -> Any:

@@ -34,8 +34,8 @@ def dropped() -> nn.Module:
 def test_output_of_the_first_sequence_as_in_evaluation() -> None:
     model = dropped()
     output = check_calls("models", model, X, alone=True)
-    torch.testing.assert_close(output, model[0](X[:1]).detach(), rtol=0, atol=0)
-    assert model.training and model[1].training
+    torch.testing.assert_close(output, model.get_submodule("0")(X[:1]).detach(), rtol=0, atol=0)
+    assert model.training and model.get_submodule("1").training
 
 
 def test_other_digits_for_a_call() -> None:

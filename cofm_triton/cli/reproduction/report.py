@@ -35,6 +35,9 @@ SUMMARY_COLUMNS = (
     "relative_max",
     "diverged",
 )
+_REAL_RATES = ("diagonal", "ssm", "orthogonal")
+"""Recurrences whose modes have a rate and nothing else: moving raw rates of "exp" rescales the time of all of them.
+With "direct" the kernel is multiplied by exp(beta t) whatever the modes do beside decaying."""
 _QUANTILES = (0.1, 0.5, 0.9)
 
 
@@ -89,7 +92,7 @@ def write_report(settings: Settings, folder: RunFolder) -> list[CellVerdict]:
     verdicts = _verdicts(settings, folder, everything)
     _write_verdicts(folder, verdicts)
     for name in settings.targets:
-        _draw(folder, name, tables, verdicts)
+        _draw(settings, folder, name, tables, verdicts)
     write_text(folder.root / "verdict.txt", verdict_table(verdicts))
     return verdicts
 
@@ -204,7 +207,7 @@ def _verdicts(settings: Settings, folder: RunFolder, everything: Sequence[Cell])
         )
         for name in settings.targets
         for kind in settings.parameterizations
-        if kind in LIMITS
+        if kind in LIMITS and (kind == "direct" or settings.kind in _REAL_RATES)
     }
     result = []
     for cell in everything:
@@ -247,12 +250,13 @@ def _write_verdicts(folder: RunFolder, verdicts: Sequence[CellVerdict]) -> None:
 
 
 def _draw(
+    settings: Settings,
     folder: RunFolder,
     name: str,
     tables: dict[Cell, _Table],
     verdicts: Sequence[CellVerdict],
 ) -> None:
-    memory = f"{target(name).decay} memory"
+    memory = f"{target(name).decay} memory, {settings.kind} recurrence"
     errors = [_error_curve(cell, table) for cell, table in tables.items() if cell.target == name]
     root = folder.root
     plot_errors(

@@ -9,11 +9,13 @@ from cofm_triton.step.activations import NONLINEARITIES as ALL_NONLINEARITIES
 from cofm_triton.step.activations import properties
 from cofm_triton.step.parameterizations import PARAMETERIZATIONS
 
-__all__ = ["NONLINEARITIES", "PARAMETERIZATIONS", "TARGETS", "Settings"]
+__all__ = ["NONLINEARITIES", "OSCILLATING", "PARAMETERIZATIONS", "RECURRENCES", "TARGETS", "Settings"]
 
 TARGETS = ("exp", "pol")
 # The paper's hypotheses: linear ones, and bounded acts inside the recurrence.
 NONLINEARITIES = tuple(name for name in ALL_NONLINEARITIES if properties(name).is_linear or properties(name).is_bounded)
+RECURRENCES = ("diagonal", "ssm", "orthogonal", "dense")
+OSCILLATING = ("diagonal", "ssm")  # recurrences whose units may turn in pairs
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,8 @@ class Settings:
         targets: memory targets, see `cofm.targets`.
         nonlinearities: activations of the trained models.
         parameterizations: of the recurrent rates.
+        recurrence: of all models, see `RNNFunctional`; the paper's is "diagonal".
+        oscillating: whether their units turn in pairs.
         widths: hidden units m of the models.
         horizons: lengths T for which models are trained; the first is the sweep's.
         directions: random directions per radius.
@@ -44,6 +48,8 @@ class Settings:
     targets: tuple[str, ...] = TARGETS
     nonlinearities: tuple[str, ...] = ("linear", "hardtanh")
     parameterizations: tuple[str, ...] = ("direct", "exp", "softplus")
+    recurrence: str = "diagonal"
+    oscillating: bool = False
     widths: tuple[int, ...] = (8, 16, 32, 64)
     horizons: tuple[int, ...] = (100, 200, 400, 800)
     directions: int = 30
@@ -57,6 +63,11 @@ class Settings:
     discretization: str = "exact"
     seed: int = 0
     device: str = "cpu"
+
+    @property
+    def kind(self) -> str:
+        """The recurrence in words, for file names and titles."""
+        return self.recurrence + "-oscillating" * self.oscillating
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON (lists instead of tuples)."""

@@ -71,15 +71,16 @@ def run_stages(settings: Settings, folder: RunFolder, progress: Progress) -> Non
     for target, length in product(settings.targets, settings.horizons):
         _train(settings, folder, progress, target, length)
     for target, nonlinearity in product(settings.targets, settings.nonlinearities):
-        with _threads(nonlinearity):
+        with _threads(settings, nonlinearity):
             _sweep(settings, folder, progress, target, nonlinearity)
             for length in settings.horizons:
                 _find_radii(settings, folder, progress, target, nonlinearity, length)
 
 
-def _threads(nonlinearity: str) -> AbstractContextManager[None]:
-    """Matrix products depend on the number of threads in their last bits, compiled sweeps do not."""
-    return one_thread() if properties(nonlinearity).is_linear else nullcontext()
+def _threads(settings: Settings, nonlinearity: str) -> AbstractContextManager[None]:
+    """Matrix products depend on the number of threads in their last bits, compiled sweeps of single units do not."""
+    compiled = not properties(nonlinearity).is_linear and settings.kind == "diagonal"
+    return nullcontext() if compiled else one_thread()
 
 
 def _data(settings: Settings, target: str, length: int, data_set: int) -> tuple[Tensor, Tensor]:
@@ -107,6 +108,8 @@ def _train_linear_models(
         initial_model(
             cell.width,
             parameterization=cell.parameterization,
+            recurrence=settings.recurrence,
+            oscillating=settings.oscillating,
             dt=settings.dt,
             discretization=settings.discretization,
             seed=settings.seed,

@@ -12,8 +12,13 @@ the adjoint goes back over them. With g[t] = dy[t] and mu what arrives from late
     lambda[t] = mu[t] + act_out'(h[t]) c g[t],   dz[t] = dt act_in'(z[t]) lambda[t],   mu[t-1] = lambda[t] - a dz[t]
     da -= dz[t] h[t-1],   db += dz[t],   dU += dz[t] x[t],   dc += g[t] act_out(h[t]),   dx[t] = U^T dz[t]
 
-Sums run over a chunk in the state's dtype and over chunks and blocks in float64, in an order that does not depend on
-the number of threads.
+Units (2k, 2k + 1) of a pair, which also turn, take their steps together, a vector of each at a time:
+
+    z[t] = U x[t] + b - rate h[t-1] + turn swap(h[t-1]),   mu[t-1] = lambda[t] - rate dz[t] - turn swap(dz[t])
+    dturn += dz[t] swap(h[t-1])
+
+where turn is of opposite signs in the two. Sums run over a chunk in the state's dtype and over chunks and blocks in
+float64, in an order that does not depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -30,9 +35,11 @@ from cofm_triton.cpu.jit.activation import activate, constant, slope
 from cofm_triton.cpu.jit.compiled import entry, inlined, summing
 from cofm_triton.cpu.jit.schedule import MIN_NUMBERS
 from cofm_triton.cpu.jit.threads import run, workers
+from cofm_triton.cpu.jit.vectors import load, store
 
 # Sequences side by side: a multiple of every vector, and few enough for a chunk to stay in the second-level cache.
 MIN_LANES, MAX_LANES = 16, 128
+VECTOR = (0,) * MIN_LANES
 # Tasks that a batch is cut into at least, if it has the units: enough for the threads to end at about the same time.
 MIN_TASKS = 8
 
@@ -109,94 +116,188 @@ def _adjoint_step(act: Any, pull: Any, h: Any, slopes: Any, mu: Any, rate: Any) 
         mu[s] = adjoint - rate * dz
 
 
+@inlined
+def _at(row: Any, i: int) -> int:
+    """Address of the i-th vector of a row."""
+    return row.ctypes.data + i * len(VECTOR) * row.itemsize
+
+
+@inlined
+def _pre_activations(e: Any, other_e: Any, h: Any, other_h: Any, rate: Any, turn: Any) -> Any:
+    return e - rate * h + turn * other_h, other_e - rate * other_h - turn * h
+
+
+@inlined
+def _step_of_pair(act: Any, e: Any, other_e: Any, h: Any, other_h: Any, rate: Any, turn: Any, dt: Any) -> None:
+    """As `_step`, of the even and the odd unit of a pair."""
+    for i in range(h.size // len(VECTOR)):
+        even, odd = load(VECTOR, _at(h, i), h), load(VECTOR, _at(other_h, i), h)
+        drive, other_drive = load(VECTOR, _at(e, i), h), load(VECTOR, _at(other_e, i), h)
+        z, other_z = _pre_activations(drive, other_drive, even, odd, rate, turn)
+        even, odd = even + dt * activate(len(act), z), odd + dt * activate(len(act), other_z)
+        store(even, _at(h, i), h, False)
+        store(odd, _at(other_h, i), h, False)
+        store(even, _at(e, i), h, False)
+        store(odd, _at(other_e, i), h, False)
+
+
+@inlined
+def _step_of_pair_with_slope(
+    act: Any, before: Any, other_before: Any, e: Any, other_e: Any, slopes: Any, other_slopes: Any,
+    rate: Any, turn: Any, dt: Any,
+) -> None:  # fmt: skip
+    """As `_step_with_slope`, of the even and the odd unit of a pair."""
+    for i in range(e.size // len(VECTOR)):
+        even, odd = load(VECTOR, _at(before, i), e), load(VECTOR, _at(other_before, i), e)
+        drive, other_drive = load(VECTOR, _at(e, i), e), load(VECTOR, _at(other_e, i), e)
+        z, other_z = _pre_activations(drive, other_drive, even, odd, rate, turn)
+        store(dt * slope(len(act), z), _at(slopes, i), e, False)
+        store(dt * slope(len(act), other_z), _at(other_slopes, i), e, False)
+        store(even + dt * activate(len(act), z), _at(e, i), e, False)
+        store(odd + dt * activate(len(act), other_z), _at(other_e, i), e, False)
+
+
+@inlined
+def _adjoint_step_of_pair(
+    act: Any, pull: Any, other_pull: Any, h: Any, other_h: Any, slopes: Any, other_slopes: Any, mu: Any, other_mu: Any,
+    rate: Any, turn: Any,
+) -> None:  # fmt: skip
+    """As `_adjoint_step`, of the even and the odd unit of a pair."""
+    for i in range(mu.size // len(VECTOR)):
+        even = load(VECTOR, _at(mu, i), mu)
+        even = even + slope(len(act), load(VECTOR, _at(h, i), mu)) * load(VECTOR, _at(pull, i), mu)
+        odd = load(VECTOR, _at(other_mu, i), mu)
+        odd = odd + slope(len(act), load(VECTOR, _at(other_h, i), mu)) * load(VECTOR, _at(other_pull, i), mu)
+        dz, other_dz = load(VECTOR, _at(slopes, i), mu) * even, load(VECTOR, _at(other_slopes, i), mu) * odd
+        store(dz, _at(slopes, i), mu, False)
+        store(other_dz, _at(other_slopes, i), mu, False)
+        even, odd = _pre_activations(even, odd, dz, other_dz, rate, -turn)
+        store(even, _at(mu, i), mu, False)
+        store(odd, _at(other_mu, i), mu, False)
+
+
 @entry
 def _forward(
-    act_in: Any, act_out: Any, x: Any, y: Any, states: Any, first: int, first_unit: int, units: Any, dt: Any,
+    act_in: Any, act_out: Any, pair: Any, x: Any, y: Any, states: Any, first: int, first_unit: int, units: Any, dt: Any,
     chunk: int,
 ) -> None:  # fmt: skip
-    """x (d, T, S), y (p, T, S), states (B, chunks, D) or without chunks, units (m, 2 + d + p).
+    """x (d, T, S), y (p, T, S), states (B, chunks, D) or without chunks, units (m, 2 + d + p), and a column more of
+    pairs, for which `pair` has an entry.
 
     S sequences from `first` and m units from `first_unit` on are this task's part of the states. A slice of them would
     be contiguous for some shapes and not for others: two types, and everything compiled twice.
     """
     inputs, length, lanes = x.shape
+    span = 1 + len(pair)
     y[:] = 0
     xs, ys = x.reshape(inputs, -1), y.reshape(y.shape[0], -1)
     h = np.zeros((units.shape[0], lanes), x.dtype)
     filled = min(lanes, states.shape[0] - first)
-    scratch = np.empty(min(chunk, length) * lanes, x.dtype)
+    scratch = np.empty((span, min(chunk, length) * lanes), x.dtype)
     for c in range((length + chunk - 1) // chunk):
         begin, end = c * chunk * lanes, min((c + 1) * chunk, length) * lanes
-        e = scratch[: end - begin]
-        rows = e.reshape(-1, lanes)
-        for u in range(units.shape[0]):
-            unit = units[u]
-            if c < states.shape[1]:
-                for s in range(filled):
-                    states[first + s, c, first_unit + u] = h[u, s]
-            _combine(e, unit[1], unit[2:], xs, begin)
+        size = end - begin
+        for u in range(0, units.shape[0], span):
+            for k in range(span):
+                if c < states.shape[1]:
+                    for s in range(filled):
+                        states[first + s, c, first_unit + u + k] = h[u + k, s]
+                _combine(_part(scratch, k, 0, size), units[u + k, 1], units[u + k, 2:], xs, begin)
+            rate, turn = units[u, 0], units[u, -1]
+            rows = _part(scratch, 0, 0, size).reshape(-1, lanes)
+            other_rows = _part(scratch, span - 1, 0, size).reshape(-1, lanes)
             for t in range(rows.shape[0]):
-                _step(act_in, rows[t], h[u], unit[0], dt)
-            _activate_all(act_out, e)
-            for q in range(ys.shape[0]):
-                _add_scaled(_part(ys, q, begin, e.size), unit[2 + inputs + q], e)
+                if span == 1:
+                    _step(act_in, rows[t], h[u], rate, dt)
+                else:
+                    _step_of_pair(act_in, rows[t], other_rows[t], h[u], h[u + 1], rate, turn, dt)
+            for k in range(span):
+                e = _part(scratch, k, 0, size)
+                _activate_all(act_out, e)
+                for q in range(ys.shape[0]):
+                    _add_scaled(_part(ys, q, begin, size), units[u + k, 2 + inputs + q], e)
 
 
 @entry
 def _backward(
-    act_in: Any, act_out: Any, x: Any, g: Any, dx: Any, states: Any, first: int, first_unit: int, units: Any,
+    act_in: Any, act_out: Any, pair: Any, x: Any, g: Any, dx: Any, states: Any, first: int, first_unit: int, units: Any,
     grad_units: Any, dt: Any, chunk: int,
 ) -> None:  # fmt: skip
-    """Shapes as in `_forward`, g like y, dx like x or empty if not wanted, grad_units (m, 2 + d + p) float64."""
+    """Shapes as in `_forward`, g like y, dx like x or empty if not wanted, grad_units like units, in float64."""
     inputs, length, lanes = x.shape
+    span = 1 + len(pair)
     count, filled = units.shape[0], min(lanes, states.shape[0] - first)
     dx[:] = 0
     grad_units[:] = 0
     xs, gs = x.reshape(inputs, -1), g.reshape(g.shape[0], -1)
     mu = np.zeros((count, lanes), x.dtype)
-    room = np.zeros((min(chunk, length) + 1) * lanes, x.dtype)
+    room = np.zeros((span, (min(chunk, length) + 1) * lanes), x.dtype)
     slope_room, pull_room = np.empty_like(room), np.empty_like(room)
-    zero = x.dtype.type(0)
+    zero, other = x.dtype.type(0), span - 1
     for c in range(states.shape[1] - 1, -1, -1):
         begin, end = c * chunk * lanes, min((c + 1) * chunk, length) * lanes
         size = end - begin
-        before, h, dz, pull = room[:size], room[lanes : size + lanes], slope_room[:size], pull_room[:size]
-        h_rows, dz_rows, pull_rows = room.reshape(-1, lanes), dz.reshape(-1, lanes), pull.reshape(-1, lanes)
-        for u in range(count):
-            unit, grad = units[u], grad_units[u]
-            for s in range(filled):
-                room[s] = states[first + s, c, first_unit + u]
-            _combine(h, unit[1], unit[2:], xs, begin)
+        h_rows, other_h_rows = room[0].reshape(-1, lanes), room[other].reshape(-1, lanes)
+        dz_rows = _part(slope_room, 0, 0, size).reshape(-1, lanes)
+        other_dz_rows = _part(slope_room, other, 0, size).reshape(-1, lanes)
+        pull_rows = _part(pull_room, 0, 0, size).reshape(-1, lanes)
+        other_pull_rows = _part(pull_room, other, 0, size).reshape(-1, lanes)
+        for u in range(0, count, span):
+            for k in range(span):
+                unit = units[u + k]
+                for s in range(filled):
+                    room[k, s] = states[first + s, c, first_unit + u + k]
+                _combine(_part(room, k, lanes, size), unit[1], unit[2:], xs, begin)
+                _combine(_part(pull_room, k, 0, size), zero, unit[2 + inputs :], gs, begin)
+            rate, turn = units[u, 0], units[u, -1]
             for t in range(dz_rows.shape[0]):
-                _step_with_slope(act_in, h_rows[t], h_rows[t + 1], dz_rows[t], unit[0], dt)
-            _combine(pull, zero, unit[2 + inputs :], gs, begin)
+                if span == 1:
+                    _step_with_slope(act_in, h_rows[t], h_rows[t + 1], dz_rows[t], rate, dt)
+                else:
+                    _step_of_pair_with_slope(
+                        act_in, h_rows[t], other_h_rows[t], h_rows[t + 1], other_h_rows[t + 1],
+                        dz_rows[t], other_dz_rows[t], rate, turn, dt,
+                    )  # fmt: skip
             for t in range(dz_rows.shape[0] - 1, -1, -1):
-                _adjoint_step(act_out, pull_rows[t], h_rows[t + 1], dz_rows[t], mu[u], unit[0])
-            grad[0] -= _dot(dz, before)
-            grad[1] += _sum(dz)
-            for j in range(inputs):
-                grad[2 + j] += _dot(dz, _part(xs, j, begin, size))
-            _activate_all(act_out, h)
-            for q in range(gs.shape[0]):
-                grad[2 + inputs + q] += _dot(_part(gs, q, begin, size), h)
-            if dx.size:
+                if span == 1:
+                    _adjoint_step(act_out, pull_rows[t], h_rows[t + 1], dz_rows[t], mu[u], rate)
+                else:
+                    _adjoint_step_of_pair(
+                        act_out, pull_rows[t], other_pull_rows[t], h_rows[t + 1], other_h_rows[t + 1],
+                        dz_rows[t], other_dz_rows[t], mu[u], mu[u + 1], rate, turn,
+                    )  # fmt: skip
+            for k in range(span):
+                dz, grad = _part(slope_room, k, 0, size), grad_units[u + k]
+                grad[0] -= _dot(dz, _part(room, k, 0, size))
+                grad[1] += _sum(dz)
                 for j in range(inputs):
-                    _add_scaled(_part(dx.reshape(inputs, -1), j, begin, size), unit[2 + j], dz)
+                    grad[2 + j] += _dot(dz, _part(xs, j, begin, size))
+                if span == 2:
+                    grad[-1] += _dot(dz, _part(room, 1 - k, 0, size))
+            for k in range(span):
+                h = _part(room, k, lanes, size)
+                _activate_all(act_out, h)
+                for q in range(gs.shape[0]):
+                    grad_units[u + k, 2 + inputs + q] += _dot(_part(gs, q, begin, size), h)
+                if dx.size:
+                    for j in range(inputs):
+                        into = _part(dx.reshape(inputs, -1), j, begin, size)
+                        _add_scaled(into, units[u + k, 2 + j], _part(slope_room, k, 0, size))
 
 
 def forward(
     x: Tensor, weight: Tensor, bias: Tensor, rate: Tensor, readout: Tensor, *,
-    dt: float, act_in: str, act_out: str, chunk: int, keep: bool,
+    dt: float, act_in: str, act_out: str, chunk: int, keep: bool, turn: Tensor | None = None, lanes: int = 32,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """`(y, states)` with B, T >= 1, all in the state's dtype: y (B, T, p), states (B, chunks or 0, D)."""
     batch, length, _ = x.shape
     width = readout.shape[1]
-    units, blocks = _units(weight, bias, rate, readout), _blocks(batch)
-    groups = _groups(width, len(blocks))
+    units, blocks = _units(weight, bias, rate, readout, turn), _blocks(batch)
+    groups = _groups(width, len(blocks), paired=turn is not None)
     states = x.new_empty(batch, -(-length // chunk) if keep else 0, width)
     xs, kept = _lanes(x), states.numpy()
     ys = np.empty((len(groups), len(blocks), readout.shape[0], *xs.shape[2:]), xs.dtype)
-    kinds, step = (constant(act_in), constant(act_out)), xs.dtype.type(dt)
+    kinds, step = (constant(act_in), constant(act_out), _kind(turn)), xs.dtype.type(dt)
 
     def task(group: int, block: int) -> None:
         some = groups[group]
@@ -209,16 +310,19 @@ def forward(
 
 def backward(
     grad_y: Tensor, x: Tensor, weight: Tensor, bias: Tensor, rate: Tensor, readout: Tensor, states: Tensor, *,
-    dt: float, act_in: str, act_out: str, chunk: int, with_grad_x: bool,
-) -> tuple[Tensor | None, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """Gradients by x (None unless asked for), weight, bias, rate and readout, like them in the state's dtype."""
+    dt: float, act_in: str, act_out: str, chunk: int, with_grad_x: bool, turn: Tensor | None = None,
+    lanes: int = 32,
+) -> tuple[Tensor | None, Tensor, Tensor, Tensor, Tensor, Tensor | None]:  # fmt: skip
+    """Gradients by x (None unless asked for), weight, bias, rate, readout and turn (None unless given), like them in
+    the state's dtype.
+    """
     batch, length, inputs = x.shape
-    units, blocks = _units(weight, bias, rate, readout), _blocks(batch)
-    groups = _groups(len(units), len(blocks))
+    units, blocks = _units(weight, bias, rate, readout, turn), _blocks(batch)
+    groups = _groups(len(units), len(blocks), paired=turn is not None)
     xs, gs, kept = _lanes(x), _lanes(grad_y), states.numpy()
     dxs = np.empty((len(groups), len(blocks), inputs if with_grad_x else 0, *xs.shape[2:]), xs.dtype)
     grad_units = np.empty((len(blocks), *units.shape))
-    kinds, step = (constant(act_in), constant(act_out)), xs.dtype.type(dt)
+    kinds, step = (constant(act_in), constant(act_out), _kind(turn)), xs.dtype.type(dt)
 
     def task(group: int, block: int) -> None:
         some = groups[group]
@@ -230,13 +334,22 @@ def backward(
     _share(task, len(groups), len(blocks), batch * length * len(units))
     grads = torch.from_numpy(grad_units).sum(0).to(x.dtype)
     grad_x = _sequences(torch.from_numpy(dxs).sum(0), batch) if with_grad_x else None
-    encoder, decoder = grads[:, 2 : 2 + inputs], grads[:, 2 + inputs :].T
-    return grad_x, encoder.contiguous(), grads[:, 1].contiguous(), grads[:, 0].contiguous(), decoder.contiguous()
+    by_rate, by_bias, encoder, decoder, by_turn = grads.T.contiguous().split(
+        (1, 1, inputs, len(readout), len(kinds[2]))
+    )
+    grad_turn = None if turn is None else by_turn[0]
+    return grad_x, encoder.T.contiguous(), by_bias[0], by_rate[0], decoder, grad_turn
 
 
-def _units(weight: Tensor, bias: Tensor, rate: Tensor, readout: Tensor) -> np.ndarray[Any, Any]:
-    """(D, 2 + d + p): a, b, U, c of each unit."""
-    return torch.cat((rate[:, None], bias[:, None], weight, readout.T), 1).contiguous().numpy()
+def _kind(turn: Tensor | None) -> tuple[int, ...]:
+    """A tuple with an entry for pairs: its length belongs to the type, as that of `constant`."""
+    return () if turn is None else (0,)
+
+
+def _units(weight: Tensor, bias: Tensor, rate: Tensor, readout: Tensor, turn: Tensor | None) -> np.ndarray[Any, Any]:
+    """(D, 2 + d + p): a, b, U, c of each unit; behind them, of pairs, turn."""
+    columns = [rate[:, None], bias[:, None], weight, readout.T]
+    return torch.cat(columns if turn is None else [*columns, turn[:, None]], 1).contiguous().numpy()
 
 
 def _lane_count(batch: int) -> int:
@@ -251,9 +364,10 @@ def _blocks(batch: int) -> list[slice]:
     return [slice(first, min(first + lanes, batch)) for first in range(0, batch, lanes)]
 
 
-def _groups(width: int, blocks: int) -> list[slice]:
-    """Units that go together, in as many groups as it takes to have `MIN_TASKS` tasks."""
+def _groups(width: int, blocks: int, paired: bool) -> list[slice]:
+    """Units that go together, those of a pair always, in as many groups as it takes to have `MIN_TASKS` tasks."""
     size = -(-width // min(width, max(1, MIN_TASKS // blocks)))
+    size += size % 2 if paired else 0
     return [slice(first, min(first + size, width)) for first in range(0, width, size)]
 
 

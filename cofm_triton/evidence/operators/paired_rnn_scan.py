@@ -7,12 +7,14 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from cofm_triton.evidence.draws import away_from_kinks, inputs_to, normal
-from cofm_triton.evidence.operator import Operator, Validation
+from cofm_triton.evidence.case import Case
+from cofm_triton.evidence.draws import away_from_kinks, in_pairs, inputs_to, normal, randn, spread_rates
+from cofm_triton.evidence.operator import Benchmark, Operator, Validation
 from cofm_triton.evidence.problem import Problem
 from cofm_triton.evidence.tolerance import paired_rnn_scan_bounds
 from cofm_triton.functional import rnn_scan
 from cofm_triton.ops.dtypes import REAL_DTYPES, state_dtype
+from cofm_triton.ops.rnn_scan import traffic
 from cofm_triton.step.activations import NONLINEARITIES
 from cofm_triton.step.oscillation import effective_pair
 from cofm_triton.step.parameterization import parameterization as look_up
@@ -60,6 +62,14 @@ def paired_problem(
     return Problem(OPERATOR, tensors, pulls, options)
 
 
+def timed(case: Case, device: torch.device) -> Problem:
+    """x, rates and frequencies, by which pairs turn by one radian a step, and the gradient of h."""
+    channels, pairs = in_pairs(case)
+    rate = spread_rates(pairs, device)
+    tensors = {"x": randn(channels, device, 0), "rate": rate, "frequency": torch.ones_like(rate)}
+    return Problem(OPERATOR, tensors, {"grad_h": randn(channels, device, 1)}, dict(discretization="exact"))
+
+
 OPERATOR = Operator(
     name="paired_rnn_scan",
     function=rnn_scan,
@@ -73,5 +83,10 @@ OPERATOR = Operator(
         },
         dtypes=REAL_DTYPES,
         largest=100,  # 70 channels are done in blocks like more of them; bounds follow every error of every step
+    ),
+    benchmark=Benchmark(
+        studies={"shapes": ([(8, 4096, 256)], [torch.float32])},
+        draw=timed,
+        traffic=lambda case, backward: traffic(*case.shape, case.dtype.itemsize, backward=backward),
     ),
 )

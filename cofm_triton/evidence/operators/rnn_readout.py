@@ -1,10 +1,11 @@
-"""The fused read-out `y[t] = c^T act_out(h[t]) + d` of a diagonal recurrence, encoder included, states never stored.
+"""The fused read-out `y[t] = c^T act_out(h[t]) + d` of units or pairs of them, encoder included, states never stored.
 
 What is timed is `cofm_triton.RNNFunctional`, one input and one output, as users call it.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,18 +24,24 @@ from cofm_triton.step.activations import NONLINEARITIES
 from cofm_triton.step.discretization import effective_rate
 from cofm_triton.step.parameterization import parameterization
 
-NAMES = ("x", "weight", "bias", "rate", "readout", "offset")
+NAMES = ("x", "weight", "bias", "rate", "readout", "offset", "turn")  # turn: of pairs alone
 DT = 0.7
 WIDTH, CHUNK = 512, 64
 
 
 def readout_problem(
     batch: int, length: int, channels: int, *, dtype: torch.dtype = torch.float32, act_in: str = "linear",
-    act_out: str = "linear", states: bool = False, seed: int = 0,
+    act_out: str = "linear", states: bool = False, paired: bool = False, seed: int = 0,
 ) -> Problem:  # fmt: skip
-    """Two inputs and one output; `states` is accepted and ignored: the operator always starts from zero."""
+    """Two inputs and one output; `states` is accepted and ignored: the operator always starts from zero.
+
+    With `paired` one channel more if their number is odd, and pairs that turn no faster than they decay.
+    """
     seed *= 10
-    rate = (0.05 + normal(channels, dtype=torch.float64, seed=seed + 3).abs() / 2).clamp(max=1.2).to(dtype)
+    if paired:
+        channels += channels % 2
+    modes = channels // 2 if paired else channels
+    rate = (0.05 + normal(modes, dtype=torch.float64, seed=seed + 3).abs() / 2).clamp(max=1.2).to(dtype)
     tensors = (
         normal(batch, length, 2, dtype=dtype, seed=seed),
         normal(channels, 2, dtype=dtype, seed=seed + 1),
@@ -42,14 +49,15 @@ def readout_problem(
         rate,
         normal(1, channels, dtype=dtype, seed=seed + 4),
         normal(1, dtype=dtype, seed=seed + 5),
+        *([rate * torch.tanh(normal(modes, dtype=dtype, seed=seed + 7))] if paired else []),
     )
     pulls = {"grad_y": normal(batch, length, 1, dtype=dtype, seed=seed + 6)}
     options = dict(dt=DT, act_in=act_in, act_out=act_out)
-    return Problem(OPERATOR, dict(zip(NAMES, tensors, strict=True)), pulls, options)
+    return Problem(OPERATOR, dict(zip(NAMES, tensors, strict=False)), pulls, options)
 
 
 def _bounds(*, grad_y: Tensor, dt: float, act_in: str, act_out: str, **tensors: Tensor) -> dict[str, Bound]:
-    given = [tensors[name] for name in NAMES]
+    given = [tensors[name] for name in NAMES if name in tensors]
     return rnn_readout_bounds(given, grad_y, dt=dt, act_in=act_in, act_out=act_out)
 
 
@@ -64,7 +72,7 @@ def timed(case: Case, device: torch.device) -> Problem:
     )
     tensors = [tensor.detach() for tensor in (x, weight, bias, rate, readout, offset)]
     options: dict[str, Any] = dict(dt=rnn.dt, act_in=rnn.nonlinearity, act_out="linear")
-    return Problem(OPERATOR, dict(zip(NAMES, tensors, strict=True)), {"grad_y": pull}, options)
+    return Problem(OPERATOR, dict(zip(NAMES, tensors, strict=False)), {"grad_y": pull}, options)
 
 
 def model_of(width: int, x: Tensor) -> RNNFunctional:
@@ -86,14 +94,18 @@ def _states(problem: Problem) -> Tensor:
 
 def launch(
     dtype: torch.dtype = torch.float32, act_in: str = "linear", act_out: str = "linear", features: int = 1,
-    width: int = WIDTH, length: int = 4096,
+    width: int = WIDTH, length: int = 4096, paired: bool = False,
 ) -> None:  # fmt: skip
     """Both passes, with and without states kept for the second and a gradient by x."""
+    from triton.runtime import driver
+
     from cofm_triton.kernels import rnn_readout
 
     x, rate = meta(1, length, features, dtype=dtype), meta(width, dtype=dtype)
     weight, readout = meta(width, features, dtype=dtype), meta(features, width, dtype=dtype)
     options: dict[str, Any] = dict(dt=0.5, act_in=act_in, act_out=act_out, chunk=CHUNK)
+    if paired:
+        options.update(turn=rate, lanes=driver.active.get_current_target().warp_size)
     _, states = rnn_readout.forward(x, weight, rate, rate, readout, **options, keep=True)
     rnn_readout.forward(x, weight, rate, rate, readout, **options, keep=False)
     for with_grad_x in (False, True):
@@ -115,7 +127,11 @@ OPERATOR = Operator(
     bounds=_bounds,
     sequences=("x",),
     validation=Validation(
-        draws=inside_and_out(readout_problem),
+        draws={
+            **inside_and_out(readout_problem),
+            "tanh+pairs": partial(readout_problem, act_in="tanh", paired=True),
+            "tanh-of-linear+pairs": partial(readout_problem, act_out="tanh", paired=True),
+        },
         dtypes=(torch.float32, torch.float64),
     ),
     benchmark=Benchmark(
@@ -128,7 +144,10 @@ OPERATOR = Operator(
     ),
     compilation=Compilation(
         launch=launch,
-        usual=[dict(dtype=torch.float32, act_in=name) for name in NONLINEARITIES],
+        usual=[
+            *(dict(dtype=torch.float32, act_in=name) for name in NONLINEARITIES),
+            *(dict(dtype=torch.float32, act_in=name, paired=True) for name in ("linear", "tanh", "hardtanh")),
+        ],
         others=[
             *(dict(dtype=torch.float64, act_out=name) for name in NONLINEARITIES),
             # Twice that many inputs and outputs together: the limits of each number of units a lane.
@@ -137,6 +156,9 @@ OPERATOR = Operator(
                 for features in (2, 4, 8)
                 for dtype in (torch.float32, torch.float64)
             ),
+            # Of pairs, in float32 (`ops.rnn_readout.is_fused`): the most inputs and outputs there may be.
+            *(dict(act_in="tanh", features=features, width=500, paired=True) for features in (1, 4)),
+            dict(act_out="tanh", paired=True),
         ],
         bytes_per_element=bytes_per_element,
     ),
