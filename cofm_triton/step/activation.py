@@ -20,8 +20,8 @@ def bodies(name: str) -> TorchBodies:
         ValueError: unknown name.
 
     Example:
-        >>> bodies("tanh").excess(torch.tensor([1e-3])).tolist()
-        [3.3333319652114835e-10]
+        >>> bodies("hardtanh").difference(torch.tensor(0.5), torch.tensor(2.0)).item()
+        0.5
     """
     return _BODIES[properties(name).name]
 
