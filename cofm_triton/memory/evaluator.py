@@ -10,7 +10,7 @@ A value that is not finite counts as infinite, so that no maximum can lose it.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import torch
@@ -112,20 +112,24 @@ class MemoryEvaluator:
         inputs: Tensor | None = None,
         rest: Tensor | float | None = None,
     ) -> None:
-        self.model, self.size, self.dt = model, size, dt
+        self.model, self.size, self.dt, self.rest = model, size, dt, rest
         self.device = next((p.device for p in model.parameters()), torch.device("cpu"))
         self.steps = steps.to(self.device)
         self.inputs = None if inputs is None else inputs.to(self.device)
         if inputs is not None:
             sizes = inputs.abs().amax(1)
             radius, min_radius = float(sizes.max()), float(sizes.min())
-        self._answers = ModuleAnswers(model, size, self.steps, dt, rest)
         if min_radius is None:
             whole_ball = norm != "inf" or not self._is_biased(probe)
             min_radius = radius * SMALLEST_SHARE if whole_ball else radius
         self.domain = Domain(min_radius, radius, norm)
         if not is_stackable(model):
             self._answers.check(radius)
+
+    @cached_property
+    def _answers(self) -> ModuleAnswers:
+        """What calls a module of another kind."""
+        return ModuleAnswers(self.model, self.size, self.steps, self.dt, self.rest)
 
     @torch.no_grad()
     def __call__(self, parameters: Parameters, progress: Progress | None = None) -> Memory:

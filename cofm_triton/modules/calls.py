@@ -13,7 +13,7 @@ from torch.backends import mha
 from torch.func import vmap
 from torch.nn.parameter import is_lazy
 
-from cofm_triton.modules.module_state import EvaluationMode, OtherTensors, cast
+from cofm_triton.modules.module_state import EvaluationMode, OtherTensors
 
 
 def check_module(argument: str, model: object) -> None:
@@ -44,10 +44,10 @@ def first_output(argument: str, model: nn.Module, inputs: Tensor, dtype: torch.d
     Raises:
         ValueError: another output, or a module that makes its parameters when it is called.
     """
-    own = {name: cast(value, dtype).clone() for name, value in model.named_parameters()}
-    with EvaluationMode(model), OtherTensors(model, own, dtype=dtype):
+    names = {name for name, _ in model.named_parameters()}
+    with EvaluationMode(model), OtherTensors(model, dtype=dtype):
         output = first_tensor(model(inputs))
-        made = [name for name, _ in model.named_parameters() if name not in own]
+        made = [name for name, _ in model.named_parameters() if name not in names]
     if made:
         raise ValueError(f"{argument} must have its weights: call it once before, got {made[0]!r} not yet made")
     return output
