@@ -157,8 +157,11 @@ OPERATOR = Operator(
                 for dtype in (torch.float32, torch.float64)
             ),
             # Of pairs, in float32 (`ops.rnn_readout.is_fused`): the most inputs and outputs there may be.
-            *(dict(act_in="tanh", features=features, width=500, paired=True) for features in (1, 4)),
-            dict(act_out="tanh", paired=True),
+            *(
+                dict(dtype=torch.float32, act_in="tanh", features=features, width=500, paired=True)
+                for features in (1, 4)
+            ),
+            dict(dtype=torch.float32, act_out="tanh", paired=True),
         ],
         bytes_per_element=bytes_per_element,
     ),
