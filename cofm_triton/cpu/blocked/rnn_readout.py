@@ -17,6 +17,8 @@ from torch import Tensor
 from cofm_triton.cpu.blocked import paired_rnn_scan, rnn_scan
 from cofm_triton.step.activation import activation, activation_slope
 
+_RATES: dict[str, Any] = dict(parameterization="direct", discretization="euler")  # rates as they are
+
 
 def forward(
     x: Tensor, weight: Tensor, bias: Tensor, rate: Tensor, readout: Tensor, *,
@@ -52,7 +54,7 @@ def backward(
         h, _ = _states(e, start, rate, turn, dt, act_in)
         drive = activation_slope(act_out)(h) * F.linear(pull, readout.T)
         if turn is None or by_turn is None:
-            dz, more, mu = rnn_scan.backward(drive, mu, e, rate, h, start, None, **options)
+            dz, more, mu = rnn_scan.backward(drive, mu, e, rate, h, start, None, **options, **_RATES)
         else:
             dz, more, more_turn, mu = paired_rnn_scan.backward(drive, mu, e, rate, turn, h, start, None, **options)
             by_turn += more_turn
@@ -69,5 +71,5 @@ def _states(e: Tensor, start: Tensor, rate: Tensor, turn: Tensor | None, dt: flo
     """All states (B, steps, D) of a chunk with the encoded inputs e, and the last one."""
     options: dict[str, Any] = dict(dt=dt, nonlinearity=act, state_dtype=start.dtype)
     if turn is None:
-        return rnn_scan.forward(e, rate, start, None, **options)
+        return rnn_scan.forward(e, rate, start, None, **options, **_RATES)
     return paired_rnn_scan.forward(e, rate, turn, start, None, **options)

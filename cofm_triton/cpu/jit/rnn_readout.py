@@ -134,7 +134,7 @@ def _step_of_pair(act: Any, e: Any, other_e: Any, h: Any, other_h: Any, rate: An
         even, odd = load(VECTOR, _at(h, i), h), load(VECTOR, _at(other_h, i), h)
         drive, other_drive = load(VECTOR, _at(e, i), h), load(VECTOR, _at(other_e, i), h)
         z, other_z = _pre_activations(drive, other_drive, even, odd, rate, turn)
-        even, odd = even + dt * activate(len(act), z), odd + dt * activate(len(act), other_z)
+        even, odd = even + dt * activate(act, z), odd + dt * activate(act, other_z)
         store(even, _at(h, i), h, False)
         store(odd, _at(other_h, i), h, False)
         store(even, _at(e, i), h, False)
@@ -151,10 +151,10 @@ def _step_of_pair_with_slope(
         even, odd = load(VECTOR, _at(before, i), e), load(VECTOR, _at(other_before, i), e)
         drive, other_drive = load(VECTOR, _at(e, i), e), load(VECTOR, _at(other_e, i), e)
         z, other_z = _pre_activations(drive, other_drive, even, odd, rate, turn)
-        store(dt * slope(len(act), z), _at(slopes, i), e, False)
-        store(dt * slope(len(act), other_z), _at(other_slopes, i), e, False)
-        store(even + dt * activate(len(act), z), _at(e, i), e, False)
-        store(odd + dt * activate(len(act), other_z), _at(other_e, i), e, False)
+        store(dt * slope(act, z), _at(slopes, i), e, False)
+        store(dt * slope(act, other_z), _at(other_slopes, i), e, False)
+        store(even + dt * activate(act, z), _at(e, i), e, False)
+        store(odd + dt * activate(act, other_z), _at(other_e, i), e, False)
 
 
 @inlined
@@ -165,9 +165,9 @@ def _adjoint_step_of_pair(
     """As `_adjoint_step`, of the even and the odd unit of a pair."""
     for i in range(mu.size // len(VECTOR)):
         even = load(VECTOR, _at(mu, i), mu)
-        even = even + slope(len(act), load(VECTOR, _at(h, i), mu)) * load(VECTOR, _at(pull, i), mu)
+        even = even + slope(act, load(VECTOR, _at(h, i), mu)) * load(VECTOR, _at(pull, i), mu)
         odd = load(VECTOR, _at(other_mu, i), mu)
-        odd = odd + slope(len(act), load(VECTOR, _at(other_h, i), mu)) * load(VECTOR, _at(other_pull, i), mu)
+        odd = odd + slope(act, load(VECTOR, _at(other_h, i), mu)) * load(VECTOR, _at(other_pull, i), mu)
         dz, other_dz = load(VECTOR, _at(slopes, i), mu) * even, load(VECTOR, _at(other_slopes, i), mu) * odd
         store(dz, _at(slopes, i), mu, False)
         store(other_dz, _at(other_slopes, i), mu, False)
