@@ -14,7 +14,7 @@ over after `MAX_ITERATIONS`, or when an iterate is not finite. The result is the
 one.
 
 Accuracy. A trajectory is accepted when the residual of every step is at most twice what a step of the sequential
-kernel may round, by the count of `evidence/tolerance.py`; errors then obey the same recurrence with at most twice
+kernel may round, by the count of `evidence/tolerance/`; errors then obey the same recurrence with at most twice
 its drive.
 
 Start. `h[t] = (1 - dt rate) h[t-1] + dt act(x[t])`, a linear scan: right in the linear regime, and saturated inputs

@@ -13,7 +13,7 @@ from cofm_triton.support.files import write_text
 
 LEGEND = (
     "Largest error against reference/ in float64, forward and backward pass, over the largest that rounding allows",
-    "(evidence/tolerance.py): up to 1 passes, ! misses. Sweeps have a forward pass, their gradients come with it.",
+    "(evidence/tolerance/): up to 1 passes, ! misses. Sweeps have a forward pass, their gradients come with it.",
 )
 FILE = "validate.json"
 
