@@ -33,16 +33,16 @@ HORIZON, YEAR = 13, 52
 HELD_OUT = 8 * YEAR
 WINDOW, WARM_UP, BATCH = 6 * YEAR, 2 * YEAR, 16
 RATES = (0.003, 0.01, 0.03)
+LINEAR_TOO = learning.grid(RATES, "linear", "tanh", "relu")
 ROWS = {
-    "ssm": Row(learning.stable(2), learning.grid(RATES, "tanh", "relu"), Settings(0.01, "relu")),
+    "ssm": Row(learning.stable(), LINEAR_TOO, Settings(0.01, "linear")),
+    "ssm, 2 layers": Row(learning.stable(2), LINEAR_TOO, Settings(0.01, "relu")),
     "diagonal": Row(
-        learning.stable(2, recurrence="diagonal"), learning.grid(RATES, "tanh", "relu"), Settings(0.01, "tanh")
+        learning.stable(recurrence="diagonal"), learning.grid(RATES, "tanh", "relu"), Settings(0.01, "tanh")
     ),
-    "ssm, real": Row(
-        learning.stable(2, oscillating=False), learning.grid(RATES, "tanh", "relu"), Settings(0.01, "relu")
-    ),
-    "ResidualStack": Row(learning.residual(2), learning.grid(RATES, "tanh", "relu"), Settings(0.01, "relu")),
-    "LRU": Row(learning.lru(2), learning.grid(RATES, "gelu"), Settings(0.01, "gelu")),
+    "ssm, real": Row(learning.stable(oscillating=False), LINEAR_TOO, Settings(0.01, "relu")),
+    "ResidualStack": Row(learning.residual(), learning.grid(RATES, "linear", "relu"), Settings(0.01, "relu")),
+    "LRU": Row(learning.lru(), learning.grid(RATES, "gelu"), Settings(0.01, "gelu")),
     "nn.RNN": Row(learning.rnn, learning.grid(RATES, "tanh", "relu"), Settings(0.003, "tanh")),
     "nn.GRU": Row(learning.gru, learning.grid(RATES, "tanh"), Settings(0.01, "tanh")),
 }
@@ -90,7 +90,7 @@ def rmse(forecasts: Tensor, series: Series, weeks: slice) -> float:
 def main(arguments: Sequence[str] | None = None) -> list[list[learning.Result]]:
     """Train what the command line names and print the table."""
     parser = learning.arguments(__doc__, ROWS, width=32)
-    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--steps", type=int, default=300)
     options = parser.parse_args(arguments)
     series = load()
     end = len(series.targets)
