@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from cofm_triton import machine
-from cofm_triton.benchmark import table
-from cofm_triton.benchmark.contract import FORWARD, Case, Peer
-from cofm_triton.benchmark.peers import declines, missing, peers
-from cofm_triton.benchmark.registry import OPERATORS, cases
-from cofm_triton.benchmark.results import OURS, Results
+from cofm_triton.evidence import machine
+from cofm_triton.evidence.benchmark import table
+from cofm_triton.evidence.benchmark.contract import FORWARD, Case, Peer
+from cofm_triton.evidence.benchmark.peers import declines, missing, peers
+from cofm_triton.evidence.benchmark.registry import OPERATORS, cases
+from cofm_triton.evidence.benchmark.results import OURS, Results
 
 RESULTS = pytest.StashKey[Results]()
 LOAD = pytest.StashKey[float | None]()

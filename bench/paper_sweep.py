@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 import cofm_triton as cofm
-from cofm_triton.directions import paper_radii
+from cofm_triton.perturbation.directions import paper_radii
 
 STEPS, PASSES = 100, 3
 

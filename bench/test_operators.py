@@ -6,11 +6,11 @@ import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from cofm_triton.benchmark.check import check
-from cofm_triton.benchmark.contract import Case, Peer, Unsupported
-from cofm_triton.benchmark.measure import Turns
-from cofm_triton.benchmark.registry import OPERATORS
-from cofm_triton.benchmark.results import OURS, Results, record
+from cofm_triton.evidence.benchmark.check import check
+from cofm_triton.evidence.benchmark.contract import Case, Peer, Unsupported
+from cofm_triton.evidence.benchmark.measure import Turns
+from cofm_triton.evidence.benchmark.registry import OPERATORS
+from cofm_triton.evidence.benchmark.results import OURS, Results, record
 
 
 def test_operator(

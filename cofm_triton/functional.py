@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cofm_triton.checks import (
+from cofm_triton.ops.backends import resolve
+from cofm_triton.ops.checks import (
     check_decay,
     check_matrix,
     check_nonlinearity,
@@ -17,17 +18,16 @@ from cofm_triton.checks import (
     check_states,
     check_step,
 )
-from cofm_triton.discretization import is_exact
-from cofm_triton.ops.backends import resolve
 from cofm_triton.ops.dense_rnn import apply_dense_rnn
 from cofm_triton.ops.dtypes import state_dtype
 from cofm_triton.ops.linear_scan import apply_linear_scan
 from cofm_triton.ops.paired_rnn_scan import apply_paired_rnn_scan
 from cofm_triton.ops.rnn_scan import apply_rnn_scan
-from cofm_triton.oscillation import effective_pair
-from cofm_triton.pairs import in_pairs
-from cofm_triton.parameterization import parameterization as look_up
-from cofm_triton.scalars import check_bool
+from cofm_triton.step.discretization import is_exact
+from cofm_triton.step.oscillation import effective_pair
+from cofm_triton.step.pairs import in_pairs
+from cofm_triton.step.parameterization import parameterization as look_up
+from cofm_triton.support.scalars import check_bool
 
 SOLVERS = ("auto", "sequential", "newton")
 
@@ -128,7 +128,7 @@ def rnn_scan(
     A = (I - exp(-dt [[r, -w], [w, r]])) / dt ("exact"). Where act does not saturate, exact pairs decay for every r > 0
     and w. Constant inputs lead every exact pair to rest, and bounded inputs keep it bounded; but gradients may grow
     along inputs that saturate one unit of a pair and not the other, unless w is small beside r:
-    `cofm_triton.oscillation.contracting_angle` gives the largest dt * w for which they never do.
+    `cofm_triton.step.oscillation.contracting_angle` gives the largest dt * w for which they never do.
 
     Args:
         x: (B, T, D) pre-activations `U x + b`, float16, bfloat16, float32 or float64; any strides, any T >= 0.
@@ -204,9 +204,7 @@ def rnn_scan(
         rate = look_up(parameterization).rate(w)
         alpha, omega = effective_pair(rate, frequency.to(w.dtype), dt, discretization)
         return apply_paired_rnn_scan(x, alpha, omega, h0, seq_starts, dt, nonlinearity, chosen)
-    return apply_rnn_scan(
-        x, w, h0, seq_starts, dt, nonlinearity, chosen, solver, parameterization, discretization
-    )
+    return apply_rnn_scan(x, w, h0, seq_starts, dt, nonlinearity, chosen, solver, parameterization, discretization)
 
 
 def dense_rnn(
@@ -266,4 +264,3 @@ def dense_rnn(
 
         return definition(x, weight, h0, dt=dt, nonlinearity=nonlinearity)
     return apply_dense_rnn(x, weight, h0, dt, nonlinearity, precision, chosen)
-

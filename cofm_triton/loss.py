@@ -6,7 +6,7 @@ Late time steps count more, because they are the ones that need memory.
 import torch
 from torch import Tensor
 
-from cofm_triton.scalars import check_int
+from cofm_triton.support.scalars import check_int
 
 
 def temporal_weights(

@@ -17,10 +17,10 @@ import torch
 from torch.nn.utils.parametrize import type_before_parametrizations
 
 from cofm_triton._version import __version__
-from cofm_triton.files import write_bytes
-from cofm_triton.layers import RNNFunctional, StableRNN
-from cofm_triton.round_trip import check_round_trip
-from cofm_triton.scalars import as_int
+from cofm_triton.layers.stable_rnn import RNNFunctional, StableRNN
+from cofm_triton.modules.round_trip import check_round_trip
+from cofm_triton.support.files import write_bytes
+from cofm_triton.support.scalars import as_int
 
 _KEY = "cofm"
 _SIZES = ("input_size", "hidden_size", "output_size")

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from cofm_triton.scalars import check_not_negative
+from cofm_triton.support.scalars import check_not_negative
 
 # Of `StableRNN`: raw rates and what turns; with what parametrisations and old-style hooks make of the names.
 _RECURRENT = re.compile(r"(parametrizations\.)?(rate|frequency|basis|weight_hh)_l\d")

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cofm_triton.scalars import check_choice, check_int, check_number
+from cofm_triton.support.scalars import check_choice, check_int, check_number
 
 INPUTS = ("white", "cumsum")
 

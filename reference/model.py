@@ -158,9 +158,7 @@ def in_pairs(units: Tensor) -> Tensor:
     return torch.view_as_complex(pad(units, (0, units.shape[-1] % 2)).unflatten(-1, (-1, 2)).contiguous())
 
 
-def hidden(
-    params: Parameters, x: Tensor, dynamics: Dynamics, h0: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
+def hidden(params: Parameters, x: Tensor, dynamics: Dynamics, h0: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """States h[k + 1] after each input x[k].
 
         nonlinear act in the recurrence:  h[k+1] = h[k] + dt act(e[k] - a h[k])
@@ -188,9 +186,7 @@ def hidden(
     return _hidden_elementwise(params, e, dynamics, h0)
 
 
-def _hidden_elementwise(
-    params: Parameters, e: Tensor, dynamics: Dynamics, h0: Tensor | None
-) -> tuple[Tensor, Tensor]:
+def _hidden_elementwise(params: Parameters, e: Tensor, dynamics: Dynamics, h0: Tensor | None) -> tuple[Tensor, Tensor]:
     """`hidden` for single units or pairs."""
     if dynamics.linear_state:
         gain = dynamics.gain(params)
@@ -207,9 +203,7 @@ def _hidden_elementwise(
     return rnn_scan(scale * e, rate, h0, dt=dynamics.dt, nonlinearity=dynamics.nonlinearity, frequency=frequency)
 
 
-def _hidden_dense(
-    params: Parameters, e: Tensor, dynamics: Dynamics, h0: Tensor | None
-) -> tuple[Tensor, Tensor]:
+def _hidden_dense(params: Parameters, e: Tensor, dynamics: Dynamics, h0: Tensor | None) -> tuple[Tensor, Tensor]:
     """`hidden` for a matrix W; the linear step is h + dt (g e / dt - a h)."""
     matrix, dt = dynamics.matrix(params), dynamics.dt
     effective = effective_matrix(matrix, dt, dynamics.discretization)

@@ -30,15 +30,11 @@ def spans(seq_starts: Tensor, length: int) -> list[slice]:
     starts = [int(start) for start in seq_starts]
     ends = [*starts[1:], length]
     if not starts or starts[0] != 0 or any(a > b for a, b in zip(starts, ends, strict=True)):
-        raise ValueError(
-            f"seq_starts must begin with 0 and not decrease up to length {length}, got {starts}"
-        )
+        raise ValueError(f"seq_starts must begin with 0 and not decrease up to length {length}, got {starts}")
     return [slice(a, b) for a, b in zip(starts, ends, strict=True)]
 
 
-def run_packed(
-    run: Run, seq_starts: Tensor, h0: Tensor | None, shape: torch.Size
-) -> tuple[Tensor, Tensor]:
+def run_packed(run: Run, seq_starts: Tensor, h0: Tensor | None, shape: torch.Size) -> tuple[Tensor, Tensor]:
     """Run a recurrence on every packed sequence alone and join the results.
 
     Args:

@@ -116,9 +116,7 @@ PARAMETERIZATIONS: dict[str, Parameterization] = {
         Parameterization("relu", torch.relu, _identity, _step, _unbounded_modulus),
         Parameterization("exp", torch.exp, torch.log, torch.exp, math.expm1),
         Parameterization("softplus", _softplus, _softplus_inverse, torch.sigmoid, math.expm1),
-        Parameterization(
-            "inverse", _inverse_rate, _inverse_weight, _inverse_derivative, _inverse_modulus
-        ),
+        Parameterization("inverse", _inverse_rate, _inverse_weight, _inverse_derivative, _inverse_modulus),
         # log f has slope x / (exp(x) - 1) <= 1 in w (x = exp(w)): the modulus of exp.
         Parameterization("lru", _lru_rate, _lru_inverse, _lru_derivative, math.expm1),
     )

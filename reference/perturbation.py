@@ -72,9 +72,7 @@ def normalise(direction: Mapping[str, Tensor], ball: str) -> dict[str, Tensor]:
     return {name: noise / norm(noise, ball) for name, noise in direction.items()}
 
 
-def random_directions(
-    params: Parameters, count: int, *, seed: int = 0, ball: str = "inf"
-) -> list[dict[str, Tensor]]:
+def random_directions(params: Parameters, count: int, *, seed: int = 0, ball: str = "inf") -> list[dict[str, Tensor]]:
     """Gaussian directions, normalised per parameter tensor, biases included.
 
     Raises:
@@ -83,10 +81,7 @@ def random_directions(
     generator = torch.Generator().manual_seed(seed)
     return [
         normalise(
-            {
-                name: torch.randn(p.shape, generator=generator, dtype=torch.float64).to(p)
-                for name, p in params.items()
-            },
+            {name: torch.randn(p.shape, generator=generator, dtype=torch.float64).to(p) for name, p in params.items()},
             ball,
         )
         for _ in range(count)
@@ -107,13 +102,9 @@ def slow_direction(params: Parameters, parameterization: str) -> dict[str, Tenso
     return direction
 
 
-def perturb(
-    params: Parameters, direction: Mapping[str, Tensor], radius: float
-) -> dict[str, Tensor]:
+def perturb(params: Parameters, direction: Mapping[str, Tensor], radius: float) -> dict[str, Tensor]:
     """Parameters theta + radius * direction; those that the direction does not name stay."""
-    return {
-        name: p + radius * direction[name] if name in direction else p for name, p in params.items()
-    }
+    return {name: p + radius * direction[name] if name in direction else p for name, p in params.items()}
 
 
 def perturbation_error(
@@ -135,10 +126,7 @@ def perturbation_error(
     Returns:
         Errors in float64; NaN and infinities count as +inf and are flagged.
     """
-    rows = [
-        [float(error(perturb(params, direction, float(radius)))) for direction in directions]
-        for radius in radii
-    ]
+    rows = [[float(error(perturb(params, direction, float(radius)))) for direction in directions] for radius in radii]
     raw = torch.tensor(rows, dtype=torch.float64).reshape(len(radii), len(directions))
     diverged = ~torch.isfinite(raw)
     per_direction = torch.where(diverged, torch.full_like(raw, math.inf), raw)

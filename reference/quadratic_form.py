@@ -115,10 +115,7 @@ def cross_moment(inputs: Tensor, targets: Tensor) -> Tensor:
     count, length, _ = inputs.shape
     channels = torch.cat([inputs, torch.ones_like(inputs[..., :1])], -1)
     weighted = temporal_weights(length).to(inputs)[:, None] ** 2 * targets / (count * length)
-    lags = [
-        torch.einsum("nkp,nko->op", channels[:, : length - s], weighted[:, s:])
-        for s in range(length)
-    ]
+    lags = [torch.einsum("nkp,nko->op", channels[:, : length - s], weighted[:, s:]) for s in range(length)]
     return torch.stack(lags, 2)
 
 

@@ -58,9 +58,7 @@ def _grown(value: Tensor, exponent: Tensor) -> Tensor:
     return torch.where(small, near, far)
 
 
-def radius(
-    error: Callable[[float], float], level: float, *, upper: float = 16.0, steps: int = 60
-) -> float:
+def radius(error: Callable[[float], float], level: float, *, upper: float = 16.0, steps: int = 60) -> float:
     """The largest beta in [0, upper] with error(beta) <= level, by bisection.
 
     Errors that are not finite lie above the level. Where the error is not monotone the result is
@@ -103,9 +101,7 @@ def slope(horizons: Sequence[float], radii: Sequence[float]) -> float:
         ValueError: fewer than two horizons, or not one radius for each.
     """
     if len(horizons) != len(radii) or len(horizons) < 2:
-        raise ValueError(
-            f"radii must match at least two horizons, got {len(radii)} for {len(horizons)}"
-        )
+        raise ValueError(f"radii must match at least two horizons, got {len(radii)} for {len(horizons)}")
     if min(radii) <= 0:
         return math.nan
     x = torch.tensor(horizons, dtype=torch.float64).log()

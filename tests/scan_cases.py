@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 import torch
 
+from cofm_triton.evidence.validation.case import Case, device_of, rounding_slack
+from cofm_triton.evidence.validation.draws import decays, normal
+from cofm_triton.evidence.validation.interpreter import search_once
+from cofm_triton.evidence.validation.operators.dense_rnn import dense_case
+from cofm_triton.evidence.validation.operators.linear_scan import linear_case
+from cofm_triton.evidence.validation.operators.paired_rnn_scan import paired_case
+from cofm_triton.evidence.validation.operators.rnn_scan import rnn_case
 from cofm_triton.ops.backends import INSTALLED, interpreting
-from cofm_triton.validation.case import Case, device_of, rounding_slack
-from cofm_triton.validation.draws import decays, normal
-from cofm_triton.validation.interpreter import search_once
-from cofm_triton.validation.operators.dense_rnn import dense_case
-from cofm_triton.validation.operators.linear_scan import linear_case
-from cofm_triton.validation.operators.paired_rnn_scan import paired_case
-from cofm_triton.validation.operators.rnn_scan import rnn_case
 
 __all__ = [
     "BACKENDS",

@@ -7,12 +7,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from cofm_triton.cells import StackedCells
 from cofm_triton.cpu.blocked import perturbation as blocked
-from cofm_triton.layers import RNNFunctional
-from cofm_triton.pairs import as_complex
+from cofm_triton.layers.stable_rnn import RNNFunctional
+from cofm_triton.perturbation.stacking import stack
 from cofm_triton.reference import Dynamics, rnn_functional
-from cofm_triton.stacked import stack
+from cofm_triton.step.pairs import as_complex
+from cofm_triton.step.stacked_cells import StackedCells
 
 
 def randn(*shape: int, seed: int = 0) -> Tensor:

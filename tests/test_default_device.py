@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import cofm_triton as cofm
-from cofm_triton.verdict import limit_radius
+from cofm_triton.perturbation.verdict import limit_radius
 
 RECURRENCES = (("diagonal", "tanh"), ("diagonal", "linear"), ("orthogonal", "hardtanh"), ("dense", "tanh"))
 

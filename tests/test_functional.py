@@ -31,9 +31,9 @@ from torch import Tensor
 
 from cofm_triton import reference
 from cofm_triton.functional import dense_rnn, linear_scan, rnn_scan
-from cofm_triton.nonlinearity import NONLINEARITIES
 from cofm_triton.ops.backends import INSTALLED
 from cofm_triton.ops.dtypes import state_dtype
+from cofm_triton.step.nonlinearity import NONLINEARITIES
 
 SHAPES = (
     *itertools.product((2,), (0, 1, 2, 7, 8, 33), (1, 3, 40, 129)),
@@ -75,9 +75,7 @@ def test_rnn_scan_of_any_shape(shape: tuple[int, int, int], nonlinearity: str, b
     rnn_case(*shape, nonlinearity=nonlinearity).check(backend)
 
 
-@pytest.mark.parametrize(
-    ("backend", "dtype"), for_backends(BACKENDS, REAL) + for_backends(COMPLEX_BACKENDS, COMPLEX)
-)
+@pytest.mark.parametrize(("backend", "dtype"), for_backends(BACKENDS, REAL) + for_backends(COMPLEX_BACKENDS, COMPLEX))
 @pytest.mark.parametrize("gated", [False, True])
 @pytest.mark.parametrize("states", [False, True])
 @pytest.mark.parametrize("reverse", [False, True])
@@ -147,10 +145,7 @@ def test_any_strides(layout: str, dtype: torch.dtype, backend: str) -> None:
         else:
             strided = strided.with_(factor=torch.rand(6, generator=torch.Generator().manual_seed(7))[::2])
         dense = strided.with_(
-            **{
-                name: getattr(strided, name).contiguous()
-                for name in ("x", "factor", "h0", "grad_h", "grad_last")
-            }
+            **{name: getattr(strided, name).contiguous() for name in ("x", "factor", "h0", "grad_h", "grad_last")}
         )
         ours, theirs = strided.run(backend), dense.run(backend)
         if backend == "torch" and case.call is not linear_scan:  # PyTorch sums strided terms in another order
@@ -182,9 +177,7 @@ def test_packed_starts_of_any_stride(backend: str) -> None:
 def test_lazily_conjugated_tensors(reverse: bool, backend: str) -> None:
     case = linear_case(2, 9, 3, dtype=torch.complex128, gated=True, reverse=reverse)
     lazy = case.with_(x=case.x.conj(), factor=case.factor.conj(), h0=case.h0.conj(), grad_h=case.grad_h.conj())  # type: ignore[union-attr]
-    dense = lazy.with_(
-        **{name: getattr(lazy, name).resolve_conj() for name in ("x", "factor", "h0", "grad_h")}
-    )
+    dense = lazy.with_(**{name: getattr(lazy, name).resolve_conj() for name in ("x", "factor", "h0", "grad_h")})
     assert_same(lazy.run(backend), dense.run(backend))
 
 
@@ -632,10 +625,16 @@ BAD: dict[str, tuple[tuple[Any, ...], dict[str, Any], type[Exception], str]] = {
     "decay of a complex x": ((X.to(torch.complex64), DECAY), {}, TypeError, r"decay must .*got torch\.float32"),
     "decay of odd pairs": ((X, DECAY.to(torch.complex64)), {}, ValueError, r"x must have an even .* got D = 3"),
     "decay of wide pairs": (
-        (X[..., :2], DECAY[:1].to(torch.complex128)), {}, TypeError, r"complex decay must .*complex64 .*complex128"
+        (X[..., :2], DECAY[:1].to(torch.complex128)),
+        {},
+        TypeError,
+        r"complex decay must .*complex64 .*complex128",
     ),
     "decay for each of a pair": (
-        (X[..., :2], DECAY[:2].to(torch.complex64)), {}, ValueError, r"decay .*\(D // 2,\) .*= \(2, 5, 1\), got \(2,\)"
+        (X[..., :2], DECAY[:2].to(torch.complex64)),
+        {},
+        ValueError,
+        r"decay .*\(D // 2,\) .*= \(2, 5, 1\), got \(2,\)",
     ),
     "h0 shape": ((X, DECAY, X[0]), {}, ValueError, r"h0 must have shape \(B, D\) = \(2, 3\), got \(5, 3\)"),
     "h0 dtype": ((X, DECAY, X[:, 0].double()), {}, TypeError, r"h0 must have the dtype .*got torch\.float64"),
@@ -651,7 +650,10 @@ BAD: dict[str, tuple[tuple[Any, ...], dict[str, Any], type[Exception], str]] = {
     "packed back": ((X[:1], DECAY), {"seq_starts": torch.tensor([0, 3, 2])}, ValueError, r"not decrease .*\[0, 3, 2\]"),
     "packed beyond": ((X[:1], DECAY), {"seq_starts": torch.tensor([0, 6])}, ValueError, r"up to T = 5, got \[0, 6\]"),
     "packed h0": (
-        (X[:1], DECAY, X[:1, 0]), {"seq_starts": torch.tensor([0, 2])}, ValueError, r"h0 .*\(S, D\) = \(2, 3\)"
+        (X[:1], DECAY, X[:1, 0]),
+        {"seq_starts": torch.tensor([0, 2])},
+        ValueError,
+        r"h0 .*\(S, D\) = \(2, 3\)",
     ),
 }
 

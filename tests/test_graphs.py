@@ -17,7 +17,7 @@ from torch._dynamo.testing import EagerAndRecordGraphs
 from torch.export import Dim, ExportedProgram, export
 
 import cofm_triton as cofm
-from cofm_triton.layers import RECURRENCES, RNNFunctional, StableRNN
+from cofm_triton.layers.stable_rnn import RECURRENCES, RNNFunctional, StableRNN
 
 BATCH, TIME = Dim("batch"), Dim("time")
 # Other sizes than the example's: fewer sequences than a vector has lanes, one, single steps, several chunks.

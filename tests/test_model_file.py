@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from cofm_triton.layers import RNNFunctional
+from cofm_triton.layers.stable_rnn import RNNFunctional
 from cofm_triton.model_file import load_model, read_notes, save_model
 
 

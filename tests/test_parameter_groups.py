@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cofm_triton.layers import RNNFunctional, StableRNN
+from cofm_triton.layers.stable_rnn import RNNFunctional, StableRNN
 from cofm_triton.parameter_groups import parameter_groups
-from cofm_triton.parameterization import PARAMETERIZATIONS
+from cofm_triton.step.parameterization import PARAMETERIZATIONS
 
 
 def names(model: nn.Module, **options: Any) -> tuple[list[str], list[str]]:

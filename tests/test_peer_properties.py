@@ -26,7 +26,7 @@ from scan_cases import CPU_BACKENDS, decays, linear_case, normal, rnn_case
 from torch import Tensor
 
 from cofm_triton.functional import linear_scan, rnn_scan
-from cofm_triton.layers import StableRNN
+from cofm_triton.layers.stable_rnn import StableRNN
 
 ODD_LENGTHS = (16_323, 33_753, 127_323)
 HARD_LENGTH = 131_072

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from cofm_triton.benchmark.contract import Contestant, Peer, Problem, torch_contestant
+from cofm_triton.evidence.benchmark.contract import Contestant, Peer, Problem, torch_contestant
 
 
 def _scan(problem: Problem) -> Callable[[Tensor, Tensor], Tensor]:

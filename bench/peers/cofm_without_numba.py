@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from cofm_triton.benchmark.contract import Peer
-from cofm_triton.benchmark.operators import dense_rnn, gated_scan, linear_scan, rnn_scan
+from cofm_triton.evidence.benchmark.contract import Peer
+from cofm_triton.evidence.benchmark.operators import dense_rnn, gated_scan, linear_scan, rnn_scan
 
 PEER = Peer(
     name="cofm, no numba",

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from cofm_triton.benchmark.contract import Contestant, Peer, Problem
+from cofm_triton.evidence.benchmark.contract import Contestant, Peer, Problem
 
 from .row_loop import dense, linear, nonlinear
 
@@ -18,9 +18,7 @@ WARM_UP_RUNS = 3
 def graphed(contestant: Contestant) -> Contestant:
     """The contestant with each of its passes captured, once, and replayed from then on."""
     both = contestant.forward_backward
-    return Contestant(
-        _captured(contestant.forward), None if both is None else _captured(both), contestant.to_states
-    )
+    return Contestant(_captured(contestant.forward), None if both is None else _captured(both), contestant.to_states)
 
 
 def _captured(run: Callable[[], Any]) -> Callable[[], Any]:

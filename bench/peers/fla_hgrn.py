@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cofm_triton.benchmark.contract import Contestant, Peer, Problem, Unsupported, torch_contestant
+from cofm_triton.evidence.benchmark.contract import Contestant, Peer, Problem, Unsupported, torch_contestant
 
 
 def prepare(problem: Problem, name: str) -> Contestant:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cofm_triton.benchmark.contract import Contestant, Peer, Problem
+from cofm_triton.evidence.benchmark.contract import Contestant, Peer, Problem
 
 from .fla_hgrn import prepare
 

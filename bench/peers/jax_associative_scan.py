@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
-from cofm_triton.benchmark.contract import Contestant, Peer, Problem
+from cofm_triton.evidence.benchmark.contract import Contestant, Peer, Problem
 
 
 def _linear_scan(x: Any, decay: Any) -> Any:

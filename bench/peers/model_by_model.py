@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from cofm_triton.benchmark.contract import Peer
-from cofm_triton.benchmark.operators.perturbation_error import contestant, model_by_model
+from cofm_triton.evidence.benchmark.contract import Peer
+from cofm_triton.evidence.benchmark.operators.perturbation_error import contestant, model_by_model
 
 PEER = Peer(
     name="model by model",

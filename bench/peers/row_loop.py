@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cofm_triton.benchmark.contract import Contestant, Peer, Problem, torch_contestant
-from cofm_triton.benchmark.operators import dense_rnn
+from cofm_triton.evidence.benchmark.contract import Contestant, Peer, Problem, torch_contestant
+from cofm_triton.evidence.benchmark.operators import dense_rnn
 
 
 def _linear_scan(x: Tensor, decay: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import warnings
 
 import torch
 
-from cofm_triton.benchmark.contract import Contestant, Peer, Problem, torch_contestant
+from cofm_triton.evidence.benchmark.contract import Contestant, Peer, Problem, torch_contestant
 
 
 def _prepare(problem: Problem) -> Contestant:
@@ -17,9 +17,7 @@ def _prepare(problem: Problem) -> Contestant:
     warnings.filterwarnings("ignore", message="Running SRU on CPU")
     x, grad = (tensor.transpose(0, 1).contiguous() for tensor in (problem.x, problem.grad))
     used = [parameter for parameter in layer.parameters() if parameter.requires_grad]
-    return torch_contestant(
-        lambda x: layer(x)[0], [x], grad, parameters=used, to_states=lambda h: h.transpose(0, 1)
-    )
+    return torch_contestant(lambda x: layer(x)[0], [x], grad, parameters=used, to_states=lambda h: h.transpose(0, 1))
 
 
 PEER = Peer(

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch._dynamo.exc import BackendCompilerFailed, TorchDynamoException
 
-from cofm_triton.benchmark.contract import Contestant, Peer, Problem, Unsupported, torch_contestant
+from cofm_triton.evidence.benchmark.contract import Contestant, Peer, Problem, Unsupported, torch_contestant
 
 from .torch_associative_scan import scan
 

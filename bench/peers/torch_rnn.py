@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cofm_triton.benchmark.contract import Contestant, Peer, Problem
-from cofm_triton.benchmark.operators.stable_rnn import module_contestant
+from cofm_triton.evidence.benchmark.contract import Contestant, Peer, Problem
+from cofm_triton.evidence.benchmark.operators.stable_rnn import module_contestant
 
 
 def _prepare(problem: Problem) -> Contestant:

@@ -45,11 +45,11 @@ def run(arguments: argparse.Namespace) -> int:
     require(("matplotlib",), extra="plot")
     import torch
 
-    from cofm_triton import machine
-    from cofm_triton.benchmark import figure, table
-    from cofm_triton.benchmark.peers import peers
-    from cofm_triton.benchmark.scaling import PRESETS, measure_scaling, scaling_operators
-    from cofm_triton.files import write_text
+    from cofm_triton.evidence import machine
+    from cofm_triton.evidence.benchmark import figure, table
+    from cofm_triton.evidence.benchmark.peers import peers
+    from cofm_triton.evidence.benchmark.scaling import PRESETS, measure_scaling, scaling_operators
+    from cofm_triton.support.files import write_text
 
     start = time.perf_counter()
     progress = Progress(arguments.quiet)
@@ -78,7 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _write_page() -> int:
-    from cofm_triton.results_page import FOLDER, PAGE, write_page
+    from cofm_triton.evidence.results_page import FOLDER, PAGE, write_page
 
     try:
         print(f"Results: {write_page(FOLDER, PAGE)}")

@@ -39,11 +39,11 @@ def run(arguments: argparse.Namespace) -> int:
     require(("triton",), extra="cpu")
     import torch
 
-    from cofm_triton import machine
-    from cofm_triton.compilation import baseline, report
-    from cofm_triton.compilation.launches import operators
-    from cofm_triton.compilation.offline import parse_targets
-    from cofm_triton.compilation.run import compile_all
+    from cofm_triton.evidence import machine
+    from cofm_triton.evidence.compilation import baseline, report
+    from cofm_triton.evidence.compilation.launches import operators
+    from cofm_triton.evidence.compilation.offline import parse_targets
+    from cofm_triton.evidence.compilation.run import compile_all
 
     resolve_device(arguments.device)
     start = time.perf_counter()

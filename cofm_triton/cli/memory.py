@@ -28,12 +28,12 @@ from cofm_triton.cli.options import (
 )
 from cofm_triton.cli.progress import Progress
 from cofm_triton.cli.table import aligned
-from cofm_triton.files import write_text
+from cofm_triton.support.files import write_text
 
 if TYPE_CHECKING:
-    from cofm_triton.decay_fit import DecayFit
-    from cofm_triton.memory import MemoryFunction, Settings
-    from cofm_triton.memory_sweep import MemorySweep
+    from cofm_triton.memory.decay_fit import DecayFit
+    from cofm_triton.memory.function import MemoryFunction, Settings
+    from cofm_triton.memory.sweep import MemorySweep
 
 
 SUMMARY = "memory.json"
@@ -159,7 +159,7 @@ class MemoryJob:
 
     def _smallest_input(self, name: str) -> float | None:
         """The smallest |x| of a sweep, which all copies share: that of a biased model if one of them is."""
-        from cofm_triton.memory_sweep import sweep_domain
+        from cofm_triton.memory.sweep import sweep_domain
 
         arguments = self._arguments
         try:
@@ -181,8 +181,8 @@ class MemoryJob:
         return f"--{name.replace('_', '-')} {rest}" if name in self._options else message
 
     def _function(self, name: str) -> Result:
-        from cofm_triton.memory import memory_function
-        from cofm_triton.training import one_thread
+        from cofm_triton.experiment.training import one_thread
+        from cofm_triton.memory.function import memory_function
 
         with one_thread():
             memory = memory_function(self._modules[name], self._arguments.length, **self._options)
@@ -191,9 +191,9 @@ class MemoryJob:
 
     def _direction(self, name: str, j: int) -> Result:
         """All radii along one direction."""
-        from cofm_triton.directions import parameter_shapes, random_direction
-        from cofm_triton.memory_sweep import memory_sweep
-        from cofm_triton.training import one_thread
+        from cofm_triton.experiment.training import one_thread
+        from cofm_triton.memory.sweep import memory_sweep
+        from cofm_triton.perturbation.directions import parameter_shapes, random_direction
 
         module, arguments = self._modules[name], self._arguments
         direction = random_direction(parameter_shapes(module), j, seed=arguments.seed, ball=arguments.ball)
@@ -204,7 +204,7 @@ class MemoryJob:
         return {"values": sweep.values, "beta0": sweep.beta0, "numbers": numbers, **_packed(sweep.settings)}
 
     def _joined_function(self, result: Result) -> MemoryFunction:
-        from cofm_triton.memory import MemoryFunction
+        from cofm_triton.memory.function import MemoryFunction
 
         settings = self._settings(result)
         return MemoryFunction(result["values"], result["argmax"], settings, *result["numbers"].tolist())
@@ -212,7 +212,7 @@ class MemoryJob:
     def _joined_sweep(self, results: Sequence[Result]) -> MemorySweep:
         import torch
 
-        from cofm_triton.memory_sweep import MemorySweep
+        from cofm_triton.memory.sweep import MemorySweep
 
         values, beta0 = (torch.cat([result[key] for result in results], 1) for key in ("values", "beta0"))
         floor = max(result["numbers"].item() for result in results)
@@ -220,7 +220,7 @@ class MemoryJob:
         return MemorySweep(radii, values, beta0, self._settings(results[0]), floor)
 
     def _settings(self, result: Result) -> Settings:
-        from cofm_triton.memory import Settings
+        from cofm_triton.memory.function import Settings
 
         dt, radius, min_radius = result["domain"].tolist()
         return Settings(result["steps"], dt, radius, min_radius, self._arguments.norm)
@@ -288,7 +288,7 @@ def _fit(memory: MemoryFunction) -> DecayFit | None:
 
 
 def _envelope_fit(sweep: MemorySweep, r: int) -> DecayFit | None:
-    from cofm_triton.decay_fit import fit_decay
+    from cofm_triton.memory.decay_fit import fit_decay
 
     try:
         return fit_decay(sweep.times, sweep.upper[r], floor=sweep.floor, beta0=sweep.beta0[r].amin().item())

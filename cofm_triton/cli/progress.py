@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from cofm_triton.progress import Progress as OnProgress
+from cofm_triton.support.progress import Progress as OnProgress
 
 # Seconds between lines, at the least: a log of hours stays readable.
 _SECONDS = 10.0

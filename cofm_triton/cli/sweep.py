@@ -34,14 +34,14 @@ from cofm_triton.cli.options import (
 )
 from cofm_triton.cli.progress import Progress
 from cofm_triton.cli.table import aligned
-from cofm_triton.files import write_bytes, write_text
+from cofm_triton.support.files import write_bytes, write_text
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from cofm_triton.directions import Direction
-    from cofm_triton.model_errors import ErrorEvaluator
-    from cofm_triton.plotting import SweepCurve
+    from cofm_triton.experiment.figures import SweepCurve
+    from cofm_triton.perturbation.directions import Direction
+    from cofm_triton.perturbation.evaluator import ErrorEvaluator
 
 _TOLERATED = 0.1  # of the zero model's error, as in the horizon test
 SLOW, WORST = "slow", "worst"
@@ -132,7 +132,7 @@ class ModelCurve:
     @cached_property
     def statistics(self) -> dict[str, Tensor]:
         """Columns over radii, in the unit of errors."""
-        from cofm_triton.perturbation import PerturbationCurve
+        from cofm_triton.perturbation.curve import PerturbationCurve
 
         largest = self.random.amax(1)
         curve = PerturbationCurve(self.radii, self.random[None], largest[None], largest[None].isinf())
@@ -164,7 +164,7 @@ class Sweep:
     def __init__(self, models: Sequence[NamedModel], data: Data, device: str, arguments: argparse.Namespace) -> None:
         import torch
 
-        from cofm_triton.perturbation import check_radii
+        from cofm_triton.perturbation.curve import check_radii
 
         self._arguments, self._data = arguments, data
         self._state = torch.float32 if arguments.precision == "float32" else torch.float64
@@ -226,7 +226,7 @@ class Sweep:
             yield Block(f"{index:03d}-slow", partial(self._errors, index, slow))
 
     def _errors(self, index: int, direction: Direction) -> Result:
-        from cofm_triton.perturbation import errors_along
+        from cofm_triton.perturbation.curve import errors_along
 
         module = self._models[index][1]
         evaluator = self._evaluator(module)
@@ -240,8 +240,8 @@ class Sweep:
     def _ascend(self, index: int, r: int, errors: Sequence[Tensor]) -> Result:
         import torch
 
-        from cofm_triton.training import one_thread
-        from cofm_triton.worst_case import ascend
+        from cofm_triton.experiment.training import one_thread
+        from cofm_triton.perturbation.worst_case import ascend
 
         module, directions = self._models[index][1], self._directions[index]
         radii = self._radii[r : r + 1]
@@ -270,13 +270,13 @@ class Sweep:
         """Of parameters and data: the fused path has states in a type of their own."""
         import torch
 
-        from cofm_triton.stacked import is_stackable
+        from cofm_triton.perturbation.stacking import is_stackable
 
         return torch.float64 if is_stackable(module) else self._state
 
     def _evaluator_of(self, device: str, dtype: Any) -> ErrorEvaluator:
         """Of all models whose parameters have a dtype."""
-        from cofm_triton.model_errors import ErrorEvaluator
+        from cofm_triton.perturbation.evaluator import ErrorEvaluator
 
         inputs, targets = (values.to(device, dtype) for values in (self._data.inputs, self._data.targets))
         try:
@@ -289,7 +289,7 @@ class Sweep:
 
     def _threads(self, module: nn.Module) -> AbstractContextManager[None]:
         """One thread wherever sums depend on how many there are."""
-        from cofm_triton.training import one_thread
+        from cofm_triton.experiment.training import one_thread
 
         return one_thread() if self._evaluator(module).depends_on_threads(module) else nullcontext()
 
@@ -309,13 +309,13 @@ class Sweep:
             raise UsageError(f"{self._data.option}: the targets must not all be zero")
 
     def _random_directions(self, module: nn.Module) -> Sequence[Direction]:
-        from cofm_triton.directions import parameter_shapes, random_direction
+        from cofm_triton.perturbation.directions import parameter_shapes, random_direction
 
         chosen, shapes = self._arguments, parameter_shapes(module)
         return [random_direction(shapes, j, seed=chosen.seed, ball=chosen.ball) for j in range(chosen.directions)]
 
     def _slow_direction(self, index: int) -> Direction | None:
-        from cofm_triton.directions import slow_direction
+        from cofm_triton.perturbation.directions import slow_direction
 
         try:
             return slow_direction(self._models[index][1], ball=self._arguments.ball)
@@ -334,7 +334,7 @@ def write_report(curves: Sequence[ModelCurve], config: dict[str, Any], out: Path
     Returns:
         A table for people.
     """
-    from cofm_triton.plotting import plot_sweeps
+    from cofm_triton.experiment.figures import plot_sweeps
 
     _write_errors(curves, out / ERRORS)
     summary = {"config": config, "models": [_as_dict(curve) for curve in curves]}
@@ -395,7 +395,7 @@ def _write_found(curve: ModelCurve, path: Path) -> None:
 
 
 def _relative(curve: ModelCurve) -> SweepCurve:
-    from cofm_triton.plotting import SweepCurve
+    from cofm_triton.experiment.figures import SweepCurve
 
     columns = {name: (values / curve.zero_error).tolist() for name, values in curve.statistics.items()}
     return SweepCurve(

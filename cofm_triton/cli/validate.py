@@ -15,7 +15,7 @@ from cofm_triton.cli.options import UsageError, add_common_options, make_folder,
 from cofm_triton.cli.progress import Progress
 
 if TYPE_CHECKING:
-    from cofm_triton.validation.check import Outcome
+    from cofm_triton.evidence.validation.check import Outcome
 
 FAULTS = ("forward", "backward")
 
@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
     Returns:
         0 if every result is within its bound, else 1.
     """
-    from cofm_triton.validation import report
+    from cofm_triton.evidence.validation import report
 
     resolve_device(arguments.device)
     start = time.perf_counter()
@@ -55,9 +55,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _validate(arguments: argparse.Namespace, progress: Progress) -> list[Outcome]:
     """All problems in all places."""
-    from cofm_triton.validation.place import places
-    from cofm_triton.validation.registry import operators, problems
-    from cofm_triton.validation.run import run
+    from cofm_triton.evidence.validation.place import places
+    from cofm_triton.evidence.validation.registry import operators, problems
+    from cofm_triton.evidence.validation.run import run
 
     chosen = tuple(operators()) if arguments.operators is None else tuple(arguments.operators.split(","))
     for name in chosen:
@@ -80,10 +80,10 @@ def _validate(arguments: argparse.Namespace, progress: Progress) -> list[Outcome
 
 def _replay(arguments: argparse.Namespace) -> list[Outcome]:
     """One problem in one place."""
-    from cofm_triton.validation.place import places
-    from cofm_triton.validation.problem import Problem
-    from cofm_triton.validation.registry import draw
-    from cofm_triton.validation.run import run
+    from cofm_triton.evidence.validation.place import places
+    from cofm_triton.evidence.validation.problem import Problem
+    from cofm_triton.evidence.validation.registry import draw
+    from cofm_triton.evidence.validation.run import run
 
     text: str = arguments.replay
     words, _, where = text.rpartition(":")
@@ -102,8 +102,8 @@ def _replay(arguments: argparse.Namespace) -> list[Outcome]:
 def _write(folder: Path, arguments: argparse.Namespace, outcomes: list[Outcome]) -> Path:
     import torch
 
-    from cofm_triton import machine
-    from cofm_triton.validation import report
+    from cofm_triton.evidence import machine
+    from cofm_triton.evidence.validation import report
 
     device = torch.device(resolve_device(arguments.device))
     names = ("seed", "exhaustive", "inject_fault", "replay")

@@ -135,9 +135,7 @@ def has_aligned_rows(x: Any) -> bool:
     return stride_d == 1 and x.data_ptr() % VECTOR_BYTES == 0 and all(n % ALIGNED_CHANNELS == 0 for n in counts)
 
 
-def channels(
-    channels: int, element_size: int, *, part: int = 1, pair_lanes: int = 0, aligned: bool = True
-) -> Channels:
+def channels(channels: int, element_size: int, *, part: int = 1, pair_lanes: int = 0, aligned: bool = True) -> Channels:
     """Blocks of channels: 16-byte accesses, or a `part` of that, where rows are aligned, otherwise two numbers a lane.
     `pair_lanes`, of pairs, is how many threads a warp has: each has two numbers at least.
 
@@ -212,9 +210,7 @@ def _balanced(rows: int) -> int:
 def _divides(width: int, element_size: int, part: int, pair_lanes: int) -> bool:
     """Whether blocks may have that part of the full width: aligned rows, one number a lane or more."""
     block_d = LANES * VECTOR_BYTES // element_size // part
-    return part == 1 or (
-        width % ALIGNED_CHANNELS == 0 and element_size <= 4 and block_d >= max(LANES, 2 * pair_lanes)
-    )
+    return part == 1 or (width % ALIGNED_CHANNELS == 0 and element_size <= 4 and block_d >= max(LANES, 2 * pair_lanes))
 
 
 def _busy(blocks: list[Channels], chains: int, programs: float) -> Channels:

@@ -41,9 +41,7 @@ def sampled_increments_kernel(
     for first in range(0, M, BLOCK_I):
         i = first + tl.arange(0, BLOCK_I)
         inside = i < M
-        z = tl.load(
-            drive_ptr + (k * N + n[:, None]) * M + i[None, :], mask=there[:, None] & inside[None, :], other=0.0
-        )
+        z = tl.load(drive_ptr + (k * N + n[:, None]) * M + i[None, :], mask=there[:, None] & inside[None, :], other=0.0)
         decay = tl.load(decay_ptr + k * M + i, mask=inside, other=0.0)[None, :]
         step = tl.load(step_ptr + k * M + i, mask=inside, other=0.0)[None, :]
         now = tl.zeros((), tl.int64)

@@ -1,4 +1,4 @@
-"""The nonlinearities and their derivatives on Triton values; names and tanh's numbers from `cofm_triton.nonlinearity`.
+"""The nonlinearities and their derivatives on Triton values; names and numbers from `step.nonlinearity`.
 
 `act` maps the pre-activation z to u = act(z); `act_derivative` gives a multiple of act'(z), with PyTorch's subgradient
 at the kinks: hardtanh'(+-1) = 0, relu'(0) = 0. NaN propagates through each of them, as it does in PyTorch.
@@ -11,7 +11,7 @@ import math
 import triton
 import triton.language as tl
 
-from cofm_triton.nonlinearity import TANH_FLOAT32, TANH_FLOAT64
+from cofm_triton.step.nonlinearity import TANH_FLOAT32, TANH_FLOAT64
 
 _TWO_LOG2E = tl.constexpr(2.0 / math.log(2.0))
 _THRESHOLD_32 = tl.constexpr(TANH_FLOAT32.threshold)
@@ -39,7 +39,7 @@ def _tanh_excess(z, u, THRESHOLD: tl.constexpr, FIT: tl.constexpr, DEGREE: tl.co
 
 @triton.jit
 def tanh(z):
-    """tanh, the state's dtype chooses the fit: float32 to 2.5 ulp, see `cofm_triton.nonlinearity`, float64 to 2.5.
+    """tanh, the state's dtype chooses the fit: float32 to 2.5 ulp, see `cofm_triton.step.nonlinearity`, float64 to 2.5.
 
     tanh(-0) = -0, where the polynomial gives +0: in float32 the sign is a bit, where that is the cheapest; in float64
     integers of twice the width cost registers.

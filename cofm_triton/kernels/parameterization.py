@@ -1,6 +1,6 @@
 """Rates from raw parameters inside kernels: `a = f(w)`, or `(1 - exp(-dt f(w))) / dt` where EXACT, and `da / dw`.
 
-The functions f are those of `cofm_triton.parameterization`. All is float64 on the way, whatever the state: it happens
+The functions f are those of `step.parameterization`. All is float64 on the way, whatever the state: it happens
 once per channel and program, and leaves the rate off by one rounding of the state. NaN propagates.
 """
 
@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 from cofm_triton.kernels.nonlinearity import tanh
-from cofm_triton.rate_numbers import EXP_LIMIT, INVERSE_A, INVERSE_B
+from cofm_triton.step.rate_numbers import EXP_LIMIT, INVERSE_A, INVERSE_B
 
 _LIMIT = tl.constexpr(EXP_LIMIT)
 _A = tl.constexpr(INVERSE_A)

@@ -170,7 +170,7 @@ def sweep_errors(cells: Any, inputs: Any, targets: Any, weights: Any) -> Any:
     """Errors of K models on the same data; see the module's equation.
 
     Args:
-        cells: K models of one shape (`cofm_triton.stacked.StackedCells`) that `fits`.
+        cells: K models of one shape (`cofm_triton.perturbation.stacking.StackedCells`) that `fits`.
         inputs: (N, T, d), float32 or float64: the type of the states too.
         targets: (N, T, p), the same type.
         weights: (T,) float64, w[t]; None for the largest |y - target|.

@@ -190,9 +190,7 @@ def rnn_readout_backward_kernel(
                 for k in tl.static_range(INPUTS):
                     sums = sums + (grad_weights[k] + dz * xs[j * INPUTS + k],)
                     if WITH_GRAD_X:
-                        tl.store(
-                            dx_base + row * INPUTS + (j * INPUTS + k), tl.sum(weights[k] * dz, 0), mask=j < rest
-                        )
+                        tl.store(dx_base + row * INPUTS + (j * INPUTS + k), tl.sum(weights[k] * dz, 0), mask=j < rest)
                 grad_weights = sums
         tl.debug_barrier()
 

@@ -77,9 +77,7 @@ def rnn_scan_forward_kernel(
     d = (pid % num_blocks).to(tl.int64) * BLOCK_D + tl.arange(0, BLOCK_D)
     mask = d < D
     c = across_lanes(d, pid, ALIGNED, PAIRED)
-    entry, _skipped, n, batch = chunk_rows(
-        starts_ptr, sequence, num_sequences, T, 0, T, 0, T, PACKED, False
-    )
+    entry, _skipped, n, batch = chunk_rows(starts_ptr, sequence, num_sequences, T, 0, T, 0, T, PACKED, False)
     x_row = x_ptr + batch * stride_xb + entry * stride_xt + c * stride_xd
     h_row = h_ptr + (batch * T + entry) * D + c
     sequence_row = sequence.to(tl.int64) * D + c
@@ -137,9 +135,7 @@ def rnn_scan_backward_kernel(
     d = (pid % num_blocks).to(tl.int64) * BLOCK_D + tl.arange(0, BLOCK_D)
     mask = d < D
     c = across_lanes(d, pid, ALIGNED, PAIRED)
-    entry, _skipped, n, batch = chunk_rows(
-        starts_ptr, sequence, num_sequences, T, 0, T, 0, T, PACKED, False
-    )
+    entry, _skipped, n, batch = chunk_rows(starts_ptr, sequence, num_sequences, T, 0, T, 0, T, PACKED, False)
     # Blocks are counted from the sequence's first row, the walk starts at the last of them, which may be partial.
     block = n // ROWS
     top = entry + block * ROWS

@@ -19,12 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cofm_triton.activation import activation_slope
 from cofm_triton.ops.backends import implementation, lanes
 from cofm_triton.ops.derivatives import directly, keeps, signed
 from cofm_triton.ops.dtypes import state_dtype
 from cofm_triton.ops.registration import register, register_derivative
 from cofm_triton.ops.shapes import fold_batch, previous_states, split_batch
+from cofm_triton.step.activation import activation_slope
 
 
 def apply_dense_rnn(
@@ -276,9 +276,7 @@ dense_rnn_backward_op = register(dense_rnn_backward, fake=_dense_rnn_backward_fa
 register_derivative("dense_rnn", _backward, _setup_context)
 
 
-def traffic(
-    batch: int, length: int, channels: int, itemsize: int, *, backward: bool, keep: bool = True
-) -> int:
+def traffic(batch: int, length: int, channels: int, itemsize: int, *, backward: bool, keep: bool = True) -> int:
     """Bytes that must move with the weight on chip.
 
     Forward reads x and writes h and, if kept, the slopes; the adjoint reads dh and the slopes and writes dx. Slopes,

@@ -26,7 +26,7 @@ from cofm_triton.ops.derivatives import directly, signed
 from cofm_triton.ops.dtypes import state_dtype
 from cofm_triton.ops.registration import register, register_derivative
 from cofm_triton.ops.shapes import fold_batch, packed_starts, previous_states, split_batch
-from cofm_triton.pairs import as_complex, as_reals, in_pairs
+from cofm_triton.step.pairs import as_complex, as_reals, in_pairs
 
 
 def apply_linear_scan(
@@ -201,9 +201,7 @@ class _LinearScan(torch.autograd.Function):
     backward = staticmethod(_backward)
 
     @staticmethod
-    def jvp(
-        ctx: Any, x: Tensor | None, decay: Tensor | None, h0: Tensor | None, *_: None
-    ) -> tuple[Tensor, Tensor]:
+    def jvp(ctx: Any, x: Tensor | None, decay: Tensor | None, h0: Tensor | None, *_: None) -> tuple[Tensor, Tensor]:
         """Tangent: `dh[t] = decay[t] dh[t-1] + ddecay[t] h[t-1] + dx[t]`, `dh[-1] = dh0`."""
         gates, h, start, seq_starts = ctx.saved_tensors
         reverse, backend = ctx.options
@@ -248,9 +246,7 @@ def _linear_scan_backward_vmap(
         decay, a_dim = _full_gates(decay, a_dim, h, h_dim)
     folded = [
         None if tensor is None else fold_batch(tensor, dim, size, True)
-        for tensor, dim in zip(
-            (grad_h, grad_last, decay, h, h0), (g_dim, last_dim, a_dim, *in_dims[3:]), strict=False
-        )
+        for tensor, dim in zip((grad_h, grad_last, decay, h, h0), (g_dim, last_dim, a_dim, *in_dims[3:]), strict=False)
     ]
     grads = linear_scan_backward_op(*folded, seq_starts, reverse, backend)
     grad_x, grad_decay, grad_h0 = (split_batch(grad, size, True) for grad in grads)

@@ -14,7 +14,7 @@ over after `MAX_ITERATIONS`, or when an iterate is not finite. The result is the
 one.
 
 Accuracy. A trajectory is accepted when the residual of every step is at most twice what a step of the sequential
-kernel may round, by the count of `cofm_triton/tolerance.py`; errors then obey the same recurrence with at most twice
+kernel may round, by the count of `evidence/tolerance.py`; errors then obey the same recurrence with at most twice
 its drive.
 
 Start. `h[t] = (1 - dt rate) h[t-1] + dt act(x[t])`, a linear scan: right in the linear regime, and saturated inputs
@@ -31,10 +31,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from cofm_triton.activation import activation, activation_slope
 from cofm_triton.ops.backends import implementation, num_sms
 from cofm_triton.ops.dtypes import state_dtype
 from cofm_triton.ops.shapes import previous_states
+from cofm_triton.step.activation import activation, activation_slope
 
 # Iterations after which the sequential kernel takes over: while dt * rate stays below 1 few trajectories need more.
 MAX_ITERATIONS = 20

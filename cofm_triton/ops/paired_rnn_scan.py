@@ -3,7 +3,7 @@
     h[t] = h[t-1] + dt * act(z[t]),   z[t] = x[t] - A h[t-1],   A = [[alpha, -omega], [omega, alpha]],   h[-1] = h0
 
 for every pair of channels (2k, 2k + 1), with a damping alpha and a turning omega each, (D // 2,); PyTorch functions
-make them of rates and frequencies, see `cofm_triton.oscillation`. To kernels they are two rows of D numbers, `pull` and
+make them of rates and frequencies, see `step.oscillation`. To kernels they are two rows of D numbers, `pull` and
 `turn`, with `z = x - pull * h + turn * swap(h)`.
 
 Adjoint and tangent are affine, with a 2 x 2 matrix for each pair and step, `J[t] = I - dt S[t] A`, S[t] = diag(act'):
@@ -18,13 +18,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cofm_triton.activation import activation_slope
 from cofm_triton.ops.backends import implementation, lanes, num_sms
 from cofm_triton.ops.derivatives import directly, signed
 from cofm_triton.ops.dtypes import state_dtype
 from cofm_triton.ops.pair_scan import pair_scan
 from cofm_triton.ops.registration import register, register_derivative
 from cofm_triton.ops.shapes import fold_batch, packed_starts, previous_states, split_batch
+from cofm_triton.step.activation import activation_slope
 
 
 def apply_paired_rnn_scan(

@@ -16,7 +16,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cofm_triton.activation import activation, activation_slope
 from cofm_triton.ops.backends import implementation
 from cofm_triton.ops.derivatives import directly, keeps, signed
 from cofm_triton.ops.dtypes import state_dtype
@@ -24,6 +23,7 @@ from cofm_triton.ops.linear_scan import apply_linear_scan
 from cofm_triton.ops.registration import register, register_derivative
 from cofm_triton.ops.rnn_scan import apply_rnn_scan, linearize
 from cofm_triton.ops.shapes import fold_batch, holds, split_batch
+from cofm_triton.step.activation import activation, activation_slope
 
 # Tensors among the operator's arguments: x, weight, bias, rate, readout, offset.
 TENSORS = 6
@@ -186,9 +186,7 @@ def _backward(ctx: Any, grad_y: Tensor | None, _grad_states: None) -> tuple[Tens
         grads = torch.func.vjp(lambda *inputs: composed(*inputs, *ctx.options), *tensors)[1](grad_y)
     else:
         with_grad_x = ctx.needs_input_grad[0]
-        grads = rnn_readout_backward_op(
-            grad_y, x, weight, bias, rate, readout, states, *ctx.options, with_grad_x
-        )
+        grads = rnn_readout_backward_op(grad_y, x, weight, bias, rate, readout, states, *ctx.options, with_grad_x)
         grads = (grads[0] if with_grad_x else None, *grads[1:])
     cast = (None if grad is None else grad.to(tensor.dtype) for grad, tensor in zip(grads, tensors, strict=True))
     return *cast, *nothing[TENSORS:]

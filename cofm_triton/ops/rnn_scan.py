@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cofm_triton.activation import activation_slope
 from cofm_triton.ops.backends import implementation, num_sms
 from cofm_triton.ops.derivatives import directly, signed
 from cofm_triton.ops.dtypes import state_dtype
@@ -27,6 +26,7 @@ from cofm_triton.ops.newton import newton_scan, pays
 from cofm_triton.ops.registration import register, register_derivative
 from cofm_triton.ops.shapes import fold_batch, last_states, packed_starts, previous_states, split_batch
 from cofm_triton.ops.step_rate import step_rate, step_rate_slope
+from cofm_triton.step.activation import activation_slope
 
 # Where a GPU runs the adjoint as a linear scan split in time, after forming its gates: by the model in `newton.py`, as
 # one iteration; the linear scan's kernel would gain from a split at four times as many channels.
@@ -270,9 +270,7 @@ def _rnn_scan_vmap(
     h0 = None if h0 is None else fold_batch(h0, h_dim, size, into_channels)
     if into_channels:
         w = fold_batch(w, w_dim, size, True)
-    h, last = rnn_scan_op(
-        x, w, h0, seq_starts, dt, nonlinearity, backend, solver, parameterization, discretization
-    )
+    h, last = rnn_scan_op(x, w, h0, seq_starts, dt, nonlinearity, backend, solver, parameterization, discretization)
     return (split_batch(h, size, into_channels), split_batch(last, size, into_channels)), (0, 0)
 
 

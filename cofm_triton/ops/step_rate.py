@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cofm_triton.discretization import effective_rate, is_exact
-from cofm_triton.parameterization import parameterization as look_up
+from cofm_triton.step.discretization import effective_rate, is_exact
+from cofm_triton.step.parameterization import parameterization as look_up
 
 
 def step_rate(w: Tensor, dt: float, parameterization: str, discretization: str) -> Tensor:

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from cofm_triton.benchmark import scaling
-from cofm_triton.benchmark.contract import FORWARD, Case, Contestant, Peer, Problem, Unsupported
-from cofm_triton.benchmark.registry import OPERATORS
-from cofm_triton.benchmark.results import Results
 from cofm_triton.cli import bench, main
+from cofm_triton.evidence.benchmark import scaling
+from cofm_triton.evidence.benchmark.contract import FORWARD, Case, Contestant, Peer, Problem, Unsupported
+from cofm_triton.evidence.benchmark.registry import OPERATORS
+from cofm_triton.evidence.benchmark.results import Results
 
 
 def test_smoke_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ from safetensors.torch import save
 from cofm_triton.cli.jobs.blocks import Block, Result, run_blocks
 from cofm_triton.cli.jobs.processes import Processes
 from cofm_triton.cli.options import UsageError
-from cofm_triton.files import PART
+from cofm_triton.support.files import PART
 
 
 class Threads:

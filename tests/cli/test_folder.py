@@ -8,7 +8,7 @@ import pytest
 
 from cofm_triton.cli.jobs.folder import CONFIG, FILES, WRITER, ResultFolder
 from cofm_triton.cli.options import UsageError, make_folder
-from cofm_triton.files import PART, atomic_path
+from cofm_triton.support.files import PART, atomic_path
 
 NAMES = ["errors.csv", "sweep.json"]
 

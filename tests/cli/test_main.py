@@ -9,8 +9,8 @@ from cofm_triton import __version__, targets
 from cofm_triton.cli import COMMANDS, main
 from cofm_triton.cli.jobs.data import HORIZON, data_seed
 from cofm_triton.cli.options import SEED_BITS, seed
-from cofm_triton.training import initial_model
-from cofm_triton.validation.registry import operators, problems
+from cofm_triton.evidence.validation.registry import operators, problems
+from cofm_triton.experiment.training import initial_model
 
 
 @pytest.mark.parametrize("argv", [["--help"], *([name, "--help"] for name in COMMANDS)])
@@ -111,12 +111,12 @@ def test_cuda_without_a_gpu_is_wrong_usage(
 @pytest.mark.parametrize(
     ("words", "work"),
     [
-        (["bench", "--operators", "rnn_scan"], "cofm_triton.benchmark.scaling.measure_scaling"),
-        (["kernels"], "cofm_triton.compilation.run.compile_all"),
-        (["validate"], "cofm_triton.validation.run.run"),
+        (["bench", "--operators", "rnn_scan"], "cofm_triton.evidence.benchmark.scaling.measure_scaling"),
+        (["kernels"], "cofm_triton.evidence.compilation.run.compile_all"),
+        (["validate"], "cofm_triton.evidence.validation.run.run"),
         (
             ["validate", "--replay", "linear_scan:time-invariant:float32:1x3x2:h0:7:torch@cpu"],
-            "cofm_triton.validation.run.run",
+            "cofm_triton.evidence.validation.run.run",
         ),
     ],
 )

@@ -7,9 +7,9 @@ import torch
 from job_cases import assert_not_continued
 
 from cofm_triton.cli import main
-from cofm_triton.layers import RNNFunctional
-from cofm_triton.memory import memory_function
-from cofm_triton.memory_sweep import memory_sweep
+from cofm_triton.layers.stable_rnn import RNNFunctional
+from cofm_triton.memory.function import memory_function
+from cofm_triton.memory.sweep import memory_sweep
 from cofm_triton.model_file import save_model
 
 

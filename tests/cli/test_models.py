@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cofm_triton.cli.jobs.models import NamedModel, load_models
-from cofm_triton.layers import RNNFunctional
+from cofm_triton.layers.stable_rnn import RNNFunctional
 
 SOURCE = """
 from torch import nn

@@ -20,11 +20,11 @@ from cofm_triton.cli.reproduction import stages
 from cofm_triton.cli.reproduction.folder import Cell, RunFolder
 from cofm_triton.cli.reproduction.report import CellVerdict, contradictions, verdict_table
 from cofm_triton.cli.reproduction.settings import PARAMETERIZATIONS, PRESETS, Settings
+from cofm_triton.experiment.training import initial_model
 from cofm_triton.loss import temporally_weighted_mse
 from cofm_triton.model_file import load_model, read_notes
-from cofm_triton.parameterization import PARAMETERIZATIONS as ALL_PARAMETERIZATIONS
-from cofm_triton.training import initial_model
-from cofm_triton.verdict import judge
+from cofm_triton.perturbation.verdict import judge
+from cofm_triton.step.parameterization import PARAMETERIZATIONS as ALL_PARAMETERIZATIONS
 
 RADII = [0.0, *(1e-3 * 2 ** (i / 2) for i in range(21))]
 

@@ -15,10 +15,10 @@ from safetensors.torch import load_file
 
 from cofm_triton import targets
 from cofm_triton.cli import main
-from cofm_triton.directions import norm
-from cofm_triton.layers import RNNFunctional
+from cofm_triton.layers.stable_rnn import RNNFunctional
 from cofm_triton.model_file import save_model
-from cofm_triton.perturbation import perturbation_error
+from cofm_triton.perturbation.curve import perturbation_error
+from cofm_triton.perturbation.directions import norm
 
 # Kills its own process, unasked and at once, at call number KILL_AT.
 FACTORY = """

@@ -7,7 +7,7 @@ import pytest
 
 from cofm_triton.cli import main
 from cofm_triton.cli.validate import FAULTS
-from cofm_triton.validation import fault
+from cofm_triton.evidence.validation import fault
 
 CALL = "linear_scan:time-invariant:float32:1x3x2:h0:7:torch@cpu"
 

@@ -14,9 +14,3 @@ def two_threads() -> Iterator[None]:
     torch.set_num_threads(2)
     yield
     torch.set_num_threads(before)
-
-
-@pytest.fixture
-def short_sequences_look_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
-    lookahead = pytest.importorskip("cofm_triton.cpu.jit.lookahead")
-    monkeypatch.setattr(lookahead, "MIN_LENGTH", 1)

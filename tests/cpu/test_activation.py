@@ -12,7 +12,7 @@ from numba import njit
 
 from cofm_triton.cpu.jit.activation import activate
 from cofm_triton.cpu.jit.compiled import OPTIONS
-from cofm_triton.nonlinearity import NONLINEARITIES
+from cofm_triton.step.nonlinearity import NONLINEARITIES
 
 
 @njit(**OPTIONS)

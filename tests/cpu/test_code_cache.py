@@ -22,7 +22,7 @@ from numba.core import config
 from cofm_triton.cpu.jit import code_cache, forward
 from cofm_triton.cpu.jit.code_cache import CodeCache, CodeFiles, sources
 from cofm_triton.cpu.jit.compiled import entry
-from cofm_triton.files import PART
+from cofm_triton.support.files import PART
 
 
 def test_code_comes_back(tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_compiled_functions_use_it(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(files, CodeFiles)
     # Compiled code contains the order of `NONLINEARITIES` and the coefficients beside it.
     names = {str(path.relative_to(code_cache.PACKAGE)) for path in code_cache.source_files()}
-    assert {"cpu/jit/activation.py", "cpu/jit/vectors.py", "nonlinearity.py"} <= names
+    assert {"cpu/jit/activation.py", "cpu/jit/vectors.py", "step/nonlinearity.py"} <= names
     # A change of any of the sources is another stamp.
     monkeypatch.setattr(code_cache, "sources", lambda: "")
     assert CodeCache(forward._forward.py_func)._cache_file._source_stamp != files._source_stamp

@@ -8,8 +8,8 @@ from scan_cases import CPU_BACKENDS, dense_case, normal
 
 from cofm_triton import reference
 from cofm_triton.functional import dense_rnn
-from cofm_triton.nonlinearity import NONLINEARITIES
 from cofm_triton.ops.backends import INSTALLED
+from cofm_triton.step.nonlinearity import NONLINEARITIES
 
 
 @pytest.mark.skipif(not INSTALLED["numba"], reason="numba is not installed")

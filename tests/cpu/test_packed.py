@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cofm_triton.cpu.blocked.packed import spans, starts_of
+from cofm_triton.cpu.packed import spans, starts_of
 
 
 def times(starts: list[int], length: int) -> list[tuple[int, int]]:

@@ -8,7 +8,7 @@ from scan_cases import CPU_BACKENDS, paired_case
 
 from cofm_triton import reference
 from cofm_triton.functional import rnn_scan
-from cofm_triton.nonlinearity import NONLINEARITIES
+from cofm_triton.step.nonlinearity import NONLINEARITIES
 
 
 @pytest.mark.parametrize("backend", CPU_BACKENDS)

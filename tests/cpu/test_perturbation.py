@@ -7,11 +7,11 @@ import torch
 from sweep_cases import random_cells
 from torch import Tensor
 
-from cofm_triton.cells import StackedCells, join
 from cofm_triton.cpu.blocked import perturbation as blocked
-from cofm_triton.layers import RNNFunctional
+from cofm_triton.layers.stable_rnn import RNNFunctional
+from cofm_triton.perturbation.stacking import stack
 from cofm_triton.reference import Dynamics, rnn_functional
-from cofm_triton.stacked import stack
+from cofm_triton.step.stacked_cells import StackedCells, join
 
 jit = pytest.importorskip("cofm_triton.cpu.jit.perturbation", reason="numba is not installed")
 BACKENDS = [pytest.param(jit.sweep_errors, id="jit"), pytest.param(blocked.sweep_errors, id="blocked")]

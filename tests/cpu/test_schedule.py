@@ -19,9 +19,7 @@ from cofm_triton.cpu.jit.schedule import MAX_KEPT_SEQUENCES, MIN_NUMBERS, Plan, 
 @pytest.mark.parametrize("read_cost", [None, 0.4, 1.0])
 @pytest.mark.parametrize("lengths", [[5], [0], [1, 1], [100_000], [70_000, 3, 0, 9, 50_000], [40_000] * 5], ids=str)
 @pytest.mark.parametrize("channels", [1, 7])
-def test_every_step_is_done_once(
-    channels: int, lengths: list[int], read_cost: float | None
-) -> None:
+def test_every_step_is_done_once(channels: int, lengths: list[int], read_cost: float | None) -> None:
     parts, threads = share(np.array(lengths), channels, read_cost, 2)
     assert 1 <= threads <= 2
     for sequence, length in enumerate(lengths):

@@ -59,8 +59,7 @@ def _signed(lanes: Any, a: int, b: int, sample: Any, target: int) -> None:
 
 # Called rather than written above the functions: the decorator carries no types.
 copy, combine, exchange, spread, real, equal, scaled, with_sign = (
-    njit(**OPTIONS)(function)
-    for function in (_copy, _combine, _exchange, _distribute, _real, _same, _power, _signed)
+    njit(**OPTIONS)(function) for function in (_copy, _combine, _exchange, _distribute, _real, _same, _power, _signed)
 )
 
 

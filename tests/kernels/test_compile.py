@@ -12,10 +12,10 @@ import pytest
 pytest.importorskip("triton")
 
 from cofm_triton import kernels
-from cofm_triton.compilation import baseline
-from cofm_triton.compilation.launches import operators
-from cofm_triton.compilation.offline import TARGETS, Compiled
-from cofm_triton.compilation.run import compile_all
+from cofm_triton.evidence.compilation import baseline
+from cofm_triton.evidence.compilation.launches import operators
+from cofm_triton.evidence.compilation.offline import TARGETS, Compiled
+from cofm_triton.evidence.compilation.run import compile_all
 
 EVERYTHING = ("sm_90", "gfx942")
 # Operators compiled by one test: two processes share the tests, and none should wait long for the last one.

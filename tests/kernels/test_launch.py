@@ -71,9 +71,7 @@ def test_segments_stay_in_the_cache(
     rows: int, sequences: int, width: int, size: int, num_sms: int, streams: int, pair_lanes: int, aligned: bool
 ) -> None:
     """All that a segment reads and writes, with its summaries and carries, in the 40 MB that the smallest L2 has."""
-    block, plan = layout(
-        rows, sequences, width, size, num_sms, streams=streams, pair_lanes=pair_lanes, aligned=aligned
-    )
+    block, plan = layout(rows, sequences, width, size, num_sms, streams=streams, pair_lanes=pair_lanes, aligned=aligned)
     if plan == (rows, rows):
         return
     row_bytes = sequences * width * size

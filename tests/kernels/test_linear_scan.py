@@ -10,9 +10,9 @@ import pytest
 import torch
 from scan_cases import Case, device_of, linear_case, rounding_slack
 
+from cofm_triton.evidence.tolerance import linear_scan_bounds
 from cofm_triton.ops.backends import INSTALLED, interpreting
 from cofm_triton.ops.dtypes import state_dtype
-from cofm_triton.tolerance import linear_scan_bounds
 
 if not INSTALLED["triton"] or not (torch.cuda.is_available() or interpreting()):
     pytest.skip("triton cannot run here", allow_module_level=True)

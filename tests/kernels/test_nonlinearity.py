@@ -9,9 +9,9 @@ import pytest
 import torch
 from scan_cases import device_of
 
-from cofm_triton.activation import activation, activation_slope
-from cofm_triton.nonlinearity import NONLINEARITIES, TANH_FLOAT32
 from cofm_triton.ops.backends import INSTALLED, interpreting
+from cofm_triton.step.activation import activation, activation_slope
+from cofm_triton.step.nonlinearity import NONLINEARITIES, TANH_FLOAT32
 
 if not INSTALLED["triton"] or not (torch.cuda.is_available() or interpreting()):
     pytest.skip("triton cannot run here", allow_module_level=True)
@@ -68,7 +68,7 @@ def test_values_and_slopes(name: str, dtype: torch.dtype) -> None:
 
 
 def test_tanh_is_that_of_pytorch_to_two_units_over_all_of_float32() -> None:
-    """Every 4,099th number from the smallest to the largest: as `cofm_triton.nonlinearity` says, range by range."""
+    """Every 4,099th number from the smallest to the largest: as `step.nonlinearity` says, range by range."""
     bits = torch.arange(0, torch.tensor(torch.inf).view(torch.int32).item(), 4099, dtype=torch.int32)
     z = torch.cat((bits.view(torch.float32), -bits.view(torch.float32)))
     values, slopes = torch.empty_like(z, device=device_of("triton")), torch.empty_like(z, device=device_of("triton"))

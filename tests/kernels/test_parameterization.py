@@ -8,11 +8,11 @@ import pytest
 import torch
 from scan_cases import device_of
 
-from cofm_triton.discretization import DISCRETIZATIONS
 from cofm_triton.ops.backends import INSTALLED, interpreting
 from cofm_triton.ops.step_rate import step_rate as exact_rate
 from cofm_triton.ops.step_rate import step_rate_slope as exact_slope
-from cofm_triton.parameterization import PARAMETERIZATIONS
+from cofm_triton.step.discretization import DISCRETIZATIONS
+from cofm_triton.step.parameterization import PARAMETERIZATIONS
 
 if not INSTALLED["triton"] or not (torch.cuda.is_available() or interpreting()):
     pytest.skip("triton cannot run here", allow_module_level=True)

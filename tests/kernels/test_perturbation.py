@@ -8,12 +8,12 @@ pytest.importorskip("triton")
 
 from sweep_cases import random_cells
 
-from cofm_triton.cells import join
 from cofm_triton.kernels.launch import MAX_STATE_WORDS
 from cofm_triton.kernels.perturbation import fits, sweep_errors
-from cofm_triton.layers import RNNFunctional
+from cofm_triton.layers.stable_rnn import RNNFunctional
+from cofm_triton.perturbation.stacking import stack
 from cofm_triton.reference import Dynamics, rnn_functional
-from cofm_triton.stacked import stack
+from cofm_triton.step.stacked_cells import join
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # Models, units, sequences, steps, inputs and outputs: none fills its blocks; WIDE takes units in groups.

@@ -7,9 +7,9 @@ import torch
 from scan_cases import device_of, normal, rnn_case
 
 from cofm_triton import functional, reference
-from cofm_triton.nonlinearity import NONLINEARITIES
 from cofm_triton.ops import rnn_scan
 from cofm_triton.ops.backends import INSTALLED, interpreting
+from cofm_triton.step.nonlinearity import NONLINEARITIES
 
 if not INSTALLED["triton"] or not (torch.cuda.is_available() or interpreting()):
     pytest.skip("triton cannot run here", allow_module_level=True)

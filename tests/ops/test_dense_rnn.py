@@ -14,8 +14,8 @@ from torch.library import opcheck
 
 from cofm_triton import reference
 from cofm_triton.functional import dense_rnn
-from cofm_triton.nonlinearity import NONLINEARITIES
 from cofm_triton.ops.dense_rnn import step_traffic, traffic, work
+from cofm_triton.step.nonlinearity import NONLINEARITIES
 
 
 def arguments(backend: str, nonlinearity: str, length: int = 4) -> tuple[Tensor, ...]:

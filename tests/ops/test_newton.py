@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.library import opcheck
 
 from cofm_triton.functional import rnn_scan
-from cofm_triton.nonlinearity import NONLINEARITIES
 from cofm_triton.ops import newton
 from cofm_triton.ops import rnn_scan as operator
 from cofm_triton.ops.newton import ACCEPTED, MAX_CHANNELS, MAX_ITERATIONS, MIN_STEPS, newton_scan, pays
+from cofm_triton.step.nonlinearity import NONLINEARITIES
 
 
 def solve(case: Case, backend: str = "torch") -> Any:

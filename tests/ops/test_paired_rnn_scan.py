@@ -14,7 +14,7 @@ from torch.func import grad, jacfwd, jacrev, vmap
 from torch.library import opcheck
 
 from cofm_triton.functional import rnn_scan
-from cofm_triton.nonlinearity import NONLINEARITIES
+from cofm_triton.step.nonlinearity import NONLINEARITIES
 
 STARTS = [0, 2, 2, 5]
 OPTIONS: dict[str, Any] = dict(dt=0.7, parameterization="softplus", discretization="exact")

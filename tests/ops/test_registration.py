@@ -39,9 +39,7 @@ def test_vmap_over_nothing(mapped: str, name: str, backend: str) -> None:
     call, shapes = CALLS[name]
     dims = tuple(0 if mapped in ("all", ("first", "second")[min(i, 1)]) and (i < 2 or mapped == "all") else None
                  for i in range(len(shapes)))  # fmt: skip
-    tensors = tuple(
-        torch.zeros(shape if dim is None else (0, *shape)) for shape, dim in zip(shapes, dims, strict=True)
-    )
+    tensors = tuple(torch.zeros(shape if dim is None else (0, *shape)) for shape, dim in zip(shapes, dims, strict=True))
     one = tuple(torch.zeros(shape) for shape in shapes)
 
     def run(*tensors: Tensor) -> tuple[Tensor, ...]:

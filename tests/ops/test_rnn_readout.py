@@ -13,7 +13,6 @@ from torch.func import grad, hessian, vmap
 from torch.library import opcheck
 
 from cofm_triton import reference
-from cofm_triton.activation import activation
 from cofm_triton.ops.rnn_readout import (
     MAX_FEATURES,
     apply_rnn_readout,
@@ -23,6 +22,7 @@ from cofm_triton.ops.rnn_readout import (
     memory,
     traffic,
 )
+from cofm_triton.step.activation import activation
 
 DT = 0.7
 ACTS = [("tanh", "linear"), ("hardtanh", "linear"), ("relu", "linear"), ("linear", "linear"), ("linear", "tanh")]
@@ -152,9 +152,7 @@ def test_nothing_to_do(backend: str, shape: tuple[int, int]) -> None:
     torch._dynamo.reset()
 
 
-@pytest.mark.parametrize(
-    ("backend", "acts"), for_backends(CPU_BACKENDS, [("tanh", "linear"), ("linear", "tanh")])
-)
+@pytest.mark.parametrize(("backend", "acts"), for_backends(CPU_BACKENDS, [("tanh", "linear"), ("linear", "tanh")]))
 def test_derivatives(backend: str, acts: tuple[str, str]) -> None:
     inputs = arguments(backend, 2, 4, 2, 2, 2)
     assert gradcheck(fused(backend, acts), inputs, check_forward_ad=True, check_batched_grad=True)

@@ -15,8 +15,8 @@ from torch.library import opcheck
 
 from cofm_triton import reference
 from cofm_triton.functional import rnn_scan
-from cofm_triton.nonlinearity import NONLINEARITIES
 from cofm_triton.ops.rnn_scan import MAX_SPLIT_CHANNELS, MIN_SPLIT_STEPS, _splits_time, traffic
+from cofm_triton.step.nonlinearity import NONLINEARITIES
 
 STARTS = [0, 2, 2, 5]
 

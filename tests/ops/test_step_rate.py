@@ -9,11 +9,11 @@ from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
 from cofm_triton import reference
-from cofm_triton.discretization import DISCRETIZATIONS
+from cofm_triton.evidence.tolerance import RATE_ROUNDINGS, unit_roundoff
 from cofm_triton.functional import rnn_scan
 from cofm_triton.ops.step_rate import step_rate, step_rate_slope
-from cofm_triton.parameterization import PARAMETERIZATIONS
-from cofm_triton.tolerance import RATE_ROUNDINGS, unit_roundoff
+from cofm_triton.step.discretization import DISCRETIZATIONS
+from cofm_triton.step.parameterization import PARAMETERIZATIONS
 
 DT = 0.7
 
@@ -33,9 +33,7 @@ def test_value_and_slope(parameterization: str, discretization: str) -> None:
         w = w.abs()
     rate, slope = exact(w, parameterization, discretization)
     u = RATE_ROUNDINGS * unit_roundoff(torch.float32)
-    torch.testing.assert_close(
-        step_rate(w, DT, parameterization, discretization).double(), rate, rtol=u, atol=0
-    )
+    torch.testing.assert_close(step_rate(w, DT, parameterization, discretization).double(), rate, rtol=u, atol=0)
     # exp(-dt f(w)) multiplies the error of its exponent.
     exponent = DT * reference.parameterization(parameterization).rate(w.double()).max()
     torch.testing.assert_close(

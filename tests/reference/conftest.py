@@ -30,6 +30,5 @@ def det_params() -> dict[str, Tensor]:
 def det_direction(det_params: dict[str, Tensor]) -> dict[str, Tensor]:
     """Rates down, everything else up."""
     return {
-        name: -torch.ones_like(p) if name == "rnn.rate_l0" else torch.ones_like(p)
-        for name, p in det_params.items()
+        name: -torch.ones_like(p) if name == "rnn.rate_l0" else torch.ones_like(p) for name, p in det_params.items()
     }

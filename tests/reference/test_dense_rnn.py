@@ -11,9 +11,7 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 
 @pytest.mark.parametrize("name", NONLINEARITIES)
 @pytest.mark.parametrize("shape", [(1, 0, 1), (2, 1, 3), (2, 7, 5), (1, 33, 2)])
-def test_a_diagonal_matrix_is_the_diagonal_recurrence(
-    shape: tuple[int, int, int], name: str
-) -> None:
+def test_a_diagonal_matrix_is_the_diagonal_recurrence(shape: tuple[int, int, int], name: str) -> None:
     x, rate, h0 = random(*shape), random(shape[2], seed=1).abs() / 2, random(shape[0], shape[2])
     h, h_last = dense_rnn(x, torch.diag(rate), h0, dt=0.5, nonlinearity=name)
     expected, last = rnn_scan(x, rate, h0, dt=0.5, nonlinearity=name)
@@ -35,9 +33,7 @@ def test_row_i_of_the_weight_makes_unit_i(name: str) -> None:
 def test_linear_is_a_matrix_power() -> None:
     weight, h0 = random(4, 4) / 4, random(2, 4, seed=2)
     step = torch.eye(4, dtype=torch.float64) - 0.5 * weight
-    _, h_last = dense_rnn(
-        torch.zeros(2, 9, 4, dtype=torch.float64), weight, h0, dt=0.5, nonlinearity="linear"
-    )
+    _, h_last = dense_rnn(torch.zeros(2, 9, 4, dtype=torch.float64), weight, h0, dt=0.5, nonlinearity="linear")
     torch.testing.assert_close(h_last, h0 @ torch.linalg.matrix_power(step, 9).T)
 
 

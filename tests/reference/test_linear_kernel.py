@@ -22,10 +22,7 @@ def random_params() -> dict[str, Tensor]:
         "readout.weight": (3, 4),
         "readout.bias": (3,),
     }
-    return {
-        name: torch.randn(shape, dtype=torch.float64, generator=generator)
-        for name, shape in shapes.items()
-    }
+    return {name: torch.randn(shape, dtype=torch.float64, generator=generator) for name, shape in shapes.items()}
 
 
 def test_one_unit() -> None:

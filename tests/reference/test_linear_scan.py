@@ -87,9 +87,7 @@ def test_agrees_with_associative_scan_over_a_long_sequence() -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("decay_shape", [(2,), (1, 4, 2)])
-def test_first_and_second_derivatives(
-    decay_shape: tuple[int, ...], reverse: bool, dtype: torch.dtype
-) -> None:
+def test_first_and_second_derivatives(decay_shape: tuple[int, ...], reverse: bool, dtype: torch.dtype) -> None:
     arguments = (
         random(1, 4, 2, dtype=dtype).requires_grad_(),
         contraction(*decay_shape, dtype=dtype).requires_grad_(),
@@ -110,9 +108,7 @@ def test_vmap_and_jvp() -> None:
         torch.testing.assert_close(batched[i], linear_scan(x[i], decay[i], h0[i])[0])
     # The scan is linear in (x, h0): its derivative there is itself.
     dx, dh0 = random(2, 6, 3, seed=4), random(2, 3, seed=5)
-    _, tangent = torch.func.jvp(
-        lambda x, h0: linear_scan(x, decay[0], h0)[0], (x[0], h0[0]), (dx, dh0)
-    )  # type: ignore[misc]
+    _, tangent = torch.func.jvp(lambda x, h0: linear_scan(x, decay[0], h0)[0], (x[0], h0[0]), (dx, dh0))  # type: ignore[misc]
     torch.testing.assert_close(tangent, linear_scan(dx, decay[0], dh0)[0])
 
 
@@ -181,9 +177,7 @@ def test_any_strides() -> None:
     expected = linear_scan(strided.contiguous(), decay)[0]
     assert torch.equal(linear_scan(strided, decay)[0], expected)
     expanded = random(1, 1, 3).expand(2, 5, 3)
-    assert torch.equal(
-        linear_scan(expanded, decay)[0], linear_scan(expanded.contiguous(), decay)[0]
-    )
+    assert torch.equal(linear_scan(expanded, decay)[0], linear_scan(expanded.contiguous(), decay)[0])
 
 
 def test_non_finite_values_follow_the_recurrence() -> None:

@@ -39,24 +39,18 @@ def random_params(units: int = 4, inputs: int = 2, outputs: int = 3) -> dict[str
 def test_increments_of_pairs(
     recurrence: str, name: str, discretization: str, units: int, normalize_input: bool
 ) -> None:
-    dynamics = Dynamics(
-        "exp", recurrence, name, 0.5, discretization, oscillating=True, normalize_input=normalize_input
-    )
+    dynamics = Dynamics("exp", recurrence, name, 0.5, discretization, oscillating=True, normalize_input=normalize_input)
     params, inputs = random_params(units), 2 * random(6, 2)
     params["rnn.rate_l0"] = params["rnn.rate_l0"][: (units + 1) // 2]
     params["rnn.frequency_l0"] = 0.3 * random(units // 2, seed=6)
     rest = params["readout.bias"]
-    subtracted = differences(
-        lambda x: rnn_functional(params, x, dynamics), inputs, 30, dt=0.5, initial_output=rest
-    )
+    subtracted = differences(lambda x: rnn_functional(params, x, dynamics), inputs, 30, dt=0.5, initial_output=rest)
     direct = increments(params, inputs, 30, dynamics)
     torch.testing.assert_close(direct, subtracted, rtol=1e-11, atol=1e-12 * max(1.0, float(direct.abs().max())))
 
 
 @pytest.mark.parametrize(("recurrence", "name", "discretization"), OPTIONS)
-def test_increments_are_the_differences_of_the_output(
-    recurrence: str, name: str, discretization: str
-) -> None:
+def test_increments_are_the_differences_of_the_output(recurrence: str, name: str, discretization: str) -> None:
     dynamics = Dynamics("exp", recurrence, name, 0.5, discretization)
     params, inputs = random_params(), 2 * random(6, 2)
     direct = increments(params, inputs, 30, dynamics)
@@ -72,9 +66,7 @@ def test_increments_are_the_differences_of_the_output(
 
 
 @pytest.mark.parametrize(("recurrence", "name", "discretization"), OPTIONS)
-def test_increments_keep_relative_accuracy_in_float32(
-    recurrence: str, name: str, discretization: str
-) -> None:
+def test_increments_keep_relative_accuracy_in_float32(recurrence: str, name: str, discretization: str) -> None:
     dynamics = Dynamics("exp", recurrence, name, 1.0, discretization)
     params, inputs = random_params(1, 1, 1), torch.tensor([[0.2], [3.0]], dtype=torch.float64)
     params["rnn.rate_l0"] = torch.tensor([-1.0], dtype=torch.float64)
@@ -157,9 +149,7 @@ def test_memory_by_hand_and_nan_in_sight() -> None:
     memory = memory_function(velocities, inputs)
     assert memory.values.tolist() == [2.0, 4.0]
     assert torch.equal(memory.argmax, inputs)
-    assert memory_function(velocities, inputs, norm="inf+1").values.tolist() == pytest.approx(
-        [4 / 3, 4 / 3]
-    )
+    assert memory_function(velocities, inputs, norm="inf+1").values.tolist() == pytest.approx([4 / 3, 4 / 3])
     velocities[0, 1, 0] = torch.nan
     assert memory_function(velocities, inputs).values.isnan().tolist() == [False, True]
 

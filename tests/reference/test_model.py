@@ -19,9 +19,7 @@ def random(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-def random_params(
-    units: int = 4, inputs: int = 2, outputs: int = 3, biases: bool = True
-) -> dict[str, Tensor]:
+def random_params(units: int = 4, inputs: int = 2, outputs: int = 3, biases: bool = True) -> dict[str, Tensor]:
     params = {
         "rnn.weight_ih_l0": random(units, inputs, seed=1),
         "rnn.rate_l0": random(units, seed=3).abs() / 2,

@@ -81,9 +81,7 @@ def test_derivative_is_autograd(name: str) -> None:
 def test_gradient_scale(name: str, scale: object) -> None:
     w = WEIGHTS[WEIGHTS != 0]
     assert callable(scale)
-    torch.testing.assert_close(
-        parameterization(name).gradient_scale(w), scale(w), rtol=1e-12, atol=1e-15
-    )
+    torch.testing.assert_close(parameterization(name).gradient_scale(w), scale(w), rtol=1e-12, atol=1e-15)
 
 
 @pytest.mark.parametrize("name", STABLE)

@@ -64,9 +64,7 @@ def test_brute_force_on_the_deterministic_model(
     dtype: torch.dtype,
 ) -> None:
     outputs = targets.causal_convolution(targets.kernel(target, 100), det_inputs)
-    params = {
-        key: value.to(dtype) for key, value in perturb(det_params, det_direction, beta).items()
-    }
+    params = {key: value.to(dtype) for key, value in perturb(det_params, det_direction, beta).items()}
     y = rnn_functional(params, det_inputs.to(dtype), EULER)
     error = temporally_weighted_mse(y.double(), outputs).item()
     assert error == pytest.approx(expected, rel=1e-10 if dtype == torch.float64 else 1e-4)
@@ -94,9 +92,7 @@ def test_quadratic_form_on_the_deterministic_model(
     ("recurrence", "discretization", "inputs", "outputs"),
     list(product(["diagonal", "ssm"], ["euler", "exact"], [1, 3], [1, 2])),
 )
-def test_quadratic_form_is_brute_force(
-    recurrence: str, discretization: str, inputs: int, outputs: int
-) -> None:
+def test_quadratic_form_is_brute_force(recurrence: str, discretization: str, inputs: int, outputs: int) -> None:
     dynamics = Dynamics("softplus", recurrence, "linear", 0.5, discretization)
     params, teacher = random_params(4, inputs, outputs), random_params(3, inputs, outputs, 50)
     del teacher["rnn.bias_l0"], teacher["readout.bias"]

@@ -57,9 +57,7 @@ def test_the_slope_of_pol_under_exp_flattens() -> None:
 @pytest.mark.parametrize("length", [1, 40])
 @pytest.mark.parametrize("beta", [0.0, 1e-6, 0.3, 0.9])
 @pytest.mark.parametrize("name", ["direct", "exp"])
-def test_limit_formulas_on_the_target_that_one_unit_realises(
-    name: str, beta: float, length: int
-) -> None:
+def test_limit_formulas_on_the_target_that_one_unit_realises(name: str, beta: float, length: int) -> None:
     # The unit of rate 1 becomes one of rate 1 - beta or e^-beta.
     slower_by = beta if name == "direct" else -math.expm1(-beta)
     lags = torch.arange(length, dtype=torch.float64)
@@ -68,9 +66,7 @@ def test_limit_formulas_on_the_target_that_one_unit_realises(
     expected = quadratic_error(z, gram(population_moments(length)))
     # At beta = 1e-6 the formula subtracts nearly equal values of rho.
     rtol = 1e-8 if name == "exp" else 1e-12
-    torch.testing.assert_close(
-        limit_error("exp", name, beta, length), expected, rtol=rtol, atol=1e-30
-    )
+    torch.testing.assert_close(limit_error("exp", name, beta, length), expected, rtol=rtol, atol=1e-30)
 
 
 @pytest.mark.parametrize("length", [1600, 6400])

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from cofm_triton.cli.jobs.processes import Processes
 from cofm_triton.cli.options import UsageError
-from cofm_triton.files import write_bytes
+from cofm_triton.support.files import write_bytes
 
 if TYPE_CHECKING:
     from torch import Tensor

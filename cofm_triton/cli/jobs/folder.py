@@ -10,7 +10,7 @@ from typing import Any
 
 from cofm_triton.cli.jobs.processes import Processes
 from cofm_triton.cli.options import UsageError, make_folder
-from cofm_triton.files import PART, remove_leftovers, write_text
+from cofm_triton.support.files import PART, remove_leftovers, write_text
 
 CONFIG = "config.json"
 WRITER, FILES = "written_by", "files"

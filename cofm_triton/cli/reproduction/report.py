@@ -16,11 +16,11 @@ from cofm_triton.cli.reproduction.folder import Cell, RunFolder
 from cofm_triton.cli.reproduction.settings import Settings
 from cofm_triton.cli.reproduction.stages import ERROR_COLUMNS, SLOW, cells
 from cofm_triton.cli.table import aligned
-from cofm_triton.files import write_text
-from cofm_triton.parameterization import parameterization
-from cofm_triton.plotting import ErrorCurve, RadiusCurve, plot_errors, plot_radii
+from cofm_triton.experiment.figures import ErrorCurve, RadiusCurve, plot_errors, plot_radii
+from cofm_triton.perturbation.verdict import LIMITS, StabilityVerdict, judge, stability_verdict
+from cofm_triton.step.parameterization import parameterization
+from cofm_triton.support.files import write_text
 from cofm_triton.targets import target
-from cofm_triton.verdict import LIMITS, StabilityVerdict, judge, stability_verdict
 
 SUMMARY_COLUMNS = (
     *ERROR_COLUMNS[:4],

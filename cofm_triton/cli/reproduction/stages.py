@@ -18,21 +18,21 @@ from cofm_triton.cli.jobs.data import HORIZON, TEST, TRAIN, data_seed
 from cofm_triton.cli.progress import Progress
 from cofm_triton.cli.reproduction.folder import Cell, RunFolder
 from cofm_triton.cli.reproduction.settings import Settings
-from cofm_triton.files import write_text
-from cofm_triton.layers import RNNFunctional
-from cofm_triton.loss import temporally_weighted_mse
-from cofm_triton.model_file import load_model, save_model
-from cofm_triton.perturbation import PerturbationCurve, perturbation_error
-from cofm_triton.progress import Progress as OnProgress
-from cofm_triton.quadratic_form import QuadraticForm
-from cofm_triton.training import (
+from cofm_triton.experiment.training import (
     initial_model,
     one_thread,
     train_linear,
     train_sequences,
     with_nonlinearity,
 )
-from cofm_triton.verdict import resolution, slow_direction_radius
+from cofm_triton.layers.stable_rnn import RNNFunctional
+from cofm_triton.loss import temporally_weighted_mse
+from cofm_triton.model_file import load_model, save_model
+from cofm_triton.perturbation.curve import PerturbationCurve, perturbation_error
+from cofm_triton.perturbation.quadratic_form import QuadraticForm
+from cofm_triton.perturbation.verdict import resolution, slow_direction_radius
+from cofm_triton.support.files import write_text
+from cofm_triton.support.progress import Progress as OnProgress
 
 ERROR_COLUMNS = (
     "target",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cofm_triton.activation import activation, activation_slope
+from cofm_triton.step.activation import activation, activation_slope
 
 
 def forward(

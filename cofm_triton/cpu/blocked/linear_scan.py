@@ -13,8 +13,8 @@ import math
 import torch
 from torch import Tensor
 
-from cofm_triton.cpu.blocked.packed import spans, starts_of
-from cofm_triton.pairs import as_complex, as_reals, in_pairs
+from cofm_triton.cpu.packed import spans, starts_of
+from cofm_triton.step.pairs import as_complex, as_reals, in_pairs
 
 
 def forward(

@@ -11,8 +11,8 @@ Source: arXiv 2305.19190, Definition 3.1, for y = c^T h.
 import torch
 from torch import Tensor
 
-from cofm_triton.activation import activation
-from cofm_triton.nonlinearity import TANH_FLOAT64
+from cofm_triton.step.activation import activation
+from cofm_triton.step.nonlinearity import TANH_FLOAT64
 
 SMALL = 1e-6  # tanh(z) / z deviates from 1 by z^2 / 3, summed over all later steps by z^2 / 6
 LINEAR_AT_ZERO = ("linear", "tanh", "hardtanh")

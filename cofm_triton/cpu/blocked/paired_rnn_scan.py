@@ -11,9 +11,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cofm_triton.activation import activation, activation_slope
 from cofm_triton.cpu.blocked.linear_scan import start_states
-from cofm_triton.cpu.blocked.packed import spans, starts_of
+from cofm_triton.cpu.packed import spans, starts_of
+from cofm_triton.step.activation import activation, activation_slope
 
 
 def forward(

@@ -12,9 +12,9 @@ time step at a time. Where a is a rate per unit, products are elementwise.
 import torch
 from torch import Tensor
 
-from cofm_triton.activation import activation
-from cofm_triton.cells import StackedCells
-from cofm_triton.progress import Finished, ignore
+from cofm_triton.step.activation import activation
+from cofm_triton.step.stacked_cells import StackedCells
+from cofm_triton.support.progress import Finished, ignore
 
 # Numbers in a block of states. On a CPU, PyTorch computes fewer than 2^15 on one thread; with more of them, the threads
 # wait for one another and for memory longer than they compute.

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cofm_triton.activation import activation, activation_slope
 from cofm_triton.cpu.blocked import linear_scan, rnn_scan
+from cofm_triton.step.activation import activation, activation_slope
 
 
 def forward(

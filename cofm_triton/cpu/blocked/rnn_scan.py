@@ -9,9 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cofm_triton.activation import activation, activation_slope
 from cofm_triton.cpu.blocked import linear_scan
-from cofm_triton.cpu.blocked.packed import spans, starts_of
+from cofm_triton.cpu.packed import spans, starts_of
+from cofm_triton.step.activation import activation, activation_slope
 
 
 def forward(

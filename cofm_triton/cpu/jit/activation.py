@@ -2,7 +2,7 @@
 
     linear z    tanh(z)    hardtanh min(max(z, -1), 1)    relu max(z, 0)
 
-`kind` is an index into the table of `cofm_triton.nonlinearity`; pass it as a constant so that the
+`kind` is an index into the table of `cofm_triton.step.nonlinearity`; pass it as a constant so that the
 loop around the call holds one branch only and vectorises. Comparisons are written so that NaN
 comes out as NaN; functions that call these compile with `compiled.OPTIONS`, which allow fused multiply-adds
 and nothing else: no assumption about infinities or NaN.
@@ -19,7 +19,7 @@ from numba.extending import overload
 from cofm_triton.cpu.jit.bits import choose, like, power, signed
 from cofm_triton.cpu.jit.compiled import OPTIONS, inlined
 from cofm_triton.cpu.jit.vectors import Vector
-from cofm_triton.nonlinearity import NONLINEARITIES
+from cofm_triton.step.nonlinearity import NONLINEARITIES
 
 TANH, HARDTANH, RELU = map(NONLINEARITIES.index, ("tanh", "hardtanh", "relu"))
 

@@ -44,8 +44,8 @@ def widened(builder: Any, stored: Any) -> Any:
     return builder.bitcast(builder.shl(builder.zext(stored, word), word(16)), ir.FloatType())
 
 
-def rounded(builder: Any, value: Any, *, may_be_nan: bool = True) -> Any:
-    """LLVM: the uint16 that stands for one float32, or for each of a vector; any one for NaN, if none may be."""
+def rounded(builder: Any, value: Any) -> Any:
+    """LLVM: the uint16 that stands for one float32, or for each of a vector."""
     word, half = _like(value, ir.IntType(32)), _like(value, ir.IntType(16))
     carried = _carried(builder, value, word)
     if isinstance(word, ir.VectorType):
@@ -53,8 +53,6 @@ def rounded(builder: Any, value: Any, *, may_be_nan: bool = True) -> Any:
         high = shuffled(builder, halves, halves, list(range(1, 2 * word.count, 2)))
     else:
         high = builder.trunc(builder.lshr(carried, word(16)), half)
-    if not may_be_nan:
-        return high
     known = builder.fcmp_ordered("ord", value, value)
     return builder.select(known, high, _everywhere(half, _NAN))
 

@@ -27,7 +27,7 @@ from typing import Any
 
 from numba.core.caching import FunctionCache, IndexDataCacheFile
 
-from cofm_triton.files import write_bytes
+from cofm_triton.support.files import write_bytes
 
 PACKAGE = Path(__file__).parents[2]
 # A file younger than this may be one that another process is about to name.
@@ -115,7 +115,7 @@ class CodeCache(FunctionCache):
 
 def source_files() -> list[Path]:
     """Every file that compiled code may come from: these, and the modules of tables and formulas above them."""
-    return sorted((*PACKAGE.glob("*.py"), *Path(__file__).parent.glob("*.py")))
+    return sorted((*(PACKAGE / "step").glob("*.py"), *Path(__file__).parent.glob("*.py")))
 
 
 @cache

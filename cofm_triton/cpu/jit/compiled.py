@@ -21,6 +21,7 @@ OPTIONS: Any = {"fastmath": {"contract"}, "error_model": "numpy"}
 _NO_C: Any = {"no_cfunc_wrapper": True}
 _INTERNAL: Any = {"no_cpython_wrapper": True, **_NO_C}
 
+
 # Called from Python.
 def entry(function: Callable[..., Any]) -> Any:
     """Compile at the first call with arguments of new types, or take the code from disk."""

@@ -21,13 +21,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cofm_triton.cells import StackedCells
 from cofm_triton.cpu.jit.activation import activate, constant
 from cofm_triton.cpu.jit.bits import like
 from cofm_triton.cpu.jit.compiled import entry, inlined
 from cofm_triton.cpu.jit.perturbation import blocked, largest_gap, weighted_squares
 from cofm_triton.cpu.jit.threads import run, workers
 from cofm_triton.cpu.jit.vectors import load, store
+from cofm_triton.step.stacked_cells import StackedCells
 
 _LINE_BYTES = 64  # of the states of one unit: two vectors of 32 bytes
 # Units whose sums over A are formed together: with two vectors each, independent chains enough for the multipliers.

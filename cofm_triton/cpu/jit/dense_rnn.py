@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cofm_triton.cpu.allocator import empty
 from cofm_triton.cpu.jit.activation import activate, constant, slope
 from cofm_triton.cpu.jit.bfloat16 import load, store
 from cofm_triton.cpu.jit.compiled import entry, inlined
@@ -25,7 +26,6 @@ from cofm_triton.cpu.jit.product import TILE_ROWS, multiply, panels
 from cofm_triton.cpu.jit.rows import Rows, aligned, numbers, row, with_rows
 from cofm_triton.cpu.jit.schedule import MIN_NUMBERS
 from cofm_triton.cpu.jit.threads import run, workers
-from cofm_triton.cpu.memory import empty
 
 # Sequences that go through time together: more of them share each read of the weight, until their states leave the
 # first-level cache.

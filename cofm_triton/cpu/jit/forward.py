@@ -25,7 +25,7 @@ import torch
 from numba.extending import overload
 from torch import Tensor
 
-from cofm_triton.cpu.blocked.packed import starts_of
+from cofm_triton.cpu.allocator import empty
 from cofm_triton.cpu.jit.activation import activate
 from cofm_triton.cpu.jit.chains import CHAINS, chain_plan, worth_a_guess
 from cofm_triton.cpu.jit.compiled import OPTIONS, entry, inlined, inner
@@ -47,7 +47,7 @@ from cofm_triton.cpu.jit.schedule import plan
 from cofm_triton.cpu.jit.streams import fence, streams
 from cofm_triton.cpu.jit.threads import launch, workers
 from cofm_triton.cpu.jit.vectors import load, same, store, swap
-from cofm_triton.cpu.memory import empty
+from cofm_triton.cpu.packed import starts_of
 
 
 def scan(

@@ -1,5 +1,4 @@
-"""Linear scan compiled for the CPU; the forward recurrence and how work is shared out are in `forward.py`, one long
-sequence of few channels in `lookahead.py` and `lookahead_adjoint.py`.
+"""Linear scan compiled for the CPU; the forward recurrence and how work is shared out are in `forward.py`.
 
 The adjoint is written with mu, what arrives from later steps: `lambda[t] = g[t] + mu[t]`,
 `mu[t-1] = conj(decay[t]) lambda[t]`, `dx = lambda`, `ddecay[t] = lambda[t] conj(h[t-1])`. mu is computed as
@@ -17,12 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cofm_triton.cpu.blocked.packed import starts_of
+from cofm_triton.cpu.allocator import empty
 from cofm_triton.cpu.jit.chains import LINEAR_MARGIN, guess_steps
 from cofm_triton.cpu.jit.compiled import entry, inlined, inner
 from cofm_triton.cpu.jit.forward import initial_states, scan
-from cofm_triton.cpu.jit.lookahead import look_ahead, worth_looking_ahead
-from cofm_triton.cpu.jit.lookahead_adjoint import adjoint_ahead
 from cofm_triton.cpu.jit.region import each
 from cofm_triton.cpu.jit.rows import (
     BLOCK,
@@ -42,8 +39,8 @@ from cofm_triton.cpu.jit.schedule import plan
 from cofm_triton.cpu.jit.streams import fence, streams
 from cofm_triton.cpu.jit.threads import launch, workers
 from cofm_triton.cpu.jit.vectors import conjugate, distribute, load, store, total, zeros
-from cofm_triton.cpu.memory import empty
-from cofm_triton.pairs import in_pairs
+from cofm_triton.cpu.packed import starts_of
+from cofm_triton.step.pairs import in_pairs
 
 # Time of a step that is not stored over that of one that is: time-invariant, gated.
 READ_COST = (0.4, 0.6)
@@ -61,10 +58,6 @@ def forward(
     gated = decay.dim() == 3
     if not gated:
         decay = decay.resolve_conj().resolve_neg()
-        if seq_starts is None and worth_looking_ahead(state_dtype, *x.shape):
-            found = look_ahead(x, decay, h0, reverse)
-            if found is not None:
-                return found
     return scan(
         (), x, decay, h0, seq_starts, guess=None if gated else partial(_guess, decay), reverse=reverse,
         state_dtype=state_dtype, read_cost=READ_COST[gated],
@@ -89,10 +82,6 @@ def backward(
             as_pairs(grad_h), last, decay, as_pairs(h), start, seq_starts, reverse=reverse, state_dtype=decay.dtype
         )  # fmt: skip
         return as_numbers(grads[0], h.dtype), grads[1], as_numbers(grads[2], state_dtype)
-    if decay.dim() == 1 and seq_starts is None and worth_looking_ahead(state_dtype, *h.shape):
-        found = adjoint_ahead(grad_h, grad_last, decay.resolve_neg(), h, h0, reverse)
-        if found is not None:
-            return found
     dtype, h, grad_h = h.dtype, with_rows(h), with_rows(grad_h)
     gated, gate_dtype, channels = decay.dim() == 3, decay.dtype, h.shape[2]
     gates = gate_rows(decay.conj(), h.shape)

@@ -22,7 +22,7 @@ from cofm_triton.cpu.blocked.memory_increment import LOOK_EVERY, SMALL
 from cofm_triton.cpu.jit.activation import RELU, TANH, activate, constant
 from cofm_triton.cpu.jit.compiled import entry, inlined
 from cofm_triton.cpu.jit.threads import run, workers
-from cofm_triton.nonlinearity import TANH_FLOAT64
+from cofm_triton.step.nonlinearity import TANH_FLOAT64
 
 _LANES, _ALIGNED = 128, 16
 _THRESHOLD = TANH_FLOAT64.threshold

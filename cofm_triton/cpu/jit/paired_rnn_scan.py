@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cofm_triton.cpu.blocked.packed import starts_of
+from cofm_triton.cpu.allocator import empty
 from cofm_triton.cpu.jit.activation import constant, slope
 from cofm_triton.cpu.jit.bits import like
 from cofm_triton.cpu.jit.chains import LINEAR_MARGIN, MARGIN, guess_steps
@@ -30,7 +30,7 @@ from cofm_triton.cpu.jit.schedule import plan
 from cofm_triton.cpu.jit.streams import fence, streams
 from cofm_triton.cpu.jit.threads import launch, workers
 from cofm_triton.cpu.jit.vectors import load, store, swap
-from cofm_triton.cpu.memory import empty
+from cofm_triton.cpu.packed import starts_of
 
 # Time of a step that is not stored over that of one that is: the arithmetic is the same, only the store is saved.
 READ_COST = 0.7

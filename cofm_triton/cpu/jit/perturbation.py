@@ -26,12 +26,12 @@ import torch
 from llvmlite.binding import get_host_cpu_features
 from torch import Tensor
 
-from cofm_triton.cells import StackedCells
 from cofm_triton.cpu.jit.activation import activate, constant
 from cofm_triton.cpu.jit.bits import like
 from cofm_triton.cpu.jit.compiled import entry, inlined, inner, summing
 from cofm_triton.cpu.jit.threads import run, workers
 from cofm_triton.cpu.jit.vectors import load, store
+from cofm_triton.step.stacked_cells import StackedCells
 
 # Units updated together: one read of x and one update of y serve all, as long as their states and coefficients, four
 # each, fit the vector registers. AVX-512 has 32 of them; with sixteen, four units run at half the speed of two.

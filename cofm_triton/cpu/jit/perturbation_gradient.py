@@ -21,11 +21,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cofm_triton.cells import StackedCells
 from cofm_triton.cpu.jit.activation import activate, constant, slope
 from cofm_triton.cpu.jit.compiled import entry, inlined, inner
 from cofm_triton.cpu.jit.perturbation import blocked, part, unit_rows
 from cofm_triton.cpu.jit.threads import run, workers
+from cofm_triton.step.stacked_cells import StackedCells
 
 _LANES = 64  # sequences of a block: the states of a unit over 100 steps take 26 KB in float32
 _TASKS_PER_THREAD = 4
@@ -178,7 +178,5 @@ def sweep_gradients(
     work(tasks[:1])  # compiles at the first call: one thread, not all
     threads = workers()
     run([partial(work, tasks[1 + thread :: threads]) for thread in range(threads)])
-    summed, by_unit, by_offset = (
-        torch.from_numpy(part.sum(0)) for part in (errors, unit_gradients, offset_gradients)
-    )
+    summed, by_unit, by_offset = (torch.from_numpy(part.sum(0)) for part in (errors, unit_gradients, offset_gradients))
     return summed, by_unit, by_offset

@@ -36,9 +36,7 @@ def _each(typing: Any, entry: Any, first: Any, threads: Any, count: Any, functio
             for value, kind in zip(given[:4], signature.args[:4], strict=True)
         )
         values = cgutils.unpack_tuple(builder, given[5])
-        shared = cgutils.alloca_once(
-            builder, ir.LiteralStructType((_WORD, _WORD, *(value.type for value in values)))
-        )
+        shared = cgutils.alloca_once(builder, ir.LiteralStructType((_WORD, _WORD, *(value.type for value in values))))
 
         def field(at: Any, pointer: Any, k: int) -> Any:
             return at.gep(pointer, [_UNSIGNED(0), _UNSIGNED(k)], inbounds=True)

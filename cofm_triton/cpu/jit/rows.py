@@ -48,12 +48,6 @@ class Rows:
         """Address of row t of sequence b; arrays of them give an array."""
         return self.base + b * self.stride_b + t * self.step
 
-    def walk(self, reverse: bool) -> tuple[int, int, Any]:
-        """Of the first sequence: address of the row where a walk begins, distance to the next one, a sample."""
-        if reverse:
-            return self.at(0, self.tensor.shape[1] - 1), -self.step, self.sample
-        return self.base, self.step, self.sample
-
 
 def with_rows(tensor: Tensor) -> Tensor:
     """`tensor` with its channels next to each other, copied only when they are not; float16 becomes float32."""

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from cofm_triton.cpu.blocked import packed
+from cofm_triton.cpu import packed
 from cofm_triton.cpu.jit.rows import Rows
 
 # Below this many numbers a second thread costs more than it saves.

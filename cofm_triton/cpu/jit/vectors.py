@@ -197,7 +197,7 @@ def _in_all_lanes(builder: Any, one: Any, vector: Vector) -> Any:
     return bfloat16.shuffled(builder, one, one, [0] * vector.lanes)
 
 
-def _storing(value: Any, address: Any, sample: Any, may_be_nan: bool) -> Any:
+def _store(_context: Any, value: Any, address: Any, sample: Any, streamed: Any) -> Any:
     stored = sample.dtype
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -209,7 +209,7 @@ def _storing(value: Any, address: Any, sample: Any, may_be_nan: bool) -> Any:
         elif stored == types.int32:
             numbers = bfloat16.rounded_pairs(builder, *_parts(builder, numbers))
         elif stored == types.uint16:
-            numbers = bfloat16.rounded(builder, numbers, may_be_nan=may_be_nan)
+            numbers = bfloat16.rounded(builder, numbers)
         pointer, memory = _memory(context, builder, address, stored, value.lanes)
         align, size = _alignment(context, stored, memory), context.get_abi_sizeof(memory.element)
         # Rows that are streamed begin at multiples of VECTOR_BYTES, and so does every vector of as many bytes in them.
@@ -224,14 +224,6 @@ def _storing(value: Any, address: Any, sample: Any, may_be_nan: bool) -> Any:
         return context.get_dummy_value()
 
     return types.void(value, address, sample, types.boolean), generate
-
-
-def _store(_context: Any, value: Any, address: Any, sample: Any, streamed: Any) -> Any:
-    return _storing(value, address, sample, True)
-
-
-def _store_numbers(_context: Any, value: Any, address: Any, sample: Any, streamed: Any) -> Any:
-    return _storing(value, address, sample, False)
 
 
 def _conjugate(_context: Any, value: Any) -> Any:
@@ -315,8 +307,6 @@ load: Any = intrinsic(_load)
 # `store(value, address, sample, streamed)`: a vector to an address, rounded as `sample` stores it, past the cache if
 # `streamed`.
 store: Any = intrinsic(_store)
-# As `store`, where nothing is NaN or it does not matter what becomes of it: bfloat16 is rounded a third faster.
-store_numbers: Any = intrinsic(_store_numbers)
 # The complex conjugate of a vector, real ones as they are.
 conjugate: Any = intrinsic(_conjugate)
 # `distribute(a, b, c)`: a b + a c, in which only the multiplication of b and one addition wait for b.

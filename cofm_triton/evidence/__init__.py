@@ -1,0 +1,1 @@
+"""Evidence that the product is right and fast: tolerances, validation, compilation, benchmark."""

@@ -1,0 +1,78 @@
+"""Figures of memory functions."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from cofm_triton.memory.function import MemoryFunction
+    from cofm_triton.memory.sweep import MemorySweep
+
+_DECADES = 16  # shown below the largest value of the first step
+_GROWTH = 6  # decades shown above it: a memory that grows for ever leaves room for those that decay
+_HIGHEST = 1e100  # growth without bound beyond it is not drawn
+_MOST_BANDS = 5
+_COLOURS = ("#000000", "#0072B2", "#E69F00", "#009E73", "#CC79A7")  # Okabe and Ito: safe for colour-blind eyes
+
+_DASHES = ("-", "--", "-.", ":", "-")  # curves of small radii lie on one another: all of them show
+
+
+def plot_memory(axes: "Axes", memory: "MemoryFunction") -> None:
+    """M(t), its fit where there is one, and the theorem's bound M(0) e^(-beta0 t)."""
+    times, values = memory.times, memory.values
+    axes.plot(times.numpy(), _shown(values), color=_COLOURS[0], label="memory M(t)")
+    logarithmic = False
+    try:
+        fit = memory.fit()
+    except ValueError:  # too short a record has no fit
+        fit = None
+    if fit is not None:
+        logarithmic = fit.decay == "polynomial"
+        late = times >= fit.window[0]
+        axes.plot(times[late].numpy(), _shown(fit.curve(times[late])), "--", color=_COLOURS[1], label=f"fit: {fit}")
+    if memory.beta0 > 0:
+        bound = values[0] * torch.exp(-memory.beta0 * times)
+        axes.plot(times.numpy(), _shown(bound), ":", color=_COLOURS[2], label=f"theorem: exp(-{memory.beta0:.3g} t)")
+    _finish(axes, values, times, logarithmic)
+    settings = memory.settings
+    whole = settings.min_radius < settings.radius
+    sizes = f"from {settings.min_radius:.2g} to {settings.radius:.3g}" if whole else f"= {settings.radius:.3g}"
+    axes.set_title(f"Memory, |x| {sizes}, norm {settings.norm}")
+
+
+def plot_sweep(axes: "Axes", sweep: "MemorySweep") -> None:
+    """The band between the envelopes over directions, of at most five radii."""
+    count = len(sweep.radii)
+    picked = torch.linspace(0, count - 1, min(count, _MOST_BANDS), device="cpu").round().long().tolist()
+    for colour, dashes, r in zip(_COLOURS, _DASHES, picked, strict=False):
+        upper, lower = _shown(sweep.upper[r]), _shown(sweep.lower[r])
+        axes.plot(sweep.times.numpy(), upper, dashes, color=colour, label=f"radius {sweep.radii[r]:.3g}")
+        axes.fill_between(sweep.times.numpy(), lower, upper, color=colour, alpha=0.15, linewidth=0)
+    _finish(axes, sweep.upper[picked], sweep.times, logarithmic=True)
+    axes.set_title("Memory of perturbed models: largest (line), all (band)")
+
+
+def _shown(values: Tensor) -> np.ndarray[Any, Any]:
+    """What a logarithmic axis can show."""
+    return torch.where((values <= _HIGHEST) & (values > 0), values, torch.nan).numpy()
+
+
+def _finish(axes: "Axes", values: Tensor, times: Tensor, logarithmic: bool) -> None:
+    axes.set(xlabel="time t", ylabel="M(t)", yscale="log")
+    if len(times) > 1:
+        if logarithmic:
+            axes.set_xscale("symlog", linthresh=times[1].item())
+        axes.set_xlim(0, times[-1].item())
+    finite = values[values.isfinite() & (values > 0)]
+    if len(finite):
+        first = values[..., 0]
+        first = first[first.isfinite() & (first > 0)]
+        start = first.max().item() if len(first) else finite.max().item()
+        top = min(finite.max().item(), start * 10.0**_GROWTH)
+        axes.set_ylim(max(min(finite.min().item(), top) / 2, start * 10.0**-_DECADES), top * 2)
+    axes.grid(alpha=0.3, linewidth=0.5)
+    axes.legend(fontsize="small")

@@ -1,0 +1,303 @@
+"""Memory functions of all perturbed copies of a model (arXiv 2305.19190, Definitions 3.1 and 3.4).
+
+    M(k dt; theta + beta * direction)   for every radius beta and every direction
+
+The theorem behind the curse of memory (3.9) asks that the memories of all models within the stability
+radius decay together: the envelope over directions shows whether they do, and from which radius on
+they no longer do.
+"""
+
+import csv
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from os import PathLike
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from cofm_triton.memory.decay_fit import DecayFit, fit_decay
+from cofm_triton.memory.evaluator import MemoryEvaluator
+from cofm_triton.memory.function import Settings, evaluator_of
+from cofm_triton.memory.search import Domain
+from cofm_triton.modules.module_state import cast
+from cofm_triton.perturbation.curve import check_radii, make_directions
+from cofm_triton.perturbation.directions import check_ball
+from cofm_triton.perturbation.evaluator import check_module
+from cofm_triton.support.files import write_text
+from cofm_triton.support.progress import Progress, check_progress, part
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_HELD_NUMBERS = 1 << 23  # perturbed parameters held at once: 64 MB
+
+
+@dataclass(frozen=True)
+class MemorySweep:
+    """Memory functions of perturbed models, float64 on the CPU.
+
+    Attributes:
+        radii: (R,), of the perturbations.
+        values: (R, J, S), M at each radius and direction; +inf where a state overflowed.
+        beta0: (R, J), slowest decay rate of each model's modes, 1 / time; NaN where it is unknown.
+        settings: steps, dt, input radii and norm, the same for all copies.
+        floor: size of rounding errors, 0 where no outputs were subtracted.
+    """
+
+    radii: Tensor
+    values: Tensor
+    beta0: Tensor
+    settings: Settings = field(repr=False)
+    floor: float = 0.0
+
+    @property
+    def steps(self) -> Tensor:
+        """k, (S,) int64."""
+        return self.settings.steps
+
+    @property
+    def times(self) -> Tensor:
+        """k dt, (S,) float64."""
+        return self.settings.times
+
+    @property
+    def upper(self) -> Tensor:
+        """Envelope: the largest memory over directions, (R, S)."""
+        return self.values.amax(1)
+
+    @property
+    def lower(self) -> Tensor:
+        """Envelope: the smallest memory over directions, (R, S)."""
+        return self.values.amin(1)
+
+    @property
+    def diverged(self) -> Tensor:
+        """Whether a state overflowed, (R, J) bool."""
+        return ~self.values.isfinite().all(-1)
+
+    def fit(self) -> list[DecayFit]:
+        """Decay of the upper envelope at each radius, see `decay_fit`; the smallest beta0 beside it.
+
+        Raises:
+            ValueError: the record is too short.
+        """
+        return [
+            fit_decay(self.times, curve, floor=self.floor, beta0=beta0)
+            for curve, beta0 in zip(self.upper, self.beta0.amin(1).tolist(), strict=True)
+        ]
+
+    def to_csv(self, path: str | PathLike[str]) -> None:
+        """Write radius, direction, step, time and memory, one line per value, whole or not at all."""
+        text = io.StringIO()
+        table = csv.writer(text, lineterminator="\n")
+        table.writerow(("radius", "direction", "step", "time", "memory"))
+        columns = list(zip(self.steps.tolist(), self.times.tolist(), strict=True))
+        for radius, curves in zip(self.radii.tolist(), self.values.tolist(), strict=True):
+            for direction, curve in enumerate(curves):
+                table.writerows((radius, direction, *column, m) for column, m in zip(columns, curve, strict=True))
+        write_text(path, text.getvalue())
+
+    def plot(self, path_or_axes: "str | PathLike[str] | Axes") -> "Axes":
+        """Draw the band between the envelopes of some radii, log-log.
+
+        Args:
+            path_or_axes: a file to write (its suffix chooses the format), or matplotlib axes.
+        """
+        from cofm_triton.memory.figures import plot_sweep
+        from cofm_triton.support.figure_file import draw
+
+        return draw(path_or_axes, lambda axes: plot_sweep(axes, self))
+
+
+def memory_sweep(
+    model: nn.Module,
+    length: int,
+    *,
+    radii: Tensor | Sequence[float],
+    directions: int | Sequence[Mapping[str, Tensor]] = 30,
+    seed: int = 0,
+    radius: float = 1.0,
+    inputs: Tensor | None = None,
+    norm: str = "inf",
+    ball: str = "inf",
+    min_radius: float | None = None,
+    samples: int | None = None,
+    input_size: int | None = None,
+    dt: float | None = None,
+    initial_output: Tensor | float | None = None,
+    progress: Progress | None = None,
+) -> MemorySweep:
+    """Memory functions of `theta + radii[i] * directions[j]`, all copies together.
+
+    The domain of the inputs is the same for all copies: if any of them has a bias, it is that of a model
+    with a bias (see `memory`).
+
+    Args:
+        model: as for `memory_function`.
+        length: T.
+        radii: (R,), not negative, of the perturbations.
+        directions: how many random directions, or a list of `{parameter name: tensor}`, as for
+            `perturbation_error`.
+        seed: of the random directions.
+        radius: of the inputs.
+        inputs: as for `memory_function`.
+        norm: as for `memory_function`.
+        ball: norm of the random directions, "inf" or "l2".
+        min_radius: as for `memory_function`.
+        samples: as for `memory_function`.
+        input_size: as for `memory_function`.
+        dt: as for `memory_function`.
+        initial_output: as for `memory_function`.
+        progress: called as `progress(done, total)`, in perturbed copies.
+
+    Returns:
+        A `MemorySweep`.
+
+    Raises:
+        TypeError: an argument of the wrong type.
+        ValueError: an unknown name, a shape that does not fit, or a number out of range.
+
+    Example:
+        >>> import cofm_triton as cofm
+        >>> sweep = memory_sweep(cofm.RNNFunctional(1, 4), 50, radii=[0.0, 0.1], directions=3)
+        >>> sweep.values.shape
+        torch.Size([2, 3, 50])
+    """
+    check_progress(progress)
+    grid, copies, evaluator = _prepared(
+        model,
+        length,
+        radii,
+        directions,
+        seed,
+        ball,
+        radius=radius,
+        inputs=inputs,
+        norm=norm,
+        min_radius=min_radius,
+        samples=samples,
+        input_size=input_size,
+        dt=dt,
+        initial_output=initial_output,
+    )
+    values = torch.empty(len(grid), copies.count, len(evaluator.steps), dtype=torch.float64, device="cpu")
+    slowest = torch.empty(values.shape[:2], dtype=torch.float64, device="cpu")
+    floor = 0.0
+    jobs = list(copies.jobs(grid))
+    done, total = 0, sum(len(r) for r, _ in jobs)
+    for r, j in jobs:
+        memory = evaluator(copies.at(grid[r], j), part(progress, done, len(r), total))
+        done += len(r)
+        values[r, j], slowest[r, j] = memory.values, memory.slowest
+        floor = max(floor, memory.floor.max().item())
+    still = grid == 0
+    values[still], slowest[still] = values[still, :1], slowest[still, :1]
+    return MemorySweep(grid, values, slowest, Settings.of(evaluator), floor)
+
+
+def sweep_domain(
+    model: nn.Module,
+    length: int,
+    *,
+    radii: Tensor | Sequence[float],
+    directions: int | Sequence[Mapping[str, Tensor]] = 30,
+    seed: int = 0,
+    radius: float = 1.0,
+    norm: str = "inf",
+    ball: str = "inf",
+    min_radius: float | None = None,
+    samples: int | None = None,
+    input_size: int | None = None,
+    dt: float | None = None,
+) -> Domain:
+    """The inputs that `memory_sweep` of the same arguments would look at: for parts of it made one by one.
+
+    Args:
+        model: as for `memory_sweep`, like all others.
+        length: T.
+        radii: of the perturbations.
+        directions: of the perturbations.
+        seed: of the random directions.
+        radius: of the inputs.
+        norm: "inf" or "inf+1".
+        ball: norm of the random directions.
+        min_radius: of the inputs.
+        samples: at most this many steps.
+        input_size: d.
+        dt: step, time.
+
+    Raises:
+        TypeError, ValueError: as `memory_sweep`.
+
+    Example:
+        >>> import cofm_triton as cofm
+        >>> sweep_domain(cofm.RNNFunctional(1, 4), 50, radii=[0.1]).smallest
+        1.0
+    """
+    return _prepared(
+        model,
+        length,
+        radii,
+        directions,
+        seed,
+        ball,
+        radius=radius,
+        inputs=None,
+        norm=norm,
+        min_radius=min_radius,
+        samples=samples,
+        input_size=input_size,
+        dt=dt,
+        initial_output=None,
+    )[2].domain
+
+
+def _prepared(
+    model: nn.Module,
+    length: int,
+    radii: Tensor | Sequence[float],
+    directions: int | Sequence[Mapping[str, Tensor]],
+    seed: int,
+    ball: str,
+    **options: Any,
+) -> tuple[Tensor, "_Copies", MemoryEvaluator]:
+    """Radii, copies and evaluator of a sweep, checked; options as of `evaluator_of`."""
+    if radii is None:
+        raise TypeError("radii must be a list of numbers, got None")
+    grid = check_radii(radii)
+    check_ball(ball)
+    check_module("model", model)
+    chosen = make_directions(model, directions, seed, "random", ball)
+    copies = _Copies(model, chosen)
+    probe = copies.at(grid.max().expand(len(chosen)), torch.arange(len(chosen), device="cpu"))
+    return grid, copies, evaluator_of(model, length, probe, **options)
+
+
+class _Copies:
+    """Perturbed copies of a model, formed when they are needed."""
+
+    def __init__(self, model: nn.Module, directions: Sequence[Mapping[str, Tensor]]) -> None:
+        self.base = {name: cast(p, torch.float64) for name, p in model.named_parameters()}
+        self.count = len(directions)
+        self.moves = {
+            name: torch.stack([direction.get(name, torch.zeros(())).to(p).expand(p.shape) for direction in directions])
+            for name, p in self.base.items()
+        }
+
+    def at(self, radii: Tensor, directions: Tensor) -> dict[str, Tensor]:
+        """Parameters of K copies: radii (K,), indices of directions (K,)."""
+        return {
+            name: p + radii.to(p).reshape(-1, *([1] * p.dim())) * self.moves[name][directions.to(p.device)]
+            for name, p in self.base.items()
+        }
+
+    def jobs(self, radii: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Indices (K,) of radii and directions, as many at a time as memory takes; radius 0 once."""
+        pairs = [(r, j) for r, j in product(range(len(radii)), range(self.count)) if j == 0 or radii[r] != 0]
+        size = max(1, _HELD_NUMBERS // max(1, sum(p.numel() for p in self.base.values())))
+        for first in range(0, len(pairs), size):
+            r, j = torch.tensor(pairs[first : first + size], device="cpu").T
+            yield r, j

@@ -1,0 +1,459 @@
+"""Stable or unstable: how far all memories can be slowed, and how that distance scales with time.
+
+The slow-direction radius is  r = max {beta : E(beta') <= 0.1 P for all beta' <= beta},  where E is
+the error after every raw recurrent weight has moved by beta towards slower decay, and P the error
+of the zero model. At one horizon it says little; over horizons T, 2T, 4T, 8T it tells the two
+cases of arXiv 2305.19190 (Theorem 3.9) apart: a stable approximation keeps a radius that does not
+depend on T, an unstable one has r -> 0.
+
+    slope of log r in log T  < -0.3: unstable,  > -0.15: stable,  between: undecided
+
+The slope is a statement about large T, so with more than four horizons the four longest decide.
+A radius below what rounding lets a weight move by (`resolution`) says nothing, and decides nothing.
+
+The radii come from trained models, one per horizon, or from a target alone: as the width grows a
+model's kernel tends to the target's, and the slowed kernel has a closed form,
+
+    direct   E(beta) = sum_s V_s rho(s)^2 (e^(beta s) - 1)^2        rate -> rate - beta
+    exp      E(beta) = sum_s V_s (rho(s e^-beta) - rho(s))^2        rate -> rate e^-beta
+"""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from cofm_triton.layers.stable_rnn import StableRNN
+from cofm_triton.perturbation.curve import as_family, errors_along
+from cofm_triton.perturbation.directions import Direction, slow_direction
+from cofm_triton.perturbation.evaluator import ErrorEvaluator
+from cofm_triton.perturbation.quadratic_form import QUADRATIC_METRICS, step_weights
+from cofm_triton.support.progress import Progress, counting
+from cofm_triton.support.scalars import check_choice, check_int, check_number, check_real
+from cofm_triton.targets import Target
+from cofm_triton.targets import target as look_up_target
+
+UNSTABLE_BELOW, STABLE_ABOVE = -0.3, -0.15
+LIMITS = ("direct", "exp")
+
+_DECIDING = 4  # horizons T, 2T, 4T, 8T
+_SMALLEST = 1e-6  # radius below which there is no search
+_GRID_PER_OCTAVE = 2  # first look: the step of the paper's radii
+_FAN = 8  # radii tried at once when the crossing is narrowed down
+_RELATIVE_WIDTH = 1e-5
+
+Function = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class StabilityVerdict:
+    """A verdict and what it rests on.
+
+    Attributes:
+        verdict: "stable", "unstable" or "undecided".
+        horizons: lengths T of the sequences, ascending.
+        radii: slow-direction radius at each horizon; 0 where the model misses the threshold
+            unperturbed.
+        resolutions: smallest radius at each horizon that moves every raw recurrent weight by more
+            than its rounding.
+        censored: whether the radius is only known to be at least `max_radius`.
+        slope: least-squares slope of log r against log T over the four longest horizons; NaN
+            where one of these radii is 0 or not resolved.
+        margin: smallest rate of all models, 1 / time; NaN for a limit formula.
+        reason: one sentence.
+    """
+
+    verdict: str
+    horizons: tuple[int, ...]
+    radii: tuple[float, ...]
+    resolutions: tuple[float, ...]
+    censored: tuple[bool, ...]
+    slope: float
+    margin: float
+    reason: str
+
+
+def slow_direction_radius(
+    models: nn.Module | Sequence[nn.Module],
+    inputs: Tensor,
+    targets: Tensor,
+    *,
+    threshold: float = 0.1,
+    max_radius: float = 2.048,
+    metric: str = "twe",
+    dtype: torch.dtype | None = None,
+    progress: Progress | None = None,
+) -> list[float]:
+    """Slow-direction radius of each model on the same data; see the module's definition.
+
+    Args:
+        models: cofm models, see `directions.slow_direction`.
+        inputs: (N, T, d), float32 or float64.
+        targets: (N, T, p).
+        threshold: largest error, as a share of the zero model's.
+        max_radius: where the search ends; returned when the error never exceeds the threshold.
+        metric: "twe" or "mse".
+        dtype: of the states, as for `perturbation_error`.
+        progress: called as `progress(finished models, models)`.
+
+    Returns:
+        One radius per model; 0 where even the unperturbed error exceeds the threshold.
+
+    Raises:
+        TypeError, ValueError: as `perturbation_error`, and for numbers out of range.
+    """
+    threshold, max_radius = _check_search(threshold, max_radius)
+    family = as_family(models)
+    evaluator = _checked_evaluator(family, inputs, targets, metric, dtype)
+    return _radii([evaluator] * len(family), family, threshold, max_radius, progress)
+
+
+def _checked_evaluator(
+    family: Sequence[nn.Module], inputs: Tensor, targets: Tensor, metric: str, dtype: torch.dtype | None
+) -> ErrorEvaluator:
+    """What computes the errors of cofm models on their data, all checked."""
+    check_choice("metric", metric, QUADRATIC_METRICS)
+    evaluator = ErrorEvaluator(inputs, targets, metric, dtype)
+    for model in family:
+        evaluator.check(model)
+        slow_direction(model)
+    return evaluator
+
+
+def _radii(
+    evaluators: Sequence[ErrorEvaluator],
+    family: Sequence[nn.Module],
+    threshold: float,
+    max_radius: float,
+    progress: Progress | None,
+) -> list[float]:
+    """The radius of every model by its own evaluator."""
+    finished, radii = counting(progress, len(family)), []
+    for evaluator, model in zip(evaluators, family, strict=True):
+        radii.append(_radius(evaluator, model, threshold, max_radius))
+        finished(1)
+    return radii
+
+
+def _radius(evaluator: ErrorEvaluator, model: nn.Module, threshold: float, max_radius: float) -> float:
+    errors = partial(_errors_along_one, evaluator, model, slow_direction(model))
+    return _first_crossing(errors, threshold * evaluator.zero_error, max_radius)
+
+
+def _errors_along_one(evaluator: ErrorEvaluator, model: nn.Module, direction: Direction, radii: Tensor) -> Tensor:
+    return errors_along(evaluator, model, radii, [direction])[:, 0]
+
+
+def limit_radius(
+    target: str | Target | Function,
+    length: int,
+    *,
+    parameterization: str = "direct",
+    dt: float = 1.0,
+    threshold: float = 0.1,
+    max_radius: float = 2.048,
+    metric: str = "twe",
+) -> float:
+    """Slow-direction radius of the infinitely wide model at one horizon.
+
+    Args:
+        target: a name of `cofm.targets`, a target, or its impulse response rho(s).
+        length: T >= 1.
+        parameterization: "direct" or "exp".
+        dt: step, time.
+        threshold: as for `slow_direction_radius`.
+        max_radius: as for `slow_direction_radius`.
+        metric: as for `slow_direction_radius`.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong type, or out of range.
+
+    Example:
+        >>> round(limit_radius("exp", 100), 4)
+        0.4488
+    """
+    threshold, max_radius = _check_search(threshold, max_radius)
+    check_choice("parameterization", parameterization, LIMITS)
+    check_choice("metric", metric, QUADRATIC_METRICS)
+    length = check_int("length", length, 1)
+    dt = check_number("dt", dt)
+    rho = _impulse_response(target)
+    tail = step_weights(length, metric).flip(0).cumsum(0).flip(0)  # V_s
+    time = torch.arange(length, dtype=torch.float64, device="cpu") * dt
+    kernel = rho(time)
+    if not isinstance(kernel, Tensor) or kernel.shape != time.shape:
+        given = tuple(kernel.shape) if isinstance(kernel, Tensor) else type(kernel).__name__
+        raise ValueError(f"target must map times (T,) to a tensor (T,), got {given}")
+
+    def errors(radii: Tensor) -> Tensor:
+        beta = radii[:, None]
+        if parameterization == "direct":
+            # The gap is zero where the kernel is, however fast the factor grows.
+            gap = torch.where(kernel == 0, 0.0, kernel * torch.expm1(beta * time))
+        else:
+            gap = rho(time * torch.exp(-beta)) - kernel
+        return (tail * gap**2).sum(1)
+
+    return _first_crossing(errors, threshold * (tail * kernel**2).sum().item(), max_radius)
+
+
+def stability_verdict(
+    models: Sequence[nn.Module] | None = None,
+    inputs: Sequence[Tensor] | None = None,
+    targets: Sequence[Tensor] | None = None,
+    *,
+    target: str | Target | Function | None = None,
+    parameterization: str = "direct",
+    horizons: Sequence[int] = (100, 200, 400, 800),
+    dt: float = 1.0,
+    threshold: float = 0.1,
+    max_radius: float = 2.048,
+    metric: str = "twe",
+    dtype: torch.dtype | None = None,
+    progress: Progress | None = None,
+) -> StabilityVerdict:
+    """The horizon test, from trained models or from a target's limit formula.
+
+    Give either `models`, `inputs` and `targets`, one of each per horizon (a model is judged on
+    the length it was trained for, and horizons must differ), or `target`.
+
+    Source: arXiv 2305.19190, Definition 3.4 (stable approximation) and Theorem 3.9; the horizon test is derived in
+    the module's description.
+
+    Args:
+        models: trained cofm models.
+        inputs: one (N, T, d) per model.
+        targets: one (N, T, p) per model.
+        target: of the limit formula, see `limit_radius`.
+        parameterization: of the limit formula.
+        horizons: of the limit formula, steps.
+        dt: of the limit formula.
+        threshold: as for `slow_direction_radius`.
+        max_radius: as for `slow_direction_radius`.
+        metric: as for `slow_direction_radius`.
+        dtype: as for `slow_direction_radius`.
+        progress: called as `progress(finished horizons, horizons)`.
+
+    Returns:
+        A `StabilityVerdict`.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong type or out of range, or data given with `target`.
+
+    Example:
+        >>> result = stability_verdict(target="pol", parameterization="direct")
+        >>> result.verdict, round(result.slope, 2)
+        ('unstable', -0.67)
+    """
+    if (models is None) == (target is None):
+        raise ValueError("models or target must be given, and not both")
+    if target is not None:
+        if inputs is not None or targets is not None:
+            raise ValueError("inputs and targets must not be given with target")
+        if not isinstance(horizons, Iterable):
+            raise TypeError(f"horizons must be a list of lengths, got {horizons!r}")
+        threshold, max_radius = _check_search(threshold, max_radius)
+        lengths = sorted(check_int("horizons", length, 1) for length in horizons)
+        _check_horizons(lengths)
+        finished, radii = counting(progress, len(lengths)), []
+        for length in lengths:
+            radius = limit_radius(
+                target,
+                length,
+                parameterization=parameterization,
+                dt=dt,
+                threshold=threshold,
+                max_radius=max_radius,
+                metric=metric,
+            )
+            radii.append(radius)
+            finished(1)
+        return judge(lengths, radii, [limit_resolution(parameterization)] * len(lengths), max_radius=max_radius)
+    threshold, max_radius = _check_search(threshold, max_radius)
+    family, data = _matched(models, inputs, targets)
+    evaluators = [_checked_evaluator([model], *pair, metric, dtype) for model, pair in zip(family, data, strict=True)]
+    _check_horizons([x.shape[1] for x, _ in data])
+    # Everything is checked before the first radius is searched for.
+    radii = _radii(evaluators, family, threshold, max_radius, progress)
+    margin = min(_margin(model) for model in family)
+    resolutions = [resolution(model, dtype or x.dtype) for model, (x, _) in zip(family, data, strict=True)]
+    return judge([x.shape[1] for x, _ in data], radii, resolutions, max_radius=max_radius, margin=margin)
+
+
+def resolution(model: nn.Module, dtype: torch.dtype | None = None) -> float:
+    """Smallest radius that moves every raw recurrent weight by more than its rounding.
+
+        eps |w|, eps the distance from 1 to the next number, w the largest weight
+
+    Args:
+        model: a cofm model.
+        dtype: in which the perturbed model is computed; None: that of its weights.
+
+    Example:
+        >>> resolution(RNNFunctional(1, 2, dtype=torch.float64)) < 1e-15
+        True
+
+    Raises:
+        ValueError: a model without recurrent rates.
+    """
+    weights = [model.get_parameter(name).detach() for name in slow_direction(model)]
+    return max(float(w.abs().max()) * torch.finfo(dtype or w.dtype).eps for w in weights)
+
+
+def limit_resolution(parameterization: str) -> float:
+    """Smallest radius that a limit formula resolves.
+
+    "exp" evaluates the target at times s e^-beta, which a beta below the rounding of e^-beta leaves as they are or
+    moves by a rounding; "direct" takes e^(beta s) - 1 as one function, which resolves every beta.
+    """
+    return torch.finfo(torch.float64).eps if parameterization == "exp" else 0.0
+
+
+def judge(
+    horizons: Sequence[int],
+    radii: Sequence[float],
+    resolutions: Sequence[float],
+    *,
+    max_radius: float = math.inf,
+    margin: float = math.nan,
+) -> StabilityVerdict:
+    """Apply the rule to radii that are known already.
+
+    Args:
+        horizons: at least two different lengths.
+        radii: one per horizon.
+        resolutions: one per horizon, see `resolution`; a smaller radius decides nothing.
+        max_radius: a radius of at least this is censored.
+        margin: smallest rate, passed on.
+
+    Raises:
+        TypeError: an argument of the wrong type.
+        ValueError: fewer than two different horizons, or lengths that do not match.
+    """
+    horizons = [check_int("horizons", length, 1) for length in horizons]
+    radii = [check_real("radii", radius) for radius in radii]
+    resolutions = [check_real("resolutions", radius) for radius in resolutions]
+    max_radius, margin = check_real("max_radius", max_radius), check_real("margin", margin)
+    _check_horizons(horizons)
+    for name, values in (("radii", radii), ("resolutions", resolutions)):
+        if len(values) != len(horizons):
+            raise ValueError(f"{name} must be one per horizon ({len(horizons)}), got {len(values)}")
+    lengths, ordered, floors = zip(*sorted(zip(horizons, radii, resolutions, strict=True)), strict=True)
+    censored = tuple(r >= max_radius for r in ordered)
+    last = slice(-_DECIDING, None)
+    slope, doubt = math.nan, _doubt(lengths[last], ordered[last], floors[last])
+    if not doubt:
+        slope = _slope(lengths[last], ordered[last])
+    verdict, reason = ("undecided", doubt) if doubt else _rule(censored[last], slope)
+    return StabilityVerdict(verdict, lengths, ordered, floors, censored, slope, margin, reason)
+
+
+def _doubt(horizons: Sequence[int], radii: Sequence[float], resolutions: Sequence[float]) -> str:
+    """Why the radii say nothing about a slope; empty if they do."""
+    missed = [t for t, r in zip(horizons, radii, strict=True) if not r > 0]
+    if missed:
+        return f"the unperturbed error exceeds the threshold at T = {missed}"
+    lost = [t for t, r, least in zip(horizons, radii, resolutions, strict=True) if r < least]
+    if lost:
+        return (
+            f"the radius, {min(radii):.1e}, is below {max(resolutions):.1e}, the rounding of the weights it moves, "
+            f"at T = {lost}"
+        )
+    return ""
+
+
+def _rule(censored: Sequence[bool], slope: float) -> tuple[str, str]:
+    if slope < UNSTABLE_BELOW:
+        return "unstable", f"the radius shrinks like T^{slope:.2f}"
+    if slope <= STABLE_ABOVE:
+        return "undecided", f"the radius changes like T^{slope:.2f}, between the two bounds"
+    if any(censored) and not censored[-1]:
+        # The true slope is steeper than the one through the capped radii.
+        return "undecided", "the radius falls from beyond the end of the search"
+    return "stable", f"the radius keeps its size, T^{slope:.2f}"
+
+
+def _slope(horizons: Sequence[int], radii: Sequence[float]) -> float:
+    """Least-squares slope of log r in log T."""
+    if not all(0 < r < math.inf for r in radii):
+        return math.nan
+    x = [math.log(t) for t in horizons]
+    y = [math.log(r) for r in radii]
+    mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
+    covariance = sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True))
+    return covariance / sum((a - mean_x) ** 2 for a in x)
+
+
+def _first_crossing(errors: Function, bound: float, max_radius: float) -> float:
+    """Largest radius up to which the error stays within the bound, to a relative 1e-5.
+
+    A grid of half octaves finds the first crossing, fans of radii narrow it down: every
+    round is one batch of models. Excursions above the bound narrower than the grid are not seen.
+    """
+    octaves = math.log2(max_radius / _SMALLEST)
+    steps = max(1, math.ceil(octaves * _GRID_PER_OCTAVE))
+    ratio = (max_radius / _SMALLEST) ** (1 / steps)
+    grid = [0.0, *(_SMALLEST * ratio**i for i in range(steps)), max_radius]
+    within = errors(torch.tensor(grid, dtype=torch.float64, device="cpu")) <= bound
+    if bool(within.all()):
+        return max_radius
+    first_out = int((~within).nonzero()[0])
+    if first_out == 0:
+        return 0.0
+    low, high = grid[first_out - 1], grid[first_out]
+    while high - low > max(_RELATIVE_WIDTH * high, torch.finfo(torch.float64).tiny):
+        fan = torch.linspace(low, high, _FAN + 2, dtype=torch.float64, device="cpu")
+        out = (~(errors(fan[1:-1]) <= bound)).nonzero()
+        first = int(out[0]) if len(out) else _FAN
+        low, high = fan[first].item(), fan[first + 1].item()
+    return (low + high) / 2
+
+
+def _matched(
+    models: Sequence[nn.Module] | None,
+    inputs: Sequence[Tensor] | None,
+    targets: Sequence[Tensor] | None,
+) -> tuple[list[nn.Module], list[tuple[Tensor, Tensor]]]:
+    """Models and their data, one of each per horizon."""
+    lists = {"models": models, "inputs": inputs, "targets": targets}
+    for name, value in lists.items():
+        if value is None or isinstance(value, (Tensor, nn.Module)):
+            given = "None" if value is None else type(value).__name__
+            raise TypeError(f"{name} must be a list with one entry per horizon, got {given}")
+    family = list(models or ())
+    data = list(zip(inputs or (), targets or (), strict=False))
+    if not len(family) == len(inputs or ()) == len(targets or ()):
+        raise ValueError(
+            "models, inputs and targets must have one entry per horizon each, "
+            f"got {len(family)}, {len(inputs or ())} and {len(targets or ())}"
+        )
+    return family, data
+
+
+def _margin(model: nn.Module) -> float:
+    """Smallest rate of all cofm layers of a model."""
+    layers = (module for module in model.modules() if isinstance(module, StableRNN))
+    return min((layer.stability_margin() for layer in layers), default=math.nan)
+
+
+def _impulse_response(target: str | Target | Function) -> Function:
+    if isinstance(target, str):
+        return look_up_target(target).rho
+    if isinstance(target, Target):
+        return target.rho
+    if isinstance(target, Tensor) or not callable(target):
+        raise TypeError(f"target must be a name or a function, got {type(target).__name__}")
+    return target
+
+
+def _check_search(threshold: float, max_radius: float) -> tuple[float, float]:
+    """Both as floats."""
+    return check_number("threshold", threshold), check_number("max_radius", max_radius, above=_SMALLEST)
+
+
+def _check_horizons(horizons: Sequence[int]) -> None:
+    if len(set(horizons)) < 2 or len(set(horizons)) != len(horizons):
+        raise ValueError(f"horizons must be at least two different lengths, got {list(horizons)}")

@@ -1,0 +1,1 @@
+"""One step of a recurrence: activation, parameterisation, discretisation, coefficients, matrices."""

@@ -1,0 +1,67 @@
+"""Figure files: whole or absent, and equal bytes for equal data."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from cofm_triton.support.files import atomic_path
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_DPI = 150
+_REPEATABLE: dict[Any, Any] = {"svg.hashsalt": "cofm_triton"}
+
+
+def save_figure(figure: Figure, paths: Sequence[str | os.PathLike[str]]) -> None:
+    """Write a figure to files.
+
+    Args:
+        figure: a matplotlib figure.
+        paths: their suffixes choose the formats (".png", ".svg", ".pdf").
+
+    Example:
+        >>> from matplotlib.figure import Figure
+        >>> save_figure(Figure(), ["/dev/shm/example.png"])
+    """
+    import matplotlib
+
+    for path in paths:
+        with matplotlib.rc_context(_REPEATABLE), atomic_path(path) as part:
+            figure.savefig(part, dpi=_DPI, metadata=_undated(os.fspath(path)))
+
+
+def draw(path_or_axes: str | os.PathLike[str] | Axes, plot: Callable[[Axes], object]) -> Axes:
+    """Draw on axes as they are, or on new ones that are written to a file.
+
+    Args:
+        path_or_axes: a file (its suffix chooses the format), or matplotlib axes.
+        plot: draws on axes.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.axes import Axes
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("figures need matplotlib: pip install 'cofm-triton[plot]' brings it") from error
+
+    if isinstance(path_or_axes, Axes):
+        plot(path_or_axes)
+        return path_or_axes
+    figure = Figure(figsize=(6.0, 4.2), layout="constrained")
+    axes: Axes = figure.subplots()
+    plot(axes)
+    save_figure(figure, [path_or_axes])
+    return axes
+
+
+def _undated(path: str) -> dict[str, None] | None:
+    """Metadata that leaves out time and version."""
+    unwanted = {".png": "Software", ".svg": "Date", ".pdf": "CreationDate"}
+    name = unwanted.get(os.path.splitext(path)[1])
+    return None if name is None else {name: None}
