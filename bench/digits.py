@@ -90,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> list[list[learning.Result]]:
             hits = model(images)[:, 0].argmax(1) == classes
         return seconds, 100 * float(hits.double().mean())
 
-    return learning.Experiment(ROWS, Score("test accuracy, %", ".1f", max), 1, CLASSES, train).table(options)
+    return learning.Experiment(ROWS, Score("test (%)", ".1f", max), 1, CLASSES, train).table(options)
 
 
 if __name__ == "__main__":

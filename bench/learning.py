@@ -40,10 +40,13 @@ class Sizes(NamedTuple):
     max_time_scale: float | None
 
 
+Make = Callable[[Sizes, str], nn.Module]
+
+
 class Row(NamedTuple):
     """A layer of the table, the settings that are tried, and those that did best on the validation set."""
 
-    make: Callable[[Sizes, str], nn.Module]
+    make: Make
     grid: Sequence[Settings]
     chosen: Settings
 
@@ -84,21 +87,21 @@ def grid(rates: Sequence[float], *nonlinearities: str) -> list[Settings]:
     return [Settings(*pair) for pair in product(rates, nonlinearities)]
 
 
-def stable(layers: int = 1, **options: Any) -> Callable[[Sizes, str], nn.Module]:
+def stable(layers: int = 1, **options: Any) -> Make:
     """Makes a `StableRNN`."""
     return lambda sizes, nonlinearity: cofm.StableRNN(
         sizes.inputs, sizes.width, layers, nonlinearity, batch_first=True, **_time_scale(sizes), **options
     )
 
 
-def residual(layers: int = 2, **options: Any) -> Callable[[Sizes, str], nn.Module]:
+def residual(layers: int = 2, **options: Any) -> Make:
     """Makes a `ResidualStack`."""
     return lambda sizes, nonlinearity: cofm.ResidualStack(
         sizes.inputs, sizes.width, layers, nonlinearity=nonlinearity, batch_first=True, **_time_scale(sizes), **options
     )
 
 
-def lru(layers: int = 2, **options: float) -> Callable[[Sizes, str], nn.Module]:
+def lru(layers: int = 2, **options: float) -> Make:
     """Makes a plain LRU."""
     return lambda sizes, _: PlainLRU(sizes.inputs, sizes.width, layers, **options)
 

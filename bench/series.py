@@ -69,7 +69,7 @@ def load() -> Series:
 
 def naive(series: Series, week: int) -> dict[str, Tensor]:
     """Forecasts without a network for all weeks, fitted to what is known in `week`."""
-    last_year = series.targets.roll(YEAR)
+    last_year = F.pad(series.targets[:-YEAR], (YEAR, 0))
     past = series.changes.unfold(0, WARM_UP, 1)
     past = torch.cat([past, past.new_ones(len(past), 1)], 1)
     known = len(series.before(week).targets) - WARM_UP + 1
@@ -117,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> list[list[learning.Result]]:
             forecasts = model(x[None], 0)[0, :, 0].double() * spread + level
         return seconds, rmse(forecasts, series, weeks)
 
-    results = learning.Experiment(ROWS, Score("error, ppm", ".3f", min), 1, 1, train).table(options)
+    results = learning.Experiment(ROWS, Score("error (ppm)", ".3f", min), 1, 1, train).table(options)
     for name, forecasts in naive(series, test.start).items():
         print(f"| {name} | | | | {rmse(forecasts, series, test):.3f} | | |")
     return results
