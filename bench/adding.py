@@ -29,18 +29,18 @@ else:  # run as a script
     from learning import Row, Score, Settings
 
 BATCH, VALIDATION, TEST = 16, 1000, 2000
-RATES = (0.003, 0.01, 0.03)
+RATES = (0.003, 0.03)
 # Seeds of the data, apart from those of the weights.
 VALIDATION_SEED, TEST_SEED, TRAINING_SEED = 1_000_001, 1_000_002, 1_000_003
 ROWS = {
     "ssm": Row(learning.stable(2), learning.grid(RATES, "tanh", "relu"), Settings(0.03, "relu")),
     "diagonal": Row(
-        learning.stable(recurrence="diagonal"), learning.grid(RATES, "tanh", "relu"), Settings(0.01, "relu")
+        learning.stable(recurrence="diagonal"), learning.grid(RATES, "tanh", "relu"), Settings(0.03, "relu")
     ),
     "diagonal, real": Row(
         learning.stable(recurrence="diagonal", oscillating=False),
         learning.grid(RATES, "tanh", "relu"),
-        Settings(0.01, "relu"),
+        Settings(0.03, "relu"),
     ),
     "ResidualStack": Row(learning.residual(2), learning.grid(RATES, "relu"), Settings(0.01, "relu")),
     "LRU": Row(learning.lru(2, outer=0.999), learning.grid(RATES, "gelu"), Settings(0.01, "gelu")),
@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> list[list[learning.Result]]:
     """Train what the command line names and print the table."""
     parser = learning.arguments(__doc__, ROWS, width=32)
     parser.add_argument("--length", type=int, default=1000)
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=300)
     options = parser.parse_args(arguments)
 
     def train(model: learning.Model, rate: float, seed: int, selecting: bool) -> tuple[float, float]:

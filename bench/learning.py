@@ -8,6 +8,7 @@ with the first seed and takes what is best on the validation set; without it, wh
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -60,7 +61,7 @@ class Score(NamedTuple):
 
 
 class Result(NamedTuple):
-    """One run: the score on sequences that were held out, and the seconds of a training step."""
+    """One run: the score on sequences that were held out, and the processor seconds of a training step."""
 
     name: str
     settings: Settings
@@ -128,19 +129,22 @@ def fit(
     steps: int,
     rate: float,
 ) -> float:
-    """Train on `steps` batches of inputs and targets; the seconds that a step takes once it has its batch."""
+    """Train on `steps` batches of inputs and targets; processor seconds that a step takes once it has its batch.
+
+    They add up over threads, and do not depend on what else the machine does.
+    """
     optimizer = torch.optim.AdamW(cofm.parameter_groups(model, weight_decay=0.01), rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, steps)
     seconds = 0.0
     for _ in range(steps):
         inputs, targets = next(batches)
-        started = time.perf_counter()
+        started = time.process_time()
         optimizer.zero_grad()
         loss(model, inputs, targets).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        seconds += time.perf_counter() - started
+        seconds += time.process_time() - started
     return seconds / steps
 
 
@@ -163,7 +167,7 @@ class Experiment:
         chosen = {
             name: self._select(name, options) if options.select else self.rows[name].chosen for name in options.models
         }
-        print(f"| layer | nonlinearity | learning rate | parameters | {self.score.title}, mean | range | ms a step |")
+        print(f"| layer | nonlinearity | learning rate | parameters | {self.score.title}, mean | range | CPU ms a step |")
         print("| --- " * 7 + "|")
         results = []
         for name in options.models:
@@ -184,7 +188,8 @@ class Experiment:
         for settings in self.rows[name].grid:
             tried[settings] = self._run(name, settings, options.seeds[0], True, options).score
             print(f"{name}, {settings}: {tried[settings]:{self.score.form}} on the validation set", flush=True)
-        best: Settings = self.score.best(tried, key=tried.__getitem__)
+        finite = [settings for settings in tried if math.isfinite(tried[settings])]
+        best: Settings = self.score.best(finite or tried, key=tried.__getitem__)
         return best
 
     def _line(self, runs: Sequence[Result]) -> str:
