@@ -35,16 +35,16 @@ WINDOW, WARM_UP, BATCH = 6 * YEAR, 2 * YEAR, 16
 RATES = (0.003, 0.01, 0.03)
 LINEAR_TOO = learning.grid(RATES, "linear", "tanh", "relu")
 ROWS = {
-    "ssm": Row(learning.stable(), LINEAR_TOO, Settings(0.01, "linear")),
-    "ssm, 2 layers": Row(learning.stable(2), LINEAR_TOO, Settings(0.01, "relu")),
+    "ssm": Row(learning.stable(), LINEAR_TOO, Settings(0.03, "linear")),
+    "ssm, 2 layers": Row(learning.stable(2), LINEAR_TOO, Settings(0.03, "linear")),
     "diagonal": Row(
-        learning.stable(recurrence="diagonal"), learning.grid(RATES, "tanh", "relu"), Settings(0.01, "tanh")
+        learning.stable(recurrence="diagonal"), learning.grid(RATES, "tanh", "relu"), Settings(0.03, "tanh")
     ),
-    "ssm, real": Row(learning.stable(oscillating=False), LINEAR_TOO, Settings(0.01, "relu")),
-    "ResidualStack": Row(learning.residual(), learning.grid(RATES, "linear", "relu"), Settings(0.01, "relu")),
-    "LRU": Row(learning.lru(), learning.grid(RATES, "gelu"), Settings(0.01, "gelu")),
-    "nn.RNN": Row(learning.rnn, learning.grid(RATES, "tanh", "relu"), Settings(0.003, "tanh")),
-    "nn.GRU": Row(learning.gru, learning.grid(RATES, "tanh"), Settings(0.01, "tanh")),
+    "ssm, real": Row(learning.stable(oscillating=False), LINEAR_TOO, Settings(0.03, "relu")),
+    "ResidualStack": Row(learning.residual(), learning.grid(RATES, "linear", "relu"), Settings(0.01, "linear")),
+    "LRU": Row(learning.lru(), learning.grid(RATES, "gelu"), Settings(0.03, "gelu")),
+    "nn.RNN": Row(learning.rnn, learning.grid(RATES, "tanh", "relu"), Settings(0.003, "relu")),
+    "nn.GRU": Row(learning.gru, learning.grid(RATES, "tanh"), Settings(0.003, "tanh")),
 }
 
 

@@ -73,8 +73,8 @@ def test_nothing_is_learned_from_the_test(select: bool, held_out: int, monkeypat
 
 
 def test_a_short_run(capsys: pytest.CaptureFixture[str]) -> None:
-    """Better than the last value after 40 steps; the simple forecasts follow in the table."""
-    [[run]] = series.main(["--models", "ssm", "--steps", "40", "--seeds", "0", "--width", "16"])
+    """Better than the last value after 20 steps; the simple forecasts follow in the table."""
+    [[run]] = series.main(["--models", "ssm", "--steps", "20", "--seeds", "0", "--width", "8"])
     rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines()[2:]]
     assert [row[0].strip() for row in rows] == ["ssm", *NAMES]
     assert {len(row) for row in rows} == {7}
