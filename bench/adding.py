@@ -74,9 +74,9 @@ def loss(model: learning.Model, x: Tensor, sums: Tensor) -> Tensor:
 
 @torch.no_grad()
 def error(model: learning.Model, length: int, count: int, seed: int) -> float:
-    """Mean squared error on `count` sequences, in parts that fit into little memory."""
+    """Mean squared error on `count` sequences, in parts of at most 250,000 steps, which fit into little memory."""
     generator = torch.Generator().manual_seed(seed)
-    sizes = [len(part) for part in torch.arange(count).split(250)]
+    sizes = [len(part) for part in torch.arange(count).split(max(1, 250_000 // length))]
     return sum(size * float(loss(model, *draw(size, length, generator))) for size in sizes) / count
 
 
