@@ -167,7 +167,9 @@ class Experiment:
         chosen = {
             name: self._select(name, options) if options.select else self.rows[name].chosen for name in options.models
         }
-        print(f"| layer | nonlinearity | learning rate | parameters | {self.score.title}, mean | range | CPU ms a step |")
+        print(
+            f"| layer | nonlinearity | learning rate | parameters | {self.score.title}, mean | range | CPU ms a step |"
+        )
         print("| --- " * 7 + "|")
         results = []
         for name in options.models:
