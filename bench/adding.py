@@ -42,10 +42,10 @@ ROWS = {
         learning.grid(RATES, "tanh", "relu"),
         Settings(0.03, "relu"),
     ),
-    "ResidualStack": Row(learning.residual(2), learning.grid(RATES, "relu"), Settings(0.01, "relu")),
-    "LRU": Row(learning.lru(2, outer=0.999), learning.grid(RATES, "gelu"), Settings(0.01, "gelu")),
+    "ResidualStack": Row(learning.residual(2), learning.grid(RATES, "relu"), Settings(0.03, "relu")),
+    "LRU": Row(learning.lru(2, outer=0.999), learning.grid(RATES, "gelu"), Settings(0.03, "gelu")),
     "nn.RNN": Row(learning.rnn, learning.grid(RATES, "tanh", "relu"), Settings(0.003, "tanh")),
-    "nn.GRU": Row(learning.gru, learning.grid(RATES, "tanh"), Settings(0.01, "tanh")),
+    "nn.GRU": Row(learning.gru, learning.grid(RATES, "tanh"), Settings(0.03, "tanh")),
 }
 
 
