@@ -18,10 +18,10 @@ import cofm_triton as cofm
 class PlainLRU(nn.Module):
     """Layers of `hidden_size // 2` complex units each; (B, T, d) to (B, T, hidden_size), batch-first."""
 
-    def __init__(self, input_size: int, hidden_size: int, num_layers: int) -> None:
+    def __init__(self, input_size: int, hidden_size: int, num_layers: int, *, outer: float = 0.99) -> None:
         super().__init__()
         sizes = [input_size] + [hidden_size] * num_layers
-        self.layers = nn.ModuleList(_Layer(d, hidden_size) for d in sizes[:-1])
+        self.layers = nn.ModuleList(_Layer(d, hidden_size, outer) for d in sizes[:-1])
 
     def forward(self, x: Tensor) -> tuple[Tensor, None]:
         """Outputs; no state."""
@@ -31,7 +31,7 @@ class PlainLRU(nn.Module):
 
 
 class _Layer(nn.Module):
-    def __init__(self, size: int, hidden_size: int, inner: float = 0.4, outer: float = 0.99) -> None:
+    def __init__(self, size: int, hidden_size: int, outer: float, inner: float = 0.4) -> None:
         super().__init__()
         units = hidden_size // 2
         area = torch.rand(units) * (outer**2 - inner**2) + inner**2
