@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import os
 import warnings
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import Any
 
@@ -120,6 +121,20 @@ def implementation(backend: str, operator: str) -> Any:
 
         ensure_folder()
     return importlib.import_module(f"{_PACKAGES[backend]}.{operator}")
+
+
+def on_device(device: torch.device) -> AbstractContextManager[Any]:
+    """Makes `device` the current one: Triton launches on the current GPU, wherever its arguments are.
+
+    Example:
+        >>> with on_device(torch.device("cpu")):
+        ...     pass  # nothing changes
+    """
+    if device.type == "cuda" and device.index != torch.cuda.current_device():
+        return torch.cuda.device(device)
+    if device.type == "xpu" and device.index != torch.xpu.current_device():
+        return torch.xpu.device(device)
+    return nullcontext()
 
 
 @cache

@@ -7,14 +7,15 @@ Source: arXiv 2305.19190, Definition 3.1, for y = c^T h.
 
 from torch import Tensor
 
-from cofm_triton.ops.backends import resolve
+from cofm_triton.ops.backends import on_device, resolve
 from cofm_triton.ops.sweeps import increment_backend
 
 
 def sampled_increments(name: str, drive: Tensor, decay: Tensor, step: Tensor, readout: Tensor, steps: Tensor) -> Tensor:
     """Arguments and result of `cofm_triton.cpu.blocked.memory_increment.sampled_increments`."""
     backend = increment_backend(resolve(None, drive.device))
-    return backend.sampled_increments(name, drive, decay, step, readout, steps)
+    with on_device(drive.device):
+        return backend.sampled_increments(name, drive, decay, step, readout, steps)
 
 
 def traffic(models: int, inputs: int, samples: int, units: int, outputs: int, itemsize: int) -> int:

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from cofm_triton.cpu.blocked import perturbation as blocked
-from cofm_triton.ops.backends import resolve
+from cofm_triton.ops.backends import on_device, resolve
 from cofm_triton.ops.linear_scan import apply_linear_scan
 from cofm_triton.ops.paired_rnn_scan import apply_paired_rnn_scan
 from cofm_triton.ops.rnn_readout import apply_rnn_readout, is_fused
@@ -57,7 +57,8 @@ def sweep_errors(
     if backend != "torch":
         module = compiled_sweep(backend, dense=cells.is_dense)
         if module.fits(cells, inputs, targets):
-            errors = module.sweep_errors(cells, inputs, targets, weights)
+            with on_device(inputs.device):
+                errors = module.sweep_errors(cells, inputs, targets, weights)
             finished(cells.count)
             return errors
         if cells.widths is not None:  # the widest model is too much for the kernel, narrower ones may not be

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cofm_triton.ops.backends import FASTEST, fastest
+from cofm_triton.ops.backends import FASTEST, fastest, on_device
 from cofm_triton.ops.derivatives import observed, signed
 
 NAMESPACE = "cofm_triton"
@@ -52,14 +52,15 @@ def register(
 
 
 def _on_a_backend(implementation: Callable[..., Any]) -> Callable[..., Any]:
-    """The same, by the fastest backend of its tensors' device where the graph that calls it leaves the choice open."""
+    """The same, on its tensors' device, and by the fastest backend there where a graph leaves the choice open."""
     place = list(signature(implementation).parameters).index("backend")
 
     @wraps(implementation)
     def compute(*arguments: Any) -> Any:
         if arguments[place] == FASTEST:
             arguments = (*arguments[:place], fastest(arguments[0].device), *arguments[place + 1 :])
-        return implementation(*arguments)
+        with on_device(arguments[0].device):
+            return implementation(*arguments)
 
     return compute
 

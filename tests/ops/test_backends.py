@@ -7,18 +7,29 @@ import os
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from sweep_cases import random_cells
 
 import cofm_triton as cofm
-from cofm_triton.ops import backends, dense_rnn, linear_scan, paired_rnn_scan, rnn_readout, rnn_scan
+from cofm_triton.ops import (
+    backends,
+    dense_rnn,
+    linear_scan,
+    memory_increment,
+    paired_rnn_scan,
+    perturbation,
+    rnn_readout,
+    rnn_scan,
+)
 from cofm_triton.ops.backends import BACKENDS, SlowBackendWarning, num_sms, resolve
+from cofm_triton.ops.registration import _on_a_backend
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 
@@ -184,3 +195,49 @@ def test_every_backend_has_the_signature_of_the_protocol(operator: ModuleType, b
 
 def test_the_cpu_counts_as_one_multiprocessor() -> None:
     assert num_sms(CPU) == 1
+
+
+class Elsewhere:
+    """Stands for a tensor on the second GPU, where there is none."""
+
+    device = torch.device("cuda", 1)
+
+
+@pytest.fixture
+def current(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The stack of current GPUs, whose first entry is GPU 0."""
+    stack = [0]
+
+    @contextmanager
+    def device(chosen: torch.device) -> Iterator[None]:
+        stack.append(chosen.index)
+        yield
+        stack.pop()
+
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: stack[-1])
+    monkeypatch.setattr(torch.cuda, "device", device)
+    return stack
+
+
+def test_operators_launch_on_the_gpu_of_their_tensors(current: list[int]) -> None:
+    def launch(x: Any, backend: str) -> int:
+        return current[-1]
+
+    assert _on_a_backend(launch)(Elsewhere(), "triton") == 1
+    assert _on_a_backend(launch)(torch.zeros(1), "numba") == 0
+    assert current == [0]
+
+
+def test_sweeps_launch_on_the_gpu_of_their_tensors(current: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    backend = SimpleNamespace(
+        sampled_increments=lambda *_: seen.append(current[-1]),
+        sweep_errors=lambda *_: seen.append(current[-1]),
+        fits=lambda *_: True,
+    )
+    monkeypatch.setattr(memory_increment, "increment_backend", lambda _: backend)
+    monkeypatch.setattr(perturbation, "compiled_sweep", lambda _, **__: backend)
+    there: Any = Elsewhere()
+    memory_increment.sampled_increments("tanh", there, there, there, there, there)
+    perturbation.sweep_errors(random_cells("tanh", "linear", 3, 1, 1, 2), there, there, None)
+    assert seen == [1, 1] and current == [0]
