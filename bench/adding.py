@@ -1,12 +1,13 @@
 """The adding problem over 1,000 steps: `StableRNN` beside `nn.RNN`, `nn.GRU` and an LRU, after the same training.
 
-    python bench/adding.py                      # the table; a quarter of an hour on one core, most of it for the peers
+    python bench/adding.py                      # the table; some ten minutes on one core, most of it for the peers
     python bench/adding.py --select             # first tries every setting of the grids
     python bench/adding.py --models diagonal --length 10000
 
 Every step brings a number, uniform in [0, 1], and a marker. Two numbers are marked, one in each half; their sum is
-asked for after the last step (Hochreiter and Schmidhuber 1997, section 5.4). Who always answers 1 has a mean squared
-error of 1/6 = 0.167. A layer has to multiply the number by its marker, and to keep the product for up to 1,000 steps.
+asked for after the last step (Hochreiter and Schmidhuber 1997, section 5.4; arXiv 1504.00941). Who always answers 1 has
+a mean squared error of 1/6 = 0.167. A layer has to multiply the number by its marker, and to keep the product for up
+to 1,000 steps.
 
 All layers have the same width, batches and number of steps, and meet the same sequences, which are never repeated.
 The settings are those of the grid that did best on 1,000 sequences of a validation set; the error is that on 2,000
