@@ -93,7 +93,7 @@ def paired_rnn_scan_bounds(
             u, e_before[:, span], pull[:, span], pull_last[rows]
         )
     count = x.shape[0] * x.shape[1]
-    swapped = [(factor, swapped(factor)) for factor in (before.abs(), e_before)]
+    swapped = [(factor, swap_pairs(factor)) for factor in (before.abs(), e_before)]
     e_alpha, e_omega = (
         (e_x * factor + grad_x * (e_factor + count * u * factor)).sum((0, 1)).unflatten(0, (-1, 2)).sum(1)
         for factor, e_factor in zip(*swapped, strict=True)
@@ -109,7 +109,7 @@ def paired_rnn_scan_bounds(
     }
 
 
-def swapped(row: Tensor) -> Tensor:
+def swap_pairs(row: Tensor) -> Tensor:
     """Channels 2k and 2k + 1 exchanged."""
     return row.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
 
@@ -169,7 +169,7 @@ class PairOrbit:
         self.pairs, self.h, self.before = pairs, h, before
         self.alpha = pairs.alpha.repeat_interleave(2)
         self.omega = torch.stack((-pairs.omega, pairs.omega), -1).flatten()
-        turned = self.omega * swapped(before)
+        turned = self.omega * swap_pairs(before)
         self.z = drive - self.alpha * before - turned
         scale = drive.abs() if drive_scale is None else drive_scale
         self.scale, self.roundings = scale + (self.alpha * before).abs() + turned.abs(), 4 + drive_roundings
@@ -180,12 +180,12 @@ class PairOrbit:
 
     def reach(self, row: Tensor) -> Tensor:
         """|A| times a row of magnitudes."""
-        return self.alpha.abs() * row + self.omega.abs() * swapped(row)
+        return self.alpha.abs() * row + self.omega.abs() * swap_pairs(row)
 
     def rounded(self, u: float) -> Tensor:
         """What z rounds, four times after its drive, and the errors of its coefficients."""
         e_alpha, e_omega = (error.repeat_interleave(2) for error in self.pairs.errors(u))
-        return self.roundings * u * self.scale + e_alpha * self.before.abs() + e_omega * swapped(self.before.abs())
+        return self.roundings * u * self.scale + e_alpha * self.before.abs() + e_omega * swap_pairs(self.before.abs())
 
     def state_errors(self, u: float) -> tuple[Tensor, Tensor]:
         """Errors of h, and of the last states."""
@@ -217,7 +217,7 @@ class PairOrbit:
         # lambda = g + mu rounds once, A^T dx up to six times, and coefficients have errors of their own.
         e_alpha, e_omega = (error.repeat_interleave(2) for error in self.pairs.errors(u))
         product = dt * slope * size
-        made = 2 * u * size + self.reach(dt * e_slope * size) + e_alpha * product + e_omega * swapped(product)
+        made = 2 * u * size + self.reach(dt * e_slope * size) + e_alpha * product + e_omega * swap_pairs(product)
         made = made + 6 * u * (size + self.reach(product)) + e_pull + self.reach(dt * slope * e_pull)
 
         def at(t: int, e: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from cofm_triton import reference
 from cofm_triton.evidence.tolerance.bound import Bound, bound_of, differentiate, rounding_of
 from cofm_triton.evidence.tolerance.dense_rnn import DenseOrbit, dense_orbit_of
 from cofm_triton.evidence.tolerance.orbit import Orbit, orbit_of, slope_uncertainty
-from cofm_triton.evidence.tolerance.paired_rnn_scan import PairOrbit, Pairs, swapped
+from cofm_triton.evidence.tolerance.paired_rnn_scan import PairOrbit, Pairs, swap_pairs
 from cofm_triton.ops.shapes import previous_states
 from cofm_triton.step.activation import activation, activation_slope
 from cofm_triton.step.activations import properties
@@ -100,7 +100,7 @@ def rnn_readout_bounds(
         "offset": steps * u * flat[0].sum(0) + flat[3].sum(0),
     }
     if turn:
-        errors["turn"] = _of_modes(products(swapped(orbit.before), swapped(e_before)), rate)
+        errors["turn"] = _of_modes(products(swap_pairs(orbit.before), swap_pairs(e_before)), rate)
     bounds = {f"grad_{name}": bound_of(grad, errors[name], dtype) for name, grad in zip(names, grads, strict=False)}
     return {"y": bound_of(y, e_y, dtype), **bounds}
 
