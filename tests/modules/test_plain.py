@@ -357,10 +357,10 @@ def test_shortcuts_refuse_what_is_not_plain() -> None:
     for call in (lambda: train_linear([model], None, steps=1), lambda: with_nonlinearity(model, "tanh")):  # type: ignore[arg-type]
         with pytest.raises(ValueError, match="models must be RNNFunctional of one layer"):
             call()
-    for option in ("oscillating", "normalize_input"):
+    for option in ("learnable_dt", "normalize_input"):
         given: dict[str, Any] = {option: True}
         other = RNNFunctional(1, 2, nonlinearity="linear", dtype=torch.float64, **given)
-        with pytest.raises(ValueError, match="without pairs of units, normalised inputs"):
+        with pytest.raises(ValueError, match="without normalised inputs, learnable steps"):
             train_linear([other], None, steps=1)  # type: ignore[arg-type]
     frozen = RNNFunctional(1, 2, nonlinearity="linear", dtype=torch.float64)
     frozen.readout.bias.requires_grad_(False)
