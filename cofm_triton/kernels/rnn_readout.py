@@ -18,7 +18,7 @@ A program owns BLOCK_D units of one sequence, with all their coefficients in reg
 ROWS steps of them in flight; y[t] and dx[t] are sums over its lanes. The programs of a sequence write partial sums,
 which the launcher adds up in a fixed order.
 
-Forward keeps h at the start of every chunk of CHUNK_BLOCKS blocks of ROWS steps. Backward takes the chunks from the
+Forward keeps h at the start of every chunk of chunk_blocks blocks of ROWS steps. Backward takes the chunks from the
 last to the first. It walks a chunk forward once more and keeps h at the start of every block in a scratch of its own;
 then it walks the blocks from the last to the first and recomputes each in registers. Gradients of coefficients are
 summed over time in registers and leave as one row per sequence: no atomics.
@@ -118,10 +118,11 @@ def rnn_readout_forward_kernel(
     readout_ptr,  # (OUTPUTS, D), c
     y_ptr,  # out: (num_blocks, B, T, OUTPUTS), partial sums over units
     states_ptr,  # out if KEEP: (B, num_chunks, D), h before each chunk; all tensors are contiguous and in STATE
-    B: tl.int64, T: tl.int64, D: tl.int64, num_blocks, num_chunks, dt: tl.float64,
+    B: tl.int64, T: tl.int64, D: tl.int64, num_blocks, num_chunks,
+    chunk_blocks: tl.int64,  # blocks of ROWS steps in a chunk
+    dt: tl.float64,
     ACT_IN: tl.constexpr, ACT_OUT: tl.constexpr, INPUTS: tl.constexpr, OUTPUTS: tl.constexpr,
     KEEP: tl.constexpr, PAIRED: tl.constexpr, STATE: tl.constexpr, BLOCK_D: tl.constexpr, ROWS: tl.constexpr,
-    CHUNK_BLOCKS: tl.int64,  # blocks of ROWS steps in a chunk
 ):  # fmt: skip
     """Read-outs of BLOCK_D units at all steps of one sequence, and the states that backward starts from."""
     if PAIRED:
@@ -133,7 +134,8 @@ def rnn_readout_forward_kernel(
     mask = d < D
     x_row = x_ptr + sequence.to(tl.int64) * T * INPUTS
     y_row = y_ptr + (block.to(tl.int64) * B + sequence.to(tl.int64)) * T * OUTPUTS
-    state_row = states_ptr + sequence.to(tl.int64) * num_chunks * D + d
+    if KEEP:
+        state_row = states_ptr + sequence.to(tl.int64) * num_chunks * D + d
     dt = tl.full((), dt, STATE)
 
     # Load: coefficients
@@ -147,7 +149,7 @@ def rnn_readout_forward_kernel(
     for i in range(tl.cdiv(T, ROWS)):
         rest = T - i * ROWS
         if KEEP:
-            if i % CHUNK_BLOCKS == 0:
+            if i % chunk_blocks == 0:
                 store_row(state_row, h, mask, MASKED=True)
                 state_row += D
         # Load
@@ -173,13 +175,14 @@ def rnn_readout_backward_kernel(
     turn_ptr,  # (D,), read if PAIRED
     readout_ptr,  # (OUTPUTS, D), c
     states_ptr,  # (B, num_chunks, D), h before each chunk
-    scratch_ptr,  # (programs, CHUNK_BLOCKS, BLOCK_D), room for h before each block of a chunk
+    scratch_ptr,  # (programs, chunk_blocks, BLOCK_D), room for h before each block of a chunk
     grad_x_ptr,  # out if WITH_GRAD_X: (num_blocks, B, T, INPUTS), partial sums over units
     grad_ptr,  # out: (B, 2 + INPUTS + OUTPUTS + PAIRED, D): da, db, dU^T, dc, dturn; all tensors as forward
-    B: tl.int64, T: tl.int64, D: tl.int64, num_blocks, num_chunks, dt: tl.float64,
+    B: tl.int64, T: tl.int64, D: tl.int64, num_blocks, num_chunks,
+    chunk_blocks: tl.int64,  # blocks of ROWS steps in a chunk
+    dt: tl.float64,
     ACT_IN: tl.constexpr, ACT_OUT: tl.constexpr, INPUTS: tl.constexpr, OUTPUTS: tl.constexpr,
     WITH_GRAD_X: tl.constexpr, PAIRED: tl.constexpr, STATE: tl.constexpr, BLOCK_D: tl.constexpr, ROWS: tl.constexpr,
-    CHUNK_BLOCKS: tl.int64,  # blocks of ROWS steps in a chunk
 ):  # fmt: skip
     """Gradients of the coefficients of BLOCK_D units, summed over one sequence, and their parts of dx."""
     if PAIRED:
@@ -191,8 +194,9 @@ def rnn_readout_backward_kernel(
     mask = d < D
     x_base = x_ptr + sequence.to(tl.int64) * T * INPUTS
     g_base = grad_y_ptr + sequence.to(tl.int64) * T * OUTPUTS
-    dx_base = grad_x_ptr + (block.to(tl.int64) * B + sequence.to(tl.int64)) * T * INPUTS
-    scratch = scratch_ptr + pid.to(tl.int64) * CHUNK_BLOCKS * BLOCK_D + tl.arange(0, BLOCK_D)
+    if WITH_GRAD_X:
+        dx_base = grad_x_ptr + (block.to(tl.int64) * B + sequence.to(tl.int64)) * T * INPUTS
+    scratch = scratch_ptr + pid.to(tl.int64) * chunk_blocks * BLOCK_D + tl.arange(0, BLOCK_D)
     grad_row = grad_ptr + sequence.to(tl.int64) * (2 + INPUTS + OUTPUTS + PAIRED) * D + d
     dt = tl.full((), dt, STATE)
 
@@ -212,8 +216,8 @@ def rnn_readout_backward_kernel(
 
     for later in range(num_chunks):
         chunk = (num_chunks - 1 - later).to(tl.int64)
-        first = chunk * CHUNK_BLOCKS
-        count = tl.minimum(tl.cdiv(T, ROWS) - first, CHUNK_BLOCKS)
+        first = chunk * chunk_blocks
+        count = tl.minimum(tl.cdiv(T, ROWS) - first, chunk_blocks)
 
         # Forward once more: h before each block goes to the scratch
         h = load_row(states_ptr + (sequence.to(tl.int64) * num_chunks + chunk) * D + d, mask, MASKED=True)
@@ -286,10 +290,10 @@ def forward(
     y = x.new_empty(block.num_blocks, batch, length, outputs)
     states = x.new_empty(batch, triton.cdiv(length, chunk) if keep else 0, width)
     rnn_readout_forward_kernel[(block.num_blocks * batch,)](
-        x, weight.T.contiguous(), bias, rate, turn, readout, y, states,
-        batch, length, width, block.num_blocks, states.shape[1], dt,
+        x, weight.T.contiguous(), bias, rate, turn, readout, y, states if keep else None,
+        batch, length, width, block.num_blocks, states.shape[1], chunk // rows, dt,
         ACT_IN=act_in, ACT_OUT=act_out, INPUTS=inputs, OUTPUTS=outputs, KEEP=keep, PAIRED=turn is not None,
-        STATE=state_type(x), BLOCK_D=block.block_d, ROWS=rows, CHUNK_BLOCKS=chunk // rows, num_warps=NUM_WARPS,
+        STATE=state_type(x), BLOCK_D=block.block_d, ROWS=rows, num_warps=NUM_WARPS,
     )  # fmt: skip
     return y.sum(0), states
 
@@ -307,14 +311,15 @@ def backward(
     rows = readout_backward_rows(inputs + outputs, x.element_size(), paired=paired)
     programs = block.num_blocks * batch
     scratch = x.new_empty(programs, chunk // rows, block.block_d)
-    grad_x = x.new_empty(block.num_blocks, batch, length if with_grad_x else 0, inputs)
+    grad_x = x.new_empty(block.num_blocks, batch, length, inputs) if with_grad_x else None
     grads = x.new_empty(batch, 2 + inputs + outputs + paired, width)
     rnn_readout_backward_kernel[(programs,)](
         grad_y, x, weight.T.contiguous(), bias, rate, turn, readout, states, scratch, grad_x, grads,
-        batch, length, width, block.num_blocks, states.shape[1], dt,
+        batch, length, width, block.num_blocks, states.shape[1], chunk // rows, dt,
         ACT_IN=act_in, ACT_OUT=act_out, INPUTS=inputs, OUTPUTS=outputs, WITH_GRAD_X=with_grad_x, PAIRED=paired,
-        STATE=state_type(x), BLOCK_D=block.block_d, ROWS=rows, CHUNK_BLOCKS=chunk // rows, num_warps=NUM_WARPS,
+        STATE=state_type(x), BLOCK_D=block.block_d, ROWS=rows, num_warps=NUM_WARPS,
     )  # fmt: skip
     by_rate, by_bias, by_weight, by_readout, by_turn = grads.sum(0).split((1, 1, inputs, outputs, int(paired)))
-    grad_input, grad_turn = grad_x.sum(0) if with_grad_x else None, by_turn[0].clone() if paired else None
+    grad_turn = by_turn[0].clone() if paired else None
+    grad_input = None if grad_x is None else grad_x.sum(0)
     return grad_input, by_weight.T.contiguous(), by_bias[0].clone(), by_rate[0].clone(), by_readout.clone(), grad_turn
