@@ -86,7 +86,7 @@ def dense_sweep_errors_kernel(
                     z = bias - tl.sum(matrix * hs[s][:, None], 0)
                     for e in tl.static_range(INPUTS):
                         z += encoder[e] * xs[(s * ROWS + j) * INPUTS + e]
-                    h = hs[s] + dt * act(z, ACT)
+                    h = hs[s] + dt * act(z, NONLINEARITY=ACT)
                     for q in tl.static_range(OUTPUTS):
                         target = tl.load(target_ptr + (n * T + t + j) * OUTPUTS + q, mask=there, other=0.0)
                         y = tl.sum(readout[q] * h, 0) + tl.load(offset_ptr + k * OUTPUTS + q)

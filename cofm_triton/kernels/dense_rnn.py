@@ -152,17 +152,17 @@ def dense_rnn_forward_kernel(
         h_next = ()
         for j in tl.static_range(BLOCKS):
             z = x[j] - product[j]
-            u = act(z, NONLINEARITY)
+            u = act(z, NONLINEARITY=NONLINEARITY)
             h_next = h_next + (h[j] + dt * u,)
-            store_block(h_ptr + row, D, h_next[j], j, BLOCK=BLOCK)
+            store_block(h_ptr + row, D, h_next[j], j=j, BLOCK=BLOCK)
             if KEEP:
-                store_block(slope_ptr + row, D, act_derivative(z, u, 1.0, NONLINEARITY), j, BLOCK=BLOCK)
+                store_block(slope_ptr + row, D, act_derivative(z, u, 1.0, NONLINEARITY=NONLINEARITY), j=j, BLOCK=BLOCK)
         h = h_next
         x = x_next
         row += D
 
     for j in tl.static_range(BLOCKS):
-        store_block(last_ptr + batch * D, D, h[j], j, BLOCK=BLOCK)
+        store_block(last_ptr + batch * D, D, h[j], j=j, BLOCK=BLOCK)
 
 
 @triton.jit
@@ -200,7 +200,7 @@ def dense_rnn_adjoint_kernel(
         for j in tl.static_range(BLOCKS):
             adjoint = adjoint + (g[j] + mu[j],)
             grad_x = grad_x + (dt * s[j] * adjoint[j],)
-            store_block(grad_x_ptr + row, D, grad_x[j], j, BLOCK=BLOCK)
+            store_block(grad_x_ptr + row, D, grad_x[j], j=j, BLOCK=BLOCK)
         product = multiply(matrix_ptr, tiles, grad_x, row, RESIDENT=RESIDENT, BLOCKS=BLOCKS, BLOCK=BLOCK, PACKED=PACKED)
         mu_next = ()
         for j in tl.static_range(BLOCKS):
@@ -211,7 +211,7 @@ def dense_rnn_adjoint_kernel(
         row -= D
 
     for j in tl.static_range(BLOCKS):
-        store_block(grad_h0_ptr + batch * D, D, mu[j], j, BLOCK=BLOCK)
+        store_block(grad_h0_ptr + batch * D, D, mu[j], j=j, BLOCK=BLOCK)
 
 
 def forward(

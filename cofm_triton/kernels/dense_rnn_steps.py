@@ -71,7 +71,7 @@ def dense_rnn_forward_step_kernel(
         PRECISION=PRECISION, STATE=STATE, TILE_B=TILE_B, TILE_N=TILE_N, TILE_K=TILE_K,
     )  # fmt: skip
     z = x - product
-    u = act(z, NONLINEARITY)
+    u = act(z, NONLINEARITY=NONLINEARITY)
     h = before + dt * u
 
     # Store
@@ -79,7 +79,7 @@ def dense_rnn_forward_step_kernel(
     tl.store(h_ptr + place, h.to(h_ptr.dtype.element_ty), mask=mask)
     tl.store(next_ptr + b[:, None] * D + n[None, :], h, mask=mask)
     if KEEP:
-        tl.store(slope_ptr + place, act_derivative(z, u, 1.0, NONLINEARITY), mask=mask)
+        tl.store(slope_ptr + place, act_derivative(z, u, 1.0, NONLINEARITY=NONLINEARITY), mask=mask)
 
 
 @triton.jit(do_not_specialize=["t"])

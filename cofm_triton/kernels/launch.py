@@ -37,6 +37,12 @@ SHORT_CARRIES = 16  # carries are few, and mostly rows that are left: one wait f
 RNN_FORWARD_ROWS = {4: 12, 8: 8}  # x
 RNN_BACKWARD_ROWS = {4: 7, 8: 4}  # x and g; a block's recomputed h and slopes are in registers too
 
+# Steps in flight of the fused read-out. Inputs and outputs of a step are scalars: a register of every lane each.
+READOUT_SCALARS = 16  # forward: numbers of x, in 16 steps of one input
+READOUT_STEPS = 2  # forward: never fewer, so that two steps share one wait for their loads
+READOUT_BACKWARD_STEPS = 4  # x and g; a block's recomputed h and slopes are in registers too
+READOUT_FEATURES = 8  # inputs and outputs together, up to which so many steps fit beside tanh without spilling
+
 # Splitting time.
 MAX_CHAIN = 256  # rows of the longest chain left whole: two more launches would take longer
 FOLDED_CARRIES = 15  # summaries that a replay adds up by itself: a few loads, and no launch
@@ -271,6 +277,23 @@ def units(width: int, features: int, element_size: int, *, pair_lanes: int = 0) 
     a_lane = max(1, VECTOR_BYTES // element_size // triton.cdiv(features, 4))
     block_d = max(least, min(LANES * triton.next_power_of_2(a_lane), triton.next_power_of_2(width)))
     return Channels(block_d, triton.cdiv(width, block_d), width % block_d != 0)
+
+
+def readout_forward_rows(inputs: int) -> int:
+    """Steps in flight of a fused read-out: a power of 2 up to 16, which divides a chunk (`ops/rnn_readout.py`)."""
+    return max(READOUT_STEPS, READOUT_SCALARS // triton.next_power_of_2(inputs))
+
+
+def readout_backward_rows(features: int, element_size: int, *, paired: bool) -> int:
+    """As `readout_forward_rows`, of the backward pass, by inputs and outputs together.
+
+    Half the steps where features are many, which for pairs, two units a lane at least, are half as many. In float64,
+    where every number is two registers, one step.
+    """
+    if element_size > 4:
+        return 1
+    few = READOUT_FEATURES // 2 if paired else READOUT_FEATURES
+    return READOUT_BACKWARD_STEPS if features <= few else READOUT_BACKWARD_STEPS // 2
 
 
 def dense(channels: int, element_size: int, lanes: int = LANES) -> Dense | None:

@@ -50,21 +50,21 @@ def walk_last_rows(
 
     Rows from `with_before` on have no row before them: their h[t-1] is h0.
     """
-    gs = load_last_rows(g_row, g_step, d, D, rest, SHORT)
-    hs = load_last_rows(before_row, h_step, d, D, with_before, SHORT)
+    gs = load_last_rows(g_row, g_step, d, D, rest, ROWS=SHORT)
+    hs = load_last_rows(before_row, h_step, d, D, with_before, ROWS=SHORT)
     gates = ()
     if GATED:
-        gates = load_last_gates(a_row, a_step, d, D, rest, SHORT, SHARED=SHARED, COMPLEX=COMPLEX)
+        gates = load_last_gates(a_row, a_step, d, D, rest, ROWS=SHORT, SHARED=SHARED, COMPLEX=COMPLEX)
 
     for j in tl.static_range(SHORT):
         live = live_row(d, D, j, rest)
         if GATED:
             decay = gate_row(gates[j], mu, SHARED=SHARED, COMPLEX=COMPLEX)
         adjoint = gs[j].to(STATE) + mu
-        mu = tl.where(live, multiply_conj(decay, adjoint, COMPLEX), mu)
+        mu = tl.where(live, multiply_conj(decay, adjoint, COMPLEX=COMPLEX), mu)
         before = tl.where(with_before > j, hs[j].to(STATE), h0)
         store_row(dx_row + j * h_step, adjoint, live, MASKED=True)
-        by_decay = multiply_conj(before, adjoint, COMPLEX)
+        by_decay = multiply_conj(before, adjoint, COMPLEX=COMPLEX)
         if GATED:
             store_row(da_row + j * h_step, by_decay, live, MASKED=True)
         else:
@@ -154,20 +154,20 @@ def linear_scan_backward_kernel(
         whole = tl.maximum(n - 1, 0) // ROWS
     for _ in range(whole):
         # Load
-        gs = load_rows(g_row, g_step, mask, ROWS, MASKED=MASKED)
-        hs = load_rows(before_row, h_step, mask, ROWS, MASKED=MASKED)
+        gs = load_rows(g_row, g_step, mask, ROWS=ROWS, MASKED=MASKED)
+        hs = load_rows(before_row, h_step, mask, ROWS=ROWS, MASKED=MASKED)
         gates = ()
         if GATED:
-            gates = load_gates(a_row, a_step, mask, ROWS, MASKED=MASKED, SHARED=SHARED, COMPLEX=COMPLEX)
+            gates = load_gates(a_row, a_step, mask, ROWS=ROWS, MASKED=MASKED, SHARED=SHARED, COMPLEX=COMPLEX)
             a_row += ROWS * a_step
         # Compute and store, row by row
         for j in tl.static_range(ROWS):
             if GATED:
                 decay = gate_row(gates[j], mu, SHARED=SHARED, COMPLEX=COMPLEX)
             adjoint = gs[j].to(STATE) + mu
-            mu = multiply_conj(decay, adjoint, COMPLEX)
+            mu = multiply_conj(decay, adjoint, COMPLEX=COMPLEX)
             store_row(dx_row + j * h_step, adjoint, mask, MASKED=MASKED)
-            by_decay = multiply_conj(hs[j].to(STATE), adjoint, COMPLEX)
+            by_decay = multiply_conj(hs[j].to(STATE), adjoint, COMPLEX=COMPLEX)
             if GATED:
                 store_row(da_row + j * h_step, by_decay, mask, MASKED=MASKED)
             else:

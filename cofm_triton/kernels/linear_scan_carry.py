@@ -30,7 +30,7 @@ SMALLEST = {4: 2.0**-149, 8: 2.0**-1074}
 @triton.jit
 def next_state(h, decay, x, SUMMED: tl.constexpr, COMPLEX: tl.constexpr):
     """`decay * h + x`. SUMMED, decay and x stand for a whole chunk: A and E."""
-    state = multiply(decay, h, COMPLEX) + x
+    state = multiply(decay, h, COMPLEX=COMPLEX) + x
     if SUMMED:
         if not COMPLEX:
             state = tl.where(h == 0, x, state)
@@ -40,7 +40,7 @@ def next_state(h, decay, x, SUMMED: tl.constexpr, COMPLEX: tl.constexpr):
 @triton.jit
 def next_product(product, decay, COMPLEX: tl.constexpr):
     """`product * decay`, which never underflows to 0."""
-    result = multiply(product, decay, COMPLEX)
+    result = multiply(product, decay, COMPLEX=COMPLEX)
     if not COMPLEX:
         result = tl.where((result == 0) & (decay != 0), tl.where(decay < 0, -product, product), result)
     return result
@@ -56,11 +56,11 @@ def fold_summaries(
     A lies at `products_row` in the same way if GATED, otherwise (D,) at `products_row`. All are loaded at once. Every
     program that needs them adds them up in the same order.
     """
-    ends = load_last_rows(ends_row, step, d, D, count, FOLD)
+    ends = load_last_rows(ends_row, step, d, D, count, ROWS=FOLD)
     product = tl.zeros((d.shape[0],), STATE)
     products = ()
     if GATED:
-        products = load_last_rows(products_row, step, d, D, count, FOLD)
+        products = load_last_rows(products_row, step, d, D, count, ROWS=FOLD)
     else:
         product = tl.load(products_row, mask=d < D, other=0.0).to(STATE)
 

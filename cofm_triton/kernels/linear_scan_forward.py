@@ -43,10 +43,10 @@ def walk_last_rows(
     SHORT: tl.constexpr,
 ):  # fmt: skip
     """The state after the first SHORT of the `rest` rows that are left; rows from `rest` on change nothing."""
-    xs = load_last_rows(x_row, x_step, d, D, rest, SHORT)
+    xs = load_last_rows(x_row, x_step, d, D, rest, ROWS=SHORT)
     gates = ()
     if GATED:
-        gates = load_last_gates(a_row, a_step, d, D, rest, SHORT, SHARED=SHARED, COMPLEX=COMPLEX)
+        gates = load_last_gates(a_row, a_step, d, D, rest, ROWS=SHORT, SHARED=SHARED, COMPLEX=COMPLEX)
 
     for j in tl.static_range(SHORT):
         live = live_row(d, D, j, rest)
@@ -126,10 +126,10 @@ def linear_scan_forward_kernel(
 
     for _ in range(n // ROWS):
         # Load
-        xs = load_rows(x_row, x_step, mask, ROWS, MASKED=MASKED)
+        xs = load_rows(x_row, x_step, mask, ROWS=ROWS, MASKED=MASKED)
         gates = ()
         if GATED:
-            gates = load_gates(a_row, a_step, mask, ROWS, MASKED=MASKED, SHARED=SHARED, COMPLEX=COMPLEX)
+            gates = load_gates(a_row, a_step, mask, ROWS=ROWS, MASKED=MASKED, SHARED=SHARED, COMPLEX=COMPLEX)
             a_row += ROWS * a_step
         # Compute and store, row by row
         for j in tl.static_range(ROWS):

@@ -41,7 +41,7 @@ from cofm_triton.kernels.rows import (
 def walk(state, decay, x, ADJOINT: tl.constexpr, SUMMED: tl.constexpr, COMPLEX: tl.constexpr):
     """One step of the recurrence, or, ADJOINT, against it."""
     if ADJOINT:
-        result = multiply_conj(decay, x + state, COMPLEX)
+        result = multiply_conj(decay, x + state, COMPLEX=COMPLEX)
     else:
         result = next_state(state, decay, x, SUMMED=SUMMED, COMPLEX=COMPLEX)
     return result
@@ -54,10 +54,10 @@ def walk_last_rows(
     STATE: tl.constexpr, SHORT: tl.constexpr,
 ):  # fmt: skip
     """`(state, product)` after the first SHORT of the `rest` rows that are left; rows from `rest` on change nothing."""
-    xs = load_last_rows(x_row, x_step, d, D, rest, SHORT)
+    xs = load_last_rows(x_row, x_step, d, D, rest, ROWS=SHORT)
     gates = ()
     if GATED:
-        gates = load_last_gates(a_row, a_step, d, D, rest, SHORT, SHARED=SHARED, COMPLEX=COMPLEX)
+        gates = load_last_gates(a_row, a_step, d, D, rest, ROWS=SHORT, SHARED=SHARED, COMPLEX=COMPLEX)
 
     for j in tl.static_range(SHORT):
         live = live_row(d, D, j, rest)
@@ -122,14 +122,14 @@ def linear_scan_summary_kernel(
     if start_ptr is not None:
         if chunk == first_chunk:
             state = load_row(start_ptr + sequence.to(tl.int64) * stride_s + c, mask, MASKED=MASKED).to(STATE)
-    product = one(BLOCK_D, STATE, COMPLEX=COMPLEX)
+    product = one(BLOCK_D=BLOCK_D, DTYPE=STATE, COMPLEX=COMPLEX)
 
     for _ in range(n // ROWS):
         # Load
-        xs = load_rows(x_row, x_step, mask, ROWS, MASKED=MASKED)
+        xs = load_rows(x_row, x_step, mask, ROWS=ROWS, MASKED=MASKED)
         gates = ()
         if GATED:
-            gates = load_gates(a_row, a_step, mask, ROWS, MASKED=MASKED, SHARED=SHARED, COMPLEX=COMPLEX)
+            gates = load_gates(a_row, a_step, mask, ROWS=ROWS, MASKED=MASKED, SHARED=SHARED, COMPLEX=COMPLEX)
             a_row += ROWS * a_step
         # Compute
         for j in tl.static_range(ROWS):

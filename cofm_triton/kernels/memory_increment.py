@@ -55,10 +55,10 @@ def sampled_increments_kernel(
             # Compute: the steps up to the sample
             then = tl.load(sample_ptr + sample)
             for _ in range(now, then):
-                z = decay * z + step * excess(z, act(z, NONLINEARITY), NONLINEARITY)
+                z = decay * z + step * excess(z, act(z, NONLINEARITY=NONLINEARITY), NONLINEARITY=NONLINEARITY)
             now = then
             # Store: its read-outs
-            u = act(z, NONLINEARITY)
+            u = act(z, NONLINEARITY=NONLINEARITY)
             for q in tl.static_range(OUTPUTS):
                 readout = tl.load(readout_ptr + (k * OUTPUTS + q) * M + i, mask=inside, other=0.0)
                 total = tl.sum(readout[None, :] * u, 1)

@@ -23,7 +23,7 @@ derivative = chosen("derivative", "w", "PARAMETERIZATION", {name: row.slope for 
 @triton.jit
 def step_rate(w, dt, PARAMETERIZATION: tl.constexpr, EXACT: tl.constexpr):
     """a, in the dtype of w; dt is float64."""
-    rate = function(w.to(tl.float64), PARAMETERIZATION)
+    rate = function(w.to(tl.float64), PARAMETERIZATION=PARAMETERIZATION)
     if EXACT:
         rate = complement(dt * rate) / dt
     return rate.to(w.dtype)
@@ -32,7 +32,7 @@ def step_rate(w, dt, PARAMETERIZATION: tl.constexpr, EXACT: tl.constexpr):
 @triton.jit
 def step_rate_slope(w, dt, PARAMETERIZATION: tl.constexpr, EXACT: tl.constexpr):
     """da / dw, in the dtype of w; dt is float64."""
-    slope = derivative(w.to(tl.float64), PARAMETERIZATION)
+    slope = derivative(w.to(tl.float64), PARAMETERIZATION=PARAMETERIZATION)
     if EXACT:
-        slope *= tl.exp(-dt * function(w.to(tl.float64), PARAMETERIZATION))
+        slope *= tl.exp(-dt * function(w.to(tl.float64), PARAMETERIZATION=PARAMETERIZATION))
     return slope.to(w.dtype)

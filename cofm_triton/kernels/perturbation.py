@@ -157,8 +157,8 @@ def sweep_errors_kernel(
                         z = b - a * h
                         for e in tl.static_range(INPUTS):
                             z += encoder[e] * xs[(s * ROWS + j) * INPUTS + e][None, :, :]
-                        h += dt * act(z, ACT_IN)
-                        u = act(h, ACT_OUT)
+                        h += dt * act(z, NONLINEARITY=ACT_IN)
+                        u = act(h, NONLINEARITY=ACT_OUT)
                         for q in tl.static_range(OUTPUTS):
                             sums = sums + (ys[(s * ROWS + j) * OUTPUTS + q] + tl.sum(readout[q] * u, 0),)
                     after = after + (h,)

@@ -1,26 +1,31 @@
 """Read-out of a diagonal recurrence, encoder included: forward and backward Triton kernels that never store a state.
 
-    h[t] = h[t-1] + dt * act_in(z[t]),   z[t] = U x[t] + b - a h[t-1],   y[t] = c^T act_out(h[t])
+    h[t] = h[t-1] + dt * act_in(z[t]),   z[t] = U x[t] + b - a h[t-1],   h[-1] = 0,   y[t] = c^T act_out(h[t])
 
-Indices: b sequence, t time, d unit, j input, q output; x is (B, T, INPUTS), y (B, T, OUTPUTS), U (D, INPUTS),
-c (OUTPUTS, D), a and b (D,), all in STATE (float32 or float64). A program owns BLOCK_D units of one sequence with all
-their coefficients in registers; x[t] is a scalar to it, y[t] a sum over its lanes. Programs of the same sequence write
-partial sums of y, which the host adds up. Units beyond D have zero coefficients and stay at zero.
-
-Forward keeps h at the start of every chunk of CHUNK_BLOCKS blocks of ROWS steps. Backward takes the chunks from the
-last to the first: it runs one forward again, keeping h at the start of every block in a scratch of its own, and then
-the blocks backward, each recomputed in registers. With g = dL/dy and mu the adjoint arriving from later steps:
+Backward, with g = dL/dy and mu the adjoint arriving from later steps (0 after the last):
 
     lambda[t] = mu[t] + act_out'(h[t]) c g[t],   dz[t] = dt act_in'(z[t]) lambda[t],   mu[t-1] = lambda[t] - a dz[t]
     da -= dz[t] h[t-1],   db += dz[t],   dU += dz[t] x[t],   dc += g[t] act_out(h[t]),   dx[t] = U^T dz[t]
 
-Gradients of coefficients are summed over time in registers and leave as one row per sequence: no atomics.
+PAIRED, units (2k, 2k + 1) of one lane also turn, as in `rnn_scan.py`: `z[t]` has the term `+ turn * swap(h[t-1])`,
+`mu[t-1]` has `- turn * swap(dz[t])`, and `dturn += dz[t] * swap(h[t-1])`.
 
-PAIRED, units (2k, 2k + 1) of one thread also turn, as in `rnn_scan.py`: `z[t]` has `+ turn * swap(h[t-1])`, `mu[t-1]`
-has `- turn * swap(dz[t])`, and `dturn += dz[t] * swap(h[t-1])`.
+Indices: b sequence, t time, d unit, k input, q output; x is (B, T, INPUTS), y (B, T, OUTPUTS), U^T (INPUTS, D),
+c (OUTPUTS, D), a and b (D,), all contiguous and in STATE, float32 or float64. Masked: units from D on have coefficients
+0, stay at 0 and are not stored; steps from T on are computed from x = 0 and g = 0, and change no output.
 
-Traffic in numbers per step and sequence: forward reads INPUTS and writes OUTPUTS, times D / BLOCK_D; backward reads
-both twice; a state per chunk on top. Source: arXiv 2305.19190, Eq. (1) and its adjoint; `reference/model.py`.
+A program owns BLOCK_D units of one sequence, with all their coefficients in registers. x[t] and g[t] are scalars to it,
+ROWS steps of them in flight; y[t] and dx[t] are sums over its lanes. The programs of a sequence write partial sums,
+which the launcher adds up in a fixed order.
+
+Forward keeps h at the start of every chunk of chunk_blocks blocks of ROWS steps. Backward takes the chunks from the
+last to the first. It walks a chunk forward once more and keeps h at the start of every block in a scratch of its own;
+then it walks the blocks from the last to the first and recomputes each in registers. Gradients of coefficients are
+summed over time in registers and leave as one row per sequence: no atomics.
+
+Traffic in elements per step and sequence: forward INPUTS + OUTPUTS, backward 2 INPUTS + OUTPUTS and INPUTS more for dx,
+each once per block of units; a state per unit and chunk on top, and backward, in cache, two per unit and block.
+Source: arXiv 2305.19190, Eq. (1) in discrete time, and its adjoint; defined in `reference/model.py`.
 """
 
 from __future__ import annotations
@@ -31,27 +36,22 @@ import triton
 import triton.language as tl
 
 from cofm_triton.kernels.interleaved import in_pairs, swap
-from cofm_triton.kernels.launch import NUM_WARPS, units
+from cofm_triton.kernels.launch import NUM_WARPS, readout_backward_rows, readout_forward_rows, state_type, units
 from cofm_triton.kernels.nonlinearity import act, act_derivative
 from cofm_triton.kernels.rows import load_row, store_row
 
-# Scalars of x in flight, and steps that backward holds in registers with their state and slope.
-SCALARS = 16
-BACKWARD_ROWS = 4
-FEW_FEATURES = 8
-
 
 @triton.jit
-def _coefficients(ptr, stride, d, mask, COUNT: tl.constexpr):
-    """COUNT vectors over the units d, `stride` apart."""
-    vectors = ()
+def load_coefficients(ptr, stride, d, mask, COUNT: tl.constexpr):
+    """COUNT rows of the units d, `stride` apart."""
+    rows = ()
     for k in tl.static_range(COUNT):
-        vectors = vectors + (load_row(ptr + k * stride + d, mask, True),)
-    return vectors
+        rows = rows + (load_row(ptr + k * stride + d, mask, MASKED=True),)
+    return rows
 
 
 @triton.jit
-def _load_steps(ptr, rest, ROWS: tl.constexpr, COUNT: tl.constexpr):
+def load_steps(ptr, rest, ROWS: tl.constexpr, COUNT: tl.constexpr):
     """ROWS steps of COUNT scalars, all in flight together; steps from `rest` on are zero."""
     scalars = ()
     for j in tl.static_range(ROWS):
@@ -61,8 +61,17 @@ def _load_steps(ptr, rest, ROWS: tl.constexpr, COUNT: tl.constexpr):
 
 
 @triton.jit
-def _encode(xs, weights, bias, J: tl.constexpr, INPUTS: tl.constexpr):
-    """U x + b of step J."""
+def repeated(row, COUNT: tl.constexpr):
+    """COUNT times the same row."""
+    rows = ()
+    for _ in tl.static_range(COUNT):
+        rows = rows + (row,)
+    return rows
+
+
+@triton.jit
+def encode(xs, weights, bias, J: tl.constexpr, INPUTS: tl.constexpr):
+    """U x + b of step J of a block."""
     e = bias
     for k in tl.static_range(INPUTS):
         e += weights[k] * xs[J * INPUTS + k]
@@ -70,8 +79,8 @@ def _encode(xs, weights, bias, J: tl.constexpr, INPUTS: tl.constexpr):
 
 
 @triton.jit
-def _pre_activation(e, rate, turn, h, PAIRED: tl.constexpr):
-    """z = e - a h; `turn` is unused unless PAIRED."""
+def pre_activation(e, rate, turn, h, PAIRED: tl.constexpr):
+    """z = e - a h + turn * swap(h); `turn` is unused unless PAIRED."""
     z = e - rate * h
     if PAIRED:
         z += turn * swap(h)
@@ -79,13 +88,43 @@ def _pre_activation(e, rate, turn, h, PAIRED: tl.constexpr):
 
 
 @triton.jit
-def rnn_readout_forward_kernel(
-    x_ptr, weight_ptr, bias_ptr, rate_ptr, turn_ptr, readout_ptr, y_ptr, states_ptr,
-    B: tl.int64, T: tl.int64, D: tl.int64, num_blocks, num_chunks, dt: tl.float64,
-    ACT_IN: tl.constexpr, ACT_OUT: tl.constexpr, INPUTS: tl.constexpr, OUTPUTS: tl.constexpr, KEEP: tl.constexpr,
-    PAIRED: tl.constexpr, STATE: tl.constexpr, BLOCK_D: tl.constexpr, ROWS: tl.constexpr, CHUNK_BLOCKS: tl.int64,
+def recompute(
+    xs, h, weights, bias, rate, turn, dt, rest,
+    ACT_IN: tl.constexpr, INPUTS: tl.constexpr, PAIRED: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    """Writes y (num_blocks, B, T, OUTPUTS), partial sums, and states (B, num_chunks, D) if KEEP."""
+    """`(hs, slopes)` of a block of steps that starts from h: h before it and after every step, and dt * act_in'(z[t]).
+
+    Steps from `rest` on leave h as it is: they pull at nothing, and must not overflow either.
+    """
+    hs = (h,)
+    slopes = ()
+    for j in tl.static_range(ROWS):
+        e = encode(xs, weights, bias, J=j, INPUTS=INPUTS)
+        z = pre_activation(e, rate, turn, h, PAIRED=PAIRED)
+        u = act(z, NONLINEARITY=ACT_IN)
+        slopes = slopes + (act_derivative(z, u, dt, NONLINEARITY=ACT_IN),)
+        h = tl.where(rest > j, h + dt * u, h)
+        hs = hs + (h,)
+    return hs, slopes
+
+
+@triton.jit
+def rnn_readout_forward_kernel(
+    x_ptr,  # (B, T, INPUTS)
+    weight_ptr,  # (INPUTS, D), U^T: coefficients of neighbouring units lie next to each other
+    bias_ptr,  # (D,), b
+    rate_ptr,  # (D,), a
+    turn_ptr,  # (D,), read if PAIRED
+    readout_ptr,  # (OUTPUTS, D), c
+    y_ptr,  # out: (num_blocks, B, T, OUTPUTS), partial sums over units
+    states_ptr,  # out if KEEP: (B, num_chunks, D), h before each chunk; all tensors are contiguous and in STATE
+    B: tl.int64, T: tl.int64, D: tl.int64, num_blocks, num_chunks,
+    chunk_blocks: tl.int64,  # blocks of ROWS steps in a chunk
+    dt: tl.float64,
+    ACT_IN: tl.constexpr, ACT_OUT: tl.constexpr, INPUTS: tl.constexpr, OUTPUTS: tl.constexpr,
+    KEEP: tl.constexpr, PAIRED: tl.constexpr, STATE: tl.constexpr, BLOCK_D: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    """Read-outs of BLOCK_D units at all steps of one sequence, and the states that backward starts from."""
     if PAIRED:
         D = in_pairs(D)
     pid = tl.program_id(0)
@@ -95,28 +134,31 @@ def rnn_readout_forward_kernel(
     mask = d < D
     x_row = x_ptr + sequence.to(tl.int64) * T * INPUTS
     y_row = y_ptr + (block.to(tl.int64) * B + sequence.to(tl.int64)) * T * OUTPUTS
-    state_row = states_ptr + sequence.to(tl.int64) * num_chunks * D + d
+    if KEEP:
+        state_row = states_ptr + sequence.to(tl.int64) * num_chunks * D + d
     dt = tl.full((), dt, STATE)
 
-    # The encoder is transposed: coefficients of neighbouring units lie next to each other.
-    weights = _coefficients(weight_ptr, D, d, mask, INPUTS)
-    readouts = _coefficients(readout_ptr, D, d, mask, OUTPUTS)
-    bias = load_row(bias_ptr + d, mask, True)
-    rate = load_row(rate_ptr + d, mask, True)
-    turn = load_row(turn_ptr + d, mask, True) if PAIRED else rate
+    # Load: coefficients
+    weights = load_coefficients(weight_ptr, D, d, mask, COUNT=INPUTS)
+    readouts = load_coefficients(readout_ptr, D, d, mask, COUNT=OUTPUTS)
+    bias = load_row(bias_ptr + d, mask, MASKED=True)
+    rate = load_row(rate_ptr + d, mask, MASKED=True)
+    turn = load_row(turn_ptr + d, mask, MASKED=True) if PAIRED else rate
     h = tl.zeros((BLOCK_D,), STATE)
 
     for i in range(tl.cdiv(T, ROWS)):
         rest = T - i * ROWS
         if KEEP:
-            if i % CHUNK_BLOCKS == 0:
-                store_row(state_row, h, mask, True)
+            if i % chunk_blocks == 0:
+                store_row(state_row, h, mask, MASKED=True)
                 state_row += D
-        xs = _load_steps(x_row, rest, ROWS, INPUTS)
+        # Load
+        xs = load_steps(x_row, rest, ROWS=ROWS, COUNT=INPUTS)
+        # Compute and store, step by step
         for j in tl.static_range(ROWS):
-            e = _encode(xs, weights, bias, j, INPUTS)
-            h += dt * act(_pre_activation(e, rate, turn, h, PAIRED), ACT_IN)
-            value = act(h, ACT_OUT)
+            e = encode(xs, weights, bias, J=j, INPUTS=INPUTS)
+            h += dt * act(pre_activation(e, rate, turn, h, PAIRED=PAIRED), NONLINEARITY=ACT_IN)
+            value = act(h, NONLINEARITY=ACT_OUT)
             for q in tl.static_range(OUTPUTS):
                 tl.store(y_row + (j * OUTPUTS + q), tl.sum(readouts[q] * value, 0), mask=j < rest)
         x_row += ROWS * INPUTS
@@ -125,17 +167,24 @@ def rnn_readout_forward_kernel(
 
 @triton.jit
 def rnn_readout_backward_kernel(
-    grad_y_ptr, x_ptr, weight_ptr, bias_ptr, rate_ptr, turn_ptr, readout_ptr, states_ptr, scratch_ptr,
-    grad_x_ptr, grad_ptr,
-    B: tl.int64, T: tl.int64, D: tl.int64, num_blocks, num_chunks, dt: tl.float64,
+    grad_y_ptr,  # (B, T, OUTPUTS), g
+    x_ptr,  # (B, T, INPUTS)
+    weight_ptr,  # (INPUTS, D), U^T
+    bias_ptr,  # (D,), b
+    rate_ptr,  # (D,), a
+    turn_ptr,  # (D,), read if PAIRED
+    readout_ptr,  # (OUTPUTS, D), c
+    states_ptr,  # (B, num_chunks, D), h before each chunk
+    scratch_ptr,  # (programs, chunk_blocks, BLOCK_D), room for h before each block of a chunk
+    grad_x_ptr,  # out if WITH_GRAD_X: (num_blocks, B, T, INPUTS), partial sums over units
+    grad_ptr,  # out: (B, 2 + INPUTS + OUTPUTS + PAIRED, D): da, db, dU^T, dc, dturn; all tensors as forward
+    B: tl.int64, T: tl.int64, D: tl.int64, num_blocks, num_chunks,
+    chunk_blocks: tl.int64,  # blocks of ROWS steps in a chunk
+    dt: tl.float64,
     ACT_IN: tl.constexpr, ACT_OUT: tl.constexpr, INPUTS: tl.constexpr, OUTPUTS: tl.constexpr,
     WITH_GRAD_X: tl.constexpr, PAIRED: tl.constexpr, STATE: tl.constexpr, BLOCK_D: tl.constexpr, ROWS: tl.constexpr,
-    CHUNK_BLOCKS: tl.int64,
 ):  # fmt: skip
-    """Writes grad (B, 2 + INPUTS + OUTPUTS + PAIRED, D), by rate, bias, encoder, read-out and turn in this order, per
-    sequence, and grad_x (num_blocks, B, T, INPUTS), partial sums, if WITH_GRAD_X. scratch is (programs, CHUNK_BLOCKS,
-    BLOCK_D).
-    """
+    """Gradients of the coefficients of BLOCK_D units, summed over one sequence, and their parts of dx."""
     if PAIRED:
         D = in_pairs(D)
     pid = tl.program_id(0)
@@ -145,68 +194,65 @@ def rnn_readout_backward_kernel(
     mask = d < D
     x_base = x_ptr + sequence.to(tl.int64) * T * INPUTS
     g_base = grad_y_ptr + sequence.to(tl.int64) * T * OUTPUTS
-    dx_base = grad_x_ptr + (block.to(tl.int64) * B + sequence.to(tl.int64)) * T * INPUTS
-    scratch = scratch_ptr + pid.to(tl.int64) * CHUNK_BLOCKS * BLOCK_D + tl.arange(0, BLOCK_D)
+    if WITH_GRAD_X:
+        dx_base = grad_x_ptr + (block.to(tl.int64) * B + sequence.to(tl.int64)) * T * INPUTS
+    scratch = scratch_ptr + pid.to(tl.int64) * chunk_blocks * BLOCK_D + tl.arange(0, BLOCK_D)
     grad_row = grad_ptr + sequence.to(tl.int64) * (2 + INPUTS + OUTPUTS + PAIRED) * D + d
     dt = tl.full((), dt, STATE)
 
-    weights = _coefficients(weight_ptr, D, d, mask, INPUTS)
-    readouts = _coefficients(readout_ptr, D, d, mask, OUTPUTS)
-    bias = load_row(bias_ptr + d, mask, True)
-    rate = load_row(rate_ptr + d, mask, True)
-    turn = load_row(turn_ptr + d, mask, True) if PAIRED else rate
+    # Load: coefficients
+    weights = load_coefficients(weight_ptr, D, d, mask, COUNT=INPUTS)
+    readouts = load_coefficients(readout_ptr, D, d, mask, COUNT=OUTPUTS)
+    bias = load_row(bias_ptr + d, mask, MASKED=True)
+    rate = load_row(rate_ptr + d, mask, MASKED=True)
+    turn = load_row(turn_ptr + d, mask, MASKED=True) if PAIRED else rate
     zero = tl.zeros((BLOCK_D,), STATE)
     mu = zero
     grad_rate = zero
     grad_turn = zero
     grad_bias = zero
-    grad_weights = ()
-    for _k in tl.static_range(INPUTS):
-        grad_weights = grad_weights + (zero,)
-    grad_readouts = ()
-    for _q in tl.static_range(OUTPUTS):
-        grad_readouts = grad_readouts + (zero,)
+    grad_weights = repeated(zero, COUNT=INPUTS)
+    grad_readouts = repeated(zero, COUNT=OUTPUTS)
 
     for later in range(num_chunks):
         chunk = (num_chunks - 1 - later).to(tl.int64)
-        first = chunk * CHUNK_BLOCKS
-        count = tl.minimum(tl.cdiv(T, ROWS) - first, CHUNK_BLOCKS)
-        h = load_row(states_ptr + (sequence.to(tl.int64) * num_chunks + chunk) * D + d, mask, True)
+        first = chunk * chunk_blocks
+        count = tl.minimum(tl.cdiv(T, ROWS) - first, chunk_blocks)
+
+        # Forward once more: h before each block goes to the scratch
+        h = load_row(states_ptr + (sequence.to(tl.int64) * num_chunks + chunk) * D + d, mask, MASKED=True)
         for i in range(count):
             tl.store(scratch + i * BLOCK_D, h)
             row = (first + i) * ROWS
-            xs = _load_steps(x_base + row * INPUTS, T - row, ROWS, INPUTS)
+            xs = load_steps(x_base + row * INPUTS, T - row, ROWS=ROWS, COUNT=INPUTS)
             for j in tl.static_range(ROWS):
-                e = _encode(xs, weights, bias, j, INPUTS)
-                h += dt * act(_pre_activation(e, rate, turn, h, PAIRED), ACT_IN)
+                e = encode(xs, weights, bias, J=j, INPUTS=INPUTS)
+                h += dt * act(pre_activation(e, rate, turn, h, PAIRED=PAIRED), NONLINEARITY=ACT_IN)
         tl.debug_barrier()
+
         for back in range(count):
             i = count - 1 - back
             row = (first + i) * ROWS
             rest = T - row
-            xs = _load_steps(x_base + row * INPUTS, rest, ROWS, INPUTS)
-            gs = _load_steps(g_base + row * OUTPUTS, rest, ROWS, OUTPUTS)
+            # Load
+            xs = load_steps(x_base + row * INPUTS, rest, ROWS=ROWS, COUNT=INPUTS)
+            gs = load_steps(g_base + row * OUTPUTS, rest, ROWS=ROWS, COUNT=OUTPUTS)
             h = tl.load(scratch + i * BLOCK_D)
-            hs = (h,)
-            slopes = ()
-            for j in tl.static_range(ROWS):
-                z = _pre_activation(_encode(xs, weights, bias, j, INPUTS), rate, turn, h, PAIRED)
-                u = act(z, ACT_IN)
-                slopes = slopes + (act_derivative(z, u, dt, ACT_IN),)
-                # Steps beyond T pull at nothing, and must not overflow either.
-                h = tl.where(rest > j, h + dt * u, h)
-                hs = hs + (h,)
+            # Compute: states and slopes, and from the last step to the first the adjoint and sums; store dx
+            hs, slopes = recompute(
+                xs, h, weights, bias, rate, turn, dt, rest, ACT_IN=ACT_IN, INPUTS=INPUTS, PAIRED=PAIRED, ROWS=ROWS
+            )
             for j in tl.static_range(ROWS - 1, -1, -1):
-                value = act(hs[j + 1], ACT_OUT)
+                value = act(hs[j + 1], NONLINEARITY=ACT_OUT)
                 pull = zero
                 sums = ()
                 for q in tl.static_range(OUTPUTS):
                     pull += readouts[q] * gs[j * OUTPUTS + q]
                     sums = sums + (grad_readouts[q] + value * gs[j * OUTPUTS + q],)
                 grad_readouts = sums
-                adjoint = mu + act_derivative(hs[j + 1], value, pull, ACT_OUT)
+                adjoint = mu + act_derivative(hs[j + 1], value, pull, NONLINEARITY=ACT_OUT)
                 dz = slopes[j] * adjoint
-                mu = _pre_activation(adjoint, rate, 0.0 - turn, dz, PAIRED)
+                mu = pre_activation(adjoint, rate, 0.0 - turn, dz, PAIRED=PAIRED)
                 grad_rate -= dz * hs[j]
                 if PAIRED:
                     grad_turn += dz * swap(hs[j])
@@ -219,14 +265,15 @@ def rnn_readout_backward_kernel(
                 grad_weights = sums
         tl.debug_barrier()
 
-    store_row(grad_row, grad_rate, mask, True)
-    store_row(grad_row + D, grad_bias, mask, True)
+    # Store: sums over time
+    store_row(grad_row, grad_rate, mask, MASKED=True)
+    store_row(grad_row + D, grad_bias, mask, MASKED=True)
     for k in tl.static_range(INPUTS):
-        store_row(grad_row + (2 + k) * D, grad_weights[k], mask, True)
+        store_row(grad_row + (2 + k) * D, grad_weights[k], mask, MASKED=True)
     for q in tl.static_range(OUTPUTS):
-        store_row(grad_row + (2 + INPUTS + q) * D, grad_readouts[q], mask, True)
+        store_row(grad_row + (2 + INPUTS + q) * D, grad_readouts[q], mask, MASKED=True)
     if PAIRED:
-        store_row(grad_row + (2 + INPUTS + OUTPUTS) * D, grad_turn, mask, True)
+        store_row(grad_row + (2 + INPUTS + OUTPUTS) * D, grad_turn, mask, MASKED=True)
 
 
 def forward(
@@ -239,15 +286,14 @@ def forward(
     """
     (batch, length, inputs), (outputs, width) = x.shape, readout.shape
     block = units(width, inputs + outputs, x.element_size(), pair_lanes=0 if turn is None else lanes)
-    states = x.new_empty(batch, triton.cdiv(length, chunk) if keep else 0, width)
-    rows = max(2, SCALARS // triton.next_power_of_2(inputs))
+    rows = readout_forward_rows(inputs)
     y = x.new_empty(block.num_blocks, batch, length, outputs)
+    states = x.new_empty(batch, triton.cdiv(length, chunk) if keep else 0, width)
     rnn_readout_forward_kernel[(block.num_blocks * batch,)](
-        x, weight.T.contiguous(), bias, rate, turn, readout, y, states,
-        batch, length, width, block.num_blocks, states.shape[1], dt,
+        x, weight.T.contiguous(), bias, rate, turn, readout, y, states if keep else None,
+        batch, length, width, block.num_blocks, states.shape[1], chunk // rows, dt,
         ACT_IN=act_in, ACT_OUT=act_out, INPUTS=inputs, OUTPUTS=outputs, KEEP=keep, PAIRED=turn is not None,
-        STATE=_state(x), BLOCK_D=block.block_d, ROWS=rows, CHUNK_BLOCKS=chunk // rows,
-        num_warps=NUM_WARPS,
+        STATE=state_type(x), BLOCK_D=block.block_d, ROWS=rows, num_warps=NUM_WARPS,
     )  # fmt: skip
     return y.sum(0), states
 
@@ -260,32 +306,20 @@ def backward(
     the state's dtype.
     """
     (batch, length, inputs), (outputs, width) = x.shape, readout.shape
-    block = units(width, inputs + outputs, x.element_size(), pair_lanes=0 if turn is None else lanes)
-    programs = block.num_blocks * batch
-    rows = _backward_rows(inputs + outputs, x.element_size(), turn is not None)
-    scratch = x.new_empty(programs, chunk // rows, block.block_d)
-    grad_x = x.new_empty(block.num_blocks, batch, length if with_grad_x else 0, inputs)
     paired = turn is not None
+    block = units(width, inputs + outputs, x.element_size(), pair_lanes=lanes if paired else 0)
+    rows = readout_backward_rows(inputs + outputs, x.element_size(), paired=paired)
+    programs = block.num_blocks * batch
+    scratch = x.new_empty(programs, chunk // rows, block.block_d)
+    grad_x = x.new_empty(block.num_blocks, batch, length, inputs) if with_grad_x else None
     grads = x.new_empty(batch, 2 + inputs + outputs + paired, width)
     rnn_readout_backward_kernel[(programs,)](
         grad_y, x, weight.T.contiguous(), bias, rate, turn, readout, states, scratch, grad_x, grads,
-        batch, length, width, block.num_blocks, states.shape[1], dt,
+        batch, length, width, block.num_blocks, states.shape[1], chunk // rows, dt,
         ACT_IN=act_in, ACT_OUT=act_out, INPUTS=inputs, OUTPUTS=outputs, WITH_GRAD_X=with_grad_x, PAIRED=paired,
-        STATE=_state(x), BLOCK_D=block.block_d, ROWS=rows, CHUNK_BLOCKS=chunk // rows,
-        num_warps=NUM_WARPS,
+        STATE=state_type(x), BLOCK_D=block.block_d, ROWS=rows, num_warps=NUM_WARPS,
     )  # fmt: skip
     by_rate, by_bias, by_weight, by_readout, by_turn = grads.sum(0).split((1, 1, inputs, outputs, int(paired)))
-    grad_input, grad_turn = grad_x.sum(0) if with_grad_x else None, by_turn[0].clone() if paired else None
+    grad_turn = by_turn[0].clone() if paired else None
+    grad_input = None if grad_x is None else grad_x.sum(0)
     return grad_input, by_weight.T.contiguous(), by_bias[0].clone(), by_rate[0].clone(), by_readout.clone(), grad_turn
-
-
-def _backward_rows(features: int, element_size: int, paired: bool) -> int:
-    """Steps in flight of a backward launch: their inputs and gradients are scalars, of which few fit beside tanh's."""
-    if element_size > 4:
-        return 1
-    return BACKWARD_ROWS if features <= FEW_FEATURES // (2 if paired else 1) else BACKWARD_ROWS // 2
-
-
-def _state(x: Any) -> Any:
-    """Triton's name for the dtype of the states."""
-    return tl.float64 if x.element_size() == 8 else tl.float32

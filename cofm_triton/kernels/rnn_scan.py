@@ -80,9 +80,9 @@ def recompute(
         z = pulled(xs[j].to(STATE), pull, turn, h, PAIRED=PAIRED)
         if AHEAD:
             ahead = ahead + (load_row(ahead_row + j * stride_xt, mask, MASKED=MASKED),)
-        u = act(z, NONLINEARITY)
+        u = act(z, NONLINEARITY=NONLINEARITY)
         hs = hs + (h,)
-        slopes = slopes + (act_derivative(z, u, dt, NONLINEARITY),)
+        slopes = slopes + (act_derivative(z, u, dt, NONLINEARITY=NONLINEARITY),)
         h += dt * u
     return hs, slopes, ahead
 
@@ -117,7 +117,7 @@ def rnn_scan_forward_kernel(
     # Load: coefficients and the state. The rate is subtracted from zero: a mere change of sign would move into the loop
     # and be paid there once per state.
     dt_state = tl.full((), dt, STATE)
-    pull = 0.0 - step_rate(load_row(w_ptr + c, mask, MASKED=MASKED), dt, PARAMETERIZATION, EXACT)
+    pull = 0.0 - step_rate(load_row(w_ptr + c, mask, MASKED=MASKED), dt, PARAMETERIZATION=PARAMETERIZATION, EXACT=EXACT)
     turn = load_row(turn_ptr + c, mask, MASKED=MASKED) if PAIRED else pull
     h = tl.zeros((BLOCK_D,), STATE)
     if h0_ptr is not None:
@@ -125,13 +125,13 @@ def rnn_scan_forward_kernel(
 
     blocks = n // ROWS
     last_row = x_row + blocks * ROWS * stride_xt
-    xs = load_last_rows(x_row, stride_xt, d, D, tl.minimum(n, ROWS), ROWS)
+    xs = load_last_rows(x_row, stride_xt, d, D, tl.minimum(n, ROWS), ROWS=ROWS)
     for i in range(blocks):
         # The last block has none after it, and reads itself once more.
         x_row += tl.where(i + 1 < blocks, ROWS * stride_xt, 0)
         ahead = ()
         for j in tl.static_range(ROWS):
-            h += dt_state * act(pulled(xs[j].to(STATE), pull, turn, h, PAIRED=PAIRED), NONLINEARITY)
+            h += dt_state * act(pulled(xs[j].to(STATE), pull, turn, h, PAIRED=PAIRED), NONLINEARITY=NONLINEARITY)
             # The register of a row that has been used takes the row that lies ROWS further on.
             ahead = ahead + (load_row(x_row + j * stride_xt, mask, MASKED=MASKED),)
             store_row(h_row + j * D, h, mask, MASKED=MASKED)
@@ -139,11 +139,11 @@ def rnn_scan_forward_kernel(
         h_row += ROWS * D
     rest = n % ROWS
     if rest > 0:
-        last_xs = load_last_rows(last_row, stride_xt, d, D, rest, ROWS - 1)
+        last_xs = load_last_rows(last_row, stride_xt, d, D, rest, ROWS=ROWS - 1)
         for j in tl.static_range(ROWS - 1):
             live = live_row(d, D, j, rest)
             z = pulled(last_xs[j].to(STATE), pull, turn, h, PAIRED=PAIRED)
-            h = tl.where(live, h + dt_state * act(z, NONLINEARITY), h)
+            h = tl.where(live, h + dt_state * act(z, NONLINEARITY=NONLINEARITY), h)
             store_row(h_row + j * D, h, live, MASKED=True)
 
     # Store
@@ -192,7 +192,7 @@ def rnn_scan_backward_kernel(
 
     # Load: coefficients, the first state and the last adjoint; the rate as in the forward kernel
     dt_state = tl.full((), dt, STATE)
-    pull = 0.0 - step_rate(load_row(w_ptr + c, mask, MASKED=MASKED), dt, PARAMETERIZATION, EXACT)
+    pull = 0.0 - step_rate(load_row(w_ptr + c, mask, MASKED=MASKED), dt, PARAMETERIZATION=PARAMETERIZATION, EXACT=EXACT)
     turn = load_row(turn_ptr + c, mask, MASKED=MASKED) if PAIRED else pull
     back_turn = 0.0 - turn
     h0 = tl.zeros((BLOCK_D,), STATE)
@@ -206,8 +206,8 @@ def rnn_scan_backward_kernel(
 
     rest = n % ROWS
     if rest > 0:
-        last_xs = load_last_rows(x_row, stride_xt, d, D, rest, ROWS - 1)
-        last_gs = load_last_rows(g_row, stride_gt, d, D, rest, ROWS - 1)
+        last_xs = load_last_rows(x_row, stride_xt, d, D, rest, ROWS=ROWS - 1)
+        last_gs = load_last_rows(g_row, stride_gt, d, D, rest, ROWS=ROWS - 1)
         before = tl.load(before_row, mask=live_row(d, D, 0, block), other=0.0).to(STATE)
         hs, slopes, _ = recompute(
             last_xs, tl.where(block > 0, before, h0), pull, turn, dt_state, x_row, stride_xt, mask,
@@ -227,8 +227,8 @@ def rnn_scan_backward_kernel(
     g_row -= full * stride_gt
     x_row -= full * stride_xt
     before_row -= full * D
-    xs = load_last_rows(x_row, stride_xt, d, D, full, ROWS)
-    gs = load_last_rows(g_row, stride_gt, d, D, full, ROWS)
+    xs = load_last_rows(x_row, stride_xt, d, D, full, ROWS=ROWS)
+    gs = load_last_rows(g_row, stride_gt, d, D, full, ROWS=ROWS)
     before = tl.load(before_row, mask=live_row(d, D, 1, block), other=0.0)
     for _ in range(n // ROWS):
         block -= 1
@@ -257,7 +257,8 @@ def rnn_scan_backward_kernel(
         gs = gs_ahead
 
     # Store
-    slope = step_rate_slope(load_row(w_ptr + c, mask, MASKED=MASKED), dt, PARAMETERIZATION, EXACT)
+    w = load_row(w_ptr + c, mask, MASKED=MASKED)  # once more: kept, it would take registers in the loop
+    slope = step_rate_slope(w, dt, PARAMETERIZATION=PARAMETERIZATION, EXACT=EXACT)
     store_row(grad_w_ptr + sequence_row, -slope * grad_pull, mask, MASKED=MASKED)
     if PAIRED:
         store_row(grad_turn_ptr + sequence_row, grad_turn, mask, MASKED=MASKED)

@@ -49,7 +49,7 @@ def load_rows(ptr, stride, mask, ROWS: tl.constexpr, MASKED: tl.constexpr):
     """The ROWS rows at `ptr`, `ptr + stride`, ...: a tuple of row vectors in the dtype of the tensor."""
     rows = ()
     for j in tl.static_range(ROWS):
-        rows = rows + (load_row(ptr + j * stride, mask, MASKED),)
+        rows = rows + (load_row(ptr + j * stride, mask, MASKED=MASKED),)
     return rows
 
 
@@ -91,7 +91,7 @@ def load_gates(
         for j in tl.static_range(ROWS):
             gates = gates + ((tl.load(ptr + j * stride), tl.load(ptr + j * stride + 1)),)
     else:
-        gates = load_rows(ptr, stride, mask, ROWS, MASKED and not SHARED)
+        gates = load_rows(ptr, stride, mask, ROWS=ROWS, MASKED=MASKED and not SHARED)
     return gates
 
 
@@ -107,7 +107,7 @@ def load_last_gates(ptr, stride, d, D, rest, ROWS: tl.constexpr, SHARED: tl.cons
         for j in tl.static_range(ROWS):
             gates = gates + (tl.load(ptr + j * stride, mask=rest > j, other=0.0),)
     else:
-        gates = load_last_rows(ptr, stride, d, D, rest, ROWS)
+        gates = load_last_rows(ptr, stride, d, D, rest, ROWS=ROWS)
     return gates
 
 

@@ -28,10 +28,13 @@ from cofm_triton.kernels.launch import (
     forward_rows,
     has_aligned_rows,
     layout,
+    readout_backward_rows,
+    readout_forward_rows,
     spans,
     split_carries,
     sweep,
 )
+from cofm_triton.ops.rnn_readout import CHUNK_ROWS, MAX_FEATURES
 
 
 def test_rows_that_triton_knows_to_be_aligned() -> None:
@@ -127,6 +130,18 @@ def test_rows_that_are_left_are_never_all_of_a_block(part: int, gated: bool, is_
             assert (forward["SHORT"], backward["SHORT"]) == (forward["ROWS"] - 1, backward["ROWS"])
         else:
             assert backward["SHORT"] == 4 and forward["SHORT"] in (4, 15, 16)
+
+
+@pytest.mark.parametrize("paired", [False, True])
+@pytest.mark.parametrize("size", [4, 8])
+@pytest.mark.parametrize("inputs", range(1, MAX_FEATURES))
+def test_blocks_of_a_fused_read_out_tile_its_chunks(inputs: int, size: int, paired: bool) -> None:
+    """Both passes cut a chunk, a multiple of CHUNK_ROWS steps, into whole blocks of at most that many steps."""
+    forward = readout_forward_rows(inputs)
+    for outputs in range(1, MAX_FEATURES - inputs + 1):
+        backward = readout_backward_rows(inputs + outputs, size, paired=paired)
+        assert CHUNK_ROWS % forward == CHUNK_ROWS % backward == 0
+        assert size == 4 or backward == 1
 
 
 @given(carries=st.integers(1, 2**17))
