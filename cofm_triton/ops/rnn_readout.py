@@ -198,12 +198,13 @@ def rnn_readout_backward(
     """
     state = state_dtype(x.dtype)
     pull = grad_y.to(state).contiguous()
-    grad_offset, empty = pull.sum((0, 1)), x.new_empty(0, dtype=state)
+    grad_offset = pull.sum((0, 1))
+    no_x, no_turn = (x.new_empty(0, dtype=state) for _ in range(2))  # results share no memory
     if pull.numel() == 0:
         nothing = [torch.zeros_like(tensor, dtype=state) for tensor in (x, weight, bias, rate, readout)]
-        by_turn = empty if turn is None else torch.zeros_like(turn)
+        by_turn = no_turn if turn is None else torch.zeros_like(turn)
         grad_x, by_weight, by_bias, by_rate, by_readout = nothing
-        return grad_x if with_grad_x else empty, by_weight, by_bias, by_rate, by_readout, grad_offset, by_turn
+        return grad_x if with_grad_x else no_x, by_weight, by_bias, by_rate, by_readout, grad_offset, by_turn
     pull_row, turn_row = (rate, None) if turn is None else rows_of_pairs(rate, turn)
     tensors = [tensor.to(state).contiguous() for tensor in (x, weight, bias, pull_row, readout)]
     chunk = chunk_length(x.shape[1])
@@ -213,11 +214,11 @@ def rnn_readout_backward(
         pull, wide, encoder, shift, damping, decoder, starts, turn=turn_row,
         dt=dt, act_in=act_in, act_out=act_out, chunk=chunk, with_grad_x=with_grad_x, lanes=lanes(x.device),
     )  # fmt: skip
-    by_turn = empty
+    by_turn = no_turn
     if by_row is not None:
         even, odd = by_row.unflatten(0, (-1, 2)).unbind(1)
         by_rate, by_turn = by_rate.unflatten(0, (-1, 2)).sum(1), even - odd
-    by_x = empty if by_x is None else by_x
+    by_x = no_x if by_x is None else by_x
     return by_x, by_weight, by_bias, by_rate, by_readout, grad_offset, by_turn
 
 

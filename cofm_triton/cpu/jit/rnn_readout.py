@@ -334,9 +334,8 @@ def backward(
     _share(task, len(groups), len(blocks), batch * length * len(units))
     grads = torch.from_numpy(grad_units).sum(0).to(x.dtype)
     grad_x = _sequences(torch.from_numpy(dxs).sum(0), batch) if with_grad_x else None
-    by_rate, by_bias, encoder, decoder, by_turn = grads.T.contiguous().split(
-        (1, 1, inputs, len(readout), len(kinds[2]))
-    )
+    rows = grads.T.split((1, 1, inputs, len(readout), len(kinds[2])))
+    by_rate, by_bias, encoder, decoder, by_turn = (row.clone(memory_format=torch.contiguous_format) for row in rows)
     grad_turn = None if turn is None else by_turn[0]
     return grad_x, encoder.T.contiguous(), by_bias[0], by_rate[0], decoder, grad_turn
 
