@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -12,8 +12,29 @@ from torch import Tensor
 from cofm_triton.evidence.tolerance import Bound
 from cofm_triton.ops.backends import interpreting
 
-if TYPE_CHECKING:
-    from cofm_triton.evidence.operator import Operator
+
+class Equation(Protocol):
+    """What a problem asks of its operator, see `cofm_triton.evidence.operator.Operator`."""
+
+    @property
+    def name(self) -> str:
+        """The key of the registry."""
+
+    @property
+    def function(self) -> Callable[..., Any]:
+        """What users call."""
+
+    @property
+    def results(self) -> Mapping[str, str]:
+        """Names of what it returns, and of the derivatives of a loss by them."""
+
+    @property
+    def sequences(self) -> Sequence[str]:
+        """Which tensors are sequences."""
+
+    @property
+    def bounds(self) -> Callable[..., Mapping[str, Bound]] | None:
+        """Exact results with the errors allowed."""
 
 
 def device_of(backend: str) -> torch.device:
@@ -38,7 +59,7 @@ class Problem:
         options: the other arguments.
     """
 
-    operator: Operator
+    operator: Equation
     tensors: Mapping[str, Tensor]
     pulls: Mapping[str, Tensor] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)

@@ -6,11 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cofm_triton.memory.decay_fit import DecayFit
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-    from cofm_triton.memory.function import MemoryFunction
-    from cofm_triton.memory.sweep import MemorySweep
 
 _DECADES = 16  # shown below the largest value of the first step
 _GROWTH = 6  # decades shown above it: a memory that grows for ever leaves room for those that decay
@@ -21,38 +20,27 @@ _COLOURS = ("#000000", "#0072B2", "#E69F00", "#009E73", "#CC79A7")  # Okabe and 
 _DASHES = ("-", "--", "-.", ":", "-")  # curves of small radii lie on one another: all of them show
 
 
-def plot_memory(axes: "Axes", memory: "MemoryFunction") -> None:
-    """M(t), its fit where there is one, and the theorem's bound M(0) e^(-beta0 t)."""
-    times, values = memory.times, memory.values
+def plot_memory(axes: "Axes", times: Tensor, values: Tensor, fit: DecayFit | None, beta0: float, title: str) -> None:
+    """M(t), its fit where there is one, and the theorem's bound M(0) e^(-beta0 t); times and values (S,)."""
     axes.plot(times.numpy(), _shown(values), color=_COLOURS[0], label="memory M(t)")
-    logarithmic = False
-    try:
-        fit = memory.fit()
-    except ValueError:  # too short a record has no fit
-        fit = None
     if fit is not None:
-        logarithmic = fit.decay == "polynomial"
         late = times >= fit.window[0]
         axes.plot(times[late].numpy(), _shown(fit.curve(times[late])), "--", color=_COLOURS[1], label=f"fit: {fit}")
-    if memory.beta0 > 0:
-        bound = values[0] * torch.exp(-memory.beta0 * times)
-        axes.plot(times.numpy(), _shown(bound), ":", color=_COLOURS[2], label=f"theorem: exp(-{memory.beta0:.3g} t)")
-    _finish(axes, values, times, logarithmic)
-    settings = memory.settings
-    whole = settings.min_radius < settings.radius
-    sizes = f"from {settings.min_radius:.2g} to {settings.radius:.3g}" if whole else f"= {settings.radius:.3g}"
-    axes.set_title(f"Memory, |x| {sizes}, norm {settings.norm}")
+    if beta0 > 0:
+        bound = values[0] * torch.exp(-beta0 * times)
+        axes.plot(times.numpy(), _shown(bound), ":", color=_COLOURS[2], label=f"theorem: exp(-{beta0:.3g} t)")
+    _finish(axes, values, times, logarithmic=fit is not None and fit.decay == "polynomial")
+    axes.set_title(title)
 
 
-def plot_sweep(axes: "Axes", sweep: "MemorySweep") -> None:
-    """The band between the envelopes over directions, of at most five radii."""
-    count = len(sweep.radii)
+def plot_sweep(axes: "Axes", times: Tensor, radii: Tensor, lower: Tensor, upper: Tensor) -> None:
+    """The band between envelopes over directions, (radii, S), of at most five radii."""
+    count = len(radii)
     picked = torch.linspace(0, count - 1, min(count, _MOST_BANDS), device="cpu").round().long().tolist()
     for colour, dashes, r in zip(_COLOURS, _DASHES, picked, strict=False):
-        upper, lower = _shown(sweep.upper[r]), _shown(sweep.lower[r])
-        axes.plot(sweep.times.numpy(), upper, dashes, color=colour, label=f"radius {sweep.radii[r]:.3g}")
-        axes.fill_between(sweep.times.numpy(), lower, upper, color=colour, alpha=0.15, linewidth=0)
-    _finish(axes, sweep.upper[picked], sweep.times, logarithmic=True)
+        axes.plot(times.numpy(), _shown(upper[r]), dashes, color=colour, label=f"radius {radii[r]:.3g}")
+        axes.fill_between(times.numpy(), _shown(lower[r]), _shown(upper[r]), color=colour, alpha=0.15, linewidth=0)
+    _finish(axes, upper[picked], times, logarithmic=True)
     axes.set_title("Memory of perturbed models: largest (line), all (band)")
 
 

@@ -121,7 +121,15 @@ class MemoryFunction:
         Args:
             path_or_axes: a file to write (its suffix chooses the format), or matplotlib axes.
         """
-        return draw(path_or_axes, lambda axes: plot_memory(axes, self))
+        try:
+            fit = self.fit()
+        except ValueError:  # too short a record has no fit
+            fit = None
+        settings = self.settings
+        whole = settings.min_radius < settings.radius
+        sizes = f"from {settings.min_radius:.2g} to {settings.radius:.3g}" if whole else f"= {settings.radius:.3g}"
+        drawn = self.times, self.values, fit, self.beta0, f"Memory, |x| {sizes}, norm {settings.norm}"
+        return draw(path_or_axes, lambda axes: plot_memory(axes, *drawn))
 
 
 def memory_function(

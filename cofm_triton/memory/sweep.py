@@ -106,7 +106,7 @@ class MemorySweep:
         Args:
             path_or_axes: a file to write (its suffix chooses the format), or matplotlib axes.
         """
-        return draw(path_or_axes, lambda axes: plot_sweep(axes, self))
+        return draw(path_or_axes, lambda axes: plot_sweep(axes, self.times, self.radii, self.lower, self.upper))
 
 
 def memory_sweep(
