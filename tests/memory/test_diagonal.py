@@ -165,7 +165,10 @@ def exact_increment(name: str, recurrence: str, raw: float, u: float, step: int)
         decay, z = mpmath.exp(-rate), mpmath.mpf(u)
         if recurrence == "ssm" or name == "linear":
             gain = (1 - decay) / rate
-            state = lambda k: gain * z * (1 - decay**k) / (1 - decay)  # noqa: E731
+
+            def state(k: int) -> Any:
+                return gain * z * (1 - decay**k) / (1 - decay)
+
             return gain * z * decay**step if name == "linear" else act(state(step + 1)) - act(state(step))
         for _ in range(step):
             z = z - (1 - decay) * act(z)
