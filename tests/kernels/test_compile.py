@@ -9,6 +9,7 @@ import ast
 import random
 import re
 from collections.abc import Iterator, Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from selection import covering
 
 from cofm_triton import kernels
 from cofm_triton.evidence.compilation import baseline
-from cofm_triton.evidence.compilation.launches import Options
+from cofm_triton.evidence.compilation.launches import Options, label
 from cofm_triton.evidence.compilation.offline import TARGETS, Compiled
 from cofm_triton.evidence.compilation.run import Task, compile_all
 from cofm_triton.evidence.operator import Compilation
@@ -88,6 +89,13 @@ def test_every_configuration_has_its_turn() -> None:
     assert sorted(turns) == list(range(7)) != turns
 
 
+def test_configurations_have_labels_of_their_own() -> None:
+    """What has another's label would be compared with the other's numbers."""
+    for operator in compilations().values():
+        labels = [label(options) for options in operator.configurations(everything=True)]
+        assert len(set(labels)) == len(labels)
+
+
 def compiled(tasks: Sequence[Task]) -> list[Compiled]:
     try:
         return compile_all(tasks, lambda done, total: None, processes=1)
@@ -102,6 +110,11 @@ def check(entries: Sequence[Compiled]) -> None:
     spilled = [entry for entry in entries if entry.spilled]
     assert not spilled, "\n".join(map(str, spilled))
     assert not list(baseline.worse(entries, BASELINE))
+    usual = {(name, label(options)) for name, part in compilations().items() for options in part.usual}
+    triton, known = baseline.read(BASELINE)
+    strange = [entry.key for entry in entries if (entry.operator, entry.configuration) in usual
+               and (entry.target, entry.key) not in known]  # fmt: skip
+    assert not strange or triton != version("triton"), "the file is of another kernel: cofm kernels --write-baseline"
 
 
 @pytest.mark.slow

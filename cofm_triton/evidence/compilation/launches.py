@@ -34,7 +34,7 @@ def label(options: Options) -> str:
             words.append(str(value).removeprefix("torch."))
         elif value is True:
             words.append(name)
-        elif isinstance(value, str):
+        elif name in ("nonlinearity", "act_in"):  # what acts on the state is told by its value alone
             words.append(value)
         else:
             words.append(f"{name}={value}")
