@@ -135,7 +135,13 @@ def load_model(path: str | os.PathLike[str], device: torch.device | str | None =
     with _refusing(path):
         sizes, options = tuple(header[name] for name in _SIZES), _modern(header["options"])
         _check_count(sizes, options, sum(tensor.numel() for tensor in tensors.values()))
-        model = _build(sizes, options, tensors["rnn.rate_l0"].dtype, "cpu")  # other devices are no fault of the file
+        try:
+            model = _build(
+                sizes, options, tensors["rnn.rate_l0"].dtype, "cpu"
+            )  # another device is no fault of the file
+        except (TypeError, ValueError) as error:  # a later version may know more
+            written = f"cofm_triton {header.get('version')} wrote it, this is {__version__}"
+            raise ValueError(f"{error} ({written})") from error
         tensors.setdefault("rnn._extra_state", model.rnn.get_extra_state())  # earlier versions wrote none
         for name, parameter in model.named_parameters():
             parameter.data = parameter.data.to(tensors.get(name, parameter).dtype)

@@ -83,6 +83,7 @@ def test_a_header_of_others_is_no_model_file(tmp_path: Path, read: Callable[[Pat
         ('{"notes": {}, "options": {}}', "no 'input_size'"),
         (header(options={"colour": "red"}), "unexpected keyword argument 'colour'"),
         (header(options=[1]), "must be a mapping"),
+        (header(options={"colour": "red"}, version="9.0"), "(cofm_triton 9.0 wrote it, this is "),
         (header(options={"dt": -1.0}), "dt must be "),
         (header(hidden_size=4), "size mismatch for rnn.weight_ih_l0"),
         (header(options={"bias": False}), "Unexpected key"),

@@ -3,13 +3,15 @@
 A command's module has `add_arguments(parser)` and `run(arguments) -> exit status`. Only the module of the command asked
 for is imported, and torch only inside `run`: `--help` answers at once.
 
-Exit statuses: 0 done; 1 done, and the answer is no (each command says what that means); 2 wrong usage; 130 interrupted.
+Exit statuses: 0 done; 1 done, and the answer is no (each command says what that means); 2 wrong usage; 3 failed, as on
+a full disk; 130 interrupted. After 3 and 130 the same command continues.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+import traceback
 from collections.abc import Sequence
 from importlib import import_module
 
@@ -26,6 +28,8 @@ COMMANDS: dict[str, str] = {
 }
 """Each command, which is a module of this folder, and what it does."""
 
+FAILED = 3
+"""Exit status after an error that is not the user's: what Python itself would return, 1, is an answer here."""
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells count it (128 + SIGINT)."""
 
@@ -50,6 +54,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (UsageError, FileExistsError) as error:
         print(f"cofm {arguments.command}: error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        print(f"cofm {arguments.command}: error: {error}", file=sys.stderr)
+        return FAILED
+    except Exception:  # whatever it is, its status must not read as an answer
+        traceback.print_exc()
+        return FAILED
     except KeyboardInterrupt:
         print(f"cofm {arguments.command}: interrupted", file=sys.stderr)
         return INTERRUPTED

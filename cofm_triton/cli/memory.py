@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cofm_triton.cli.jobs.blocks import Block, Result, run_blocks
+from cofm_triton.cli.jobs.blocks import Block, BlockFiles, Result, run_blocks
 from cofm_triton.cli.jobs.models import HELP, NamedModel, load_models
 from cofm_triton.cli.jobs.processes import Processes
 from cofm_triton.cli.jobs.run import run_job
@@ -135,12 +135,12 @@ class MemoryJob:
         return f"memory of {len(self._modules)} models over {self._arguments.length} steps{copies}"
 
     def compute(
-        self, folder: Path, processes: Processes, progress: Progress
+        self, files: BlockFiles, processes: Processes, progress: Progress
     ) -> tuple[dict[str, MemoryFunction], dict[str, MemorySweep]]:
         """Memory functions and, where asked for, sweeps of all models, in every process.
 
         Args:
-            folder: of finished blocks.
+            files: of finished blocks.
             processes: that share the work.
             progress: told how much is done.
         """
@@ -153,7 +153,7 @@ class MemoryJob:
             for j in range(count)
         ]
         with progress.bar("memory functions") as on_step:
-            results = iter(run_blocks(blocks, folder, processes, on_step))
+            results = iter(run_blocks(blocks, files, processes, on_step))
         functions = {name: self._joined_function(next(results)) for name in self._modules}
         sweeps = {name: self._joined_sweep([next(results) for _ in range(count)]) for name in self._modules if count}
         return functions, sweeps

@@ -92,25 +92,28 @@ def run(arguments: argparse.Namespace) -> int:
     out: Path = arguments.out or Path("out") / f"reproduce-{name}"
     folder = RunFolder(out)
     progress = Progress(arguments.quiet)
-    continued = folder.open(_config(settings), folder.report(settings.targets), overwrite=arguments.overwrite)
-    progress.line(_headline(settings, out, continued))
-    start = time.perf_counter()
+    with folder.open(_config(settings), folder.report(settings.targets), overwrite=arguments.overwrite) as continued:
+        progress.line(_headline(settings, out, continued))
+        return _reproduce(settings, folder, progress)
 
+
+def _reproduce(settings: Settings, folder: RunFolder, progress: Progress) -> int:
+    """Every step that is missing, then the report; the exit status."""
+    from cofm_triton.cli.reproduction.report import contradictions, verdict_table, write_report
     from cofm_triton.cli.reproduction.stages import run_stages
 
+    start = time.perf_counter()
     try:
         run_stages(settings, folder, progress)
     except KeyboardInterrupt:
-        progress.line(f"Stopped. Finished steps are in {out}: the same command continues.")
+        progress.line(f"Stopped. Finished steps are in {folder.root}: the same command continues.")
         raise
-    from cofm_triton.cli.reproduction.report import contradictions, verdict_table, write_report
-
     verdicts = write_report(settings, folder)
     wrong = contradictions(verdicts)
     print(verdict_table(verdicts))
     for v in wrong:
         print(f"Not as predicted: {v.cell.name}: {v.trained.reason}")
-    print(f"Results: {out}")
+    print(f"Results: {folder.root}")
     progress.line(f"{time.perf_counter() - start:.0f} s")
     return 1 if wrong else 0
 

@@ -20,7 +20,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cofm_triton.cli.jobs.blocks import Block, Result, run_blocks
+from cofm_triton.cli.jobs.blocks import Block, BlockFiles, Result, run_blocks
 from cofm_triton.cli.jobs.data import Data, add_data_options, load_data
 from cofm_triton.cli.jobs.models import HELP, NamedModel, load_models
 from cofm_triton.cli.jobs.processes import Processes
@@ -202,23 +202,23 @@ class Sweep:
             f"on {count} sequences of {length} steps"
         )
 
-    def compute(self, folder: Path, processes: Processes, progress: Progress) -> list[ModelCurve]:
+    def compute(self, files: BlockFiles, processes: Processes, progress: Progress) -> list[ModelCurve]:
         """The curves of all models, in every process.
 
         Args:
-            folder: of finished blocks.
+            files: of finished blocks.
             processes: that share the work.
             progress: told how much is done.
         """
         directions = [list(self._direction_blocks(index)) for index in range(len(self._models))]
         with progress.bar("random and slow directions") as on_step:
-            results = iter(run_blocks([b for blocks in directions for b in blocks], folder, processes, on_step))
+            results = iter(run_blocks([b for blocks in directions for b in blocks], files, processes, on_step))
         errors = [[next(results)["error"] for _ in blocks] for blocks in directions]
         worst: list[list[Result]] = [[] for _ in self._models]
         if self._arguments.search == "gradient":
             ascents = [self._worst_block(i, r, errors[i]) for i in range(len(errors)) for r in range(len(self._radii))]
             with progress.bar("worst case") as on_step:
-                found = iter(run_blocks(ascents, folder, processes, on_step))
+                found = iter(run_blocks(ascents, files, processes, on_step))
             worst = [[next(found) for _ in self._radii] for _ in self._models]
         return [self._curve(i, columns, points) for i, (columns, points) in enumerate(zip(errors, worst, strict=True))]
 

@@ -1,6 +1,7 @@
 """The folder of a job: what is continued, what is replaced, and what is left alone."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ NAMES = ["errors.csv", "sweep.json"]
 
 
 def claim(root: Path, seed: int = 0, command: str = "sweep", *, overwrite: bool = False) -> bool:
-    return ResultFolder(root, command).open({"seed": seed}, NAMES, overwrite=overwrite)
+    with ResultFolder(root, command).open({"seed": seed}, NAMES, overwrite=overwrite) as continued:
+        return continued
 
 
 def finish(root: Path) -> None:
@@ -81,6 +83,7 @@ def test_overwriting_removes_folders_that_it_leaves_empty(tmp_path: Path) -> Non
         b"[1]",
         b"3",
         b"{",
+        b"[" * 100_000,
         b"\xff",
         b'{"seed": 0}',
         b'{"written_by": "me", "files": []}',
@@ -138,6 +141,28 @@ def test_a_folder_that_cannot_be_written_is_wrong_usage(tmp_path: Path, monkeypa
     monkeypatch.setattr("cofm_triton.cli.options.tempfile.TemporaryFile", refuse)  # root may write everywhere
     with pytest.raises(UsageError, match="made and written: Permission denied"):
         claim(tmp_path)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_folder_that_another_job_writes_to_is_refused(tmp_path: Path, overwrite: bool) -> None:
+    message = rf"process {os.getpid()} on .* writes to .*; wait for it, or name another"
+    first = ResultFolder(tmp_path, "sweep").open({"seed": 0}, NAMES, overwrite=False)
+    with first, pytest.raises(UsageError, match=message):
+        claim(tmp_path, overwrite=overwrite)
+    assert contents(tmp_path) == {CONFIG}
+    assert claim(tmp_path)
+
+
+def test_folders_that_are_links_are_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "000-slow.safetensors").write_text("mine")
+    root = tmp_path / "run"
+    claim(root)
+    (root / "parts").symlink_to(tmp_path / "elsewhere")
+    for seed in (0, 1):
+        with pytest.raises(UsageError, match="parts must be a folder of its own, it is a link"):
+            claim(root, seed, overwrite=True)
+    assert (tmp_path / "elsewhere" / "000-slow.safetensors").read_text() == "mine"
 
 
 def test_without_a_folder_there_is_nothing_to_make() -> None:

@@ -142,3 +142,22 @@ def test_out_is_refused_before_any_work(
 def test_module_is_the_command() -> None:
     run = subprocess.run([sys.executable, "-m", "cofm_triton", "--version"], capture_output=True, text=True, check=True)
     assert run.stdout.split() == ["cofm_triton", __version__]
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OSError(28, "No space left on device", "out/errors.csv"), "error: [Errno 28] No space left on device: 'out/e"),
+        (KeyError("values"), "KeyError: 'values'"),
+        (RecursionError("too deep"), "RecursionError: too deep"),
+    ],
+)
+def test_a_failure_is_no_answer(
+    error: Exception, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(arguments: object) -> int:
+        raise error
+
+    monkeypatch.setattr("cofm_triton.cli.reproduce.run", fail)
+    assert main(["reproduce"]) == 3
+    assert message in capsys.readouterr().err

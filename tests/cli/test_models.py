@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from cofm_triton.cli.jobs.models import NamedModel, load_models
+from cofm_triton.cli.options import UsageError
 from cofm_triton.layers.rnn_functional import RNNFunctional
+from cofm_triton.model_file import save_model
 
 SOURCE = """
 from torch import nn
@@ -40,6 +42,16 @@ def test_the_code_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         found.append(model.as_dict()["sha256"])
     monkeypatch.delitem(sys.modules, "scaled_model")
     assert found[0] == found[2] != found[1]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_parameters_that_are_not_finite_are_named(tmp_path: Path, value: float) -> None:
+    model = RNNFunctional(1, 3)
+    with torch.no_grad():
+        model.rnn.rate_l0[1] = value
+    save_model(tmp_path / "broken.safetensors", model)
+    with pytest.raises(UsageError, match=r"MODEL broken: its parameter rnn\.rate_l0 holds NaN or infinity"):
+        load_models([str(tmp_path / "broken.safetensors")], "cpu", 0)
 
 
 def test_shared_tensors_and_buffers_count() -> None:

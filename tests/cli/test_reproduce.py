@@ -15,6 +15,7 @@ import torch
 
 from cofm_triton import targets
 from cofm_triton.cli import main, options
+from cofm_triton.cli.options import UsageError
 from cofm_triton.cli.reproduce import add_arguments, settings_from
 from cofm_triton.cli.reproduction import stages
 from cofm_triton.cli.reproduction.folder import Cell, RunFolder
@@ -239,8 +240,44 @@ def test_overwriting_removes_all_steps_and_nothing_else(finished: Path, tiny: Se
     for name in others:
         (root / name).write_text("mine")
     folder = RunFolder(root)
-    assert not folder.open({"seed": 1}, folder.report(["exp"]), overwrite=True)
+    with folder.open({"seed": 1}, folder.report(["exp"]), overwrite=True) as continued:
+        assert not continued
     assert sorted(contents(root)) == sorted(["config.json", *others])
+
+
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [
+        ("parts/pol-linear-exp-m2-errors.csv", "parts/pol-linear-exp-m3-errors.csv"),
+        ("parts/pol-linear-exp-m2-T10-radius.json", "parts/pol-linear-exp-m2-T20-radius.json"),
+    ],
+)
+def test_swapped_and_changed_parts_are_found_out(
+    finished: Path, tiny: Settings, tmp_path: Path, name: str, other: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "run"
+    shutil.copytree(finished, root)
+    for content in ((root / other).read_bytes(), (root / name).read_bytes().replace(b"1", b"2"), b"", b"\xff"):
+        (root / name).write_bytes(content)
+        assert reproduce(root) == 2
+        assert f"{Path(name).name}: it is not what this run has written there; remove it" in capsys.readouterr().err
+    (root / name).unlink()
+    assert reproduce(root) in (0, 1)
+    assert contents(root) == contents(finished)
+
+
+def test_swapped_and_damaged_models_are_found_out(finished: Path, tiny: Settings, tmp_path: Path) -> None:
+    root = tmp_path / "run"
+    shutil.copytree(finished, root)
+    folder, cell = RunFolder(root), Cell("pol", "linear", "exp", 2)
+    folder.job = json.loads((root / "parts" / f"{cell.name}-errors.csv").read_text().partition("\n")[0])[0]
+    assert folder.load(cell, 10).rnn.hidden_size == 2
+    folder.model(cell, 10).write_bytes(folder.model(cell, 20).read_bytes())
+    with pytest.raises(UsageError, match=r"T10\.safetensors: it is not what this run has written there"):
+        folder.load(cell, 10)
+    folder.model(cell, 10).write_bytes(b"")
+    with pytest.raises(UsageError, match=r"T10\.safetensors: path must be a cofm model file"):
+        folder.load(cell, 10)
 
 
 def test_runs_of_other_versions_are_not_continued(

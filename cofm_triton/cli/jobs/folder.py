@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Sequence
-from contextlib import suppress
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from cofm_triton.cli.jobs.processes import Processes
 from cofm_triton.cli.options import UsageError, make_folder
 from cofm_triton.support.files import PART, remove_leftovers, write_text
+from cofm_triton.support.lock import LOCK, FolderInUse, one_writer
 
 CONFIG = "config.json"
 WRITER, FILES = "written_by", "files"
@@ -29,32 +32,49 @@ class ResultFolder:
 
     def __init__(self, root: Path, command: str, steps: Sequence[str] = ("parts/[0-9]*-*.safetensors",)) -> None:
         self.root = root
+        self.job = ""
+        """What identifies the claimed folder's settings, models and versions."""
         self._writer = f"cofm {command}"
         self._steps = steps
 
-    def open(self, config: dict[str, Any], files: Sequence[str], *, overwrite: bool) -> bool:
-        """Claim the folder for a job.
+    @contextmanager
+    def open(
+        self, config: dict[str, Any], files: Sequence[str], *, overwrite: bool, job: str = ""
+    ) -> Iterator[bool]:  # fmt: skip
+        """Claim the folder for a job, whose processes alone write to it for the length of a `with` block.
 
         Args:
             config: the settings and versions its results depend on.
             files: names of the files that it writes into the folder, without those of its steps.
             overwrite: remove the files of an earlier job of this command with other settings, and nothing else.
+            job: what the processes of the job have in common, see `one_writer`.
 
         Returns:
             Whether an earlier job with the same config is being continued.
 
         Raises:
-            UsageError: the folder cannot be made or written.
+            UsageError: the folder cannot be made or written, another process writes to it, or a folder in it is a link.
             FileExistsError: the folder holds a job with other settings, or anything else.
         """
         make_folder(self.root)
+        try:
+            with one_writer(self.root, job):
+                yield self._claim(config, files, overwrite)
+        except FolderInUse as error:
+            raise UsageError(f"--out {self.root}: {error}; wait for it, or name another folder") from None
+
+    def _claim(self, config: dict[str, Any], files: Sequence[str], overwrite: bool) -> bool:
+        for folder in self._folders() - {self.root}:
+            if folder.is_symlink():  # results would be written to, and removed from, wherever it leads
+                raise UsageError(f"--out {self.root}: {folder.name} must be a folder of its own, it is a link")
         config = {WRITER: self._writer, FILES: sorted(files), **config}
+        self.job = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
         found = self._read_config()
         if found == config:
             for folder in self._folders():
                 remove_leftovers(folder)
             return True
-        if found is None and not all(path.name.startswith(PART) for path in self.root.iterdir()):
+        if found is None and not all(path.name.startswith((PART, LOCK)) for path in self.root.iterdir()):
             raise FileExistsError(
                 f"--out {self.root} is not empty and holds no {CONFIG} of an earlier run that could be continued or "
                 "replaced: name a new or empty folder"
@@ -65,9 +85,10 @@ class ResultFolder:
         write_text(self.root / CONFIG, json.dumps(config, indent=1) + "\n")
         return False
 
+    @contextmanager
     def open_together(
         self, config: dict[str, Any], files: Sequence[str], processes: Processes, *, overwrite: bool
-    ) -> bool:
+    ) -> Iterator[bool]:
         """Claim the folder in all processes of a job, see `open`.
 
         Raises:
@@ -75,13 +96,16 @@ class ResultFolder:
         """
         if any(other != config for other in processes.gather(config)):
             raise UsageError("the processes of this job have loaded different models, data or versions")
-        return processes.in_turn(lambda: self.open(config, files, overwrite=overwrite))
+        job = processes.gather(secrets.token_hex(8))[0]
+        with ExitStack() as stack:
+            claim = self.open(config, files, overwrite=overwrite, job=job)
+            yield processes.in_turn(lambda: stack.enter_context(claim))
 
     def _read_config(self) -> dict[str, Any] | None:
         """The settings that an earlier job wrote; None if there was none."""
         try:
             found = json.loads((self.root / CONFIG).read_text())
-        except (FileNotFoundError, IsADirectoryError, ValueError):  # the last: no text, or no JSON
+        except (OSError, ValueError, RecursionError):  # no file, no text, no JSON, or JSON nested without end
             return None
         return found if _is_ours(found) else None
 

@@ -76,13 +76,18 @@ def load_models(sources: Sequence[str], device: str, seed: int) -> list[NamedMod
         seed: of torch's random numbers when a user's function is called.
 
     Raises:
-        UsageError: no such file, module or function, a function that fails, or two models of one name.
+        UsageError: no such file, module or function, a function that fails, two models of one name, or parameters that
+            are not finite.
     """
     models = [_load(source, device, seed) for source in sources]
     names = [model.name for model in models]
     for name in names:
         if names.count(name) > 1:
             raise UsageError(f"MODEL: two models have the name {name!r}; give files of different names")
+    for model in models:
+        for parameter, value in model.module.named_parameters():
+            if not bool(value.isfinite().all()):
+                raise UsageError(f"MODEL {model.name}: its parameter {parameter} holds NaN or infinity")
     return models
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from cofm_triton.cli.jobs.blocks import BlockFiles
 from cofm_triton.cli.jobs.folder import ResultFolder
 from cofm_triton.cli.jobs.processes import Processes
 from cofm_triton.cli.jobs.provenance import provenance
@@ -28,8 +29,8 @@ class Job(Protocol[Results]):
     def headline(self) -> str:
         """The job in a few words."""
 
-    def compute(self, folder: Path, processes: Processes, progress: Progress) -> Results:
-        """All results, in every process; finished blocks are kept in `folder`."""
+    def compute(self, files: BlockFiles, processes: Processes, progress: Progress) -> Results:
+        """All results, in every process; finished blocks are kept in `files`."""
 
 
 def run_job(
@@ -60,14 +61,14 @@ def run_job(
     config = {**job.config(), **provenance(device)}
     with processes.joined(device):
         folder = ResultFolder(out, arguments.command)
-        continued = folder.open_together(config, job.files(), processes, overwrite=arguments.overwrite)
-        progress.line(f"{'Continuing' if continued else 'Writing to'} {out}: {job.headline()}, on {device}.")
-        try:
-            results = job.compute(out / "parts", processes, progress)
-        except KeyboardInterrupt:
-            progress.line(f"Stopped. Finished blocks are in {out}: the same command continues.")
-            raise
-    if processes.is_first:
-        print(report(results, config, out))
-        print(f"Results: {out}")
+        with folder.open_together(config, job.files(), processes, overwrite=arguments.overwrite) as continued:
+            progress.line(f"{'Continuing' if continued else 'Writing to'} {out}: {job.headline()}, on {device}.")
+            try:
+                results = job.compute(BlockFiles(out / "parts", folder.job), processes, progress)
+            except KeyboardInterrupt:
+                progress.line(f"Stopped. Finished blocks are in {out}: the same command continues.")
+                raise
+            if processes.is_first:
+                print(report(results, config, out))
+                print(f"Results: {out}")
     return 0

@@ -85,7 +85,7 @@ def write_report(settings: Settings, folder: RunFolder) -> list[CellVerdict]:
         for nonlinearity in settings.nonlinearities
         for cell in cells(settings, name, nonlinearity)
     ]
-    parts = {cell: folder.errors(cell).read_text() for cell in everything}
+    parts = {cell: folder.kept(folder.errors(cell)) for cell in everything}
     write_text(folder.root / "errors.csv", ",".join(ERROR_COLUMNS) + "\n" + "".join(parts.values()))
     tables = {cell: _Table.parse(text) for cell, text in parts.items()}
     _write_summary(folder, tables)
@@ -211,7 +211,7 @@ def _verdicts(settings: Settings, folder: RunFolder, everything: Sequence[Cell])
     }
     result = []
     for cell in everything:
-        records = [json.loads(folder.radius(cell, length).read_text()) for length in settings.horizons]
+        records = [json.loads(folder.kept(folder.radius(cell, length))) for length in settings.horizons]
         trained = judge(
             settings.horizons,
             [record["radius"] for record in records],

@@ -27,12 +27,10 @@ from cofm_triton.experiment.training import (
 )
 from cofm_triton.layers.rnn_functional import RNNFunctional
 from cofm_triton.loss import temporally_weighted_mse
-from cofm_triton.model_file import load_model, save_model
 from cofm_triton.perturbation.curve import PerturbationCurve, perturbation_error
 from cofm_triton.perturbation.quadratic_form import QuadraticForm
 from cofm_triton.perturbation.verdict import resolution, slow_direction_radius
 from cofm_triton.step.activations import properties
-from cofm_triton.support.files import write_text
 from cofm_triton.support.progress import Progress as OnProgress
 
 ERROR_COLUMNS = (
@@ -103,7 +101,7 @@ def _train_linear_models(
     group = cells(settings, target, "linear")
     paths = [folder.model(cell, length) for cell in group]
     if all(path.exists() for path in paths):
-        return [load_model(path) for path in paths]
+        return [folder.load(cell, length) for cell in group]
     models = [
         initial_model(
             cell.width,
@@ -164,7 +162,7 @@ def _save(
     for cell, model, loss in zip(group, models, losses.tolist(), strict=True):
         finite = loss if math.isfinite(loss) else None  # JSON has neither infinity nor NaN
         notes = {"target": cell.target, "length": length, "relative_training_loss": finite}
-        save_model(folder.model(cell, length), model, notes)
+        folder.save(cell, length, model, notes)
 
 
 def _sweep(settings: Settings, folder: RunFolder, progress: Progress, target: str, nonlinearity: str) -> None:
@@ -190,7 +188,7 @@ def _sweep(settings: Settings, folder: RunFolder, progress: Progress, target: st
             slow = perturbation_error(models, inputs, outputs, search="slow", dtype=_STATE)
             for row, cell in enumerate(batch):
                 text = _error_rows(cell, row, random, slow, zero_error)
-                write_text(folder.errors(cell), text)
+                folder.keep(folder.errors(cell), text)
 
 
 def _find_radii(
@@ -218,7 +216,7 @@ def _find_radii(
                     "resolution": resolution(model, _STATE),
                     "margin": model.rnn.stability_margin(),
                 }
-                write_text(folder.radius(cell, length), json.dumps(record) + "\n")
+                folder.keep(folder.radius(cell, length), json.dumps(record) + "\n")
 
 
 def _batches(missing: Sequence[Cell], nonlinearity: str, on_step: OnProgress) -> Iterator[list[Cell]]:
@@ -230,7 +228,7 @@ def _batches(missing: Sequence[Cell], nonlinearity: str, on_step: OnProgress) ->
 
 
 def _load(settings: Settings, folder: RunFolder, group: Sequence[Cell], length: int) -> list[RNNFunctional]:
-    return [load_model(folder.model(cell, length), settings.device) for cell in group]
+    return [folder.load(cell, length, settings.device) for cell in group]
 
 
 def _error_rows(
