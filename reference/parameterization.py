@@ -14,6 +14,9 @@ from torch import Tensor
 
 from .discretization import complement
 
+EXP_LIMIT = 30.0
+"""exp(w) grows up to here: exp(30) = 1e13 per unit of time is instantaneous, and gradients overflow further up."""
+
 INVERSE_A, INVERSE_B = 1.0, 0.5
 """Usual numbers of the "inverse" parameterisation, rate = 1 / (a w^2 + b)."""
 
@@ -54,6 +57,14 @@ def _step(w: Tensor) -> Tensor:
     return (w > 0).to(w.dtype)
 
 
+def _exp(w: Tensor) -> Tensor:
+    return torch.exp(w.clamp(max=EXP_LIMIT))
+
+
+def _exp_derivative(w: Tensor) -> Tensor:
+    return torch.where(w <= EXP_LIMIT, _exp(w), torch.zeros_like(w))
+
+
 def _softplus(w: Tensor) -> Tensor:
     return torch.logaddexp(w, torch.zeros_like(w))
 
@@ -85,7 +96,7 @@ def inverse(a: float, b: float) -> Parameterization:
 
 def _lru_rate(w: Tensor) -> Tensor:
     """1 - exp(-exp(w)): what the discrete decay exp(-exp(w)) leaves to one Euler step of dt = 1."""
-    return complement(torch.exp(w))
+    return complement(_exp(w))
 
 
 def lru_normalization(w: Tensor) -> Tensor:
@@ -96,7 +107,7 @@ def lru_normalization(w: Tensor) -> Tensor:
     """
     a = _lru_rate(w)
     slow = torch.sqrt(1 - a.clamp(max=0.5) ** 2)
-    return torch.where(a < 0.5, slow, torch.exp(-torch.exp(w) / 2) * torch.sqrt(1 + a))
+    return torch.where(a < 0.5, slow, torch.exp(-_exp(w) / 2) * torch.sqrt(1 + a))
 
 
 def _lru_inverse(rate: Tensor) -> Tensor:
@@ -104,7 +115,7 @@ def _lru_inverse(rate: Tensor) -> Tensor:
 
 
 def _lru_derivative(w: Tensor) -> Tensor:
-    return torch.exp(w - torch.exp(w))
+    return _exp_derivative(w) * torch.exp(-_exp(w))
 
 
 def _unbounded_modulus(beta: float) -> float:
@@ -116,7 +127,7 @@ PARAMETERIZATIONS: dict[str, Parameterization] = {
     for entry in (
         Parameterization("direct", _identity, _identity, torch.ones_like, _unbounded_modulus),
         Parameterization("relu", torch.relu, _identity, _step, _unbounded_modulus),
-        Parameterization("exp", torch.exp, torch.log, torch.exp, math.expm1),
+        Parameterization("exp", _exp, torch.log, _exp_derivative, math.expm1),
         Parameterization("softplus", _softplus, _softplus_inverse, torch.sigmoid, math.expm1),
         inverse(INVERSE_A, INVERSE_B),
         # log f has slope x / (exp(x) - 1) <= 1 in w (x = exp(w)): the modulus of exp.
@@ -128,8 +139,8 @@ PARAMETERIZATIONS: dict[str, Parameterization] = {
 def parameterization(name: str) -> Parameterization:
     """Look up a parameterisation.
 
-    "direct" w, "relu" max(w, 0), "exp" exp(w), "softplus" log(1 + exp(w)),
-    "inverse" 1 / (w^2 + 0.5), "lru" 1 - exp(-exp(w)). "inverse(a=1.0, b=0.1)" has other numbers.
+    "direct" w, "relu" max(w, 0), "exp" exp(min(w, 30)), "softplus" log(1 + exp(w)),
+    "inverse" 1 / (w^2 + 0.5), "lru" 1 - exp(-exp(min(w, 30))). "inverse(a=1.0, b=0.1)" has other numbers.
 
     Raises:
         ValueError: unknown name.

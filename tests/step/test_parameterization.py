@@ -3,6 +3,7 @@
 import copy
 import math
 import pickle
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cofm_triton import reference
-from cofm_triton.step.discretization import linear_decay
+from cofm_triton.step.discretization import effective_rate, linear_decay
 from cofm_triton.step.parameterization import (
     PARAMETERIZATIONS,
     lru_normalization,
@@ -46,6 +47,46 @@ def test_rate_and_derivative_are_the_definitions(name: str, dtype: torch.dtype) 
     ):
         assert ours.dtype == dtype
         torch.testing.assert_close(ours.detach().double(), theirs, rtol=rtol, atol=tiny)
+
+
+EXACT: dict[str, Any] = {
+    "direct": lambda mp, w: w,
+    "relu": lambda mp, w: max(w, 0),
+    "exp": lambda mp, w: mp.exp(min(w, 30)),
+    "softplus": lambda mp, w: mp.log1p(mp.exp(w)),
+    "inverse": lambda mp, w: 1 / (w * w + mp.mpf(1) / 2),
+    "lru": lambda mp, w: -mp.expm1(-mp.exp(min(w, 30))),
+}
+
+
+@pytest.mark.parametrize("name", PARAMETERIZATIONS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("source", ["library", "reference"])
+def test_rates_and_steps_are_right_to_fifty_digits(name: str, dtype: torch.dtype, source: str) -> None:
+    """f, the decay and effective rate of an exact step, and their derivatives by w: in the definition too."""
+    mp = pytest.importorskip("mpmath")  # comes with torch
+    ours = source == "library"
+    lookup: Any = parameterization if ours else reference.parameterization
+    effective = effective_rate if ours else reference.effective_rate
+    decay = linear_decay if ours else reference.linear_decay
+    w = torch.tensor([-20.0, -3.5, -0.5, 0.5, 2.0, 3.0, 3.75, 29.5, 30.5, 80.0], dtype=dtype, requires_grad=True)
+    rate = lookup(name).rate(w)
+    made = rate, effective(rate, 0.5, "exact"), decay(rate, 0.5, "exact")
+    slopes = [torch.autograd.grad(value.sum(), w, retain_graph=True)[0] for value in made]
+    with mp.workdps(50):
+        for i, at in enumerate(w.tolist()):
+            functions = (
+                lambda v: EXACT[name](mp, v),
+                lambda v: -mp.expm1(-EXACT[name](mp, v) / 2) * 2,
+                lambda v: mp.exp(-EXACT[name](mp, v) / 2),
+            )
+            exponent = float(abs(functions[0](mp.mpf(at)))) / 2  # an exponential multiplies the error of its exponent
+            for value, slope, function in zip(made, slopes, functions, strict=True):
+                for found, wanted in ((value[i], function(mp.mpf(at))), (slope[i], mp.diff(function, mp.mpf(at)))):
+                    allowed = ULPS * torch.finfo(dtype).eps * (1 + exponent) * abs(wanted)
+                    if allowed == mp.inf or abs(wanted) > torch.finfo(dtype).max:
+                        continue
+                    assert abs(mp.mpf(found.item()) - wanted) <= allowed + torch.finfo(dtype).tiny
 
 
 @pytest.mark.parametrize("name", PARAMETERIZATIONS)
