@@ -46,8 +46,8 @@ def gate_coefficients(gates: str, rate: Tensor, p: Tensor, q: Tensor | None) -> 
     if gates not in GATES:
         raise ValueError(f"gates must be one of {GATES}, got {gates!r}")
     if gates == "rg_lru":
-        exponent = rate * torch.sigmoid(p)
-        return torch.exp(-exponent), torch.sqrt(-torch.expm1(-2 * exponent)) * torch.sigmoid(q)
+        exponent = rate * _sigmoid(p)
+        return torch.exp(-exponent), torch.sqrt(-torch.expm1(-2 * exponent)) * _sigmoid(q)
     if gates == "minlstm":
         exponent = rate * _softplus(_softplus(-p) - _softplus(-q))
         return torch.exp(-exponent), -torch.expm1(-exponent)
@@ -58,9 +58,9 @@ def gate_coefficients(gates: str, rate: Tensor, p: Tensor, q: Tensor | None) -> 
 
 def gated_rnn(
     x: Tensor,
-    rate_logit: Tensor,
-    input_logit: Tensor | None,
     rate: Tensor,
+    rate_logit: Tensor,
+    input_logit: Tensor | None = None,
     h0: Tensor | None = None,
     *,
     gates: str = "rg_lru",
@@ -71,9 +71,9 @@ def gated_rnn(
 
     Args:
         x: (B, T, D), any T >= 0.
+        rate: (D,), >= 0, per step.
         rate_logit: p, like x.
         input_logit: q, like x, or None where the gates have none.
-        rate: (D,), >= 0, per step.
         h0: (B, D), zeros when None; (S, D) with `seq_starts`.
         gates: one of `GATES`.
         angle: (D // 2,), radians per step, or None: channels do not turn.
@@ -84,7 +84,7 @@ def gated_rnn(
         h_last: (B, D), or (S, D): the last state, `h0` itself when there are no steps.
 
     Example:
-        >>> h, _ = gated_rnn(torch.ones(1, 2, 1), torch.zeros(1, 2, 1), None, torch.ones(1), gates="mingru")
+        >>> h, _ = gated_rnn(torch.ones(1, 2, 1), torch.ones(1), torch.zeros(1, 2, 1), gates="mingru")
         >>> h.flatten().tolist()
         [0.5, 0.75]
     """
@@ -92,7 +92,7 @@ def gated_rnn(
 
         def part(span: slice, state: Tensor | None) -> tuple[Tensor, Tensor]:
             q = None if input_logit is None else input_logit[:, span]
-            return gated_rnn(x[:, span], rate_logit[:, span], q, rate, state, gates=gates, angle=angle)
+            return gated_rnn(x[:, span], rate, rate_logit[:, span], q, state, gates=gates, angle=angle)
 
         return run_packed(part, seq_starts, h0, x.shape)
     compute = state_dtype(x, rate, h0)
@@ -109,6 +109,11 @@ def gated_rnn(
 
 def _softplus(z: Tensor) -> Tensor:
     return torch.logaddexp(z, torch.zeros_like(z))
+
+
+def _sigmoid(z: Tensor) -> Tensor:
+    """By exp: the derivative of `torch.sigmoid`, y (1 - y), cancels where y is near 1."""
+    return torch.exp(-_softplus(-z))
 
 
 def _turned(h: Tensor, angle: Tensor | None) -> Tensor:

@@ -66,7 +66,7 @@ def test_the_papers_cells_are_rows_of_the_table() -> None:
     }
     assert cells.keys() == set(reference.GATES)
     for gates, (expected, second, rate) in cells.items():
-        h, h_last = reference.gated_rnn(x, p, second, rate, gates=gates)
+        h, h_last = reference.gated_rnn(x, rate, p, second, gates=gates)
         torch.testing.assert_close(h, expected)
         torch.testing.assert_close(h_last, expected[:, -1])
 
@@ -92,7 +92,7 @@ def test_pairs_turn() -> None:
     """A pair with one decay is a complex number that is multiplied by decay * exp(i angle)."""
     x, p, angle = draw(B, T, D, seed=1), draw(B, T, D // 2, seed=2), draw(D // 2, seed=3)
     rate, logits = torch.ones(D, dtype=torch.float64), p.repeat_interleave(2, -1)
-    h, _ = reference.gated_rnn(x, logits, None, rate, gates="mingru", angle=angle)
+    h, _ = reference.gated_rnn(x, rate, logits, gates="mingru", angle=angle)
     decay, gain = reference.gate_coefficients("mingru", rate, logits, None)
     turning = decay[..., ::2] * torch.polar(torch.ones_like(angle), angle)
     expected, _ = reference.linear_scan(gain * x, turning)
