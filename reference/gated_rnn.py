@@ -21,6 +21,7 @@ and algorithm 2 (the step size of S6).
 import torch
 from torch import Tensor
 
+from .discretization import complement
 from .packing import run_packed
 from .precision import state_dtype
 
@@ -47,13 +48,13 @@ def gate_coefficients(gates: str, rate: Tensor, p: Tensor, q: Tensor | None) -> 
         raise ValueError(f"gates must be one of {GATES}, got {gates!r}")
     if gates == "rg_lru":
         exponent = rate * _sigmoid(p)
-        return torch.exp(-exponent), torch.sqrt(-torch.expm1(-2 * exponent)) * _sigmoid(q)
+        return torch.exp(-exponent), torch.sqrt(complement(2 * exponent)) * _sigmoid(q)
     if gates == "minlstm":
         exponent = rate * _softplus(_softplus(-p) - _softplus(-q))
-        return torch.exp(-exponent), -torch.expm1(-exponent)
+        return torch.exp(-exponent), complement(exponent)
     strength = _softplus(p)
     decay = torch.exp(-rate * strength)
-    return decay, strength if gates == "s6" else -torch.expm1(-rate * strength)
+    return decay, strength if gates == "s6" else complement(rate * strength)
 
 
 def gated_rnn(

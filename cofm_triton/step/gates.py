@@ -10,7 +10,7 @@
                 "strength"    s
 
 Strengths are positive: decays stay in (0, 1] for every weight and input. What is near 1 keeps its distance from it:
-softplus by log1p, 1 - decay by expm1, 1 - decay^2 as (1 - decay) (1 + decay).
+softplus by log1p, 1 - decay and 1 - decay^2 by expm1 or as (1 - decay) (1 + decay).
 
 Source: arXiv 2402.19427, eq 1-4; arXiv 2410.01201, section 3; arXiv 2312.00752, section 3.2. Defined in
 `reference/gated_rnn.py`.
@@ -23,6 +23,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from cofm_triton.step.discretization import complement
 from cofm_triton.support.scalars import check_choice
 
 
@@ -69,7 +70,7 @@ def gates_of(name: str) -> Gates:
 def strength(gates: Gates, p: Tensor, q: Tensor | None) -> Tensor:
     """s, like p; differentiable to any order."""
     if gates.strength == "sigmoid":
-        return torch.sigmoid(p)
+        return _sigmoid(p)
     if gates.strength == "softplus":
         return _softplus(p)
     assert q is not None
@@ -79,13 +80,13 @@ def strength(gates: Gates, p: Tensor, q: Tensor | None) -> Tensor:
 def coefficients(gates: Gates, rate: Tensor, p: Tensor, q: Tensor | None) -> tuple[Tensor, Tensor]:
     """`(decay, gain)`, like p; differentiable to any order."""
     s = strength(gates, p, q)
-    decay, complement = torch.exp(-rate * s), -torch.expm1(-rate * s)
+    decay = torch.exp(-rate * s)
     if gates.gain == "strength":
         return decay, s
     if gates.gain == "complement":
-        return decay, complement
+        return decay, complement(rate * s)
     assert q is not None
-    return decay, _normalization(decay, complement) * torch.sigmoid(q)
+    return decay, _normalization(rate * s) * _sigmoid(q)
 
 
 class Gradients(NamedTuple):
@@ -108,7 +109,7 @@ def gradients(
         by_decay, by_gain: like p.
     """
     s = strength(gates, p, q)
-    decay, complement = torch.exp(-rate * s), -torch.expm1(-rate * s)
+    decay = torch.exp(-rate * s)
     by_exponent, by_strength, by_q = -decay * by_decay, 0.0 * s, None
     if gates.gain == "strength":
         by_strength = by_gain
@@ -116,7 +117,7 @@ def gradients(
         by_exponent = by_exponent + decay * by_gain
     else:
         assert q is not None
-        size, share = _normalization(decay, complement), torch.sigmoid(q)
+        size, share = _normalization(rate * s), torch.sigmoid(q)
         by_exponent = by_exponent + by_gain * share * (decay * decay / size)
         by_q = by_gain * size * share * torch.sigmoid(-q)
     by_strength = by_strength + rate * by_exponent
@@ -128,9 +129,14 @@ def gradients(
     return Gradients(by_strength * slope, by_q, s * by_exponent)
 
 
-def _normalization(decay: Tensor, complement: Tensor) -> Tensor:
+def _normalization(exponent: Tensor) -> Tensor:
     """sqrt(1 - decay^2), never 0: there a gradient would be 0 times infinity."""
-    return (complement * (1 + decay)).clamp(min=torch.finfo(decay.dtype).tiny).sqrt()
+    return complement(2 * exponent).clamp(min=torch.finfo(exponent.dtype).tiny).sqrt()
+
+
+def _sigmoid(z: Tensor) -> Tensor:
+    """By exp: the derivative of `torch.sigmoid`, y (1 - y), cancels where y is near 1."""
+    return torch.exp(-_softplus(-z))
 
 
 def _softplus(z: Tensor) -> Tensor:
