@@ -64,8 +64,9 @@ class Backend(Protocol):
 if TYPE_CHECKING:  # every backend has this signature
     from cofm_triton.cpu.blocked import gated_rnn as _blocked
     from cofm_triton.cpu.jit import gated_rnn as _jit
+    from cofm_triton.kernels import gated_rnn as _kernels
 
-    _BACKENDS: list[Backend] = [_jit, _blocked]
+    _BACKENDS: list[Backend] = [_kernels, _jit, _blocked]
 
 
 def backend_of(backend: str) -> Backend:

@@ -65,7 +65,6 @@ OPERATOR = Operator(
             "mingru+turning+packed": partial(gated_problem, gates="mingru", turning=True),
         },
         dtypes=REAL_DTYPES,
-        backends=("numba", "torch"),
     ),
     benchmark=Benchmark(
         studies={"targets": (TARGETS, [torch.float32])},
