@@ -9,7 +9,7 @@ from cofm_triton.support.lazy import lazy
 
 if TYPE_CHECKING:
     from cofm_triton import targets
-    from cofm_triton.functional import dense_rnn, linear_scan, rnn_scan
+    from cofm_triton.functional import dense_rnn, gated_rnn, linear_scan, rnn_scan
     from cofm_triton.layers.residual import ResidualBlock, ResidualStack
     from cofm_triton.layers.rnn_functional import RNNFunctional
     from cofm_triton.layers.stable_rnn import StableRNN
@@ -26,7 +26,7 @@ else:
         __name__,
         {
             "": ["functional", "layers", "loss", "memory", "optim", "perturbation", "targets"],
-            "functional": ["dense_rnn", "linear_scan", "rnn_scan"],
+            "functional": ["dense_rnn", "gated_rnn", "linear_scan", "rnn_scan"],
             "layers.residual": ["ResidualBlock", "ResidualStack"],
             "layers.rnn_functional": ["RNNFunctional"],
             "layers.stable_rnn": ["StableRNN"],
@@ -54,6 +54,7 @@ __all__ = [
     "StableRNN",
     "__version__",
     "dense_rnn",
+    "gated_rnn",
     "linear_scan",
     "memory_function",
     "memory_sweep",

@@ -8,6 +8,7 @@ from torch import Tensor
 from cofm_triton.ops.backends import resolve
 from cofm_triton.ops.checks import (
     check_decay,
+    check_logits,
     check_matrix,
     check_nonlinearity,
     check_per_channel,
@@ -20,10 +21,12 @@ from cofm_triton.ops.checks import (
 )
 from cofm_triton.ops.dense_rnn import apply_dense_rnn
 from cofm_triton.ops.dtypes import state_dtype
+from cofm_triton.ops.gated_rnn import apply_gated_rnn
 from cofm_triton.ops.linear_scan import apply_linear_scan
 from cofm_triton.ops.paired_rnn_scan import apply_paired_rnn_scan
 from cofm_triton.ops.rnn_scan import apply_rnn_scan
 from cofm_triton.step.discretization import is_exact
+from cofm_triton.step.gates import gates_of
 from cofm_triton.step.oscillation import effective_pair
 from cofm_triton.step.pairs import in_pairs
 from cofm_triton.step.parameterization import Parameterization
@@ -103,6 +106,86 @@ def linear_scan(
     else:
         decay = decay.reshape((1,) * (3 - decay.dim()) + decay.shape)
     return apply_linear_scan(x, decay, h0, seq_starts, reverse, chosen)
+
+
+def gated_rnn(
+    x: Tensor,
+    rate: Tensor,
+    rate_logit: Tensor,
+    input_logit: Tensor | None = None,
+    h0: Tensor | None = None,
+    *,
+    gates: str = "rg_lru",
+    angle: Tensor | None = None,
+    seq_starts: Tensor | None = None,
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Gated linear recurrence `h[t] = decay[t] * h[t-1] + gain[t] * x[t]`, `decay[t] = exp(-rate * s[t])`, `h[-1] = h0`.
+
+    The strength s > 0 comes from logits p = rate_logit and q = input_logit, so that decays stay in (0, 1] for every
+    weight and every input. Decays, gains and products are formed inside the kernels and never stored.
+
+        gates       s                                         gain                              rate of the paper
+        "rg_lru"    sigmoid(p)                                sqrt(1 - decay^2) sigmoid(q)      c softplus(-Lambda)
+        "mingru"    softplus(p), decay = 1 - sigmoid(p)       1 - decay                         1
+        "minlstm"   softplus(softplus(-p) - softplus(-q))     1 - decay                         1
+        "s6"        softplus(p), the step size                s                                 -A
+
+    With rate 1, "minlstm" has decay f / (f + i), f = sigmoid(p), i = sigmoid(q). With "s6", x is the product of input
+    and B[t].
+
+    The state is kept, and gates are formed, in float32 (float64 for float64 input). Differentiable in all tensors,
+    through both results, to any order and in forward mode. Each sequence is one chain: for few sequences and channels
+    on a GPU, `linear_scan`, which splits time, may be faster.
+
+    Args:
+        x: (B, T, D) values, float16, bfloat16, float32 or float64; any strides, any T >= 0.
+        rate: (D,), >= 0, per step. In x's dtype or the state's.
+        rate_logit: p, like x; any strides.
+        input_logit: q, like x; for "rg_lru" and "minlstm", which need it, only.
+        h0: (B, D) initial state, zeros when None; (S, D) with `seq_starts`. In x's dtype or the state's.
+        gates: a row of the table.
+        angle: (D // 2,), radians per step, or None. Pairs of channels (2k, 2k+1) of h[t-1] are turned by it before they
+            decay; each channel keeps its own gates. D must be even.
+        seq_starts: (S,) int32 or int64, where sequences packed into one row (B = 1) start. The first is 0; T at the end
+            would be one more, empty sequence.
+        backend: "triton", "cpu" ("numba" or "torch"), "reference"; None picks the fastest that can run the tensors.
+
+    Returns:
+        h: (B, T, D) all states, in x's dtype.
+        h_last: (B, D), or (S, D), the last state of every sequence, in h0's dtype (x's when h0 is None); h0 if T = 0.
+
+    Raises:
+        TypeError: an argument is no tensor or has a dtype that is not accepted.
+        ValueError: a shape, device, name or backend is not accepted, or a logit is missing or too many.
+
+    Example:
+        >>> h, _ = gated_rnn(torch.ones(1, 2, 1), torch.ones(1), torch.zeros(1, 2, 1), gates="mingru")
+        >>> h.flatten().tolist()
+        [0.5, 0.75]
+
+    Source: arXiv 2402.19427, eq 1-4; arXiv 2410.01201, section 3; arXiv 2312.00752, algorithm 2; defined in
+    `cofm_triton.reference.gated_rnn`.
+    """
+    check_sequence("x", x, allow_complex=False)
+    check_per_channel("rate", rate, x)
+    row = gates_of(gates)
+    check_logits("rate_logit", rate_logit, x)
+    if row.has_input_logit:
+        check_logits("input_logit", input_logit, x)
+    elif input_logit is not None:
+        raise ValueError(f"input_logit must be None with gates={gates!r}, whose input has no gate")
+    if angle is not None:
+        check_per_pair("angle", angle, x)
+    check_seq_starts(seq_starts, x)
+    check_states("h0", h0, x, seq_starts)
+    chosen, state = resolve(backend, x.device), state_dtype(x.dtype)
+    if chosen == "reference":
+        from cofm_triton.reference import gated_rnn as definition
+
+        return definition(x, rate, rate_logit, input_logit, h0, gates=gates, angle=angle, seq_starts=seq_starts)
+    angle = None if angle is None else angle.to(state)
+    return apply_gated_rnn(x, rate_logit, input_logit, rate.to(state), angle, h0, seq_starts, gates, chosen)
 
 
 def rnn_scan(

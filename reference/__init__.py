@@ -20,6 +20,7 @@ from .discretization import (
     matrix_gain,
     phi,
 )
+from .gated_rnn import GATES, gate_coefficients, gated_rnn
 from .linear_kernel import linear_kernel
 from .linear_scan import linear_scan
 from .loss import mse, sup_error, tail_weights, temporal_weights, temporally_weighted_mse
@@ -67,6 +68,7 @@ from .rnn_scan import rnn_scan
 
 __all__ = [
     "DISCRETIZATIONS",
+    "GATES",
     "NONLINEARITIES",
     "PARAMETERIZATIONS",
     "Dynamics",
@@ -89,6 +91,8 @@ __all__ = [
     "effective_pair",
     "effective_rate",
     "encode",
+    "gate_coefficients",
+    "gated_rnn",
     "hidden",
     "increments",
     "linear_decay",

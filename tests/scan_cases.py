@@ -10,6 +10,7 @@ import torch
 
 from cofm_triton.evidence.draws import decays, normal
 from cofm_triton.evidence.operators.dense_rnn import dense_problem
+from cofm_triton.evidence.operators.gated_rnn import gated_problem
 from cofm_triton.evidence.operators.linear_scan import linear_problem
 from cofm_triton.evidence.operators.paired_rnn_scan import paired_problem
 from cofm_triton.evidence.operators.rnn_scan import rnn_problem
@@ -30,6 +31,7 @@ __all__ = [
     "dense_problem",
     "device_of",
     "for_backends",
+    "gated_problem",
     "linear_problem",
     "normal",
     "paired_problem",

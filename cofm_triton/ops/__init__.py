@@ -3,6 +3,6 @@
 Importing this package registers all of them.
 """
 
-from cofm_triton.ops import dense_rnn, linear_scan, paired_rnn_scan, rnn_readout, rnn_scan
+from cofm_triton.ops import dense_rnn, gated_rnn, linear_scan, paired_rnn_scan, rnn_readout, rnn_scan
 
-__all__ = ["dense_rnn", "linear_scan", "paired_rnn_scan", "rnn_readout", "rnn_scan"]
+__all__ = ["dense_rnn", "gated_rnn", "linear_scan", "paired_rnn_scan", "rnn_readout", "rnn_scan"]

@@ -60,6 +60,16 @@ def check_decay(name: str, decay: Any, x: Tensor) -> None:
         )
 
 
+def check_logits(name: str, tensor: Any, x: Tensor) -> None:
+    """`tensor` is like x: (B, T, D), its dtype and device."""
+    check_companion(name, tensor, x)
+    if tensor.shape != x.shape or tensor.dtype != x.dtype:
+        raise ValueError(
+            f"{name} must have the shape and dtype of x, {tuple(x.shape)} and {x.dtype}, "
+            f"got {tuple(tensor.shape)} and {tensor.dtype}"
+        )
+
+
 def check_per_channel(name: str, tensor: Any, x: Tensor) -> None:
     """`tensor` is (D,), one value per channel of x."""
     check_companion(name, tensor, x)

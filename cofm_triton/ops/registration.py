@@ -91,7 +91,7 @@ def register_derivative(
     operator: Callable[..., Any],
     setup_context: Callable[..., None],
     backward: Callable[..., Any],
-    jvp: Callable[..., Any],
+    jvp: Callable[..., Any] | None,
 ) -> Any:
     """Give an operator its derivatives; returns the `autograd.Function` around it, for eager code that asks for any.
 
@@ -99,7 +99,8 @@ def register_derivative(
         operator: what `register` returned.
         setup_context: keeps what derivatives need.
         backward: reverse mode, which eager code and `torch.compile` share.
-        jvp: forward mode, which PyTorch, like `torch.func`, offers for an `autograd.Function` only.
+        jvp: forward mode, which PyTorch, like `torch.func`, offers for an `autograd.Function` only. None: whoever takes
+            forward mode, or transforms, calls something else.
     """
     name = operator.__name__
     torch.library.register_autograd(f"{NAMESPACE}::{name}", backward, setup_context=setup_context, lib=_LIBRARY)
@@ -109,5 +110,5 @@ def register_derivative(
         return operator(*inputs)
 
     rules = dict(forward=forward, setup_context=setup_context, backward=backward, jvp=jvp)
-    members = {key: staticmethod(rule) for key, rule in rules.items()}
+    members = {key: staticmethod(rule) for key, rule in rules.items() if rule is not None}
     return type(name, (torch.autograd.Function,), {**members, "generate_vmap_rule": True})

@@ -1,6 +1,6 @@
 """Single machine operations inside compiled loops, on numbers and on vectors of them.
 
-A power of two from a float's bits, a sign, choice without a branch, constants.
+A power of two from a float's bits, a sign, a square root, choice without a branch, constants.
 """
 
 from __future__ import annotations
@@ -65,6 +65,19 @@ def _like(_context: Any, value: Any, number: Any) -> Any:
     return value(value, number), generate
 
 
+def _root(_context: Any, value: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        number = context.get_value_type(value)
+        lanes = f"v{value.lanes}" if isinstance(value, Vector) else ""
+        element = getattr(number, "element", number).intrinsic_name
+        function = ir.FunctionType(number, (number,))
+        return builder.call(
+            cgutils.get_or_insert_function(builder.module, function, f"llvm.sqrt.{lanes}{element}"), arguments
+        )
+
+    return value(value), generate
+
+
 # The float with the bits `(bits(value) + bias) << shift`.
 power: Any = intrinsic(_power)
 # `magnitude` with the sign of `sign`, numbers or vectors of one type.
@@ -72,5 +85,7 @@ signed: Any = intrinsic(_signed)
 # `yes if condition else no` of two numbers or vectors of one type, both computed: data that saturate at random defeat
 # branch prediction, and a branch on them costs more than the arithmetic it saves.
 choose: Any = intrinsic(_choose)
+# The square root, one instruction.
+root: Any = intrinsic(_root)
 # `number` in the type of `value`; in every lane of it if that is a vector.
 like: Any = intrinsic(_like)

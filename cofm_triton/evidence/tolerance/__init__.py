@@ -43,6 +43,7 @@ Source of the method: running error analysis, N. Higham, "Accuracy and Stability
 
 from cofm_triton.evidence.tolerance.bound import RATE_ROUNDINGS, Bound, unit_roundoff
 from cofm_triton.evidence.tolerance.dense_rnn import dense_rnn_bounds
+from cofm_triton.evidence.tolerance.gated_rnn import gated_rnn_bounds
 from cofm_triton.evidence.tolerance.linear_scan import linear_scan_bounds
 from cofm_triton.evidence.tolerance.memory_increment import increment_bounds
 from cofm_triton.evidence.tolerance.paired_rnn_scan import paired_rnn_scan_bounds
@@ -54,6 +55,7 @@ __all__ = [
     "RATE_ROUNDINGS",
     "Bound",
     "dense_rnn_bounds",
+    "gated_rnn_bounds",
     "increment_bounds",
     "linear_scan_bounds",
     "paired_rnn_scan_bounds",

@@ -1,0 +1,75 @@
+"""`cofm_triton.gated_rnn`: every kind of gates, channels that turn in pairs, packed."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+
+from cofm_triton.evidence.benchmark.shapes import TARGETS
+from cofm_triton.evidence.case import Case
+from cofm_triton.evidence.draws import normal, randn, spread_rates
+from cofm_triton.evidence.operator import Benchmark, Operator, Validation
+from cofm_triton.evidence.problem import Problem
+from cofm_triton.evidence.tolerance import gated_rnn_bounds
+from cofm_triton.functional import gated_rnn
+from cofm_triton.ops.dtypes import REAL_DTYPES, state_dtype
+from cofm_triton.ops.gated_rnn import traffic
+from cofm_triton.step.gates import GATES, gates_of
+
+
+def gated_problem(
+    batch: int, length: int, channels: int, *, dtype: torch.dtype = torch.float32, gates: str = "rg_lru",
+    turning: bool = False, states: bool = True, starts: list[int] | None = None, seed: int = 0,
+) -> Problem:  # fmt: skip
+    """Rates from a hundredth to one, logits a few units wide; one channel more if they turn and are odd."""
+    state, seed = state_dtype(dtype), 10 * seed
+    sequences, channels = batch if starts is None else len(starts), channels + (turning and channels % 2)
+
+    def sequence(scale: float, seed: int) -> torch.Tensor:
+        return (scale * normal(batch, length, channels, dtype=torch.float64, seed=seed)).to(dtype)
+
+    rate = torch.exp(-normal(channels, dtype=torch.float64, seed=seed + 1).abs() * 1.5).to(state)
+    tensors = {"x": sequence(1, seed), "rate": rate, "rate_logit": sequence(2, seed + 2)}
+    if gates_of(gates).has_input_logit:
+        tensors["input_logit"] = sequence(2, seed + 3)
+    if turning:
+        tensors["angle"] = (torch.pi * torch.tanh(normal(channels // 2, dtype=torch.float64, seed=seed + 4))).to(state)
+    if states:
+        tensors["h0"] = normal(sequences, channels, dtype=state, seed=seed + 5)
+    pulls = {
+        "grad_h": normal(batch, length, channels, dtype=dtype, seed=seed + 6),
+        "grad_last": normal(sequences, channels, dtype=state if states else dtype, seed=seed + 7),
+    }
+    options = dict(gates=gates, seq_starts=None if starts is None else torch.tensor(starts))
+    return Problem(OPERATOR, tensors, pulls, options)
+
+
+def timed(case: Case, device: torch.device) -> Problem:
+    """RG-LRU's gates: x, rates for memories of every length, both logits, and the gradient of h."""
+    tensors = {"x": randn(case, device, 0), "rate": 2 * spread_rates(case, device)}
+    tensors |= {"rate_logit": randn(case, device, 2), "input_logit": randn(case, device, 3)}
+    return Problem(OPERATOR, tensors, {"grad_h": randn(case, device, 1)})
+
+
+OPERATOR = Operator(
+    name="gated_rnn",
+    function=gated_rnn,
+    bounds=gated_rnn_bounds,
+    sequences=("x", "rate_logit", "input_logit", "grad_h"),
+    validation=Validation(
+        draws={
+            **{name: partial(gated_problem, gates=name) for name in GATES},
+            "rg_lru+turning": partial(gated_problem, turning=True),
+            "minlstm+packed": partial(gated_problem, gates="minlstm"),
+            "mingru+turning+packed": partial(gated_problem, gates="mingru", turning=True),
+        },
+        dtypes=REAL_DTYPES,
+    ),
+    benchmark=Benchmark(
+        studies={"targets": (TARGETS, [torch.float32])},
+        draw=timed,
+        traffic=lambda case, backward: traffic(*case.shape, case.dtype.itemsize, gates="rg_lru", backward=backward),
+        scales=True,
+    ),
+)
