@@ -99,7 +99,9 @@ def linear_scan(
         from cofm_triton.reference import linear_scan as definition
 
         return definition(x, decay, h0, reverse=reverse, seq_starts=seq_starts)
-    if all(size == 1 for size in decay.shape[:-1]):
+    if decay.shape == x.shape[2:] and decay.dtype == state_dtype(x.dtype):
+        pass  # as the operator takes it: nothing to look at for the host, which small problems wait for
+    elif all(size == 1 for size in decay.shape[:-1]):
         width = x.shape[2] // 2 if in_pairs(x, decay) else x.shape[2]
         decay = decay.reshape(decay.shape[-1:] or (1,)).expand(width)
         decay = decay.to(torch.promote_types(decay.dtype, state_dtype(x.dtype)))
@@ -283,7 +285,8 @@ def rnn_scan(
         return reference.rnn_scan(
             x, rate, h0, dt=dt, nonlinearity=nonlinearity, frequency=frequency, seq_starts=seq_starts
         )
-    w = rate.to(state_dtype(x.dtype))
+    state = state_dtype(x.dtype)
+    w = rate if rate.dtype == state else rate.to(state)
     if frequency is not None:
         rate = kind.rate(w)
         alpha, omega = effective_pair(rate, frequency.to(w.dtype), dt, discretization)

@@ -55,6 +55,18 @@ def empty(shape: tuple[int, ...] | torch.Size, dtype: torch.dtype) -> Tensor:
     return torch.frombuffer(lease, dtype=dtype).view(shape)
 
 
+def empty_like(tensor: Tensor) -> Tensor:
+    """The same in the shape and the dtype of a CPU tensor.
+
+    Example:
+        >>> empty_like(torch.zeros(3, 2).T).is_contiguous()
+        True
+    """
+    if tensor.nbytes < MIN_BYTES and tensor.is_contiguous():
+        return torch.empty_like(tensor)  # a third of the time of `torch.empty`
+    return empty(tensor.shape, tensor.dtype)
+
+
 def _take(size: int) -> mmap.mmap:
     """An idle block of at least `size` bytes and at most twice that, or a new one."""
     with _lock:

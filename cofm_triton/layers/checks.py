@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -15,6 +15,19 @@ from cofm_triton.ops.backends import BACKENDS
 from cofm_triton.ops.dtypes import state_dtype
 from cofm_triton.step.activations import properties
 from cofm_triton.support.scalars import as_bool, as_int, as_number, check_number, described
+
+
+class Sizes(Protocol):
+    """What arguments of a call have to fit to."""
+
+    input_size: int
+    hidden_size: int
+    num_layers: int
+    bidirectional: bool
+
+    @property
+    def weight_ih_l0(self) -> Tensor:
+        """Of their device and dtype."""
 
 
 def check_size(argument: str, value: Any) -> int:
@@ -127,16 +140,23 @@ def check_dropout(dropout: Any, num_layers: int) -> float:
     return share
 
 
+def check_direction(layer: Layer, method: str) -> None:
+    """A layer that can go step by step."""
+    if layer.bidirectional:
+        raise ValueError(f"{method} needs bidirectional=False: the backward units need the future")
+
+
 def check_step(layer: Layer, x: Tensor) -> None:
     """What can be said of a step's input before hooks have made weights; `forward` says the rest."""
-    if layer.bidirectional:
-        raise ValueError("step needs bidirectional=False: the backward units need the future")
+    check_direction(layer, "step")
     _check_features(layer, x, (1, 2), "x", "a torch.Tensor")
 
 
-def check_input(layer: Layer, x: Tensor, dims: tuple[int, ...]) -> None:
+def check_input(
+    layer: Sizes, x: Tensor, dims: tuple[int, ...], name: str = "input", kinds: str = "a torch.Tensor or PackedSequence"
+) -> None:
     """Input of so many dimensions that fits the layer's weights."""
-    _check_features(layer, x, dims, "input", "a torch.Tensor or PackedSequence")
+    _check_features(layer, x, dims, name, kinds)
     weight = layer.weight_ih_l0
     if x.device != weight.device:
         raise ValueError(f"StableRNN input device ({x.device}) does not match weight device ({weight.device})")
@@ -148,7 +168,7 @@ def check_input(layer: Layer, x: Tensor, dims: tuple[int, ...]) -> None:
         )
 
 
-def _check_features(layer: Layer, x: Tensor, dims: tuple[int, ...], argument: str, accepted: str) -> None:
+def _check_features(layer: Sizes, x: Tensor, dims: tuple[int, ...], argument: str, accepted: str) -> None:
     if not isinstance(x, Tensor):
         raise TypeError(f"{argument} must be {accepted}, got {type(x).__name__}")
     if x.dim() not in dims:
@@ -160,7 +180,7 @@ def _check_features(layer: Layer, x: Tensor, dims: tuple[int, ...], argument: st
         )
 
 
-def check_state(layer: Layer, hx: Tensor | None, x: Tensor, batch: int | None) -> None:
+def check_state(layer: Sizes, hx: Tensor | None, x: Tensor, batch: int | None) -> None:
     """Check hx against the input x; `batch` is None for unbatched input."""
     if hx is None:
         return

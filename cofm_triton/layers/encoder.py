@@ -8,19 +8,21 @@ from torch import Tensor
 
 
 def encode(x: Tensor, weight: Tensor, bias: Tensor | None, gain: Tensor | None) -> Tensor:
-    """gain (U x + b), (B, T, D).
+    """gain (U x + b), (B, T, D), of x (B, T, d); the other arguments are those of `amplified`."""
+    return F.linear(x, *amplified(weight, bias, gain))
 
-    The gain goes into U and b: D * d products instead of B * T * D.
+
+def amplified(weight: Tensor, bias: Tensor | None, gain: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """gain U and gain b: D * d products instead of B * T * D.
 
     Args:
-        x: (B, T, d).
         weight: U, (D, d).
         bias: b, (D,), or None.
         gain: None, (D,), a matrix (D, D), or complex (D / 2,), one number for each pair of rows.
     """
-    if gain is not None:
-        weight, bias = _amplify(gain, weight), None if bias is None else _amplify(gain, bias)
-    return F.linear(x, weight, bias)
+    if gain is None:
+        return weight, bias
+    return _amplify(gain, weight), None if bias is None else _amplify(gain, bias)
 
 
 def _amplify(gain: Tensor, values: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from cofm_triton.layers.checks import (
     check_angle,
     check_backend,
+    check_direction,
     check_dropout,
     check_elementwise,
     check_flag,
@@ -47,6 +48,7 @@ from cofm_triton.layers.recurrences.orthogonal import Orthogonal
 from cofm_triton.layers.recurrences.table import RECURRENCES
 from cofm_triton.layers.recurrences.table import recurrence as look_up_recurrence
 from cofm_triton.layers.sequence import TensorOrPacked
+from cofm_triton.layers.stepper import Stepper, remembered
 from cofm_triton.modules.hooked_weights import remake_weights
 from cofm_triton.modules.options import OptionsInState
 from cofm_triton.modules.plain import Kind, behaves_as, holds
@@ -306,9 +308,9 @@ class StableRNN(OptionsInState, UndecayedRecurrence, Layer):
     def step(self, x: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """One time step: a call of the layer with a sequence of length 1, which is what hooks on the layer see.
 
-        Every call makes the coefficients of a step from the raw parameters; for orthogonal and dense recurrences, which
-        have matrices of them, that takes longer than the step. Inside `torch.nn.utils.parametrize.cached()` they are
-        made once.
+        Where gradients are recorded, and on GPUs, every call makes the coefficients of a step from the raw parameters;
+        for orthogonal and dense recurrences, which have matrices of them, that takes longer than the step. The steps of
+        `prepared()` have them ready.
 
         Args:
             x: (B, d), or (d,) unbatched.
@@ -327,9 +329,42 @@ class StableRNN(OptionsInState, UndecayedRecurrence, Layer):
             >>> output, h = layer.step(torch.randn(2, 3), h)
         """
         check_step(self, x)
+        if (stepper := self._stepper(x, hx)) is not None:
+            return stepper.step(x, hx)
         time = 1 if self.batch_first and x.dim() == 2 else 0
         output, h_n = self(x.unsqueeze(time), hx)
         return output.squeeze(time), h_n
+
+    def _stepper(self, x: Tensor, hx: Tensor | None) -> Stepper | None:
+        """What gives the same step sooner, see `remembered`."""
+        if not is_stable_rnn(self):
+            return None
+        return remembered(self, self._cell, [suffix for (suffix,) in self._suffixes], self._shapes, x, hx)
+
+    def prepared(self) -> Stepper:
+        """Steps with the weights of this moment: the way to run a stream.
+
+        Whatever is done to the layer afterwards changes nothing in them. In evaluation mode: without dropout. Under
+        `torch.no_grad()` they are numbers; otherwise gradients of all their steps reach the layer's parameters.
+
+        Raises:
+            ValueError: the layer is bidirectional, or something is added to it that a step would miss: hooks, another
+                `forward` or `step`.
+
+        Example:
+            >>> layer = StableRNN(3, 5, recurrence="dense")
+            >>> with torch.no_grad():
+            ...     stepper, h = layer.prepared(), None
+            ...     for x in torch.randn(7, 2, 3):
+            ...         output, h = stepper.step(x, h)
+        """
+        check_direction(self, "prepared")
+        if not behaves_as(self, _STABLE_RNN, or_inherits=True) or type(self).step is not StableRNN.step:
+            raise ValueError(
+                "prepared needs a layer that does what its class says, without hooks (those of weight_norm included), "
+                "another forward or another step, all of which the layer's own step calls"
+            )
+        return Stepper(self, self._cell, [suffix for (suffix,) in self._suffixes])
 
     def flatten_parameters(self) -> None:
         """Nothing: code that calls it on `torch.nn.RNN`, whose weights cuDNN wants in one piece, still runs."""

@@ -108,7 +108,8 @@ def linear_scan(
         num_sms=num_sms(x.device),
         lanes=lanes(x.device),
     )
-    return h, last.to(x.dtype if h0 is None else h0.dtype)
+    given = x.dtype if h0 is None else h0.dtype
+    return h, last if last.dtype == given else last.to(given)
 
 
 def _linear_scan_fake(
@@ -144,7 +145,8 @@ def linear_scan_backward(
         num_sms=num_sms(h.device),
         lanes=lanes(h.device),
     )
-    return grad_x, grad_decay.sum_to_size(decay.shape), grad_h0
+    summed = grad_decay if grad_decay.shape == decay.shape else grad_decay.sum_to_size(decay.shape)
+    return grad_x, summed, grad_h0
 
 
 def _linear_scan_backward_fake(

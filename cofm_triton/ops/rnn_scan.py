@@ -133,7 +133,7 @@ def rnn_scan(
         state_dtype=state,
         num_sms=num_sms(x.device),
     )
-    return h, last.to(dtype)
+    return h, last if last.dtype == dtype else last.to(dtype)
 
 
 def _given(w: Tensor, dt: float, backend: str, parameterization: str, discretization: str) -> tuple[Tensor, str, str]:

@@ -29,7 +29,7 @@ import torch
 from numba.extending import overload
 from torch import Tensor
 
-from cofm_triton.cpu.allocator import empty
+from cofm_triton.cpu.allocator import empty_like
 from cofm_triton.cpu.jit.activation import activate
 from cofm_triton.cpu.jit.chains import CHAINS, chain_plan, worth_a_guess
 from cofm_triton.cpu.jit.compiled import OPTIONS, entry, inlined, inner
@@ -43,6 +43,7 @@ from cofm_triton.cpu.jit.rows import (
     aligned,
     block_at,
     gate_rows,
+    in_dtype,
     numbers,
     row_lanes,
     with_rows,
@@ -72,7 +73,7 @@ def scan(
         read_cost: time of a step that is not stored over that of one that is.
     """
     dtype, x = x.dtype, with_rows(x)
-    h = empty(x.shape, x.dtype)
+    h = empty_like(x)
     (batch, length, channels), starts, threads = x.shape, starts_of(seq_starts), workers()
     held, lanes = channels <= MAX_HELD, row_lanes(channels)
     tensors = (Rows(x), gate_rows(a, x.shape), Rows(h))
@@ -92,12 +93,14 @@ def scan(
     else:
         kernel = _forward_held if held else _forward
         launch(kernel, parts.threads, len(states), rule, lanes, *rows, streamed, states)
-    return h.to(dtype), torch.from_numpy(states[parts.last])
+    return in_dtype(h, dtype), torch.from_numpy(parts.at_end(states))
 
 
 def initial_states(states: Tensor | None, sequence: Any, channels: int, state_dtype: torch.dtype) -> Any:
     """States (P, D) of the sequences with these indices (P,), as an array in the state's dtype, zeros when None."""
     if states is None:
+        if channels <= MAX_HELD:  # in registers during the loop, so that it does not matter where they lie
+            return np.zeros((len(sequence), channels), SAMPLES[state_dtype].dtype)
         return torch.zeros((len(sequence), channels), dtype=state_dtype, device="cpu").numpy()
     result = aligned((len(sequence), channels), SAMPLES[state_dtype].dtype)
     result[:] = numbers(states.to(state_dtype).resolve_conj().contiguous())[sequence]

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cofm_triton.cpu.allocator import empty
+from cofm_triton.cpu.allocator import empty, empty_like
 from cofm_triton.cpu.jit.chains import LINEAR_MARGIN, guess_steps
 from cofm_triton.cpu.jit.compiled import entry, inlined, inner
 from cofm_triton.cpu.jit.forward import initial_states, scan
@@ -31,6 +31,7 @@ from cofm_triton.cpu.jit.rows import (
     as_pairs,
     block_at,
     gate_rows,
+    in_dtype,
     numbers,
     row_lanes,
     with_rows,
@@ -56,7 +57,7 @@ def forward(
         z, last = forward(as_pairs(x), decay, start, seq_starts, reverse=reverse, state_dtype=decay.dtype)
         return as_numbers(z, x.dtype), as_numbers(last, state_dtype)
     gated = decay.dim() == 3
-    if not gated:
+    if not gated and (decay.is_conj() or decay.is_neg()):
         decay = decay.resolve_conj().resolve_neg()
     return scan(
         (), x, decay, h0, seq_starts, guess=None if gated else partial(_guess, decay), reverse=reverse,
@@ -84,8 +85,8 @@ def backward(
         return as_numbers(grads[0], h.dtype), grads[1], as_numbers(grads[2], state_dtype)
     dtype, h, grad_h = h.dtype, with_rows(h), with_rows(grad_h)
     gated, gate_dtype, channels = decay.dim() == 3, decay.dtype, h.shape[2]
-    gates = gate_rows(decay.conj(), h.shape)
-    grad_x = empty(h.shape, h.dtype)
+    gates = gate_rows(decay.conj() if decay.is_complex() else decay, h.shape)
+    grad_x = empty_like(h)
     held, vector = channels <= MAX_HELD, row_lanes(channels)
     # Steps of the adjoint count from the end of the sequence.
     parts = plan(h.shape[0], h.shape[1], starts_of(seq_starts), channels, READ_COST[gated], workers())
@@ -107,7 +108,7 @@ def backward(
         rows = parts.walk(tensors, not reverse)
         launch(kernel, parts.threads, len(mus), vector, *rows, streamed, mus, firsts, parts.inner, sums)
         grad_decay = torch.from_numpy(parts.total(sums))
-    return grad_x.to(dtype), grad_decay.to(gate_dtype), torch.from_numpy(mus[parts.last])
+    return in_dtype(grad_x, dtype), in_dtype(grad_decay, gate_dtype), torch.from_numpy(parts.at_end(mus))
 
 
 @inlined

@@ -18,14 +18,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cofm_triton.cpu.allocator import empty
+from cofm_triton.cpu.allocator import empty_like
 from cofm_triton.cpu.jit.activation import constant, slope
 from cofm_triton.cpu.jit.bits import like
 from cofm_triton.cpu.jit.chains import LINEAR_MARGIN, MARGIN, guess_steps
 from cofm_triton.cpu.jit.compiled import entry, inlined, inner
 from cofm_triton.cpu.jit.forward import initial_states, scan
 from cofm_triton.cpu.jit.region import each
-from cofm_triton.cpu.jit.rows import BLOCK, MAX_HELD, Rows, block_at, numbers, row_lanes, with_rows
+from cofm_triton.cpu.jit.rows import BLOCK, MAX_HELD, SAMPLES, Rows, block_at, in_dtype, numbers, row_lanes, with_rows
 from cofm_triton.cpu.jit.schedule import plan
 from cofm_triton.cpu.jit.streams import fence, streams
 from cofm_triton.cpu.jit.threads import launch, workers
@@ -45,7 +45,7 @@ def forward(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """`(h, h_last)` with T >= 1: h (B, T, D) in x's dtype, h_last (S, D) in the state's."""
     both = torch.stack((pull, turn))
-    step, act = numbers(pull).dtype.type(dt), properties(nonlinearity)
+    step, act = SAMPLES[pull.dtype].dtype.type(dt), properties(nonlinearity)
 
     def guess() -> int | None:
         """Steps of a guess, from the factor by which a step turns and shortens a difference where act' is 1."""
@@ -66,7 +66,7 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """`(grad_x, grad_pull, grad_turn, grad_h0)` with T >= 1; (D,), (D,) and (S, D) in the state's dtype."""
     dtype, x, h, grad_h = x.dtype, with_rows(x), with_rows(h), with_rows(grad_h)
-    grad_x, both = empty(x.shape, x.dtype), numbers(torch.stack((pull, turn)))
+    grad_x, both = empty_like(x), numbers(torch.stack((pull, turn)))
     batch, length, channels = x.shape
     held, step = channels <= MAX_HELD, both.dtype.type(dt)
     parts = plan(batch, length, starts_of(seq_starts), channels, None, workers())
@@ -80,7 +80,7 @@ def backward(
         *rows, streamed, both, step, mus, firsts, sums,
     )  # fmt: skip
     grad_pull, grad_turn = torch.from_numpy(parts.total(sums)).view(2, channels)
-    return grad_x.to(dtype), grad_pull, grad_turn, torch.from_numpy(mus[parts.last])
+    return in_dtype(grad_x, dtype), grad_pull, grad_turn, torch.from_numpy(parts.at_end(mus))
 
 
 @inlined

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cofm_triton.cpu.allocator import empty
+from cofm_triton.cpu.allocator import empty_like
 from cofm_triton.cpu.jit.activation import constant, slope
 from cofm_triton.cpu.jit.bits import like
 from cofm_triton.cpu.jit.chains import LINEAR_MARGIN, MARGIN, chain_plan, guess_steps, worth_a_guess
@@ -26,9 +26,11 @@ from cofm_triton.cpu.jit.region import each
 from cofm_triton.cpu.jit.rows import (
     BLOCK,
     MAX_HELD,
+    SAMPLES,
     SINGLE,
     Rows,
     block_at,
+    in_dtype,
     numbers,
     row_lanes,
     with_rows,
@@ -52,7 +54,7 @@ def forward(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """`(h, h_last)` with T >= 1: h (B, T, D) in x's dtype, h_last (S, D) in the state's."""
     rate = step_rate(w, dt, parameterization, discretization)
-    step = numbers(rate).dtype.type(dt)
+    step = SAMPLES[rate.dtype].dtype.type(dt)
     guess = partial(_guess, nonlinearity, rate, step) if properties(nonlinearity).is_restoring else None
     return scan(
         (constant(nonlinearity), step), x, rate, h0, seq_starts, guess=guess, reverse=False,
@@ -80,7 +82,7 @@ def backward(
     """
     dtype, x, h, grad_h = x.dtype, with_rows(x), with_rows(h), with_rows(grad_h)
     rate = step_rate(w, dt, parameterization, discretization)
-    grad_x, rates = empty(x.shape, x.dtype), numbers(rate)
+    grad_x, rates = empty_like(x), numbers(rate)
     (batch, length, channels), starts, threads = x.shape, starts_of(seq_starts), workers()
     held, lanes, step = channels <= MAX_HELD, row_lanes(channels), rates.dtype.type(dt)
     parts, guessed = plan(batch, length, starts, channels, None, threads), 0
@@ -96,7 +98,7 @@ def backward(
     rows, streamed = parts.walk(tensors, True), streams(tensors[3])
     rule, states = (constant(nonlinearity), lanes), (rates, step, mus, firsts, sums)
     if held:
-        guesses = np.zeros_like(mus)
+        guesses = np.zeros(mus.shape, mus.dtype)
         work = (*rule, *rows, streamed, *states, parts.inner, guesses)
         launch(_adjoint_held, parts.threads, len(mus), *work, guessed)
         if guessed:
@@ -104,7 +106,7 @@ def backward(
     else:
         launch(_adjoint, parts.threads, len(mus), *rule, *rows, streamed, *states)
     grad_w = torch.from_numpy(parts.total(sums)) * step_rate_slope(w, dt, parameterization, discretization)
-    return grad_x.to(dtype), grad_w, torch.from_numpy(mus[parts.last])
+    return in_dtype(grad_x, dtype), grad_w, torch.from_numpy(parts.at_end(mus))
 
 
 @inlined

@@ -33,16 +33,16 @@ _SHARED_SAMPLES = {dtype: np.empty((), sample.dtype) for dtype, sample in SAMPLE
 
 class Rows:
     """Where the rows of a (B, T, D) tensor lie: address of row (b, t), distance between rows, a sample of its dtype.
-    `shared`: each row is one number, for all channels.
+    Those of a (D,) tensor all lie at one address. `shared`: each row is one number, for all channels.
     """
 
     def __init__(self, tensor: Tensor, shared: bool = False) -> None:
         self.tensor = tensor  # keeps the memory alive
         self.base = tensor.data_ptr()
-        size = tensor.dtype.itemsize
-        stride_b, step, _ = tensor.stride()
-        self.stride_b, self.step = stride_b * size, step * size
-        self.sample = (_SHARED_SAMPLES if shared else SAMPLES)[tensor.dtype]
+        dtype, strides = tensor.dtype, tensor.stride()
+        size = dtype.itemsize
+        self.stride_b, self.step = (strides[0] * size, strides[1] * size) if len(strides) == 3 else (0, 0)
+        self.sample = (_SHARED_SAMPLES if shared else SAMPLES)[dtype]
 
     def at(self, b: Any, t: Any) -> Any:
         """Address of row t of sequence b; arrays of them give an array."""
@@ -60,7 +60,11 @@ def with_rows(tensor: Tensor) -> Tensor:
 
 def gate_rows(gates: Tensor, shape: tuple[int, ...]) -> Rows:
     """Rows of (D,) coefficients, or of gates that broadcast to `shape`, (B, T, D), without a copy."""
-    gates = gates.expand(1, 1, -1) if gates.dim() == 1 else gates
+    if gates.dim() == 1:
+        plain = gates.is_contiguous() and gates.dtype in SAMPLES and not gates.is_conj() and not gates.is_neg()
+        if plain and gates.shape[0] == shape[2]:
+            return Rows(gates)
+        gates = gates.expand(1, 1, -1)
     shared = shape[2] > 1 and (gates.shape[2] == 1 or gates.stride(2) == 0)
     gates = with_rows(gates[..., :1] if shared else gates)
     return Rows(gates.expand(shape), shared)
@@ -81,6 +85,11 @@ def as_numbers(pairs: Tensor, dtype: torch.dtype) -> Tensor:
     """Pairs as a real tensor of a dtype: the inverse of `as_pairs`."""
     stored = torch.bfloat16 if pairs.dtype == torch.int32 else pairs.dtype.to_real()
     return pairs.view(stored).to(dtype)
+
+
+def in_dtype(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """`tensor.to(dtype)`, which takes a microsecond where there is nothing to do."""
+    return tensor if tensor.dtype == dtype else tensor.to(dtype)
 
 
 def numbers(tensor: Tensor) -> Any:

@@ -49,8 +49,13 @@ class Plan:
         self.last = np.empty(len(spans), np.int64)
         self.last[self.sequence[ending]] = np.flatnonzero(ending)
         self._in_order = np.lexsort((self.begins, self.sequence))
+        # Small problems, mostly of whole sequences in order, would feel indexing that changes nothing.
+        self._is_in_order = bool((self._in_order == np.arange(len(parts))).all())
+        self._is_whole = len(parts) == len(spans) and bool((self.last == np.arange(len(parts))).all())
         ones, up, down = np.ones_like(batch), first + self.begins, first + length - 1 - self.begins
         self._begin_at = {False: np.stack((ones, batch, up), 1), True: np.stack((ones, batch, down), 1)}
+        # The first row of the only part, up and down.
+        self._only = {False: int(up[0]), True: int(down[0])} if len(parts) == 1 and batch[0] == 0 else None
 
     def walk(self, tensors: Sequence[Rows], reverse: bool) -> tuple[Any, ...]:
         """The arguments of compiled loops over parts.
@@ -60,13 +65,23 @@ class Plan:
             each part begins, its begin and its steps (parts,), then for each tensor the distance of a row to the next
             and a sample of its dtype.
         """
-        places = self._begin_at[reverse] @ np.array([(rows.base, rows.stride_b, rows.step) for rows in tensors]).T
+        if self._only is None:
+            places = self._begin_at[reverse] @ np.array([(rows.base, rows.stride_b, rows.step) for rows in tensors]).T
+        else:
+            first = self._only[reverse]
+            places = np.array([[rows.base + first * rows.step for rows in tensors]])
         steps = [item for rows in tensors for item in (-rows.step if reverse else rows.step, rows.sample)]
         return places, self.begins, self.counts, *steps
 
     def total(self, sums: Any) -> Any:
         """The sum (D,) of sums (parts, D), taken in the order of sequences and steps."""
-        return sums[self._in_order].sum(0)
+        if len(sums) == 1:
+            return sums[0]
+        return (sums if self._is_in_order else sums[self._in_order]).sum(0)
+
+    def at_end(self, states: Any) -> Any:
+        """Of states (parts, D), those (S, D) after the last step of each sequence."""
+        return states if self._is_whole else states[self.last]
 
 
 def plan(

@@ -37,6 +37,6 @@ fence: Any = intrinsic(_fence_after)
 
 def streams(rows: Any) -> bool:
     """Whether results in these rows (`Rows`) are large enough to be streamed, and aligned for it."""
-    size = rows.tensor.numel() * rows.tensor.element_size()
-    aligned = all(place % VECTOR_BYTES == 0 for place in (rows.base, rows.stride_b, rows.step))
-    return size >= MIN_BYTES and aligned
+    if rows.tensor.nbytes < MIN_BYTES:
+        return False
+    return all(place % VECTOR_BYTES == 0 for place in (rows.base, rows.stride_b, rows.step))

@@ -75,10 +75,9 @@ def openmp() -> OpenMP | None:
 
 def launch(kernel: Any, threads: int, count: int, *arguments: Any) -> None:
     """Call `kernel(entry, first, threads, count, arguments)`, compiled around `region.each`: threads share its work."""
-    runtime = None if _forked else openmp()
     if threads < 2:
         kernel(0, 0, 1, count, arguments)
-    elif runtime is None:
+    elif (runtime := None if _forked else openmp()) is None:
         _run_in_pool([partial(kernel, 0, first, threads, count, arguments) for first in range(threads)])
     else:
         kernel(runtime.address, 0, threads, count, arguments)

@@ -7,6 +7,8 @@ from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
+from cofm_triton.layers.cell import Cell
+
 Shapes = dict[str, tuple[int, ...]]
 
 
@@ -91,6 +93,10 @@ class Recurrence(ABC):
         Returns:
             (B, T, D) in the dtype of the encoded input, and (B, D) in that of the states.
         """
+
+    @abstractmethod
+    def cell(self, layer: Layer, suffix: str) -> Cell:
+        """The coefficients of a step, in memory of their own; differentiable."""
 
     @abstractmethod
     def margin(self, layer: Layer, suffix: str) -> float:

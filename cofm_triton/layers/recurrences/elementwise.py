@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cofm_triton.functional import linear_scan, rnn_scan
-from cofm_triton.layers.encoder import encode
+from cofm_triton.layers.cell import Cell
+from cofm_triton.layers.encoder import amplified, encode
 from cofm_triton.layers.padding import drive, final_state, initial_state
 from cofm_triton.layers.recurrences.contract import Layer, Recurrence, Shapes, Weights, weights_of
 from cofm_triton.ops.dtypes import state_dtype
@@ -28,7 +29,8 @@ from cofm_triton.step.coefficients import (
     modes_of,
     stretch_of,
 )
-from cofm_triton.step.matrix_cache import kept
+from cofm_triton.step.discretization import effective_rate
+from cofm_triton.step.oscillation import effective_pair
 
 
 class Elementwise(Recurrence):
@@ -74,6 +76,28 @@ class Elementwise(Recurrence):
         e, h, h_last = scan(layer, suffix, x, h0, lengths)
         return h[..., :width].to(e.dtype), final_state(h, h_last, lengths)[..., :width]
 
+    def cell(self, layer: Layer, suffix: str) -> Cell:
+        """Units with learnable steps have the recurrence of h / s, brought to h."""
+        weights = weights_of(layer, suffix)
+        encoder = _padded(layer, weights)
+        if has_linear_state(layer):
+            decay, gain = decay_and_gain(layer, suffix, weights.rate)
+            return Cell.of(*amplified(*encoder, gain), decay)
+        stretch = _stretch(layer, suffix)
+        modes = modes_of(layer, weights.rate, _frequency(layer, suffix), stretch)
+        scale = input_scale(layer, weights.rate, modes, stretch)
+        rate, frequency, dt, discretization = modes
+        if frequency is None:
+            pull = effective_rate(rate, dt, discretization)
+        else:
+            pull = torch.complex(*effective_pair(rate, frequency, dt, discretization))
+        return Cell.of(
+            *amplified(*encoder, None if scale is None else _per_unit(layer, scale)),
+            -pull if stretch is None else -pull / stretch,
+            dt if stretch is None else dt * _per_unit(layer, stretch),
+            layer.nonlinearity,
+        )
+
     def margin(self, layer: Layer, suffix: str) -> float:
         """The smallest rate, with steps of its own s times as large."""
         return float(modes_of(layer, weights_of(layer, suffix).rate, None, _stretch(layer, suffix)).rate.min())
@@ -116,22 +140,21 @@ def _scan_nonlinear(
 
 def decay_and_gain(layer: Layer, suffix: str, raw: Tensor) -> tuple[Tensor, Tensor]:
     """l and g of a linear recurrence from its raw rates: one number for each unit, or a complex one for each pair."""
-    free, log_dt = _frequency(layer, suffix), _log_dt(layer, suffix)
-
-    def made() -> tuple[Tensor, Tensor]:
-        decay, gain = linear_coefficients(layer, raw, free, _stretch(layer, suffix))
-        return decay, gain if gain.is_complex() else _per_unit(layer, gain)
-
-    name = ("linear_coefficients", suffix, layer.parameterization, layer.discretization, layer.dt)
-    return kept(layer, name, lambda: tuple(p for p in (raw, free, log_dt) if p is not None), made)
+    decay, gain = linear_coefficients(layer, raw, _frequency(layer, suffix), _stretch(layer, suffix))
+    return decay, gain if gain.is_complex() else _per_unit(layer, gain)
 
 
 def _encoded(layer: Layer, weights: Weights, x: Tensor, gain: Tensor | None) -> Tensor:
     """gain (U x + b), (B, T, D), and a channel of zeros beside the single unit of an oscillating layer."""
+    return encode(x, *_padded(layer, weights), gain)
+
+
+def _padded(layer: Layer, weights: Weights) -> tuple[Tensor, Tensor | None]:
+    """U and b with a unit beside the single one of an oscillating layer."""
     weight, bias, _ = weights
     if layer.oscillating and layer.hidden_size % 2:
-        weight, bias = F.pad(weight, (0, 0, 0, 1)), None if bias is None else F.pad(bias, (0, 1))
-    return encode(x, weight, bias, gain)
+        return F.pad(weight, (0, 0, 0, 1)), None if bias is None else F.pad(bias, (0, 1))
+    return weight, bias
 
 
 def _frequency(layer: Layer, suffix: str) -> Tensor | None:

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from cofm_triton.functional import dense_rnn
 from cofm_triton.layers.autocast import without_autocast
+from cofm_triton.layers.cell import Cell
 from cofm_triton.layers.padding import drive, final_state, initial_state
 from cofm_triton.layers.recurrences.contract import Layer, Recurrence, Shapes, weights_of
 from cofm_triton.step.coefficients import constrained_matrix, matrix_coefficients, rates, recurrent_matrix
-from cofm_triton.step.matrix_cache import kept
 from cofm_triton.step.recurrent_matrix import decay_rate
 
 
@@ -37,22 +37,19 @@ class Matrix(Recurrence):
 
     def matrix(self, layer: Layer, suffix: str) -> Tensor:
         """P or weight_hh, (D, D); a constrained P, which takes a solve, in float64 (see `wide.py`)."""
-        free = self.free(layer, suffix)
-        return kept(layer, (self.parameter, suffix), lambda: (free,), lambda: constrained_matrix(layer, free))
+        return constrained_matrix(layer, self.free(layer, suffix))
+
+    def _coefficients(self, layer: Layer, suffix: str) -> tuple[Tensor, Tensor, Tensor | None]:
+        """A, U' and b' of `matrix_coefficients`."""
+        encoder, bias, raw = weights_of(layer, suffix)
+        with without_autocast(encoder.device):  # bfloat16 would move the smallest rates by more than they are
+            return matrix_coefficients(layer, rates(layer, raw), self.matrix(layer, suffix), encoder, bias)
 
     def run(
         self, layer: Layer, suffix: str, x: Tensor, h0: Tensor | None, lengths: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """One `dense_rnn`."""
-        encoder, bias, raw = weights_of(layer, suffix)
-
-        def coefficients() -> tuple[Tensor, Tensor, Tensor | None]:
-            with without_autocast(encoder.device):  # bfloat16 would move the smallest rates by more than they are
-                return matrix_coefficients(layer, rates(layer, raw), self.matrix(layer, suffix), encoder, bias)
-
-        name = ("step_coefficients", suffix, layer.parameterization, layer.discretization, layer.dt)
-        sources = (self.free(layer, suffix), *(value for value in (encoder, bias, raw) if value is not None))
-        a, weight, offset = kept(layer, name, lambda: sources, coefficients)
+        a, weight, offset = self._coefficients(layer, suffix)
         e = F.linear(x, weight, offset)
         h, h_last = dense_rnn(
             drive(e, lengths),
@@ -63,6 +60,11 @@ class Matrix(Recurrence):
             backend=layer.backend,
         )
         return h.to(e.dtype), final_state(h, h_last, lengths)
+
+    def cell(self, layer: Layer, suffix: str) -> Cell:
+        """Of the nonlinear form, also where act is linear."""
+        a, weight, bias = self._coefficients(layer, suffix)
+        return Cell.of(weight, bias, -a.T, layer.dt, layer.nonlinearity)
 
     def margin(self, layer: Layer, suffix: str) -> float:
         """The smallest rate, which bounds every mode; unconstrained, the smallest real part of W's eigenvalues."""

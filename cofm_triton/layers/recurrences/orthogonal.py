@@ -8,7 +8,8 @@ from torch import Tensor
 
 from cofm_triton.functional import linear_scan
 from cofm_triton.layers.autocast import without_autocast
-from cofm_triton.layers.encoder import encode
+from cofm_triton.layers.cell import Cell
+from cofm_triton.layers.encoder import amplified, encode
 from cofm_triton.layers.padding import drive, final_state, initial_state
 from cofm_triton.layers.recurrences.contract import Layer, weights_of
 from cofm_triton.layers.recurrences.elementwise import decay_and_gain
@@ -16,7 +17,11 @@ from cofm_triton.layers.recurrences.matrix import Matrix
 from cofm_triton.ops.dtypes import state_dtype
 from cofm_triton.step.activations import properties
 from cofm_triton.step.cayley import cayley_inverse, convert_parametrization
+from cofm_triton.step.coefficients import linear_coefficients, rates
+from cofm_triton.step.discretization import effective_rate
 from cofm_triton.step.initialization import assign, random_orthogonal
+from cofm_triton.step.recurrent_matrix import congruence
+from cofm_triton.step.wide import widened
 
 
 class Orthogonal(Matrix):
@@ -37,6 +42,18 @@ class Orthogonal(Matrix):
         if layer.constrained and properties(layer.nonlinearity).is_linear:
             return self._run_rotated(layer, suffix, x, h0, lengths)
         return super().run(layer, suffix, x, h0, lengths)
+
+    def cell(self, layer: Layer, suffix: str) -> Cell:
+        """As any matrix; the gains of a linear recurrence are those of its modes."""
+        if not (layer.constrained and properties(layer.nonlinearity).is_linear):
+            return super().cell(layer, suffix)
+        weight, bias, raw = weights_of(layer, suffix)
+        basis, rate = (
+            self.matrix(layer, suffix),
+            effective_rate(widened(rates(layer, raw)), layer.dt, layer.discretization),
+        )
+        gain = congruence(linear_coefficients(layer, widened(raw), None)[1] / layer.dt, basis)
+        return Cell.of(*amplified(weight, bias, gain), -congruence(rate, basis).T, layer.dt, layer.nonlinearity)
 
     def _run_rotated(
         self, layer: Layer, suffix: str, x: Tensor, h0: Tensor | None, lengths: Tensor | None

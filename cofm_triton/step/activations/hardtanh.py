@@ -26,7 +26,9 @@ def _torch(torch: Any) -> TorchBodies:
         inside = torch.where(start == 0, 0.0, start * decayed).clamp(-1, 1)
         return sign * torch.where(times < saturated, 1.0, inside)
 
-    return TorchBodies(act, slope, excess, piecewise_difference(torch, act, -1.0, 1.0), relaxed)
+    return TorchBodies(
+        act, torch.nn.functional.hardtanh_, slope, excess, piecewise_difference(torch, act, -1.0, 1.0), relaxed
+    )
 
 
 def _triton(jit: Any, tl: Any) -> KernelBodies:

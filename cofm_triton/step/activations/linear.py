@@ -18,7 +18,7 @@ def _torch(torch: Any) -> TorchBodies:
     def difference(z: Any, step: Any) -> Any:
         return step + torch.zeros_like(z)
 
-    return TorchBodies(act, torch.ones_like, excess, difference)
+    return TorchBodies(act, act, torch.ones_like, excess, difference)
 
 
 def _triton(jit: Any, tl: Any) -> KernelBodies:

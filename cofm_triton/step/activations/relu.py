@@ -20,7 +20,8 @@ def _torch(torch: Any) -> TorchBodies:
         size = torch.where((decay < 0) & (times > 0), 0.0, z.clamp(min=0))
         return torch.where(size == 0, 0.0, size * powers(times))
 
-    return TorchBodies(torch.relu, slope, excess, piecewise_difference(torch, torch.relu, 0.0, math.inf), relaxed)
+    difference = piecewise_difference(torch, torch.relu, 0.0, math.inf)
+    return TorchBodies(torch.relu, torch.relu_, slope, excess, difference, relaxed)
 
 
 def _triton(jit: Any, tl: Any) -> KernelBodies:

@@ -13,6 +13,7 @@ class TorchBodies(NamedTuple):
 
     Attributes:
         act: `act(z)`; its derivative at a kink is 0, or that of PyTorch's function.
+        in_place: the same in the memory of z, which is returned.
         slope: `slope(z)`, act'(z), differentiable once more where act is smooth.
         excess: `excess(z)`, z - act(z), accurate relative to itself.
         difference: `difference(z, step)`, act(z + step) - act(z), accurate relative to itself however small it is
@@ -23,6 +24,7 @@ class TorchBodies(NamedTuple):
     """
 
     act: Callable[[Any], Any]
+    in_place: Callable[[Any], Any]
     slope: Callable[[Any], Any]
     excess: Callable[[Any], Any]
     difference: Callable[[Any, Any], Any]

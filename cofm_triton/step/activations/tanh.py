@@ -73,7 +73,7 @@ def _torch(torch: Any) -> TorchBodies:
         damping = (1 + torch.exp(-2 * z.abs())) * (1 + torch.exp(-2 * end.abs()))
         return -2 * torch.sign(step) * torch.expm1(-2 * step.abs()) * scale / damping
 
-    return TorchBodies(torch.tanh, slope, excess, difference)
+    return TorchBodies(torch.tanh, torch.tanh_, slope, excess, difference)
 
 
 def _triton(jit: Any, tl: Any) -> KernelBodies:
