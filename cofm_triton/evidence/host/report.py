@@ -18,7 +18,7 @@ from cofm_triton.ops.backends import INSTALLED
 LEGEND = (
     "Host time of an eager call on a GPU, us, smallest (median), measured without one: Triton's binder, caches and C",
     "launcher run on a CUDA library that does nothing, tensors are on the CPU. Launches: by Triton + by PyTorch, whose",
-    "operations run here. floor: an autograd.Function with one launch of six arguments each way. x floor: of both passes.",
+    "operations run here. floor: an autograd.Function with one launch of six arguments each way; x floor: both passes.",
 )
 
 

@@ -26,6 +26,7 @@ from typing import Any
 import torch
 
 from cofm_triton.evidence.compilation.devices import DEVICES
+from cofm_triton.ops import backends
 
 DEVICE = DEVICES["sm_90"]
 # For the process that uses the driver: memory stays in it, as with CUDA's caching allocator.
@@ -139,7 +140,5 @@ def _answer_for_torch() -> None:
 
 def _take_cpu_for_gpu() -> None:
     """The package takes the CPU for a GPU that Triton drives."""
-    from cofm_triton.ops import backends
-
     backends._TRITON_DEVICES += ("cpu",)
     backends.INTERPRETED_MULTIPROCESSORS = DEVICE.multiprocessors
