@@ -291,6 +291,7 @@ LATE = {
     "torch.fx.experimental",  # takes a second
     "cofm_triton.cpu.jit",  # numba
     "cofm_triton.kernels",  # triton
+    "cofm_triton.evidence.host.floor",  # triton
     "cofm_triton.reference",  # runs where it is asked for by name
 }
 

@@ -16,7 +16,7 @@ from cofm_triton.evidence.problem import Problem
 
 
 def _scan(problem: Problem) -> Callable[[Tensor, Tensor], Tensor]:
-    if problem.x.device.type == "cpu":
+    if not problem.on_gpu:
         from accelerated_scan.ref import scan
     elif problem.x.dtype.is_complex:
         from accelerated_scan.complex import scan
@@ -38,5 +38,6 @@ PEER = Peer(
     prepare={"linear_scan": _prepare, "gated_scan": _prepare},
     modules=("accelerated_scan",),
     install="accelerated-scan",
+    in_triton=True,
     dtypes=(torch.float32, torch.bfloat16, torch.complex64),
 )

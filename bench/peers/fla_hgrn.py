@@ -35,8 +35,7 @@ def prepare(problem: Problem, name: str) -> Contestant:
 
 
 def _prepare(problem: Problem) -> Contestant:
-    on_gpu = problem.x.device.type == "cuda"
-    return prepare(problem, "fused_recurrent_hgrn" if on_gpu else "naive_recurrent_hgrn")
+    return prepare(problem, "fused_recurrent_hgrn" if problem.on_gpu else "naive_recurrent_hgrn")
 
 
 PEER = Peer(
@@ -44,6 +43,7 @@ PEER = Peer(
     prepare={"linear_scan": _prepare, "gated_scan": _prepare},
     modules=("fla",),
     install="fla-core",
+    in_triton=True,
     # Its definition writes every row into one tensor: a gradient of the whole sequence's size per step.
     max_steps=None if torch.cuda.is_available() else 2**12,
 )

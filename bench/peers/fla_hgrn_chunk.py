@@ -17,5 +17,6 @@ PEER = Peer(
     prepare={"linear_scan": _prepare, "gated_scan": _prepare},
     modules=("fla",),
     install="fla-core",
+    in_triton=True,
     devices=("cuda",),
 )

@@ -1,6 +1,7 @@
 """`cofm bench`: time of every recurrence against sequence length, beside a copy and other libraries.
 
-Runs and copies take turns; times are given in copies of the input. Other libraries (peers) take part if they are
+Runs and copies take turns; times are given in copies of the input. A second table says what calls on a GPU cost the
+host (`cofm_triton/evidence/host`), which needs no GPU. Other libraries (peers) take part if they are
 installed and this is a checkout, since their adapters are in `bench/peers/`.
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from cofm_triton.cli.options import UsageError, add_common_options, make_folder, require, resolve_device
@@ -67,6 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
         results = measure_scaling(PRESETS[arguments.preset], chosen, device, on_step)
     where = machine.describe(device, load)
     lines = list(table.lines(results, [peer.name for peer in peers() if not peer.same_work]))
+    lines += ["", *_host_lines(arguments.preset == "smoke")]
     lines.append(machine.caption(where))
     print("\n".join(lines))
     write_text(out / TABLE, "\n".join(lines) + "\n")
@@ -75,6 +78,16 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"Results: {out}")
     progress.line(f"{time.perf_counter() - start:.0f} s")
     return 0
+
+
+def _host_lines(smoke: bool) -> Iterable[str]:
+    """What a call on a GPU costs the host, measured without one."""
+    from cofm_triton.evidence.host import FLOOR, report
+
+    reason = report.unavailable()
+    if reason is not None:
+        return [f"Host times of calls on a GPU are left out: {reason}."]
+    return report.lines(report.measured(FLOOR, 1) if smoke else report.measured())
 
 
 def _write_page() -> int:

@@ -73,6 +73,11 @@ class Problem:
         return next(iter(self.tensors.values()))
 
     @property
+    def on_gpu(self) -> bool:
+        """Whether other libraries run it by their kernels for GPUs."""
+        return self.x.device.type == "cuda"
+
+    @property
     def grad(self) -> Tensor:
         """Derivative of the loss by the first result that it depends on."""
         return next(iter(self.pulls.values()))

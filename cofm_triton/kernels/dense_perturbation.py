@@ -27,6 +27,7 @@ import triton
 import triton.language as tl
 
 from cofm_triton.kernels.launch import DENSE_SWEEP, dense, state_type
+from cofm_triton.kernels.launches import launch
 from cofm_triton.kernels.nonlinearity import act
 from cofm_triton.kernels.perturbation import add_error
 
@@ -115,7 +116,7 @@ def sweep_errors(cells: Any, inputs: Any, targets: Any, weights: Any) -> Any:
     blocks = triton.cdiv(count, DENSE_SWEEP.SEQUENCES)
     partial = inputs.new_empty((cells.count, blocks), dtype=cells.rate.dtype)
     matrix, units = _coefficients(cells, inputs, shape.BLOCK)
-    dense_sweep_errors_kernel[(cells.count * blocks,)](
+    launch(dense_sweep_errors_kernel, (cells.count * blocks,))(
         inputs.contiguous(), targets.contiguous(), weights, matrix, units, cells.offset.to(inputs.dtype).contiguous(),
         partial, count, steps, blocks, cells.dt,
         INPUTS=channels, OUTPUTS=targets.shape[2], ACT=cells.act_in, SUP=weights is None,

@@ -35,6 +35,7 @@ import triton.language as tl
 
 from cofm_triton.kernels import dense_rnn_steps
 from cofm_triton.kernels.launch import Dense, dense, state_type
+from cofm_triton.kernels.launches import launch
 from cofm_triton.kernels.nonlinearity import act, act_derivative
 
 
@@ -232,7 +233,7 @@ def forward(
         )
         return h, last, slope
     last = x.new_empty((batch, size), dtype=state_dtype)
-    dense_rnn_forward_kernel[(batch,)](
+    launch(dense_rnn_forward_kernel, (batch,))(
         x, _tiled(weight.T, shape, state_dtype), h0, h, last, slope,
         length, size, dt, *x.stride(),
         NONLINEARITY=nonlinearity, KEEP=keep, STATE=state_type(last), **shape._asdict(),
@@ -250,7 +251,7 @@ def adjoint(
     if shape is None:
         return grad_x, dense_rnn_steps.adjoint(grad_h, grad_last, slope, weight, grad_x, dt=dt, precision=precision)
     grad_h0 = slope.new_empty((batch, size))
-    dense_rnn_adjoint_kernel[(batch,)](
+    launch(dense_rnn_adjoint_kernel, (batch,))(
         grad_h, slope, _tiled(weight, shape, slope.dtype), grad_last, grad_x, grad_h0,
         length, size, dt, *grad_h.stride(),
         STATE=state_type(slope), **shape._asdict(),

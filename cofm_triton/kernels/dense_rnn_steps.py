@@ -23,6 +23,7 @@ import triton
 import triton.language as tl
 
 from cofm_triton.kernels.launch import STEP_SHAPE, state_type
+from cofm_triton.kernels.launches import launch
 from cofm_triton.kernels.nonlinearity import act, act_derivative
 
 
@@ -128,7 +129,7 @@ def forward(
     after = before.new_empty(before.shape)
     programs, num_blocks = _programs(batch, size)
     for t in range(length):
-        dense_rnn_forward_step_kernel[(programs,)](
+        launch(dense_rnn_forward_step_kernel, (programs,))(
             x, matrix, before, h, after, slope,
             t, batch, length, size, num_blocks, dt, *x.stride(),
             NONLINEARITY=nonlinearity, KEEP=keep, PRECISION=precision, STATE=state_type(before), **STEP_SHAPE._asdict(),
@@ -147,7 +148,7 @@ def adjoint(
     after = before.new_empty(before.shape)
     programs, num_blocks = _programs(batch, size)
     for t in range(length - 1, -2, -1):
-        dense_rnn_adjoint_step_kernel[(programs,)](
+        launch(dense_rnn_adjoint_step_kernel, (programs,))(
             grad_h, slope, matrix, before, grad_x, after,
             t, batch, length, size, num_blocks, dt, *grad_h.stride(),
             PRECISION=precision, STATE=state_type(slope), **STEP_SHAPE._asdict(),

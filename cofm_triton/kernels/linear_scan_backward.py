@@ -25,6 +25,7 @@ import triton.language as tl
 
 from cofm_triton.kernels.interleaved import in_pairs, multiply_conj
 from cofm_triton.kernels.launch import NUM_WARPS, Channels, Span, backward_rows, has_shared_gates, state_type
+from cofm_triton.kernels.launches import launch
 from cofm_triton.kernels.linear_scan_carry import fold_summaries
 from cofm_triton.kernels.rows import (
     across_lanes,
@@ -222,7 +223,7 @@ def launch_backward(
     Arguments as the kernel's.
     """
     num_sequences, gated = grad_start.shape[0], decay.ndim == 3
-    linear_scan_backward_kernel[(block.num_blocks * span.num_chunks * num_sequences,)](
+    launch(linear_scan_backward_kernel, (block.num_blocks * span.num_chunks * num_sequences,))(
         grad_h, h, decay, h0, grad_end, carry, product, seq_starts, grad_x, grad_decay, grad_start,
         grad_h.shape[1], grad_h.shape[2], block.num_blocks, span.num_chunks, num_sequences,
         *span,

@@ -21,6 +21,7 @@ import triton.language as tl
 
 from cofm_triton.kernels.interleaved import in_pairs
 from cofm_triton.kernels.launch import NUM_WARPS, Channels, Span, forward_rows, has_shared_gates, state_type
+from cofm_triton.kernels.launches import launch
 from cofm_triton.kernels.linear_scan_carry import fold_summaries, next_state
 from cofm_triton.kernels.rows import (
     across_lanes,
@@ -166,7 +167,7 @@ def launch_forward(
     Only pointers and strides of the tensors are used.
     """
     num_sequences, gated = last.shape[0], decay.ndim == 3
-    linear_scan_forward_kernel[(block.num_blocks * span.num_chunks * num_sequences,)](
+    launch(linear_scan_forward_kernel, (block.num_blocks * span.num_chunks * num_sequences,))(
         x, decay, start, carry, product, seq_starts, h, last,
         x.shape[1], x.shape[2], block.num_blocks, span.num_chunks, num_sequences,
         *span,

@@ -22,6 +22,7 @@ import triton.language as tl
 
 from cofm_triton.kernels.interleaved import in_pairs, multiply_conj, one
 from cofm_triton.kernels.launch import NUM_WARPS, Channels, Span, forward_rows, has_shared_gates, state_type
+from cofm_triton.kernels.launches import launch
 from cofm_triton.kernels.linear_scan_carry import next_product, next_state
 from cofm_triton.kernels.rows import (
     across_lanes,
@@ -165,7 +166,7 @@ def launch_summary(
     """Summaries, one program per block of channels, chunk and sequence; arguments as the kernel's."""
     num_sequences, num_summaries = ends.shape[:2]
     gated = decay.ndim == 3
-    linear_scan_summary_kernel[(block.num_blocks * num_summaries * num_sequences,)](
+    launch(linear_scan_summary_kernel, (block.num_blocks * num_summaries * num_sequences,))(
         x, decay, start, ends, product,
         x.shape[1], x.shape[2], block.num_blocks, num_summaries, num_sequences,
         *span,

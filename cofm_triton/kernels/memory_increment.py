@@ -23,6 +23,7 @@ import triton
 import triton.language as tl
 
 from cofm_triton.kernels.launch import increments
+from cofm_triton.kernels.launches import launch
 from cofm_triton.kernels.nonlinearity import act, excess
 
 
@@ -86,7 +87,7 @@ def sampled_increments(name: str, drive: Any, decay: Any, step: Any, readout: An
     out = drive.new_empty((models, count, len(steps), readout.shape[1]))
     shape = increments(width)
     blocks = triton.cdiv(count, shape.BLOCK_N)
-    sampled_increments_kernel[(models * blocks,)](
+    launch(sampled_increments_kernel, (models * blocks,))(
         drive.contiguous(), decay.contiguous(), step.contiguous(), readout.contiguous(), steps, out,
         count, width, len(steps), blocks,
         OUTPUTS=readout.shape[1], NONLINEARITY=name, **shape._asdict(),

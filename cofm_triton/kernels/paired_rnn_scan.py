@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from cofm_triton.kernels.launch import RNN_BACKWARD_ROWS, RNN_FORWARD_ROWS, rnn_rows
+from cofm_triton.kernels.launches import launch
 from cofm_triton.kernels.rnn_scan import buffers, rnn_scan_backward_kernel, rnn_scan_forward_kernel
 
 # The kernels' rates are coefficients as they are.
@@ -23,7 +24,7 @@ def forward(
     """`(h, h_last)` with T >= 1: h (B, T, D) in x's dtype, h_last (S, D) in the state's, which is that of the rows."""
     x = _in_pairs(x)
     h, last, block, shape = buffers([x], seq_starts, state_dtype, num_sms, pair_lanes=lanes)
-    rnn_scan_forward_kernel[(block.num_blocks * last.shape[0],)](
+    launch(rnn_scan_forward_kernel, (block.num_blocks * last.shape[0],))(
         x, pull, turn, h0, seq_starts, h, last,
         x.shape[1], x.shape[2], block.num_blocks, last.shape[0], dt, *x.stride(),
         NONLINEARITY=nonlinearity, ROWS=rnn_rows(RNN_FORWARD_ROWS[last.element_size()], block, nonlinearity),
@@ -40,7 +41,7 @@ def backward(
     x, grad_h = _in_pairs(x), _in_pairs(grad_h)
     grad_x, grad_h0, block, shape = buffers([x, grad_h], seq_starts, state_dtype, num_sms, pair_lanes=lanes)
     grad_pull, grad_turn = grad_h0.new_empty((2, *grad_h0.shape))
-    rnn_scan_backward_kernel[(block.num_blocks * grad_h0.shape[0],)](
+    launch(rnn_scan_backward_kernel, (block.num_blocks * grad_h0.shape[0],))(
         grad_h, x, pull, turn, h, h0, grad_last, seq_starts, grad_x, grad_pull, grad_turn, grad_h0,
         x.shape[1], x.shape[2], block.num_blocks, grad_h0.shape[0], dt, *grad_h.stride(), *x.stride(),
         NONLINEARITY=nonlinearity, ROWS=rnn_rows(RNN_BACKWARD_ROWS[grad_h0.element_size()], block, nonlinearity),

@@ -28,6 +28,7 @@ import triton
 import triton.language as tl
 
 from cofm_triton.kernels.launch import Sweep, state_type, sweep
+from cofm_triton.kernels.launches import launch
 from cofm_triton.kernels.nonlinearity import act
 from cofm_triton.kernels.rows import live_row
 from cofm_triton.step.activations import properties
@@ -215,7 +216,7 @@ def sweep_errors(cells: Any, inputs: Any, targets: Any, weights: Any) -> Any:
     units, offset = _coefficients(cells, inputs, shape)
     sequence_blocks = triton.cdiv(count, shape.BLOCK_N * shape.PER_THREAD * shape.ROUNDS)
     partial = inputs.new_empty((sequence_blocks, offset.shape[1]), dtype=cells.rate.dtype)
-    sweep_errors_kernel[(sequence_blocks * len(units),)](
+    launch(sweep_errors_kernel, (sequence_blocks * len(units),))(
         inputs.contiguous(), targets.contiguous(), weights, units, offset, partial,
         count, steps, offset.shape[1], sequence_blocks, 0, cells.dt,
         INPUTS=channels, OUTPUTS=targets.shape[2], ACT_IN=cells.act_in, ACT_OUT=cells.act_out, SUP=weights is None,

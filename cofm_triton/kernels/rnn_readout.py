@@ -37,6 +37,7 @@ import triton.language as tl
 
 from cofm_triton.kernels.interleaved import in_pairs, swap
 from cofm_triton.kernels.launch import NUM_WARPS, readout_backward_rows, readout_forward_rows, state_type, units
+from cofm_triton.kernels.launches import launch
 from cofm_triton.kernels.nonlinearity import act, act_derivative
 from cofm_triton.kernels.rows import load_row, store_row
 
@@ -289,7 +290,7 @@ def forward(
     rows = readout_forward_rows(inputs)
     y = x.new_empty(block.num_blocks, batch, length, outputs)
     states = x.new_empty(batch, triton.cdiv(length, chunk) if keep else 0, width)
-    rnn_readout_forward_kernel[(block.num_blocks * batch,)](
+    launch(rnn_readout_forward_kernel, (block.num_blocks * batch,))(
         x, weight.T.contiguous(), bias, rate, turn, readout, y, states if keep else None,
         batch, length, width, block.num_blocks, states.shape[1], chunk // rows, dt,
         ACT_IN=act_in, ACT_OUT=act_out, INPUTS=inputs, OUTPUTS=outputs, KEEP=keep, PAIRED=turn is not None,
@@ -313,7 +314,7 @@ def backward(
     scratch = x.new_empty(programs, chunk // rows, block.block_d)
     grad_x = x.new_empty(block.num_blocks, batch, length, inputs) if with_grad_x else None
     grads = x.new_empty(batch, 2 + inputs + outputs + paired, width)
-    rnn_readout_backward_kernel[(programs,)](
+    launch(rnn_readout_backward_kernel, (programs,))(
         grad_y, x, weight.T.contiguous(), bias, rate, turn, readout, states, scratch, grad_x, grads,
         batch, length, width, block.num_blocks, states.shape[1], chunk // rows, dt,
         ACT_IN=act_in, ACT_OUT=act_out, INPUTS=inputs, OUTPUTS=outputs, WITH_GRAD_X=with_grad_x, PAIRED=paired,

@@ -42,6 +42,7 @@ from cofm_triton.kernels.launch import (
     rnn_rows,
     state_type,
 )
+from cofm_triton.kernels.launches import launch
 from cofm_triton.kernels.nonlinearity import act, act_derivative
 from cofm_triton.kernels.parameterization import step_rate, step_rate_slope
 from cofm_triton.kernels.rows import (
@@ -271,7 +272,7 @@ def forward(
 ) -> tuple[Any, Any]:  # fmt: skip
     """`(h, h_last)` with T >= 1: h (B, T, D) in x's dtype, h_last (S, D) in the state's, which is also w's."""
     h, last, block, shape = buffers([x], seq_starts, state_dtype, num_sms)
-    rnn_scan_forward_kernel[(block.num_blocks * last.shape[0],)](
+    launch(rnn_scan_forward_kernel, (block.num_blocks * last.shape[0],))(
         x, w, None, h0, seq_starts, h, last,
         x.shape[1], x.shape[2], block.num_blocks, last.shape[0], dt, *x.stride(),
         NONLINEARITY=nonlinearity, PARAMETERIZATION=parameterization, EXACT=discretization == "exact",
@@ -287,7 +288,7 @@ def backward(
     """`(grad_x, grad_w, grad_h0)` with T >= 1: grad_w (D,) and grad_h0 (S, D) in the state's dtype, which is w's."""
     grad_x, grad_h0, block, shape = buffers([x, grad_h], seq_starts, state_dtype, num_sms)
     grad_w = grad_h0.new_empty(grad_h0.shape)
-    rnn_scan_backward_kernel[(block.num_blocks * grad_h0.shape[0],)](
+    launch(rnn_scan_backward_kernel, (block.num_blocks * grad_h0.shape[0],))(
         grad_h, x, w, None, h, h0, grad_last, seq_starts, grad_x, grad_w, None, grad_h0,
         x.shape[1], x.shape[2], block.num_blocks, grad_h0.shape[0], dt, *grad_h.stride(), *x.stride(),
         NONLINEARITY=nonlinearity, PARAMETERIZATION=parameterization, EXACT=discretization == "exact",

@@ -25,7 +25,7 @@ _PACKAGES = {
 # What a graph holds that is exported or traced, and may run elsewhere: the fastest where it runs.
 FASTEST = "auto"
 # Devices that Triton drives under these PyTorch device types.
-_TRITON_DEVICES = ("cuda", "xpu")
+_TRITON_DEVICES: tuple[str, ...] = ("cuda", "xpu")
 # What the interpreter, whose programs run one after the other, is taken for: with 1, no launch ever splits time.
 INTERPRETED_MULTIPROCESSORS = 1
 

@@ -1,7 +1,7 @@
 """Who watches a call: whether it can be asked for a derivative, and whether anybody needs to see the operator at all.
 
-If not, the wrapper that offers derivatives is left out, and so is PyTorch's dispatcher: on the CPU they take as long as
-a scan of ten thousand numbers.
+If not, the wrapper that offers derivatives is left out, and so is PyTorch's dispatcher: they take as long as the scan
+of ten thousand numbers on a CPU, or as two launches on a GPU.
 """
 
 from __future__ import annotations
@@ -31,7 +31,23 @@ def _keys(tensor: Tensor) -> int:
     return id(tensor) if keys is None else keys(tensor).raw_repr()
 
 
-_PLAIN_KEYS, _PLAIN_TYPES = _keys(torch.empty(0)), (Tensor, torch.nn.Parameter)
+_PLAIN_TYPES = (Tensor, torch.nn.Parameter)
+_plain_keys: dict[str, Any] = {"cpu": _keys(torch.empty(0))}  # by type of device
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor is nothing but numbers on a CPU or a GPU of CUDA.
+
+    Example:
+        >>> is_plain(torch.ones(2)), is_plain(torch.ones(2, device="meta"))
+        (True, False)
+    """
+    kind = tensor.device.type
+    if type(tensor) not in _PLAIN_TYPES or kind not in ("cpu", "cuda"):
+        return False
+    if kind not in _plain_keys:
+        _plain_keys[kind] = _keys(torch.empty(0, device=tensor.device))
+    return bool(_keys(tensor) == _plain_keys[kind])
 
 
 def wanted(*tensors: Tensor | None) -> bool:
@@ -83,7 +99,7 @@ def keeps(*tensors: Tensor | None) -> bool:
 
 def observed(arguments: Sequence[Any]) -> bool:
     """True while PyTorch compiles or traces, inside `torch.func`, modes and profilers, where autograd records, and for
-    tensors that are not plain ones on the CPU: a GPU does not wait for the dispatcher.
+    tensors that are not plain ones.
 
     Example:
         >>> observed((torch.ones(2), None, 0.5)), observed((torch.nn.Parameter(torch.ones(2)),))
@@ -96,8 +112,18 @@ def observed(arguments: Sequence[Any]) -> bool:
         or wanted(*tensors)
         or _modes() > 0
         or _profiling()
-        or any(type(tensor) not in _PLAIN_TYPES or _keys(tensor) != _PLAIN_KEYS for tensor in tensors)
+        or not all(map(is_plain, tensors))
     )
+
+
+def transforming() -> bool:
+    """Whether `torch.func` transforms what is called, `vmap` among it.
+
+    Example:
+        >>> transforming()
+        False
+    """
+    return bool(_transforming())
 
 
 def signed(forward: Callable[..., Any]) -> Callable[..., Any]:

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from cofm_triton.ops.backends import FASTEST, fastest, on_device
-from cofm_triton.ops.derivatives import observed, signed
+from cofm_triton.ops.derivatives import observed, signed, transforming
+from cofm_triton.ops.launch_plan import Planned
 
 NAMESPACE = "cofm_triton"
 _LIBRARY = torch.library.Library(NAMESPACE, "FRAGMENT")
@@ -54,13 +55,16 @@ def register(
 def _on_a_backend(implementation: Callable[..., Any]) -> Callable[..., Any]:
     """The same, on its tensors' device, and by the fastest backend there where a graph leaves the choice open."""
     place = list(signature(implementation).parameters).index("backend")
+    in_triton = Planned(implementation)
 
     @wraps(implementation)
     def compute(*arguments: Any) -> Any:
         if arguments[place] == FASTEST:
             arguments = (*arguments[:place], fastest(arguments[0].device), *arguments[place + 1 :])
-        with on_device(arguments[0].device):
+        if arguments[place] != "triton":
             return implementation(*arguments)
+        with on_device(arguments[0].device):
+            return in_triton(*arguments)
 
     return compute
 
@@ -87,13 +91,48 @@ def _entry(argument: Any, dim: int | None) -> Any:
     return argument.new_empty(()).expand(argument.shape[:dim] + argument.shape[dim + 1 :])
 
 
+class Derivative:
+    """An operator with its derivatives, for eager code that asks for any.
+
+    `torch.func` wants an `autograd.Function` whose context is set up apart, which costs every call of plain eager code
+    as much as a launch. So there are two, with the same rules.
+
+    Attributes:
+        plain: for plain eager code, forward mode included.
+        transformed: for `torch.func`.
+    """
+
+    def __init__(
+        self, operator: Callable[..., Any], setup_context: Callable[..., None], backward: Callable[..., Any],
+        jvp: Callable[..., Any] | None,
+    ) -> None:  # fmt: skip
+        def forward(ctx: Any, *inputs: Any) -> Any:
+            output = operator(*inputs)
+            setup_context(ctx, inputs, output)
+            return output
+
+        @signed
+        def forward_alone(*inputs: Any) -> Any:
+            return operator(*inputs)
+
+        rules = {"backward": staticmethod(backward)} | ({} if jvp is None else {"jvp": staticmethod(jvp)})
+        name, base = operator.__name__, (torch.autograd.Function,)
+        self.plain: Any = type(name, base, {**rules, "forward": staticmethod(forward)})
+        apart = dict(forward=staticmethod(forward_alone), setup_context=staticmethod(setup_context))
+        self.transformed: Any = type(name, base, {**rules, **apart, "generate_vmap_rule": True})
+
+    def apply(self, *inputs: Any) -> Any:
+        """The operator's results."""
+        return (self.transformed if transforming() else self.plain).apply(*inputs)
+
+
 def register_derivative(
     operator: Callable[..., Any],
     setup_context: Callable[..., None],
     backward: Callable[..., Any],
     jvp: Callable[..., Any] | None,
-) -> Any:
-    """Give an operator its derivatives; returns the `autograd.Function` around it, for eager code that asks for any.
+) -> Derivative:
+    """Give an operator its derivatives; returns what eager code that asks for any applies.
 
     Args:
         operator: what `register` returned.
@@ -102,13 +141,6 @@ def register_derivative(
         jvp: forward mode, which PyTorch, like `torch.func`, offers for an `autograd.Function` only. None: whoever takes
             forward mode, or transforms, calls something else.
     """
-    name = operator.__name__
-    torch.library.register_autograd(f"{NAMESPACE}::{name}", backward, setup_context=setup_context, lib=_LIBRARY)
-
-    @signed
-    def forward(*inputs: Any) -> Any:
-        return operator(*inputs)
-
-    rules = dict(forward=forward, setup_context=setup_context, backward=backward, jvp=jvp)
-    members = {key: staticmethod(rule) for key, rule in rules.items() if rule is not None}
-    return type(name, (torch.autograd.Function,), {**members, "generate_vmap_rule": True})
+    qualified = f"{NAMESPACE}::{operator.__name__}"
+    torch.library.register_autograd(qualified, backward, setup_context=setup_context, lib=_LIBRARY)
+    return Derivative(operator, setup_context, backward, jvp)

@@ -54,6 +54,7 @@ class Peer:
         same_work: whether its result is ours; others compute something comparable and are marked.
         slow_to_compile: a smoke run has no time for it, except once.
         devices: types of devices it runs on.
+        in_triton: whether its kernels for GPUs are Triton's, so that their host time can be measured without a GPU.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Peer:
     same_work: bool = True
     slow_to_compile: bool = False
     devices: Sequence[str] = ("cpu", "cuda")
+    in_triton: bool = False
 
 
 def torch_contestant(

@@ -1,0 +1,65 @@
+"""How kernels are launched: all go through `launch`, so that `ops/launch_plan.py` can note what a call launches."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, NamedTuple
+
+from triton import knobs
+from triton.runtime import driver
+
+_here = threading.local()  # `tell`: who hears of this thread's launches
+
+STREAM = object()  # stands for the current stream in the arguments of a launch
+
+
+class Launched(NamedTuple):
+    """A launch that `call(*arguments, **options)` makes again; that of a compiled kernel, past Triton's binder."""
+
+    call: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    options: dict[str, Any]
+
+
+def launch(kernel: Any, grid: tuple[int]) -> Callable[..., Any]:
+    """`launch(kernel, grid)(...)` is Triton's `kernel[grid](...)`."""
+    tell = getattr(_here, "tell", None)
+    found: Callable[..., Any] = kernel[grid] if tell is None else partial(_told, tell, kernel, grid)
+    return found
+
+
+def _told(tell: Callable[[Launched], None], kernel: Any, grid: tuple[int], *arguments: Any, **options: Any) -> None:
+    compiled = kernel[grid](*arguments, **options)
+    if compiled is None:  # the interpreter has run it
+        tell(Launched(kernel[grid], arguments, options))
+        return
+    named = {name: value for name, value in options.items() if name in kernel.signature.parameters}
+    bound = kernel.signature.bind(*arguments, **named).arguments.values()
+    # As Triton's `JITFunction.run` ends, without metadata and hooks: see `hooked`.
+    binary = (STREAM, compiled.function, compiled.packed_metadata, None, None, None)
+    tell(Launched(compiled.run, (*grid, 1, 1, *binary, *bound), {}))
+
+
+@contextmanager
+def telling(tell: Callable[[Launched], None]) -> Iterator[None]:
+    """Inside, `tell` hears of all launches of this thread."""
+    _here.tell = tell
+    try:
+        yield
+    finally:
+        _here.tell = None
+
+
+def hooked() -> bool:
+    """Whether somebody, such as a profiler, is to hear from Triton of every launch."""
+    runtime = knobs.runtime
+    return any(getattr(hook, "calls", hook) for hook in (runtime.launch_enter_hook, runtime.launch_exit_hook))
+
+
+def current_stream(device: int) -> int:
+    """PyTorch's current stream of a GPU, as a launcher takes it."""
+    stream: int = driver.active.get_current_stream(device)
+    return stream
