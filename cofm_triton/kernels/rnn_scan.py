@@ -31,7 +31,7 @@ from typing import Any
 import triton
 import triton.language as tl
 
-from cofm_triton.kernels.interleaved import in_pairs, swap
+from cofm_triton.kernels.interleaved import in_pairs
 from cofm_triton.kernels.launch import (
     NUM_WARPS,
     RNN_BACKWARD_ROWS,
@@ -42,49 +42,9 @@ from cofm_triton.kernels.launch import (
     rnn_rows,
     state_type,
 )
-from cofm_triton.kernels.nonlinearity import act, act_derivative
 from cofm_triton.kernels.parameterization import step_rate, step_rate_slope
-from cofm_triton.kernels.rows import (
-    across_lanes,
-    chunk_rows,
-    live_row,
-    load_last_rows,
-    load_row,
-    store_row,
-)
-
-
-@triton.jit
-def pulled(x, pull, turn, h, PAIRED: tl.constexpr):
-    """z = x + pull * h + turn * swap(h); `pull` is the rate subtracted from zero, `turn` unused unless PAIRED."""
-    z = x + pull * h
-    if PAIRED:
-        z += turn * swap(h)
-    return z
-
-
-@triton.jit
-def recompute(
-    xs, h, pull, turn, dt, ahead_row, stride_xt, mask,
-    NONLINEARITY: tl.constexpr, PAIRED: tl.constexpr, STATE: tl.constexpr, ROWS: tl.constexpr, AHEAD: tl.constexpr,
-    MASKED: tl.constexpr,
-):  # fmt: skip
-    """`(hs, slopes, ahead)` of a block of rows that starts from h: h[t-1] and dt * act'(z[t]) of every row.
-
-    AHEAD, the register of a row of x that has been used takes a row of the block at `ahead_row`.
-    """
-    hs = ()
-    slopes = ()
-    ahead = ()
-    for j in tl.static_range(ROWS):
-        z = pulled(xs[j].to(STATE), pull, turn, h, PAIRED=PAIRED)
-        if AHEAD:
-            ahead = ahead + (load_row(ahead_row + j * stride_xt, mask, MASKED=MASKED),)
-        u = act(z, NONLINEARITY=NONLINEARITY)
-        hs = hs + (h,)
-        slopes = slopes + (act_derivative(z, u, dt, NONLINEARITY=NONLINEARITY),)
-        h += dt * u
-    return hs, slopes, ahead
+from cofm_triton.kernels.rnn_scan_walk import walk, walk_back
+from cofm_triton.kernels.rows import across_lanes, chunk_rows, load_row, store_row
 
 
 @triton.jit
@@ -123,28 +83,10 @@ def rnn_scan_forward_kernel(
     if h0_ptr is not None:
         h = load_row(h0_ptr + sequence_row, mask, MASKED=MASKED).to(STATE)
 
-    blocks = n // ROWS
-    last_row = x_row + blocks * ROWS * stride_xt
-    xs = load_last_rows(x_row, stride_xt, d, D, tl.minimum(n, ROWS), ROWS=ROWS)
-    for i in range(blocks):
-        # The last block has none after it, and reads itself once more.
-        x_row += tl.where(i + 1 < blocks, ROWS * stride_xt, 0)
-        ahead = ()
-        for j in tl.static_range(ROWS):
-            h += dt_state * act(pulled(xs[j].to(STATE), pull, turn, h, PAIRED=PAIRED), NONLINEARITY=NONLINEARITY)
-            # The register of a row that has been used takes the row that lies ROWS further on.
-            ahead = ahead + (load_row(x_row + j * stride_xt, mask, MASKED=MASKED),)
-            store_row(h_row + j * D, h, mask, MASKED=MASKED)
-        xs = ahead
-        h_row += ROWS * D
-    rest = n % ROWS
-    if rest > 0:
-        last_xs = load_last_rows(last_row, stride_xt, d, D, rest, ROWS=ROWS - 1)
-        for j in tl.static_range(ROWS - 1):
-            live = live_row(d, D, j, rest)
-            z = pulled(last_xs[j].to(STATE), pull, turn, h, PAIRED=PAIRED)
-            h = tl.where(live, h + dt_state * act(z, NONLINEARITY=NONLINEARITY), h)
-            store_row(h_row + j * D, h, live, MASKED=True)
+    h, _ = walk(
+        x_row, h_row, h, pull, turn, dt_state, n, 0, stride_xt, d, D, mask,
+        NONLINEARITY=NONLINEARITY, PAIRED=PAIRED, STATE=STATE, ROWS=ROWS, WARMS_UP=False, MASKED=MASKED,
+    )  # fmt: skip
 
     # Store
     store_row(last_ptr + sequence_row, h, mask, MASKED=MASKED)
@@ -194,67 +136,17 @@ def rnn_scan_backward_kernel(
     dt_state = tl.full((), dt, STATE)
     pull = 0.0 - step_rate(load_row(w_ptr + c, mask, MASKED=MASKED), dt, PARAMETERIZATION=PARAMETERIZATION, EXACT=EXACT)
     turn = load_row(turn_ptr + c, mask, MASKED=MASKED) if PAIRED else pull
-    back_turn = 0.0 - turn
     h0 = tl.zeros((BLOCK_D,), STATE)
     if h0_ptr is not None:
         h0 = load_row(h0_ptr + sequence_row, mask, MASKED=MASKED).to(STATE)
     mu = tl.zeros((BLOCK_D,), STATE)
     if grad_last_ptr is not None:
         mu = load_row(grad_last_ptr + sequence_row, mask, MASKED=MASKED).to(STATE)
-    grad_pull = tl.zeros((BLOCK_D,), STATE)
-    grad_turn = tl.zeros((BLOCK_D,), STATE)
 
-    rest = n % ROWS
-    if rest > 0:
-        last_xs = load_last_rows(x_row, stride_xt, d, D, rest, ROWS=ROWS - 1)
-        last_gs = load_last_rows(g_row, stride_gt, d, D, rest, ROWS=ROWS - 1)
-        before = tl.load(before_row, mask=live_row(d, D, 0, block), other=0.0).to(STATE)
-        hs, slopes, _ = recompute(
-            last_xs, tl.where(block > 0, before, h0), pull, turn, dt_state, x_row, stride_xt, mask,
-            NONLINEARITY=NONLINEARITY, PAIRED=PAIRED, STATE=STATE, ROWS=ROWS - 1, AHEAD=False, MASKED=MASKED,
-        )  # fmt: skip
-        for j in tl.static_range(ROWS - 2, -1, -1):
-            live = live_row(d, D, j, rest)
-            adjoint = last_gs[j].to(STATE) + mu
-            grad_x = slopes[j] * adjoint
-            mu = tl.where(live, pulled(adjoint, pull, back_turn, grad_x, PAIRED=PAIRED), mu)
-            grad_pull += tl.where(live, grad_x * hs[j], 0.0)
-            if PAIRED:
-                grad_turn += tl.where(live, grad_x * swap(hs[j]), 0.0)
-            store_row(dx_row + j * D, grad_x, live, MASKED=True)
-
-    full = tl.where(block > 0, ROWS, 0)
-    g_row -= full * stride_gt
-    x_row -= full * stride_xt
-    before_row -= full * D
-    xs = load_last_rows(x_row, stride_xt, d, D, full, ROWS=ROWS)
-    gs = load_last_rows(g_row, stride_gt, d, D, full, ROWS=ROWS)
-    before = tl.load(before_row, mask=live_row(d, D, 1, block), other=0.0)
-    for _ in range(n // ROWS):
-        block -= 1
-        h = tl.where(block > 0, before.to(STATE), h0)
-        # The first block has none before it, and reads itself once more.
-        back = tl.where(block > 0, ROWS, 0)
-        g_row -= back * stride_gt
-        x_row -= back * stride_xt
-        before_row -= back * D
-        before = tl.load(before_row, mask=live_row(d, D, 1, block), other=0.0)
-        dx_row -= ROWS * D
-        hs, slopes, xs = recompute(
-            xs, h, pull, turn, dt_state, x_row, stride_xt, mask,
-            NONLINEARITY=NONLINEARITY, PAIRED=PAIRED, STATE=STATE, ROWS=ROWS, AHEAD=True, MASKED=MASKED,
-        )  # fmt: skip
-        gs_ahead = ()
-        for j in tl.static_range(ROWS - 1, -1, -1):
-            adjoint = gs[j].to(STATE) + mu
-            grad_x = slopes[j] * adjoint
-            gs_ahead = (load_row(g_row + j * stride_gt, mask, MASKED=MASKED),) + gs_ahead
-            mu = pulled(adjoint, pull, back_turn, grad_x, PAIRED=PAIRED)
-            grad_pull += grad_x * hs[j]
-            if PAIRED:
-                grad_turn += grad_x * swap(hs[j])
-            store_row(dx_row + j * D, grad_x, mask, MASKED=MASKED)
-        gs = gs_ahead
+    mu, grad_pull, grad_turn = walk_back(
+        g_row, x_row, before_row, dx_row, h0, mu, pull, turn, dt_state, 0, n, stride_gt, stride_xt, d, D, mask,
+        NONLINEARITY=NONLINEARITY, PAIRED=PAIRED, STATE=STATE, ROWS=ROWS, SUMMARY=False, MASKED=MASKED,
+    )  # fmt: skip
 
     # Store
     w = load_row(w_ptr + c, mask, MASKED=MASKED)  # once more: kept, it would take registers in the loop
