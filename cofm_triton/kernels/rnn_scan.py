@@ -31,6 +31,7 @@ from typing import Any
 import triton
 import triton.language as tl
 
+from cofm_triton.kernels import rnn_scan_chains
 from cofm_triton.kernels.interleaved import in_pairs
 from cofm_triton.kernels.launch import (
     NUM_WARPS,
@@ -38,6 +39,7 @@ from cofm_triton.kernels.launch import (
     RNN_FORWARD_ROWS,
     Channels,
     chains,
+    forward_chains,
     has_aligned_rows,
     rnn_rows,
     state_type,
@@ -160,16 +162,33 @@ def rnn_scan_backward_kernel(
 def forward(
     x: Any, w: Any, h0: Any, seq_starts: Any, *,
     dt: float, nonlinearity: str, parameterization: str, discretization: str, state_dtype: Any, num_sms: int,
+    sequential: bool = False,
 ) -> tuple[Any, Any]:  # fmt: skip
     """`(h, h_last)` with T >= 1: h (B, T, D) in x's dtype, h_last (S, D) in the state's, which is also w's."""
     h, last, block, shape = buffers([x], seq_starts, state_dtype, num_sms)
-    rnn_scan_forward_kernel[(block.num_blocks * last.shape[0],)](
-        x, w, None, h0, seq_starts, h, last,
-        x.shape[1], x.shape[2], block.num_blocks, last.shape[0], dt, *x.stride(),
-        NONLINEARITY=nonlinearity, PARAMETERIZATION=parameterization, EXACT=discretization == "exact",
-        ROWS=rnn_rows(RNN_FORWARD_ROWS[last.element_size()], block, nonlinearity), **shape,
+    walk_forward(
+        x, w, None, h0, seq_starts, h, last, block, num_sms, sequential, dt=dt,
+        NONLINEARITY=nonlinearity, PARAMETERIZATION=parameterization, EXACT=discretization == "exact", **shape,
     )  # fmt: skip
     return h, last
+
+
+def walk_forward(
+    x: Any, w: Any, turn: Any, h0: Any, seq_starts: Any, h: Any, last: Any, block: Channels, num_sms: int,
+    sequential: bool, *, dt: float, **options: Any,
+) -> None:  # fmt: skip
+    """Fill h and last, of units and of pairs: in chains where that pays, unless `sequential`."""
+    nonlinearity, sequences = options["NONLINEARITY"], last.shape[0]
+    options.update(ROWS=rnn_rows(RNN_FORWARD_ROWS[last.element_size()], block, nonlinearity))
+    rows = x.shape[1] if seq_starts is None else x.shape[1] // max(1, sequences)
+    chains = forward_chains(rows, sequences, block, x.element_size(), nonlinearity, num_sms)
+    if chains is not None and not sequential:
+        rnn_scan_chains.forward(x, w, turn, h0, seq_starts, h, last, block.num_blocks, chains, dt=dt, **options)
+        return
+    rnn_scan_forward_kernel[(block.num_blocks * sequences,)](
+        x, w, turn, h0, seq_starts, h, last, x.shape[1], x.shape[2], block.num_blocks, sequences, dt, *x.stride(),
+        **options,
+    )  # fmt: skip
 
 
 def backward(
