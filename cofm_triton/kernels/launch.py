@@ -39,7 +39,7 @@ RNN_BACKWARD_ROWS = {4: 7, 8: 4}  # x and g; a block's recomputed h and slopes a
 
 # The nonlinear recurrence in chains, parallel in time: `rnn_scan_chains.py`. Where no step saturates, two trajectories
 # come closer by a factor of exp(-forgets) a step. Their difference fades out, to the last bit, in FADES / forgets rows:
-# 16.6 until it is rounding (36.7 in float64), the rest until some 10,000 channels have met, as simulated. Steps of which
+# 16.6 until it is rounding (36.7 in float64), the rest until 10,000 channels have met, as simulated. Steps of which
 # a share s saturates take 1 / (1 - s) times as long; s is 0.4 for inputs of standard deviation 1, and 0.75 for 3. What
 # follows is in multiples of those rows.
 FADES = {4: 24.0, 8: 44.0}  # by bytes of the state
@@ -50,6 +50,7 @@ CHUNK, LONG_CHUNK = 0.75, 2.0  # at least; short ones hide latency, long ones re
 WORTH = 5.0  # of the sequence, at least: even then, chunks with a repair take 0.7 of the sequential time
 MAX_WARM_UP = 1 / 6  # of a sequence: all that is lost if every guess is wrong, as the fallback goes on from the rounds
 MIN_CHUNK = 256  # rows: what the fallback waits for at the start of a chunk is then less than a tenth
+CARRY_ROWS = 8  # summaries of the adjoint that are read at a time: three rows each
 CHAIN_PROGRAMS = 8  # per multiprocessor: two chains for each scheduler, which wait for latency most of the time
 MIN_CHAINED = 2048  # rows: of shorter sequences the launches take longer than the chain
 
@@ -313,6 +314,12 @@ def time_chunks(rows: int, sequences: int, block: Channels, num_sms: int) -> int
     if rows < MIN_CHAINED or 2 * programs > num_sms:
         return 1
     return min(CHAIN_PROGRAMS * num_sms // programs, rows // MIN_CHUNK)
+
+
+def chunk_length(rows: int, sequences: int, block: Channels, num_sms: int) -> int | None:
+    """Rows of a chunk of the adjoint, whose walks are exact and so may be cut anywhere; None where it stays whole."""
+    chunks = time_chunks(rows, sequences, block, num_sms)
+    return None if chunks == 1 else int(triton.cdiv(rows, chunks))
 
 
 def units(width: int, features: int, element_size: int, *, pair_lanes: int = 0) -> Channels:

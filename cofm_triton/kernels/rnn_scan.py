@@ -39,12 +39,14 @@ from cofm_triton.kernels.launch import (
     RNN_FORWARD_ROWS,
     Channels,
     chains,
+    chunk_length,
     forward_chains,
     has_aligned_rows,
     rnn_rows,
     state_type,
 )
 from cofm_triton.kernels.parameterization import step_rate, step_rate_slope
+from cofm_triton.kernels.rnn_scan_summary import carried, rnn_scan_backward_summary_kernel
 from cofm_triton.kernels.rnn_scan_walk import walk, walk_back
 from cofm_triton.kernels.rows import across_lanes, chunk_rows, load_row, store_row
 
@@ -104,26 +106,31 @@ def rnn_scan_backward_kernel(
     h0_ptr,  # (S, D), contiguous; None: 0
     grad_last_ptr,  # (S, D), contiguous, mu after the last step; None: 0
     starts_ptr,  # (S,), first rows of packed sequences; None: S = B sequences of T rows
+    summary_ptr,  # (2, S, C, D), if PAIRED (3, S, C, D), what chunks do to an adjoint; None: C = 1
     grad_x_ptr,  # out: (B, T, D), contiguous
-    grad_w_ptr,  # out: (S, D)
-    grad_turn_ptr,  # out if PAIRED: (S, D)
+    grad_w_ptr,  # out: (S, C, D)
+    grad_turn_ptr,  # out if PAIRED: (S, C, D)
     grad_h0_ptr,  # out: (S, D)
-    T: tl.int64, D: tl.int64, num_blocks, num_sequences, dt: tl.float64,
+    T: tl.int64, D: tl.int64, num_blocks, num_sequences, num_chunks, length: tl.int64, dt: tl.float64,
     stride_gb: tl.int64, stride_gt: tl.int64, stride_gd,
     stride_xb: tl.int64, stride_xt: tl.int64, stride_xd,
     NONLINEARITY: tl.constexpr, PARAMETERIZATION: tl.constexpr, EXACT: tl.constexpr, PAIRED: tl.constexpr,
     ALIGNED: tl.constexpr, MASKED: tl.constexpr, STATE: tl.constexpr, BLOCK_D: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    """All rows of grad_x, and gradients of coefficients and initial states, one row per sequence."""
+    """All rows of grad_x, and gradients of coefficients and initial states, one row per chunk and sequence."""
     if PAIRED:
         D, stride_gb, stride_gt = in_pairs(D), in_pairs(stride_gb), in_pairs(stride_gt)
         stride_xb, stride_xt = in_pairs(stride_xb), in_pairs(stride_xt)
     pid = tl.program_id(0)
+    chunk = 0
     sequence = pid // num_blocks
+    if summary_ptr is not None:
+        sequence = sequence % num_sequences
+        chunk = pid // (num_blocks * num_sequences)
     d = (pid % num_blocks).to(tl.int64) * BLOCK_D + tl.arange(0, BLOCK_D)
     mask = d < D
     c = across_lanes(d, pid, ALIGNED=ALIGNED, COMPLEX=PAIRED)
-    entry, _skipped, n, batch = chunk_rows(starts_ptr, sequence, num_sequences, T, 0, T, 0, T, REVERSE=False)
+    entry, begin, n, batch = chunk_rows(starts_ptr, sequence, num_sequences, T, 0, T, chunk, length, REVERSE=False)
     # Blocks are counted from the sequence's first row, the walk starts at the last of them, which may be partial.
     block = n // ROWS
     top = entry + block * ROWS
@@ -144,19 +151,29 @@ def rnn_scan_backward_kernel(
     mu = tl.zeros((BLOCK_D,), STATE)
     if grad_last_ptr is not None:
         mu = load_row(grad_last_ptr + sequence_row, mask, MASKED=MASKED).to(STATE)
+    chunk_row = sequence_row
+    first = 0
+    if summary_ptr is not None:
+        _, _, steps, _ = chunk_rows(starts_ptr, sequence, num_sequences, T, 0, T, 0, T, REVERSE=False)
+        last_row = (sequence.to(tl.int64) * num_chunks + tl.cdiv(steps, length) - 1) * D + c
+        left = tl.cdiv(steps, length) - 1 - chunk
+        mu = carried(mu, summary_ptr + last_row, D * num_sequences * num_chunks, left, d, D, PAIRED=PAIRED)
+        chunk_row = (sequence.to(tl.int64) * num_chunks + chunk) * D + c
+        first = (begin // ROWS).to(tl.int32)
 
     mu, grad_pull, grad_turn = walk_back(
-        g_row, x_row, before_row, dx_row, h0, mu, pull, turn, dt_state, 0, n, stride_gt, stride_xt, d, D, mask,
+        g_row, x_row, before_row, dx_row, h0, mu, pull, turn, dt_state, first, n, stride_gt, stride_xt, d, D, mask,
         NONLINEARITY=NONLINEARITY, PAIRED=PAIRED, STATE=STATE, ROWS=ROWS, SUMMARY=False, MASKED=MASKED,
     )  # fmt: skip
 
     # Store
     w = load_row(w_ptr + c, mask, MASKED=MASKED)  # once more: kept, it would take registers in the loop
     slope = step_rate_slope(w, dt, PARAMETERIZATION=PARAMETERIZATION, EXACT=EXACT)
-    store_row(grad_w_ptr + sequence_row, -slope * grad_pull, mask, MASKED=MASKED)
+    store_row(grad_w_ptr + chunk_row, -slope * grad_pull, mask, MASKED=MASKED)
     if PAIRED:
-        store_row(grad_turn_ptr + sequence_row, grad_turn, mask, MASKED=MASKED)
-    store_row(grad_h0_ptr + sequence_row, mu, mask, MASKED=MASKED)
+        store_row(grad_turn_ptr + chunk_row, grad_turn, mask, MASKED=MASKED)
+    if chunk == 0:
+        store_row(grad_h0_ptr + sequence_row, mu, mask, MASKED=MASKED)
 
 
 def forward(
@@ -197,14 +214,36 @@ def backward(
 ) -> tuple[Any, Any, Any]:  # fmt: skip
     """`(grad_x, grad_w, grad_h0)` with T >= 1: grad_w (D,) and grad_h0 (S, D) in the state's dtype, which is w's."""
     grad_x, grad_h0, block, shape = buffers([x, grad_h], seq_starts, state_dtype, num_sms)
-    grad_w = grad_h0.new_empty(grad_h0.shape)
-    rnn_scan_backward_kernel[(block.num_blocks * grad_h0.shape[0],)](
-        grad_h, x, w, None, h, h0, grad_last, seq_starts, grad_x, grad_w, None, grad_h0,
-        x.shape[1], x.shape[2], block.num_blocks, grad_h0.shape[0], dt, *grad_h.stride(), *x.stride(),
-        NONLINEARITY=nonlinearity, PARAMETERIZATION=parameterization, EXACT=discretization == "exact",
-        ROWS=rnn_rows(RNN_BACKWARD_ROWS[grad_h0.element_size()], block, nonlinearity), **shape,
+    grad_w, _ = walk_backward(
+        grad_h, grad_last, x, w, None, h, h0, seq_starts, grad_x, grad_h0, block, num_sms, dt=dt,
+        NONLINEARITY=nonlinearity, PARAMETERIZATION=parameterization, EXACT=discretization == "exact", **shape,
     )  # fmt: skip
-    return grad_x, grad_w.sum(0), grad_h0
+    return grad_x, grad_w, grad_h0
+
+
+def walk_backward(
+    grad_h: Any, grad_last: Any, x: Any, w: Any, turn: Any, h: Any, h0: Any, seq_starts: Any, grad_x: Any, grad_h0: Any,
+    block: Channels, num_sms: int, *, dt: float, **options: Any,
+) -> tuple[Any, Any]:  # fmt: skip
+    """Fill grad_x and grad_h0, of units and of pairs; `(grad_w, grad_turn)`, the latter None without turn."""
+    (_, rows, channels), sequences, summary = x.shape, grad_h0.shape[0], None
+    options.update(ROWS=rnn_rows(RNN_BACKWARD_ROWS[grad_h0.element_size()], block, options["NONLINEARITY"]))
+    length = chunk_length(rows if seq_starts is None else rows // max(1, sequences), sequences, block, num_sms)
+    length = triton.cdiv(length, options["ROWS"]) * options["ROWS"] if length else rows
+    chunks, programs = triton.cdiv(rows, length), block.num_blocks * sequences
+    sizes = rows, channels, block.num_blocks, sequences, chunks, length, dt, *grad_h.stride(), *x.stride()
+    if chunks > 1:
+        summary = grad_h0.new_empty((2 if turn is None else 3, sequences, chunks, channels))
+        rnn_scan_backward_summary_kernel[(programs * (chunks - 1),)](
+            grad_h, x, w, turn, h, seq_starts, summary, *sizes, **options
+        )
+    grads = grad_h0.new_empty((1 if turn is None else 2, sequences * chunks, channels))
+    rnn_scan_backward_kernel[(programs * chunks,)](
+        grad_h, x, w, turn, h, h0, grad_last, seq_starts, summary, grad_x, grads[0], grads[-1], grad_h0, *sizes,
+        **options,
+    )  # fmt: skip
+    grad_w = grads[0].sum(0)
+    return grad_w, None if turn is None else grads[1].sum(0)
 
 
 def buffers(

@@ -118,7 +118,7 @@ def walk_back(
     The rows are the last n % ROWS rows, where the pointers stand, and whole blocks before them, of which the first is
     block `first` of the sequence. Block 0 starts from h0, others from the stored row before them, `before_row`.
 
-    SUMMARY, nothing is stored, and `(mu, own, other)` says what the rows do to any adjoint a after them: before them,
+    SUMMARY, nothing is stored, `dx_row` is None, and `(mu, own, other)` says what the rows do to any adjoint a after them: before them,
     it is `mu + own * a + other * swap(a)`, for this mu.
     """
     back_turn = 0.0 - turn
@@ -166,7 +166,8 @@ def walk_back(
         x_row -= back * stride_xt
         before_row -= back * D
         before = tl.load(before_row, mask=live_row(d, D, 1, block), other=0.0)
-        dx_row -= ROWS * D
+        if not SUMMARY:
+            dx_row -= ROWS * D
         hs, slopes, xs = recompute(
             xs, h, pull, turn, dt, x_row, stride_xt, mask,
             NONLINEARITY=NONLINEARITY, PAIRED=PAIRED, STATE=STATE, ROWS=ROWS, AHEAD=True, MASKED=MASKED,
