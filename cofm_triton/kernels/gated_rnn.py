@@ -31,6 +31,7 @@ import triton.language as tl
 from cofm_triton.kernels.gates import formed, pulled
 from cofm_triton.kernels.interleaved import in_pairs, swap
 from cofm_triton.kernels.launch import NUM_WARPS, Channels, chains, has_aligned_rows, state_type
+from cofm_triton.kernels.launches import launch
 from cofm_triton.kernels.rows import across_lanes, chunk_rows, live_row, load_last_rows, load_row, load_rows, store_row
 
 # Rows at a time, by bytes of the state. Backward, a block's x, g, logits and states are in registers together.
@@ -247,7 +248,7 @@ def forward(
     read = [x, p, *([] if q is None else [q])]
     last, block, shape = _layout(read, turn, seq_starts, state_dtype, num_sms, lanes)
     h = x.new_empty(x.shape)
-    gated_rnn_forward_kernel[(block.num_blocks * last.shape[0],)](
+    launch(gated_rnn_forward_kernel, (block.num_blocks * last.shape[0],))(
         x, p, q, rate, turn, h0, seq_starts, h, last,
         x.shape[1], x.shape[2], block.num_blocks, last.shape[0], *x.stride(), *p.stride(), *(p if q is None else q).stride(),
         STRENGTH=gates.strength, GAIN=gates.gain, TWO=q is not None, ROWS=FORWARD_ROWS[last.element_size()], **shape,
@@ -265,7 +266,7 @@ def backward(
     grad_x, grad_p, grad_rate = x.new_empty(x.shape), x.new_empty(x.shape), grad_h0.new_empty(grad_h0.shape)
     grad_q = None if q is None else x.new_empty(x.shape)
     grad_angle = None if turn is None else grad_h0.new_empty(grad_h0.shape)
-    gated_rnn_backward_kernel[(block.num_blocks * grad_h0.shape[0],)](
+    launch(gated_rnn_backward_kernel, (block.num_blocks * grad_h0.shape[0],))(
         grad_h, x, p, q, rate, turn, h, h0, grad_last, seq_starts, grad_x, grad_p, grad_q, grad_rate, grad_angle,
         grad_h0, x.shape[1], x.shape[2], block.num_blocks, grad_h0.shape[0],
         *grad_h.stride(), *x.stride(), *p.stride(), *(p if q is None else q).stride(),

@@ -37,6 +37,23 @@ SHORT_CARRIES = 16  # carries are few, and mostly rows that are left: one wait f
 RNN_FORWARD_ROWS = {4: 12, 8: 8}  # x
 RNN_BACKWARD_ROWS = {4: 7, 8: 4}  # x and g; a block's recomputed h and slopes are in registers too
 
+# The nonlinear recurrence in chains, parallel in time: `rnn_scan_chains.py`. Where no step saturates, two trajectories
+# come closer by a factor of exp(-forgets) a step. Their difference fades out, to the last bit, in FADES / forgets rows:
+# 16.6 until it is rounding (36.7 in float64), the rest until 10,000 channels have met, as simulated. Steps of which
+# a share s saturates take 1 / (1 - s) times as long; s is 0.4 for inputs of standard deviation 1, and 0.75 for 3. What
+# follows is in multiples of those rows.
+FADES = {4: 24.0, 8: 44.0}  # by bytes of the state
+WARM_UP = 2.0  # s up to 0.5 needs no repair
+ROUNDS = 2  # each makes the warm-ups longer by a chunk, and costs a launch
+REACH = 3.5  # warm-up and rounds together at least: s up to 0.71
+CHUNK, LONG_CHUNK = 0.75, 2.0  # at least; short ones hide latency, long ones read less twice
+WORTH = 5.0  # of the sequence, at least: even then, chunks with a repair take 0.7 of the sequential time
+MAX_WARM_UP = 1 / 6  # of a sequence: all that is lost if every guess is wrong, as the fallback goes on from the rounds
+MIN_CHUNK = 256  # rows: what the fallback waits for at the start of a chunk is then less than a tenth
+CARRY_ROWS = 8  # summaries of the adjoint that are read at a time: three rows each
+CHAIN_PROGRAMS = 8  # per multiprocessor: two chains for each scheduler, which wait for latency most of the time
+MIN_CHAINED = 2048  # rows: of shorter sequences the launches take longer than the chain
+
 # Steps in flight of the fused read-out. Inputs and outputs of a step are scalars: a register of every lane each.
 READOUT_SCALARS = 16  # forward: numbers of x, in 16 steps of one input
 READOUT_STEPS = 2  # forward: never fewer, so that two steps share one wait for their loads
@@ -265,6 +282,44 @@ def chains(
     while block_d > least and 2 * sequences * triton.cdiv(width, block_d) < num_sms:
         block_d //= 2
     return Channels(block_d, triton.cdiv(width, block_d), width % block_d != 0, 2 if block_d < full else 1)
+
+
+class ForwardChains(NamedTuple):
+    """How the forward walks of a nonlinear recurrence are laid over time."""
+
+    chunks: int  # of each sequence at most
+    chunk: float  # rows of a chunk at least, in rows in which differences fade out
+
+
+def forward_chains(
+    rows: int, sequences: int, block: Channels, element_size: int, nonlinearity: str, num_sms: int
+) -> ForwardChains | None:
+    """Chunks of sequences of `rows` rows (packed: on average), or None where one program walks a whole sequence.
+
+    Chains pay where even the narrowest blocks leave half the multiprocessors without a program, and act drives every
+    state on: relu holds states for as long as inputs are negative. Where what is read twice does not stay in the L2, a
+    cheap step waits for it, and chunks are longer.
+    """
+    chunks = time_chunks(rows, sequences, block, num_sms)
+    act = properties(nonlinearity)
+    if chunks == 1 or not (act.is_contracting and act.is_restoring):
+        return None
+    size = rows * sequences * block.num_blocks * block.block_d * element_size
+    return ForwardChains(chunks, LONG_CHUNK if act.is_cheap and size > SEGMENT_BYTES else CHUNK)
+
+
+def time_chunks(rows: int, sequences: int, block: Channels, num_sms: int) -> int:
+    """Chunks of each sequence that a nonlinear recurrence is cut into; 1 where programs are many or rows are few."""
+    programs = sequences * block.num_blocks
+    if rows < MIN_CHAINED or 2 * programs > num_sms:
+        return 1
+    return min(CHAIN_PROGRAMS * num_sms // programs, rows // MIN_CHUNK)
+
+
+def chunk_length(rows: int, sequences: int, block: Channels, num_sms: int) -> int | None:
+    """Rows of a chunk of the adjoint, whose walks are exact and so may be cut anywhere; None where it stays whole."""
+    chunks = time_chunks(rows, sequences, block, num_sms)
+    return None if chunks == 1 else int(triton.cdiv(rows, chunks))
 
 
 def units(width: int, features: int, element_size: int, *, pair_lanes: int = 0) -> Channels:

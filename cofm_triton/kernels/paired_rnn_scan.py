@@ -9,9 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cofm_triton.kernels.launch import RNN_BACKWARD_ROWS, RNN_FORWARD_ROWS, rnn_rows
-from cofm_triton.kernels.launches import launch
-from cofm_triton.kernels.rnn_scan import buffers, rnn_scan_backward_kernel, rnn_scan_forward_kernel
+from cofm_triton.kernels.rnn_scan import buffers, walk_backward, walk_forward
 
 # The kernels' rates are coefficients as they are.
 PLAIN = dict(PARAMETERIZATION="direct", EXACT=False)
@@ -19,15 +17,13 @@ PLAIN = dict(PARAMETERIZATION="direct", EXACT=False)
 
 def forward(
     x: Any, pull: Any, turn: Any, h0: Any, seq_starts: Any, *,
-    dt: float, nonlinearity: str, state_dtype: Any, num_sms: int, lanes: int,
+    dt: float, nonlinearity: str, state_dtype: Any, num_sms: int, lanes: int, sequential: bool = False,
 ) -> tuple[Any, Any]:  # fmt: skip
     """`(h, h_last)` with T >= 1: h (B, T, D) in x's dtype, h_last (S, D) in the state's, which is that of the rows."""
     x = _in_pairs(x)
     h, last, block, shape = buffers([x], seq_starts, state_dtype, num_sms, pair_lanes=lanes)
-    launch(rnn_scan_forward_kernel, (block.num_blocks * last.shape[0],))(
-        x, pull, turn, h0, seq_starts, h, last,
-        x.shape[1], x.shape[2], block.num_blocks, last.shape[0], dt, *x.stride(),
-        NONLINEARITY=nonlinearity, ROWS=rnn_rows(RNN_FORWARD_ROWS[last.element_size()], block, nonlinearity),
+    walk_forward(
+        x, pull, turn, h0, seq_starts, h, last, block, num_sms, sequential, dt=dt, NONLINEARITY=nonlinearity,
         **PLAIN, **shape,
     )  # fmt: skip
     return h, last
@@ -40,14 +36,11 @@ def backward(
     """`(grad_x, grad_pull, grad_turn, grad_h0)` with T >= 1; (D,), (D,) and (S, D) in the state's dtype."""
     x, grad_h = _in_pairs(x), _in_pairs(grad_h)
     grad_x, grad_h0, block, shape = buffers([x, grad_h], seq_starts, state_dtype, num_sms, pair_lanes=lanes)
-    grad_pull, grad_turn = grad_h0.new_empty((2, *grad_h0.shape))
-    launch(rnn_scan_backward_kernel, (block.num_blocks * grad_h0.shape[0],))(
-        grad_h, x, pull, turn, h, h0, grad_last, seq_starts, grad_x, grad_pull, grad_turn, grad_h0,
-        x.shape[1], x.shape[2], block.num_blocks, grad_h0.shape[0], dt, *grad_h.stride(), *x.stride(),
-        NONLINEARITY=nonlinearity, ROWS=rnn_rows(RNN_BACKWARD_ROWS[grad_h0.element_size()], block, nonlinearity),
-        **PLAIN, **shape,
+    grad_pull, grad_turn = walk_backward(
+        grad_h, grad_last, x, pull, turn, h, h0, seq_starts, grad_x, grad_h0, block, num_sms, dt=dt,
+        NONLINEARITY=nonlinearity, **PLAIN, **shape,
     )  # fmt: skip
-    return grad_x, grad_pull.sum(0), grad_turn.sum(0), grad_h0
+    return grad_x, grad_pull, grad_turn, grad_h0
 
 
 def _in_pairs(x: Any) -> Any:

@@ -31,61 +31,25 @@ from typing import Any
 import triton
 import triton.language as tl
 
-from cofm_triton.kernels.interleaved import in_pairs, swap
+from cofm_triton.kernels import rnn_scan_chains
+from cofm_triton.kernels.interleaved import in_pairs
 from cofm_triton.kernels.launch import (
     NUM_WARPS,
     RNN_BACKWARD_ROWS,
     RNN_FORWARD_ROWS,
     Channels,
     chains,
+    chunk_length,
+    forward_chains,
     has_aligned_rows,
     rnn_rows,
     state_type,
 )
 from cofm_triton.kernels.launches import launch
-from cofm_triton.kernels.nonlinearity import act, act_derivative
 from cofm_triton.kernels.parameterization import step_rate, step_rate_slope
-from cofm_triton.kernels.rows import (
-    across_lanes,
-    chunk_rows,
-    live_row,
-    load_last_rows,
-    load_row,
-    store_row,
-)
-
-
-@triton.jit
-def pulled(x, pull, turn, h, PAIRED: tl.constexpr):
-    """z = x + pull * h + turn * swap(h); `pull` is the rate subtracted from zero, `turn` unused unless PAIRED."""
-    z = x + pull * h
-    if PAIRED:
-        z += turn * swap(h)
-    return z
-
-
-@triton.jit
-def recompute(
-    xs, h, pull, turn, dt, ahead_row, stride_xt, mask,
-    NONLINEARITY: tl.constexpr, PAIRED: tl.constexpr, STATE: tl.constexpr, ROWS: tl.constexpr, AHEAD: tl.constexpr,
-    MASKED: tl.constexpr,
-):  # fmt: skip
-    """`(hs, slopes, ahead)` of a block of rows that starts from h: h[t-1] and dt * act'(z[t]) of every row.
-
-    AHEAD, the register of a row of x that has been used takes a row of the block at `ahead_row`.
-    """
-    hs = ()
-    slopes = ()
-    ahead = ()
-    for j in tl.static_range(ROWS):
-        z = pulled(xs[j].to(STATE), pull, turn, h, PAIRED=PAIRED)
-        if AHEAD:
-            ahead = ahead + (load_row(ahead_row + j * stride_xt, mask, MASKED=MASKED),)
-        u = act(z, NONLINEARITY=NONLINEARITY)
-        hs = hs + (h,)
-        slopes = slopes + (act_derivative(z, u, dt, NONLINEARITY=NONLINEARITY),)
-        h += dt * u
-    return hs, slopes, ahead
+from cofm_triton.kernels.rnn_scan_summary import carried, rnn_scan_backward_summary_kernel
+from cofm_triton.kernels.rnn_scan_walk import walk, walk_back
+from cofm_triton.kernels.rows import across_lanes, chunk_rows, load_row, store_row
 
 
 @triton.jit
@@ -124,28 +88,10 @@ def rnn_scan_forward_kernel(
     if h0_ptr is not None:
         h = load_row(h0_ptr + sequence_row, mask, MASKED=MASKED).to(STATE)
 
-    blocks = n // ROWS
-    last_row = x_row + blocks * ROWS * stride_xt
-    xs = load_last_rows(x_row, stride_xt, d, D, tl.minimum(n, ROWS), ROWS=ROWS)
-    for i in range(blocks):
-        # The last block has none after it, and reads itself once more.
-        x_row += tl.where(i + 1 < blocks, ROWS * stride_xt, 0)
-        ahead = ()
-        for j in tl.static_range(ROWS):
-            h += dt_state * act(pulled(xs[j].to(STATE), pull, turn, h, PAIRED=PAIRED), NONLINEARITY=NONLINEARITY)
-            # The register of a row that has been used takes the row that lies ROWS further on.
-            ahead = ahead + (load_row(x_row + j * stride_xt, mask, MASKED=MASKED),)
-            store_row(h_row + j * D, h, mask, MASKED=MASKED)
-        xs = ahead
-        h_row += ROWS * D
-    rest = n % ROWS
-    if rest > 0:
-        last_xs = load_last_rows(last_row, stride_xt, d, D, rest, ROWS=ROWS - 1)
-        for j in tl.static_range(ROWS - 1):
-            live = live_row(d, D, j, rest)
-            z = pulled(last_xs[j].to(STATE), pull, turn, h, PAIRED=PAIRED)
-            h = tl.where(live, h + dt_state * act(z, NONLINEARITY=NONLINEARITY), h)
-            store_row(h_row + j * D, h, live, MASKED=True)
+    h, _ = walk(
+        x_row, h_row, h, pull, turn, dt_state, n, 0, stride_xt, d, D, mask,
+        NONLINEARITY=NONLINEARITY, PAIRED=PAIRED, STATE=STATE, ROWS=ROWS, WARMS_UP=False, MASKED=MASKED,
+    )  # fmt: skip
 
     # Store
     store_row(last_ptr + sequence_row, h, mask, MASKED=MASKED)
@@ -161,26 +107,31 @@ def rnn_scan_backward_kernel(
     h0_ptr,  # (S, D), contiguous; None: 0
     grad_last_ptr,  # (S, D), contiguous, mu after the last step; None: 0
     starts_ptr,  # (S,), first rows of packed sequences; None: S = B sequences of T rows
+    summary_ptr,  # (2, S, C, D), if PAIRED (3, S, C, D), what chunks do to an adjoint; None: C = 1
     grad_x_ptr,  # out: (B, T, D), contiguous
-    grad_w_ptr,  # out: (S, D)
-    grad_turn_ptr,  # out if PAIRED: (S, D)
+    grad_w_ptr,  # out: (S, C, D)
+    grad_turn_ptr,  # out if PAIRED: (S, C, D)
     grad_h0_ptr,  # out: (S, D)
-    T: tl.int64, D: tl.int64, num_blocks, num_sequences, dt: tl.float64,
+    T: tl.int64, D: tl.int64, num_blocks, num_sequences, num_chunks, length: tl.int64, dt: tl.float64,
     stride_gb: tl.int64, stride_gt: tl.int64, stride_gd,
     stride_xb: tl.int64, stride_xt: tl.int64, stride_xd,
     NONLINEARITY: tl.constexpr, PARAMETERIZATION: tl.constexpr, EXACT: tl.constexpr, PAIRED: tl.constexpr,
     ALIGNED: tl.constexpr, MASKED: tl.constexpr, STATE: tl.constexpr, BLOCK_D: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    """All rows of grad_x, and gradients of coefficients and initial states, one row per sequence."""
+    """All rows of grad_x, and gradients of coefficients and initial states, one row per chunk and sequence."""
     if PAIRED:
         D, stride_gb, stride_gt = in_pairs(D), in_pairs(stride_gb), in_pairs(stride_gt)
         stride_xb, stride_xt = in_pairs(stride_xb), in_pairs(stride_xt)
     pid = tl.program_id(0)
+    chunk = 0
     sequence = pid // num_blocks
+    if summary_ptr is not None:
+        sequence = sequence % num_sequences
+        chunk = pid // (num_blocks * num_sequences)
     d = (pid % num_blocks).to(tl.int64) * BLOCK_D + tl.arange(0, BLOCK_D)
     mask = d < D
     c = across_lanes(d, pid, ALIGNED=ALIGNED, COMPLEX=PAIRED)
-    entry, _skipped, n, batch = chunk_rows(starts_ptr, sequence, num_sequences, T, 0, T, 0, T, REVERSE=False)
+    entry, begin, n, batch = chunk_rows(starts_ptr, sequence, num_sequences, T, 0, T, chunk, length, REVERSE=False)
     # Blocks are counted from the sequence's first row, the walk starts at the last of them, which may be partial.
     block = n // ROWS
     top = entry + block * ROWS
@@ -195,90 +146,67 @@ def rnn_scan_backward_kernel(
     dt_state = tl.full((), dt, STATE)
     pull = 0.0 - step_rate(load_row(w_ptr + c, mask, MASKED=MASKED), dt, PARAMETERIZATION=PARAMETERIZATION, EXACT=EXACT)
     turn = load_row(turn_ptr + c, mask, MASKED=MASKED) if PAIRED else pull
-    back_turn = 0.0 - turn
     h0 = tl.zeros((BLOCK_D,), STATE)
     if h0_ptr is not None:
         h0 = load_row(h0_ptr + sequence_row, mask, MASKED=MASKED).to(STATE)
     mu = tl.zeros((BLOCK_D,), STATE)
     if grad_last_ptr is not None:
         mu = load_row(grad_last_ptr + sequence_row, mask, MASKED=MASKED).to(STATE)
-    grad_pull = tl.zeros((BLOCK_D,), STATE)
-    grad_turn = tl.zeros((BLOCK_D,), STATE)
+    chunk_row = sequence_row
+    first = 0
+    if summary_ptr is not None:
+        _, _, steps, _ = chunk_rows(starts_ptr, sequence, num_sequences, T, 0, T, 0, T, REVERSE=False)
+        last_row = (sequence.to(tl.int64) * num_chunks + tl.cdiv(steps, length) - 1) * D + c
+        left = tl.cdiv(steps, length) - 1 - chunk
+        mu = carried(mu, summary_ptr + last_row, D * num_sequences * num_chunks, left, d, D, PAIRED=PAIRED)
+        chunk_row = (sequence.to(tl.int64) * num_chunks + chunk) * D + c
+        first = (begin // ROWS).to(tl.int32)
 
-    rest = n % ROWS
-    if rest > 0:
-        last_xs = load_last_rows(x_row, stride_xt, d, D, rest, ROWS=ROWS - 1)
-        last_gs = load_last_rows(g_row, stride_gt, d, D, rest, ROWS=ROWS - 1)
-        before = tl.load(before_row, mask=live_row(d, D, 0, block), other=0.0).to(STATE)
-        hs, slopes, _ = recompute(
-            last_xs, tl.where(block > 0, before, h0), pull, turn, dt_state, x_row, stride_xt, mask,
-            NONLINEARITY=NONLINEARITY, PAIRED=PAIRED, STATE=STATE, ROWS=ROWS - 1, AHEAD=False, MASKED=MASKED,
-        )  # fmt: skip
-        for j in tl.static_range(ROWS - 2, -1, -1):
-            live = live_row(d, D, j, rest)
-            adjoint = last_gs[j].to(STATE) + mu
-            grad_x = slopes[j] * adjoint
-            mu = tl.where(live, pulled(adjoint, pull, back_turn, grad_x, PAIRED=PAIRED), mu)
-            grad_pull += tl.where(live, grad_x * hs[j], 0.0)
-            if PAIRED:
-                grad_turn += tl.where(live, grad_x * swap(hs[j]), 0.0)
-            store_row(dx_row + j * D, grad_x, live, MASKED=True)
-
-    full = tl.where(block > 0, ROWS, 0)
-    g_row -= full * stride_gt
-    x_row -= full * stride_xt
-    before_row -= full * D
-    xs = load_last_rows(x_row, stride_xt, d, D, full, ROWS=ROWS)
-    gs = load_last_rows(g_row, stride_gt, d, D, full, ROWS=ROWS)
-    before = tl.load(before_row, mask=live_row(d, D, 1, block), other=0.0)
-    for _ in range(n // ROWS):
-        block -= 1
-        h = tl.where(block > 0, before.to(STATE), h0)
-        # The first block has none before it, and reads itself once more.
-        back = tl.where(block > 0, ROWS, 0)
-        g_row -= back * stride_gt
-        x_row -= back * stride_xt
-        before_row -= back * D
-        before = tl.load(before_row, mask=live_row(d, D, 1, block), other=0.0)
-        dx_row -= ROWS * D
-        hs, slopes, xs = recompute(
-            xs, h, pull, turn, dt_state, x_row, stride_xt, mask,
-            NONLINEARITY=NONLINEARITY, PAIRED=PAIRED, STATE=STATE, ROWS=ROWS, AHEAD=True, MASKED=MASKED,
-        )  # fmt: skip
-        gs_ahead = ()
-        for j in tl.static_range(ROWS - 1, -1, -1):
-            adjoint = gs[j].to(STATE) + mu
-            grad_x = slopes[j] * adjoint
-            gs_ahead = (load_row(g_row + j * stride_gt, mask, MASKED=MASKED),) + gs_ahead
-            mu = pulled(adjoint, pull, back_turn, grad_x, PAIRED=PAIRED)
-            grad_pull += grad_x * hs[j]
-            if PAIRED:
-                grad_turn += grad_x * swap(hs[j])
-            store_row(dx_row + j * D, grad_x, mask, MASKED=MASKED)
-        gs = gs_ahead
+    mu, grad_pull, grad_turn = walk_back(
+        g_row, x_row, before_row, dx_row, h0, mu, pull, turn, dt_state, first, n, stride_gt, stride_xt, d, D, mask,
+        NONLINEARITY=NONLINEARITY, PAIRED=PAIRED, STATE=STATE, ROWS=ROWS, SUMMARY=False, MASKED=MASKED,
+    )  # fmt: skip
 
     # Store
     w = load_row(w_ptr + c, mask, MASKED=MASKED)  # once more: kept, it would take registers in the loop
     slope = step_rate_slope(w, dt, PARAMETERIZATION=PARAMETERIZATION, EXACT=EXACT)
-    store_row(grad_w_ptr + sequence_row, -slope * grad_pull, mask, MASKED=MASKED)
+    store_row(grad_w_ptr + chunk_row, -slope * grad_pull, mask, MASKED=MASKED)
     if PAIRED:
-        store_row(grad_turn_ptr + sequence_row, grad_turn, mask, MASKED=MASKED)
-    store_row(grad_h0_ptr + sequence_row, mu, mask, MASKED=MASKED)
+        store_row(grad_turn_ptr + chunk_row, grad_turn, mask, MASKED=MASKED)
+    if chunk == 0:
+        store_row(grad_h0_ptr + sequence_row, mu, mask, MASKED=MASKED)
 
 
 def forward(
     x: Any, w: Any, h0: Any, seq_starts: Any, *,
     dt: float, nonlinearity: str, parameterization: str, discretization: str, state_dtype: Any, num_sms: int,
+    sequential: bool = False,
 ) -> tuple[Any, Any]:  # fmt: skip
     """`(h, h_last)` with T >= 1: h (B, T, D) in x's dtype, h_last (S, D) in the state's, which is also w's."""
     h, last, block, shape = buffers([x], seq_starts, state_dtype, num_sms)
-    launch(rnn_scan_forward_kernel, (block.num_blocks * last.shape[0],))(
-        x, w, None, h0, seq_starts, h, last,
-        x.shape[1], x.shape[2], block.num_blocks, last.shape[0], dt, *x.stride(),
-        NONLINEARITY=nonlinearity, PARAMETERIZATION=parameterization, EXACT=discretization == "exact",
-        ROWS=rnn_rows(RNN_FORWARD_ROWS[last.element_size()], block, nonlinearity), **shape,
+    walk_forward(
+        x, w, None, h0, seq_starts, h, last, block, num_sms, sequential, dt=dt,
+        NONLINEARITY=nonlinearity, PARAMETERIZATION=parameterization, EXACT=discretization == "exact", **shape,
     )  # fmt: skip
     return h, last
+
+
+def walk_forward(
+    x: Any, w: Any, turn: Any, h0: Any, seq_starts: Any, h: Any, last: Any, block: Channels, num_sms: int,
+    sequential: bool, *, dt: float, **options: Any,
+) -> None:  # fmt: skip
+    """Fill h and last, of units and of pairs: in chains where that pays, unless `sequential`."""
+    nonlinearity, sequences = options["NONLINEARITY"], last.shape[0]
+    options.update(ROWS=rnn_rows(RNN_FORWARD_ROWS[last.element_size()], block, nonlinearity))
+    rows = x.shape[1] if seq_starts is None else x.shape[1] // max(1, sequences)
+    chains = forward_chains(rows, sequences, block, x.element_size(), nonlinearity, num_sms)
+    if chains is not None and not sequential:
+        rnn_scan_chains.forward(x, w, turn, h0, seq_starts, h, last, block.num_blocks, chains, dt=dt, **options)
+        return
+    launch(rnn_scan_forward_kernel, (block.num_blocks * sequences,))(
+        x, w, turn, h0, seq_starts, h, last, x.shape[1], x.shape[2], block.num_blocks, sequences, dt, *x.stride(),
+        **options,
+    )  # fmt: skip
 
 
 def backward(
@@ -287,14 +215,36 @@ def backward(
 ) -> tuple[Any, Any, Any]:  # fmt: skip
     """`(grad_x, grad_w, grad_h0)` with T >= 1: grad_w (D,) and grad_h0 (S, D) in the state's dtype, which is w's."""
     grad_x, grad_h0, block, shape = buffers([x, grad_h], seq_starts, state_dtype, num_sms)
-    grad_w = grad_h0.new_empty(grad_h0.shape)
-    launch(rnn_scan_backward_kernel, (block.num_blocks * grad_h0.shape[0],))(
-        grad_h, x, w, None, h, h0, grad_last, seq_starts, grad_x, grad_w, None, grad_h0,
-        x.shape[1], x.shape[2], block.num_blocks, grad_h0.shape[0], dt, *grad_h.stride(), *x.stride(),
-        NONLINEARITY=nonlinearity, PARAMETERIZATION=parameterization, EXACT=discretization == "exact",
-        ROWS=rnn_rows(RNN_BACKWARD_ROWS[grad_h0.element_size()], block, nonlinearity), **shape,
+    grad_w, _ = walk_backward(
+        grad_h, grad_last, x, w, None, h, h0, seq_starts, grad_x, grad_h0, block, num_sms, dt=dt,
+        NONLINEARITY=nonlinearity, PARAMETERIZATION=parameterization, EXACT=discretization == "exact", **shape,
     )  # fmt: skip
-    return grad_x, grad_w.sum(0), grad_h0
+    return grad_x, grad_w, grad_h0
+
+
+def walk_backward(
+    grad_h: Any, grad_last: Any, x: Any, w: Any, turn: Any, h: Any, h0: Any, seq_starts: Any, grad_x: Any, grad_h0: Any,
+    block: Channels, num_sms: int, *, dt: float, **options: Any,
+) -> tuple[Any, Any]:  # fmt: skip
+    """Fill grad_x and grad_h0, of units and of pairs; `(grad_w, grad_turn)`, the latter None without turn."""
+    (_, rows, channels), sequences, summary = x.shape, grad_h0.shape[0], None
+    options.update(ROWS=rnn_rows(RNN_BACKWARD_ROWS[grad_h0.element_size()], block, options["NONLINEARITY"]))
+    length = chunk_length(rows if seq_starts is None else rows // max(1, sequences), sequences, block, num_sms)
+    length = triton.cdiv(length, options["ROWS"]) * options["ROWS"] if length else rows
+    chunks, programs = triton.cdiv(rows, length), block.num_blocks * sequences
+    sizes = rows, channels, block.num_blocks, sequences, chunks, length, dt, *grad_h.stride(), *x.stride()
+    if chunks > 1:
+        summary = grad_h0.new_empty((2 if turn is None else 3, sequences, chunks, channels))
+        launch(rnn_scan_backward_summary_kernel, (programs * (chunks - 1),))(
+            grad_h, x, w, turn, h, seq_starts, summary, *sizes, **options
+        )
+    grads = grad_h0.new_empty((1 if turn is None else 2, sequences * chunks, channels))
+    launch(rnn_scan_backward_kernel, (programs * chunks,))(
+        grad_h, x, w, turn, h, h0, grad_last, seq_starts, summary, grad_x, grads[0], grads[-1], grad_h0, *sizes,
+        **options,
+    )  # fmt: skip
+    grad_w = grads[0].sum(0)
+    return grad_w, None if turn is None else grads[1].sum(0)
 
 
 def buffers(

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from cofm_triton.step.matrix_cache import kept
 from scan_cases import normal
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -15,7 +16,6 @@ from torch.nn.utils import parametrize
 from cofm_triton.layers.recurrences import elementwise, matrix
 from cofm_triton.layers.recurrences.contract import Layer
 from cofm_triton.layers.stable_rnn import RECURRENCES, StableRNN
-from cofm_triton.step.matrix_cache import kept
 
 
 def _counted() -> tuple[Callable[[Tensor], Tensor], list[Tensor]]:

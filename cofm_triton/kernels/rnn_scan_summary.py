@@ -1,0 +1,111 @@
+"""The adjoint of the nonlinear recurrence parallel in time: summaries of chunks, and adjoints carried through them.
+
+The adjoint is affine. So what a chunk makes of the adjoint mu that arrives from later steps is known beforehand:
+
+    mu before the chunk = end + own * mu + other * swap(mu)
+
+A first launch finds `end`, `own` and, if PAIRED, `other` for every chunk but chunk 0. In the second, the backward
+kernel of `rnn_scan.py`, a program takes the last adjoint through the summaries of all chunks after its own, and then
+walks its rows. There is no guess and no repair: it holds for every act and every rate, and its sums are the same in
+every run. Rounding differs from the sequential walk's.
+
+Chains as in the forward pass would be slower: their warm-ups are longer than a chunk, and a gradient that enters at the
+last step alone underflows before a guess from zero is right.
+
+Traffic of the first launch in elements per element: 2 + 1 / ROWS.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from cofm_triton.kernels.interleaved import in_pairs, swap
+from cofm_triton.kernels.launch import CARRY_ROWS
+from cofm_triton.kernels.parameterization import step_rate
+from cofm_triton.kernels.rnn_scan_walk import walk_back
+from cofm_triton.kernels.rows import across_lanes, chunk_rows, load_last_rows, load_row, store_row
+
+_CARRY_ROWS = tl.constexpr(CARRY_ROWS)
+
+
+@triton.jit
+def passed(factor, mu):
+    """factor * mu, where 0 stays 0 however large the factor is: over a chunk it may overflow."""
+    return tl.where(mu == 0.0, 0.0, factor * mu)
+
+
+@triton.jit
+def carried(mu, last_row, plane, left, d, D, PAIRED: tl.constexpr):
+    """The adjoint mu, back through the summaries of `left` chunks.
+
+    `last_row` is the end of the last chunk, its factors lie a `plane` further each.
+    """
+    row = last_row
+    for _ in range(tl.cdiv(left, _CARRY_ROWS)):
+        ends = load_last_rows(row, -D, d, D, left, ROWS=_CARRY_ROWS)
+        owns = load_last_rows(row + plane, -D, d, D, left, ROWS=_CARRY_ROWS)
+        others = owns
+        if PAIRED:
+            others = load_last_rows(row + 2 * plane, -D, d, D, left, ROWS=_CARRY_ROWS)
+        for j in tl.static_range(_CARRY_ROWS):
+            before = ends[j] + passed(owns[j], mu)
+            if PAIRED:
+                before += passed(others[j], swap(mu))
+            mu = tl.where(left > j, before, mu)
+        row -= _CARRY_ROWS * D
+        left -= _CARRY_ROWS
+    return mu
+
+
+@triton.jit
+def rnn_scan_backward_summary_kernel(
+    grad_h_ptr,  # (B, T, D), g
+    x_ptr,  # (B, T, D)
+    w_ptr,  # (D,), raw rates, STATE
+    turn_ptr,  # (D,), STATE, read if PAIRED
+    h_ptr,  # (B, T, D), contiguous
+    starts_ptr,  # (S,), first rows of packed sequences; None: S = B sequences of T rows
+    summary_ptr,  # out: (2, S, C, D), if PAIRED (3, S, C, D): end, own, other; of chunk 0 nothing
+    T: tl.int64, D: tl.int64, num_blocks, num_sequences, num_chunks, length: tl.int64, dt: tl.float64,
+    stride_gb: tl.int64, stride_gt: tl.int64, stride_gd,
+    stride_xb: tl.int64, stride_xt: tl.int64, stride_xd,
+    NONLINEARITY: tl.constexpr, PARAMETERIZATION: tl.constexpr, EXACT: tl.constexpr, PAIRED: tl.constexpr,
+    ALIGNED: tl.constexpr, MASKED: tl.constexpr, STATE: tl.constexpr, BLOCK_D: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    """What every chunk makes of the adjoint after it; nothing for chunks after the end of their sequence."""
+    if PAIRED:
+        D, stride_gb, stride_gt = in_pairs(D), in_pairs(stride_gb), in_pairs(stride_gt)
+        stride_xb, stride_xt = in_pairs(stride_xb), in_pairs(stride_xt)
+    pid = tl.program_id(0)
+    sequence = pid // num_blocks % num_sequences
+    chunk = 1 + pid // (num_blocks * num_sequences)
+    d = (pid % num_blocks).to(tl.int64) * BLOCK_D + tl.arange(0, BLOCK_D)
+    mask = d < D
+    c = across_lanes(d, pid, ALIGNED=ALIGNED, COMPLEX=PAIRED)
+    entry, begin, n, batch = chunk_rows(starts_ptr, sequence, num_sequences, T, 0, T, chunk, length, REVERSE=False)
+    if n > 0:
+        top = entry + n // ROWS * ROWS
+        dense_row = (batch * T + top) * D + c
+        chunk_row = (sequence.to(tl.int64) * num_chunks + chunk) * D + c
+        plane = D * num_sequences * num_chunks
+
+        # Load: coefficients; the rate as in the forward kernel
+        dt_state = tl.full((), dt, STATE)
+        w = load_row(w_ptr + c, mask, MASKED=MASKED)
+        pull = 0.0 - step_rate(w, dt, PARAMETERIZATION=PARAMETERIZATION, EXACT=EXACT)
+        turn = load_row(turn_ptr + c, mask, MASKED=MASKED) if PAIRED else pull
+        nothing = tl.zeros((BLOCK_D,), STATE)
+        end, own, other = walk_back(
+            grad_h_ptr + batch * stride_gb + top * stride_gt + c * stride_gd,
+            x_ptr + batch * stride_xb + top * stride_xt + c * stride_xd,
+            h_ptr + dense_row - D, None, nothing, nothing, pull, turn, dt_state, (begin // ROWS).to(tl.int32), n,
+            stride_gt, stride_xt, d, D, mask,
+            NONLINEARITY=NONLINEARITY, PAIRED=PAIRED, STATE=STATE, ROWS=ROWS, SUMMARY=True, MASKED=MASKED,
+        )  # fmt: skip
+
+        # Store
+        store_row(summary_ptr + chunk_row, end, mask, MASKED=MASKED)
+        store_row(summary_ptr + plane + chunk_row, own, mask, MASKED=MASKED)
+        if PAIRED:
+            store_row(summary_ptr + 2 * plane + chunk_row, other, mask, MASKED=MASKED)
