@@ -99,15 +99,19 @@ def linear_scan(
         from cofm_triton.reference import linear_scan as definition
 
         return definition(x, decay, h0, reverse=reverse, seq_starts=seq_starts)
+    return apply_linear_scan(x, _one_or_three_axes(decay, x), h0, seq_starts, reverse, chosen)
+
+
+def _one_or_three_axes(decay: Tensor, x: Tensor) -> Tensor:
+    """A decay that is constant in time as (D,) in the dtype of the state, gates with three axes: themselves mostly."""
     if decay.shape == x.shape[2:] and decay.dtype == state_dtype(x.dtype):
-        pass  # as the operator takes it: nothing to look at for the host, which small problems wait for
-    elif all(size == 1 for size in decay.shape[:-1]):
-        width = x.shape[2] // 2 if in_pairs(x, decay) else x.shape[2]
+        return decay  # small problems wait for the host
+    if any(size != 1 for size in decay.shape[:-1]):
+        return decay if decay.dim() == 3 else decay.reshape((1,) * (3 - decay.dim()) + decay.shape)
+    width = x.shape[2] // 2 if in_pairs(x, decay) else x.shape[2]
+    if decay.shape != (width,):
         decay = decay.reshape(decay.shape[-1:] or (1,)).expand(width)
-        decay = decay.to(torch.promote_types(decay.dtype, state_dtype(x.dtype)))
-    else:
-        decay = decay.reshape((1,) * (3 - decay.dim()) + decay.shape)
-    return apply_linear_scan(x, decay, h0, seq_starts, reverse, chosen)
+    return decay.to(torch.promote_types(decay.dtype, state_dtype(x.dtype)))
 
 
 def gated_rnn(
@@ -122,7 +126,7 @@ def gated_rnn(
     seq_starts: Tensor | None = None,
     backend: str | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Gated linear recurrence `h[t] = decay[t] * h[t-1] + gain[t] * x[t]`, `decay[t] = exp(-rate * s[t])`, `h[-1] = h0`.
+    """Gated linear recurrence `h[t] = decay[t] h[t-1] + gain[t] x[t]`, `decay[t] = exp(-rate * s[t])`, `h[-1] = h0`.
 
     The strength s > 0 comes from logits p = rate_logit and q = input_logit, so that decays stay in (0, 1] for every
     weight and every input. Decays, gains and products are formed inside the kernels and never stored.

@@ -55,8 +55,8 @@ def telling(tell: Callable[[Launched], None]) -> Iterator[None]:
 
 def hooked() -> bool:
     """Whether somebody, such as a profiler, is to hear from Triton of every launch."""
-    runtime = knobs.runtime
-    return any(getattr(hook, "calls", hook) for hook in (runtime.launch_enter_hook, runtime.launch_exit_hook))
+    enter, leave = knobs.runtime.launch_enter_hook, knobs.runtime.launch_exit_hook
+    return bool(getattr(enter, "calls", enter) or getattr(leave, "calls", leave))
 
 
 def current_stream(device: int) -> int:

@@ -115,10 +115,10 @@ def backward(
         )
         grad_end = grad_start
         if not gated:
-            sums.append(by_decay.flatten(0, 1).sum(0))
+            sums.append(by_decay.sum((0, 1)))
     if not gated:
         grad_decay = sum(sums[1:], sums[0])
-    grad_decay = grad_decay.view(gate_dtype)
+    grad_decay = grad_decay.view(gate_dtype) if is_complex else grad_decay
     return (grad_x.view(dtype), grad_decay, grad_end.view(dtype)) if of_complex else (grad_x, grad_decay, grad_end)
 
 

@@ -123,18 +123,28 @@ def implementation(backend: str, operator: str) -> Any:
     return importlib.import_module(f"{_PACKAGES[backend]}.{operator}")
 
 
+def is_current(device: torch.device) -> bool:
+    """Whether Triton launches on `device`: it does on the current GPU, wherever its arguments are.
+
+    Example:
+        >>> is_current(torch.device("cpu"))
+        True
+    """
+    if device.type == "cuda":
+        return device.index == torch.cuda.current_device()
+    return device.type != "xpu" or device.index == torch.xpu.current_device()
+
+
 def on_device(device: torch.device) -> AbstractContextManager[Any]:
-    """Makes `device` the current one: Triton launches on the current GPU, wherever its arguments are.
+    """Makes `device` the current one, see `is_current`.
 
     Example:
         >>> with on_device(torch.device("cpu")):
         ...     pass  # nothing changes
     """
-    if device.type == "cuda" and device.index != torch.cuda.current_device():
-        return torch.cuda.device(device)
-    if device.type == "xpu" and device.index != torch.xpu.current_device():
-        return torch.xpu.device(device)
-    return nullcontext()
+    if is_current(device):
+        return nullcontext()
+    return torch.cuda.device(device) if device.type == "cuda" else torch.xpu.device(device)
 
 
 @cache

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from cofm_triton.ops.backends import implementation, lanes
-from cofm_triton.ops.derivatives import directly, keeps
+from cofm_triton.ops.derivatives import directly, keeps, remember
 from cofm_triton.ops.dtypes import state_dtype
 from cofm_triton.ops.registration import register, register_derivative
 from cofm_triton.ops.shapes import (
@@ -177,8 +177,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
     x, weight, h0, dt, nonlinearity, precision, backend, _keep = inputs
     h, _last, slope = output
     # The same tensors for both: PyTorch's rule for `vmap` remembers the mapped axes of one list only.
-    ctx.save_for_backward(x, weight, h0, h, slope)
-    ctx.save_for_forward(x, weight, h0, h, slope)
+    remember(ctx, x, weight, h0, h, slope)
     ctx.mark_non_differentiable(slope)
     ctx.options = (dt, nonlinearity, precision, backend)
     ctx.set_materialize_grads(False)

@@ -23,16 +23,11 @@ _tracing: Any = getattr(torch._C, "_is_tracing", lambda: True)  # of `torch.jit.
 _profiling: Any = getattr(torch.autograd, "_profiler_enabled", lambda: True)
 
 
-def _keys(tensor: Tensor) -> int:
-    """What PyTorch's dispatcher sees of a tensor: its device, and who is wrapped around it (`vmap` old and new, fake
-    tensors, conjugation on demand). A PyTorch that does not say shows something else in every tensor.
-    """
-    keys = getattr(torch._C, "_dispatch_keys", None)
-    return id(tensor) if keys is None else keys(tensor).raw_repr()
-
-
-_PLAIN_TYPES = (Tensor, torch.nn.Parameter)
-_plain_keys: dict[str, Any] = {"cpu": _keys(torch.empty(0))}  # by type of device
+# What PyTorch's dispatcher sees of a tensor: its device, and who is wrapped around it (`vmap` old and new, fake
+# tensors, conjugation on demand). A PyTorch that does not say shows something else in every tensor.
+_keys: Any = getattr(torch._C, "_dispatch_keys", None)
+_PLAIN_TYPES, _PLAIN_DEVICES = (Tensor, torch.nn.Parameter), ("cpu", "cuda")
+_plain_keys: set[int] = set()  # of those devices, as they are met
 
 
 def is_plain(tensor: Tensor) -> bool:
@@ -42,12 +37,19 @@ def is_plain(tensor: Tensor) -> bool:
         >>> is_plain(torch.ones(2)), is_plain(torch.ones(2, device="meta"))
         (True, False)
     """
-    kind = tensor.device.type
-    if type(tensor) not in _PLAIN_TYPES or kind not in ("cpu", "cuda"):
+    if type(tensor) not in _PLAIN_TYPES or _keys is None:
         return False
-    if kind not in _plain_keys:
-        _plain_keys[kind] = _keys(torch.empty(0, device=tensor.device))
-    return bool(_keys(tensor) == _plain_keys[kind])
+    keys = _keys(tensor).raw_repr()
+    if keys not in _plain_keys and tensor.device.type in _PLAIN_DEVICES:
+        _plain_keys.add(_keys(torch.empty(0, device=tensor.device)).raw_repr())
+    return keys in _plain_keys
+
+
+def _differentiating() -> bool:
+    """Whether `torch.func` or forward mode is at work. A level of forward mode is asked for, not a tangent: tensors of
+    `vmap` do not answer that question.
+    """
+    return bool(_transforming() or getattr(forward_ad, "_current_level", 0) >= 0)
 
 
 def wanted(*tensors: Tensor | None) -> bool:
@@ -57,8 +59,7 @@ def wanted(*tensors: Tensor | None) -> bool:
         >>> wanted(torch.ones(2), None), wanted(torch.ones(2, requires_grad=True))
         (False, True)
     """
-    # A level of forward mode is asked for, not a tangent: tensors of `vmap` do not answer that question.
-    if _transforming() or getattr(forward_ad, "_current_level", 0) >= 0:
+    if _differentiating():
         return True
     return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
 
@@ -105,15 +106,20 @@ def observed(arguments: Sequence[Any]) -> bool:
         >>> observed((torch.ones(2), None, 0.5)), observed((torch.nn.Parameter(torch.ones(2)),))
         (False, True)
     """
-    tensors = [argument for argument in arguments if isinstance(argument, Tensor)]
-    return (
-        torch.compiler.is_compiling()
-        or _tracing()
-        or wanted(*tensors)
-        or _modes() > 0
-        or _profiling()
-        or not all(map(is_plain, tensors))
-    )
+    if torch.compiler.is_compiling() or _tracing() or _modes() > 0 or _profiling() or _differentiating():
+        return True
+    recording = torch.is_grad_enabled()
+    for argument in arguments:
+        if isinstance(argument, Tensor) and ((recording and argument.requires_grad) or not is_plain(argument)):
+            return True
+    return False
+
+
+def remember(ctx: Any, *tensors: Tensor | None) -> None:
+    """Keep what derivatives need: for forward mode, which takes time of its own, where it is at work."""
+    ctx.save_for_backward(*tensors)
+    if _differentiating():
+        ctx.save_for_forward(*tensors)
 
 
 def transforming() -> bool:

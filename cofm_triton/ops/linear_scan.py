@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from cofm_triton.ops.backends import implementation, lanes, num_sms
-from cofm_triton.ops.derivatives import directly
+from cofm_triton.ops.derivatives import directly, remember
 from cofm_triton.ops.dtypes import state_dtype
 from cofm_triton.ops.registration import register, register_derivative
 from cofm_triton.ops.shapes import (
@@ -158,8 +158,7 @@ def _linear_scan_backward_fake(
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     _x, decay, h0, seq_starts, reverse, backend = inputs
-    ctx.save_for_backward(decay, output[0], h0, seq_starts)
-    ctx.save_for_forward(decay, output[0], h0, seq_starts)
+    remember(ctx, decay, output[0], h0, seq_starts)
     ctx.options = (reverse, backend)
     ctx.set_materialize_grads(False)
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from cofm_triton.ops.backends import implementation, lanes, num_sms
-from cofm_triton.ops.derivatives import directly
+from cofm_triton.ops.derivatives import directly, remember
 from cofm_triton.ops.dtypes import state_dtype
 from cofm_triton.ops.pair_scan import pair_scan
 from cofm_triton.ops.registration import register, register_derivative
@@ -169,8 +169,7 @@ def rows_of_pairs(alpha: Tensor, omega: Tensor) -> tuple[Tensor, Tensor]:
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     x, alpha, omega, h0, seq_starts, *options = inputs
-    ctx.save_for_backward(x, alpha, omega, output[0], h0, seq_starts)
-    ctx.save_for_forward(x, alpha, omega, output[0], h0, seq_starts)
+    remember(ctx, x, alpha, omega, output[0], h0, seq_starts)
     ctx.options = tuple(options)
     ctx.set_materialize_grads(False)
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cofm_triton.ops.backends import FASTEST, fastest, on_device
+from cofm_triton.ops.backends import FASTEST, fastest, is_current, on_device
 from cofm_triton.ops.derivatives import observed, signed, transforming
 from cofm_triton.ops.launch_plan import Planned
 
@@ -63,7 +63,10 @@ def _on_a_backend(implementation: Callable[..., Any]) -> Callable[..., Any]:
             arguments = (*arguments[:place], fastest(arguments[0].device), *arguments[place + 1 :])
         if arguments[place] != "triton":
             return implementation(*arguments)
-        with on_device(arguments[0].device):
+        device = arguments[0].device
+        if is_current(device):
+            return in_triton(*arguments)
+        with on_device(device):
             return in_triton(*arguments)
 
     return compute

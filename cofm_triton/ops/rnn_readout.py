@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cofm_triton.ops.backends import implementation, lanes
-from cofm_triton.ops.derivatives import directly, keeps
+from cofm_triton.ops.derivatives import directly, keeps, remember
 from cofm_triton.ops.dtypes import state_dtype
 from cofm_triton.ops.linear_scan import apply_linear_scan
 from cofm_triton.ops.pair_scan import pair_scan
@@ -234,8 +234,7 @@ def _rnn_readout_backward_fake(
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    ctx.save_for_backward(*inputs[:TENSORS], output[1])
-    ctx.save_for_forward(*inputs[:TENSORS], output[1])
+    remember(ctx, *inputs[:TENSORS], output[1])
     ctx.options = inputs[TENSORS:-1]
     ctx.set_materialize_grads(False)
 

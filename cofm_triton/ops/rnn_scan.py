@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from cofm_triton.ops.backends import implementation, num_sms
-from cofm_triton.ops.derivatives import directly
+from cofm_triton.ops.derivatives import directly, remember
 from cofm_triton.ops.dtypes import state_dtype
 from cofm_triton.ops.linear_scan import apply_linear_scan
 from cofm_triton.ops.newton import newton_scan, pays
@@ -207,8 +207,7 @@ def _rnn_scan_backward_fake(
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     x, w, h0, seq_starts, dt, nonlinearity, backend, _, *kinds = inputs
-    ctx.save_for_backward(x, w, output[0], h0, seq_starts)
-    ctx.save_for_forward(x, w, output[0], h0, seq_starts)
+    remember(ctx, x, w, output[0], h0, seq_starts)
     ctx.options = (dt, nonlinearity, backend, *kinds)
     ctx.set_materialize_grads(False)
 

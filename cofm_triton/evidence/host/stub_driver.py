@@ -31,8 +31,9 @@ from cofm_triton.ops import backends
 DEVICE = DEVICES["sm_90"]
 # For the process that uses the driver: memory stays in it, as with CUDA's caching allocator.
 ENVIRONMENT = {
-    "MALLOC_MMAP_THRESHOLD_": str(2**33),
+    "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(2**40),
+    "MALLOC_TOP_PAD_": str(2**28),
     "CUDA_VISIBLE_DEVICES": "",
     "OMP_NUM_THREADS": "1",
 }
