@@ -33,19 +33,19 @@ def test_chunks(nonlinearity: str, dtype: torch.dtype) -> None:
 
 
 def test_packed_pairs() -> None:
-    paired_problem(1, 70, 3, nonlinearity="tanh", starts=[0, 0, 31]).check("triton")
+    paired_problem(1, 45, 3, nonlinearity="tanh", starts=[0, 0, 21]).check("triton")
 
 
-def test_sums_are_the_same_in_every_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    problem = rnn_problem(2, 40, 3).to(device_of("triton"))
+def test_sums_are_the_same_in_every_run() -> None:
+    problem = rnn_problem(2, 25, 3)
     first, second = problem.run("triton"), problem.run("triton")
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_nothing_times_a_factor_that_overflowed_is_nothing() -> None:
-    """States grow by 2 a step: over 140 steps factors of the adjoint are infinite, and what they multiply is 0."""
+    """States grow by 2^20 a step: over a chunk, factors of the adjoint are infinite, and what they multiply is 0."""
     device = device_of("triton")
-    x = torch.zeros(1, 160, 1, device=device, requires_grad=True)
-    h, _ = rnn_scan(x, torch.full((1,), 3.0, device=device), nonlinearity="linear", backend="triton")
+    x = torch.zeros(1, 30, 1, device=device, requires_grad=True)
+    h, _ = rnn_scan(x, torch.full((1,), 2.0**20 + 1, device=device), nonlinearity="linear", backend="triton")
     (gradient,) = torch.autograd.grad(h[0, 0, 0], x)
     assert gradient[0, 0, 0] == 1 and not gradient[0, 1:].any()
