@@ -33,7 +33,7 @@ from cofm_triton.step.parameterization import Parameterization
 from cofm_triton.step.parameterization import parameterization as look_up
 from cofm_triton.support.scalars import check_bool
 
-SOLVERS = ("auto", "sequential", "newton")
+SOLVERS = ("auto", "sequential")
 
 
 def linear_scan(
@@ -228,11 +228,9 @@ def rnn_scan(
         frequency: (D // 2,), radians / time, of either sign, in a dtype that `rate` may have. D must be even.
         dt: time step, > 0.
         nonlinearity: act: "linear", "tanh", "hardtanh" or "relu".
-        solver: "sequential"; "newton", parallel in time (`cofm_triton/ops/newton.py`); or "auto". Each Newton iteration
-            is a linear scan; where they do not converge, the sequential kernel takes over. The accuracy is that of the
-            sequential kernel. Exception: very slow units lose accuracy, because `1 - dt * rate` rounds. "auto" takes
-            "newton" on a GPU, for at most 64 channels in the whole batch and at least 65,536 steps; on the CPU it never
-            pays. Not with `frequency`.
+        solver: "sequential", or "auto", which runs few long sequences parallel in time on a GPU, unless act is relu:
+            chunks of a sequence start from guessed states, which are checked and repaired (docs/backends.md has the
+            rule). Both give the same bits. On the CPU they are the same.
         parameterization: f, one of `PARAMETERIZATIONS` or what `cofm.parameterization` gives. The decay rates are
             f(rate): "direct" takes `rate` as it is. The kernels form f and its derivative, in the dtype of the state;
             with `frequency`, and for numbers of f that are not the usual ones, PyTorch does.
@@ -270,9 +268,8 @@ def rnn_scan(
     dt = check_step(dt)
     check_nonlinearity(nonlinearity)
     if solver not in SOLVERS:
-        raise ValueError(f"solver must be one of {SOLVERS}, got {solver!r}")
-    if solver == "newton" and frequency is not None:
-        raise ValueError("solver must be 'sequential' or 'auto' with frequency, got 'newton', which knows no pairs")
+        gone = "; 'auto' is parallel in time without it, to the bit" if solver == "newton" else ""
+        raise ValueError(f"solver must be one of {SOLVERS}, got {solver!r}{gone}")
     kind = look_up(parameterization)
     is_exact(discretization)
     check_seq_starts(seq_starts, x)
@@ -294,7 +291,7 @@ def rnn_scan(
     if frequency is not None:
         rate = kind.rate(w)
         alpha, omega = effective_pair(rate, frequency.to(w.dtype), dt, discretization)
-        return apply_paired_rnn_scan(x, alpha, omega, h0, seq_starts, dt, nonlinearity, chosen)
+        return apply_paired_rnn_scan(x, alpha, omega, h0, seq_starts, dt, nonlinearity, chosen, solver)
     return apply_rnn_scan(x, w, h0, seq_starts, dt, nonlinearity, chosen, solver, kind.name, discretization)
 
 

@@ -45,11 +45,6 @@ def test_scans(scan: Callable[..., tuple[Tensor, Tensor]], backend: str) -> None
     assert not _differs(gradients)
 
 
-def test_newtons_method() -> None:
-    x, rate = torch.ones(2, 70, 3), 0.5 * torch.ones(3)
-    assert not _differs(lambda: cofm.rnn_scan(x, rate, solver="newton")[0])
-
-
 @pytest.mark.parametrize("kind", RECURRENCES, ids="-".join)
 def test_models(kind: tuple[str, str]) -> None:
     model, x = _model(*kind), torch.ones(9, 40, 1, dtype=torch.float64)

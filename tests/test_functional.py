@@ -693,7 +693,7 @@ def test_rnn_scan_refuses(name: str) -> None:
         ((PAIRED, DECAY[:2]), {"frequency": DECAY}, ValueError, r"frequency must have shape \(D // 2,\) = \(2,\), "),
         ((PAIRED, DECAY[:2]), {"frequency": 1.0}, TypeError, r"frequency must be a torch.Tensor, got float"),
         ((PAIRED, DECAY[:2]), {"frequency": DECAY[:2].long()}, TypeError, r"frequency must have the dtype of x"),
-        ((PAIRED, DECAY[:2]), {"frequency": DECAY[:2], "solver": "newton"}, ValueError, r"solver must be 'sequential'"),
+        ((X, DECAY), {"solver": "newton"}, ValueError, r"solver must be one of .*got 'newton'; 'auto' is parallel"),
     ],
 )
 def test_rnn_scan_refuses_its_own(

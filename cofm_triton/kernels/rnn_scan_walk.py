@@ -118,8 +118,8 @@ def walk_back(
     The rows are the last n % ROWS rows, where the pointers stand, and whole blocks before them, of which the first is
     block `first` of the sequence. Block 0 starts from h0, others from the stored row before them, `before_row`.
 
-    SUMMARY, nothing is stored, `dx_row` is None, and `(mu, own, other)` says what the rows do to any adjoint a after them: before them,
-    it is `mu + own * a + other * swap(a)`, for this mu.
+    SUMMARY, nothing is stored and `dx_row` is None. The result is `(mu, own, other)`: an adjoint a after the rows is
+    `mu + own * a + other * swap(a)` before them, if mu was 0.
     """
     back_turn = 0.0 - turn
     grad_pull = tl.zeros(mu.shape, STATE)

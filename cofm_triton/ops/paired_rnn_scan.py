@@ -42,9 +42,9 @@ class Backend(Protocol):
 
     def forward(
         self, x: Tensor, pull: Tensor, turn: Tensor, h0: Tensor | None, seq_starts: Tensor | None, *,
-        dt: float, nonlinearity: str, state_dtype: torch.dtype, num_sms: int, lanes: int,
+        dt: float, nonlinearity: str, state_dtype: torch.dtype, num_sms: int, lanes: int, sequential: bool = False,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        """`(h, h_last)`, (B, T, D) in x's dtype and (S, D)."""
+        """`(h, h_last)`, (B, T, D) in x's dtype and (S, D); `sequential`: no sequence is cut on a GPU."""
 
     def backward(
         self, grad_h: Tensor, grad_last: Tensor | None, x: Tensor, pull: Tensor, turn: Tensor, h: Tensor,
@@ -77,10 +77,11 @@ def apply_paired_rnn_scan(
     dt: float,
     nonlinearity: str,
     backend: str,
+    solver: str = "auto",
 ) -> tuple[Tensor, Tensor]:
     """`(h, h_last)` for checked arguments: alpha, omega (D // 2,) in the state's dtype, backend resolved."""
     call = paired_rnn_scan_op if directly(x, alpha, omega, h0) else _PairedRnnScan.apply
-    results: tuple[Tensor, Tensor] = call(x, alpha, omega, h0, seq_starts, dt, nonlinearity, backend)
+    results: tuple[Tensor, Tensor] = call(x, alpha, omega, h0, seq_starts, dt, nonlinearity, backend, solver)
     return results
 
 
@@ -93,6 +94,7 @@ def paired_rnn_scan(
     dt: float,
     nonlinearity: str,
     backend: str,
+    solver: str = "auto",
 ) -> tuple[Tensor, Tensor]:
     """The forward pass: h (B, T, D) in x's dtype, h_last (S, D) in h0's dtype, x's when h0 is None."""
     if x.numel() == 0:
@@ -108,6 +110,7 @@ def paired_rnn_scan(
         state_dtype=state,
         num_sms=num_sms(x.device),
         lanes=lanes(x.device),
+        sequential=solver == "sequential",
     )
     return h, last.to(x.dtype if h0 is None else h0.dtype)
 
@@ -168,7 +171,7 @@ def rows_of_pairs(alpha: Tensor, omega: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    x, alpha, omega, h0, seq_starts, *options = inputs
+    x, alpha, omega, h0, seq_starts, *options, _ = inputs
     remember(ctx, x, alpha, omega, output[0], h0, seq_starts)
     ctx.options = tuple(options)
     ctx.set_materialize_grads(False)
@@ -176,7 +179,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
 
 def _backward(ctx: Any, grad_h: Tensor | None, grad_last: Tensor | None) -> tuple[Tensor | None, ...]:
     x, alpha, omega, h, h0, seq_starts = ctx.saved_tensors
-    nothing = (None,) * 8
+    nothing = (None,) * 9
     if grad_h is None and grad_last is None:
         return nothing
     if grad_h is None:

@@ -7,8 +7,8 @@ that themselves, the gradient's way back to w included.
 
 The adjoint of a nonlinear recurrence is affine, and so is its tangent, both with the Jacobian
 `J[t] = 1 - dt * rate * act'(z[t])`: a backward pass that is itself differentiated is written in terms of `linear_scan`
-with the gates J, and so is one of few channels on a GPU, where the linear scan splits time; any other one runs as one
-fused operator, `cofm_triton::rnn_scan_backward`. At the kinks of hardtanh and relu act' is PyTorch's subgradient, 0.
+with the gates J, any other one runs as one fused operator, `cofm_triton::rnn_scan_backward`. At the kinks of hardtanh
+and relu act' is PyTorch's subgradient, 0.
 """
 
 from __future__ import annotations
@@ -22,11 +22,9 @@ from cofm_triton.ops.backends import implementation, num_sms
 from cofm_triton.ops.derivatives import directly, remember
 from cofm_triton.ops.dtypes import state_dtype
 from cofm_triton.ops.linear_scan import apply_linear_scan
-from cofm_triton.ops.newton import newton_scan, pays
 from cofm_triton.ops.registration import register, register_derivative
 from cofm_triton.ops.shapes import (
     empty_states,
-    last_states,
     map_adjoint,
     map_scan,
     no_gradient,
@@ -40,11 +38,6 @@ from cofm_triton.step.activation import activation_slope
 from cofm_triton.step.parameterizations import PARAMETERIZATIONS
 from cofm_triton.step.step_rate import step_rate, step_rate_slope
 
-# Where a GPU runs the adjoint as a linear scan split in time, after forming its gates: by the model in `newton.py`, as
-# one iteration; the linear scan's kernel would gain from a split at four times as many channels.
-MAX_SPLIT_CHANNELS = 256
-MIN_SPLIT_STEPS = 2**13
-
 
 class Backend(Protocol):
     """The module of a backend: both passes with T >= 1, w and the state in its dtype."""
@@ -52,9 +45,9 @@ class Backend(Protocol):
     def forward(
         self, x: Tensor, w: Tensor, h0: Tensor | None, seq_starts: Tensor | None, *,
         dt: float, nonlinearity: str, parameterization: str, discretization: str, state_dtype: torch.dtype,
-        num_sms: int,
+        num_sms: int, sequential: bool = False,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        """`(h, h_last)`, (B, T, D) in x's dtype and (S, D)."""
+        """`(h, h_last)`, (B, T, D) in x's dtype and (S, D); `sequential`: no sequence is cut on a GPU."""
 
     def backward(
         self, grad_h: Tensor, grad_last: Tensor | None, x: Tensor, w: Tensor, h: Tensor, h0: Tensor | None,
@@ -86,7 +79,7 @@ def apply_rnn_scan(
     dt: float,
     nonlinearity: str,
     backend: str,
-    solver: str = "sequential",
+    solver: str = "auto",
     parameterization: str = "direct",
     discretization: str = "euler",
 ) -> tuple[Tensor, Tensor]:
@@ -106,32 +99,27 @@ def rnn_scan(
     dt: float,
     nonlinearity: str,
     backend: str,
-    solver: str = "sequential",
+    solver: str = "auto",
     parameterization: str = "direct",
     discretization: str = "euler",
 ) -> tuple[Tensor, Tensor]:
     """The forward pass: h (B, T, D) in x's dtype, h_last (S, D) in h0's dtype, x's when h0 is None."""
     if x.numel() == 0:
         return states_of_nothing(x, h0, seq_starts)
-    state, dtype = state_dtype(x.dtype), x.dtype if h0 is None else h0.dtype
-    start, starts = None if h0 is None else h0.to(state).contiguous(), packed_starts(seq_starts)
-    if solver == "newton" or (solver == "auto" and pays(x, starts, backend)):
-        rate = step_rate(w, dt, parameterization, discretization)
-        found, _ = newton_scan(x, rate, start, starts, dt=dt, nonlinearity=nonlinearity, backend=backend)
-        if found is not None:
-            return found.to(x.dtype), last_states(found, start, starts).to(dtype)
+    state = state_dtype(x.dtype)
     w, *kinds = _given(w, dt, backend, parameterization, discretization)
     h, last = backend_of(backend).forward(
         x,
         w.contiguous(),
-        start,
-        starts,
+        None if h0 is None else h0.to(state).contiguous(),
+        packed_starts(seq_starts),
         dt=dt,
         nonlinearity=nonlinearity,
         parameterization=kinds[0],
         discretization=kinds[1],
         state_dtype=state,
         num_sms=num_sms(x.device),
+        sequential=solver == "sequential",
     )
     return h, last if last.dtype == dtype else last.to(dtype)
 
@@ -167,10 +155,6 @@ def rnn_scan_backward(
     state = state_dtype(x.dtype)
     if x.numel() == 0:
         return torch.empty_like(h), torch.zeros_like(w), start_gradient_of_nothing(x, grad_last, seq_starts)
-    if _splits_time(x, seq_starts, backend):
-        return _differentiable_backward(
-            grad_h, grad_last, x, w, h, h0, seq_starts, dt, nonlinearity, backend, parameterization, discretization
-        )
     given, *kinds = _given(w, dt, backend, parameterization, discretization)
     grad_x, grad_w, grad_h0 = backend_of(backend).backward(
         grad_h,
@@ -190,12 +174,6 @@ def rnn_scan_backward(
     if given is not w:
         grad_w = grad_w * step_rate_slope(w, dt, parameterization, discretization)
     return grad_x, grad_w, grad_h0
-
-
-def _splits_time(x: Tensor, seq_starts: Tensor | None, backend: str) -> bool:
-    """Whether the adjoint runs as a linear scan, whose kernel splits time: few channels over the whole batch."""
-    few_and_long = x.shape[0] * x.shape[2] <= MAX_SPLIT_CHANNELS and x.shape[1] >= MIN_SPLIT_STEPS
-    return backend == "triton" and seq_starts is None and few_and_long
 
 
 def _rnn_scan_backward_fake(

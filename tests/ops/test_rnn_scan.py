@@ -15,7 +15,7 @@ from torch.library import opcheck
 
 from cofm_triton import reference
 from cofm_triton.functional import rnn_scan
-from cofm_triton.ops.rnn_scan import MAX_SPLIT_CHANNELS, MIN_SPLIT_STEPS, _splits_time, traffic
+from cofm_triton.ops.rnn_scan import traffic
 from cofm_triton.step.activations import NONLINEARITIES
 
 STARTS = [0, 2, 2, 5]
@@ -168,28 +168,6 @@ def test_graph_of_the_gradient_agrees_with_the_fused_one(dtype: torch.dtype, non
     for name, gradient in zip(problem.tensors, grads, strict=True):
         # The first state enters rounded to 16 bits, like all others.
         assert bounds[f"grad_{name}"].excess(gradient) <= 1.5, name
-
-
-@pytest.mark.parametrize(
-    ("shape", "packed", "backend", "expected"),
-    [
-        ((1, MIN_SPLIT_STEPS, MAX_SPLIT_CHANNELS), False, "triton", True),
-        ((2, MIN_SPLIT_STEPS, MAX_SPLIT_CHANNELS // 2), False, "triton", True),
-        ((1, MIN_SPLIT_STEPS + 1, 1), False, "triton", True),
-        ((1, MIN_SPLIT_STEPS - 1, 1), False, "triton", False),
-        ((2, MIN_SPLIT_STEPS // 2, 1), False, "triton", False),
-        ((1, MIN_SPLIT_STEPS, MAX_SPLIT_CHANNELS + 1), False, "triton", False),
-        ((2, MIN_SPLIT_STEPS, MAX_SPLIT_CHANNELS // 2 + 1), False, "triton", False),
-        ((1, MIN_SPLIT_STEPS, 1), True, "triton", False),
-        ((1, MIN_SPLIT_STEPS, 1), False, "torch", False),
-        ((1, MIN_SPLIT_STEPS, 1), False, "numba", False),
-    ],
-)
-def test_the_adjoint_of_few_channels_splits_time(
-    shape: tuple[int, ...], packed: bool, backend: str, expected: bool
-) -> None:
-    starts = torch.zeros(1, dtype=torch.int64) if packed else None
-    assert _splits_time(torch.empty(shape, device="meta"), starts, backend) is expected
 
 
 @pytest.mark.parametrize(("backward", "elements"), [(False, 2), (True, 3)])

@@ -53,13 +53,6 @@ def test_scan_of_raw_parameters(parameterization: str, discretization: str, back
         problem.check(backend)
 
 
-@pytest.mark.parametrize("backend", CPU_BACKENDS)
-def test_scan_of_raw_parameters_by_newton(backend: str) -> None:
-    problem = rnn_problem(2, 50, 3, nonlinearity="tanh", parameterization="exp", discretization="exact")
-    h, expected = (problem.with_(solver=solver).run(backend)["h"] for solver in ("newton", "sequential"))
-    torch.testing.assert_close(h, expected, rtol=1e-5, atol=1e-5)
-
-
 @pytest.mark.parametrize(
     ("backend", "parameterization"), for_backends(CPU_BACKENDS, PARAMETERIZATIONS) + for_backends(TRITON, ["softplus"])
 )

@@ -50,7 +50,7 @@ READ_COST = 0.7
 def forward(
     x: Tensor, w: Tensor, h0: Tensor | None, seq_starts: Tensor | None, *,
     dt: float, nonlinearity: str, parameterization: str, discretization: str, state_dtype: torch.dtype,
-    num_sms: int = 1,
+    num_sms: int = 1, sequential: bool = False,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """`(h, h_last)` with T >= 1: h (B, T, D) in x's dtype, h_last (S, D) in the state's."""
     rate = step_rate(w, dt, parameterization, discretization)

@@ -1,4 +1,4 @@
-"""`cofm_triton.rnn_scan` of units: every nonlinearity, packed, by both solvers."""
+"""`cofm_triton.rnn_scan` of units: every nonlinearity, packed."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ from cofm_triton.evidence.compilation.launches import SPLIT, WHOLE, Options, met
 from cofm_triton.evidence.draws import away_from_kinks, inputs_to, normal, randn, spread_rates
 from cofm_triton.evidence.operator import Benchmark, Compilation, Operator, Validation
 from cofm_triton.evidence.problem import Problem
-from cofm_triton.evidence.tolerance import Bound, rnn_scan_bounds
+from cofm_triton.evidence.tolerance import rnn_scan_bounds
 from cofm_triton.functional import rnn_scan
 from cofm_triton.ops.dtypes import REAL_DTYPES, state_dtype
-from cofm_triton.ops.newton import ACCEPTED
 from cofm_triton.ops.rnn_scan import traffic
 from cofm_triton.step.activations import NONLINEARITIES
 from cofm_triton.step.parameterization import PARAMETERIZATIONS
@@ -26,13 +25,15 @@ from cofm_triton.step.step_rate import step_rate
 # An expensive and a cheap nonlinearity.
 USUAL = ("tanh", "hardtanh")
 EVEN, RAGGED, FEW, FEW_PAIRS = 512, 500, 3, 6
+# Rows of a sequence that is never cut, and of one that does not fit in an L2.
+SHORT, LONG = 1024, 2**16
 # Multiprocessors that leave one sequence of EVEN channels in blocks of 64.
 FEWER = 16
 
 
 def rnn_problem(
     batch: int, length: int, channels: int, *, dtype: torch.dtype = torch.float32, nonlinearity: str = "hardtanh",
-    states: bool = True, dt: float = 0.7, starts: list[int] | None = None, solver: str = "sequential", seed: int = 0,
+    states: bool = True, dt: float = 0.7, starts: list[int] | None = None, seed: int = 0,
     parameterization: str = "direct", discretization: str = "euler",
 ) -> Problem:  # fmt: skip
     """A nonlinear scan whose pre-activations keep away from the kinks of hardtanh and relu.
@@ -55,15 +56,10 @@ def rnn_problem(
         "grad_last": normal(sequences, channels, dtype=state if states else dtype, seed=seed + 4),
     }
     options = dict(
-        dt=dt, nonlinearity=nonlinearity, solver=solver, parameterization=parameterization,
-        discretization=discretization, seq_starts=None if starts is None else torch.tensor(starts),
+        dt=dt, nonlinearity=nonlinearity, parameterization=parameterization, discretization=discretization,
+        seq_starts=None if starts is None else torch.tensor(starts),
     )  # fmt: skip
     return Problem(OPERATOR, {"x": x, "rate": raw, **({"h0": h0} if states else {})}, pulls, options)
-
-
-def _bounds(*, solver: str = "sequential", **arguments: Any) -> dict[str, Bound]:
-    """Those of the solver: an accepted iterate of Newton's method may be off by more."""
-    return rnn_scan_bounds(**arguments, drive=ACCEPTED if solver == "newton" else 1.0)
 
 
 def timed(case: Case, device: torch.device) -> Problem:
@@ -99,21 +95,21 @@ def launch(
     rnn_scan.backward(x, h0, x, w, h, h0, seq_starts, **options)
 
 
-def bytes_per_element(kernel: str, constants: Options, options: Options) -> float:
-    """Per element."""
+def bytes_per_element(kernel: str, constants: Options, options: Options) -> float | None:
+    """Per element; None for kernels of a part of a pass."""
+    if kernel not in ("rnn_scan_forward_kernel", "rnn_scan_backward_kernel"):
+        return None
     return traffic(1, 1, 1, options.get("dtype", torch.float32).itemsize, backward="backward" in kernel)
 
 
 OPERATOR = Operator(
     name="rnn_scan",
     function=rnn_scan,
-    bounds=_bounds,
+    bounds=rnn_scan_bounds,
     validation=Validation(
         draws={
             **{name: partial(rnn_problem, nonlinearity=name) for name in NONLINEARITIES},
             "tanh+packed": partial(rnn_problem, nonlinearity="tanh"),
-            "tanh+newton": partial(rnn_problem, nonlinearity="tanh", solver="newton"),
-            "hardtanh+newton": partial(rnn_problem, nonlinearity="hardtanh", solver="newton"),
         },
         dtypes=REAL_DTYPES,
     ),
@@ -135,11 +131,18 @@ OPERATOR = Operator(
         ],
         others=[
             *(
-                dict(dtype=dtype, nonlinearity=name, num_sms=num_sms)
+                dict(dtype=dtype, nonlinearity=name, length=SHORT, num_sms=num_sms)
                 for dtype, name, num_sms in product((torch.float32, torch.bfloat16), USUAL, (FEWER, SPLIT))
             ),
-            dict(dtype=torch.float64, nonlinearity="tanh", num_sms=SPLIT),
-            dict(width=RAGGED, packed=True, num_sms=SPLIT),
+            dict(dtype=torch.float64, nonlinearity="tanh", length=SHORT, num_sms=SPLIT),
+            dict(width=RAGGED, packed=True, length=SHORT, num_sms=SPLIT),
+            # Parallel in time
+            *(dict(dtype=dtype, nonlinearity=name, num_sms=SPLIT) for dtype, name in product(REAL_DTYPES, USUAL)),
+            dict(nonlinearity="hardtanh", length=LONG, num_sms=SPLIT),
+            dict(nonlinearity="relu", num_sms=SPLIT),
+            dict(width=RAGGED, packed=True, length=LONG, num_sms=SPLIT),
+            dict(dtype=torch.bfloat16, width=FEW, states=False, num_sms=SPLIT),
+            dict(sliced=True, nonlinearity="tanh", num_sms=SPLIT),
             dict(dtype=torch.bfloat16, sliced=True),
             dict(transposed=True),
             dict(width=RAGGED),
@@ -151,9 +154,10 @@ OPERATOR = Operator(
             dict(dtype=torch.float64, nonlinearity="tanh", parameterization="softplus", discretization="exact"),
             *(dict(nonlinearity=name, paired=True) for name in NONLINEARITIES if name not in USUAL),
             *(
-                dict(dtype=dtype, nonlinearity=name, num_sms=SPLIT, paired=True)
-                for dtype, name in product((torch.float32, torch.bfloat16), USUAL)
+                dict(dtype=dtype, nonlinearity=name, length=length, num_sms=SPLIT, paired=True)
+                for dtype, name, length in product((torch.float32, torch.bfloat16), USUAL, (SHORT, 4096))
             ),
+            dict(dtype=torch.float64, nonlinearity="tanh", num_sms=SPLIT, paired=True),
             *(dict(dtype=torch.float64, nonlinearity=name, paired=True) for name in USUAL),
             dict(dtype=torch.bfloat16, sliced=True, paired=True),
             dict(width=RAGGED, packed=True, paired=True),

@@ -65,13 +65,13 @@ class Orbit:
         e_z = self.roundings * u * self.scale + self.rate.abs() * self.earlier(e_state)
         return slope_uncertainty(self.nonlinearity, self.z, e_z)
 
-    def state_errors(self, u: float, drive: float = 1.0) -> tuple[Tensor, Tensor]:
-        """Errors of h and of the last states; `drive` times what the steps of the recurrence round."""
+    def state_errors(self, u: float) -> tuple[Tensor, Tensor]:
+        """Errors of h and of the last states."""
         # z takes its roundings, dt * act(z) two and act's own, the sum one.
         act = activation(self.nonlinearity)(self.z)
         rounded = self.roundings * self.scale + 2 * act.abs() + properties(self.nonlinearity).error(self.z, act)
         made = self.dt * rounded + self.h.abs()
-        made = drive * u * made
+        made = u * made
         least, most = ((1 - self.dt * self.rate * s).abs() for s in properties(self.nonlinearity).slopes)
         growth = torch.maximum(least, most)
         rough, _ = reference.linear_scan(made, growth, self.zero, seq_starts=self.seq_starts)

@@ -31,7 +31,6 @@ def rnn_scan_bounds(
     parameterization: str = "direct",
     discretization: str = "euler",
     seq_starts: Tensor | None = None,
-    drive: float = 1.0,
 ) -> dict[str, Bound]:
     """Exact results of `cofm_triton.rnn_scan` and the errors that any correct evaluation stays below.
 
@@ -46,7 +45,6 @@ def rnn_scan_bounds(
         parameterization: see `rnn_scan`.
         discretization: see `rnn_scan`.
         seq_starts: see `rnn_scan`.
-        drive: errors of a step that a solver allows, in roundings of one; see `ops/newton.py`.
 
     Returns:
         "h", "h_last", "grad_x", "grad_rate" and "grad_h0" (as if h0 were zeros when None).
@@ -79,7 +77,7 @@ def rnn_scan_bounds(
     orbit = orbit_of(
         inputs[0], inputs[1], h, starts, seq_starts, dt=dt, nonlinearity=nonlinearity, rate_roundings=made_of
     )
-    e, e_last = orbit.state_errors(u, drive=drive)
+    e, e_last = orbit.state_errors(u)
     # The adjoint forms z again from x and stored states, or from states recomputed from an earlier stored one.
     stored = e + storage_of(x.dtype) * (h.abs().cummax(1).values if h.shape[1] else h)
     adjoint = orbit.adjoint_errors(u, stored, pull.abs(), torch.zeros_like(h), pull_last.abs())
