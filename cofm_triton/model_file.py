@@ -40,6 +40,7 @@ _OPTIONS = (
     "max_angle",  # of weights that are drawn anew
     "max_time_scale",
     "learnable_dt",
+    "gated",
     "dt_min",
     "dt_max",
 )

@@ -30,13 +30,16 @@ import triton.language as tl
 
 from cofm_triton.kernels.gates import formed, pulled
 from cofm_triton.kernels.interleaved import in_pairs, swap
-from cofm_triton.kernels.launch import NUM_WARPS, Channels, chains, has_aligned_rows, state_type
+from cofm_triton.kernels.launch import LANES, NUM_WARPS, Channels, chains, has_aligned_rows, state_type
 from cofm_triton.kernels.launches import launch
 from cofm_triton.kernels.rows import across_lanes, chunk_rows, live_row, load_last_rows, load_row, load_rows, store_row
 
-# Rows at a time, by bytes of the state. Backward, a block's x, g, logits and states are in registers together.
+# Rows at a time, by bytes of the state. Backward, a block's x, g, logits and states are in registers together, of two
+# channels a lane: with four, nothing spills but turns, and a multiprocessor holds half as many programs.
 FORWARD_ROWS = {4: 8, 8: 4}
-BACKWARD_ROWS = {4: 4, 8: 4}
+FORWARD_LANE = 4
+BACKWARD_ROWS = {4: 4, 8: 3}
+BACKWARD_LANE = 2
 
 
 @triton.jit
@@ -246,11 +249,12 @@ def forward(
 ) -> tuple[Any, Any]:  # fmt: skip
     """`(h, h_last)` with T >= 1: h (B, T, D) in x's dtype, h_last (S, D) in the state's, which is also the rate's."""
     read = [x, p, *([] if q is None else [q])]
-    last, block, shape = _layout(read, turn, seq_starts, state_dtype, num_sms, lanes)
+    last, block, shape = _layout(read, turn, seq_starts, state_dtype, num_sms, lanes, FORWARD_LANE)
     h = x.new_empty(x.shape)
     launch(gated_rnn_forward_kernel, (block.num_blocks * last.shape[0],))(
         x, p, q, rate, turn, h0, seq_starts, h, last,
-        x.shape[1], x.shape[2], block.num_blocks, last.shape[0], *x.stride(), *p.stride(), *(p if q is None else q).stride(),
+        x.shape[1], x.shape[2], block.num_blocks, last.shape[0],
+        *x.stride(), *p.stride(), *(p if q is None else q).stride(),
         STRENGTH=gates.strength, GAIN=gates.gain, TWO=q is not None, ROWS=FORWARD_ROWS[last.element_size()], **shape,
     )  # fmt: skip
     return h, last
@@ -262,7 +266,7 @@ def backward(
 ) -> tuple[Any, Any, Any, Any, Any, Any]:  # fmt: skip
     """`(grad_x, grad_p, grad_q, grad_rate, grad_angle, grad_h0)` with T >= 1, see `ops/gated_rnn.py`."""
     read = [x, p, grad_h, *([] if q is None else [q])]
-    grad_h0, block, shape = _layout(read, turn, seq_starts, state_dtype, num_sms, lanes)
+    grad_h0, block, shape = _layout(read, turn, seq_starts, state_dtype, num_sms, lanes, BACKWARD_LANE)
     grad_x, grad_p, grad_rate = x.new_empty(x.shape), x.new_empty(x.shape), grad_h0.new_empty(grad_h0.shape)
     grad_q = None if q is None else x.new_empty(x.shape)
     grad_angle = None if turn is None else grad_h0.new_empty(grad_h0.shape)
@@ -279,7 +283,7 @@ def backward(
 
 
 def _layout(
-    read: list[Any], turn: Any, seq_starts: Any, state_dtype: Any, num_sms: int, lanes: int
+    read: list[Any], turn: Any, seq_starts: Any, state_dtype: Any, num_sms: int, lanes: int, per_lane: int
 ) -> tuple[Any, Channels, dict[str, Any]]:
     """A state per sequence, the blocks of channels, and what both launches share, from the tensors that are read."""
     x = read[0]
@@ -287,6 +291,8 @@ def _layout(
     states = x.new_empty((sequences, x.shape[2]), dtype=state_dtype)
     aligned, pair_lanes = all(map(has_aligned_rows, read)), 0 if turn is None else lanes
     block = chains(x.shape[2], sequences, x.element_size(), num_sms, pair_lanes=pair_lanes, aligned=aligned)
+    block_d = min(block.block_d, per_lane * max(LANES, pair_lanes))
+    block = Channels(block_d, triton.cdiv(x.shape[2], block_d), x.shape[2] % block_d != 0)
     shape = dict(
         TURNING=turn is not None, ALIGNED=aligned, MASKED=block.masked, STATE=state_type(states),
         BLOCK_D=block.block_d, num_warps=NUM_WARPS,

@@ -14,6 +14,7 @@ from cofm_triton.layers.recurrences.table import recurrence
 from cofm_triton.ops.backends import BACKENDS
 from cofm_triton.ops.dtypes import state_dtype
 from cofm_triton.step.activations import properties
+from cofm_triton.step.gates import GATES
 from cofm_triton.support.scalars import as_bool, as_int, as_number, check_number, described
 
 
@@ -90,6 +91,20 @@ def check_learnable_dt(layer: Layer, value: Any, dt_min: Any, dt_max: Any) -> tu
     if low is not None and low > (high or layer.dt):
         raise ValueError(f"dt_min must be at most dt_max, {high or layer.dt!r}, got {low!r}")
     return True, low, high
+
+
+def check_gated(layer: Layer, value: Any) -> bool | str:
+    """`gated` of a layer that has its other options: False, or the name of the gates."""
+    flag = None if isinstance(value, str) else as_bool(value)
+    if flag is False:
+        return False
+    if flag is None and value not in GATES:
+        raise ValueError(f"gated must be a bool or one of {GATES}, got {value!r}")
+    needed = {"recurrence": "ssm", "discretization": "exact", "normalize_input": True, "learnable_dt": False}
+    for name, accepted in needed.items():
+        if getattr(layer, name) != accepted:
+            raise ValueError(f"gated={value!r} needs {name}={accepted!r}, got {getattr(layer, name)!r}")
+    return GATES[0] if flag else value
 
 
 def check_normalization(layer: Layer, value: Any) -> bool | str:

@@ -33,7 +33,8 @@ class RNNFunctional(nn.Module):
         hidden_size: m, the width.
         output_size: p, features of the output.
         options: those of `StableRNN`; always batch-first, and the paper's by default: nonlinearity="hardtanh",
-            recurrence="diagonal", oscillating=False, normalize_input=False.
+            recurrence="diagonal", oscillating=False, normalize_input=False; with `gated` recurrence="ssm" and
+            normalize_input=True, which gates need.
 
     Attributes:
         rnn: the `StableRNN`, with U, b and w.
@@ -58,6 +59,8 @@ class RNNFunctional(nn.Module):
         output_size = check_size("output_size", output_size)
         hidden_size = check_size("hidden_size", hidden_size)
         paper = {"nonlinearity": "hardtanh", "recurrence": "diagonal", "oscillating": False, "normalize_input": False}
+        if options.get("gated"):
+            paper |= {"recurrence": "ssm", "normalize_input": True}
         options = {"batch_first": True, **paper, **options}
         if as_bool(options["batch_first"]) is not True:
             raise ValueError(f"batch_first must be True, got {options['batch_first']!r}")

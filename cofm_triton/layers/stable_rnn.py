@@ -6,6 +6,7 @@ With e[k] = U x[k] + b, rate = f(w), and a, l, g of `step/coefficients.py`:
     diagonal, linear           h[k+1] = l h[k] + g e[k]                      output[k] = h[k+1]
     ssm                        h[k+1] = l h[k] + g e[k]                      output[k] = act(h[k+1])
         oscillating            the same for pairs of units, a and l turn them: `modes.py`, `oscillation.py`
+        gated                  l and g from the input in every step: `recurrences/gated.py`
     orthogonal, dense          the same with matrices, rate = W:
         orthogonal             W = P^T diag(f(w)) P,  P orthogonal, made of a free matrix (`cayley.py`)
         dense                  W = diag(f(w)) + S,    S the skew-symmetric part of a free matrix
@@ -32,6 +33,7 @@ from cofm_triton.layers.checks import (
     check_dropout,
     check_elementwise,
     check_flag,
+    check_gated,
     check_input,
     check_known,
     check_learnable_dt,
@@ -44,6 +46,7 @@ from cofm_triton.layers.checks import (
 from cofm_triton.layers.initialization import reset_direction
 from cofm_triton.layers.padding import reverse
 from cofm_triton.layers.recurrences.contract import Layer, Recurrence, Shapes
+from cofm_triton.layers.recurrences.gated import GATED
 from cofm_triton.layers.recurrences.orthogonal import Orthogonal
 from cofm_triton.layers.recurrences.table import RECURRENCES
 from cofm_triton.layers.recurrences.table import recurrence as look_up_recurrence
@@ -114,12 +117,16 @@ class StableRNN(OptionsInState, UndecayedRecurrence, Layer):
             an elementwise recurrence, fresh rates that are all the fastest, and fresh steps that are log-uniform.
         dt_min, dt_max: between which fresh learnable steps are, time; None: dt / max_time_scale, and dt, so that units
             remember 1 to `max_time_scale` steps.
+        gated: whether rates depend on the input, and stay stable for every weight and every input: "rg_lru" (True),
+            "mingru", "minlstm" or "s6", the rows of `cofm_triton.gated_rnn`, with rate dt * f(w) per step. Needs
+            recurrence "ssm" and discretization "exact"; the gates normalise the input. Without steps of its own.
         backend: passed on to the scans; None takes the fastest.
         device, dtype: of the parameters.
 
     Attributes:
         weight_ih_l0: U, (D, d); in layers above, (D, directions * D).
-        bias_l0: b, (D,); None without bias.
+            With gates, further D rows for the rate's logits and, for "rg_lru" and "minlstm", D for the input's.
+        bias_l0: b, (D,), with gates as many as U has rows; None without bias.
         rate_l0: w, the raw recurrent weight, (D,), or (D / 2 rounded up,) if oscillating: one for each pair.
         frequency_l0: of oscillating layers, (D // 2,): radians per time; where the nonlinearity is inside, a free
             number q, and a step turns the pair by atan(q) (`oscillation.bounded_angle`).
@@ -184,6 +191,7 @@ class StableRNN(OptionsInState, UndecayedRecurrence, Layer):
         learnable_dt: bool = False,
         dt_min: float | None = None,
         dt_max: float | None = None,
+        gated: bool | str = False,
         backend: str | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -208,6 +216,7 @@ class StableRNN(OptionsInState, UndecayedRecurrence, Layer):
         self.max_angle = check_angle(max_angle, largest_angle(self))
         self.max_time_scale = check_number("max_time_scale", max_time_scale, above=1.0)
         self.learnable_dt, self.dt_min, self.dt_max = check_learnable_dt(self, learnable_dt, dt_min, dt_max)
+        self.gated = check_gated(self, gated)
         self.backend = check_backend(backend)
         if dtype is not None:
             check_dtype("dtype", dtype, REAL_DTYPES)
@@ -225,7 +234,8 @@ class StableRNN(OptionsInState, UndecayedRecurrence, Layer):
         shapes: Shapes = {}
         for layer, suffixes in enumerate(self._suffixes):
             inputs = self.input_size if layer == 0 else self.hidden_size * self._directions
-            own = {"weight_ih": (self.hidden_size, inputs), "bias": (self.hidden_size,), **self._cell.shapes(self)}
+            rows = self._cell.encoded(self) * self.hidden_size
+            own = {"weight_ih": (rows, inputs), "bias": (rows,), **self._cell.shapes(self)}
             shapes |= {name + suffix: shape for suffix in suffixes for name, shape in own.items()}
         return shapes
 
@@ -235,7 +245,7 @@ class StableRNN(OptionsInState, UndecayedRecurrence, Layer):
 
     @property
     def _cell(self) -> Recurrence:
-        return look_up_recurrence(self.recurrence)
+        return GATED if self.gated else look_up_recurrence(self.recurrence)
 
     def reset_parameters(self) -> None:
         """Draw fresh weights.
@@ -375,7 +385,8 @@ class StableRNN(OptionsInState, UndecayedRecurrence, Layer):
 
         Unconstrained matrices W have the smallest real part of their eigenvalues instead. In Euler
         form the decay 1 - dt * rate, or the eigenvalues of I - dt W, must lie inside the unit circle
-        as well. Weights that `torch.nn.utils` makes before every call (`weight_norm`, `spectral_norm`, `prune`) are
+        as well. Rates of gated layers count at their infimum over all inputs: 0 where gates see the input, which may hold
+        a state as long as it likes and never makes it grow. Weights that `torch.nn.utils` makes before every call (`weight_norm`, `spectral_norm`, `prune`) are
         made anew first.
         """
         remake_weights(self)
@@ -443,7 +454,7 @@ def is_stable_rnn(module: nn.Module) -> TypeGuard[StableRNN]:
 
 
 def is_plain_layer(module: nn.Module) -> TypeGuard[StableRNN]:
-    """The same of one layer in one direction whose parameters are nothing but that."""
-    if not is_stable_rnn(module) or module.num_layers > 1 or module.bidirectional:
+    """The same of one layer in one direction, without gates, whose parameters are nothing but that."""
+    if not is_stable_rnn(module) or module.gated or module.num_layers > 1 or module.bidirectional:
         return False
     return holds(module, module._shapes(), optional=("bias_l0",))

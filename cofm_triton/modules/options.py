@@ -34,6 +34,7 @@ OPTIONS: dict[str, Any] = {
     "normalize_input": False,
     "oscillating": False,
     "learnable_dt": False,
+    "gated": False,
 }
 
 _FORMAT = 1

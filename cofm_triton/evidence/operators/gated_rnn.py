@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import torch
 
 from cofm_triton.evidence.benchmark.shapes import TARGETS
 from cofm_triton.evidence.case import Case
+from cofm_triton.evidence.compilation.launches import SPLIT, WHOLE, Options, meta, sequence
 from cofm_triton.evidence.draws import normal, randn, spread_rates
-from cofm_triton.evidence.operator import Benchmark, Operator, Validation
+from cofm_triton.evidence.operator import Benchmark, Compilation, Operator, Validation
 from cofm_triton.evidence.problem import Problem
 from cofm_triton.evidence.tolerance import gated_rnn_bounds
 from cofm_triton.functional import gated_rnn
@@ -52,6 +54,34 @@ def timed(case: Case, device: torch.device) -> Problem:
     return Problem(OPERATOR, tensors, {"grad_h": randn(case, device, 1)})
 
 
+def launch(
+    dtype: torch.dtype = torch.float32, gates: str = "rg_lru", turning: bool = False, packed: bool = False,
+    length: int = 4096, width: int = 512, num_sms: int = WHOLE, sliced: bool = False,
+) -> None:  # fmt: skip
+    """Both passes."""
+    from triton.runtime import driver
+
+    from cofm_triton.kernels import gated_rnn
+
+    state, row = state_dtype(dtype), gates_of(gates)
+    x = sequence(length, width, dtype, sliced)
+    rate, turn = meta(width, dtype=state), meta(2, width, dtype=state) if turning else None
+    seq_starts = meta(4, dtype=torch.int64) if packed else None
+    h0, q = meta(4 if packed else 1, width, dtype=state), x if row.has_input_logit else None
+    warp = driver.active.get_current_target().warp_size
+    options: dict[str, Any] = dict(gates=row, state_dtype=state, num_sms=num_sms, lanes=warp)
+    gated_rnn.forward(x, x, q, rate, turn, h0, seq_starts, **options)
+    h = meta(*x.shape, dtype=dtype)
+    gated_rnn.backward(x, h0, x, x, q, rate, turn, h, h0, seq_starts, **options)
+
+
+def bytes_per_element(kernel: str, constants: Options, options: Options) -> float:
+    """Backward, one row of h in ROWS as well."""
+    itemsize, backward = options.get("dtype", torch.float32).itemsize, "backward" in kernel
+    moved = traffic(1, 1, 1, itemsize, gates=options.get("gates", "rg_lru"), backward=backward)
+    return moved + itemsize / constants["ROWS"] * backward
+
+
 OPERATOR = Operator(
     name="gated_rnn",
     function=gated_rnn,
@@ -71,5 +101,21 @@ OPERATOR = Operator(
         draw=timed,
         traffic=lambda case, backward: traffic(*case.shape, case.dtype.itemsize, gates="rg_lru", backward=backward),
         scales=True,
+    ),
+    compilation=Compilation(
+        launch=launch,
+        usual=[dict(dtype=torch.float32), dict(dtype=torch.bfloat16), dict(dtype=torch.float32, turning=True)],
+        others=[
+            dict(dtype=torch.bfloat16, turning=True),
+            *(dict(gates=name) for name in GATES[1:]),
+            dict(dtype=torch.float64),
+            dict(dtype=torch.float64, gates="minlstm", turning=True),
+            dict(width=500, packed=True),
+            dict(dtype=torch.bfloat16, width=500, packed=True, turning=True),
+            dict(sliced=True),
+            dict(dtype=torch.float32, width=64, num_sms=SPLIT),
+            dict(dtype=torch.bfloat16, width=64, num_sms=SPLIT),
+        ],
+        bytes_per_element=bytes_per_element,
     ),
 )

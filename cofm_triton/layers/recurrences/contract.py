@@ -34,6 +34,7 @@ class Layer(nn.Module):
     max_time_scale: float
     backend: str | None
     learnable_dt: bool = False  # layers that earlier versions have pickled have no such attribute
+    gated: bool | str = False
     dt_min: float | None = None
     dt_max: float | None = None
 
@@ -45,7 +46,8 @@ class Layer(nn.Module):
 
 
 class Weights(NamedTuple):
-    """The parameters that every direction of every layer has: U (D, d), b (D,) or None, w (m,)."""
+    """The parameters that every direction of every layer has: U (n D, d), b (n D,) or None, w (m,); n = 1 without
+    gates."""
 
     encoder: Tensor
     bias: Tensor | None
@@ -72,6 +74,10 @@ class Recurrence(ABC):
     @abstractmethod
     def shapes(self, layer: Layer) -> Shapes:
         """Of its parameters besides U and b, by name without suffix, the raw rates first."""
+
+    def encoded(self, layer: Layer) -> int:
+        """How many numbers of each unit come from the input: the rows of U, in units of D."""
+        return 1
 
     @abstractmethod
     def reset(self, layer: Layer, suffix: str) -> None:

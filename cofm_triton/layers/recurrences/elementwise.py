@@ -53,7 +53,7 @@ class Elementwise(Recurrence):
     @torch.no_grad()
     def reset(self, layer: Layer, suffix: str) -> None:
         """Angles uniform in [0, max_angle) and steps log-uniform in [dt_min, dt_max), as raw numbers."""
-        frequency, log_dt = _frequency(layer, suffix), _log_dt(layer, suffix)
+        frequency, log_dt = frequency_of(layer, suffix), _log_dt(layer, suffix)
         if log_dt is not None:
             low, high = step_range(layer)
             nn.init.uniform_(log_dt, math.log(low), math.log(high))
@@ -119,11 +119,11 @@ def _scan_nonlinear(
     """The same."""
     weights = weights_of(layer, suffix)
     stretch = _stretch(layer, suffix)
-    modes = modes_of(layer, weights.rate, _frequency(layer, suffix), stretch)
+    modes = modes_of(layer, weights.rate, frequency_of(layer, suffix), stretch)
     scale = input_scale(layer, weights.rate, modes, stretch)
-    e = _encoded(layer, weights, x, None if scale is None else _per_unit(layer, scale))
+    e = _encoded(layer, weights, x, None if scale is None else per_unit(layer, scale))
     state, start = state_dtype(e.dtype), initial_state(h0, e)
-    units = None if stretch is None else _per_unit(layer, stretch).to(state)
+    units = None if stretch is None else per_unit(layer, stretch).to(state)
     h, h_last = rnn_scan(
         drive(e, lengths),
         (weights.rate if units is None else modes.rate).to(state),
@@ -140,8 +140,8 @@ def _scan_nonlinear(
 
 def decay_and_gain(layer: Layer, suffix: str, raw: Tensor) -> tuple[Tensor, Tensor]:
     """l and g of a linear recurrence from its raw rates: one number for each unit, or a complex one for each pair."""
-    decay, gain = linear_coefficients(layer, raw, _frequency(layer, suffix), _stretch(layer, suffix))
-    return decay, gain if gain.is_complex() else _per_unit(layer, gain)
+    decay, gain = linear_coefficients(layer, raw, frequency_of(layer, suffix), _stretch(layer, suffix))
+    return decay, gain if gain.is_complex() else per_unit(layer, gain)
 
 
 def _encoded(layer: Layer, weights: Weights, x: Tensor, gain: Tensor | None) -> Tensor:
@@ -157,7 +157,7 @@ def _padded(layer: Layer, weights: Weights) -> tuple[Tensor, Tensor | None]:
     return weight, bias
 
 
-def _frequency(layer: Layer, suffix: str) -> Tensor | None:
+def frequency_of(layer: Layer, suffix: str) -> Tensor | None:
     """The free parameter, or None where the units are single."""
     return getattr(layer, "frequency" + suffix) if layer.oscillating else None
 
@@ -179,5 +179,5 @@ def step_range(layer: Layer) -> tuple[float, float]:
     return largest / layer.max_time_scale if layer.dt_min is None else layer.dt_min, largest
 
 
-def _per_unit(layer: Layer, per_mode: Tensor) -> Tensor:
+def per_unit(layer: Layer, per_mode: Tensor) -> Tensor:
     return per_mode.repeat_interleave(2) if layer.oscillating else per_mode
