@@ -20,6 +20,11 @@ from cofm_triton.step.activation import bodies
 from cofm_triton.step.pairs import as_complex, as_reals
 
 
+def affine(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """weight^T x + bias for each row of x (B, d), weight (d, n): `F.linear` without a transposition in every call."""
+    return x.mm(weight) if bias is None else torch.addmm(bias, x, weight)
+
+
 class Cell(NamedTuple):
     """Coefficients.
 
@@ -57,7 +62,7 @@ class Cell(NamedTuple):
 
         `in_place`: nobody needs the numbers on the way, so that h' is the only memory that is asked for.
         """
-        e = x.mm(self.encoder) if self.bias is None else torch.addmm(self.bias, x, self.encoder)
+        e = affine(x, self.encoder, self.bias)
         given, state = e.dtype, self.back.dtype.to_real()
         e = e if given == state else e.to(state)
         if h is None:

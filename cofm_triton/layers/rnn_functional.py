@@ -16,6 +16,7 @@ from cofm_triton.layers.checks import check_input, check_size, check_step
 from cofm_triton.layers.recurrences.contract import weights_of
 from cofm_triton.layers.sequence import TensorOrPacked, at_every_step
 from cofm_triton.layers.stable_rnn import NO_SCRIPT, StableRNN, is_plain_layer, is_stable_rnn
+from cofm_triton.layers.stepper import NOT_PREPARED, Stepper
 from cofm_triton.modules.plain import Kind, are_distinct, behaves_as, holds
 from cofm_triton.ops.backends import resolve
 from cofm_triton.ops.dtypes import state_dtype
@@ -144,8 +145,33 @@ class RNNFunctional(nn.Module):
             ValueError: wrong shape, dtype or device; or the model is bidirectional.
         """
         check_step(self.rnn, x)
+        rnn, readout = self.rnn, self.readout
+        quick = behaves_as(self, _FUNCTIONAL) and behaves_as(readout, _LINEAR) and isinstance(rnn, StableRNN)
+        if quick and (stepper := rnn._stepper(x, hx)) is not None:
+            output, h_n = stepper.step(x, hx)
+            return readout(output), h_n
         y, h_n = self(x.unsqueeze(-2), hx, return_state=True)
         return y.squeeze(-2), h_n
+
+    def prepared(self) -> Stepper:
+        """Steps with the weights of this moment, those of the read-out included: see `StableRNN.prepared`.
+
+        Raises:
+            ValueError: as there, of the model and its parts.
+
+        Example:
+            >>> model = RNNFunctional(1, 16)
+            >>> with torch.no_grad():
+            ...     stepper, h = model.prepared(), None
+            ...     for x in torch.randn(7, 2, 1):
+            ...         y, h = stepper.step(x, h)
+            >>> y.shape
+            torch.Size([2, 1])
+        """
+        is_ours = behaves_as(self, _FUNCTIONAL, or_inherits=True) and type(self).step is RNNFunctional.step
+        if not (is_ours and isinstance(self.rnn, StableRNN) and behaves_as(self.readout, _LINEAR)):
+            raise ValueError(f"prepared {NOT_PREPARED}")
+        return self.rnn._prepared(self.readout)
 
     def no_weight_decay(self) -> set[str]:
         """As `StableRNN.no_weight_decay`: helpers ask the outermost module."""

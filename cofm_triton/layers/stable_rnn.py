@@ -51,7 +51,7 @@ from cofm_triton.layers.recurrences.orthogonal import Orthogonal
 from cofm_triton.layers.recurrences.table import RECURRENCES
 from cofm_triton.layers.recurrences.table import recurrence as look_up_recurrence
 from cofm_triton.layers.sequence import TensorOrPacked
-from cofm_triton.layers.stepper import Stepper, remembered
+from cofm_triton.layers.stepper import NOT_PREPARED, Stepper, remembered
 from cofm_triton.modules.hooked_weights import remake_weights
 from cofm_triton.modules.options import OptionsInState
 from cofm_triton.modules.plain import Kind, behaves_as, holds
@@ -368,13 +368,14 @@ class StableRNN(OptionsInState, UndecayedRecurrence, Layer):
             ...     for x in torch.randn(7, 2, 3):
             ...         output, h = stepper.step(x, h)
         """
+        return self._prepared(None)
+
+    def _prepared(self, readout: nn.Linear | None) -> Stepper:
+        """The same, with a read-out of the outputs."""
         check_direction(self, "prepared")
         if not behaves_as(self, _STABLE_RNN, or_inherits=True) or type(self).step is not StableRNN.step:
-            raise ValueError(
-                "prepared needs a layer that does what its class says, without hooks (those of weight_norm included), "
-                "another forward or another step, all of which the layer's own step calls"
-            )
-        return Stepper(self, self._cell, [suffix for (suffix,) in self._suffixes])
+            raise ValueError(f"prepared {NOT_PREPARED}")
+        return Stepper(self, self._cell, [suffix for (suffix,) in self._suffixes], readout)
 
     def flatten_parameters(self) -> None:
         """Nothing: code that calls it on `torch.nn.RNN`, whose weights cuDNN wants in one piece, still runs."""

@@ -31,9 +31,11 @@ def check_companion(name: str, tensor: Any, x: Tensor) -> None:
         raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
     if tensor.device != x.device:
         raise ValueError(f"{name} must be on the device of x, {x.device}, got {tensor.device}")
-    if tensor.dtype not in (accepted := (x.dtype, state_dtype(x.dtype))):
-        names = _names(sorted(set(accepted), key=str))
-        raise TypeError(f"{name} must have the dtype of x or of its state, {names}, got {tensor.dtype}")
+    accepted = {x.dtype, state_dtype(x.dtype)}
+    if tensor.dtype not in accepted:
+        raise TypeError(
+            f"{name} must have the dtype of x or of its state, {_names(sorted(accepted, key=str))}, got {tensor.dtype}"
+        )
 
 
 def check_decay(name: str, decay: Any, x: Tensor) -> None:
@@ -73,7 +75,7 @@ def check_logits(name: str, tensor: Any, x: Tensor) -> None:
 def check_per_channel(name: str, tensor: Any, x: Tensor) -> None:
     """`tensor` is (D,), one value per channel of x."""
     check_companion(name, tensor, x)
-    if tensor.shape != x.shape[2:]:
+    if tuple(tensor.shape) != (x.shape[2],):
         raise ValueError(f"{name} must have shape (D,) = ({x.shape[2]},), got {tuple(tensor.shape)}")
 
 

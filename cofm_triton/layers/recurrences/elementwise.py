@@ -84,7 +84,7 @@ class Elementwise(Recurrence):
             decay, gain = decay_and_gain(layer, suffix, weights.rate)
             return Cell.of(*amplified(*encoder, gain), decay)
         stretch = _stretch(layer, suffix)
-        modes = modes_of(layer, weights.rate, _frequency(layer, suffix), stretch)
+        modes = modes_of(layer, weights.rate, frequency_of(layer, suffix), stretch)
         scale = input_scale(layer, weights.rate, modes, stretch)
         rate, frequency, dt, discretization = modes
         if frequency is None:
@@ -92,9 +92,9 @@ class Elementwise(Recurrence):
         else:
             pull = torch.complex(*effective_pair(rate, frequency, dt, discretization))
         return Cell.of(
-            *amplified(*encoder, None if scale is None else _per_unit(layer, scale)),
+            *amplified(*encoder, None if scale is None else per_unit(layer, scale)),
             -pull if stretch is None else -pull / stretch,
-            dt if stretch is None else dt * _per_unit(layer, stretch),
+            dt if stretch is None else dt * per_unit(layer, stretch),
             layer.nonlinearity,
         )
 
