@@ -28,16 +28,16 @@ from typing import Any
 import triton
 import triton.language as tl
 
-from cofm_triton.kernels import launch
 from cofm_triton.kernels.interleaved import in_pairs
+from cofm_triton.kernels.launch import FADES, ForwardChains, MAX_WARM_UP, REACH, ROUNDS, WARM_UP, WORTH, py
 from cofm_triton.kernels.launches import launch
 from cofm_triton.kernels.parameterization import step_rate
 from cofm_triton.kernels.rnn_scan_walk import walk
 from cofm_triton.kernels.rows import across_lanes, chunk_rows, load_row, store_row
 
-_FADES_32, _FADES_64 = tl.constexpr(launch.FADES[4]), tl.constexpr(launch.FADES[8])
-_WARM_UP, _REACH, _WORTH = tl.constexpr(launch.WARM_UP), tl.constexpr(launch.REACH), tl.constexpr(launch.WORTH)
-_MAX_WARM_UP, _ROUNDS = tl.constexpr(launch.MAX_WARM_UP), tl.constexpr(launch.ROUNDS)
+_FADES_32, _FADES_64 = tl.constexpr(FADES[4]), tl.constexpr(FADES[8])
+_WARM_UP, _REACH, _WORTH = tl.constexpr(WARM_UP), tl.constexpr(REACH), tl.constexpr(WORTH)
+_MAX_WARM_UP, _ROUNDS = tl.constexpr(MAX_WARM_UP), tl.constexpr(ROUNDS)
 
 
 @triton.jit
@@ -263,22 +263,22 @@ def rnn_scan_fallback_kernel(
 
 def forward(
     x: Any, w: Any, turn: Any, h0: Any, seq_starts: Any, h: Any, last: Any, num_blocks: int,
-    chains: launch.ForwardChains, *, dt: float, **options: Any,
+    chains: ForwardChains, *, dt: float, **options: Any,
 ) -> None:  # fmt: skip
     """Fill h and last; the options are constants of every kernel. Launches: the chunks, the rounds, the fallback."""
     sequences, chunks = last.shape[0], chains.chunks
     programs = num_blocks * sequences
     guess, *ends = last.new_empty((3, sequences, chunks, last.shape[1]))
-    plan = last.new_empty((1 + launch.ROUNDS, *last.shape))
+    plan = last.new_empty((1 + ROUNDS, *last.shape))
     sizes = x.shape[1], x.shape[2], num_blocks, sequences, chunks
     launch(rnn_scan_chunk_kernel, (programs * chunks,))(
         x, w, turn, h0, seq_starts, h, last, guess, ends[0], plan, *sizes, dt, *x.stride(), CHUNK=chains.chunk,
         **options,
     )  # fmt: skip
-    for number in range(1, launch.ROUNDS + 1):
+    for number in range(1, ROUNDS + 1):
         launch(rnn_scan_round_kernel, (programs * (chunks - 1),))(
             x, w, turn, seq_starts, h, last, guess, ends[0], plan, *sizes, number, dt, *x.stride(), **options
         )
     launch(rnn_scan_fallback_kernel, (programs,))(
-        x, w, turn, seq_starts, h, last, guess, ends[launch.ROUNDS % 2], plan, *sizes, dt, *x.stride(), **options
+        x, w, turn, seq_starts, h, last, guess, ends[ROUNDS % 2], plan, *sizes, dt, *x.stride(), **options
     )

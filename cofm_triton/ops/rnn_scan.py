@@ -121,7 +121,7 @@ def rnn_scan(
         num_sms=num_sms(x.device),
         sequential=solver == "sequential",
     )
-    return h, last if last.dtype == dtype else last.to(dtype)
+    return h, last.to(x.dtype if h0 is None else h0.dtype)
 
 
 def _given(w: Tensor, dt: float, backend: str, parameterization: str, discretization: str) -> tuple[Tensor, str, str]:

@@ -49,8 +49,8 @@ def _same(lanes: Any, a: int, b: int, sample: Any) -> Any:
     return same(load(lanes, a, sample), load(lanes, b, sample))
 
 
-def _power(lanes: Any, a: int, bias: int, shift: int, sample: Any, target: int) -> None:
-    store(power(load(lanes, a, sample), bias, shift), target, sample, False)
+def _power(lanes: Any, a: int, shift: int, sample: Any, target: int) -> None:
+    store(power(load(lanes, a, sample), shift), target, sample, False)
 
 
 def _signed(lanes: Any, a: int, b: int, sample: Any, target: int) -> None:
@@ -151,9 +151,9 @@ def test_same_compares_bits(width: int, dtype: torch.dtype) -> None:
 def test_powers_from_bits(dtype: torch.dtype) -> None:
     mantissa = 23 if dtype == torch.float32 else 52
     exponents = torch.tensor([-3.0, 0.0, 1.0, 20.0], dtype=dtype)
-    shifted = exponents + 1.5 * 2.0**mantissa
-    target, bias = room(4, dtype), 127 if dtype == torch.float32 else 1023
-    scaled((0,) * 4, shifted.data_ptr(), bias, mantissa, SAMPLES[dtype], target.data_ptr())
+    bias, target = 127 if dtype == torch.float32 else 1023, room(4, dtype)
+    shifted = exponents + (1.5 * 2.0**mantissa + bias)
+    scaled((0,) * 4, shifted.data_ptr(), mantissa, SAMPLES[dtype], target.data_ptr())
     assert torch.equal(target[:4], torch.exp2(exponents))
 
 

@@ -20,17 +20,14 @@ def _each(change: Any, value: Any) -> Any:
     return Vector(change(value.element), value.lanes) if isinstance(value, Vector) else change(value)
 
 
-def _power(_context: Any, value: Any, bias: Any, shift: Any) -> Any:
+def _power(_context: Any, value: Any, shift: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         integers = _each(INTEGER_OF.__getitem__, value)
-        added, shifted = (
-            context.cast(builder, number, kind, integers)
-            for number, kind in zip(arguments[1:], signature.args[1:], strict=True)
-        )
+        shifted = context.cast(builder, arguments[1], shift, integers)
         word = builder.bitcast(arguments[0], context.get_value_type(integers))
-        return builder.bitcast(builder.shl(builder.add(word, added), shifted), arguments[0].type)
+        return builder.bitcast(builder.shl(word, shifted), arguments[0].type)
 
-    return value(value, bias, shift), generate
+    return value(value, shift), generate
 
 
 def _signed(_context: Any, magnitude: Any, sign: Any) -> Any:
@@ -78,7 +75,7 @@ def _root(_context: Any, value: Any) -> Any:
     return value(value), generate
 
 
-# The float with the bits `(bits(value) + bias) << shift`.
+# The float with the bits `bits(value) << shift`.
 power: Any = intrinsic(_power)
 # `magnitude` with the sign of `sign`, numbers or vectors of one type.
 signed: Any = intrinsic(_signed)

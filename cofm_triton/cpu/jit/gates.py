@@ -51,12 +51,13 @@ def _functions(real: Any) -> tuple[Any, Any, Any]:
     """`decayed(x)`, (exp(-x), 1 - exp(-x)) for x >= 0, `sigmoid(z)` and `softplus(z)`, each with its slope."""
     choose, like, power = bits.choose, bits.like, bits.power
     limits, numbers = np.finfo(real), _EXP[real]
-    integer = np.int32 if real is np.float32 else np.int64
-    magic, one, two, cap = real(1.5 * 2.0**limits.nmant), real(1), real(2), real(numbers.limit)
+    # Adding it rounds to an integer n, and leaves the exponent of 2^n in the last bits.
+    magic = real(1.5 * 2.0**limits.nmant + 2 ** (int(limits.nexp) - 1) - 1)
+    one, two, cap = real(1), real(2), real(numbers.limit)
     log2e, high, low = real(1 / math.log(2)), real(numbers.high), real(numbers.low)
     first, *rest = (real(1 / math.factorial(n)) for n in range(numbers.degree, 1, -1))
     terms = tuple(rest)
-    bias, shift = integer(2 ** (int(limits.nexp) - 1) - 1), integer(limits.nmant)
+    shift = (np.int32 if real is np.float32 else np.int64)(limits.nmant)
     last, *others = (real(2 / (2 * k + 1)) for k in range(_LOG_TERMS[real] - 1, -1, -1))
     series = tuple(others)
 
@@ -71,7 +72,7 @@ def _functions(real: Any) -> tuple[Any, Any, Any]:
         for term in terms:
             p = p * r + term
         p = p * r * r + r
-        scale = power(shifted, bias, shift)
+        scale = power(shifted, shift)
         decay = choose(x > cap, like(x, real(0)), scale * p + scale)
         return decay, (one - scale) - scale * p
 
