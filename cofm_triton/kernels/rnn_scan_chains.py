@@ -29,7 +29,7 @@ import triton
 import triton.language as tl
 
 from cofm_triton.kernels.interleaved import in_pairs
-from cofm_triton.kernels.launch import FADES, ForwardChains, MAX_WARM_UP, REACH, ROUNDS, WARM_UP, WORTH, py
+from cofm_triton.kernels.launch import FADES, MAX_WARM_UP, REACH, ROUNDS, WARM_UP, WORTH, ForwardChains
 from cofm_triton.kernels.launches import launch
 from cofm_triton.kernels.parameterization import step_rate
 from cofm_triton.kernels.rnn_scan_walk import walk

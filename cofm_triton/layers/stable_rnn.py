@@ -262,7 +262,7 @@ class StableRNN(OptionsInState, UndecayedRecurrence, Layer):
         """
         for layer, suffixes in enumerate(self._suffixes):
             for suffix in suffixes:
-                reset_direction(self, self._cell, suffix, is_first=layer == 0)
+                reset_direction(self, self._cell, suffix, depth=layer)
 
     def _load_from_state_dict(self, *arguments: Any) -> None:
         """Weights of earlier versions too."""

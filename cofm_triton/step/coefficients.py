@@ -93,6 +93,11 @@ def has_linear_state(options: Options) -> bool:
     return options.recurrence == "ssm" or properties(options.nonlinearity).is_linear
 
 
+def only_rises(options: Options) -> bool:
+    """Whether no step makes a state smaller: the nonlinearity is inside, and nowhere negative."""
+    return not has_linear_state(options) and properties(options.nonlinearity).values[0] >= 0
+
+
 def largest_angle(options: Options) -> float:
     """By which a pair turns in a step at most, radians: at any angle where the recurrence is linear."""
     return math.pi if has_linear_state(options) else math.pi / 2
@@ -166,8 +171,7 @@ def input_scale(options: Options, raw: Tensor, modes: Modes, stretch: Tensor | N
     if options.normalize_input == "paper":
         return lru_normalization(raw)
     # States that only rise do so to what the largest input holds: that is handed on.
-    only_rise = properties(options.nonlinearity).values[0] >= 0
-    scale = step_size(*modes) if only_rise else normalized_gain(*modes) / options.dt
+    scale = step_size(*modes) if only_rises(options) else normalized_gain(*modes) / options.dt
     return scale if stretch is None else scale / stretch
 
 

@@ -47,7 +47,8 @@ class Layer(nn.Module):
 
 class Weights(NamedTuple):
     """The parameters that every direction of every layer has: U (n D, d), b (n D,) or None, w (m,); n = 1 without
-    gates."""
+    gates.
+    """
 
     encoder: Tensor
     bias: Tensor | None

@@ -32,6 +32,8 @@ from cofm_triton.step.coefficients import (
 from cofm_triton.step.discretization import effective_rate
 from cofm_triton.step.oscillation import effective_pair
 
+_FADING_PAIRS = 4  # one in so many starts without a turn
+
 
 class Elementwise(Recurrence):
     """One rate for every unit, or a rate and a frequency for every pair."""
@@ -52,7 +54,10 @@ class Elementwise(Recurrence):
 
     @torch.no_grad()
     def reset(self, layer: Layer, suffix: str) -> None:
-        """Angles uniform in [0, max_angle) and steps log-uniform in [dt_min, dt_max), as raw numbers."""
+        """Angles uniform in [0, max_angle) and steps log-uniform in [dt_min, dt_max), as raw numbers.
+
+        Every fourth pair of a linear recurrence starts without a turn: sums over every time scale.
+        """
         frequency, log_dt = frequency_of(layer, suffix), _log_dt(layer, suffix)
         if log_dt is not None:
             low, high = step_range(layer)
@@ -61,6 +66,7 @@ class Elementwise(Recurrence):
             return
         nn.init.uniform_(frequency, 0, layer.max_angle)
         if has_linear_state(layer):
+            frequency[::_FADING_PAIRS] = 0
             frequency.div_(layer.dt if log_dt is None else log_dt[: len(frequency)].exp())
         else:
             frequency.mul_(math.pi / 2 / largest_angle(layer)).tan_()  # the inverse of `bounded_angle`

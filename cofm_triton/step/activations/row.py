@@ -68,7 +68,7 @@ class Activation:
         input_roundings: more of them, relative to z.
         slope_roundings: of act'(z), relative to 1.
         cost: instructions of act, in those of a clamp.
-        output_size: standard deviation of act(z), z ~ N(0, 1).
+        output_size, output_mean: standard deviation and mean of act(z), z ~ N(0, 1).
         state_size: root mean square of the states of a fresh layer with act inside, for inputs of variance 1.
     """
 
@@ -89,6 +89,7 @@ class Activation:
     slope_roundings: int = 0
     cost: int = 1
     output_size: float = 1.0
+    output_mean: float = 0.0
     state_size: float = 1.0
 
     @property
