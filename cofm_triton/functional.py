@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from cofm_triton.ops.backends import resolve
@@ -103,10 +102,11 @@ def _one_or_three_axes(decay: Tensor, x: Tensor) -> Tensor:
     """A decay that is constant in time as (D,) in the dtype of the state, gates with three axes: themselves mostly."""
     if any(size != 1 for size in decay.shape[:-1]):
         return decay if decay.dim() == 3 else decay.reshape((1,) * (3 - decay.dim()) + decay.shape)
-    width = x.shape[2] // 2 if in_pairs(x, decay) else x.shape[2]
+    paired = in_pairs(x, decay)
+    width = x.shape[2] // 2 if paired else x.shape[2]
     if decay.shape != (width,):
         decay = decay.reshape(decay.shape[-1:] or (1,)).expand(width)
-    return decay.to(torch.promote_types(decay.dtype, state_dtype(x.dtype)))
+    return decay if paired else decay.to(state_dtype(x.dtype))
 
 
 def rnn_scan(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import triton
 import triton.language as tl
 
@@ -9,6 +11,9 @@ from cofm_triton.kernels.nonlinearity import tanh
 
 # Terms of the series of log1p: s <= 1/3, so that the first one left out is below 2e-18.
 _TERMS = tl.constexpr(17)
+# Of that of atan: |t| < 0.2, so that the first one left out is below 1e-18.
+_ATAN_TERMS = tl.constexpr(12)
+_QUARTER_TURN = tl.constexpr(math.pi / 2)
 
 
 @triton.jit
@@ -26,3 +31,18 @@ def log1p(x):
     for k in tl.static_range(_TERMS - 1, -1, -1):
         total = total * (s * s) + 1 / (2 * k + 1)
     return 2 * s * total
+
+
+@triton.jit
+def atan(x):
+    """atan(x), beyond 1 from that of 1 / x; for the series the angle is halved twice: its tangent is then below 0.2."""
+    large = tl.abs(x) > 1
+    t = tl.where(large, 1 / tl.where(large, x, 1.0), x)
+    t = t / (1 + tl.sqrt(1 + t * t))
+    t = t / (1 + tl.sqrt(1 + t * t))
+    total = tl.full(x.shape, 1 / (2 * _ATAN_TERMS + 1), x.dtype)
+    for k in tl.static_range(_ATAN_TERMS - 1, -1, -1):
+        total = 1 / (2 * k + 1) - total * (t * t)
+    angle = 4 * t * total
+    quarter = tl.full(x.shape, _QUARTER_TURN, x.dtype)  # `tl.where` takes a number for float32
+    return tl.where(large, tl.where(x > 0, quarter, -quarter) - angle, angle)
