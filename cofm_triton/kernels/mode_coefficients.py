@@ -20,7 +20,7 @@ from typing import Any
 import triton
 import triton.language as tl
 
-from cofm_triton.kernels.elementary import atan, complement
+from cofm_triton.kernels.elementary import atan, complement, sin_cos
 from cofm_triton.kernels.launches import launch
 from cofm_triton.kernels.parameterization import derivative, function
 
@@ -114,10 +114,10 @@ def of_mode(
             theta_q = bound * _SHARE / (1.0 + q * q)
     if EXACT:
         shrunk = tl.exp(-x)
-        half = tl.sin(theta / 2.0)
-        lr = shrunk * tl.cos(theta)
-        li = -shrunk * tl.sin(theta)
-        mr = complement(x) + 2.0 * shrunk * half * half
+        sine, cosine = sin_cos(theta / 2.0)
+        lr = shrunk * (cosine - sine) * (cosine + sine)
+        li = -2.0 * shrunk * sine * cosine
+        mr = complement(x) + 2.0 * shrunk * sine * sine
         mi = -li
         dr = lr
         di = li
@@ -230,13 +230,13 @@ def mode_coefficients_kernel(
     first_ptr,  # out: parts of the first coefficient, `first_step` apart, those of a mode `first_gap`
     second_ptr,  # out: (M,); PAIRED (M, 2), complex or twice the same; None: unwanted
     slopes_ptr,  # out: (VARIABLES, PARTS, M) float64; None: unwanted
-    M, F, first_step, first_gap, dt: tl.float64,
+    M: tl.int64, F: tl.int64, first_step: tl.int64, first_gap: tl.int64, dt: tl.float64,
     PARAMETERIZATION: tl.constexpr, EXACT: tl.constexpr, LINEAR: tl.constexpr, PAIRED: tl.constexpr,
     BOUNDED: tl.constexpr, LEARNED: tl.constexpr, GAIN: tl.constexpr, COMPLEX_GAIN: tl.constexpr,
     COUNT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Both coefficients, and their derivatives; COUNT = PARTS * VARIABLES."""
-    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     there = i < M
     w = tl.load(w_ptr + i, mask=there, other=0.0).to(tl.float64)
     q = w
@@ -270,11 +270,11 @@ def mode_gradients_kernel(
     grad_first_ptr, grad_second_ptr,  # as `first_ptr` and `second_ptr` of the kernel above; None: zero
     slopes_ptr,  # (VARIABLES, PARTS, M) float64
     grad_w_ptr, grad_q_ptr, grad_log_dt_ptr,  # out: as the parameters
-    M, F, first_step, first_gap,
+    M: tl.int64, F: tl.int64, first_step: tl.int64, first_gap: tl.int64,
     PAIRED: tl.constexpr, LEARNED: tl.constexpr, COMPLEX_GAIN: tl.constexpr, PARTS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Gradients by w, q and log dt."""
-    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     there = i < M
     zero = tl.zeros((BLOCK,), tl.float64)
     first = zero
