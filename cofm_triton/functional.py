@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from cofm_triton.ops.backends import resolve
@@ -108,10 +107,11 @@ def _one_or_three_axes(decay: Tensor, x: Tensor) -> Tensor:
         return decay  # small problems wait for the host
     if any(size != 1 for size in decay.shape[:-1]):
         return decay if decay.dim() == 3 else decay.reshape((1,) * (3 - decay.dim()) + decay.shape)
-    width = x.shape[2] // 2 if in_pairs(x, decay) else x.shape[2]
+    paired = in_pairs(x, decay)
+    width = x.shape[2] // 2 if paired else x.shape[2]
     if decay.shape != (width,):
         decay = decay.reshape(decay.shape[-1:] or (1,)).expand(width)
-    return decay.to(torch.promote_types(decay.dtype, state_dtype(x.dtype)))
+    return decay if paired else decay.to(state_dtype(x.dtype))
 
 
 def gated_rnn(

@@ -45,9 +45,13 @@ def is_plain(tensor: Tensor) -> bool:
     return keys in _plain_keys
 
 
-def _differentiating() -> bool:
+def differentiating() -> bool:
     """Whether `torch.func` or forward mode is at work. A level of forward mode is asked for, not a tangent: tensors of
     `vmap` do not answer that question.
+
+    Example:
+        >>> differentiating()
+        False
     """
     return bool(_transforming() or getattr(forward_ad, "_current_level", 0) >= 0)
 
@@ -59,7 +63,7 @@ def wanted(*tensors: Tensor | None) -> bool:
         >>> wanted(torch.ones(2), None), wanted(torch.ones(2, requires_grad=True))
         (False, True)
     """
-    if _differentiating():
+    if differentiating():
         return True
     return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
 
@@ -106,7 +110,7 @@ def observed(arguments: Sequence[Any]) -> bool:
         >>> observed((torch.ones(2), None, 0.5)), observed((torch.nn.Parameter(torch.ones(2)),))
         (False, True)
     """
-    if torch.compiler.is_compiling() or _tracing() or _modes() > 0 or _profiling() or _differentiating():
+    if torch.compiler.is_compiling() or _tracing() or _modes() > 0 or _profiling() or differentiating():
         return True
     recording = torch.is_grad_enabled()
     for argument in arguments:
@@ -118,7 +122,7 @@ def observed(arguments: Sequence[Any]) -> bool:
 def remember(ctx: Any, *tensors: Tensor | None) -> None:
     """Keep what derivatives need: for forward mode, which takes time of its own, where it is at work."""
     ctx.save_for_backward(*tensors)
-    if _differentiating():
+    if differentiating():
         ctx.save_for_forward(*tensors)
 
 

@@ -9,7 +9,7 @@ Units with learnable steps s dt are units whose time runs s times as fast (`step
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,7 @@ from cofm_triton.layers.encoder import amplified, encode
 from cofm_triton.layers.padding import drive, final_state, initial_state
 from cofm_triton.layers.recurrences.contract import Layer, Recurrence, Shapes, Weights, weights_of
 from cofm_triton.ops.dtypes import state_dtype
+from cofm_triton.ops.mode_coefficients import fused_coefficients, is_fused
 from cofm_triton.step.coefficients import (
     has_linear_state,
     input_scale,
@@ -124,29 +125,40 @@ def _scan_nonlinear(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The same."""
     weights = weights_of(layer, suffix)
+    free, log_dt = frequency_of(layer, suffix), _log_dt(layer, suffix)
     stretch = _stretch(layer, suffix)
-    modes = modes_of(layer, weights.rate, frequency_of(layer, suffix), stretch)
-    scale = input_scale(layer, weights.rate, modes, stretch)
-    e = _encoded(layer, weights, x, None if scale is None else per_unit(layer, scale))
+    rates: dict[str, Any]
+    if is_fused(layer, layer.backend, weights.rate, free, log_dt):
+        first, scale = fused_coefficients(layer, weights.rate, free, log_dt)
+        rate, frequency = (first, None) if free is None else first.unbind()
+        rates = dict(frequency=frequency, parameterization="direct", discretization="euler")
+    else:
+        modes = modes_of(layer, weights.rate, free, stretch)
+        scale = input_scale(layer, weights.rate, modes, stretch)
+        scale = None if scale is None else per_unit(layer, scale)
+        rate, named = (weights.rate, layer.parameterization) if stretch is None else (modes.rate, "direct")
+        rates = dict(frequency=modes.frequency, parameterization=named, discretization=layer.discretization)
+    e = _encoded(layer, weights, x, scale)
     state, start = state_dtype(e.dtype), initial_state(h0, e)
     units = None if stretch is None else per_unit(layer, stretch).to(state)
     h, h_last = rnn_scan(
         drive(e, lengths),
-        (weights.rate if units is None else modes.rate).to(state),
+        rate.to(state),
         start if start is None or units is None else start / units,
-        frequency=modes.frequency,
         dt=layer.dt,
         nonlinearity=layer.nonlinearity,
-        parameterization=layer.parameterization if units is None else "direct",
-        discretization=layer.discretization,
         backend=layer.backend,
+        **rates,
     )
     return (e, h, h_last) if units is None else (e, units * h, units * h_last)
 
 
 def decay_and_gain(layer: Layer, suffix: str, raw: Tensor) -> tuple[Tensor, Tensor]:
     """l and g of a linear recurrence from its raw rates: one number for each unit, or a complex one for each pair."""
-    decay, gain = linear_coefficients(layer, raw, frequency_of(layer, suffix), _stretch(layer, suffix))
+    free, log_dt = frequency_of(layer, suffix), _log_dt(layer, suffix)
+    if is_fused(layer, layer.backend, raw, free, log_dt):
+        return fused_coefficients(layer, raw, free, log_dt)  # type: ignore[return-value]
+    decay, gain = linear_coefficients(layer, raw, free, _stretch(layer, suffix))
     return decay, gain if gain.is_complex() else per_unit(layer, gain)
 
 
