@@ -45,10 +45,13 @@ RNN_BACKWARD_ROWS = {4: 7, 8: 4}  # x and g; a block's recomputed h and slopes a
 FADES = {4: 24.0, 8: 44.0}  # by bytes of the state
 WARM_UP = 2.0  # s up to 0.5 needs no repair
 ROUNDS = 2  # each makes the warm-ups longer by a chunk, and costs a launch
-REACH = 3.5  # warm-up and rounds together at least: s up to 0.71
+REACH = 3.5  # warm-up and rounds together, where sequences are long enough: s up to 0.71
 CHUNK, LONG_CHUNK = 0.75, 2.0  # at least; short ones hide latency, long ones read less twice
-WORTH = 5.0  # of the sequence, at least: even then, chunks with a repair take 0.7 of the sequential time
+WORTH = 2.7  # of the sequence, at least: warm-up and rounds then reach back 1.5, which covers s up to 0.35
 MAX_WARM_UP = 1 / 6  # of a sequence: all that is lost if every guess is wrong, as the fallback goes on from the rounds
+MAX_REACH = 1 / 5  # of a sequence, for a chunk that only has to reach further: two rounds leave 0.23 of it to gain
+MEMORY_BOUND = 7000  # numbers of a tensor, per row in which differences fade out, from which on short chunks of a cheap
+# act wait for an H100's memory
 MIN_CHUNK = 256  # rows: what the fallback waits for at the start of a chunk is then less than a tenth
 CARRY_ROWS = 8  # summaries of the adjoint that are read at a time: three rows each
 CHAIN_PROGRAMS = 8  # per multiprocessor: two chains for each scheduler, which wait for latency most of the time
@@ -288,7 +291,7 @@ class ForwardChains(NamedTuple):
     """How the forward walks of a nonlinear recurrence are laid over time."""
 
     chunks: int  # of each sequence at most
-    chunk: float  # rows of a chunk at least, in rows in which differences fade out
+    long_fade: float  # where differences fade out in fewer rows, chunks are long
 
 
 def forward_chains(
@@ -297,15 +300,16 @@ def forward_chains(
     """Chunks of sequences of `rows` rows (packed: on average), or None where one program walks a whole sequence.
 
     Chains pay where even the narrowest blocks leave half the multiprocessors without a program, and act drives every
-    state on: relu holds states for as long as inputs are negative. Where what is read twice does not stay in the L2, a
-    cheap step waits for it, and chunks are longer.
+    state on: relu holds states for as long as inputs are negative. What is read twice and does not stay in the L2 costs
+    a cheap step more than long chunks do.
     """
     chunks = time_chunks(rows, sequences, block, num_sms)
     act = properties(nonlinearity)
     if chunks == 1 or not (act.is_contracting and act.is_restoring):
         return None
-    size = rows * sequences * block.num_blocks * block.block_d * element_size
-    return ForwardChains(chunks, LONG_CHUNK if act.is_cheap and size > SEGMENT_BYTES else CHUNK)
+    numbers = rows * sequences * block.num_blocks * block.block_d
+    long = act.is_cheap and numbers * element_size > SEGMENT_BYTES
+    return ForwardChains(chunks, numbers / MEMORY_BOUND if long else 0.0)
 
 
 def time_chunks(rows: int, sequences: int, block: Channels, num_sms: int) -> int:

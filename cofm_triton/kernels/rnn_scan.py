@@ -5,7 +5,8 @@ parameter w, (D,), inside the kernel (`kernels/parameterization.py`; parameteris
 The state is in STATE: float32, for float64 input float64. Masked lanes hold 0 and are not stored.
 
 A program owns BLOCK_D channels of one sequence, several per lane unless they are few (`launch.chains`), and walks all
-its rows. ROWS loads are always in flight.
+its rows. ROWS loads are always in flight. Where such programs are few and rows are many, a program walks a chunk of C:
+forward in chains from guesses (`rnn_scan_chains.py`), back after summaries (`rnn_scan_summary.py`).
 
 Backward, with g = dL/dh, z[t] = x[t] - rate * h[t-1], s[t] = act'(z[t]) and mu the adjoint arriving from later steps:
 
@@ -14,7 +15,7 @@ Backward, with g = dL/dh, z[t] = x[t] - rate * h[t-1], s[t] = act'(z[t]) and mu 
 
 h is recomputed block by block, from the stored row before the block and with the forward pass's arithmetic: slopes
 from differences of a rounded h would mistake saturated steps for linear ones. `drate` is summed over time in registers,
-chained to dw, and leaves as one row per sequence: no atomics.
+chained to dw, and leaves as one row per sequence and chunk: no atomics.
 
 PAIRED, channels (2k, 2k + 1) of one lane also turn: `z[t] = x[t] - rate * h[t-1] + turn * swap(h[t-1])`. swap exchanges
 the two; turn has opposite signs in them. Backward, `mu[t-1]` has the term `- turn * swap(dx[t])`, and

@@ -29,7 +29,18 @@ import triton
 import triton.language as tl
 
 from cofm_triton.kernels.interleaved import in_pairs
-from cofm_triton.kernels.launch import FADES, MAX_WARM_UP, REACH, ROUNDS, WARM_UP, WORTH, ForwardChains
+from cofm_triton.kernels.launch import (
+    CHUNK,
+    FADES,
+    ForwardChains,
+    LONG_CHUNK,
+    MAX_REACH,
+    MAX_WARM_UP,
+    REACH,
+    ROUNDS,
+    WARM_UP,
+    WORTH,
+)
 from cofm_triton.kernels.launches import launch
 from cofm_triton.kernels.parameterization import step_rate
 from cofm_triton.kernels.rnn_scan_walk import walk
@@ -37,7 +48,9 @@ from cofm_triton.kernels.rows import across_lanes, chunk_rows, load_row, store_r
 
 _FADES_32, _FADES_64 = tl.constexpr(FADES[4]), tl.constexpr(FADES[8])
 _WARM_UP, _REACH, _WORTH = tl.constexpr(WARM_UP), tl.constexpr(REACH), tl.constexpr(WORTH)
-_MAX_WARM_UP, _ROUNDS = tl.constexpr(MAX_WARM_UP), tl.constexpr(ROUNDS)
+_MAX_WARM_UP, _MAX_REACH = tl.constexpr(MAX_WARM_UP), tl.constexpr(MAX_REACH)
+_CHUNK, _LONG_CHUNK = tl.constexpr(CHUNK), tl.constexpr(LONG_CHUNK)
+_ROUNDS = tl.constexpr(ROUNDS)
 
 
 @triton.jit
@@ -52,8 +65,7 @@ def differ(a, b):
 
 @triton.jit
 def chunk_plan(
-    pull, turn, dt, n, num_chunks, mask,
-    CHUNK: tl.constexpr, PAIRED: tl.constexpr, STATE: tl.constexpr, ROWS: tl.constexpr,
+    pull, turn, dt, n, num_chunks, long_fade, mask, PAIRED: tl.constexpr, STATE: tl.constexpr, ROWS: tl.constexpr
 ):  # fmt: skip
     """`(warm_up, length)`: rows of a warm-up and of a chunk, multiples of ROWS."""
     modulus = tl.abs(1.0 + dt * pull).to(tl.float32)
@@ -65,7 +77,8 @@ def chunk_plan(
     fade = (_FADES_64 if STATE == tl.float64 else _FADES_32) / tl.maximum(slowest, 1e-9)
     rows = n.to(tl.float32)
     warm_up = tl.minimum(_WARM_UP * fade, _MAX_WARM_UP * rows)
-    chunk = tl.maximum(CHUNK * fade, (_REACH * fade - warm_up) / _ROUNDS)
+    chunk = tl.where(fade < long_fade, _LONG_CHUNK, _CHUNK) * fade
+    chunk = tl.maximum(chunk, tl.minimum((_REACH * fade - warm_up) / _ROUNDS, _MAX_REACH * rows))
     chunk = tl.where(rows < _WORTH * fade, rows, tl.minimum(chunk, rows))
     length = tl.maximum(tl.maximum(chunk.to(tl.int32), tl.cdiv(n, num_chunks)), 1)
     return tl.cdiv(warm_up.to(tl.int32), ROWS) * ROWS, tl.cdiv(length, ROWS) * ROWS
@@ -83,11 +96,10 @@ def rnn_scan_chunk_kernel(
     guess_ptr,  # out: (S, C, D), the states that chunks started from
     ends_ptr,  # out: (2, S, C, D), the states that they ended in, of chunk 0 twice
     plan_ptr,  # out: (1 + ROUNDS, S, D), blocks of ROWS in a chunk; 0, no end has changed in a round
-    T: tl.int64, D: tl.int64, num_blocks, num_sequences, num_chunks, dt: tl.float64,
+    T: tl.int64, D: tl.int64, num_blocks, num_sequences, num_chunks, dt: tl.float64, long_fade,
     stride_xb: tl.int64, stride_xt: tl.int64, stride_xd,
-    CHUNK: tl.constexpr, NONLINEARITY: tl.constexpr, PARAMETERIZATION: tl.constexpr, EXACT: tl.constexpr,
-    PAIRED: tl.constexpr, ALIGNED: tl.constexpr, MASKED: tl.constexpr, STATE: tl.constexpr, BLOCK_D: tl.constexpr,
-    ROWS: tl.constexpr,
+    NONLINEARITY: tl.constexpr, PARAMETERIZATION: tl.constexpr, EXACT: tl.constexpr, PAIRED: tl.constexpr,
+    ALIGNED: tl.constexpr, MASKED: tl.constexpr, STATE: tl.constexpr, BLOCK_D: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """All rows of h and the final states, as right as the guesses are."""
     if PAIRED:
@@ -107,7 +119,7 @@ def rnn_scan_chunk_kernel(
     pull = 0.0 - step_rate(load_row(w_ptr + c, mask, MASKED=MASKED), dt, PARAMETERIZATION=PARAMETERIZATION, EXACT=EXACT)
     turn = load_row(turn_ptr + c, mask, MASKED=MASKED) if PAIRED else pull
     warm_up, length = chunk_plan(
-        pull, turn, dt_state, n, num_chunks, mask, CHUNK=CHUNK, PAIRED=PAIRED, STATE=STATE, ROWS=ROWS
+        pull, turn, dt_state, n, num_chunks, long_fade, mask, PAIRED=PAIRED, STATE=STATE, ROWS=ROWS
     )
     begin = tl.minimum(chunk.to(tl.int64) * length, n).to(tl.int32)
     if begin < n or chunk == 0:
@@ -272,7 +284,7 @@ def forward(
     plan = last.new_empty((1 + ROUNDS, *last.shape))
     sizes = x.shape[1], x.shape[2], num_blocks, sequences, chunks
     launch(rnn_scan_chunk_kernel, (programs * chunks,))(
-        x, w, turn, h0, seq_starts, h, last, guess, ends[0], plan, *sizes, dt, *x.stride(), CHUNK=chains.chunk,
+        x, w, turn, h0, seq_starts, h, last, guess, ends[0], plan, *sizes, dt, chains.long_fade, *x.stride(),
         **options,
     )  # fmt: skip
     for number in range(1, ROUNDS + 1):

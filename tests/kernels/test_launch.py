@@ -12,9 +12,12 @@ from hypothesis import strategies as st
 pytest.importorskip("triton")
 
 from cofm_triton.kernels.launch import (
+    CHAIN_PROGRAMS,
     FOLDED_CARRIES,
     LANES,
     MAX_CHAIN,
+    MIN_CHAINED,
+    MIN_CHUNK,
     PARTS,
     RESIDENT_DENSE_WORDS,
     SHORT_CHUNK,
@@ -24,7 +27,9 @@ from cofm_triton.kernels.launch import (
     backward_rows,
     chains,
     channels,
+    chunk_length,
     dense,
+    forward_chains,
     forward_rows,
     has_aligned_rows,
     layout,
@@ -35,6 +40,7 @@ from cofm_triton.kernels.launch import (
     sweep,
 )
 from cofm_triton.ops.rnn_readout import CHUNK_ROWS, MAX_FEATURES
+from cofm_triton.step.activations import NONLINEARITIES
 
 
 def test_rows_that_triton_knows_to_be_aligned() -> None:
@@ -102,6 +108,24 @@ def test_time_is_split_last(
     elif block.part > 1:  # wider ones would not have kept the device busy, or do not exist
         wider = channels(width, size, part=block.part // 2)
         assert wider == block or sequences * wider.num_blocks < num_sms
+
+
+@given(
+    rows=st.integers(1, 2**21),
+    sequences=st.integers(1, 64),
+    width=st.integers(1, 2**13),
+    num_sms=st.integers(1, 200),
+    nonlinearity=st.sampled_from(NONLINEARITIES),
+)
+def test_chains_fill_an_idle_device(rows: int, sequences: int, width: int, num_sms: int, nonlinearity: str) -> None:
+    block = chains(width, sequences, 4, num_sms)
+    programs = sequences * block.num_blocks
+    plan = forward_chains(rows, sequences, block, 4, nonlinearity, num_sms)
+    idle = rows >= MIN_CHAINED and 2 * programs <= num_sms
+    assert (chunk_length(rows, sequences, block, num_sms) is not None) == idle
+    assert (plan is not None) == (idle and nonlinearity != "relu")
+    if plan is not None:
+        assert 1 < plan.chunks <= rows // MIN_CHUNK and plan.chunks * programs <= CHAIN_PROGRAMS * num_sms
 
 
 @given(rows=st.integers(1, 2**21), length=st.integers(1, 5000), segment=st.integers(1, 2**21))

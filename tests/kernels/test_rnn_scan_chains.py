@@ -50,15 +50,16 @@ def bits(results: tuple[Tensor, Tensor]) -> list[Tensor]:
     return [result.cpu().contiguous().view(BITS[result.element_size()]) for result in results]
 
 
-def run(solver: str, x: Tensor, *tensors: Tensor | None, **options: Any) -> list[Tensor]:
+def run(solver: str, x: Tensor, rate: Tensor, h0: Tensor | None = None, **options: Any) -> list[Tensor]:
     """Bits of the results."""
     device = device_of("triton")
-    moved = [None if tensor is None else tensor.to(device) for tensor in (x, *tensors)]
-    return bits(rnn_scan(*moved, backend="triton", solver=solver, **options))
+    options = {name: option.to(device) if isinstance(option, Tensor) else option for name, option in options.items()}
+    start = None if h0 is None else h0.to(device)
+    return bits(rnn_scan(x.to(device), rate.to(device), start, backend="triton", solver=solver, **options))
 
 
-def agree(*tensors: Tensor | None, **options: Any) -> bool:
-    return all(map(torch.equal, run("sequential", *tensors, **options), run("auto", *tensors, **options)))
+def agree(x: Tensor, rate: Tensor, h0: Tensor | None = None, **options: Any) -> bool:
+    return all(map(torch.equal, run("sequential", x, rate, h0, **options), run("auto", x, rate, h0, **options)))
 
 
 @pytest.mark.parametrize(("nonlinearity", "dtype"), [("hardtanh", torch.float64), ("tanh", torch.bfloat16)])
