@@ -35,9 +35,10 @@ from cofm_triton.kernels.rows import across_lanes, chunk_rows, live_row, load_la
 
 # Rows at a time, by bytes of the state. Backward, a block's x, g, logits and states are in registers together, of two
 # channels a lane: with four, nothing spills but turns, and a multiprocessor holds half as many programs.
-FORWARD_ROWS = {4: 8, 8: 4}
+FORWARD_ROWS = {4: 8, 8: 2}
 FORWARD_LANE = 4
-BACKWARD_ROWS = {4: 4, 8: 3}
+BACKWARD_ROWS = {4: 4, 8: 2}
+SHARE_ROWS = {4: 3, 8: 1}  # of "share", whose three logarithms leave gfx942 fewer scalar registers
 BACKWARD_LANE = 2
 
 
@@ -273,7 +274,9 @@ def backward(
         grad_h, x, p, q, rate, turn, h, h0, grad_last, seq_starts, grad_x, grad_p, grad_q, grad_rate, grad_angle,
         grad_h0, x.shape[1], x.shape[2], block.num_blocks, grad_h0.shape[0],
         *grad_h.stride(), *x.stride(), *p.stride(), *(p if q is None else q).stride(),
-        STRENGTH=gates.strength, GAIN=gates.gain, TWO=q is not None, ROWS=BACKWARD_ROWS[grad_h0.element_size()], **shape,
+        STRENGTH=gates.strength, GAIN=gates.gain, TWO=q is not None,
+        ROWS=(SHARE_ROWS if gates.strength == "share" else BACKWARD_ROWS)[grad_h0.element_size()],
+        **shape,
     )  # fmt: skip
     if grad_angle is not None:
         grad_angle = grad_angle.sum(0)

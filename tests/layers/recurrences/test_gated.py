@@ -68,7 +68,7 @@ def test_chunks_padding_and_saving(bidirectional: bool, oscillating: bool, gates
     copy = layer_of(gates, oscillating=oscillating, bidirectional=bidirectional, num_layers=2, backend="torch")
     copy.load_state_dict(layer.state_dict())
     torch.testing.assert_close(copy(x), (output, h_n))
-    packed, ends = layer(torch.nn.utils.rnn.pack_sequence([x[0], x[1, :4]]))
+    _, ends = layer(torch.nn.utils.rnn.pack_sequence([x[0], x[1, :4]]))
     torch.testing.assert_close(ends[:, 1], layer(x[1, :4])[1])
     if not bidirectional:
         first, h = layer(x[:, :2])
@@ -108,13 +108,14 @@ def test_options() -> None:
     assert cofm.StableRNN(2, 4, gated=True).gated == "rg_lru"
     model = cofm.RNNFunctional(1, 4, gated="mingru")
     assert model(torch.randn(2, 5, 1)).shape == (2, 5, 1)
-    for message, options in (
+    cases: list[tuple[str, dict[str, Any]]] = [
         ("gated must be a bool or one of", dict(gated="gru")),
         ("gated=True needs recurrence='ssm'", dict(gated=True, recurrence="dense")),
         ("gated=True needs normalize_input=True", dict(gated=True, normalize_input=False)),
         ("gated='s6' needs learnable_dt=False", dict(gated="s6", learnable_dt=True)),
-    ):
+    ]
+    for message, options in cases:
         with pytest.raises(ValueError, match=message):
-            cofm.StableRNN(2, 4, **options)  # type: ignore[arg-type]
+            cofm.StableRNN(2, 4, **options)
     with pytest.raises(RuntimeError, match="gated was 'rg_lru' and is 'minlstm'"):
         cofm.StableRNN(2, 4, gated="minlstm").load_state_dict(cofm.StableRNN(2, 4, gated=True).state_dict())
