@@ -15,8 +15,9 @@ import triton.language as tl
 # out are below a tenth of a rounding. In float64 arguments are made small first, since gfx942 keeps every constant of a
 # series in two scalar registers.
 LOG_TERMS, EXP_TERMS = tl.constexpr(8), tl.constexpr(8)
-HALVINGS = tl.constexpr(2)  # log(1 + e) = 2 log(sqrt(1 + e)), float64: s < 0.09
-DOUBLINGS = tl.constexpr(4)  # c(2 x) = c (2 - c) for c(x) = 1 - exp(-x), float64: x < 1/32
+LOG_TERMS_64, EXP_TERMS_64 = tl.constexpr(6), tl.constexpr(5)
+HALVINGS = tl.constexpr(3)  # log(1 + e) = 2 log(sqrt(1 + e)), float64: s < 0.044
+DOUBLINGS = tl.constexpr(7)  # c(2 x) = c (2 - c) for c(x) = 1 - exp(-x), float64: x < 1/256
 # The smallest normal numbers, below which a square root is not to be divided by.
 TINY, TINY_64 = tl.constexpr(2.0**-126), tl.constexpr(2.0**-1022)
 
@@ -41,8 +42,9 @@ def softplus(z):
             scale = 2.0 * scale
     s = small / (2.0 + small)
     w = s * s
-    total = tl.full(z.shape, 1.0 / (2 * LOG_TERMS - 1), z.dtype)
-    for k in tl.static_range(LOG_TERMS - 2, -1, -1):
+    TERMS: tl.constexpr = LOG_TERMS_64 if z.dtype == tl.float64 else LOG_TERMS
+    total = tl.full(z.shape, 1.0 / (2 * TERMS - 1), z.dtype)
+    for k in tl.static_range(TERMS - 2, -1, -1):
         total = total * w + 1.0 / (2 * k + 1)
     r = 1.0 / (1.0 + e)
     return tl.where(z < 0, 0.0, z) + scale * s * total, tl.where(z < 0, e * r, r)
@@ -55,8 +57,9 @@ def decayed(x):
     small = x
     if x.dtype == tl.float64:
         small = x * (0.5**DOUBLINGS)
+    TERMS: tl.constexpr = EXP_TERMS_64 if x.dtype == tl.float64 else EXP_TERMS
     near = tl.full(x.shape, 1.0, x.dtype)
-    for k in tl.static_range(EXP_TERMS, 0, -1):  # 1 - x/2 (1 - x/3 (1 - ...))
+    for k in tl.static_range(TERMS, 0, -1):  # 1 - x/2 (1 - x/3 (1 - ...))
         near = 1.0 - small * near * (1.0 / (k + 1))
     near = small * near
     if x.dtype == tl.float64:
