@@ -126,10 +126,11 @@ def gated_rnn(
     seq_starts: Tensor | None = None,
     backend: str | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Gated linear recurrence `h[t] = decay[t] h[t-1] + gain[t] x[t]`, `decay[t] = exp(-rate * s[t])`, `h[-1] = h0`.
+    """Gated linear recurrence `h[t] = decay[t] * h[t-1] + gain[t] * x[t]`, `h[-1] = h0`.
 
-    The strength s > 0 comes from logits p = rate_logit and q = input_logit, so that decays stay in (0, 1] for every
-    weight and every input. Decays, gains and products are formed inside the kernels and never stored.
+    The decay is exp(-rate * s[t]). The strength s > 0 comes from logits p = rate_logit and q = input_logit, so that
+    decays stay in (0, 1] for every weight and every input. Decays, gains and products are formed inside the kernels and
+    never stored.
 
         gates       s                                         gain                              rate of the paper
         "rg_lru"    sigmoid(p)                                sqrt(1 - decay^2) sigmoid(q)      c softplus(-Lambda)

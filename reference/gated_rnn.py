@@ -38,7 +38,7 @@ def gate_coefficients(gates: str, rate: Tensor, p: Tensor, q: Tensor | None) -> 
         q: like p, logits of the input gate, which "rg_lru" and "minlstm" need.
 
     Raises:
-        ValueError: unknown gates.
+        ValueError: unknown gates, or q is missing.
 
     Example:
         >>> gate_coefficients("mingru", torch.ones(1), torch.zeros(1), None)
@@ -46,6 +46,9 @@ def gate_coefficients(gates: str, rate: Tensor, p: Tensor, q: Tensor | None) -> 
     """
     if gates not in GATES:
         raise ValueError(f"gates must be one of {GATES}, got {gates!r}")
+    if q is None and gates in ("rg_lru", "minlstm"):
+        raise ValueError(f"gates={gates!r} need logits of the input gate")
+    q = p if q is None else q
     if gates == "rg_lru":
         exponent = rate * _sigmoid(p)
         return torch.exp(-exponent), torch.sqrt(complement(2 * exponent)) * _sigmoid(q)

@@ -36,9 +36,10 @@ from cofm_triton.kernels.rows import across_lanes, chunk_rows, live_row, load_la
 
 # Rows at a time, by bytes of the state. Backward, a block's x, g, logits and states are in registers together, of two
 # channels a lane: with four, nothing spills but turns, and a multiprocessor holds half as many programs.
-FORWARD_ROWS = {4: 8, 8: 4}
+FORWARD_ROWS = {4: 8, 8: 2}
 FORWARD_LANE = 4
-BACKWARD_ROWS = {4: 4, 8: 3}
+BACKWARD_ROWS = {4: 4, 8: 2}
+FEW_ROWS = {4: 3, 8: 1}  # of "share", and of float64 that turns: these leave gfx942 fewer scalar registers
 BACKWARD_LANE = 2
 
 
@@ -270,11 +271,15 @@ def backward(
     grad_x, grad_p, grad_rate = x.new_empty(x.shape), x.new_empty(x.shape), grad_h0.new_empty(grad_h0.shape)
     grad_q = None if q is None else x.new_empty(x.shape)
     grad_angle = None if turn is None else grad_h0.new_empty(grad_h0.shape)
+    size = grad_h0.element_size()
+    few = gates.strength == "share" or (turn is not None and size > 4)
     launch(gated_rnn_backward_kernel, (block.num_blocks * grad_h0.shape[0],))(
         grad_h, x, p, q, rate, turn, h, h0, grad_last, seq_starts, grad_x, grad_p, grad_q, grad_rate, grad_angle,
         grad_h0, x.shape[1], x.shape[2], block.num_blocks, grad_h0.shape[0],
         *grad_h.stride(), *x.stride(), *p.stride(), *(p if q is None else q).stride(),
-        STRENGTH=gates.strength, GAIN=gates.gain, TWO=q is not None, ROWS=BACKWARD_ROWS[grad_h0.element_size()], **shape,
+        STRENGTH=gates.strength, GAIN=gates.gain, TWO=q is not None,
+        ROWS=(FEW_ROWS if few else BACKWARD_ROWS)[size],
+        **shape,
     )  # fmt: skip
     if grad_angle is not None:
         grad_angle = grad_angle.sum(0)

@@ -11,10 +11,13 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-# Terms of the series of log1p in s^2 <= 1/9, s = x / (2 + x), and of (1 - exp(-x)) / x for x < 1/2: the first ones left
-# out are below a tenth of a rounding, of float32 and float64.
-LOG_TERMS, LOG_TERMS_64 = tl.constexpr(8), tl.constexpr(17)
-EXP_TERMS, EXP_TERMS_64 = tl.constexpr(8), tl.constexpr(14)
+# Terms of the series of log1p in s^2, s = x / (2 + x) <= 1/3, and of (1 - exp(-x)) / x for x < 1/2: the first ones left
+# out are below a tenth of a rounding. In float64 arguments are made small first, since gfx942 keeps every constant of a
+# series in two scalar registers.
+LOG_TERMS, EXP_TERMS = tl.constexpr(8), tl.constexpr(8)
+LOG_TERMS_64, EXP_TERMS_64 = tl.constexpr(6), tl.constexpr(5)
+HALVINGS = tl.constexpr(3)  # log(1 + e) = 2 log(sqrt(1 + e)), float64: s < 0.044
+DOUBLINGS = tl.constexpr(7)  # c(2 x) = c (2 - c) for c(x) = 1 - exp(-x), float64: x < 1/256
 # The smallest normal numbers, below which a square root is not to be divided by.
 TINY, TINY_64 = tl.constexpr(2.0**-126), tl.constexpr(2.0**-1022)
 
@@ -31,25 +34,38 @@ def sigmoid(z):
 def softplus(z):
     """`(softplus(z), its slope)`: max(z, 0) + log1p(exp(-|z|)), log1p(e) = 2 artanh(e / (2 + e))."""
     e = tl.exp(-tl.abs(z))
-    s = e / (2.0 + e)
+    small = e
+    scale = 2.0
+    if z.dtype == tl.float64:
+        for _ in tl.static_range(HALVINGS):
+            small = small / (1.0 + tl.sqrt(1.0 + small))
+            scale = 2.0 * scale
+    s = small / (2.0 + small)
     w = s * s
     TERMS: tl.constexpr = LOG_TERMS_64 if z.dtype == tl.float64 else LOG_TERMS
-    total = tl.full(z.shape, 2.0 / (2 * TERMS - 1), z.dtype)
+    total = tl.full(z.shape, 1.0 / (2 * TERMS - 1), z.dtype)
     for k in tl.static_range(TERMS - 2, -1, -1):
-        total = total * w + 2.0 / (2 * k + 1)
+        total = total * w + 1.0 / (2 * k + 1)
     r = 1.0 / (1.0 + e)
-    return tl.where(z < 0, 0.0, z) + s * total, tl.where(z < 0, e * r, r)
+    return tl.where(z < 0, 0.0, z) + scale * s * total, tl.where(z < 0, e * r, r)
 
 
 @triton.jit
 def decayed(x):
     """`(exp(-x), 1 - exp(-x))`, x >= 0: the latter by its series near 0."""
     decay = tl.exp(-x)
+    small = x
+    if x.dtype == tl.float64:
+        small = x * (0.5**DOUBLINGS)
     TERMS: tl.constexpr = EXP_TERMS_64 if x.dtype == tl.float64 else EXP_TERMS
     near = tl.full(x.shape, 1.0, x.dtype)
     for k in tl.static_range(TERMS, 0, -1):  # 1 - x/2 (1 - x/3 (1 - ...))
-        near = 1.0 - x * near * (1.0 / (k + 1))
-    return decay, tl.where(x < 0.5, x * near, 1.0 - decay)
+        near = 1.0 - small * near * (1.0 / (k + 1))
+    near = small * near
+    if x.dtype == tl.float64:
+        for _ in tl.static_range(DOUBLINGS):
+            near = near * (2.0 - near)
+    return decay, tl.where(x < 0.5, near, 1.0 - decay)
 
 
 @triton.jit

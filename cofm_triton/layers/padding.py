@@ -1,4 +1,7 @@
-"""First and last states, and time turned round, of a batch of sequences: padded ones have lengths (B,), others None."""
+"""First and last states, and time turned round, of a batch of sequences: padded ones have lengths (B,), others None.
+
+Sequences packed end to end into one row become padded ones, and these such a row.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,19 @@ def reverse(x: Tensor, lengths: Tensor | None) -> Tensor:
     mirrored = lengths[:, None] - 1 - time
     index = torch.where(mirrored >= 0, mirrored, time)
     return x.gather(1, index[:, :, None].expand_as(x))
+
+
+def padded(x: Tensor, seq_starts: Tensor) -> tuple[Tensor, Tensor]:
+    """The sequences of x (1, T, d), T >= 1, that start at indices (S,), as (S, longest, d), and their lengths (S,)."""
+    starts, length = seq_starts.long(), x.shape[1]
+    lengths = torch.cat((starts[1:], starts.new_full((1,), length))) - starts
+    time = torch.arange(int(lengths.max()), device=x.device)
+    return x[0][(starts[:, None] + time).clamp(max=length - 1)], lengths
+
+
+def end_to_end(x: Tensor, lengths: Tensor) -> Tensor:
+    """Padded sequences x (S, longest, d) in one row (1, T, d): the inverse of `padded`."""
+    return x[torch.arange(x.shape[1], device=x.device) < lengths[:, None]].unsqueeze(0)
 
 
 def initial_state(h0: Tensor | None, e: Tensor) -> Tensor | None:

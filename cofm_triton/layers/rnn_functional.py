@@ -75,18 +75,35 @@ class RNNFunctional(nn.Module):
 
     @overload
     def forward(
-        self, input: TensorOrPacked, h0: Tensor | None = None, return_state: Literal[False] = False
+        self,
+        input: TensorOrPacked,
+        h0: Tensor | None = None,
+        return_state: Literal[False] = False,
+        *,
+        seq_starts: Tensor | None = None,
     ) -> TensorOrPacked: ...
 
     @overload
     def forward(
-        self, input: TensorOrPacked, h0: Tensor | None = None, *, return_state: Literal[True]
+        self,
+        input: TensorOrPacked,
+        h0: Tensor | None = None,
+        *,
+        return_state: Literal[True],
+        seq_starts: Tensor | None = None,
     ) -> tuple[TensorOrPacked, Tensor]: ...
 
     def forward(
-        self, input: TensorOrPacked, h0: Tensor | None = None, return_state: bool = False
+        self,
+        input: TensorOrPacked,
+        h0: Tensor | None = None,
+        return_state: bool = False,
+        *,
+        seq_starts: Tensor | None = None,
     ) -> TensorOrPacked | tuple[TensorOrPacked, Tensor]:
         """y from whole sequences that start at rest, or from h0; shapes are those of the class.
+
+        `seq_starts` as for `StableRNN.forward`.
 
         Returns:
             y, or (y, h_n) with `return_state`.
@@ -95,9 +112,11 @@ class RNNFunctional(nn.Module):
             TypeError: `input` or `h0` is no tensor.
             ValueError: wrong shape, dtype or device of `input` or `h0`.
         """
-        if isinstance(input, Tensor) and h0 is None and not return_state and self._is_fused(input):
+        whole = isinstance(input, Tensor) and seq_starts is None
+        if whole and h0 is None and not return_state and self._is_fused(input):
             return self._read_out(input)
-        output, h_n = self.rnn(input, h0)
+        packed = {} if seq_starts is None else {"seq_starts": seq_starts}  # what hooks see is what users pass
+        output, h_n = self.rnn(input, h0, **packed)
         y = at_every_step(self.readout, output)
         return (y, h_n) if return_state else y
 

@@ -44,7 +44,7 @@ from cofm_triton.layers.checks import (
     check_step,
 )
 from cofm_triton.layers.initialization import reset_direction
-from cofm_triton.layers.padding import reverse
+from cofm_triton.layers.padding import end_to_end, padded, reverse
 from cofm_triton.layers.recurrences.contract import Layer, Recurrence, Shapes
 from cofm_triton.layers.recurrences.gated import GATED
 from cofm_triton.layers.recurrences.orthogonal import Orthogonal
@@ -55,6 +55,7 @@ from cofm_triton.layers.stepper import NOT_PREPARED, Stepper, remembered
 from cofm_triton.modules.hooked_weights import remake_weights
 from cofm_triton.modules.options import OptionsInState
 from cofm_triton.modules.plain import Kind, behaves_as, holds
+from cofm_triton.ops.checks import check_seq_starts
 from cofm_triton.ops.dtypes import REAL_DTYPES, state_dtype
 from cofm_triton.optim import UndecayedRecurrence
 from cofm_triton.step.activation import activation
@@ -295,15 +296,28 @@ class StableRNN(OptionsInState, UndecayedRecurrence, Layer):
         basis = cell.matrix(self, suffix)
         return basis.to(state_dtype(cell.free(self, suffix).dtype)) if self.constrained else basis
 
-    def forward(self, input: TensorOrPacked, hx: Tensor | None = None) -> tuple[TensorOrPacked, Tensor]:
+    def forward(
+        self, input: TensorOrPacked, hx: Tensor | None = None, *, seq_starts: Tensor | None = None
+    ) -> tuple[TensorOrPacked, Tensor]:
         """Run over whole sequences; shapes are those of the class.
+
+        Args:
+            input: see the class.
+            hx: see the class.
+            seq_starts: (S,) int32 or int64, where sequences packed end to end into the one row of `input` (B = 1)
+                start, the first at 0. Each has a state of its own: hx and h_n have S in place of B. They are padded
+                inside, as those of a `PackedSequence`.
 
         Raises:
             TypeError: `input` or `hx` is no tensor.
             ValueError: wrong shape, dtype or device of `input` or `hx`.
         """
         if isinstance(input, PackedSequence):
+            if seq_starts is not None:
+                raise ValueError("seq_starts must be None for a PackedSequence, which says where sequences start")
             return self._forward_packed(input, hx)
+        if seq_starts is not None:
+            return self._forward_end_to_end(input, hx, seq_starts)
         check_input(self, input, (2, 3))
         batched = input.dim() == 3
         x = self._batch_first(input) if batched else input.unsqueeze(0)
@@ -386,9 +400,9 @@ class StableRNN(OptionsInState, UndecayedRecurrence, Layer):
 
         Unconstrained matrices W have the smallest real part of their eigenvalues instead. In Euler
         form the decay 1 - dt * rate, or the eigenvalues of I - dt W, must lie inside the unit circle
-        as well. Rates of gated layers count at their infimum over all inputs: 0 where gates see the input, which may hold
-        a state as long as it likes and never makes it grow. Weights that `torch.nn.utils` makes before every call (`weight_norm`, `spectral_norm`, `prune`) are
-        made anew first.
+        as well. Gated layers have the infimum over all inputs: 0 where gates see the input, which may hold a state as
+        long as it likes, and never makes it grow. Weights that `torch.nn.utils` makes before every call
+        (`weight_norm`, `spectral_norm`, `prune`) are made anew first.
         """
         remake_weights(self)
         return min(self._cell.margin(self, suffix) for suffix in chain.from_iterable(self._suffixes))
@@ -410,6 +424,20 @@ class StableRNN(OptionsInState, UndecayedRecurrence, Layer):
         h_n = h_n if restore is None else h_n.index_select(1, restore)
         h_n = h_n if hx is None else h_n.to(hx.dtype)
         return PackedSequence(packed.data, batch_sizes, order, restore), h_n
+
+    def _forward_end_to_end(self, input: Tensor, hx: Tensor | None, seq_starts: Tensor) -> tuple[Tensor, Tensor]:
+        check_input(self, input, (3,))
+        x = self._batch_first(input)
+        check_seq_starts(seq_starts, x)
+        check_state(self, hx, x, len(seq_starts))
+        if x.shape[1] == 0:
+            output, h_n = self._stack(x.expand(len(seq_starts), -1, -1), hx, None)
+            return self._batch_first(output[:1]), h_n if hx is None else h_n.to(hx.dtype)
+        rows, lengths = padded(x, seq_starts)
+        output, h_n = self._stack(rows, hx, lengths)
+        start = torch.zeros_like(h_n) if hx is None else hx.to(h_n.dtype)
+        h_n = torch.where(lengths[:, None] > 0, h_n, start)
+        return self._batch_first(end_to_end(output, lengths)), h_n if hx is None else h_n.to(hx.dtype)
 
     def _stack(self, x: Tensor, h0: Tensor | None, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
         """All layers and directions: x (B, T, d), h0 (layers * directions, B, D), lengths (B,)."""

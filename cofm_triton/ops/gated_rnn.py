@@ -251,28 +251,21 @@ def _differentiable_backward(
     grad_h: Tensor, grad_last: Tensor | None, tensors: list[Tensor | None], seq_starts: Tensor | None, options: Any
 ) -> list[Tensor | None]:
     """Gradients by all tensors that are given, as functions of them, by way of `composed`."""
-    given = [tensor for tensor in tensors if tensor is not None]
     # Views, so that gradients stop at them, whatever the tensors were made of.
-    views = iter([tensor.view_as(tensor) for tensor in given])
-    views = [None if tensor is None else next(views) for tensor in tensors]
+    views = [None if tensor is None else tensor.view_as(tensor) for tensor in tensors]
     tracked = [view for view in views if view is not None and view.requires_grad]
-    h, last = composed(*views, seq_starts, *options)  # type: ignore[arg-type]
-    results, weights = [h], [grad_h.to(h.dtype)]
-    if grad_last is not None:
-        results, weights = [h, last], [*weights, grad_last.to(last.dtype)]
-    pairs = [(result, weight) for result, weight in zip(results, weights, strict=True) if result.requires_grad]
-    if not pairs:
-        return [None if tensor is None else torch.zeros_like(tensor) for tensor in tensors]
-    grads = iter(
-        torch.autograd.grad(
-            [result for result, _ in pairs],
-            tracked,
-            [weight for _, weight in pairs],
-            create_graph=True,
-            materialize_grads=True,
-        )
-    )
-    return [next(grads) if view is not None and view.requires_grad else None for view in views]
+    results: Any = composed(*views, seq_starts, *options)  # type: ignore[arg-type, call-arg]
+    weights = (grad_h, grad_last)
+    pulled = [
+        (result, weight.to(result.dtype))
+        for result, weight in zip(results, weights, strict=True)
+        if weight is not None and result.requires_grad
+    ]
+    if not pulled:  # nothing of h_last = h0 is asked for, and h has no numbers
+        return [None] * len(views)
+    outputs, weights = zip(*pulled, strict=True)
+    found = iter(torch.autograd.grad(outputs, tracked, weights, create_graph=True, materialize_grads=True))
+    return [next(found) if view is not None and view.requires_grad else None for view in views]
 
 
 def _fold(arguments: tuple[Any, ...], in_dims: tuple[Any, ...], size: int, tensors: int) -> list[Any]:

@@ -105,8 +105,10 @@ def gradients(
     Args:
         gates: the row.
         rate: (D,).
-        p, q: (..., D).
-        by_decay, by_gain: like p.
+        p: (..., D).
+        q: like p, or None.
+        by_decay: gradient by the decay, like p.
+        by_gain: gradient by the gain, like p.
     """
     s = strength(gates, p, q)
     decay = torch.exp(-rate * s)

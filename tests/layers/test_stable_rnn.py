@@ -1269,3 +1269,41 @@ def test_slopes_outside_of_0_to_1_are_for_outputs(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(ValueError, match=r"needs recurrence='ssm'.*slopes must lie in \[0, 1\].*got \[-0.1, 1.1\]"):
         StableRNN(2, 4, nonlinearity="tanh", recurrence="diagonal")
     assert StableRNN(2, 4, nonlinearity="tanh", recurrence="ssm").nonlinearity == "tanh"
+
+
+@pytest.mark.parametrize("recurrence", [*RECURRENCES, "gated"])
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("starts", [[0, 2, 2, 5], [0, 0]])
+def test_sequences_end_to_end_are_alone(starts: list[int], bidirectional: bool, recurrence: str) -> None:
+    """Outputs, states (of empty sequences hx) and gradients; one of them may be empty, or the first of the row."""
+    options: dict[str, Any] = {"gated": True} if recurrence == "gated" else {"recurrence": recurrence}
+    layer = StableRNN(
+        3, 4, 2, "tanh", bidirectional=bidirectional, batch_first=True, dtype=torch.float64, backend="torch", **options
+    )
+    randomise(layer)
+    x = torch.randn(1, 7, 3, dtype=torch.float64, requires_grad=True)
+    hx = torch.randn(4 if bidirectional else 2, len(starts), 4, dtype=torch.float64, requires_grad=True)
+    output, h_n = layer(x, hx, seq_starts=torch.tensor(starts))
+    ends = [*starts[1:], 7]
+    alone = [layer(x[:, a:b], hx[:, i : i + 1]) for i, (a, b) in enumerate(zip(starts, ends, strict=True)) if b > a]
+    full = [i for i, (a, b) in enumerate(zip(starts, ends, strict=True)) if b > a]
+    expected = torch.cat([one for one, _ in alone], 1), torch.cat([last for _, last in alone], 1)
+    torch.testing.assert_close((output, h_n[:, full]), expected)
+    empty = [i for i in range(len(starts)) if i not in full]
+    torch.testing.assert_close(h_n[:, empty], hx[:, empty])
+    ours = torch.autograd.grad(output.sin().sum() + h_n[:, full].square().sum(), (x, hx))
+    theirs = torch.autograd.grad(expected[0].sin().sum() + expected[1].square().sum(), (x, hx))
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_sequences_end_to_end_of_a_model_and_errors() -> None:
+    model, x, starts = RNNFunctional(2, 4, backend="torch"), torch.randn(1, 6, 2), torch.tensor([0, 4])
+    y, h_n = model(x, return_state=True, seq_starts=starts)
+    torch.testing.assert_close(y, torch.cat((model(x[:, :4]), model(x[:, 4:])), 1))
+    torch.testing.assert_close(model(x, seq_starts=starts), y)
+    assert h_n.shape == (1, 2, 4) and model.rnn(x[:, :0], seq_starts=starts * 0)[1].shape == (1, 2, 4)
+    for given, message in ((x.expand(2, 6, 2), "seq_starts packs"), (x[0], "Expected input to be 3D")):
+        with pytest.raises(ValueError, match=message):
+            model.rnn(given, seq_starts=starts)
+    with pytest.raises(ValueError, match="seq_starts must be None for a PackedSequence"):
+        model.rnn(pack_sequence([x[0]]), seq_starts=starts)

@@ -31,10 +31,11 @@ def small(gates: str, turning: bool = False, packed: bool = False, length: int =
 def call(problem: Problem, backend: str) -> tuple[Callable[..., tuple[Tensor, Tensor]], tuple[Tensor, ...]]:
     """A function of the problem's tensors, and these."""
     device = device_of(backend)
-    options = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in problem.options.items()}
+    options: dict[str, Any] = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in problem.options.items()}
 
     def run(*tensors: Tensor) -> tuple[Tensor, Tensor]:
-        return gated_rnn(**dict(zip(problem.tensors, tensors, strict=True)), **options, backend=backend)
+        named: dict[str, Any] = dict(zip(problem.tensors, tensors, strict=True))
+        return gated_rnn(**named, **options, backend=backend)
 
     return run, tuple(t.to(device).requires_grad_() for t in problem.tensors.values())
 
@@ -131,7 +132,7 @@ def test_only_the_last_state_is_asked_for(backend: str) -> None:
 
 def test_errors_name_the_argument() -> None:
     x, rate = torch.zeros(1, 2, 4), torch.ones(4)
-    for message, changes in (
+    cases: list[tuple[str, dict[str, Any]]] = [
         ("gates must be one of", dict(gates="gru")),
         ("input_logit must be a torch.Tensor", dict(gates="minlstm")),
         ("input_logit must be None", dict(gates="s6", input_logit=x)),
@@ -139,6 +140,7 @@ def test_errors_name_the_argument() -> None:
         ("rate must have shape", dict(gates="s6", rate=rate[:1])),
         ("angle must have shape", dict(gates="s6", angle=rate)),
         ("h0 must have shape", dict(gates="s6", h0=x)),
-    ):
+    ]
+    for message, changes in cases:
         with pytest.raises((TypeError, ValueError), match=message):
-            gated_rnn(**{"x": x, "rate": rate, "rate_logit": x, **changes})
+            gated_rnn(**{"x": x, "rate": rate, "rate_logit": x} | changes)

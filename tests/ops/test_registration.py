@@ -11,7 +11,7 @@ from scan_cases import CPU_BACKENDS
 from torch import Tensor
 from torch.func import grad, jvp, vmap
 
-from cofm_triton.functional import dense_rnn, linear_scan, rnn_scan
+from cofm_triton.functional import dense_rnn, gated_rnn, linear_scan, rnn_scan
 from cofm_triton.ops.rnn_readout import apply_rnn_readout
 
 # A function of tensors, and their shapes without the mapped axis.
@@ -24,6 +24,7 @@ CALLS: dict[str, tuple[Callable[..., Any], tuple[tuple[int, ...], ...]]] = {
     ),
     "rnn_scan": (rnn_scan, ((2, 5, 4), (4,), (2, 4))),
     "dense_rnn": (dense_rnn, ((2, 5, 4), (4, 4), (2, 4))),
+    "gated_rnn": (gated_rnn, ((2, 5, 4), (4,), (2, 5, 4), (2, 5, 4), (2, 4))),
     "rnn_readout": (
         lambda *tensors, backend: (apply_rnn_readout(*tensors, 1.0, "tanh", "tanh", backend),),  # type: ignore[call-arg]
         ((2, 5, 3), (4, 3), (4,), (4,), (2, 4), (2,)),

@@ -80,7 +80,7 @@ def test_stable_for_every_input(gates: str) -> None:
     assert bool(((decay >= 0) & (decay <= 1) & (gain >= 0)).all())
     if gates != "s6":
         assert bool((gain <= 1).all())
-    slow, size = reference.gate_coefficients(gates, torch.tensor(1.0).double(), torch.tensor(-60.0).double(), 0 * p[:1])
+    _, size = reference.gate_coefficients(gates, torch.tensor(1.0).double(), torch.tensor(-60.0).double(), 0 * p[:1])
     tiny = torch.tensor(-60.0).double().exp()
     if gates == "rg_lru":
         torch.testing.assert_close(size, (0.5 * (2 * tiny).sqrt()).expand(1))

@@ -77,8 +77,16 @@ def gated_rnn_bounds(
     """Exact results of `cofm_triton.gated_rnn` and the errors that any correct evaluation stays below.
 
     Args:
-        x, rate, rate_logit, input_logit, angle, h0, gates, seq_starts: of the call.
-        grad_h, grad_last: derivatives of a loss by the results; None for zeros.
+        x: (B, T, D) in the dtype that is tested: its unit roundoff and its state's are the u of the bounds.
+        rate: (D,).
+        rate_logit: like x.
+        input_logit: like x, or None where the gates have none.
+        angle: (D // 2,) or None.
+        h0: (B, D) or None; (S, D) with `seq_starts`.
+        grad_h: (B, T, D), derivative of a loss by h; None for zeros.
+        grad_last: like h_last, derivative of a loss by it; None for zeros.
+        gates: see `gated_rnn`.
+        seq_starts: see `gated_rnn`.
 
     Returns:
         "h", "h_last", "grad_x", "grad_rate", "grad_rate_logit", "grad_h0" (as if h0 were zeros when None), and, where

@@ -46,8 +46,9 @@ class Layer(nn.Module):
 
 
 class Weights(NamedTuple):
-    """The parameters that every direction of every layer has: U (n D, d), b (n D,) or None, w (m,); n = 1 without
-    gates.
+    """The parameters that every direction of every layer has: U (D, d), b (D,) or None, w (m,).
+
+    With gates U and b have a multiple of D rows.
     """
 
     encoder: Tensor

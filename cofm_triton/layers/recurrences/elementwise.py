@@ -198,4 +198,5 @@ def step_range(layer: Layer) -> tuple[float, float]:
 
 
 def per_unit(layer: Layer, per_mode: Tensor) -> Tensor:
+    """One number for each unit from one for each mode."""
     return per_mode.repeat_interleave(2) if layer.oscillating else per_mode

@@ -44,14 +44,15 @@ class Gated(Elementwise):
             weight, bias = F.pad(weight, (0, 0, 0, 1)), None if bias is None else F.pad(bias, (0, 1))
             h0 = None if h0 is None else F.pad(h0, (0, 1))
         e = F.linear(x, weight.flatten(0, 1), None if bias is None else bias.flatten())
-        values, *logits = drive(e, lengths).chunk(self.encoded(layer), -1)
+        values, p, *q = drive(e, lengths).chunk(self.encoded(layer), -1)
         state = state_dtype(e.dtype)
         angle = None if modes.frequency is None else (layer.dt * modes.frequency).to(state)
         h, h_last = gated_rnn(
             values,
             per_unit(layer, layer.dt * modes.rate).to(state),
-            *logits,
-            h0=initial_state(h0, values),
+            p,
+            q[0] if q else None,
+            initial_state(h0, values),
             gates=_gates(layer).name,
             angle=angle,
             backend=layer.backend,

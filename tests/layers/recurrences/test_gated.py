@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -65,10 +66,10 @@ def test_chunks_padding_and_saving(bidirectional: bool, oscillating: bool, gates
     layer = layer_of(gates, oscillating=oscillating, bidirectional=bidirectional, num_layers=2, backend="torch")
     x = torch.randn(2, 6, 3, dtype=torch.float64)
     output, h_n = layer(x)
-    copy = layer_of(gates, oscillating=oscillating, bidirectional=bidirectional, num_layers=2, backend="torch")
-    copy.load_state_dict(layer.state_dict())
-    torch.testing.assert_close(copy(x), (output, h_n))
-    packed, ends = layer(torch.nn.utils.rnn.pack_sequence([x[0], x[1, :4]]))
+    twin = layer_of(gates, oscillating=oscillating, bidirectional=bidirectional, num_layers=2, backend="torch")
+    twin.load_state_dict(layer.state_dict())
+    torch.testing.assert_close(twin(x), (output, h_n))
+    _, ends = layer(torch.nn.utils.rnn.pack_sequence([x[0], x[1, :4]]))
     torch.testing.assert_close(ends[:, 1], layer(x[1, :4])[1])
     if not bidirectional:
         first, h = layer(x[:, :2])
@@ -104,17 +105,38 @@ def test_margin_is_the_infimum_over_inputs(gates: str) -> None:
     assert layer.stability_margin() == pytest.approx(expected.item(), rel=1e-6)
 
 
+def test_measured_as_any_module() -> None:
+    """The memory function by differences of responses, the error of a model that was not moved, a verdict's margin."""
+    torch.manual_seed(0)
+    model = cofm.RNNFunctional(1, 4, gated="minlstm", dtype=torch.float64, backend="torch")
+    step = torch.ones(1, 1, dtype=torch.float64)
+    memory = cofm.memory_function(model, 6, inputs=step)
+    with torch.no_grad():
+        response = model(step.expand(1, 6, 1)).flatten()
+        rest = model.readout(torch.zeros(4, dtype=torch.float64))
+    torch.testing.assert_close(memory.values, response.diff(prepend=rest).abs())
+    models = [model, copy.deepcopy(model)]
+    xs = [torch.randn(3, length, 1, dtype=torch.float64) for length in (5, 9)]
+    ys = [model(x).detach() + 0.01 for x in xs]
+    curve = cofm.perturbation_error([model], xs[0], ys[0], radii=[0.0, 0.1], directions=2)
+    error = cofm.temporally_weighted_mse(model(xs[0]), ys[0])
+    assert curve.error[0, 0].item() == pytest.approx(error.item())
+    assert curve.error[0, 1] > curve.error[0, 0]
+    assert cofm.stability_verdict(models, xs, ys).margin == 0.0
+
+
 def test_options() -> None:
     assert cofm.StableRNN(2, 4, gated=True).gated == "rg_lru"
     model = cofm.RNNFunctional(1, 4, gated="mingru")
     assert model(torch.randn(2, 5, 1)).shape == (2, 5, 1)
-    for message, options in (
+    cases: list[tuple[str, dict[str, Any]]] = [
         ("gated must be a bool or one of", dict(gated="gru")),
         ("gated=True needs recurrence='ssm'", dict(gated=True, recurrence="dense")),
         ("gated=True needs normalize_input=True", dict(gated=True, normalize_input=False)),
         ("gated='s6' needs learnable_dt=False", dict(gated="s6", learnable_dt=True)),
-    ):
+    ]
+    for message, options in cases:
         with pytest.raises(ValueError, match=message):
-            cofm.StableRNN(2, 4, **options)  # type: ignore[arg-type]
+            cofm.StableRNN(2, 4, **options)
     with pytest.raises(RuntimeError, match="gated was 'rg_lru' and is 'minlstm'"):
         cofm.StableRNN(2, 4, gated="minlstm").load_state_dict(cofm.StableRNN(2, 4, gated=True).state_dict())
