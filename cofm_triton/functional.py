@@ -96,15 +96,17 @@ def linear_scan(
         from cofm_triton.reference import linear_scan as definition
 
         return definition(x, decay, h0, reverse=reverse, seq_starts=seq_starts)
-    if decay.shape == x.shape[2:] and decay.dtype == state_dtype(x.dtype):
-        pass  # as the operator takes it: nothing to look at for the host, which small problems wait for
-    elif all(size == 1 for size in decay.shape[:-1]):
-        width = x.shape[2] // 2 if in_pairs(x, decay) else x.shape[2]
+    return apply_linear_scan(x, _one_or_three_axes(decay, x), h0, seq_starts, reverse, chosen)
+
+
+def _one_or_three_axes(decay: Tensor, x: Tensor) -> Tensor:
+    """A decay that is constant in time as (D,) in the dtype of the state, gates with three axes: themselves mostly."""
+    if any(size != 1 for size in decay.shape[:-1]):
+        return decay if decay.dim() == 3 else decay.reshape((1,) * (3 - decay.dim()) + decay.shape)
+    width = x.shape[2] // 2 if in_pairs(x, decay) else x.shape[2]
+    if decay.shape != (width,):
         decay = decay.reshape(decay.shape[-1:] or (1,)).expand(width)
-        decay = decay.to(torch.promote_types(decay.dtype, state_dtype(x.dtype)))
-    else:
-        decay = decay.reshape((1,) * (3 - decay.dim()) + decay.shape)
-    return apply_linear_scan(x, decay, h0, seq_starts, reverse, chosen)
+    return decay.to(torch.promote_types(decay.dtype, state_dtype(x.dtype)))
 
 
 def rnn_scan(

@@ -55,7 +55,7 @@ class Stepper:
         self.input_size, self.hidden_size, self.num_layers = layer.input_size, layer.hidden_size, layer.num_layers
         with without_autocast(layer.weight_ih_l0.device):
             self._cells = [recurrence.cell(layer, suffix) for suffix in suffixes]
-        self._readout = None if readout is None else (_copied(readout.weight.T), _copied(readout.bias))
+        self._readout = None if readout is None else _transposed(readout)
         self._act = activation(layer.nonlinearity) if recurrence.acts_on_output else None
         self._records = any(_records(values) for values in (*self._cells, self._readout or ()))
 
@@ -86,8 +86,9 @@ class Stepper:
         return (y, h_n) if batched else (y.squeeze(0), h_n.squeeze(1))
 
 
-def _copied(value: Tensor | None) -> Tensor | None:
-    return None if value is None else value.clone(**_LAYOUT)
+def _transposed(readout: nn.Linear) -> tuple[Tensor, Tensor | None]:
+    bias: Tensor | None = readout.bias
+    return readout.weight.T.clone(**_LAYOUT), None if bias is None else bias.clone()
 
 
 def _records(values: Iterable[Any]) -> bool:

@@ -52,6 +52,8 @@ def test_parity_and_rest(name: str) -> None:
     assert row.is_odd == torch.equal(act(-GRID), -act(GRID))
     assert row.is_restoring == bool((act(GRID[GRID.abs() > 1]).abs() > 0.5).all())
     assert act(torch.zeros(1)).item() == 0
+    place = GRID.clone()
+    assert bodies(name).in_place(place) is place and torch.equal(place, act(GRID))
 
 
 @pytest.mark.parametrize("name", NONLINEARITIES)

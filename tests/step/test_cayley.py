@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
-from torch.nn.utils import parametrizations, parametrize
+from torch.nn.utils import parametrizations
 
 from cofm_triton import reference
 from cofm_triton.layers.rnn_functional import RNNFunctional
@@ -194,26 +194,6 @@ def test_layers_have_derivatives_to_second_order(nonlinearity: str) -> None:
         return states
 
     assert torch.autograd.gradgradcheck(output, random(4, 4).requires_grad_())
-
-
-@pytest.mark.parametrize("nonlinearity", ["linear", "tanh"])
-def test_steps_solve_for_the_matrix_once(nonlinearity: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    layer, solved = orthogonal(nonlinearity), []
-
-    def counted(free: Tensor) -> Tensor:
-        solved.append(free)
-        return cayley(free)
-
-    monkeypatch.setattr("cofm_triton.step.coefficients.cayley", counted)
-    h = None
-    with parametrize.cached():
-        for _ in range(3):
-            _, h = layer.step(torch.ones(2), h)
-        assert len(solved) == 1
-        with torch.no_grad():
-            layer.basis_l0.add_(1)
-            layer.step(torch.ones(2), h)
-    assert len(solved) == 2
 
 
 def test_what_spawn_sends_is_the_layer() -> None:

@@ -2,7 +2,10 @@
 
 import pytest
 import torch
+from torch import Tensor
 
+from cofm_triton.layers.recurrences import matrix
+from cofm_triton.layers.recurrences.contract import Layer
 from cofm_triton.layers.recurrences.table import RECURRENCES, recurrence
 from cofm_triton.layers.stable_rnn import StableRNN
 
@@ -33,3 +36,17 @@ def test_runs_and_margins(name: str) -> None:
 def test_unknown_name() -> None:
     with pytest.raises(ValueError, match=r"recurrence must be one of \('diagonal', .*'gru'"):
         recurrence("gru")
+
+
+@pytest.mark.parametrize("recurrence", ["orthogonal", "dense"])
+def test_a_matrix_is_asked_for_once(recurrence: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of an orthogonal layer is solved for at every access."""
+    layer, asked, made = StableRNN(2, 3, recurrence=recurrence), [], matrix.Matrix.matrix
+
+    def counted(self: matrix.Matrix, layer: Layer, suffix: str) -> Tensor:
+        asked.append(suffix)
+        return made(self, layer, suffix)
+
+    monkeypatch.setattr(matrix.Matrix, "matrix", counted)
+    layer(torch.randn(4, 2))
+    assert asked == ["_l0"]
