@@ -101,6 +101,8 @@ def linear_scan(
 
 def _one_or_three_axes(decay: Tensor, x: Tensor) -> Tensor:
     """A decay that is constant in time as (D,) in the dtype of the state, gates with three axes: themselves mostly."""
+    if decay.shape == x.shape[2:] and decay.dtype == state_dtype(x.dtype):
+        return decay  # what is left would take as long as the checks
     if any(size != 1 for size in decay.shape[:-1]):
         return decay if decay.dim() == 3 else decay.reshape((1,) * (3 - decay.dim()) + decay.shape)
     width = x.shape[2] // 2 if in_pairs(x, decay) else x.shape[2]
