@@ -34,6 +34,7 @@ class Cell(NamedTuple):
         back: l or -a in the dtype of the states, (D,), complex (D / 2,), or transposed (D, D).
         dt: of the nonlinear form, or one for each unit, (D,).
         act: the name of the nonlinearity; None: the state is linear.
+        state: dtype of the states.
     """
 
     encoder: Tensor
@@ -41,6 +42,7 @@ class Cell(NamedTuple):
     back: Tensor
     dt: float | Tensor
     act: str | None
+    state: torch.dtype
 
     @classmethod
     def of(
@@ -55,6 +57,7 @@ class Cell(NamedTuple):
             back.to(state.to_complex() if back.is_complex() else state).clone(**layout),
             dt.to(state) if isinstance(dt, Tensor) else dt,
             act,
+            state,
         )
 
     def advance(self, x: Tensor, h: Tensor | None, width: int, *, in_place: bool) -> tuple[Tensor, torch.dtype]:
@@ -63,7 +66,7 @@ class Cell(NamedTuple):
         `in_place`: nobody needs the numbers on the way, so that h' is the only memory that is asked for.
         """
         e = affine(x, self.encoder, self.bias)
-        given, state = e.dtype, self.back.dtype.to_real()
+        given, state = e.dtype, self.state
         e = e if given == state else e.to(state)
         if h is None:
             h = e.new_zeros(e.shape)

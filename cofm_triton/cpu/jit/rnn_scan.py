@@ -105,7 +105,9 @@ def backward(
             _settle(*work)
     else:
         launch(_adjoint, parts.threads, len(mus), *rule, *rows, streamed, *states)
-    grad_w = torch.from_numpy(parts.total(sums)) * step_rate_slope(w, dt, parameterization, discretization)
+    grad_w = torch.from_numpy(parts.total(sums))
+    if rate is not w:  # otherwise the slope is 1
+        grad_w = grad_w * step_rate_slope(w, dt, parameterization, discretization)
     return in_dtype(grad_x, dtype), grad_w, torch.from_numpy(parts.at_end(mus))
 
 
