@@ -1,5 +1,5 @@
 # Two commands do everything, from a bare machine on: `make reproduce` and `make test`.
-.PHONY: help setup reproduce test quick lint types pytest bench results build clean
+.PHONY: help setup reproduce test quick lint types pytest bench gpu results build clean
 
 BIN := .venv/bin
 
@@ -10,6 +10,7 @@ help:
 	@echo 'make lint | types | pytest              one of these checks alone'
 	@echo 'make pytest ARGS=tests/test_loss.py     one file of tests; ARGS=--every-case: every combination of parameters'
 	@echo 'make bench [ARGS="-k targets"]          measure everything: a table and bench/results/bench.json'
+	@echo 'make gpu                                all that a GPU has to tell, into bench/results/; status 3 without one'
 	@echo 'make results                            write bench/RESULTS.md from the files in bench/results/'
 	@echo 'make build                              wheel and source archive, in dist/'
 	@echo 'make clean                              remove .venv, dist/ and caches'
@@ -38,6 +39,9 @@ pytest: setup
 
 bench: setup
 	$(BIN)/pytest bench --benchmark-only --benchmark-quiet --results bench/results/bench.json $(ARGS)
+
+gpu: setup
+	$(BIN)/python bench/gpu.py
 
 results: setup
 	$(BIN)/cofm bench --page

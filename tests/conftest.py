@@ -50,6 +50,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = chosen
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") is not None and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+
+
 def _grouped(items: Iterable[pytest.Item], key: Callable[[pytest.Item], Any]) -> Collection[list[pytest.Item]]:
     groups = defaultdict(list)
     for item in items:

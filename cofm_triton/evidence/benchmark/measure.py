@@ -126,7 +126,7 @@ class Turns:
             return
         self.first = seconds(self.candidate, self.device)
         for _ in range(GPU_ROUNDS):
-            self.pairs.append((_gpu_seconds(self.yardstick), _gpu_seconds(self.candidate)))
+            self.pairs.append((gpu_seconds(self.yardstick), gpu_seconds(self.candidate)))
 
     def candidate_seconds(self) -> Spread:
         """Times of the candidate."""
@@ -141,7 +141,8 @@ class Turns:
         return spread([candidate / yardstick for yardstick, candidate in self.pairs])
 
 
-def _gpu_seconds(run: Run) -> float:
+def gpu_seconds(run: Run) -> float:
+    """Median time of a run on a GPU, the L2 cache swept before each."""
     from triton.testing import do_bench
 
     milliseconds: float = do_bench(run, rep=GPU_ROUND_MILLISECONDS, return_mode="median")
