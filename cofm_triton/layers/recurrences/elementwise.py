@@ -21,6 +21,7 @@ from cofm_triton.layers.padding import drive, final_state, initial_state
 from cofm_triton.layers.recurrences.contract import Layer, Recurrence, Shapes, Weights, weights_of
 from cofm_triton.ops.dtypes import state_dtype
 from cofm_triton.step.coefficients import (
+    Modes,
     has_linear_state,
     input_scale,
     largest_angle,
@@ -28,9 +29,10 @@ from cofm_triton.step.coefficients import (
     modes_of,
     stretch_of,
 )
+from cofm_triton.step.initialization import whole
 from cofm_triton.step.matrix_cache import kept
 
-_FADING_PAIRS = 4  # one in so many starts without a turn
+FADING_PAIRS = 4  # one in so many starts without a turn
 
 
 class Elementwise(Recurrence):
@@ -64,7 +66,7 @@ class Elementwise(Recurrence):
             return
         nn.init.uniform_(frequency, 0, layer.max_angle)
         if has_linear_state(layer):
-            frequency[::_FADING_PAIRS] = 0
+            frequency[::FADING_PAIRS] = 0
             frequency.div_(layer.dt if log_dt is None else log_dt[: len(frequency)].exp())
         else:
             frequency.mul_(math.pi / 2 / largest_angle(layer)).tan_()  # the inverse of `bounded_angle`
@@ -79,6 +81,12 @@ class Elementwise(Recurrence):
         scan = _scan_linear if has_linear_state(layer) else _scan_nonlinear
         e, h, h_last = scan(layer, suffix, x, h0, lengths)
         return h[..., :width].to(e.dtype), final_state(h, h_last, lengths)[..., :width]
+
+    def modes(self, layer: Layer, suffix: str) -> Modes:
+        """As they are."""
+        free, log_dt = _frequency(layer, suffix), _log_dt(layer, suffix)
+        stretch = None if log_dt is None else stretch_of(layer, whole(log_dt))
+        return modes_of(layer, whole(weights_of(layer, suffix).rate), None if free is None else whole(free), stretch)
 
     def margin(self, layer: Layer, suffix: str) -> float:
         """The smallest rate, with steps of its own s times as large."""

@@ -16,7 +16,8 @@ from cofm_triton.layers.recurrences.matrix import Matrix
 from cofm_triton.ops.dtypes import state_dtype
 from cofm_triton.step.activations import properties
 from cofm_triton.step.cayley import cayley_inverse, convert_parametrization
-from cofm_triton.step.initialization import assign, random_orthogonal
+from cofm_triton.step.coefficients import constrained_matrix
+from cofm_triton.step.initialization import assign, random_orthogonal, whole
 
 
 class Orthogonal(Matrix):
@@ -29,6 +30,10 @@ class Orthogonal(Matrix):
         free = self.free(layer, suffix)
         basis = random_orthogonal(layer.hidden_size, free.device)
         assign(free, cayley_inverse(basis) if layer.constrained else basis)
+
+    def in_units(self, layer: Layer, suffix: str, rows: Tensor) -> Tensor:
+        """P^T times the rows of the modes."""
+        return constrained_matrix(layer, whole(self.free(layer, suffix))).mT @ rows
 
     def run(
         self, layer: Layer, suffix: str, x: Tensor, h0: Tensor | None, lengths: Tensor | None
