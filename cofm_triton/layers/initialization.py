@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from cofm_triton.layers.fresh_size import fading_share, layer_factor, rising_factors, unit_factors
 from cofm_triton.layers.recurrences.contract import Layer, Recurrence, weights_of
 from cofm_triton.step.activations import properties
-from cofm_triton.step.coefficients import modes_of, only_rises, stretch_of
-from cofm_triton.step.initialization import assign, scale_rows, whole
+from cofm_triton.step.coefficients import Modes, has_linear_state, only_rises
+from cofm_triton.step.initialization import assign, whole
+from cofm_triton.step.modes import mode_gain, normalized_gain, step_size
 from cofm_triton.step.parameterization import parameterization, spread_weights
 
 
@@ -26,9 +27,8 @@ def reset_direction(layer: Layer, recurrence: Recurrence, suffix: str, *, depth:
         depth: how many layers are below.
     """
     weight, bias, rate = weights_of(layer, suffix)
-    bound = math.sqrt(3 / weight.shape[1]) if layer.normalize_input else 1 / math.sqrt(layer.hidden_size)
+    bound = math.sqrt(3 / weight.shape[1]) if layer.normalize_input or layer.keeps_size else layer.hidden_size**-0.5
     nn.init.uniform_(weight, -bound, bound)
-    recurrence.reset(layer, suffix)
     if bias is not None:
         nn.init.zeros_(bias)
     count, kind = len(rate), parameterization(layer.parameterization)
@@ -37,17 +37,15 @@ def reset_direction(layer: Layer, recurrence: Recurrence, suffix: str, *, depth:
     else:
         raw = spread_weights(count, kind, dt=layer.dt, max_time_scale=layer.max_time_scale)
     assign(rate, raw)
-    if layer.normalize_input is True:
-        scale_rows(weight, _row_factors(layer, recurrence, suffix, depth))
+    recurrence.reset(layer, suffix)
+    if layer.keeps_size:
+        rows = _row_factors(layer, recurrence, suffix, depth)[:, None] * whole(weight)
+        assign(weight, recurrence.in_units(layer, suffix, rows))
 
 
 def _row_factors(layer: Layer, recurrence: Recurrence, suffix: str, depth: int) -> Tensor:
     """Of a fresh U with rows that pass on the variance of their input: see `fresh_size.py`; (D,) float64."""
-    stretch = whole(getattr(layer, "log_dt" + suffix)) if layer.learnable_dt else None
-    free = whole(getattr(layer, "frequency" + suffix)) if layer.oscillating else None
-    stretch = None if stretch is None else stretch_of(layer, stretch)
-    modes = modes_of(layer, whole(weights_of(layer, suffix).rate), free, stretch)
-    act = properties(layer.nonlinearity)
+    modes, act = recurrence.modes(layer, suffix), properties(layer.nonlinearity)
     if only_rises(layer):
         factors = rising_factors(modes, depth)
     else:
@@ -56,5 +54,14 @@ def _row_factors(layer: Layer, recurrence: Recurrence, suffix: str, depth: int) 
         factors = factors / torch.sqrt(act.output_size**2 + fading_share(modes) * act.output_mean**2)
     elif depth:
         factors = factors / act.state_size
-    units = factors.repeat_interleave(2) if layer.oscillating else factors
-    return units[: layer.hidden_size]
+    if not layer.normalize_input:
+        factors = factors * _missing_gain(layer, modes)
+    return factors if modes.frequency is None else factors.repeat_interleave(2)[: layer.hidden_size]
+
+
+def _missing_gain(layer: Layer, modes: Modes) -> Tensor:
+    """By what normalised inputs would multiply those of the modes."""
+    if only_rises(layer):
+        return step_size(*modes)
+    given = mode_gain(*modes).abs() if has_linear_state(layer) else layer.dt
+    return normalized_gain(*modes) / given

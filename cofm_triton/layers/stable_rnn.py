@@ -214,6 +214,7 @@ class StableRNN(OptionsInState, UndecayedRecurrence, Layer):
         self.constrained = check_flag("constrained", constrained)
         self.oscillating = check_elementwise(self, "oscillating", oscillating)
         self.normalize_input = check_normalization(self, normalize_input)
+        self.keeps_size = self.normalize_input is True or normalize_input is None
         self.max_angle = check_angle(max_angle, largest_angle(self))
         self.max_time_scale = check_number("max_time_scale", max_time_scale, above=1.0)
         self.learnable_dt, self.dt_min, self.dt_max = check_learnable_dt(self, learnable_dt, dt_min, dt_max)

@@ -133,7 +133,7 @@ def _frequency(options: Options, rate: Tensor, free: Tensor, stretch: Tensor | N
     frequency = F.pad(free, (0, rate.shape[-1] - free.shape[-1]))
     if has_linear_state(options):
         return frequency if stretch is None else stretch * frequency
-    return bounded_angle(frequency, _angle_bound(options, rate)) / options.dt
+    return bounded_angle(frequency, angle_bound(options, rate)) / options.dt
 
 
 def free_frequency(options: Options, raw: Tensor, frequency: Tensor) -> Tensor:
@@ -148,14 +148,14 @@ def free_frequency(options: Options, raw: Tensor, frequency: Tensor) -> Tensor:
     """
     if has_linear_state(options):
         return frequency
-    bound = _angle_bound(options, rates(options, raw).to(frequency.dtype))
+    bound = angle_bound(options, rates(options, raw).to(frequency.dtype))
     if isinstance(bound, Tensor):
         bound = bound[..., : frequency.shape[-1]]
     share = (options.dt * frequency / bound).clamp(-_LARGEST_SHARE, _LARGEST_SHARE)
     return torch.tan(math.pi / 2 * share)
 
 
-def _angle_bound(options: Options, rate: Tensor) -> float | Tensor:
+def angle_bound(options: Options, rate: Tensor) -> float | Tensor:
     """What angles of pairs with the nonlinearity inside stay below: a number, or one for each rate."""
     bound = largest_angle(options)
     if properties(options.nonlinearity).is_bounded:

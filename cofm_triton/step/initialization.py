@@ -22,20 +22,14 @@ def assign(parameter: Tensor, values: Tensor) -> None:
         >>> rate.tolist()
         [0.5, 0.25]
     """
-    parameter.copy_(_placed(parameter, values))
+    values = values.to(parameter.dtype).to(parameter.device)
+    mesh = getattr(parameter, "device_mesh", None)
+    if mesh is not None:  # a DTensor, into which no plain tensor can be copied
+        from torch.distributed.tensor import DTensor, distribute_tensor
 
-
-@torch.no_grad()
-def scale_rows(parameter: Tensor, factors: Tensor) -> None:
-    """Multiply the rows of a parameter (n, m) by `factors`, (n,); otherwise as `assign`.
-
-    Example:
-        >>> weight = nn.Parameter(torch.ones(2, 1))
-        >>> scale_rows(weight, torch.tensor([0.5, 2.0]))
-        >>> weight.tolist()
-        [[0.5], [2.0]]
-    """
-    parameter.mul_(_placed(parameter, factors[:, None].expand(parameter.shape)))
+        assert isinstance(parameter, DTensor)
+        values = distribute_tensor(values, mesh, parameter.placements)
+    parameter.copy_(values)
 
 
 @torch.no_grad()
@@ -43,18 +37,6 @@ def whole(parameter: Tensor) -> Tensor:
     """All values of a parameter, float64 (see `wide.py`): of a `DTensor` those of every shard."""
     gather = getattr(parameter, "full_tensor", None)
     return widened(parameter if gather is None else gather()).clone()
-
-
-def _placed(parameter: Tensor, values: Tensor) -> Tensor:
-    """The values with the dtype and the place of the parameter, of whose shape they are."""
-    values = values.to(parameter.dtype).to(parameter.device)
-    mesh = getattr(parameter, "device_mesh", None)
-    if mesh is None:
-        return values
-    from torch.distributed.tensor import DTensor, distribute_tensor
-
-    assert isinstance(parameter, DTensor)  # with which no plain tensor can be combined
-    return distribute_tensor(values, mesh, parameter.placements)
 
 
 def random_orthogonal(size: int, device: torch.device) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 from torch import Tensor, nn
 
 from cofm_triton.layers.cell import Cell
+from cofm_triton.step.coefficients import Modes
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -33,6 +34,7 @@ class Layer(nn.Module):
     normalize_input: bool | str
     max_time_scale: float
     backend: str | None
+    keeps_size: bool = False  # whether rows of a fresh U are sized as `fresh_size.py` says
     learnable_dt: bool = False  # layers that earlier versions have pickled have no such attribute
     gated: bool | str = False
     dt_min: float | None = None
@@ -109,6 +111,14 @@ class Recurrence(ABC):
     @abstractmethod
     def margin(self, layer: Layer, suffix: str) -> float:
         """The rate of the slowest mode, 1 / time."""
+
+    @abstractmethod
+    def modes(self, layer: Layer, suffix: str) -> Modes:
+        """Those of fresh weights, single units or pairs (2k, 2k+1)."""
+
+    def in_units(self, layer: Layer, suffix: str, rows: Tensor) -> Tensor:
+        """Rows of a fresh U, (D, d) float64, that have been drawn for the modes."""
+        return rows
 
     def upgrade(self, layer: Layer, state_dict: dict[str, Any], prefix: str, suffix: str) -> None:
         """Bring entries of a state_dict that an earlier version wrote up to date, in place."""

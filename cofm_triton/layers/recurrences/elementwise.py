@@ -23,6 +23,7 @@ from cofm_triton.layers.recurrences.contract import Layer, Recurrence, Shapes, W
 from cofm_triton.ops.dtypes import state_dtype
 from cofm_triton.ops.mode_coefficients import fused_coefficients, is_fused
 from cofm_triton.step.coefficients import (
+    Modes,
     has_linear_state,
     input_scale,
     largest_angle,
@@ -31,9 +32,10 @@ from cofm_triton.step.coefficients import (
     stretch_of,
 )
 from cofm_triton.step.discretization import effective_rate
+from cofm_triton.step.initialization import whole
 from cofm_triton.step.oscillation import effective_pair
 
-_FADING_PAIRS = 4  # one in so many starts without a turn
+FADING_PAIRS = 4  # one in so many starts without a turn
 
 
 class Elementwise(Recurrence):
@@ -67,7 +69,7 @@ class Elementwise(Recurrence):
             return
         nn.init.uniform_(frequency, 0, layer.max_angle)
         if has_linear_state(layer):
-            frequency[::_FADING_PAIRS] = 0
+            frequency[::FADING_PAIRS] = 0
             frequency.div_(layer.dt if log_dt is None else log_dt[: len(frequency)].exp())
         else:
             frequency.mul_(math.pi / 2 / largest_angle(layer)).tan_()  # the inverse of `bounded_angle`
@@ -104,6 +106,12 @@ class Elementwise(Recurrence):
             dt if stretch is None else dt * per_unit(layer, stretch),
             layer.nonlinearity,
         )
+
+    def modes(self, layer: Layer, suffix: str) -> Modes:
+        """As they are."""
+        free, log_dt = frequency_of(layer, suffix), _log_dt(layer, suffix)
+        stretch = None if log_dt is None else stretch_of(layer, whole(log_dt))
+        return modes_of(layer, whole(weights_of(layer, suffix).rate), None if free is None else whole(free), stretch)
 
     def margin(self, layer: Layer, suffix: str) -> float:
         """The smallest rate, with steps of its own s times as large."""

@@ -12,7 +12,15 @@ from cofm_triton.layers.autocast import without_autocast
 from cofm_triton.layers.cell import Cell
 from cofm_triton.layers.padding import drive, final_state, initial_state
 from cofm_triton.layers.recurrences.contract import Layer, Recurrence, Shapes, weights_of
-from cofm_triton.step.coefficients import constrained_matrix, matrix_coefficients, rates, recurrent_matrix
+from cofm_triton.step.coefficients import (
+    Modes,
+    constrained_matrix,
+    matrix_coefficients,
+    modes_of,
+    rates,
+    recurrent_matrix,
+)
+from cofm_triton.step.initialization import whole
 from cofm_triton.step.recurrent_matrix import decay_rate
 
 
@@ -65,6 +73,10 @@ class Matrix(Recurrence):
         """Of the nonlinear form, also where act is linear."""
         a, weight, bias = self._coefficients(layer, suffix)
         return Cell.of(weight, bias, -a.T, layer.dt, layer.nonlinearity)
+
+    def modes(self, layer: Layer, suffix: str) -> Modes:
+        """Units that fade."""
+        return modes_of(layer, whole(weights_of(layer, suffix).rate), None)
 
     def margin(self, layer: Layer, suffix: str) -> float:
         """The smallest rate, which bounds every mode; unconstrained, the smallest real part of W's eigenvalues."""

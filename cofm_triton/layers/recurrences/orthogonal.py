@@ -17,9 +17,9 @@ from cofm_triton.layers.recurrences.matrix import Matrix
 from cofm_triton.ops.dtypes import state_dtype
 from cofm_triton.step.activations import properties
 from cofm_triton.step.cayley import cayley_inverse, convert_parametrization
-from cofm_triton.step.coefficients import linear_coefficients, rates
+from cofm_triton.step.coefficients import constrained_matrix, linear_coefficients, rates
 from cofm_triton.step.discretization import effective_rate
-from cofm_triton.step.initialization import assign, random_orthogonal
+from cofm_triton.step.initialization import assign, random_orthogonal, whole
 from cofm_triton.step.recurrent_matrix import congruence
 from cofm_triton.step.wide import widened
 
@@ -34,6 +34,10 @@ class Orthogonal(Matrix):
         free = self.free(layer, suffix)
         basis = random_orthogonal(layer.hidden_size, free.device)
         assign(free, cayley_inverse(basis) if layer.constrained else basis)
+
+    def in_units(self, layer: Layer, suffix: str, rows: Tensor) -> Tensor:
+        """P^T times the rows of the modes."""
+        return constrained_matrix(layer, whole(self.free(layer, suffix))).mT @ rows
 
     def run(
         self, layer: Layer, suffix: str, x: Tensor, h0: Tensor | None, lengths: Tensor | None
