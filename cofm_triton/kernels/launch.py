@@ -10,7 +10,6 @@ along time that nothing splits; a chunk is a part of a chain that has a program 
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import triton
@@ -40,7 +39,9 @@ READOUT_BACKWARD_STEPS = 4  # x and g; a block's recomputed h and slopes are in 
 READOUT_FEATURES = 8  # inputs and outputs together, up to which so many steps fit beside tanh without spilling
 
 # Sharing out time.
-BUSY_PROGRAMS = 1.5  # programs per multiprocessor from which on one warp walks a sequence, and below which time is shared
+BUSY_PROGRAMS = (
+    1.5  # programs per multiprocessor from which on one warp walks a sequence, and below which time is shared
+)
 TILE_WARPS = 8  # of a program that walks segments of time side by side: their loads keep a multiprocessor busy
 TILE_ROW_BYTES = (128, 64)  # of its rows: a line of L2, or, where that makes too few programs, a burst of the memory
 SPLIT_BELOW = 6  # a sixth of the multiprocessors cannot draw half of the bandwidth: then even a second reading pays,
@@ -262,17 +263,20 @@ def dense(channels: int, element_size: int, lanes: int = LANES) -> Dense | None:
     return Dense(block, blocks, tiles if tiles <= room else room - 1, packed, DENSE_WARPS)
 
 
-def forward_rows(tiles: Tiles, *, gated: bool, is_complex: bool) -> dict[str, int]:
-    """Rows of a segment of a linear scan's tile, forward, and of the tiles of what is left, at most ROWS - 1 rows."""
-    rows = _segment_rows(tiles, 2 if gated else 1)
+def forward_rows(tiles: Tiles, *, gates: int, is_complex: bool) -> dict[str, int]:
+    """Rows of a segment of a linear scan's tile, forward, and of the tiles of what is left, at most ROWS - 1 rows.
+
+    `gates` is how many numbers a lane reads for a gate: 0, 1, or 2 of a complex one that all channels share.
+    """
+    rows = _segment_rows(tiles, 1 + gates)
     if tiles.segments > 1:
         return dict(ROWS=rows, SHORT=min(SHORT_ROWS, rows))
     return dict(ROWS=rows, SHORT=min(SHORT_ROWS, rows - 1) if is_complex else rows - 1)
 
 
-def backward_rows(tiles: Tiles, *, gated: bool, is_complex: bool) -> dict[str, int]:
+def backward_rows(tiles: Tiles, *, gates: int, is_complex: bool) -> dict[str, int]:
     """As `forward_rows`, of the backward walk, which may leave ROWS rows."""
-    rows = _segment_rows(tiles, 3 if gated else 2)
+    rows = _segment_rows(tiles, 2 + gates)
     return dict(ROWS=rows, SHORT=min(SHORT_ROWS, rows) if tiles.segments > 1 or is_complex else rows)
 
 

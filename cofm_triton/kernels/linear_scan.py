@@ -10,8 +10,8 @@ busy, a program is one warp, and a tile a few rows. Otherwise time lies over its
 channels are so few that most multiprocessors would have no program, time is split into chunks, in two launches:
 
 1. summary (`linear_scan_summary.py`): the state after every chunk from a zero start;
-2. replay (`linear_scan_forward.py`, `linear_scan_backward.py`): all rows. Every program makes the state before its chunk
-   from the summaries. A whole sequence is the replay of its only chunk.
+2. replay (`linear_scan_forward.py`, `linear_scan_backward.py`): all rows. Every program makes the state before its
+   chunk from the summaries. A whole sequence is the replay of its only chunk.
 
 Traffic in elements per element: forward 2 (gated 3, shared 2), backward 3 (gated 5, shared 4). Chunks read x, in the
 backward pass g, twice, and gates with it: 1 more, gated 2.
@@ -54,7 +54,9 @@ def backward(
     grad_h = _reals(grad_h, is_complex)
     grad_x, grad_start = grad_h.new_empty(grad_h.shape), _states(grad_h, seq_starts, state_dtype)
     tiles, gated = _layout(grad_h, decay, seq_starts, num_sms, lanes, is_complex), decay.ndim == 3
-    grad_decay = grad_h.new_empty(grad_h.shape, dtype=decay.dtype) if gated else _per_chunk(grad_start, tiles.num_chunks)
+    grad_decay = (
+        grad_h.new_empty(grad_h.shape, dtype=decay.dtype) if gated else _per_chunk(grad_start, tiles.num_chunks)
+    )
     shape: dict[str, Any] = dict(tiles=tiles, reverse=reverse, is_complex=is_complex, aligned=_aligned(grad_h, decay))
     ends, products = _summaries(grad_h, decay, grad_end, grad_start, adjoint=True, **shape)
     launch_backward(

@@ -217,13 +217,15 @@ def launch_backward(
     grad_x: Any, grad_decay: Any, grad_start: Any, *, tiles: Tiles, reverse: bool, is_complex: bool, aligned: bool,
 ) -> None:  # fmt: skip
     """Gradients of all steps, one program per block of channels, chunk and sequence; arguments as the kernel's."""
-    num_sequences, gated = grad_start.shape[0], decay.ndim == 3
+    num_sequences = grad_start.shape[0]
+    gated, shared = decay.ndim == 3, has_shared_gates(decay, grad_h)
+    rows = backward_rows(tiles, gates=gated + (shared and is_complex), is_complex=is_complex)
     linear_scan_backward_kernel[(tiles.num_blocks * tiles.num_chunks * num_sequences,)](
         grad_h, h, decay, h0, grad_end, ends, products, seq_starts, grad_x, grad_decay, grad_start,
         grad_h.shape[1], grad_h.shape[2], tiles.num_blocks, tiles.num_chunks, num_sequences, tiles.chunk_length,
         *grad_h.stride(),
         *(decay.stride() if gated else (0, 0, 0)),
-        GATED=gated, SHARED=has_shared_gates(decay, grad_h), COMPLEX=is_complex, REVERSE=reverse,
+        GATED=gated, SHARED=shared, COMPLEX=is_complex, REVERSE=reverse,
         ALIGNED=aligned, MASKED=tiles.masked, STATE=state_type(grad_start), BLOCK_D=tiles.block_d,
-        SEGMENTS=tiles.segments, FOLD=FOLD_ROWS, num_warps=tiles.num_warps, **backward_rows(tiles, gated=gated, is_complex=is_complex),
+        SEGMENTS=tiles.segments, FOLD=FOLD_ROWS, num_warps=tiles.num_warps, **rows,
     )  # fmt: skip

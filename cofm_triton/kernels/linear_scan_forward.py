@@ -147,7 +147,8 @@ def linear_scan_forward_kernel(
     rest = n % TILE
     for _ in range(tl.cdiv(rest, SEGMENTS * SHORT)):
         state = forward_tile(
-            state, decay, x_row, x_step, a_row, a_step, h_row, h_step, mask, segment, tl.minimum(rest, SEGMENTS * SHORT),
+            state, decay, x_row, x_step, a_row, a_step, h_row, h_step, mask, segment,
+            tl.minimum(rest, SEGMENTS * SHORT),
             LAST=True, ROWS=SHORT, GATED=GATED, SHARED=SHARED, COMPLEX=COMPLEX, MASKED=MASKED,
         )  # fmt: skip
         x_row += SEGMENTS * SHORT * x_step
@@ -167,13 +168,15 @@ def launch_forward(
     tiles: Tiles, reverse: bool, is_complex: bool, aligned: bool,
 ) -> None:  # fmt: skip
     """Rows of all steps, one program per block of channels, chunk and sequence; arguments as the kernel's."""
-    num_sequences, gated = last.shape[0], decay.ndim == 3
+    num_sequences = last.shape[0]
+    gated, shared = decay.ndim == 3, has_shared_gates(decay, x)
+    rows = forward_rows(tiles, gates=gated + (shared and is_complex), is_complex=is_complex)
     linear_scan_forward_kernel[(tiles.num_blocks * tiles.num_chunks * num_sequences,)](
         x, decay, start, ends, products, seq_starts, h, last,
         x.shape[1], x.shape[2], tiles.num_blocks, tiles.num_chunks, num_sequences, tiles.chunk_length,
         *x.stride(),
         *(decay.stride() if gated else (0, 0, 0)),
-        GATED=gated, SHARED=has_shared_gates(decay, x), COMPLEX=is_complex, REVERSE=reverse,
+        GATED=gated, SHARED=shared, COMPLEX=is_complex, REVERSE=reverse,
         ALIGNED=aligned, MASKED=tiles.masked, STATE=state_type(last), BLOCK_D=tiles.block_d, SEGMENTS=tiles.segments,
-        FOLD=FOLD_ROWS, num_warps=tiles.num_warps, **forward_rows(tiles, gated=gated, is_complex=is_complex),
+        FOLD=FOLD_ROWS, num_warps=tiles.num_warps, **rows,
     )  # fmt: skip

@@ -148,13 +148,14 @@ def launch_summary(
 ) -> None:  # fmt: skip
     """Summaries, one program per block of channels, chunk and sequence; arguments as the kernel's."""
     num_sequences, num_summaries = ends.shape[:2]
-    gated = decay.ndim == 3
+    gated, shared = decay.ndim == 3, has_shared_gates(decay, x)
+    rows = forward_rows(tiles, gates=gated + (shared and is_complex), is_complex=is_complex)
     linear_scan_summary_kernel[(tiles.num_blocks * num_summaries * num_sequences,)](
         x, decay, start, ends, products,
         x.shape[1], x.shape[2], tiles.num_blocks, num_summaries, num_sequences, tiles.chunk_length,
         *x.stride(),
         *(decay.stride() if gated else (0, 0, 0)),
-        GATED=gated, SHARED=has_shared_gates(decay, x), COMPLEX=is_complex, REVERSE=reverse, ADJOINT=adjoint,
+        GATED=gated, SHARED=shared, COMPLEX=is_complex, REVERSE=reverse, ADJOINT=adjoint,
         ALIGNED=aligned, MASKED=tiles.masked, STATE=state_type(ends), BLOCK_D=tiles.block_d, SEGMENTS=tiles.segments,
-        num_warps=tiles.num_warps, **forward_rows(tiles, gated=gated, is_complex=is_complex),
+        num_warps=tiles.num_warps, **rows,
     )  # fmt: skip

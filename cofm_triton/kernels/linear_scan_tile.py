@@ -27,6 +27,7 @@ import triton.language as tl
 
 from cofm_triton.kernels.interleaved import conjugate, multiply, multiply_conj, one, parts
 
+
 @triton.jit
 def segment_rows(segment, rest, SEGMENTS: tl.constexpr):
     """`(first, count)` of the last tile: the row that each segment begins on, and its rows; `rest` rows in all."""
