@@ -35,7 +35,7 @@ class Validation:
         functions: of a backend's module, by the pass that they compute.
         first_gradient: which result of the function for the backward pass is the first of its gradients.
         largest: most channels that are worth a try; None for no limit.
-        splits: whether its Triton kernels split time where there are few channels.
+        splits: whether its Triton kernels walk time in segments where there are few channels.
         result: dtype of its results if it does not depend on that of the tensors.
     """
 

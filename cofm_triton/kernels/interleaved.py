@@ -17,14 +17,19 @@ def in_pairs(count):
 
 
 @triton.jit
-def _parts(row):
-    return tl.split(tl.reshape(row, (row.shape[0] // 2, 2)))
+def parts(row):
+    """`(real, imaginary)` of rows of channels, of one axis or two."""
+    if len(row.shape) == 1:
+        pairs = tl.reshape(row, (row.shape[0] // 2, 2))
+    else:
+        pairs = tl.reshape(row, (row.shape[0], row.shape[1] // 2, 2))
+    return tl.split(pairs)
 
 
 @triton.jit
 def swap(row):
     """The row with channels 2k and 2k + 1 exchanged."""
-    even, odd = _parts(row)
+    even, odd = parts(row)
     return tl.interleave(odd, even)
 
 
@@ -32,8 +37,8 @@ def swap(row):
 def multiply(a, b, COMPLEX: tl.constexpr):
     """a * b, channel by channel."""
     if COMPLEX:
-        a_re, a_im = _parts(a)
-        b_re, b_im = _parts(b)
+        a_re, a_im = parts(a)
+        b_re, b_im = parts(b)
         product = tl.interleave(a_re * b_re - a_im * b_im, a_re * b_im + a_im * b_re)
     else:
         product = a * b
@@ -44,8 +49,8 @@ def multiply(a, b, COMPLEX: tl.constexpr):
 def multiply_conj(a, b, COMPLEX: tl.constexpr):
     """conj(a) * b, channel by channel: the products of an adjoint."""
     if COMPLEX:
-        a_re, a_im = _parts(a)
-        b_re, b_im = _parts(b)
+        a_re, a_im = parts(a)
+        b_re, b_im = parts(b)
         product = tl.interleave(a_re * b_re + a_im * b_im, a_re * b_im - a_im * b_re)
     else:
         product = a * b
@@ -53,9 +58,20 @@ def multiply_conj(a, b, COMPLEX: tl.constexpr):
 
 
 @triton.jit
-def one(BLOCK_D: tl.constexpr, DTYPE: tl.constexpr, COMPLEX: tl.constexpr):
-    """The row of ones."""
-    row = tl.full((BLOCK_D,), 1.0, DTYPE)
+def conjugate(row, COMPLEX: tl.constexpr):
+    """conj(row), channel by channel."""
     if COMPLEX:
-        row = tl.where(tl.arange(0, BLOCK_D) % 2 == 0, row, 0.0)
+        real, imaginary = parts(row)
+        row = tl.interleave(real, -imaginary)
+    return row
+
+
+@triton.jit
+def one(shape, DTYPE: tl.constexpr, COMPLEX: tl.constexpr):
+    """Rows of ones, of two axes."""
+    if COMPLEX:
+        half: tl.constexpr = (shape[0], shape[1] // 2)
+        row = tl.interleave(tl.full(half, 1.0, DTYPE), tl.zeros(half, DTYPE))
+    else:
+        row = tl.full(shape, 1.0, DTYPE)
     return row

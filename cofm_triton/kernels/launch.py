@@ -10,7 +10,6 @@ along time that nothing splits; a chunk is a part of a chain that has a program 
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import triton
@@ -23,15 +22,11 @@ LANES = 32  # of a warp on NVIDIA GPUs
 VECTOR_BYTES = 16  # per lane and access: the widest; wider rows only cost registers
 ALIGNED_CHANNELS = 16  # Triton knows a stride to be aligned when it is divisible by 16
 NUM_WARPS = 1  # channels are independent: with one warp a program has no barriers
-PARTS = (1, 2, 4)  # blocks of the full width, a half, a quarter: narrower ones make more programs
 
-# Rows in flight of the linear scan, by part of the full width; a row of full width is 4 registers a lane.
-FORWARD_ROWS = {1: 16, 2: 32, 4: 64}  # x: 64 registers
-GATED_FORWARD_ROWS = {1: 16, 2: 32, 4: 32}  # x and the gates: 128, 128 and 64
-BACKWARD_ROWS = {1: 12, 2: 18, 4: 24}  # g and h: 96, 72 and 48
-GATED_BACKWARD_ROWS = {1: 8, 2: 16, 4: 16}  # g, h and the gates: 96, 96 and 48
-SHORT_ROWS = 4  # the rows that are left go so many at a time in narrow and complex blocks: masks take registers
-SHORT_CARRIES = 16  # carries are few, and mostly rows that are left: one wait for so many
+# Rows of the linear scan in registers at once, in 32-bit words of a lane, by programs of one warp and of many.
+WALK_WORDS, TILE_WORDS = 96, 64
+MAX_WALK, MAX_SEGMENT = 16, 32  # rows: Triton takes more than the square of their number to compile
+SHORT_ROWS = 4  # rows that are left go so many at a time in segments and of complex numbers: masks take registers
 
 # Rows in flight of the nonlinear recurrence, by bytes of the state.
 RNN_FORWARD_ROWS = {4: 12, 8: 8}  # x
@@ -63,20 +58,16 @@ READOUT_STEPS = 2  # forward: never fewer, so that two steps share one wait for 
 READOUT_BACKWARD_STEPS = 4  # x and g; a block's recomputed h and slopes are in registers too
 READOUT_FEATURES = 8  # inputs and outputs together, up to which so many steps fit beside tanh without spilling
 
-# Splitting time.
-MAX_CHAIN = 256  # rows of the longest chain left whole: two more launches would take longer
-FOLDED_CARRIES = 15  # summaries that a replay adds up by itself: a few loads, and no launch
-CHUNK_STEP = 64  # chunks are multiples of this many rows, which the narrowest blocks have in flight
-MAX_CHUNKS = 256  # of a segment: their carries are one chain
-SPLIT_PROGRAMS = 1.5  # programs per multiprocessor that chunks should make
-BUSY_PROGRAMS = 2  # programs per multiprocessor from which on more chunks only make more carries
-# All that a segment reads and writes, with its summaries (less than one row in eight), fits the 40 MB of L2 of an A100
-# (H100: 50, B200: 126, MI300X: 256 in its last level), where the replay finds what the summaries read.
-SEGMENT_BYTES = 36_000_000
-MANY_SEGMENTS = 4  # a sequence of more has chunks as short as fills the device
-SHORT_CHUNK = 12  # rows: in bfloat16 the summaries of such chunks are half a number per element
-SHORT_STEP = 4  # short chunks are multiples of this
-RESIDENT_PROGRAMS = 32  # one-warp programs that a multiprocessor holds (compute capability 8.0 and 9.0)
+# Sharing out time.
+BUSY_PROGRAMS = (
+    1.5  # programs per multiprocessor from which on one warp walks a sequence, and below which time is shared
+)
+TILE_WARPS = 8  # of a program that walks segments of time side by side: their loads keep a multiprocessor busy
+TILE_ROW_BYTES = (128, 64)  # of its rows: a line of L2, or, where that makes too few programs, a burst of the memory
+SPLIT_BELOW = 6  # a sixth of the multiprocessors cannot draw half of the bandwidth: then even a second reading pays,
+SPLIT_ROWS = 8192  # if it takes longer than the second launch
+SPLIT_PROGRAMS = 2  # per multiprocessor, in chunks of time
+FOLD_ROWS = 16  # summaries that one segment of a program adds up
 
 # Sweeps over models.
 UNIT_STEP = 8  # units come in eights, so that few widths need a compilation of their own
@@ -105,7 +96,20 @@ class Channels(NamedTuple):
     block_d: int  # channels of a block
     num_blocks: int
     masked: bool  # whether the last block has lanes without a channel
-    part: int = 1  # of the full width, one of `PARTS`: half the width leaves registers for twice the rows
+    part: int = 1  # of the full width: half the width leaves registers for twice the rows
+
+
+class Tiles(NamedTuple):
+    """How a linear scan is laid over programs, see `kernels.linear_scan_tile`."""
+
+    block_d: int  # channels of a block
+    num_blocks: int
+    masked: bool  # whether the last block has lanes without a channel
+    segments: int  # parts of time that a program walks side by side
+    room: int  # rows that a lane can hold of one tensor
+    num_warps: int
+    num_chunks: int  # parts of time with programs of their own
+    chunk_length: int
 
 
 class Dense(NamedTuple):
@@ -144,31 +148,6 @@ class DenseSweep(NamedTuple):
 DENSE_SWEEP = DenseSweep(2, 2, 256)
 
 
-class Chunks(NamedTuple):
-    """How time is laid over programs and launches."""
-
-    length: int  # rows of a chunk, which has a program of its own
-    segment: int  # rows that are walked through all phases before the next: at most those that the L2 holds
-
-
-class Span(NamedTuple):
-    """Steps [begin, end) of a scan, in chunks; those of one segment."""
-
-    begin: int
-    end: int
-    chunk_length: int
-
-    @property
-    def num_chunks(self) -> int:
-        """Chunks, of which the last may be shorter."""
-        return int(triton.cdiv(self.end - self.begin, self.chunk_length))
-
-
-def spans(plan: Chunks, rows: int) -> list[Span]:
-    """The segments of a sequence, in the order of the recurrence."""
-    return [Span(begin, min(begin + plan.segment, rows), plan.length) for begin in range(0, rows, plan.segment)]
-
-
 def state_type(states: Any) -> Any:
     """Triton's name for the dtype of a tensor of states."""
     return tl.float64 if states.element_size() == 8 else tl.float32
@@ -188,8 +167,8 @@ def has_aligned_rows(x: Any) -> bool:
     return stride_d == 1 and x.data_ptr() % VECTOR_BYTES == 0 and all(n % ALIGNED_CHANNELS == 0 for n in counts)
 
 
-def channels(channels: int, element_size: int, *, part: int = 1, pair_lanes: int = 0, aligned: bool = True) -> Channels:
-    """Blocks of channels: 16-byte accesses, or a `part` of that, where rows are aligned, otherwise two numbers a lane.
+def channels(channels: int, element_size: int, *, pair_lanes: int = 0, aligned: bool = True) -> Channels:
+    """Blocks of channels: 16-byte accesses where rows are aligned, otherwise two numbers a lane.
 
     `pair_lanes`, of pairs, is how many lanes a warp has: each has two numbers at least. Where rows are not aligned,
     every number has an address of its own, and more than two a lane spill.
@@ -197,77 +176,44 @@ def channels(channels: int, element_size: int, *, part: int = 1, pair_lanes: int
     aligned = aligned and channels % ALIGNED_CHANNELS == 0
     least = max(LANES, 2 * pair_lanes)
     full = max(LANES * VECTOR_BYTES // element_size if aligned else 2 * LANES, least)
-    block_d = min(full // part, max(least, triton.next_power_of_2(channels)))
-    parts = min(full // block_d, PARTS[-1]) if aligned else 1
-    return Channels(block_d, triton.cdiv(channels, block_d), channels % block_d != 0, parts)
+    block_d = min(full, max(least, triton.next_power_of_2(channels)))
+    return Channels(block_d, triton.cdiv(channels, block_d), channels % block_d != 0)
 
 
 def layout(
     rows: int, sequences: int, width: int, element_size: int, num_sms: int,
-    *, streams: int = 2, packed: bool = False, pair_lanes: int = 0, aligned: bool = True,
-) -> tuple[Channels, Chunks]:  # fmt: skip
-    """Blocks of channels and chunks of time, for `sequences` sequences of `rows` rows of `width` channels.
+    *, lanes: int = LANES, pairs: bool = False, packed: bool = False, aligned: bool = True,
+) -> Tiles:  # fmt: skip
+    """Channels and time of a linear scan, for `sequences` sequences of `rows` rows of `width` channels.
 
-    `streams` is how many numbers per element the pass reads and writes. `pair_lanes` and `aligned` as for `channels`,
-    the latter as `has_aligned_rows` says of all that is read.
+    `lanes` is how many a warp has, `aligned` is what `has_aligned_rows` says of all that is read.
 
-    Splitting time reads an input twice. So it happens only where even the narrowest blocks leave multiprocessors
-    without a program. Packed sequences stay whole: the host does not know their lengths.
-
-    1. 16 chunks, if they keep the device busy: their carries cost no launch.
-    2. Otherwise more, whose carries one launch walks. Forward without gates, where carries weigh most: at most
-       sqrt(rows), which balances the two sequential walks, and at most what keeps the device busy twice over.
-    3. More than four segments: as many programs as the device holds, each with a short chunk.
+    1. Channels enough: one warp walks a sequence.
+    2. Otherwise time lies over the lanes and warps of a program. Every number is read once, in one launch.
+    3. Few channels, and rows so many that it takes long: chunks of time have programs of their own. That reads an input
+       twice, and takes a second launch. Packed sequences stay whole: the host does not know their lengths.
     """
-    blocks = _blocks(width, element_size, pair_lanes, aligned)
-    narrowest = sequences * blocks[-1].num_blocks
-    if packed or rows <= MAX_CHAIN or narrowest >= num_sms:
-        return _busy(blocks, sequences, num_sms), Chunks(rows, rows)
-    most = max(SHORT_CHUNK, SEGMENT_BYTES // (streams * sequences * width * element_size))
-    segments = triton.cdiv(rows, most)
-    segment = triton.cdiv(rows, segments)
-    wanted = SPLIT_PROGRAMS * num_sms
-    if FOLDED_CARRIES * narrowest >= wanted:
-        chunks = FOLDED_CARRIES + 1
-    elif segments > MANY_SEGMENTS:
-        chunks = RESIDENT_PROGRAMS * num_sms // narrowest
-        length = max(SHORT_CHUNK, segment // chunks // SHORT_STEP * SHORT_STEP)
-        return blocks[-1], Chunks(length, min(segment, chunks * length))
-    elif streams == 2:
-        busy = triton.cdiv(BUSY_PROGRAMS * num_sms, narrowest)
-        chunks = max(FOLDED_CARRIES + 1, min(_balanced(segment), busy))
-    else:
-        chunks = MAX_CHUNKS
-    length = triton.cdiv(triton.cdiv(segment, chunks), CHUNK_STEP) * CHUNK_STEP
-    block = _busy(blocks, sequences * (triton.cdiv(segment, length) - 1), wanted)
-    return block, Chunks(min(length, segment), segment)
-
-
-def narrowest(width: int, element_size: int, *, pair_lanes: int = 0) -> Channels:
-    """The blocks of channels with the most rows in flight: for carries, few chains that the device waits for."""
-    return _blocks(width, element_size, pair_lanes)[-1]
-
-
-def _blocks(width: int, element_size: int, pair_lanes: int, aligned: bool = True) -> list[Channels]:
-    """Every width of blocks that a scan may have, the widest first."""
-    parts = [part for part in PARTS if part == 1 or (aligned and _divides(width, element_size, part, pair_lanes))]
-    return [channels(width, element_size, part=part, pair_lanes=pair_lanes, aligned=aligned) for part in parts]
-
-
-def _balanced(rows: int) -> int:
-    """Chunks for which the walk over the rows of one and the walk over all carries are shortest together."""
-    return math.isqrt(rows)
-
-
-def _divides(width: int, element_size: int, part: int, pair_lanes: int) -> bool:
-    """Whether blocks may have that part of the full width: aligned rows, one number a lane or more."""
-    block_d = LANES * VECTOR_BYTES // element_size // part
-    return part == 1 or (width % ALIGNED_CHANNELS == 0 and element_size <= 4 and block_d >= max(LANES, 2 * pair_lanes))
-
-
-def _busy(blocks: list[Channels], chains: int, programs: float) -> Channels:
-    """The widest blocks that make at least `programs` programs, or the narrowest."""
-    return next((block for block in blocks if chains * block.num_blocks >= programs), blocks[-1])
+    block = channels(width, element_size, pair_lanes=lanes if pairs else 0, aligned=aligned)
+    words = max(1, element_size // 4)
+    if sequences * block.num_blocks >= BUSY_PROGRAMS * num_sms:
+        room = 4 * WALK_WORDS * LANES // (block.block_d * element_size)
+        return Tiles(*block[:3], 1, room, NUM_WARPS, 1, rows)
+    # gfx942, which has more lanes, takes registers to round to bfloat16.
+    a_lane = 2 if pairs or (element_size == 2 and lanes == LANES and aligned) else 1
+    widths = [min(row_bytes // element_size, LANES * a_lane) for row_bytes in TILE_ROW_BYTES]
+    block_d = next((w for w in widths if sequences * triton.cdiv(width, w) >= num_sms), widths[-1])
+    block_d = min(block_d, max(widths[-1] // 2, triton.next_power_of_2(width)))
+    num_blocks, segments = triton.cdiv(width, block_d), TILE_WARPS * lanes * a_lane // block_d
+    chunk_length, programs = rows, sequences * num_blocks
+    if not packed and SPLIT_BELOW * programs < num_sms and rows >= SPLIT_ROWS:
+        chunks = min(triton.cdiv(SPLIT_PROGRAMS * num_sms, programs), FOLD_ROWS * segments)
+        chunk_length = triton.cdiv(triton.cdiv(rows, chunks), segments) * segments
+    # Twice the lanes need half the words; gfx942, which has them, has scalar registers for the addresses of few rows.
+    room = TILE_WORDS * LANES**2 // (lanes**2 * a_lane * words)
+    return Tiles(
+        block_d, num_blocks, width % block_d != 0, segments, room, TILE_WARPS, triton.cdiv(rows, chunk_length),
+        chunk_length,
+    )  # fmt: skip
 
 
 def chains(
@@ -376,27 +322,29 @@ def dense(channels: int, element_size: int, lanes: int = LANES) -> Dense | None:
     return Dense(block, blocks, tiles if tiles <= room else room - 1, packed, DENSE_WARPS)
 
 
-def forward_rows(
-    block: Channels, chunk_length: int, *, gated: bool, is_complex: bool, summed: bool = False
-) -> dict[str, int]:
-    """Rows in flight of a linear scan's forward walk, and how many at a time of those that are left, ROWS - 1 at most.
+def forward_rows(tiles: Tiles, *, gates: int, is_complex: bool) -> dict[str, int]:
+    """Rows of a segment of a linear scan's tile, forward, and of the tiles of what is left, at most ROWS - 1 rows.
 
-    `summed`: the rows are summaries, of which there are few.
+    `gates` is how many numbers a lane reads for a gate: 0, 1, or 2 of a complex one that all channels share.
     """
-    rows = _rows(GATED_FORWARD_ROWS if gated else FORWARD_ROWS, block, chunk_length)
-    short = SHORT_CARRIES if summed and not gated and not is_complex else SHORT_ROWS
-    return dict(ROWS=rows, SHORT=min(short, rows - 1) if block.part > 1 or is_complex else rows - 1)
+    rows = _segment_rows(tiles, 1 + gates)
+    if tiles.segments > 1:
+        return dict(ROWS=rows, SHORT=min(SHORT_ROWS, rows))
+    return dict(ROWS=rows, SHORT=min(SHORT_ROWS, rows - 1) if is_complex else rows - 1)
 
 
-def backward_rows(block: Channels, chunk_length: int, *, gated: bool, is_complex: bool) -> dict[str, int]:
+def backward_rows(tiles: Tiles, *, gates: int, is_complex: bool) -> dict[str, int]:
     """As `forward_rows`, of the backward walk, which may leave ROWS rows."""
-    rows = _rows(GATED_BACKWARD_ROWS if gated else BACKWARD_ROWS, block, chunk_length)
-    return dict(ROWS=rows, SHORT=SHORT_ROWS if block.part > 1 or is_complex else rows)
+    rows = _segment_rows(tiles, 2 + gates)
+    return dict(ROWS=rows, SHORT=min(SHORT_ROWS, rows) if tiles.segments > 1 or is_complex else rows)
 
 
-def _rows(table: dict[int, int], block: Channels, chunk_length: int) -> int:
-    """Rows in flight; those of full width where a chunk has fewer."""
-    return table[block.part] if chunk_length >= table[block.part] else table[1]
+def _segment_rows(tiles: Tiles, read: int) -> int:
+    """Rows of which a lane can hold `read` tensors."""
+    rows = tiles.room // read // SHORT_ROWS * SHORT_ROWS
+    if tiles.segments > 1:
+        rows = min(rows, MAX_SEGMENT, triton.next_power_of_2(triton.cdiv(tiles.chunk_length, tiles.segments)))
+    return max(SHORT_ROWS, min(rows, MAX_WALK) if tiles.segments == 1 else rows)
 
 
 def rnn_rows(full: int, block: Channels, nonlinearity: str) -> int:
@@ -406,11 +354,6 @@ def rnn_rows(full: int, block: Channels, nonlinearity: str) -> int:
     where rows are masked, which takes more scalar registers than gfx942 has.
     """
     return full * block.part if properties(nonlinearity).is_cheap and not block.masked else full
-
-
-def split_carries(carries: int) -> int:
-    """Chunk length for a chain of carries: the square root balances the two levels that are left."""
-    return carries if carries <= MAX_CHAIN else math.isqrt(carries - 1) + 1
 
 
 class Increments(NamedTuple):

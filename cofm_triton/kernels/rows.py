@@ -82,50 +82,6 @@ def load_last_rows(ptr, stride, d, D, rest, ROWS: tl.constexpr):
 
 
 @triton.jit
-def load_gates(
-    ptr, stride, mask, ROWS: tl.constexpr, MASKED: tl.constexpr, SHARED: tl.constexpr, COMPLEX: tl.constexpr
-):  # fmt: skip
-    """As `load_rows`; SHARED, a row is one number, the gate of all channels, of COMPLEX numbers both parts."""
-    gates = ()
-    if SHARED and COMPLEX:
-        for j in tl.static_range(ROWS):
-            gates = gates + ((tl.load(ptr + j * stride), tl.load(ptr + j * stride + 1)),)
-    else:
-        gates = load_rows(ptr, stride, mask, ROWS=ROWS, MASKED=MASKED and not SHARED)
-    return gates
-
-
-@triton.jit
-def load_last_gates(ptr, stride, d, D, rest, ROWS: tl.constexpr, SHARED: tl.constexpr, COMPLEX: tl.constexpr):
-    """As `load_last_rows`, of `load_gates`."""
-    gates = ()
-    if SHARED and COMPLEX:
-        for j in tl.static_range(ROWS):
-            real = tl.load(ptr + j * stride, mask=rest > j, other=0.0)
-            gates = gates + ((real, tl.load(ptr + j * stride + 1, mask=rest > j, other=0.0)),)
-    elif SHARED:
-        for j in tl.static_range(ROWS):
-            gates = gates + (tl.load(ptr + j * stride, mask=rest > j, other=0.0),)
-    else:
-        gates = load_last_rows(ptr, stride, d, D, rest, ROWS=ROWS)
-    return gates
-
-
-@triton.jit
-def gate_row(gate, row, SHARED: tl.constexpr, COMPLEX: tl.constexpr):
-    """A loaded gate for every channel of a row, in the row's dtype."""
-    if SHARED and COMPLEX:
-        real, imaginary = gate
-        half: tl.constexpr = row.shape[0] // 2
-        result = tl.interleave(tl.full((half,), real, row.dtype), tl.full((half,), imaginary, row.dtype))
-    elif SHARED:
-        result = tl.full(row.shape, gate.to(row.dtype), row.dtype)
-    else:
-        result = gate.to(row.dtype)
-    return result
-
-
-@triton.jit
 def chunk_rows(starts_ptr, sequence, num_sequences, T, begin, end, chunk, chunk_length, REVERSE: tl.constexpr):
     """`(entry, skipped, n, batch)` of a chunk: the row it starts on, steps before it, its steps, its batch index.
 

@@ -53,6 +53,9 @@ BUDGETS = {
     ("linear_scan_forward_kernel", "bfloat16"): 12,
     ("linear_scan_backward_kernel", "float32"): 14,
     ("linear_scan_backward_kernel", "bfloat16"): 18,
+    # In segments every row is walked twice, and ends are exchanged: a third of what memory leaves time for.
+    ("linear_scan_forward_kernel", "float32 num_sms=132"): 14,
+    ("linear_scan_backward_kernel", "float32 num_sms=132"): 19,
     ("rnn_scan_forward_kernel", "float32 hardtanh"): 13,
     ("rnn_scan_forward_kernel", "float32 relu"): 13,
     ("rnn_scan_forward_kernel", "float32 tanh"): 24,
@@ -149,7 +152,10 @@ def test_every_kernel_is_one_of_an_operator() -> None:
 
 
 def over_budget(entries: Sequence[Compiled]) -> Iterator[str]:
-    """What takes more than `BUDGETS`, and diagonal recurrences whose lanes talk in every step, a line each."""
+    """What takes more than `BUDGETS`, and diagonal recurrences whose lanes talk in every step, a line each.
+
+    Segments of time have to talk, once in a tile.
+    """
     totals = {(entry.kernel, entry.configuration): entry.total for entry in entries}
     kernels = {entry.kernel for entry in entries}
     for key, most in BUDGETS.items():
@@ -160,6 +166,8 @@ def over_budget(entries: Sequence[Compiled]) -> Iterator[str]:
             yield f"{' '.join(key)}: {total} instructions per element, at most {most}"
     for entry in entries:
         talk = TALK & entry.instructions.keys()
+        if entry.constants.get("SEGMENTS", 1) > 1:
+            talk -= {"shuffle", "sync", "shared"}
         if talk and entry.operator in DIAGONAL:
             yield f"{entry.key}: {', '.join(sorted(talk))} in the loop along time"
 

@@ -1,8 +1,7 @@
-"""Split time in the linear scan's kernels: launches are forced to split, and must compute what the whole computes."""
+"""Time shared out in the linear scan's kernels: to one warp, to segments, to chunks. All must compute the same scan."""
 
 from __future__ import annotations
 
-import math
 from decimal import Decimal
 from typing import Any
 
@@ -17,32 +16,30 @@ from cofm_triton.ops.dtypes import state_dtype
 if not INSTALLED["triton"] or not (torch.cuda.is_available() or interpreting()):
     pytest.skip("triton cannot run here", allow_module_level=True)
 
+import triton
+import triton.language as tl
+
 from cofm_triton.kernels import launch, linear_scan
-from cofm_triton.kernels.linear_scan_carry import chunk_decay
+from cofm_triton.kernels.linear_scan_tile import power
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float64, torch.complex64]
+# Multiprocessors that make one program walk a sequence in segments, or in chunks.
+TILES, CHUNKS = 8, 100
 
 
 @pytest.fixture(autouse=True)
-def short_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Chains of two rows are long, carries above two are not folded: short sequences split as long ones do."""
-    monkeypatch.setattr(launch, "MAX_CHAIN", 2)
-    monkeypatch.setattr(launch, "CHUNK_STEP", 1)
-    monkeypatch.setattr(launch, "_balanced", lambda rows: math.isqrt(8 * rows))  # and have carries enough
-    fold(monkeypatch, 2)
+def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sequences of two rows are long; tiles have one warp and short segments: few rows make several of them."""
+    monkeypatch.setattr(launch, "SPLIT_ROWS", 2)
+    monkeypatch.setattr(launch, "TILE_WARPS", 1)
+    monkeypatch.setattr(launch, "MAX_SEGMENT", 4)
 
 
-def fold(monkeypatch: pytest.MonkeyPatch, carries: int) -> None:
-    for module in (launch, linear_scan):
-        monkeypatch.setattr(module, "FOLDED_CARRIES", carries)
-
-
-def plan_of(problem: Problem, num_sms: int, streams: int = 2) -> tuple[launch.Channels, launch.Chunks]:
+def plan_of(problem: Problem, num_sms: int) -> launch.Tiles:
     batch, length, width = problem.x.shape
     parts = 2 if problem.x.is_complex() else 1
-    size = problem.x.element_size() // parts
-    pair_lanes = launch.LANES if problem["decay"].is_complex() else 0
-    return launch.layout(length, batch, parts * width, size, num_sms, streams=streams, pair_lanes=pair_lanes)
+    size, pairs = problem.x.element_size() // parts, problem["decay"].is_complex()
+    return launch.layout(length, batch, parts * width, size, num_sms, pairs=pairs)
 
 
 def run(problem: Problem, num_sms: int) -> dict[str, torch.Tensor]:
@@ -54,14 +51,21 @@ def run(problem: Problem, num_sms: int) -> dict[str, torch.Tensor]:
         reverse=problem.options["reverse"], state_dtype=state_dtype(problem.x.dtype), num_sms=num_sms
     )
     state = options["state_dtype"]
-    h, h_last = linear_scan.forward(x, decay, h0, None, **options)
-    grads = linear_scan.backward(given["grad_h"], given["grad_last"].to(state), decay, h, h0, None, **options)
+    seq_starts = problem.options["seq_starts"]
+    h, h_last = linear_scan.forward(x, decay, h0, seq_starts, **options)
+    grads = linear_scan.backward(given["grad_h"], given["grad_last"].to(state), decay, h, h0, seq_starts, **options)
     results = {
         "h": h,
         "h_last": h_last,
         **{f"grad_{n}": grad for n, grad in zip(("x", "decay", "h0"), grads, strict=True)},
     }
     return {name: result.cpu() for name, result in results.items()}
+
+
+def whole(problem: Problem) -> dict[str, torch.Tensor]:
+    """As `run`, row after row: no multiprocessor wants more programs."""
+    assert plan_of(problem, 0).segments == 1
+    return run(problem, 0)
 
 
 def check(problem: Problem, num_sms: int) -> None:
@@ -72,65 +76,45 @@ def check(problem: Problem, num_sms: int) -> None:
     assert not missed, f"error over bound: {missed}"
 
 
-@pytest.mark.parametrize(
-    ("batch", "length", "channels", "num_sms", "dtype"),
-    [*((1, 13, 40, 8, dtype) for dtype in DTYPES), (2, 13, 3, 200, torch.float32)],
-)
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("gated", [False, True])
 @pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize("folded", [2, 12])
-def test_split_time(
-    batch: int, length: int, channels: int, num_sms: int, dtype: torch.dtype, reverse: bool, gated: bool,
-    folded: int, monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    """Carries added up by the replay, and by launches of their own, in two levels."""
-    fold(monkeypatch, folded)
+@pytest.mark.parametrize("num_sms", [TILES, CHUNKS])
+@pytest.mark.parametrize(("batch", "length", "channels"), [(1, 40, 40), (2, 29, 3)])
+def test_time_is_shared_out(
+    batch: int, length: int, channels: int, num_sms: int, dtype: torch.dtype, reverse: bool, gated: bool
+) -> None:
+    """To segments, in whole tiles and what is left of one, and to chunks, with summaries of many."""
     problem = linear_problem(batch, length, channels, dtype=dtype, gated=gated, reverse=reverse)
-    streams = 3 if gated else 2
-    carries = -(-length // plan_of(problem, num_sms, streams)[1].length) - 1
-    assert 2 < carries <= 12
-    assert folded > 2 or launch.split_carries(carries) < carries
+    tiles = plan_of(problem, num_sms)
+    assert tiles.segments > 1 and (tiles.num_chunks > 2) == (num_sms == CHUNKS)
     check(problem, num_sms)
-
-
-@pytest.mark.parametrize(
-    ("dtype", "part", "reverse", "gated"),
-    [
-        (torch.float32, 2, False, False),
-        (torch.float32, 4, True, False),
-        (torch.bfloat16, 2, True, False),
-        (torch.bfloat16, 4, False, False),
-        (torch.float32, 4, False, True),
-        (torch.complex64, 2, False, False),
-    ],
-)
-def test_narrow_blocks(dtype: torch.dtype, part: int, reverse: bool, gated: bool) -> None:
-    """A device that only narrow blocks keep busy: several of them where one of full width would do."""
-    problem = linear_problem(1, 75, 512 // dtype.itemsize, dtype=dtype, gated=gated, reverse=reverse)
-    block, plan = plan_of(problem, part)
-    assert (block.part, block.num_blocks, plan) == (part, part, (75, 75))
-    check(problem, part)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize("folded", [2, 12])
-def test_split_time_of_pairs(folded: int, reverse: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    fold(monkeypatch, folded)
-    problem = linear_problem(1, 13, 40, dtype=dtype, pairs=True, reverse=reverse)
-    assert 2 < -(-13 // plan_of(problem, 8)[1].length) - 1 <= 12
-    check(problem, 8)
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("num_sms", [TILES, CHUNKS])
+def test_time_of_pairs_is_shared_out(num_sms: int, gated: bool, reverse: bool, dtype: torch.dtype) -> None:
+    check(linear_problem(1, 40, 40, dtype=dtype, pairs=True, gated=gated, reverse=reverse), num_sms)
 
 
-@pytest.mark.parametrize("part", [2, 4])
-def test_narrow_blocks_of_pairs(part: int) -> None:
-    problem = linear_problem(1, 75, 256, dtype=torch.bfloat16, pairs=True)
-    assert plan_of(problem, part)[0].part == part
-    check(problem, part)
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_packed_sequences_in_segments(gated: bool, reverse: bool) -> None:
+    """A sequence of a few tiles, one of no row, and one that ends within a tile."""
+    check(linear_problem(1, 40, 20, gated=gated, reverse=reverse, starts=[0, 25, 25, 28]), TILES)
+
+
+@pytest.mark.parametrize(("num_sms", "segments"), [(1, 1), (TILES, 2)])
+def test_time_is_left_whole_where_channels_are_many(num_sms: int, segments: int) -> None:
+    problem = linear_problem(2, 21, 40)
+    assert plan_of(problem, num_sms).segments == segments
+    check(problem, num_sms)
 
 
 @pytest.mark.parametrize(("pairs", "dtype"), [(False, torch.complex64), (True, torch.float32), (True, torch.bfloat16)])
-@pytest.mark.parametrize("num_sms", [1, 100])
+@pytest.mark.parametrize("num_sms", [1, TILES, CHUNKS])
 def test_a_complex_gate_of_all_channels_is_that_of_each(num_sms: int, pairs: bool, dtype: torch.dtype) -> None:
     problem = linear_problem(2, 9, 32, dtype=dtype, gated=True, shared=True, pairs=pairs)
     copied = run(problem.with_(decay=problem["decay"].repeat(1, 1, 16 if pairs else 32)), num_sms)
@@ -139,51 +123,16 @@ def test_a_complex_gate_of_all_channels_is_that_of_each(num_sms: int, pairs: boo
 
 
 @pytest.mark.parametrize("width", [16, 32])
-@pytest.mark.parametrize("num_sms", [1, 100])
+@pytest.mark.parametrize("num_sms", [1, TILES, CHUNKS])
 @pytest.mark.parametrize("gated", [False, True])
 def test_rows_of_few_bytes(gated: bool, num_sms: int, width: int) -> None:
     """Aligned rows that fill less than the narrowest part of a block."""
     check(linear_problem(1, 40, width, dtype=torch.bfloat16, gated=gated), num_sms)
 
 
-@pytest.mark.slow
-def test_narrow_blocks_of_split_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Chunks of more than the 64 rows that the narrowest block has in flight, and of fewer."""
-    monkeypatch.setattr(launch, "SPLIT_PROGRAMS", 1)
-    for length, num_sms, programs in ((200, 6, 1), (40, 60, 2)):
-        problem = linear_problem(1, length, 64)
-        monkeypatch.setattr(launch, "BUSY_PROGRAMS", programs)
-        block, plan = plan_of(problem, num_sms)
-        assert block.part == 4 and (plan.length < 64) == (length < 64) and plan.length < length
-        check(problem, num_sms)
-
-
-@pytest.mark.parametrize(
-    ("dtype", "reverse", "gated"),
-    [
-        (torch.float32, False, False),
-        (torch.float32, True, False),
-        (torch.float32, False, True),
-        (torch.complex64, True, True),
-        (torch.complex64, True, False),
-    ],
-)
-@pytest.mark.parametrize("many", [1, 4])
-def test_segments(dtype: torch.dtype, reverse: bool, gated: bool, many: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three segments, each in chunks, as few segments are walked and as many are."""
-    problem = linear_problem(1, 120, 3, dtype=dtype, gated=gated, reverse=reverse)
-    streams = 3 if gated else 2
-    monkeypatch.setattr(launch, "SEGMENT_BYTES", 42 * 3 * dtype.itemsize * streams)
-    monkeypatch.setattr(launch, "MANY_SEGMENTS", many)
-    monkeypatch.setattr(launch, "SHORT_CHUNK", 4)
-    plan = plan_of(problem, 200, streams)[1]
-    assert 30 <= plan.segment <= 40 and plan.length < 20
-    check(problem, 200)
-
-
 @pytest.mark.parametrize("length", range(17, 33))
 def test_every_remainder(length: int) -> None:
-    check(linear_problem(1, length, 3, gated=length % 2 == 0), 100)
+    check(linear_problem(1, length, 3, gated=length % 2 == 0), CHUNKS if length % 4 < 2 else TILES)
 
 
 @pytest.mark.slow
@@ -224,9 +173,9 @@ def test_exact_decays_stay_exact_when_split(decay: float) -> None:
     whole_numbers = (torch.arange(54) % 5 - 2.0).reshape(1, 18, 3)
     problem = problem.with_(x=whole_numbers, decay=torch.full((3,), decay), h0=torch.ones(1, 3), grad_h=whole_numbers)
     problem = problem.with_(grad_last=torch.ones(1, 3))
-    split, whole = run(problem, 100), run(problem, 1)
+    split, unsplit = run(problem, CHUNKS), whole(problem)
     for name in split:
-        assert torch.equal(split[name], whole[name]), name
+        assert torch.equal(split[name], unsplit[name]), name
 
 
 @pytest.mark.parametrize("gated", [False, True])
@@ -236,20 +185,39 @@ def test_decays_of_any_kind(decay: float, gated: bool) -> None:
     check(problem.with_(decay=torch.full_like(problem["decay"], decay)), 100)
 
 
+@triton.jit
+def power_kernel(decay_ptr, power_ptr, exponent, COMPLEX: tl.constexpr, BLOCK_D: tl.constexpr):
+    """`decay ** exponent` of BLOCK_D numbers."""
+    d = tl.arange(0, BLOCK_D)[None, :]
+    tl.store(power_ptr + d, power(tl.load(decay_ptr + d), exponent, COMPLEX=COMPLEX))
+
+
 @pytest.mark.parametrize("length", [1000, 2**20])
 def test_powers_of_a_decay_are_not_rounded_on_the_way(length: int) -> None:
-    """A slow decay's power over a chunk, as near to the exact one as float32 has room for; so is a turn's."""
-    decay = torch.tensor([1 - 1e-6, 1 + 1e-6, -(1 - 2e-6), 1.0, 0.0])
-    exact = [float(Decimal(number) ** length) for number in decay.tolist()]
-    power = chunk_decay(decay, length, is_complex=False)
-    torch.testing.assert_close(power, torch.tensor(exact), rtol=2**-24 + 1e-13, atol=0)
+    """A slow decay's power over a chunk, as near to the exact one as float32 has room for; so is a turn's.
+
+    Every squaring in float64 doubles the errors before it and adds one: less than `length` roundings of 2^-53.
+    """
+    roundings = 2**-24 + length * 2**-53
+
+    def powers(numbers: torch.Tensor, is_complex: bool) -> torch.Tensor:
+        numbers = numbers.to(device_of("triton"))
+        result = torch.empty_like(numbers)
+        power_kernel[(1,)](numbers, result, length, COMPLEX=is_complex, BLOCK_D=numbers.numel())
+        return result.cpu()
+
+    decay = torch.tensor([1 - 1e-6, 1 + 1e-6, -(1 - 2e-6), 1.0, 0.0, 0.5, -0.5, -1.0])
+    exact = torch.tensor([float(Decimal(number) ** length) for number in decay.tolist()], dtype=torch.float64)
+    smallest = 2.0**-149
+    torch.testing.assert_close(powers(decay, False).double(), exact, rtol=roundings, atol=smallest)
+    assert powers(decay[-3:-1].repeat(2), False).abs().min() == smallest  # never 0
     turn = torch.view_as_real(torch.polar(torch.tensor([1 - 1e-6, 1.0]), torch.tensor([0.3, -2.0]))).flatten()
-    actual = torch.view_as_complex(chunk_decay(turn, length, is_complex=True).unflatten(0, (2, 2)))
+    actual = torch.view_as_complex(powers(turn, True).unflatten(0, (2, 2)))
     number = torch.view_as_complex(turn.double().unflatten(0, (2, 2)))
-    expected = torch.ones(2, dtype=torch.complex128)
-    for bit in f"{length:b}":  # 21 squarings in float64 lose 2^21 roundings: 2e-10, where float32 has 6e-8
-        expected = expected * expected * (number if bit == "1" else 1)
-    assert ((actual - expected).abs() <= (2**-24 * 2**0.5 + 1e-9) * expected.abs()).all()
+    expected = torch.polar(number.abs().pow(length), number.angle() * length)
+    # The argument times `length` is rounded, and so is the modulus before it is raised.
+    slack = 2**0.5 * (roundings + 8 * length * 2**-53)
+    assert ((actual - expected).abs() <= slack * expected.abs()).all()
 
 
 def test_slow_decay_over_long_time() -> None:
@@ -268,35 +236,29 @@ def test_infinity_crosses_chunks(gated: bool) -> None:
     problem = linear_problem(1, 18, 3, gated=gated)
     x = problem.x.clone()
     x[0, 2, 0], x[0, 3, 1] = torch.inf, torch.nan
-    split, whole = run(problem.with_(x=x), 100)["h"], run(problem.with_(x=x), 1)["h"]
-    assert torch.equal(split.isnan(), whole.isnan())
-    assert torch.equal(split.isinf(), whole.isinf())
+    split, unsplit = run(problem.with_(x=x), CHUNKS)["h"], whole(problem.with_(x=x))["h"]
+    assert torch.equal(split.isnan(), unsplit.isnan())
+    assert torch.equal(split.isinf(), unsplit.isinf())
 
 
 @pytest.mark.parametrize("gated", [False, True])
-@pytest.mark.parametrize("folded", [2, 36])
+@pytest.mark.parametrize("num_sms", [TILES, CHUNKS])
 @pytest.mark.parametrize("decay", [1e-30, -1e-30])
-def test_infinity_outlives_the_smallest_product(
-    decay: float, folded: int, gated: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The product of a chunk's decays underflows; infinity times any of them is infinite all the same."""
-    fold(monkeypatch, folded)
-    monkeypatch.setattr(launch, "CHUNK_STEP", 3)
+def test_infinity_outlives_the_smallest_product(decay: float, num_sms: int, gated: bool) -> None:
+    """The product of a segment's decays underflows; infinity times any of them is infinite all the same."""
     problem = linear_problem(1, 36, 3, gated=gated)
     x = problem.x.clone()
     x[0, 2, 0] = torch.inf
     problem = problem.with_(x=x, decay=torch.full_like(problem["decay"], decay))
-    assert torch.equal(run(problem, 10)["h"], run(problem, 1)["h"])
+    assert torch.equal(run(problem, num_sms)["h"], whole(problem)["h"])
 
 
 @pytest.mark.parametrize("gated", [False, True])
-@pytest.mark.parametrize("folded", [2, 36])
-def test_nothing_grows_out_of_nothing(folded: int, gated: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The product of a chunk's decays overflows; the zero state in front of it stays zero."""
-    fold(monkeypatch, folded)
-    monkeypatch.setattr(launch, "CHUNK_STEP", 3)
+@pytest.mark.parametrize("num_sms", [TILES, CHUNKS])
+def test_nothing_grows_out_of_nothing(num_sms: int, gated: bool) -> None:
+    """The product of a segment's decays overflows; the zero state in front of it stays zero."""
     problem = linear_problem(1, 36, 3, gated=gated)
     zeros = torch.zeros_like(problem.x)
     problem = problem.with_(x=zeros, h0=torch.zeros_like(problem["h0"]), decay=torch.full_like(problem["decay"], 1e30))
     problem = problem.with_(grad_h=zeros, grad_last=torch.zeros_like(problem["grad_last"]))
-    assert all(not result.any() for result in run(problem, 10).values())
+    assert all(not result.any() for result in run(problem, num_sms).values())

@@ -21,10 +21,8 @@ from cofm_triton.ops.linear_scan import traffic
 
 # 512 channels fill programs with aligned rows; 500 leave rows unaligned and the last program partly empty.
 EVEN, RAGGED, FEW = 512, 500, 3
-# Bytes of a row that keeps 132 multiprocessors busy in blocks of half or a quarter of the full width.
-HALF_BYTES, QUARTER_BYTES = 132 * 256, 132 * 128
-# Bytes of a row of which 16 chunks keep them busy, and of one that takes many, whose carries are not folded.
-FOLDED_BYTES, MANY_BYTES = 2048, 256
+# Bytes of a row that gives 132 multiprocessors programs with wide rows; steps of which those of few channels are split.
+WIDE_BYTES, LONG = 132 * 128, 2**16
 
 
 def linear_problem(
@@ -93,6 +91,12 @@ def launch(
     linear_scan.backward(x, h0, decay, h, h0, seq_starts, **options)
 
 
+def elements(constants: Options) -> int:
+    """Of one turn of the loop along time, all threads of a program together."""
+    rows: int = constants["SEGMENTS"] * constants["ROWS"] * constants["BLOCK_D"]
+    return rows
+
+
 def bytes_per_element(kernel: str, constants: Options, options: Options) -> float | None:
     """Per real number; None for summaries, which are a part of a pass."""
     if "summary" in kernel:
@@ -110,26 +114,28 @@ def _others() -> Iterator[Options]:
         yield dict(dtype=torch.float64, gated=gated)
         for dtype in (torch.float32, torch.bfloat16):
             yield dict(dtype=dtype, gated=gated, width=RAGGED, packed=True)
+            yield dict(dtype=dtype, gated=gated, width=RAGGED, packed=True, num_sms=SPLIT)
         yield dict(gated=gated, width=RAGGED, reverse=True, states=False)
         yield dict(gated=gated, width=RAGGED)
         yield dict(gated=gated, sliced=True)
         yield dict(dtype=torch.bfloat16, gated=gated, sliced=True, num_sms=SPLIT)
         yield dict(gated=gated, transposed=True)
+        yield dict(gated=gated, reverse=True, transposed=True, num_sms=SPLIT)
         for dtype in (torch.float32, torch.bfloat16, torch.complex64):
-            for row_bytes in (HALF_BYTES, QUARTER_BYTES, FOLDED_BYTES, MANY_BYTES):
-                yield dict(dtype=dtype, gated=gated, width=row_bytes // dtype.itemsize, num_sms=SPLIT)
-            yield dict(dtype=dtype, gated=gated, width=16, num_sms=SPLIT)
-        yield dict(dtype=torch.float32, gated=gated, width=32, num_sms=SPLIT)
+            if dtype != torch.float32:
+                yield dict(dtype=dtype, gated=gated, num_sms=SPLIT)
+            yield dict(dtype=dtype, gated=gated, width=WIDE_BYTES // dtype.itemsize, num_sms=SPLIT)
+            yield dict(dtype=dtype, gated=gated, width=64, length=LONG, num_sms=SPLIT)
         yield dict(dtype=torch.float64, gated=gated, width=64, num_sms=SPLIT)
         for dtype in (torch.float32, torch.complex64, torch.complex128):
-            yield dict(dtype=dtype, gated=gated, width=FEW, num_sms=SPLIT)
+            yield dict(dtype=dtype, gated=gated, width=FEW, length=LONG, num_sms=SPLIT)
         yield dict(dtype=torch.complex64, gated=gated, width=RAGGED)
     for dtype, num_sms in ((torch.float32, WHOLE), (torch.bfloat16, WHOLE), (torch.float32, SPLIT)):
         yield dict(dtype=dtype, gated=True, shared=True, num_sms=num_sms)
     yield dict(gated=True, shared=True, width=RAGGED)
     for dtype in (torch.float32, torch.bfloat16):
-        for row_bytes in (HALF_BYTES, QUARTER_BYTES, FOLDED_BYTES, MANY_BYTES):
-            yield dict(dtype=dtype, pairs=True, width=row_bytes // dtype.itemsize, num_sms=SPLIT)
+        yield dict(dtype=dtype, pairs=True, num_sms=SPLIT)
+        yield dict(dtype=dtype, pairs=True, width=64, length=LONG, num_sms=SPLIT)
         yield dict(dtype=dtype, pairs=True, width=RAGGED, packed=True)
         yield dict(dtype=dtype, pairs=True, transposed=True)
         yield dict(dtype=dtype, pairs=True, gated=True)
@@ -184,11 +190,14 @@ OPERATOR = Operator(
             dict(dtype=torch.bfloat16),
             dict(dtype=torch.float32, gated=True),
             dict(dtype=torch.bfloat16, gated=True),
+            dict(dtype=torch.float32, num_sms=SPLIT),
+            dict(dtype=torch.float32, gated=True, num_sms=SPLIT),
             dict(dtype=torch.complex64),
             dict(dtype=torch.float32, pairs=True),
             dict(dtype=torch.bfloat16, pairs=True),
         ],
         others=list(_others()),
         bytes_per_element=bytes_per_element,
+        elements=elements,
     ),
 )

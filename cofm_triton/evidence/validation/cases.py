@@ -27,7 +27,7 @@ INTERPRETED: tuple[tuple[Shape, str], ...] = (
     ((1, 1, 1), PLAIN),
     ((2, 18, 5), f"{STATES}+{STRIDED}"),
 )
-# So many steps of so few channels are split in time, as on a GPU.
+# So many steps of so few channels are walked in segments, as on a GPU.
 SPLIT: tuple[Shape, str] = ((1, 150, 3), STATES)
 # The others take the same paths: a quick run tries narrow rows and split time in these alone.
 TELLING_DTYPES = (torch.bfloat16, torch.float32, torch.complex64)
