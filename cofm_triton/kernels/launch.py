@@ -47,6 +47,7 @@ MAX_WARM_UP = 1 / 6  # of a sequence: all that is lost if every guess is wrong, 
 MAX_REACH = 1 / 5  # of a sequence, for a chunk that only has to reach further: two rounds leave 0.23 of it to gain
 MEMORY_BOUND = 7000  # numbers of a tensor, per row in which differences fade out, from which on short chunks of a cheap
 # act wait for an H100's memory
+CACHED_BYTES = 36_000_000  # that the L2 of every GPU we name keeps: read a second time, they cost no memory traffic
 MIN_CHUNK = 256  # rows: what the fallback waits for at the start of a chunk is then less than a tenth
 CARRY_ROWS = 8  # summaries of the adjoint that are read at a time: three rows each
 CHAIN_PROGRAMS = 8  # per multiprocessor: two chains for each scheduler, which wait for latency most of the time
@@ -254,7 +255,7 @@ def forward_chains(
     if chunks == 1 or not (act.is_contracting and act.is_restoring):
         return None
     numbers = rows * sequences * block.num_blocks * block.block_d
-    long = act.is_cheap and numbers * element_size > SEGMENT_BYTES
+    long = act.is_cheap and numbers * element_size > CACHED_BYTES
     return ForwardChains(chunks, numbers / MEMORY_BOUND if long else 0.0)
 
 

@@ -24,6 +24,7 @@ import triton.language as tl
 
 from cofm_triton.kernels.interleaved import conjugate, in_pairs, multiply_conj
 from cofm_triton.kernels.launch import FOLD_ROWS, Tiles, backward_rows, has_shared_gates, state_type
+from cofm_triton.kernels.launches import launch
 from cofm_triton.kernels.linear_scan_tile import (
     exchange,
     fold_summaries,
@@ -35,7 +36,6 @@ from cofm_triton.kernels.linear_scan_tile import (
     walk_segments,
 )
 from cofm_triton.kernels.rows import across_lanes, chunk_rows, load_row, store_row
-from cofm_triton.kernels.launches import launch
 
 
 @triton.jit

@@ -20,6 +20,7 @@ import triton.language as tl
 
 from cofm_triton.kernels.interleaved import in_pairs, multiply
 from cofm_triton.kernels.launch import FOLD_ROWS, Tiles, forward_rows, has_shared_gates, state_type
+from cofm_triton.kernels.launches import launch
 from cofm_triton.kernels.linear_scan_tile import (
     exchange,
     fold_summaries,
@@ -31,7 +32,6 @@ from cofm_triton.kernels.linear_scan_tile import (
     walk_segments,
 )
 from cofm_triton.kernels.rows import across_lanes, chunk_rows, load_row
-from cofm_triton.kernels.launches import launch
 
 
 @triton.jit

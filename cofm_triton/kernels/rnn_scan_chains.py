@@ -32,7 +32,6 @@ from cofm_triton.kernels.interleaved import in_pairs
 from cofm_triton.kernels.launch import (
     CHUNK,
     FADES,
-    ForwardChains,
     LONG_CHUNK,
     MAX_REACH,
     MAX_WARM_UP,
@@ -40,6 +39,7 @@ from cofm_triton.kernels.launch import (
     ROUNDS,
     WARM_UP,
     WORTH,
+    ForwardChains,
 )
 from cofm_triton.kernels.launches import launch
 from cofm_triton.kernels.parameterization import step_rate
