@@ -8,7 +8,8 @@ l and a are a number for each unit, a complex one for each pair of units, or a m
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +24,23 @@ from cofm_triton.step.pairs import as_complex, as_reals
 def affine(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """weight^T x + bias for each row of x (B, d), weight (d, n): `F.linear` without a transposition in every call."""
     return x.mm(weight) if bias is None else torch.addmm(bias, x, weight)
+
+
+class StepCell(Protocol):
+    """What a stream needs of one layer."""
+
+    @property
+    def encoder(self) -> Tensor:
+        """What inputs are multiplied by, (d, ...)."""
+
+    def advance(self, x: Tensor, h: Tensor | None, width: int, *, in_place: bool) -> tuple[Tensor, torch.dtype]:
+        """h' of x (B, d) and h (B, width), zeros when None, in the dtype of the states; and that of the encoded input.
+
+        `in_place`: nobody needs the numbers on the way.
+        """
+
+    def __iter__(self) -> Iterator[Any]:
+        """All coefficients."""
 
 
 class Cell(NamedTuple):

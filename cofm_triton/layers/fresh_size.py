@@ -29,7 +29,6 @@ from cofm_triton.step.modes import mode_decay, normalized_gain, step_size
 # lengths from 64 to 16,384.
 _TYPICAL = 1.05
 _LARGEST = 3.24  # of 1,000 draws from N(0, 1), on average
-_ANGLES = torch.logspace(-8, math.log10(math.pi), 512, dtype=torch.float64, device="cpu")
 
 
 def unit_factors(modes: Modes) -> Tensor:
@@ -68,7 +67,7 @@ def layer_factor(modes: Modes, depth: int) -> Tensor:
         >>> round(float(layer_factor(slow, 0)), 2)
         44.72
     """
-    angles = _ANGLES.to(modes.rate.device)
+    angles = torch.logspace(-8, math.log10(math.pi), 512, dtype=torch.float64, device=modes.rate.device)
     passed = unit_factors(modes).square()
     decay = mode_decay(modes.rate, None, modes.dt, modes.discretization)
     share = (1 - decay) ** 2 + 4 * decay * torch.sin(angles[:, None] / 2).square()

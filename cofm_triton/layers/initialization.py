@@ -39,8 +39,9 @@ def reset_direction(layer: Layer, recurrence: Recurrence, suffix: str, *, depth:
     assign(rate, raw)
     recurrence.reset(layer, suffix)
     if layer.keeps_size:
-        rows = _row_factors(layer, recurrence, suffix, depth)[:, None] * whole(weight)
-        assign(weight, recurrence.in_units(layer, suffix, rows))
+        inputs, *logits = whole(weight).split(layer.hidden_size)  # logits of gates have variance 1 as they are
+        rows = _row_factors(layer, recurrence, suffix, depth)[:, None] * inputs
+        assign(weight, torch.cat((recurrence.in_units(layer, suffix, rows), *logits)))
 
 
 def _row_factors(layer: Layer, recurrence: Recurrence, suffix: str, depth: int) -> Tensor:

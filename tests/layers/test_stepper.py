@@ -20,6 +20,7 @@ from cofm_triton.layers import stepper as steppers
 from cofm_triton.layers.recurrences import elementwise, matrix
 from cofm_triton.layers.rnn_functional import RNNFunctional
 from cofm_triton.layers.stable_rnn import RECURRENCES, StableRNN
+from cofm_triton.step.gates import GATES
 
 NEAR: Any = dict(rtol=1e-12, atol=1e-12)  # sixteen steps of float64
 
@@ -73,6 +74,26 @@ def test_steps_and_their_gradients_are_the_scan(
             torch.testing.assert_close(streamed(step, x), whole, **NEAR)
             torch.testing.assert_close(streamed(step, x[:, 0])[0], whole[0][:, 0], **NEAR)
     with torch.inference_mode():
+        torch.testing.assert_close(streamed(layer.step, x), whole, **NEAR)
+
+
+@pytest.mark.parametrize("gates", GATES)
+@pytest.mark.parametrize("oscillating", [False, True])
+@pytest.mark.parametrize("bias", [True, False])
+def test_steps_of_gated_layers_are_the_scan(gates: str, oscillating: bool, bias: bool) -> None:
+    """Five units: the last one of an oscillating layer is single."""
+    layer = layer_of("ssm", gated=gates, oscillating=oscillating, bias=bias)
+    x = normal(16, 2, 3, dtype=torch.float64)
+    whole, weights = layer(x), list(layer.parameters())
+    for found, expected in zip(streamed(layer.prepared().step, x), whole, strict=True):
+        torch.testing.assert_close(found, expected, **NEAR)
+        for ours, theirs in zip(
+            torch.autograd.grad(found.sum(), weights, retain_graph=True, materialize_grads=True),
+            torch.autograd.grad(expected.sum(), weights, retain_graph=True, materialize_grads=True),
+            strict=True,
+        ):
+            torch.testing.assert_close(ours, theirs, **NEAR)
+    with torch.no_grad():
         torch.testing.assert_close(streamed(layer.step, x), whole, **NEAR)
 
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
-from cofm_triton.layers.cell import Cell
+from cofm_triton.layers.cell import StepCell
 from cofm_triton.step.coefficients import Modes
 
 Shapes = dict[str, tuple[int, ...]]
@@ -105,7 +105,7 @@ class Recurrence(ABC):
         """
 
     @abstractmethod
-    def cell(self, layer: Layer, suffix: str) -> Cell:
+    def cell(self, layer: Layer, suffix: str) -> StepCell:
         """The coefficients of a step, in memory of their own; differentiable."""
 
     @abstractmethod

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cofm_triton.functional import linear_scan, rnn_scan
-from cofm_triton.layers.cell import Cell
+from cofm_triton.layers.cell import Cell, StepCell
 from cofm_triton.layers.encoder import amplified, encode
 from cofm_triton.layers.padding import drive, final_state, initial_state
 from cofm_triton.layers.recurrences.contract import Layer, Recurrence, Shapes, Weights, weights_of
@@ -85,7 +85,7 @@ class Elementwise(Recurrence):
         e, h, h_last = scan(layer, suffix, x, h0, lengths)
         return h[..., :width].to(e.dtype), final_state(h, h_last, lengths)[..., :width]
 
-    def cell(self, layer: Layer, suffix: str) -> Cell:
+    def cell(self, layer: Layer, suffix: str) -> StepCell:
         """Units with learnable steps have the recurrence of h / s, brought to h."""
         weights = weights_of(layer, suffix)
         encoder = _padded(layer, weights)

@@ -9,17 +9,50 @@ in (0, 1] and turns keep sizes, so that no weights and no inputs make states gro
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from cofm_triton.functional import gated_rnn
+from cofm_triton.layers.cell import affine
 from cofm_triton.layers.padding import drive, final_state, initial_state
-from cofm_triton.layers.recurrences.contract import Layer, weights_of
+from cofm_triton.layers.recurrences.contract import Layer, Weights, weights_of
 from cofm_triton.layers.recurrences.elementwise import Elementwise, frequency_of, per_unit
 from cofm_triton.ops.dtypes import state_dtype
 from cofm_triton.step.coefficients import modes_of
-from cofm_triton.step.gates import Gates, gates_of, strength
+from cofm_triton.step.gates import Gates, coefficients, gates_of, strength
+from cofm_triton.step.pairs import as_complex, as_reals
+
+
+class GatedCell(NamedTuple):
+    """One step of one layer, with gates made from its input: what streams run, as `Cell`.
+
+    Attributes:
+        encoder: U transposed, (d, n D), of the input and the logits; D is even where units are pairs.
+        bias: b, (n D,), or None.
+        rate: dt f(w), (D,), in the dtype of the states.
+        turn: exp(i angle) of pairs, complex (D / 2,), or None.
+        gates: their row.
+    """
+
+    encoder: Tensor
+    bias: Tensor | None
+    rate: Tensor
+    turn: Tensor | None
+    gates: Gates
+
+    def advance(self, x: Tensor, h: Tensor | None, width: int, *, in_place: bool) -> tuple[Tensor, torch.dtype]:
+        """h' of x (B, d) and h (B, width), as `Cell.advance`."""
+        e, state = affine(x, self.encoder, self.bias), self.rate.dtype
+        values, *logits = e.to(state).unflatten(1, (-1, len(self.rate))).unbind(1)
+        decay, gain = coefficients(self.gates, self.rate, logits[0], logits[1] if len(logits) > 1 else None)
+        z = gain * values
+        if h is not None:
+            h = F.pad(h.to(state), (0, z.shape[1] - h.shape[1]))
+            z = torch.addcmul(z, decay, h if self.turn is None else as_reals(self.turn * as_complex(h)))
+        return (z if width == z.shape[1] else z[:, :width].contiguous()), e.dtype
 
 
 class Gated(Elementwise):
@@ -37,19 +70,14 @@ class Gated(Elementwise):
     ) -> tuple[Tensor, Tensor]:
         """One `gated_rnn`; a single unit of an oscillating layer has a partner at zero, which no one else sees."""
         weights, width = weights_of(layer, suffix), layer.hidden_size
-        modes = modes_of(layer, weights.rate, frequency_of(layer, suffix))
-        weight, bias = weights.encoder.unflatten(0, (-1, width)), weights.bias
-        bias = None if bias is None else bias.unflatten(0, (-1, width))
-        if layer.oscillating and width % 2:
-            weight, bias = F.pad(weight, (0, 0, 0, 1)), None if bias is None else F.pad(bias, (0, 1))
-            h0 = None if h0 is None else F.pad(h0, (0, 1))
-        e = F.linear(x, weight.flatten(0, 1), None if bias is None else bias.flatten())
+        if layer.oscillating and width % 2 and h0 is not None:
+            h0 = F.pad(h0, (0, 1))
+        e = F.linear(x, *_padded(layer, weights))
         values, p, *q = drive(e, lengths).chunk(self.encoded(layer), -1)
-        state = state_dtype(e.dtype)
-        angle = None if modes.frequency is None else (layer.dt * modes.frequency).to(state)
+        rate, angle = _per_step(layer, suffix, state_dtype(e.dtype))
         h, h_last = gated_rnn(
             values,
-            per_unit(layer, layer.dt * modes.rate).to(state),
+            rate,
             p,
             q[0] if q else None,
             initial_state(h0, values),
@@ -58,6 +86,16 @@ class Gated(Elementwise):
             backend=layer.backend,
         )
         return h[..., :width].to(e.dtype), final_state(h, h_last, lengths)[..., :width]
+
+    def cell(self, layer: Layer, suffix: str) -> GatedCell:
+        """Gates are made in every step."""
+        weight, bias = _padded(layer, weights_of(layer, suffix))
+        rate, angle = _per_step(layer, suffix, state_dtype(weight.dtype))
+        layout: Any = dict(memory_format=torch.contiguous_format)
+        turn = None if angle is None else torch.polar(torch.ones_like(angle), angle)
+        return GatedCell(
+            weight.T.clone(**layout), None if bias is None else bias.clone(), rate.clone(), turn, _gates(layer)
+        )
 
     @torch.no_grad()
     def margin(self, layer: Layer, suffix: str) -> float:
@@ -72,6 +110,22 @@ class Gated(Elementwise):
         sees_input = torch.stack(rows[:count]).ne(0).any(-1).any(0)
         closed = strength(gates, logits[0], logits[-1])
         return float((rate * torch.where(sees_input, 0.0, closed)).min())
+
+
+def _padded(layer: Layer, weights: Weights) -> tuple[Tensor, Tensor | None]:
+    """U and b with a unit, and its logits, beside the single one of an oscillating layer."""
+    weight, bias, width = weights.encoder, weights.bias, layer.hidden_size
+    if layer.oscillating and width % 2:
+        weight = F.pad(weight.unflatten(0, (-1, width)), (0, 0, 0, 1)).flatten(0, 1)
+        bias = None if bias is None else F.pad(bias.unflatten(0, (-1, width)), (0, 1)).flatten()
+    return weight, bias
+
+
+def _per_step(layer: Layer, suffix: str, state: torch.dtype) -> tuple[Tensor, Tensor | None]:
+    """Rates of all units, and angles of pairs, in a step."""
+    modes = modes_of(layer, weights_of(layer, suffix).rate, frequency_of(layer, suffix))
+    angle = None if modes.frequency is None else (layer.dt * modes.frequency).to(state)
+    return per_unit(layer, layer.dt * modes.rate).to(state), angle
 
 
 def _gates(layer: Layer) -> Gates:
