@@ -63,7 +63,7 @@ class Made(NamedTuple):
 def runs_at_once(options: Options, backend: str | None, inputs: Inputs) -> bool:
     """Whether `elementwise_layer` takes these inputs."""
     x, weight, bias, raw, free, log_dt, h0 = inputs
-    if not is_fused(options, backend, raw, free, log_dt) or getattr(parametrize, "_cache_enabled", 0):
+    if not is_fused(options, backend, raw, free, log_dt) or bool(getattr(parametrize, "_cache_enabled", False)):
         return False
     kind = kind_of(options, free is not None)
     if kind.complex_gain or (log_dt is not None and not kind.linear) or x.numel() == 0:

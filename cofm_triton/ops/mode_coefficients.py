@@ -7,6 +7,7 @@ while graphs are made, which fuse them by themselves, and under transformations;
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -54,22 +55,27 @@ class Kind(NamedTuple):
 
 def kind_of(options: Options, paired: bool) -> Kind:
     """The kind of a layer whose units are single or paired."""
-    linear, act = has_linear_state(options), properties(options.nonlinearity)
-    if options.normalize_input == "paper":
+    return _kind(
+        options.parameterization, options.discretization, options.recurrence, options.nonlinearity,
+        options.normalize_input, options.dt, paired,
+    )  # fmt: skip
+
+
+@cache
+def _kind(
+    parameterization: str, discretization: str, recurrence: str, nonlinearity: str, normalize: bool | str, dt: float,
+    paired: bool,
+) -> Kind:  # fmt: skip
+    act = properties(nonlinearity)
+    linear = recurrence == "ssm" or act.is_linear
+    if normalize == "paper":
         gain = "paper"
-    elif options.normalize_input:
+    elif normalize:
         gain = "rising" if not linear and act.values[0] >= 0 else "normalized"
     else:
         gain = "hold" if linear else "nothing"
-    return Kind(
-        parameterization=options.parameterization,
-        exact=is_exact(options.discretization),
-        linear=linear,
-        bounded=act.is_bounded,
-        gain=gain,
-        complex_gain=paired and gain == "hold",
-        dt=options.dt,
-    )
+    complex_gain = paired and gain == "hold"
+    return Kind(parameterization, is_exact(discretization), linear, act.is_bounded, gain, complex_gain, dt)
 
 
 def is_fused(options: Options, backend: str | None, *parameters: Tensor | None) -> bool:

@@ -50,12 +50,17 @@ def test_a_layer_at_once_is_its_parts(case: str, monkeypatch: pytest.MonkeyPatch
     x = torch.randn(1, 2, 3, dtype=torch.float64, device=DEVICE, requires_grad=True)
     hx = torch.rand(1, 1, 4, dtype=torch.float64, device=DEVICE).requires_grad_() if "pairs" in case else None
     made = []
-    monkeypatch.setattr(elementwise, "elementwise_layer", lambda *a: (made.append(1), elementwise_layer(*a))[1])
-    at_once = [results(model, x, hx) for _ in range(3)][-1]
+
+    def at_once(*given: Any) -> tuple[Tensor, Tensor]:
+        made.append(given)
+        return elementwise_layer(*given)
+
+    monkeypatch.setattr(elementwise, "elementwise_layer", at_once)
+    found = [results(model, x, hx) for _ in range(3)][-1]
     assert len(made) == 3
     monkeypatch.setattr(elementwise, "runs_at_once", lambda *_: False)
     monkeypatch.setattr(elementwise, "is_fused", lambda *_: False)
-    for one, other in zip(at_once, results(model, x, hx), strict=True):
+    for one, other in zip(found, results(model, x, hx), strict=True):
         torch.testing.assert_close(one, other)  # both in float64, off by roundings of it
 
 
