@@ -38,7 +38,7 @@ def _told(tell: Callable[[Launched], None], kernel: Any, grid: tuple[int], *argu
         return
     named = {name: value for name, value in options.items() if name in kernel.signature.parameters}
     bound = kernel.signature.bind(*arguments, **named).arguments.values()
-    # As Triton's `JITFunction.run` ends, without metadata and hooks: see `hooked`.
+    # As Triton's `JITFunction.run` ends, without metadata and hooks: see `followed`.
     binary = (STREAM, compiled.function, compiled.packed_metadata, None, None, None)
     tell(Launched(compiled.run, (*grid, 1, 1, *binary, *bound), {}))
 
@@ -53,10 +53,11 @@ def telling(tell: Callable[[Launched], None]) -> Iterator[None]:
         _here.tell = None
 
 
-def hooked() -> bool:
-    """Whether somebody, such as a profiler, is to hear from Triton of every launch."""
+def followed() -> bool:
+    """Whether somebody is to hear of every launch: a plan in the making, or from Triton, such as a profiler."""
     enter, leave = knobs.runtime.launch_enter_hook, knobs.runtime.launch_exit_hook
-    return bool(getattr(enter, "calls", enter) or getattr(leave, "calls", leave))
+    hooked = getattr(enter, "calls", enter) or getattr(leave, "calls", leave)
+    return bool(hooked) or getattr(_here, "tell", None) is not None
 
 
 def current_stream(device: int) -> int:

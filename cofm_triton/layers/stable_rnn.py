@@ -454,7 +454,7 @@ class StableRNN(OptionsInState, UndecayedRecurrence, Layer):
                 outputs.append(reverse(output, lengths) if direction == 1 else output)
                 states.append(state)
             x = outputs[0] if len(outputs) == 1 else torch.cat(outputs, -1)
-        return x, torch.stack(states)
+        return x, states[0].unsqueeze(0) if len(states) == 1 else torch.stack(states)
 
     def _run(self, suffix: str, x: Tensor, h0: Tensor | None, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
         """One direction of one layer: x (B, T, d) to output (B, T, D) and state (B, D)."""

@@ -83,6 +83,18 @@ def resolve(backend: str | None, device: torch.device) -> str:
     return backend
 
 
+def takes_triton(backend: str | None, device: torch.device) -> bool:
+    """Whether `resolve` gives "triton", without a word where it gives another one; its errors.
+
+    Example:
+        >>> takes_triton(None, torch.device("cpu"))
+        False
+    """
+    if backend is None:
+        return device.type in _TRITON_DEVICES and INSTALLED["triton"]
+    return backend == "triton" and resolve(backend, device) == "triton"
+
+
 def fastest(device: torch.device) -> str:
     """The fastest backend that is installed for tensors on `device`."""
     if device.type in _TRITON_DEVICES and INSTALLED["triton"]:

@@ -7,12 +7,13 @@ while graphs are made, which fuse them by themselves, and under transformations;
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from cofm_triton.ops.backends import implementation, on_device, resolve
+from cofm_triton.ops.backends import implementation, on_device, takes_triton
 from cofm_triton.ops.derivatives import differentiating, exporting, is_plain, keeps
 from cofm_triton.ops.launch_plan import Planned
 from cofm_triton.step.activations import properties
@@ -54,22 +55,27 @@ class Kind(NamedTuple):
 
 def kind_of(options: Options, paired: bool) -> Kind:
     """The kind of a layer whose units are single or paired."""
-    linear, act = has_linear_state(options), properties(options.nonlinearity)
-    if options.normalize_input == "paper":
+    return _kind(
+        options.parameterization, options.discretization, options.recurrence, options.nonlinearity,
+        options.normalize_input, options.dt, paired,
+    )  # fmt: skip
+
+
+@cache
+def _kind(
+    parameterization: str, discretization: str, recurrence: str, nonlinearity: str, normalize: bool | str, dt: float,
+    paired: bool,
+) -> Kind:  # fmt: skip
+    act = properties(nonlinearity)
+    linear = recurrence == "ssm" or act.is_linear
+    if normalize == "paper":
         gain = "paper"
-    elif options.normalize_input:
+    elif normalize:
         gain = "rising" if not linear and act.values[0] >= 0 else "normalized"
     else:
         gain = "hold" if linear else "nothing"
-    return Kind(
-        parameterization=options.parameterization,
-        exact=is_exact(options.discretization),
-        linear=linear,
-        bounded=act.is_bounded,
-        gain=gain,
-        complex_gain=paired and gain == "hold",
-        dt=options.dt,
-    )
+    complex_gain = paired and gain == "hold"
+    return Kind(parameterization, is_exact(discretization), linear, act.is_bounded, gain, complex_gain, dt)
 
 
 def is_fused(options: Options, backend: str | None, *parameters: Tensor | None) -> bool:
@@ -81,10 +87,12 @@ def is_fused(options: Options, backend: str | None, *parameters: Tensor | None) 
         parameters: those of `fused_coefficients`.
     """
     given = [tensor for tensor in parameters if tensor is not None]
+    if not takes_triton(backend, given[0].device):
+        return False
     if torch.compiler.is_compiling() or exporting() or differentiating() or len(given[0]) == 0:
         return False
     alike = all(is_plain(tensor) and tensor.dtype == given[0].dtype and tensor.is_contiguous() for tensor in given)
-    return alike and options.parameterization in PARAMETERIZATIONS and resolve(backend, given[0].device) == "triton"
+    return alike and options.parameterization in PARAMETERIZATIONS
 
 
 def fused_coefficients(
@@ -130,7 +138,7 @@ def composed_coefficients(
     return first, second if free is None or second.is_complex() else second.repeat_interleave(2)
 
 
-def _forward(
+def forward_coefficients(
     raw: Tensor, free: Tensor | None, log_dt: Tensor | None, kind: Kind, keep: bool
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Both coefficients, complex ones as pairs of reals, and their derivatives if they are to be kept."""
@@ -147,18 +155,18 @@ def _forward(
     return first, second, slopes
 
 
-def _backward(
+def backward_coefficients(
     raw: Tensor, free: Tensor | None, log_dt: Tensor | None, grad_first: Tensor | None, grad_second: Tensor | None,
     slopes: Tensor, kind: Kind,
 ) -> tuple[Tensor | None, ...]:  # fmt: skip
-    """Gradients by the parameters; those by the coefficients like the results of `_forward`."""
+    """Gradients by the parameters; those by the coefficients like the results of `forward_coefficients`."""
     grads = [None if tensor is None else tensor.new_empty(tensor.shape) for tensor in (raw, free, log_dt)]
     given = (None if grad is None else grad.contiguous() for grad in (grad_first, grad_second))
     implementation("triton", "mode_coefficients").backward(*grads, *given, slopes, kind)
     return tuple(grads)
 
 
-_forward_planned, _backward_planned = Planned(_forward), Planned(_backward)
+_forward_planned, _backward_planned = Planned(forward_coefficients), Planned(backward_coefficients)
 
 
 class _Coefficients(torch.autograd.Function):

@@ -182,7 +182,7 @@ def test_launches_go_to_the_current_stream(monkeypatch: pytest.MonkeyPatch) -> N
         return out
 
     monkeypatch.setattr(launches, "current_stream", lambda device: next(streams))
-    monkeypatch.setattr(launches, "hooked", lambda: False)
+    monkeypatch.setattr(launches, "followed", lambda: getattr(launches._here, "tell", None) is not None)
     planned = Planned(operator)
     for _ in range(4):
         x = torch.ones(2)
@@ -191,6 +191,17 @@ def test_launches_go_to_the_current_stream(monkeypatch: pytest.MonkeyPatch) -> N
     assert [given[:10] for given in seen] == [(7, 1, 1, stream, "f", "m", None, None, None, seen[i][9])
                                               for i, stream in enumerate((100, 101))]  # fmt: skip
     assert seen[-1][9] is x and seen[-1][10] is out and seen[-1][11:] == (3, 32)
+
+
+def test_plans_within_plans_are_noted_whole(interpreted: None) -> None:
+    inner = Planned(linear_scan)
+    outer = Planned(lambda *given: inner(*given)[0] + 1)
+    for _ in range(3):
+        inner(*linear())
+    for _ in range(4):
+        given = linear()
+        assert torch.equal(outer(*given), linear_scan(*given)[0] + 1)
+    assert isinstance(outer.plans[signature(given) or ()], Plan)
 
 
 def test_every_launch_can_be_noted() -> None:

@@ -18,7 +18,7 @@ from cofm_triton.evidence.host import FLOOR
 from cofm_triton.evidence.problem import Problem
 from cofm_triton.evidence.registry import benchmarks
 
-MANY_ROWS, FEW_ROWS, TINY = (32, 512, 1024), (8, 4096, 256), (8, 64, 32)
+MANY_ROWS, FEW_ROWS, TINY = (32, 512, 1024), (8, 4096, 256), (4, 16, 32)
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,9 @@ def calls() -> Iterator[Call]:
         yield Call(operator, shape, partial(_operator, operator, shape))
     for recurrence, nonlinearity in (("diagonal", "tanh"), ("diagonal", "linear"), ("ssm", "relu")):
         for oscillating in (False, True):
-            options: dict[str, Any] = dict(recurrence=recurrence, nonlinearity=nonlinearity, oscillating=oscillating)
+            options: dict[str, Any] = dict(
+                batch_first=True, recurrence=recurrence, nonlinearity=nonlinearity, oscillating=oscillating
+            )
             name = f"StableRNN {recurrence} {nonlinearity}{' oscillating' if oscillating else ''}"
             yield Call(name, TINY, partial(_layer, cofm.StableRNN(TINY[2], TINY[2], **options)))
     yield Call("RNNFunctional(1, 32)", TINY, partial(_layer, cofm.RNNFunctional(1, TINY[2]), inputs=1))

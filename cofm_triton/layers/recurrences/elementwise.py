@@ -21,6 +21,7 @@ from cofm_triton.layers.encoder import amplified, encode
 from cofm_triton.layers.padding import drive, final_state, initial_state
 from cofm_triton.layers.recurrences.contract import Layer, Recurrence, Shapes, Weights, weights_of
 from cofm_triton.ops.dtypes import state_dtype
+from cofm_triton.ops.elementwise_layer import Inputs, elementwise_layer, runs_at_once
 from cofm_triton.ops.mode_coefficients import fused_coefficients, is_fused
 from cofm_triton.step.coefficients import (
     Modes,
@@ -79,6 +80,11 @@ class Elementwise(Recurrence):
     ) -> tuple[Tensor, Tensor]:
         """One scan; a single unit of an oscillating layer has a partner at zero, which no one else sees."""
         width = layer.hidden_size
+        if lengths is None:
+            weight, bias, raw = weights_of(layer, suffix)
+            inputs = Inputs(x, weight, bias, raw, _frequency(layer, suffix), _log_dt(layer, suffix), h0)
+            if runs_at_once(layer, layer.backend, inputs):
+                return elementwise_layer(layer, inputs)
         if h0 is not None and layer.oscillating and width % 2:
             h0 = F.pad(h0, (0, 1))
         scan = _scan_linear if has_linear_state(layer) else _scan_nonlinear

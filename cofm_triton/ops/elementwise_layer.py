@@ -1,0 +1,206 @@
+"""One direction of an elementwise layer at once: coefficients, encoder and scan in one `autograd.Function`, on GPUs.
+
+    h = scan(gain (U x + b))
+
+One by one, each part has a node in autograd's graph, at every call, which takes the host as long as some launches. Here
+all that a pass does is one launch plan (`launch_plan.py`). Second derivatives and what is no plain eager code take the
+parts one by one.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.utils import parametrize
+
+from cofm_triton.ops.backends import on_device
+from cofm_triton.ops.derivatives import is_plain, keeps
+from cofm_triton.ops.launch_plan import Planned
+from cofm_triton.ops.linear_scan import apply_linear_scan, linear_scan, linear_scan_backward
+from cofm_triton.ops.mode_coefficients import (
+    Kind,
+    backward_coefficients,
+    composed_coefficients,
+    forward_coefficients,
+    is_fused,
+    kind_of,
+)
+from cofm_triton.ops.paired_rnn_scan import apply_paired_rnn_scan, paired_rnn_scan, paired_rnn_scan_backward
+from cofm_triton.ops.rnn_scan import apply_rnn_scan, rnn_scan, rnn_scan_backward
+from cofm_triton.step.coefficients import Options
+
+_DTYPES = (torch.float32, torch.float64)
+_BACKEND = "triton"
+
+
+class Inputs(NamedTuple):
+    """What a layer's result depends on: x (B, T, d), U (D, d), b (D,), w (M,), frequency, log dt, h0 (B, D)."""
+
+    x: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    raw: Tensor
+    free: Tensor | None
+    log_dt: Tensor | None
+    h0: Tensor | None
+
+
+class Made(NamedTuple):
+    """What the forward pass makes: its results h and the last state, and what the backward pass reads."""
+
+    h: Tensor
+    last: Tensor
+    e: Tensor | None
+    weight: Tensor
+    first: Tensor
+    second: Tensor | None
+    slopes: Tensor | None
+
+
+def runs_at_once(options: Options, backend: str | None, inputs: Inputs) -> bool:
+    """Whether `elementwise_layer` takes these inputs."""
+    x, weight, bias, raw, free, log_dt, h0 = inputs
+    if not is_fused(options, backend, raw, free, log_dt) or bool(getattr(parametrize, "_cache_enabled", False)):
+        return False
+    kind = kind_of(options, free is not None)
+    if kind.complex_gain or (log_dt is not None and not kind.linear) or x.numel() == 0:
+        return False
+    modes = weight.shape[0] if free is None else weight.shape[0] // 2
+    given = [tensor for tensor in (x, weight, bias, h0) if tensor is not None]
+    alike = raw.dtype in _DTYPES and all(is_plain(tensor) and tensor.dtype == raw.dtype for tensor in given)
+    whole = raw.shape[0] == modes and weight.shape[0] == (modes if free is None else 2 * modes)
+    return alike and whole and not torch.is_autocast_enabled(x.device.type)
+
+
+def elementwise_layer(options: Options, inputs: Inputs) -> tuple[Tensor, Tensor]:
+    """All states (B, T, D) and the last one (B, D), differentiable; before the nonlinearity of the output."""
+    kind = kind_of(options, inputs.free is not None)
+    keep = keeps(*(tensor for tensor in inputs if tensor is not None))
+    h, last = _Layer.apply(*inputs, kind, options.nonlinearity, options, keep)
+    return h, last
+
+
+def composed_layer(options: Options, inputs: Inputs) -> tuple[Tensor, Tensor]:
+    """The same by its parts, differentiable to any order."""
+    first, second = composed_coefficients(options, inputs.raw, inputs.free, inputs.log_dt)
+    e = _encoded(inputs, second)[0]
+    if kind_of(options, inputs.free is not None).linear:
+        return apply_linear_scan(e, first, inputs.h0, None, False, _BACKEND)
+    kinds = (options.dt, options.nonlinearity, _BACKEND)
+    if inputs.free is None:
+        return apply_rnn_scan(e, first, inputs.h0, None, *kinds)
+    return apply_paired_rnn_scan(e, first[0], first[1], inputs.h0, None, *kinds)
+
+
+def _encoded(inputs: Inputs, gain: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The encoded input, and the weight with the gain."""
+    weight, bias = inputs.weight, inputs.bias
+    if gain is not None:
+        weight = gain.unsqueeze(1) * weight
+        bias = None if bias is None else gain * bias
+    return F.linear(inputs.x, weight, bias), weight
+
+
+def _forward(
+    x: Tensor, weight: Tensor, bias: Tensor | None, raw: Tensor, free: Tensor | None, log_dt: Tensor | None,
+    h0: Tensor | None, kind: Kind, nonlinearity: str, keep: bool,
+) -> tuple[Tensor | None, ...]:  # fmt: skip
+    """`Made`."""
+    inputs = Inputs(x, weight, bias, raw, free, log_dt, h0)
+    first, second, slopes = forward_coefficients(raw, free, log_dt, kind, keep)
+    e, gained = _encoded(inputs, None if second is None else second.view(-1))
+    if kind.linear:
+        h, last = linear_scan(e, _decay(first, free), h0, None, False, _BACKEND)
+        return h, last, None, gained, first, second, slopes  # the scan's backward pass does without e
+    if free is None:
+        h, last = rnn_scan(e, first, h0, None, kind.dt, nonlinearity, _BACKEND, "auto")
+    else:
+        h, last = paired_rnn_scan(e, first[0], first[1], h0, None, kind.dt, nonlinearity, _BACKEND)
+    return h, last, e, gained, first, second, slopes
+
+
+def _decay(first: Tensor, free: Tensor | None) -> Tensor:
+    return first if free is None else torch.view_as_complex(first)
+
+
+def _backward(
+    x: Tensor, weight: Tensor, bias: Tensor | None, raw: Tensor, free: Tensor | None, log_dt: Tensor | None,
+    h0: Tensor | None, h: Tensor, e: Tensor | None, gained: Tensor, first: Tensor, second: Tensor | None,
+    slopes: Tensor, grad_h: Tensor, grad_last: Tensor | None, kind: Kind, nonlinearity: str, with_grad_x: bool,
+) -> tuple[Tensor | None, ...]:  # fmt: skip
+    """Gradients by `Inputs`."""
+    if e is None:
+        found = linear_scan_backward(grad_h, grad_last, _decay(first, free), h, h0, None, False, _BACKEND)
+        grad_e, grad_first, grad_h0 = found
+        grad_first = grad_first if free is None else torch.view_as_real(grad_first)
+    elif free is None:
+        found = rnn_scan_backward(grad_h, grad_last, e, first, h, h0, None, kind.dt, nonlinearity, _BACKEND)
+        grad_e, grad_first, grad_h0 = found
+    else:
+        grad_e, by_rate, by_turn, grad_h0 = paired_rnn_scan_backward(
+            grad_h, grad_last, e, first[0], first[1], h, h0, None, kind.dt, nonlinearity, _BACKEND
+        )
+        grad_first = torch.stack((by_rate, by_turn))
+    rows = grad_e.flatten(0, 1)
+    grad_x = grad_e @ gained if with_grad_x else None
+    grad_weight = rows.mT @ x.flatten(0, 1)
+    grad_bias = None if bias is None else rows.sum(0)
+    grad_second = None
+    if second is not None:
+        gain = second.view(-1)
+        grad_second = (grad_weight * weight).sum(1)
+        if bias is not None and grad_bias is not None:
+            grad_second = grad_second.addcmul(grad_bias, bias)
+            grad_bias = gain * grad_bias
+        grad_weight = gain.unsqueeze(1) * grad_weight
+    by_modes = backward_coefficients(raw, free, log_dt, grad_first, grad_second, slopes, kind)
+    return grad_x, grad_weight, grad_bias, *by_modes, None if h0 is None else grad_h0
+
+
+_forward_planned, _backward_planned = Planned(_forward), Planned(_backward)
+
+
+class _Layer(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
+        *tensors, kind, nonlinearity, options, keep = inputs
+        with on_device(tensors[0].device):
+            made = Made(*_forward_planned(*tensors, kind, nonlinearity, keep))
+        ctx.save_for_backward(*tensors, made.h, *made[2:])
+        ctx.layer = (kind, nonlinearity, options)
+        ctx.set_materialize_grads(False)
+        return made.h, made.last
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> Any:
+        grad_h, grad_last = grads
+        kind, nonlinearity, options = ctx.layer
+        tensors = ctx.saved_tensors
+        inputs, h = Inputs(*tensors[:7]), tensors[7]
+        if grad_h is None:
+            if grad_last is None:
+                return (None,) * 11
+            grad_h = h.new_zeros(h.shape[-1:]).expand(h.shape)
+        if torch.is_grad_enabled():
+            return *_differentiable_backward(options, inputs, grad_h, grad_last), None, None, None, None
+        with on_device(h.device):
+            found = _backward_planned(*tensors, grad_h, grad_last, kind, nonlinearity, ctx.needs_input_grad[0])
+        return *found, None, None, None, None
+
+
+def _differentiable_backward(
+    options: Options, inputs: Inputs, grad_h: Tensor, grad_last: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    """The same by the parts."""
+
+    def run(*there: Tensor) -> tuple[Tensor, ...]:
+        rest = iter(there)
+        found = composed_layer(options, Inputs(*(None if tensor is None else next(rest) for tensor in inputs)))  # type: ignore[arg-type]
+        return found if grad_last is not None else found[:1]
+
+    there = [tensor for tensor in inputs if tensor is not None]
+    found = iter(torch.func.vjp(run, *there)[1]((grad_h,) if grad_last is None else (grad_h, grad_last)))
+    return tuple(None if tensor is None else next(found) for tensor in inputs)
