@@ -60,9 +60,7 @@ READOUT_BACKWARD_STEPS = 4  # x and g; a block's recomputed h and slopes are in 
 READOUT_FEATURES = 8  # inputs and outputs together, up to which so many steps fit beside tanh without spilling
 
 # Sharing out time.
-BUSY_PROGRAMS = (
-    1.5  # programs per multiprocessor from which on one warp walks a sequence, and below which time is shared
-)
+BUSY_PROGRAMS = 1.5  # per multiprocessor: from so many on, one warp walks a sequence
 TILE_WARPS = 8  # of a program that walks segments of time side by side: their loads keep a multiprocessor busy
 TILE_ROW_BYTES = (128, 64)  # of its rows: a line of L2, or, where that makes too few programs, a burst of the memory
 SPLIT_BELOW = 6  # a sixth of the multiprocessors cannot draw half of the bandwidth: then even a second reading pays,
