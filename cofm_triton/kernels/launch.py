@@ -240,17 +240,24 @@ class ForwardChains(NamedTuple):
 
 
 def forward_chains(
-    rows: int, sequences: int, block: Channels, element_size: int, nonlinearity: str, num_sms: int
+    rows: int,
+    sequences: int,
+    block: Channels,
+    element_size: int,
+    nonlinearity: str,
+    num_sms: int,
+    *,
+    paired: bool = False,
 ) -> ForwardChains | None:
     """Chunks of sequences of `rows` rows (packed: on average), or None where one program walks a whole sequence.
 
     Chains pay where even the narrowest blocks leave half the multiprocessors without a program, and act drives every
     state on: relu holds states for as long as inputs are negative. What is read twice and does not stay in the L2 costs
-    a cheap step more than long chunks do.
+    a cheap step more than long chunks do. Pairs in float64 stay whole: gfx942 has too few scalar registers for them.
     """
     chunks = time_chunks(rows, sequences, block, num_sms)
     act = properties(nonlinearity)
-    if chunks == 1 or not (act.is_contracting and act.is_restoring):
+    if chunks == 1 or (paired and element_size == 8) or not (act.is_contracting and act.is_restoring):
         return None
     numbers = rows * sequences * block.num_blocks * block.block_d
     long = act.is_cheap and numbers * element_size > CACHED_BYTES

@@ -200,7 +200,7 @@ def walk_forward(
     nonlinearity, sequences = options["NONLINEARITY"], last.shape[0]
     options.update(ROWS=rnn_rows(RNN_FORWARD_ROWS[last.element_size()], block, nonlinearity))
     rows = x.shape[1] if seq_starts is None else x.shape[1] // max(1, sequences)
-    chains = forward_chains(rows, sequences, block, x.element_size(), nonlinearity, num_sms)
+    chains = forward_chains(rows, sequences, block, x.element_size(), nonlinearity, num_sms, paired=options["PAIRED"])
     if chains is not None and not sequential:
         rnn_scan_chains.forward(x, w, turn, h0, seq_starts, h, last, block.num_blocks, chains, dt=dt, **options)
         return
