@@ -31,6 +31,7 @@ from torch import Tensor
 
 from cofm_triton.cpu.allocator import empty_like
 from cofm_triton.cpu.jit.activation import activate
+from cofm_triton.cpu.jit.alone import alone
 from cofm_triton.cpu.jit.chains import CHAINS, chain_plan, worth_a_guess
 from cofm_triton.cpu.jit.compiled import OPTIONS, entry, inlined, inner
 from cofm_triton.cpu.jit.region import each
@@ -72,6 +73,10 @@ def scan(
         state_dtype: of the state.
         read_cost: time of a step that is not stored over that of one that is.
     """
+    if seq_starts is None and (small := alone(reverse, x, a, x)) is not None:
+        h, states = torch.empty_like(x), initial_states(h0, small.parts.sequence, x.shape[2], state_dtype)
+        launch(_forward_held, 1, len(states), rule, small.lanes, *small.walk(x, a, h), False, states)
+        return h, torch.from_numpy(states)
     dtype, x = x.dtype, with_rows(x)
     h = empty_like(x)
     (batch, length, channels), starts, threads = x.shape, starts_of(seq_starts), workers()

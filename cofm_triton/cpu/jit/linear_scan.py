@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from cofm_triton.cpu.allocator import empty, empty_like
+from cofm_triton.cpu.jit.alone import alone
 from cofm_triton.cpu.jit.chains import LINEAR_MARGIN, guess_steps
 from cofm_triton.cpu.jit.compiled import entry, inlined, inner
 from cofm_triton.cpu.jit.forward import initial_states, scan
@@ -83,32 +84,52 @@ def backward(
             as_pairs(grad_h), last, decay, as_pairs(h), start, seq_starts, reverse=reverse, state_dtype=decay.dtype
         )  # fmt: skip
         return as_numbers(grads[0], h.dtype), grads[1], as_numbers(grads[2], state_dtype)
-    dtype, h, grad_h = h.dtype, with_rows(h), with_rows(grad_h)
-    gated, gate_dtype, channels = decay.dim() == 3, decay.dtype, h.shape[2]
-    gates = gate_rows(decay.conj() if decay.is_complex() else decay, h.shape)
-    grad_x = empty_like(h)
-    held, vector = channels <= MAX_HELD, row_lanes(channels)
+    pull = _constant_backward if decay.dim() == 1 else _gated_backward
+    return pull(grad_h, grad_last, decay, h, h0, seq_starts, reverse, state_dtype)
+
+
+def _constant_backward(
+    grad_h: Tensor, grad_last: Tensor | None, decay: Tensor, h: Tensor, h0: Tensor | None, seq_starts: Tensor | None,
+    reverse: bool, state_dtype: torch.dtype,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    dtype, channels, gates = h.dtype, h.shape[2], decay.conj().resolve_conj() if decay.is_complex() else decay
     # Steps of the adjoint count from the end of the sequence.
-    parts = plan(h.shape[0], h.shape[1], starts_of(seq_starts), channels, READ_COST[gated], workers())
+    if seq_starts is None and (small := alone(not reverse, grad_h, h, gates, h)) is not None:
+        grad_x, parts, vector, streamed = torch.empty_like(h), small.parts, small.lanes, False
+        rows = small.walk(grad_h, h, gates, grad_x)
+    else:
+        h, grad_h = with_rows(h), with_rows(grad_h)
+        grad_x, vector = empty_like(h), row_lanes(channels)
+        parts = plan(h.shape[0], h.shape[1], starts_of(seq_starts), channels, READ_COST[False], workers())
+        tensors = (Rows(grad_h), Rows(h), gate_rows(gates, h.shape), Rows(grad_x))
+        rows, streamed = parts.walk(tensors, not reverse), streams(tensors[3])
     mus = initial_states(grad_last, parts.sequence, channels, state_dtype)
     # The earlier state of the adjoint's step k is the state at its step k + 1; the very last one is h0.
     firsts = initial_states(h0, parts.sequence, channels, state_dtype)
-    tensors, grad_decay = [Rows(grad_h), Rows(h), gates, Rows(grad_x)], decay
-    if gated:
-        summed = decay.shape[2] < channels
-        grad_decay = empty((*h.shape[:2], decay.shape[2]), state_dtype if summed else gates.tensor.dtype)
-        tensors.append(Rows(grad_decay, shared=summed))
-        streamed = streams(tensors[3]) and (summed or streams(tensors[4]))
-        kernel = _adjoint_gated_held if held else _adjoint_gated
-        rows = parts.walk(tensors, not reverse)
-        launch(kernel, parts.threads, len(mus), vector, *rows, streamed, mus, firsts, parts.inner)
-    else:
-        streamed, sums = streams(tensors[3]), initial_states(None, parts.sequence, channels, state_dtype)
-        kernel = _adjoint_held if held else _adjoint
-        rows = parts.walk(tensors, not reverse)
-        launch(kernel, parts.threads, len(mus), vector, *rows, streamed, mus, firsts, parts.inner, sums)
-        grad_decay = torch.from_numpy(parts.total(sums))
-    return in_dtype(grad_x, dtype), in_dtype(grad_decay, gate_dtype), torch.from_numpy(parts.at_end(mus))
+    sums = initial_states(None, parts.sequence, channels, state_dtype)
+    kernel = _adjoint_held if channels <= MAX_HELD else _adjoint
+    launch(kernel, parts.threads, len(mus), vector, *rows, streamed, mus, firsts, parts.inner, sums)
+    grad_decay = in_dtype(torch.from_numpy(parts.total(sums)), decay.dtype)
+    return in_dtype(grad_x, dtype), grad_decay, torch.from_numpy(parts.at_end(mus))
+
+
+def _gated_backward(
+    grad_h: Tensor, grad_last: Tensor | None, decay: Tensor, h: Tensor, h0: Tensor | None, seq_starts: Tensor | None,
+    reverse: bool, state_dtype: torch.dtype,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    dtype, h, grad_h, channels = h.dtype, with_rows(h), with_rows(grad_h), h.shape[2]
+    gates, grad_x = gate_rows(decay.conj(), h.shape), empty_like(h)
+    parts = plan(h.shape[0], h.shape[1], starts_of(seq_starts), channels, READ_COST[True], workers())
+    mus = initial_states(grad_last, parts.sequence, channels, state_dtype)
+    firsts = initial_states(h0, parts.sequence, channels, state_dtype)
+    summed = decay.shape[2] < channels
+    grad_decay = empty((*h.shape[:2], decay.shape[2]), state_dtype if summed else gates.tensor.dtype)
+    tensors = (Rows(grad_h), Rows(h), gates, Rows(grad_x), Rows(grad_decay, shared=summed))
+    streamed = streams(tensors[3]) and (summed or streams(tensors[4]))
+    kernel = _adjoint_gated_held if channels <= MAX_HELD else _adjoint_gated
+    rows = parts.walk(tensors, not reverse)
+    launch(kernel, parts.threads, len(mus), row_lanes(channels), *rows, streamed, mus, firsts, parts.inner)
+    return in_dtype(grad_x, dtype), in_dtype(grad_decay, decay.dtype), torch.from_numpy(parts.at_end(mus))
 
 
 @inlined

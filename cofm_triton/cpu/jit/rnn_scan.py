@@ -18,6 +18,7 @@ from torch import Tensor
 
 from cofm_triton.cpu.allocator import empty_like
 from cofm_triton.cpu.jit.activation import constant, slope
+from cofm_triton.cpu.jit.alone import alone
 from cofm_triton.cpu.jit.bits import like
 from cofm_triton.cpu.jit.chains import LINEAR_MARGIN, MARGIN, chain_plan, guess_steps, worth_a_guess
 from cofm_triton.cpu.jit.compiled import entry, inlined, inner
@@ -80,22 +81,26 @@ def backward(
     A sequence is split in time by guesses alone (`chains.py`): its adjoint needs every Jacobian on the way, so that
     bringing it to a later part would cost as much as the part itself.
     """
-    dtype, x, h, grad_h = x.dtype, with_rows(x), with_rows(h), with_rows(grad_h)
-    rate = step_rate(w, dt, parameterization, discretization)
-    grad_x, rates = empty_like(x), numbers(rate)
-    (batch, length, channels), starts, threads = x.shape, starts_of(seq_starts), workers()
-    held, lanes, step = channels <= MAX_HELD, row_lanes(channels), rates.dtype.type(dt)
-    parts, guessed = plan(batch, length, starts, channels, None, threads), 0
-    if held and properties(nonlinearity).is_restoring and worth_a_guess(len(parts.last), length, threads, 1):
-        steps = _guess(nonlinearity, rate, step)
-        chains = chain_plan(batch, length, starts, steps, threads, 1)
-        if chains is not None and steps is not None:
-            parts, guessed = chains, steps
+    dtype, channels, rate = x.dtype, x.shape[2], step_rate(w, dt, parameterization, discretization)
+    rates, step, held, guessed = numbers(rate), SAMPLES[rate.dtype].dtype.type(dt), channels <= MAX_HELD, 0
+    if seq_starts is None and (small := alone(True, grad_h, x, h, x)) is not None:
+        grad_x, parts, lanes, streamed = torch.empty_like(x), small.parts, small.lanes, False
+        rows = small.walk(grad_h, x, h, grad_x)
+    else:
+        x, h, grad_h = with_rows(x), with_rows(h), with_rows(grad_h)
+        grad_x, (batch, length, _) = empty_like(x), x.shape
+        starts, threads, lanes = starts_of(seq_starts), workers(), row_lanes(channels)
+        parts = plan(batch, length, starts, channels, None, threads)
+        if held and properties(nonlinearity).is_restoring and worth_a_guess(len(parts.last), length, threads, 1):
+            steps = _guess(nonlinearity, rate, step)
+            chains = chain_plan(batch, length, starts, steps, threads, 1)
+            if chains is not None and steps is not None:
+                parts, guessed = chains, steps
+        tensors = (Rows(grad_h), Rows(x), Rows(h), Rows(grad_x))
+        rows, streamed = parts.walk(tensors, True), streams(tensors[3])
     mus = initial_states(grad_last, parts.sequence, channels, state_dtype)
     firsts = initial_states(h0, parts.sequence, channels, state_dtype)
     sums = initial_states(None, parts.sequence, channels, state_dtype)
-    tensors = (Rows(grad_h), Rows(x), Rows(h), Rows(grad_x))
-    rows, streamed = parts.walk(tensors, True), streams(tensors[3])
     rule, states = (constant(nonlinearity), lanes), (rates, step, mus, firsts, sums)
     if held:
         guesses = np.zeros(mus.shape, mus.dtype)
