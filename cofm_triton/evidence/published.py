@@ -1,6 +1,6 @@
 """Times that others publish for a GPU, to hold a measurement of ours against: quoted, never measured here.
 
-All are of `h[t] = a[t] h[t-1] + x[t]` in float32 at (B, T, D) = (8, T, 1536), their (8, 1536, T), on an H100 with 80 GB.
+All are of `h[t] = a[t] h[t-1] + x[t]` in float32 at (B, T, D) = (8, T, 1536), their (8, 1536, T), on an H100 of 80 GB.
 Source: the README of PheelaV/associative-scan-triton at commit 9a5837e, which times accelerated-scan's CUDA kernel,
 "warpscan", beside itself: kernels alone, by the clock that we use too, `triton.testing.do_bench`. Ours are whole calls.
 """
