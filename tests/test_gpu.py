@@ -14,7 +14,7 @@ from cofm_triton.evidence.registry import benchmarks
 
 pytestmark = pytest.mark.gpu
 
-SHAPES = {"linear_scan": (4, 700, 96), "gated_scan": (2, 600, 64), "rnn_scan": (4, 300, 96)}  # the second splits time
+SHAPES = {"linear_scan": (3, 300, 40), "gated_scan": (2, 300, 40), "rnn_scan": (3, 200, 40)}  # the first two split time
 OPERATORS = tuple(SHAPES)
 
 

@@ -103,7 +103,8 @@ def _tests(status: int) -> str:
 def _published(gpus: Sequence[Path]) -> Iterator[str]:
     yield "## What others publish for a GPU"
     yield ""
-    yield f"A gated scan in float32 at (B, T, D) = (8, T, 1536). Published times are quoted: {published.SOURCE}."
+    yield "A gated scan in float32 at (B, T, D) = (8, T, 1536). Published times are quoted, from the"
+    yield f"{published.SOURCE}."
     yield "TB/s: bytes by our traffic model (12 forward, 32 forward + backward, per number) over time; the mark is"
     yield f"{published.MARK / 1e12:.2f}. " + (
         "" if gpus else "Ours comes here with `make gpu`, on a machine with a GPU."
