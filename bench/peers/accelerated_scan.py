@@ -14,6 +14,8 @@ from torch import Tensor
 from cofm_triton.evidence.benchmark.contract import Contestant, Peer, torch_contestant
 from cofm_triton.evidence.problem import Problem
 
+from .eager_gates import with_gates
+
 
 def _scan(problem: Problem) -> Callable[[Tensor, Tensor], Tensor]:
     if not problem.on_gpu:
@@ -33,9 +35,14 @@ def _prepare(problem: Problem) -> Contestant:
     return torch_contestant(lambda x, gates: scan(gates, x), [x, gates], grad, to_states=lambda h: h.mT)
 
 
+def _prepare_gates(problem: Problem) -> Contestant:
+    scan = _scan(problem)
+    return with_gates(lambda values, decay: scan(decay.mT.contiguous(), values.mT.contiguous()).mT, problem)
+
+
 PEER = Peer(
     name="accelerated-scan",
-    prepare={"linear_scan": _prepare, "gated_scan": _prepare},
+    prepare={"linear_scan": _prepare, "gated_scan": _prepare, "gated_rnn": _prepare_gates},
     modules=("accelerated_scan",),
     install="accelerated-scan",
     in_triton=True,

@@ -10,6 +10,8 @@ from torch import Tensor
 from cofm_triton.evidence.benchmark.contract import Contestant, Peer, torch_contestant
 from cofm_triton.evidence.problem import Problem
 
+from .eager_gates import with_gates
+
 
 def _prepare(problem: Problem) -> Contestant:
     from mingru import linear_scan
@@ -23,9 +25,19 @@ def _prepare(problem: Problem) -> Contestant:
     return torch_contestant(run, [problem.x, gates], problem.grad)
 
 
+def _prepare_gates(problem: Problem) -> Contestant:
+    from mingru import linear_scan
+
+    def scan(values: Tensor, decay: Tensor) -> Tensor:
+        h: Tensor = linear_scan(decay, values)[1]
+        return h
+
+    return with_gates(scan, problem)
+
+
 PEER = Peer(
     name="minGRU scan",
-    prepare={"linear_scan": _prepare, "gated_scan": _prepare},
+    prepare={"linear_scan": _prepare, "gated_scan": _prepare, "gated_rnn": _prepare_gates},
     modules=("mingru",),
     install="mingru-scans",
 )

@@ -13,6 +13,8 @@ from torch import Tensor
 from cofm_triton.evidence.benchmark.contract import Contestant, Peer, torch_contestant
 from cofm_triton.evidence.problem import Problem
 
+from .eager_gates import with_gates
+
 
 def _linear_scan(x: Tensor, decay: Tensor) -> Tensor:
     gates = decay.unbind(1) if decay.dim() == 3 else [decay] * x.shape[1]
@@ -57,9 +59,20 @@ def dense(problem: Problem) -> Contestant:
     return torch_contestant(partial(_dense_rnn, dt=problem.options["dt"]), [problem.x, problem["weight"]], problem.grad)
 
 
+def gated(problem: Problem) -> Contestant:
+    """Of the gated linear one."""
+    return with_gates(_linear_scan, problem)
+
+
 PEER = Peer(
     name="row loop",
-    prepare={"linear_scan": linear, "gated_scan": linear, "rnn_scan": nonlinear, "dense_rnn": dense},
+    prepare={
+        "linear_scan": linear,
+        "gated_scan": linear,
+        "rnn_scan": nonlinear,
+        "dense_rnn": dense,
+        "gated_rnn": gated,
+    },
     dtypes=(torch.float32, torch.bfloat16, torch.complex64),
     max_steps=2**16,
 )
