@@ -29,7 +29,7 @@ from cofm_triton.step.coefficients import (
     modes_of,
     stretch_of,
 )
-from cofm_triton.step.initialization import whole
+from cofm_triton.step.initialization import assign, whole
 from cofm_triton.step.matrix_cache import kept
 
 FADING_PAIRS = 4  # one in so many starts without a turn
@@ -66,7 +66,8 @@ class Elementwise(Recurrence):
             return
         nn.init.uniform_(frequency, 0, layer.max_angle)
         if has_linear_state(layer):
-            frequency[::FADING_PAIRS] = 0
+            turns = torch.arange(len(frequency), device=frequency.device) % FADING_PAIRS != 0
+            assign(frequency, whole(frequency) * turns)
             frequency.div_(layer.dt if log_dt is None else log_dt[: len(frequency)].exp())
         else:
             frequency.mul_(math.pi / 2 / largest_angle(layer)).tan_()  # the inverse of `bounded_angle`
