@@ -47,10 +47,7 @@ def reset_direction(layer: Layer, recurrence: Recurrence, suffix: str, *, depth:
 def _row_factors(layer: Layer, recurrence: Recurrence, suffix: str, depth: int) -> Tensor:
     """Of a fresh U with rows that pass on the variance of their input: see `fresh_size.py`; (D,) float64."""
     modes, act = recurrence.modes(layer, suffix), properties(layer.nonlinearity)
-    if only_rises(layer):
-        factors = rising_factors(modes, depth)
-    else:
-        factors = unit_factors(modes) * layer_factor(modes, depth)
+    factors = rising_factors(modes, depth) if only_rises(layer) else unit_factors(modes) * layer_factor(modes, depth)
     if depth and recurrence.acts_on_output:  # what the layer before hands on, for states of variance 1
         factors = factors / torch.sqrt(act.output_size**2 + fading_share(modes) * act.output_mean**2)
     elif depth:

@@ -109,8 +109,8 @@ class StableRNN(OptionsInState, UndecayedRecurrence, Layer):
         max_angle: largest angle by which a pair of a fresh layer turns in one step, radians; None: pi, or pi / 2 where
             the nonlinearity is inside. There pairs never turn faster than pi / 2, whatever their weights.
         normalize_input: whether the gain of every unit is sqrt(1 - |decay|^2), so that a fresh unit has the variance
-            of its input, whatever its memory, and fresh stacks keep their size; None: yes where the recurrence is
-            elementwise, which it needs. "paper": sqrt(1 - rate^2), the LRU cell of the paper's code; needs
+            of its input, whatever its memory; None: yes where the recurrence is elementwise, which it needs. With None
+            or True fresh stacks keep their size, with matrices too, False keeps the paper's start. "paper": sqrt(1 - rate^2), the LRU cell of the paper's code; needs
             parameterization "lru", recurrence "diagonal" and oscillating=False.
         max_time_scale: memory of the slowest unit of a fresh layer, in steps. Oscillating layers learn sequences that
             are much shorter as well; without oscillation set it to about their length.
@@ -254,11 +254,15 @@ class StableRNN(OptionsInState, UndecayedRecurrence, Layer):
 
         Rates are spread log-uniformly from one step to `max_time_scale` steps (`spread_rates`), so every
         parameterisation starts stable; learnable steps are spread instead, at random. Angles per step are uniform in
-        [0, max_angle). With normalised inputs, U is uniform with the variance that hands on the variance of the input,
-        through nonlinearities too, so that a stack keeps its size at any depth; otherwise it is uniform within
-        1 / sqrt(D), as in `nn.RNN`: its norm then stays bounded as D grows, which the paper's theorem assumes. b starts
-        at 0, because a slow unit integrates it up to b / rate. P is a random orthogonal matrix, weight_hh is 0: a fresh
-        dense layer is a diagonal one, stable in Euler form too.
+        [0, max_angle), but every fourth pair of a linear recurrence, from the slowest to the fastest, starts at angle
+        0: it sums up, over every time scale, which few random angles are small enough for. Rows of U are uniform with
+        the size that hands on the size of noise, and of constants, at any depth (`fresh_size.py`). b starts at 0. P is
+        a random orthogonal matrix; pairs of a fresh dense layer turn like those of an elementwise one, by the
+        skew-symmetric part of weight_hh.
+
+        With normalize_input=False, U is uniform within 1 / sqrt(D), as in `nn.RNN`: its norm then stays bounded as D
+        grows, which the paper's theorem assumes. weight_hh is then 0, as it is with Euler steps or if not constrained:
+        a fresh dense layer is a diagonal one.
 
         It works on parameters without numbers (device "meta") and on those that FSDP2 has sharded as well.
         """

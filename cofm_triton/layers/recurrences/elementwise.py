@@ -33,7 +33,7 @@ from cofm_triton.step.coefficients import (
     stretch_of,
 )
 from cofm_triton.step.discretization import effective_rate
-from cofm_triton.step.initialization import whole
+from cofm_triton.step.initialization import assign, whole
 from cofm_triton.step.oscillation import effective_pair
 
 FADING_PAIRS = 4  # one in so many starts without a turn
@@ -70,7 +70,8 @@ class Elementwise(Recurrence):
             return
         nn.init.uniform_(frequency, 0, layer.max_angle)
         if has_linear_state(layer):
-            frequency[::FADING_PAIRS] = 0
+            turns = torch.arange(len(frequency), device=frequency.device) % FADING_PAIRS != 0
+            assign(frequency, whole(frequency) * turns)
             frequency.div_(layer.dt if log_dt is None else log_dt[: len(frequency)].exp())
         else:
             frequency.mul_(math.pi / 2 / largest_angle(layer)).tan_()  # the inverse of `bounded_angle`
