@@ -83,7 +83,7 @@ class Elementwise(Recurrence):
         width = layer.hidden_size
         if lengths is None:
             weight, bias, raw = weights_of(layer, suffix)
-            inputs = Inputs(x, weight, bias, raw, _frequency(layer, suffix), _log_dt(layer, suffix), h0)
+            inputs = Inputs(x, weight, bias, raw, frequency_of(layer, suffix), _log_dt(layer, suffix), h0)
             if runs_at_once(layer, layer.backend, inputs):
                 return elementwise_layer(layer, inputs)
         if h0 is not None and layer.oscillating and width % 2:
