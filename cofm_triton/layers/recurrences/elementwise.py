@@ -20,6 +20,7 @@ from cofm_triton.layers.cell import Cell, StepCell
 from cofm_triton.layers.encoder import amplified, encode
 from cofm_triton.layers.padding import drive, final_state, initial_state
 from cofm_triton.layers.recurrences.contract import Layer, Recurrence, Shapes, Weights, weights_of
+from cofm_triton.ops.backends import takes_triton
 from cofm_triton.ops.dtypes import state_dtype
 from cofm_triton.ops.elementwise_layer import Inputs, elementwise_layer, runs_at_once
 from cofm_triton.ops.mode_coefficients import fused_coefficients, is_fused
@@ -81,7 +82,7 @@ class Elementwise(Recurrence):
     ) -> tuple[Tensor, Tensor]:
         """One scan; a single unit of an oscillating layer has a partner at zero, which no one else sees."""
         width = layer.hidden_size
-        if lengths is None:
+        if lengths is None and takes_triton(layer.backend, x.device):
             weight, bias, raw = weights_of(layer, suffix)
             inputs = Inputs(x, weight, bias, raw, frequency_of(layer, suffix), _log_dt(layer, suffix), h0)
             if runs_at_once(layer, layer.backend, inputs):
