@@ -184,7 +184,8 @@ def layout(
     chunk_length, programs = rows, sequences * num_blocks
     if not packed and SPLIT_BELOW * programs < num_sms and rows >= SPLIT_ROWS:
         chunks = min(triton.cdiv(SPLIT_PROGRAMS * num_sms, programs), FOLD_ROWS * segments)
-        chunk_length = triton.cdiv(triton.cdiv(rows, chunks), segments) * segments
+        tile = segments * MAX_SEGMENT
+        chunk_length = triton.cdiv(triton.cdiv(rows, chunks), tile) * tile
     # Twice the lanes need half the words; gfx942, which has them, has scalar registers for the addresses of few rows.
     room = TILE_WORDS * LANES**2 // (lanes**2 * a_lane * words)
     return Tiles(
