@@ -62,7 +62,7 @@ READOUT_FEATURES = 8  # inputs and outputs together, up to which so many steps f
 # Sharing out time.
 BUSY_PROGRAMS = 1.5  # per multiprocessor: from so many on, one warp walks a sequence
 TILE_WARPS = 8  # of a program that walks segments of time side by side: their loads keep a multiprocessor busy
-TILE_ROW_BYTES = (128, 64)  # of its rows: a line of L2, or, where that makes too few programs, a burst of the memory
+TILE_ROW_BYTES = (128, 64)  # of its rows, in the state's dtype: a line of L2, or, for more programs, half of one
 SPLIT_BELOW = 6  # a sixth of the multiprocessors cannot draw half of the bandwidth: then even a second reading pays,
 SPLIT_ROWS = 8192  # if it takes longer than the second launch
 SPLIT_PROGRAMS = 2  # per multiprocessor, in chunks of time
@@ -197,16 +197,16 @@ def layout(
     if sequences * block.num_blocks >= BUSY_PROGRAMS * num_sms:
         room = 4 * WALK_WORDS * LANES // (block.block_d * element_size)
         return Tiles(*block[:3], 1, room, NUM_WARPS, 1, rows)
-    # gfx942, which has more lanes, takes registers to round to bfloat16.
-    a_lane = 2 if pairs or (element_size == 2 and lanes == LANES and aligned) else 1
-    widths = [min(row_bytes // element_size, LANES * a_lane) for row_bytes in TILE_ROW_BYTES]
+    a_lane = 2 if pairs else 1
+    widths = [row_bytes // max(4, element_size) for row_bytes in TILE_ROW_BYTES]
     block_d = next((w for w in widths if sequences * triton.cdiv(width, w) >= num_sms), widths[-1])
     block_d = min(block_d, max(widths[-1] // 2, triton.next_power_of_2(width)))
     num_blocks, segments = triton.cdiv(width, block_d), TILE_WARPS * lanes * a_lane // block_d
     chunk_length, programs = rows, sequences * num_blocks
     if not packed and SPLIT_BELOW * programs < num_sms and rows >= SPLIT_ROWS:
         chunks = min(triton.cdiv(SPLIT_PROGRAMS * num_sms, programs), FOLD_ROWS * segments)
-        chunk_length = triton.cdiv(triton.cdiv(rows, chunks), segments) * segments
+        tile = segments * MAX_SEGMENT
+        chunk_length = triton.cdiv(triton.cdiv(rows, chunks), tile) * tile
     # Twice the lanes need half the words; gfx942, which has them, has scalar registers for the addresses of few rows.
     room = TILE_WORDS * LANES**2 // (lanes**2 * a_lane * words)
     return Tiles(

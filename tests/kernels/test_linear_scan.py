@@ -80,14 +80,14 @@ def check(problem: Problem, num_sms: int) -> None:
 @pytest.mark.parametrize("gated", [False, True])
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("num_sms", [TILES, CHUNKS])
-@pytest.mark.parametrize(("batch", "length", "channels"), [(1, 40, 40), (2, 29, 3)])
+@pytest.mark.parametrize(("batch", "length", "channels"), [(1, 40, 40), (2, 50, 3)])
 def test_time_is_shared_out(
     batch: int, length: int, channels: int, num_sms: int, dtype: torch.dtype, reverse: bool, gated: bool
 ) -> None:
     """To segments, in whole tiles and what is left of one, and to chunks, with summaries of many."""
     problem = linear_problem(batch, length, channels, dtype=dtype, gated=gated, reverse=reverse)
     tiles = plan_of(problem, num_sms)
-    assert tiles.segments > 1 and (tiles.num_chunks > 2) == (num_sms == CHUNKS)
+    assert tiles.segments > 1 and (tiles.num_chunks > 1) == (num_sms == CHUNKS)
     check(problem, num_sms)
 
 
@@ -185,11 +185,14 @@ def test_decays_of_any_kind(decay: float, gated: bool) -> None:
     check(problem.with_(decay=torch.full_like(problem["decay"], decay)), 100)
 
 
-@triton.jit
-def power_kernel(decay_ptr, power_ptr, exponent, COMPLEX: tl.constexpr, BLOCK_D: tl.constexpr):
+def _power(decay_ptr: Any, power_ptr: Any, exponent: Any, COMPLEX: tl.constexpr, BLOCK_D: tl.constexpr) -> None:
     """`decay ** exponent` of BLOCK_D numbers."""
     d = tl.arange(0, BLOCK_D)[None, :]
     tl.store(power_ptr + d, power(tl.load(decay_ptr + d), exponent, COMPLEX=COMPLEX))
+
+
+# Called rather than written above the function: the decorator carries no types.
+power_kernel = triton.jit(_power)
 
 
 @pytest.mark.parametrize("length", [1000, 2**20])
