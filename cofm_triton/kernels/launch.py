@@ -253,11 +253,13 @@ def forward_chains(
 
     Chains pay where even the narrowest blocks leave half the multiprocessors without a program, and act drives every
     state on: relu holds states for as long as inputs are negative. What is read twice and does not stay in the L2 costs
-    a cheap step more than long chunks do. Pairs in float64 stay whole: gfx942 has too few scalar registers for them.
+    a cheap step more than long chunks do. In float64, pairs and other acts than cheap ones stay whole: gfx942 has too
+    few scalar registers for their constants.
     """
     chunks = time_chunks(rows, sequences, block, num_sms)
     act = properties(nonlinearity)
-    if chunks == 1 or (paired and element_size == 8) or not (act.is_contracting and act.is_restoring):
+    fits = element_size < 8 or (act.is_cheap and not paired)
+    if chunks == 1 or not (fits and act.is_contracting and act.is_restoring):
         return None
     numbers = rows * sequences * block.num_blocks * block.block_d
     long = act.is_cheap and numbers * element_size > CACHED_BYTES

@@ -131,6 +131,7 @@ def test_chains_fill_an_idle_device(rows: int, sequences: int, width: int, num_s
     idle = rows >= MIN_CHAINED and 2 * programs <= num_sms
     assert (chunk_length(rows, sequences, block, num_sms) is not None) == idle
     assert (plan is not None) == (idle and nonlinearity != "relu")
+    assert forward_chains(rows, sequences, block, 8, "tanh", num_sms) is None
     assert forward_chains(rows, sequences, block, 8, nonlinearity, num_sms, paired=True) is None
     if plan is not None:
         assert 1 < plan.chunks <= rows // MIN_CHUNK and plan.chunks * programs <= CHAIN_PROGRAMS * num_sms

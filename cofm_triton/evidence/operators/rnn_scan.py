@@ -138,7 +138,7 @@ OPERATOR = Operator(
             # Parallel in time, in the narrowest blocks
             dict(nonlinearity="tanh", num_sms=SPLIT),
             dict(dtype=torch.bfloat16, nonlinearity="hardtanh", num_sms=SPLIT),
-            dict(dtype=torch.float64, nonlinearity="tanh", num_sms=SPLIT),
+            *(dict(dtype=torch.float64, nonlinearity=name, num_sms=SPLIT) for name in USUAL),
             dict(width=RAGGED, packed=True, length=LONG, num_sms=SPLIT),
             dict(dtype=torch.bfloat16, nonlinearity="tanh", width=FEW, states=False, num_sms=SPLIT),
             dict(dtype=torch.bfloat16, sliced=True),
