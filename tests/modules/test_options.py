@@ -31,6 +31,7 @@ OTHERS: list[dict[str, Any]] = [
     {"normalize_input": True},
     {"oscillating": True},
     {"learnable_dt": True},
+    {"gated": "mingru", "recurrence": "ssm", "normalize_input": True},
 ]
 
 
@@ -125,8 +126,8 @@ def test_damaged_entries(bad: Any, reason: str) -> None:
 
 
 def test_options_of_a_later_version_are_named() -> None:
-    state = encode({**OPTIONS, "gated": True})
-    with pytest.raises(ValueError, match="gated was True and is None here"):
+    state = encode({**OPTIONS, "squared": True})
+    with pytest.raises(ValueError, match="squared was True and is None here"):
         model().rnn.set_extra_state(state)
 
 
