@@ -2,6 +2,7 @@
 
     python bench/adding.py                      # the table; some ten minutes on one core, most of it for the peers
     python bench/adding.py --select             # first tries every setting of the grids
+    python bench/adding.py --models ssm nn.GRU --steps 1000
     python bench/adding.py --models diagonal --length 10000
 
 Every step brings a number, uniform in [0, 1], and a marker. Two numbers are marked, one in each half; their sum is
@@ -35,7 +36,7 @@ RATES = (0.003, 0.03)
 # Seeds of the data, apart from those of the weights.
 VALIDATION_SEED, TEST_SEED, TRAINING_SEED = 1_000_001, 1_000_002, 1_000_003
 ROWS = {
-    "ssm": Row(learning.stable(2), learning.grid(RATES, "tanh", "relu"), Settings(0.03, "tanh")),
+    "ssm": Row(learning.stable(2), learning.grid(RATES, "tanh", "relu"), Settings(0.03, "relu")),
     "diagonal": Row(
         learning.stable(recurrence="diagonal"), learning.grid(RATES, "tanh", "relu"), Settings(0.03, "relu")
     ),

@@ -110,9 +110,9 @@ class StableRNN(OptionsInState, UndecayedRecurrence, Layer):
             the nonlinearity is inside. There pairs never turn faster than pi / 2, whatever their weights.
         normalize_input: whether the gain of every unit is sqrt(1 - |decay|^2), so that a fresh unit has the variance
             of its input, whatever its memory; None: yes where the recurrence is elementwise, which it needs. With None
-            or True fresh stacks keep their size, with matrices too; False keeps the paper's start. "paper":
-            sqrt(1 - rate^2), the LRU cell of the paper's code; needs
-            parameterization "lru", recurrence "diagonal" and oscillating=False.
+            or True fresh stacks keep their size, with matrices too, False keeps the paper's start. "paper":
+            sqrt(1 - rate^2), the LRU cell of the paper's code; needs parameterization "lru", recurrence "diagonal" and
+            oscillating=False.
         max_time_scale: memory of the slowest unit of a fresh layer, in steps. Oscillating layers learn sequences that
             are much shorter as well; without oscillation set it to about their length.
         learnable_dt: whether every unit, or pair, has a step dt[i] = exp(log_dt_l0) of its own, as in S4, S5 and mamba:

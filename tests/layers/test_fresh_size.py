@@ -52,7 +52,7 @@ def test_pairs_that_turn_pass_on_white_noise() -> None:
 
 
 def test_states_that_rise_keep_the_mean_square_of_constants() -> None:
-    assert float(rising_factors(fading(0.001, 0.1, 3.0), 1).square().mean()) == pytest.approx(1, rel=1e-12)
+    assert float(rising_factors(fading(0.001, 0.1, 3.0), 2).square().mean()) == pytest.approx(1, rel=1e-12)
 
 
 @pytest.mark.parametrize("recurrence", ["ssm", "dense"])

@@ -257,11 +257,11 @@ def test_modes_are_the_reference(
     torch.testing.assert_close(*gradients, rtol=1e-10, atol=1e-11 * largest)
 
 
-# Orthogonal layers with a nonlinearity inside are the ones that grow with depth.
+# Not here: orthogonal layers with a nonlinearity inside, and dense ones with relu, which grow with depth.
 KEEP_SIZE = [
     *(("ssm", act, turning) for act in NONLINEARITIES for turning in (True, False)),
     *(("diagonal", act, turning) for act in NONLINEARITIES[1:] for turning in (True, False)),
-    *(("dense", act, True) for act in NONLINEARITIES),
+    *(("dense", act, True) for act in ("linear", "tanh", "hardtanh")),
     ("orthogonal", "linear", False),
 ]
 
