@@ -23,8 +23,9 @@ VECTOR_BYTES = 16  # per lane and access: the widest; wider rows only cost regis
 ALIGNED_CHANNELS = 16  # Triton knows a stride to be aligned when it is divisible by 16
 NUM_WARPS = 1  # channels are independent: with one warp a program has no barriers
 
-# Rows of the linear scan in registers at once, in 32-bit words of a lane, by programs of one warp and of many.
-WALK_WORDS, TILE_WORDS = 96, 64
+# Rows of the linear scan in registers at once, of all tensors that are read together.
+WALK_ROWS = 24  # of one warp, 16 bytes a lane each
+TILE_WORDS = 64  # of segments, in 32-bit words of a lane
 MAX_WALK, MAX_SEGMENT = 16, 32  # rows: Triton takes more than the square of their number to compile
 SHORT_ROWS = 4  # rows that are left go so many at a time in segments and of complex numbers: masks take registers
 
@@ -195,8 +196,7 @@ def layout(
     block = channels(width, element_size, pair_lanes=lanes if pairs else 0, aligned=aligned)
     words = max(1, element_size // 4)
     if sequences * block.num_blocks >= BUSY_PROGRAMS * num_sms:
-        room = 4 * WALK_WORDS * LANES // (block.block_d * element_size)
-        return Tiles(*block[:3], 1, room, NUM_WARPS, 1, rows)
+        return Tiles(*block[:3], 1, WALK_ROWS, NUM_WARPS, 1, rows)
     a_lane = 2 if pairs else 1
     widths = [row_bytes // max(4, element_size) for row_bytes in TILE_ROW_BYTES]
     block_d = next((w for w in widths if sequences * triton.cdiv(width, w) >= num_sms), widths[-1])
