@@ -229,7 +229,8 @@ def walk_backward(
 ) -> tuple[Any, Any]:  # fmt: skip
     """Fill grad_x and grad_h0, of units and of pairs; `(grad_w, grad_turn)`, the latter None without turn."""
     (_, rows, channels), sequences, summary = x.shape, grad_h0.shape[0], None
-    options.update(ROWS=rnn_rows(RNN_BACKWARD_ROWS[grad_h0.element_size()], block, options["NONLINEARITY"]))
+    full = RNN_BACKWARD_ROWS[grad_h0.element_size()]
+    options.update(ROWS=rnn_rows(full, block, options["NONLINEARITY"]))
     length = chunk_length(rows if seq_starts is None else rows // max(1, sequences), sequences, block, num_sms)
     length = triton.cdiv(length, options["ROWS"]) * options["ROWS"] if length else rows
     chunks, programs = triton.cdiv(rows, length), block.num_blocks * sequences
@@ -237,8 +238,8 @@ def walk_backward(
     if chunks > 1:
         summary = grad_h0.new_empty((2 if turn is None else 3, sequences, chunks, channels))
         launch(rnn_scan_backward_summary_kernel, (programs * (chunks - 1),))(
-            grad_h, x, w, turn, h, seq_starts, summary, *sizes, **options
-        )
+            grad_h, x, w, turn, h, seq_starts, summary, *sizes, **{**options, "ROWS": full}
+        )  # twice the rows spill on gfx942
     grads = grad_h0.new_empty((1 if turn is None else 2, sequences * chunks, channels))
     launch(rnn_scan_backward_kernel, (programs * chunks,))(
         grad_h, x, w, turn, h, h0, grad_last, seq_starts, summary, grad_x, grads[0], grads[-1], grad_h0, *sizes,

@@ -96,7 +96,7 @@ def rnn_scan_chunk_kernel(
     guess_ptr,  # out: (S, C, D), the states that chunks started from
     ends_ptr,  # out: (2, S, C, D), the states that they ended in, of chunk 0 twice
     plan_ptr,  # out: (1 + ROUNDS, S, D), blocks of ROWS in a chunk; 0, no end has changed in a round
-    T: tl.int64, D: tl.int64, num_blocks, num_sequences, num_chunks, dt: tl.float64, long_fade,
+    T: tl.int64, D: tl.int64, num_blocks, num_sequences, num_chunks, dt: tl.float64, long_fade: tl.float32,
     stride_xb: tl.int64, stride_xt: tl.int64, stride_xd,
     NONLINEARITY: tl.constexpr, PARAMETERIZATION: tl.constexpr, EXACT: tl.constexpr, PAIRED: tl.constexpr,
     ALIGNED: tl.constexpr, MASKED: tl.constexpr, STATE: tl.constexpr, BLOCK_D: tl.constexpr, ROWS: tl.constexpr,
@@ -160,7 +160,7 @@ def rnn_scan_round_kernel(
     guess_ptr,  # out: (S, C, D), the states that chunks started from
     ends_ptr,  # out: (2, S, C, D), the states that they ended in, before this round and after it, in turns
     plan_ptr,  # out: (1 + ROUNDS, S, D), blocks of ROWS in a chunk; 1 where an end has changed in this round
-    T: tl.int64, D: tl.int64, num_blocks, num_sequences, num_chunks, round_number, dt: tl.float64,
+    T: tl.int64, D: tl.int64, num_blocks, num_sequences, num_chunks, round_number: tl.int64, dt: tl.float64,
     stride_xb: tl.int64, stride_xt: tl.int64, stride_xd,
     NONLINEARITY: tl.constexpr, PARAMETERIZATION: tl.constexpr, EXACT: tl.constexpr, PAIRED: tl.constexpr,
     ALIGNED: tl.constexpr, MASKED: tl.constexpr, STATE: tl.constexpr, BLOCK_D: tl.constexpr, ROWS: tl.constexpr,
