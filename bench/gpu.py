@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ def published_shapes(device: torch.device) -> Results:
         problem = entry.draw(case, device)
         target = torch.empty_like(problem.x)
         for name, run in entry.ours(problem).passes().items():
-            turns = Turns(lambda to=target, x=problem.x: to.copy_(x), run, device)
+            turns = Turns(partial(target.copy_, problem.x), run, device)
             turns.take(0.5, min_rounds=3)
             results.records.append(record(case, name, OURS, turns, entry.bytes_moved(case, name), 2 * target.nbytes))
     return results
