@@ -197,8 +197,8 @@ class _OwnStep(StableRNN):
 
 
 class _OwnForward(StableRNN):
-    def forward(self, input: Any, hx: Tensor | None = None) -> Any:
-        output, h = super().forward(input, hx)
+    def forward(self, input: Any, hx: Tensor | None = None, *, seq_starts: Tensor | None = None) -> Any:
+        output, h = super().forward(input, hx, seq_starts=seq_starts)
         return output + 1, h
 
 
