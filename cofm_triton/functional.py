@@ -75,6 +75,7 @@ def linear_scan(
         ValueError: a shape, device, value or backend is not accepted.
 
     Example:
+        >>> import torch
         >>> h, h_last = linear_scan(torch.ones(1, 3, 1), torch.tensor([0.5]))
         >>> h.flatten().tolist(), h_last.tolist()
         ([1.0, 1.5, 1.75], [[1.75]])
@@ -103,7 +104,7 @@ def linear_scan(
 
 def _one_or_three_axes(decay: Tensor, x: Tensor) -> Tensor:
     """A decay that is constant in time as (D,) in the dtype of the state, gates with three axes: themselves mostly."""
-    if decay.shape == x.shape[2:] and decay.dtype == state_dtype(x.dtype):
+    if decay.dim() == 1 and decay.shape == x.shape[2:] and decay.dtype == state_dtype(x.dtype):
         return decay  # small problems wait for the host
     if any(size != 1 for size in decay.shape[:-1]):
         return decay if decay.dim() == 3 else decay.reshape((1,) * (3 - decay.dim()) + decay.shape)
@@ -167,6 +168,7 @@ def gated_rnn(
         ValueError: a shape, device, name or backend is not accepted, or a logit is missing or too many.
 
     Example:
+        >>> import torch
         >>> h, _ = gated_rnn(torch.ones(1, 2, 1), torch.ones(1), torch.zeros(1, 2, 1), gates="mingru")
         >>> h.flatten().tolist()
         [0.5, 0.75]
@@ -249,6 +251,7 @@ def rnn_scan(
         ValueError: a shape, device, value, name or backend is not accepted.
 
     Example:
+        >>> import torch
         >>> h, _ = rnn_scan(torch.full((1, 3, 1), 5.0), torch.tensor([1.0]))
         >>> h.flatten().tolist()
         [1.0, 2.0, 3.0]
@@ -333,6 +336,7 @@ def dense_rnn(
         ValueError: a shape, device, value, name or backend is not accepted.
 
     Example:
+        >>> import torch
         >>> swap = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
         >>> h, _ = dense_rnn(torch.tensor([[[1.0, 0.0], [0.0, 0.0]]]), swap)
         >>> h[0].tolist()

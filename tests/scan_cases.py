@@ -50,7 +50,7 @@ TRITON = (_TRITON,)
 BACKENDS = (*CPU_BACKENDS, *TRITON)
 COMPLEX_BACKENDS = BACKENDS
 # Backends that take every step of short sequences in order, so that a result does not depend on how T is cut.
-SEQUENTIAL_BACKENDS = (_NUMBA, _TRITON)
+SEQUENTIAL_BACKENDS = (_NUMBA,)
 
 REAL = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 COMPLEX = (torch.complex128, torch.complex64)

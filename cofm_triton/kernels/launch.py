@@ -191,7 +191,8 @@ def layout(
     1. Channels enough: one warp walks a sequence.
     2. Otherwise time lies over the lanes and warps of a program. Every number is read once, in one launch.
     3. Few channels, and rows so many that it takes long: chunks of time have programs of their own. That reads an input
-       twice, and takes a second launch. Packed sequences stay whole: the host does not know their lengths.
+       twice, and takes a second launch. Packed sequences stay whole: the host does not know their lengths. So do
+       float64 pairs, whose summaries spill.
     """
     block = channels(width, element_size, pair_lanes=lanes if pairs else 0, aligned=aligned)
     words = max(1, element_size // 4)
@@ -203,12 +204,13 @@ def layout(
     block_d = min(block_d, max(widths[-1] // 2, triton.next_power_of_2(width)))
     num_blocks, segments = triton.cdiv(width, block_d), TILE_WARPS * lanes * a_lane // block_d
     chunk_length, programs = rows, sequences * num_blocks
-    if not packed and SPLIT_BELOW * programs < num_sms and rows >= SPLIT_ROWS:
+    if not packed and SPLIT_BELOW * programs < num_sms and rows >= SPLIT_ROWS and a_lane * words < 4:
         chunks = min(triton.cdiv(SPLIT_PROGRAMS * num_sms, programs), FOLD_ROWS * segments)
         tile = segments * MAX_SEGMENT
         chunk_length = triton.cdiv(triton.cdiv(rows, chunks), tile) * tile
     # Twice the lanes need half the words; gfx942, which has them, has scalar registers for the addresses of few rows.
     room = TILE_WORDS * LANES**2 // (lanes**2 * a_lane * words)
+    room = room * 3 // 4 if pairs else room  # products of pairs take registers of their own
     return Tiles(
         block_d, num_blocks, width % block_d != 0, segments, room, TILE_WARPS, triton.cdiv(rows, chunk_length),
         chunk_length,

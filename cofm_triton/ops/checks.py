@@ -42,7 +42,7 @@ def check_decay(name: str, decay: Any, x: Tensor) -> None:
     """`decay` is (D,) or broadcasts to (B, T, D); complex with a real x, one number for every two channels of it."""
     if not (isinstance(decay, Tensor) and in_pairs(x, decay)):
         check_companion(name, decay, x)
-        if decay.shape in (x.shape[2:], x.shape):  # by far the most
+        if decay.shape == (x.shape if decay.dim() == x.dim() else x.shape[2:]):  # by far the most
             return
         shape, letters = tuple(x.shape), "D"
     else:

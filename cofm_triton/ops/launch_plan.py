@@ -199,10 +199,13 @@ class Planned:
     """An operator in Triton, on plain tensors of the current device, the first argument one of them; with plans.
 
     Attributes:
+        enabled: False: nothing is noted or repeated, for who changes what operators call.
         operator: what is planned.
         plans: by signature, or why there is none.
         steps: of all plans.
     """
+
+    enabled = True
 
     def __init__(self, operator: Callable[..., Any]) -> None:
         self.operator = operator

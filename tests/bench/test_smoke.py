@@ -72,7 +72,7 @@ def test_every_scan_sweep_and_layer_is_timed() -> None:
     forward = {name for name, operator in benchmarks().items() if contract.FORWARD in operator.passes}
     both = {name for name, operator in benchmarks().items() if contract.FORWARD_BACKWARD in operator.passes}
     scans = {"linear_scan", "gated_scan", "rnn_scan", "dense_rnn", "rnn_readout", "stable_rnn"}
-    scans |= {"paired_linear_scan", "paired_rnn_scan", "activations"}
+    scans |= {"paired_linear_scan", "paired_rnn_scan", "activations", "gated_rnn"}
     assert both == scans and forward == {*scans, "memory_sweep", "perturbation_error"}
     assert {case.operator for case in cases(smoke=True)} == forward
 

@@ -28,7 +28,7 @@ def test_a_right_call_passes_and_a_broken_one_fails(capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--operators", "scan"], "'scan' is not one of dense_perturbation, dense_rnn, linear_scan"),
+        (["--operators", "scan"], "'scan' is not one of dense_perturbation, dense_rnn, gated_rnn, linear_scan"),
         (["--replay", CALL.replace("torch@cpu", "torch@abacus")], "must end with one of"),
         (["--replay", CALL.replace("float32", "int8")], "dtype of linear_scan must be one of"),
     ],

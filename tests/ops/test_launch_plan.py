@@ -68,10 +68,9 @@ def test_a_plan_gives_the_bits_of_the_operator(case: str, interpreted: None, mon
     from cofm_triton.kernels import launch
 
     if "split" in case:
-        monkeypatch.setattr(launch, "MAX_CHAIN", 2)
-        monkeypatch.setattr(launch, "CHUNK_STEP", 2)
-        monkeypatch.setattr(launch, "FOLDED_CARRIES", 2)
-        monkeypatch.setattr(ops_linear_scan, "num_sms", lambda device: 2)
+        monkeypatch.setattr(launch, "SPLIT_ROWS", 2)
+        monkeypatch.setattr(launch, "MAX_SEGMENT", 1)
+        monkeypatch.setattr(ops_linear_scan, "num_sms", lambda device: 200)
     operator, arguments = CASES[case]
     planned = Planned(operator)
     for _ in range(3):

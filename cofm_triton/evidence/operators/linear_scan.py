@@ -114,22 +114,21 @@ def _others() -> Iterator[Options]:
         yield dict(dtype=torch.float64, gated=gated)
         for dtype in (torch.float32, torch.bfloat16):
             yield dict(dtype=dtype, gated=gated, width=RAGGED, packed=True)
-            yield dict(dtype=dtype, gated=gated, width=RAGGED, packed=True, num_sms=SPLIT)
+            yield dict(dtype=dtype, gated=gated, width=64, length=LONG, num_sms=SPLIT)
         yield dict(gated=gated, width=RAGGED, reverse=True, states=False)
         yield dict(gated=gated, width=RAGGED)
         yield dict(gated=gated, sliced=True)
         yield dict(dtype=torch.bfloat16, gated=gated, sliced=True, num_sms=SPLIT)
         yield dict(gated=gated, transposed=True)
         yield dict(gated=gated, reverse=True, transposed=True, num_sms=SPLIT)
-        for dtype in (torch.float32, torch.bfloat16, torch.complex64):
-            if dtype != torch.float32:
-                yield dict(dtype=dtype, gated=gated, num_sms=SPLIT)
-            yield dict(dtype=dtype, gated=gated, width=WIDE_BYTES // dtype.itemsize, num_sms=SPLIT)
-            yield dict(dtype=dtype, gated=gated, width=64, length=LONG, num_sms=SPLIT)
+        yield dict(dtype=torch.complex64, gated=gated, num_sms=SPLIT)
         yield dict(dtype=torch.float64, gated=gated, width=64, num_sms=SPLIT)
-        for dtype in (torch.float32, torch.complex64, torch.complex128):
-            yield dict(dtype=dtype, gated=gated, width=FEW, length=LONG, num_sms=SPLIT)
+        yield dict(gated=gated, width=WIDE_BYTES // 4, num_sms=SPLIT)
         yield dict(dtype=torch.complex64, gated=gated, width=RAGGED)
+    yield dict(gated=True, width=RAGGED, packed=True, num_sms=SPLIT)
+    yield dict(gated=True, width=FEW, length=LONG, num_sms=SPLIT)
+    yield dict(dtype=torch.complex64, width=FEW, length=LONG, num_sms=SPLIT)
+    yield dict(dtype=torch.complex128, width=FEW, length=LONG, num_sms=SPLIT)
     for dtype, num_sms in ((torch.float32, WHOLE), (torch.bfloat16, WHOLE), (torch.float32, SPLIT)):
         yield dict(dtype=dtype, gated=True, shared=True, num_sms=num_sms)
     yield dict(gated=True, shared=True, width=RAGGED)
