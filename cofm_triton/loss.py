@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from cofm_triton.support.scalars import check_int
+from cofm_triton.support.tensors import check_tensor
 
 
 def temporal_weights(
@@ -69,8 +70,7 @@ def temporally_weighted_mse(y_hat: Tensor, y: Tensor) -> Tensor:
 
 def _check_pair(y_hat: Tensor, y: Tensor) -> None:
     for argument, value in (("y_hat", y_hat), ("y", y)):
-        if not isinstance(value, Tensor):
-            raise TypeError(f"{argument} must be a torch.Tensor, got {type(value).__name__}")
+        check_tensor(argument, value)
         if not value.is_floating_point():
             raise TypeError(f"{argument} must have a real floating-point dtype, got {value.dtype}")
         if value.dim() != 3:

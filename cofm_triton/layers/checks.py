@@ -16,6 +16,7 @@ from cofm_triton.ops.dtypes import state_dtype
 from cofm_triton.step.activations import properties
 from cofm_triton.step.gates import GATES
 from cofm_triton.support.scalars import as_bool, as_int, as_number, check_number, described
+from cofm_triton.support.tensors import check_tensor
 
 
 class Sizes(Protocol):
@@ -184,8 +185,7 @@ def check_input(
 
 
 def _check_features(layer: Sizes, x: Tensor, dims: tuple[int, ...], argument: str, accepted: str) -> None:
-    if not isinstance(x, Tensor):
-        raise TypeError(f"{argument} must be {accepted}, got {type(x).__name__}")
+    check_tensor(argument, x, accepted)
     if x.dim() not in dims:
         shapes = " or ".join(f"{dim}D" for dim in dims)
         raise ValueError(f"StableRNN: Expected {argument} to be {shapes}, got {x.dim()}D tensor instead")

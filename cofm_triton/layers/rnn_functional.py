@@ -112,8 +112,8 @@ class RNNFunctional(nn.Module):
             TypeError: `input` or `h0` is no tensor.
             ValueError: wrong shape, dtype or device of `input` or `h0`.
         """
-        from_rest = h0 is None and seq_starts is None
-        if isinstance(input, Tensor) and from_rest and not return_state and self._is_fused(input):
+        from_rest = h0 is None and seq_starts is None and not return_state
+        if isinstance(input, Tensor) and from_rest and not input.is_nested and self._is_fused(input):
             return self._read_out(input)
         packed = {} if seq_starts is None else {"seq_starts": seq_starts}  # what hooks see is what users pass
         output, h_n = self.rnn(input, h0, **packed)

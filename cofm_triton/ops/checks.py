@@ -12,12 +12,12 @@ from cofm_triton.ops.dtypes import DTYPES, PRECISIONS, REAL_DTYPES, complex_stat
 from cofm_triton.step.activations import properties
 from cofm_triton.step.pairs import in_pairs
 from cofm_triton.support.scalars import as_number, described
+from cofm_triton.support.tensors import check_tensor
 
 
 def check_sequence(name: str, x: Any, *, allow_complex: bool) -> None:
     """`x` is a (B, T, D) tensor with D >= 1 of a dtype the recurrences know."""
-    if not isinstance(x, Tensor):
-        raise TypeError(f"{name} must be a torch.Tensor, got {type(x).__name__}")
+    check_tensor(name, x)
     if x.dim() != 3 or x.shape[2] < 1:
         raise ValueError(f"{name} must have shape (B, T, D) with D >= 1, got {tuple(x.shape)}")
     accepted = DTYPES if allow_complex else REAL_DTYPES
@@ -27,8 +27,7 @@ def check_sequence(name: str, x: Any, *, allow_complex: bool) -> None:
 
 def check_companion(name: str, tensor: Any, x: Tensor) -> None:
     """`tensor` lives with x: same device, x's dtype or the dtype of the state."""
-    if not isinstance(tensor, Tensor):
-        raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
+    check_tensor(name, tensor)
     if tensor.device != x.device:
         raise ValueError(f"{name} must be on the device of x, {x.device}, got {tensor.device}")
     accepted = {x.dtype, state_dtype(x.dtype)}

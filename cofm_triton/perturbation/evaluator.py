@@ -25,6 +25,7 @@ from cofm_triton.step.activations import properties
 from cofm_triton.step.stacked_cells import StackedCells
 from cofm_triton.support.progress import Finished, ignore
 from cofm_triton.support.scalars import check_choice
+from cofm_triton.support.tensors import check_tensor
 
 METRICS = ("twe", "mse", "sup")
 
@@ -202,8 +203,7 @@ def _infinite_where_lost(errors: Tensor) -> Tensor:
 
 def _check_data(inputs: Tensor, targets: Tensor) -> None:
     for name, value in (("inputs", inputs), ("targets", targets)):
-        if not isinstance(value, Tensor):
-            raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
+        check_tensor(name, value)
         if value.dtype not in (torch.float32, torch.float64):
             raise TypeError(f"{name} must be float32 or float64, got {value.dtype}")
         if value.dim() != 3 or 0 in value.shape:

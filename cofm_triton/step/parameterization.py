@@ -25,6 +25,7 @@ from cofm_triton.step.parameterizations import PARAMETERIZATIONS, Interval, rate
 from cofm_triton.step.parameterizations.exp import exp_torch
 from cofm_triton.step.wide import widened
 from cofm_triton.support.scalars import as_number, check_int, check_not_negative, check_number, described
+from cofm_triton.support.tensors import check_tensor
 
 __all__ = [
     "PARAMETERIZATIONS", "Interval", "Parameterization", "lru_normalization", "parameterization", "spread_rates",
@@ -124,8 +125,7 @@ class Parameterization:
 
 
 def _working(argument: str, value: Tensor) -> Tensor:
-    if not isinstance(value, Tensor):
-        raise TypeError(f"{argument} must be a torch.Tensor, got {type(value).__name__}")
+    check_tensor(argument, value)
     if not value.is_floating_point():
         raise TypeError(f"{argument} must have a real floating-point dtype, got {value.dtype}")
     return value if value.dtype in (torch.float32, torch.float64) else value.float()

@@ -1,0 +1,27 @@
+"""Tensors as arguments: dense ones, with a number in every place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def check_tensor(name: str, value: Any, accepted: str = "a torch.Tensor") -> None:
+    """Raise TypeError unless `value` is a dense tensor.
+
+    Args:
+        name: of the argument.
+        value: what was given.
+        accepted: what the message asks for.
+
+    Example:
+        >>> check_tensor("x", torch.ones(2))
+    """
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be {accepted}, got {type(value).__name__}")
+    if value.is_nested:
+        raise TypeError(f"{name} must be a dense tensor, got a nested one: pad it, or pack its sequences")
+    if value.layout != torch.strided:
+        raise TypeError(f"{name} must be a dense tensor, got layout {value.layout}: use to_dense()")
