@@ -210,7 +210,6 @@ def layout(
         chunk_length = triton.cdiv(triton.cdiv(rows, chunks), tile) * tile
     # Twice the lanes need half the words; gfx942, which has them, has scalar registers for the addresses of few rows.
     room = TILE_WORDS * LANES**2 // (lanes**2 * a_lane * words)
-    room = room * 3 // 4 if pairs else room  # products of pairs take registers of their own
     return Tiles(
         block_d, num_blocks, width % block_d != 0, segments, room, TILE_WARPS, triton.cdiv(rows, chunk_length),
         chunk_length,
@@ -337,7 +336,7 @@ def forward_rows(tiles: Tiles, *, gates: int, is_complex: bool) -> dict[str, int
 
     `gates` is how many numbers a lane reads for a gate: 0, 1, or 2 of a complex one that all channels share.
     """
-    rows = _segment_rows(tiles, 1 + gates)
+    rows = _segment_rows(tiles, 1 + gates, 2 if is_complex else 4)
     if tiles.segments > 1:
         return dict(ROWS=rows, SHORT=min(SHORT_ROWS, rows))
     return dict(ROWS=rows, SHORT=min(SHORT_ROWS, rows - 1) if is_complex else rows - 1)
@@ -345,13 +344,17 @@ def forward_rows(tiles: Tiles, *, gates: int, is_complex: bool) -> dict[str, int
 
 def backward_rows(tiles: Tiles, *, gates: int, is_complex: bool) -> dict[str, int]:
     """As `forward_rows`, of the backward walk, which may leave ROWS rows."""
-    rows = _segment_rows(tiles, 2 + gates)
+    rows = _segment_rows(tiles, 2 + gates, 3 if is_complex else 4)
     return dict(ROWS=rows, SHORT=min(SHORT_ROWS, rows) if tiles.segments > 1 or is_complex else rows)
 
 
-def _segment_rows(tiles: Tiles, read: int) -> int:
-    """Rows of which a lane can hold `read` tensors."""
-    rows = tiles.room // read // SHORT_ROWS * SHORT_ROWS
+def _segment_rows(tiles: Tiles, read: int, quarters: int) -> int:
+    """Rows of which a lane can hold `read` tensors, in segments in so many quarters of the room.
+
+    Products of pairs take registers of their own, and with a few more in use NVIDIA's compiler spills some to have 128.
+    """
+    room = tiles.room * quarters // 4 if tiles.segments > 1 else tiles.room
+    rows = room // read // SHORT_ROWS * SHORT_ROWS
     if tiles.segments > 1:
         rows = min(rows, MAX_SEGMENT, triton.next_power_of_2(triton.cdiv(tiles.chunk_length, tiles.segments)))
     return max(SHORT_ROWS, min(rows, MAX_WALK) if tiles.segments == 1 else rows)
