@@ -198,7 +198,8 @@ def _differentiable_backward(
 
     def run(*there: Tensor) -> tuple[Tensor, ...]:
         rest = iter(there)
-        found = composed_layer(options, Inputs(*(None if tensor is None else next(rest) for tensor in inputs)))  # type: ignore[arg-type]
+        given: list[Any] = [None if tensor is None else next(rest) for tensor in inputs]
+        found = composed_layer(options, Inputs(*given))
         return found if grad_last is not None else found[:1]
 
     there = [tensor for tensor in inputs if tensor is not None]

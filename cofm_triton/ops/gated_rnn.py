@@ -181,8 +181,8 @@ def gated_rnn_backward(
     state = state_dtype(x.dtype)
     if x.numel() == 0:
         grad_h0 = start_gradient_of_nothing(x, grad_last, seq_starts)
-        grads = tuple(_zeros(tensor, rate) for tensor in (rate_logit, input_logit, rate, angle))
-        return torch.empty_like(x), *grads, grad_h0  # type: ignore[return-value]
+        no_p, no_q, no_rate, no_angle = (_zeros(tensor, rate) for tensor in (rate_logit, input_logit, rate, angle))
+        return torch.empty_like(x), no_p, no_q, no_rate, no_angle, grad_h0
     grad_x, grad_p, grad_q, grad_rate, by_angle, grad_h0 = backend_of(backend).backward(
         grad_h,
         None if grad_last is None else grad_last.to(state).contiguous(),
@@ -208,8 +208,9 @@ def _gated_rnn_backward_fake(
     grad_h: Tensor, grad_last: Tensor | None, x: Tensor, rate_logit: Tensor, input_logit: Tensor | None, rate: Tensor,
     angle: Tensor | None, h: Tensor, h0: Tensor | None, seq_starts: Tensor | None, *options: Any,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    like = [rate.new_empty(0) if t is None else t.new_empty(t.shape) for t in (rate_logit, input_logit, rate, angle)]
-    return x.new_empty(x.shape), *like, start_gradient(x, seq_starts)  # type: ignore[return-value]
+    given = rate_logit, input_logit, rate, angle
+    by_p, by_q, by_rate, by_angle = (rate.new_empty(0) if t is None else t.new_empty(t.shape) for t in given)
+    return x.new_empty(x.shape), by_p, by_q, by_rate, by_angle, start_gradient(x, seq_starts)
 
 
 def _zeros(tensor: Tensor | None, rate: Tensor) -> Tensor:
@@ -252,9 +253,10 @@ def _differentiable_backward(
 ) -> list[Tensor | None]:
     """Gradients by all tensors that are given, as functions of them, by way of `composed`."""
     # Views, so that gradients stop at them, whatever the tensors were made of.
-    views = [None if tensor is None else tensor.view_as(tensor) for tensor in tensors]
+    views: list[Any] = [None if tensor is None else tensor.view_as(tensor) for tensor in tensors]
     tracked = [view for view in views if view is not None and view.requires_grad]
-    results: Any = composed(*views, seq_starts, *options)  # type: ignore[arg-type, call-arg]
+    arguments: list[Any] = [*views, seq_starts, *options]
+    results: Any = composed(*arguments)
     weights = (grad_h, grad_last)
     pulled = [
         (result, weight.to(result.dtype))

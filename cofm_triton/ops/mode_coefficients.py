@@ -203,9 +203,10 @@ def _differentiable_backward(options: Options, parameters: Any, grads: Any) -> t
     """The same by PyTorch."""
     there = [tensor for tensor in parameters if tensor is not None]
 
-    def coefficients(*given: Tensor) -> tuple[Tensor, ...]:
-        rest = iter(given)
-        found = composed_coefficients(options, *(None if tensor is None else next(rest) for tensor in parameters))  # type: ignore[arg-type]
+    def coefficients(*there: Tensor) -> tuple[Tensor, ...]:
+        rest = iter(there)
+        given: list[Any] = [None if tensor is None else next(rest) for tensor in parameters]
+        found = composed_coefficients(options, *given)
         return tuple(part for part, grad in zip(found, grads, strict=True) if part is not None and grad is not None)
 
     found = iter(torch.func.vjp(coefficients, *there)[1](tuple(grad for grad in grads if grad is not None)))

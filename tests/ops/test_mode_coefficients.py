@@ -95,10 +95,14 @@ def test_second_derivatives_are_those_of_pytorch() -> None:
         first, second = made(model, *some)
         loss = torch.view_as_real(first).square().sum() + second.square().sum()
         slopes = torch.autograd.grad(loss, given(some), create_graph=True)
-        return list(torch.autograd.grad(sum(slope.square().sum() for slope in slopes), given(some)))  # type: ignore[arg-type]
+        length = torch.stack([slope.square().sum() for slope in slopes]).sum()
+        return list(torch.autograd.grad(length, given(some)))
 
-    for one, other in zip(curvature(fused_coefficients), curvature(composed_coefficients), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-11)
+    expected = curvature(composed_coefficients)
+    # The same formulas at coefficients that are a rounding off; gradients that cancel keep the errors of their terms.
+    allowed = 2**4 * torch.finfo(torch.float64).eps * max(float(part.abs().max()) for part in expected)
+    for one, other in zip(curvature(fused_coefficients), expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=allowed)
 
 
 def test_only_one_coefficient_is_asked_for() -> None:

@@ -173,7 +173,9 @@ def decay_and_gain(layer: Layer, suffix: str, raw: Tensor) -> tuple[Tensor, Tens
     """l and g of a linear recurrence from its raw rates: one number for each unit, or a complex one for each pair."""
     free, log_dt = frequency_of(layer, suffix), _log_dt(layer, suffix)
     if is_fused(layer, layer.backend, raw, free, log_dt):
-        return fused_coefficients(layer, raw, free, log_dt)  # type: ignore[return-value]
+        decay, gain = fused_coefficients(layer, raw, free, log_dt)
+        assert gain is not None  # a linear state has one
+        return decay, gain
     decay, gain = linear_coefficients(layer, raw, free, _stretch(layer, suffix))
     return decay, gain if gain.is_complex() else per_unit(layer, gain)
 
