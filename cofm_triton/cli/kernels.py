@@ -33,7 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--write-baseline",
         action="store_true",
-        help=f"store the results in {BASELINE}, with which later runs are compared (needs a checkout)",
+        help=f"store what later runs are compared with in {BASELINE} (needs a checkout): the usual kernels, and the "
+        "others for one GPU; only those that changed are compiled",
     )
     add_common_options(parser, out="none is written")
 
@@ -50,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
     from cofm_triton.evidence import machine
     from cofm_triton.evidence.compilation import baseline, report
     from cofm_triton.evidence.compilation.offline import parse_targets
-    from cofm_triton.evidence.compilation.run import all_tasks, compile_all
+    from cofm_triton.evidence.compilation.run import all_tasks, compile_all, kept_tasks
     from cofm_triton.evidence.registry import compilations
 
     resolve_device(arguments.device)
@@ -65,12 +66,16 @@ def run(arguments: argparse.Namespace) -> int:
     except ValueError as error:
         raise UsageError(f"--targets: {error}") from error
     if arguments.write_baseline and arguments.all:
-        raise UsageError("--write-baseline keeps the usual kernels: leave out --all")
+        raise UsageError("--write-baseline chooses what it compiles: leave out --all")
     if arguments.write_baseline and not BASELINE.parent.parent.is_dir():
         raise UsageError(f"--write-baseline writes {BASELINE}: run it in a checkout of the repository")
     make_folder(arguments.out)
     with progress.bar(f"Compiling {', '.join(chosen)} for {', '.join(targets)}") as on_step:
-        compiled = compile_all(all_tasks(targets, chosen, everything=arguments.all), on_step)
+        if arguments.write_baseline:
+            known = baseline.read(BASELINE)[1].values() if BASELINE.is_file() else ()
+            compiled = compile_all(kept_tasks(targets, chosen), on_step, known=tuple(known))
+        else:
+            compiled = compile_all(all_tasks(targets, chosen, everything=arguments.all), on_step)
     print("\n".join(report.lines(compiled)))
     about = {"machine": machine.describe(torch.device("cpu"), machine.load())}
     spilled = [entry for entry in compiled if entry.spilled]

@@ -141,7 +141,7 @@ def _kernels(path: Path, page: Path) -> Iterator[str]:
     yield ""
     yield "Compiled ahead of time, run nowhere. The last column is a model."
     triton, compiled = baseline.read(path)
-    yield from _block([f"triton {triton}", *report.lines(list(compiled.values()))])
+    yield from _block([f"triton {triton}", *report.lines(baseline.usual(compiled.values()))])
 
 
 def _source(path: Path) -> Iterator[str]:

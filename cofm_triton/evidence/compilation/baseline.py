@@ -6,12 +6,14 @@ They belong to one release of Triton; another one compiles other code, and nothi
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from cofm_triton.evidence.compilation.launches import label
 from cofm_triton.evidence.compilation.offline import TARGETS, Compiled
+from cofm_triton.evidence.registry import compilations
 from cofm_triton.support.files import write_text
 
 # Registers are given to threads in units of 8 on every target: fewer do not change what runs side by side.
@@ -39,6 +41,12 @@ def update(path: Path, compiled: Sequence[Compiled], about: dict[str, Any]) -> N
     kept = [entry for entry in known.values() if triton == version("triton")]
     kept = [entry for entry in kept if (entry.target, entry.operator) not in today]
     write(path, sorted([*kept, *compiled], key=lambda entry: (TARGETS.index(entry.target), entry.operator)), about)
+
+
+def usual(compiled: Iterable[Compiled]) -> list[Compiled]:
+    """Those of the usual configurations."""
+    names = {(name, label(options)) for name, part in compilations().items() for options in part.usual}
+    return [entry for entry in compiled if (entry.operator, entry.configuration) in names]
 
 
 def read(path: Path) -> tuple[str, dict[tuple[str, str], Compiled]]:

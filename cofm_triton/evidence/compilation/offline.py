@@ -6,11 +6,13 @@ which Triton reads when it is imported.
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from typing import Any, NamedTuple
 
 from cofm_triton.evidence.compilation.devices import DEVICES
 from cofm_triton.evidence.compilation.launches import Options, label
@@ -36,6 +38,7 @@ class Compiled:
         instructions: thread-instructions per element of the loop along time, by class; empty without such a loop.
         accesses: accesses to global memory per element, by name such as `load 16`.
         bytes: per element by the operator's traffic model; None for a kernel that does part of a pass.
+        hash: the name under which Triton caches it: of its source and of all it calls, of types, options, GPU, Triton.
     """
 
     target: str
@@ -49,6 +52,7 @@ class Compiled:
     instructions: dict[str, float] = field(default_factory=dict)
     accesses: dict[str, float] = field(default_factory=dict)
     bytes: float | None = None
+    hash: str = ""
 
     @property
     def key(self) -> str:
@@ -92,33 +96,73 @@ def prepare() -> None:
     ensure_folder()
 
 
-def compile_configuration(target: str, operator: str, options: Options) -> list[Compiled]:
-    """Compile every kernel that one configuration of an operator launches, once."""
+def compile_configuration(
+    target: str, operator: str, options: Options, known: Mapping[str, Compiled]
+) -> list[Compiled]:
+    """Compile every kernel that one configuration of an operator launches, once.
+
+    Args:
+        target: in `TARGETS`.
+        operator: that launches them.
+        options: of the configuration.
+        known: kernels by `hash`, which are not compiled again: to Triton, too, the same hash is the same machine code.
+    """
     found: dict[str, Compiled] = {}
-    for name, constants, kernel in _kernels(target, operator, options):
-        if kernel.hash not in found:
+    for name, constants, kernel in _kernels(target, operator, options, known):
+        if kernel.hash in found:
+            continue
+        if kernel.hash in known:
+            moved = compilations()[operator].bytes_per_element(name, _constants(constants), options)
+            found[kernel.hash] = replace(
+                known[kernel.hash], operator=operator, configuration=label(options), bytes=moved
+            )
+        else:
             found[kernel.hash] = _describe(target, operator, options, name, constants, kernel)
     return list(found.values())
 
 
-def _kernels(target: str, operator: str, options: Options) -> Iterator[tuple[str, dict[str, Any], Any]]:
+def _kernels(
+    target: str, operator: str, options: Options, known: Container[str]
+) -> Iterator[tuple[str, dict[str, Any], Any]]:
     """`(function's name, launch options, compiled kernel)` of every launch."""
     launched: list[tuple[str, dict[str, Any], Any]] = []
-    with _compiling(target, launched):
+    with _compiling(target, launched, known):
         compilations()[operator].launch(**options)
     yield from launched
 
 
+class _Known(NamedTuple):
+    """In place of a compiled kernel of which everything is known."""
+
+    hash: str
+
+
+def _compile_unknown(known: Container[str], source: Any, target: Any, options: dict[str, Any]) -> Any:
+    """`triton.compile`, but for what is known by the name that it would be cached under."""
+    import triton
+    from triton._C.libtriton import get_cache_invalidating_env_vars
+    from triton.compiler import make_backend
+    from triton.runtime.cache import get_cache_key
+
+    backend = make_backend(target)
+    key = get_cache_key(source, backend, backend.parse_options(dict(options)), get_cache_invalidating_env_vars())
+    name = hashlib.sha256(key.encode()).hexdigest()
+    return _Known(name) if name in known else triton.compile(source, target=target, options=options)
+
+
 @contextmanager
-def _compiling(target: str, launched: list[tuple[str, dict[str, Any], Any]]) -> Iterator[None]:
-    """Launches compile for the target, are noted down, and go no further."""
+def _compiling(target: str, launched: list[tuple[str, dict[str, Any], Any]], known: Container[str]) -> Iterator[None]:
+    """Launches compile for the target what is not known, are noted down, and go no further."""
     from triton.runtime import driver
     from triton.runtime.jit import JITFunction
 
-    driver.set_active(_OfflineDriver(target))
+    offline = _OfflineDriver(target)
+    driver.set_active(offline)
     launch = JITFunction.run
 
     def compile_only(self: Any, *arguments: Any, grid: Any, warmup: bool, **options: Any) -> Any:
+        self.device_caches[offline.number]  # is made at the first look, and sets what compiles
+        self.compile = partial(_compile_unknown, known)
         kernel = launch(self, *arguments, grid=grid, warmup=True, **options)
         launched.append((self.fn.__name__, options, kernel))
         return kernel
@@ -152,7 +196,7 @@ class _OfflineDriver:
 
 def _describe(target: str, operator: str, options: Options, name: str, launch: dict[str, Any], kernel: Any) -> Compiled:
     resources, loop = read(kernel.asm, kernel.metadata.shared)
-    constants = {key: value for key, value in launch.items() if key.isupper() or key == "num_warps"}
+    constants = _constants(launch)
     threads = DEVICES[target].lanes * constants["num_warps"]
     elements = compilations()[operator].elements(constants) / threads
     return Compiled(
@@ -167,7 +211,13 @@ def _describe(target: str, operator: str, options: Options, name: str, launch: d
         instructions={} if loop is None else {k: n / elements for k, n in loop.instructions.items()},
         accesses={} if loop is None else {k: n / elements for k, n in loop.accesses.items()},
         bytes=compilations()[operator].bytes_per_element(name, constants, options),
+        hash=kernel.hash,
     )
+
+
+def _constants(launch: Mapping[str, Any]) -> dict[str, Any]:
+    """What a kernel is compiled with: its constants, and num_warps."""
+    return {key: value for key, value in launch.items() if key.isupper() or key == "num_warps"}
 
 
 def _plain(value: Any) -> Any:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import multiprocessing
+import random
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import NamedTuple
 
 from cofm_triton.evidence.compilation.launches import Options
-from cofm_triton.evidence.compilation.offline import Compiled, compile_configuration, prepare
+from cofm_triton.evidence.compilation.offline import TARGETS, Compiled, compile_configuration, prepare
 from cofm_triton.evidence.registry import compilations
 
 PROCESSES = 2
+MAKES = ("sm_90", "gfx942")  # one GPU of each make
 OnStep = Callable[[int, int], None]
 
 
@@ -39,17 +41,39 @@ def all_tasks(targets: Sequence[str], chosen: Sequence[str], *, everything: bool
     ]
 
 
-def compile_all(tasks: Sequence[Task], on_step: OnStep, processes: int = PROCESSES) -> list[Compiled]:
+def kept_tasks(targets: Sequence[str] = TARGETS, chosen: Sequence[str] | None = None) -> list[Task]:
+    """What the baseline keeps: usual configurations for every target, each of the others for a target of one make."""
+    tasks = all_tasks(targets, compilations() if chosen is None else chosen, everything=False)
+    for name in compilations() if chosen is None else chosen:
+        for make in MAKES:
+            others = turn(compilations()[name].others, make, MAKES)
+            tasks += [Task(make, name, options) for options in others if make in targets]
+    return tasks
+
+
+def turn(configurations: Sequence[Options], target: str, targets: Sequence[str]) -> list[Options]:
+    """What falls to a target when several take turns, in an order without a pattern."""
+    shuffled = random.Random(0).sample(configurations, len(configurations))
+    return shuffled[targets.index(target) :: len(targets)]
+
+
+def compile_all(
+    tasks: Sequence[Task], on_step: OnStep, processes: int = PROCESSES, known: Sequence[Compiled] = ()
+) -> list[Compiled]:
     """Every kernel that some configurations launch.
 
     Args:
         tasks: what is compiled.
         on_step: is called with (done, total) numbers of tasks.
         processes: how many work side by side.
+        known: kernels that are not compiled again, unless their source, their options or Triton changed.
     """
+    by_target: dict[str, dict[str, Compiled]] = {target: {} for target in TARGETS}
+    for entry in known:
+        by_target[entry.target][entry.hash] = entry
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, mp_context=context, initializer=prepare) as pool:
-        futures = [pool.submit(compile_configuration, *task) for task in tasks]
+        futures = [pool.submit(compile_configuration, *task, by_target[task.target]) for task in tasks]
         for count, future in enumerate(as_completed(futures)):
             future.result()
             on_step(count + 1, len(tasks))
