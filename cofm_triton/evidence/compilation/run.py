@@ -41,14 +41,16 @@ def all_tasks(targets: Sequence[str], chosen: Sequence[str], *, everything: bool
     ]
 
 
-def kept_tasks(targets: Sequence[str] = TARGETS, chosen: Sequence[str] | None = None) -> list[Task]:
+def kept_tasks(targets: Sequence[str], chosen: Sequence[str]) -> list[Task]:
     """What the baseline keeps: usual configurations for every target, each of the others for a target of one make."""
-    tasks = all_tasks(targets, compilations() if chosen is None else chosen, everything=False)
-    for name in compilations() if chosen is None else chosen:
-        for make in MAKES:
-            others = turn(compilations()[name].others, make, MAKES)
-            tasks += [Task(make, name, options) for options in others if make in targets]
-    return tasks
+    others = [
+        Task(make, name, options)
+        for make in MAKES
+        if make in targets
+        for name in chosen
+        for options in turn(compilations()[name].others, make, MAKES)
+    ]
+    return all_tasks(targets, chosen, everything=False) + others
 
 
 def turn(configurations: Sequence[Options], target: str, targets: Sequence[str]) -> list[Options]:
