@@ -53,10 +53,14 @@ def test_overflow_and_nan_stay_in_sight(module: object) -> None:
 
 
 @pytest.mark.parametrize("name", ["tanh", "hardtanh"])
-def test_jumps_over_the_linear_regime(name: str) -> None:
+@pytest.mark.parametrize("grows", [False, True])
+def test_jumps_over_the_linear_regime(grows: bool, name: str) -> None:
     """Every step one by one, and from far to far: the power of l that replaces small steps."""
     drive, decay, step, readout, _ = increment_arguments(2, 20, 3, 1, [0])
-    decay, step = decay.clamp(min=0.5), step.clamp(max=0.5)  # 1e-6 after some 20 steps, 1e-90 after 300
+    if grows:  # out of the linear regime: from 3e-7 at most to where tanh bends
+        drive, decay, step = 3e-7 * drive.clamp(-1, 1), torch.full_like(decay, 1.05), torch.full_like(step, -0.05)
+    else:
+        decay, step = decay.clamp(min=0.5), step.clamp(max=0.5)  # 1e-6 after some 20 steps, 1e-90 after 300
     far = torch.tensor([0, 100, 299])
     every = torch.arange(300)
     for module in (jit, blocked):

@@ -1,5 +1,7 @@
 """The sweep kernel against the definition: every nonlinearity and metric, ragged in every dimension."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -69,6 +71,20 @@ def test_a_lost_state_shows_and_stays_with_its_model(weighted: bool) -> None:
     x, weights = torch.ones(3, 5, 1, device=DEVICE), torch.ones(5, dtype=torch.float64, device=DEVICE)
     errors = sweep_errors(cells, x, x, weights if weighted else None)
     assert errors.isnan().tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+def test_what_is_masked_is_no_error(weighted: bool) -> None:
+    """Targets near y = d: sequences and steps that are not there would miss 0 by all of d."""
+    cells = random_cells("hardtanh", "linear", 3, 1, 1, 3)
+    cells = replace(cells, readout=0 * cells.readout, offset=5 + 0 * cells.offset).to(DEVICE)
+    x, gaps = randn(5, 9, 1, seed=10), 0.1 * randn(5, 9, 1, seed=11)
+    weights = torch.linspace(0.1, 2, 9, dtype=torch.float64) if weighted else None
+    expected = gaps.abs().amax() if weights is None else (weights[:, None] * gaps**2).sum()
+    given = (x.to(DEVICE), (5 + gaps).to(DEVICE), None if weights is None else weights.to(DEVICE))
+    # 5 + gap is rounded to units of 5.
+    allowed = 2 * 5 * torch.finfo(torch.float64).eps / 0.1 * 45
+    torch.testing.assert_close(sweep_errors(cells, *given).cpu(), expected.expand(3), rtol=allowed, atol=0)
 
 
 def test_wide_models_do_not_fit() -> None:

@@ -38,6 +38,20 @@ def test_dense_models() -> None:
     torch.testing.assert_close(gradients(cells)[0], sweep_errors(cells, X, Y, WEIGHTS), rtol=1e-12, atol=0)
 
 
+@pytest.mark.parametrize("weighted", [True, False])
+def test_blocks_of_sequences(weighted: bool) -> None:
+    """More sequences than a block has, the largest error in the first one."""
+    cells, weights = random_cells("tanh", "linear", 1, 1, 1, 2), torch.ones(1, dtype=torch.float64)
+    x, y = randn(2050, 1, 1, seed=8), randn(2050, 1, 1, seed=9)
+    y[3] = 100.0
+    # One step from rest, of one unit.
+    states = cells.dt * torch.tanh(x[:, 0] * cells.encoder[:, 0, 0] + cells.bias[:, 0])
+    gaps = states * cells.readout[:, 0, 0] + cells.offset[:, 0] - y[:, 0]
+    expected = gaps.square().sum(0) if weighted else gaps.abs().amax(0)
+    actual = blocked.sweep_errors(cells, x, y, weights if weighted else None)
+    torch.testing.assert_close(actual, expected, rtol=2050 * torch.finfo(torch.float64).eps, atol=0)
+
+
 def test_models_side_by_side_have_the_errors_of_the_sweep() -> None:
     cells = random_cells("hardtanh", "linear", 4, 2, 3, 5)
     torch.testing.assert_close(

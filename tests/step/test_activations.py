@@ -67,6 +67,21 @@ def test_linear_radius(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NONLINEARITIES)
+def test_excess_keeps_its_digits(name: str) -> None:
+    """z - act(z) relative to itself; where it is a difference of two numbers, to the rounding of act."""
+    mpmath = pytest.importorskip("mpmath")  # comes with torch
+    row, functions, u = properties(name), bodies(name), torch.finfo(torch.float64).eps / 2
+    magnitudes = torch.logspace(-12, 1.2, 80, dtype=torch.float64)
+    z = torch.cat((magnitudes, -magnitudes, torch.zeros(1, dtype=torch.float64)))
+    act = getattr(mpmath, name, lambda value: functions.act(torch.tensor(float(value), dtype=torch.float64)).item())
+    with mpmath.workdps(60):
+        exact = torch.tensor([float(value - act(value)) for value in map(mpmath.mpf, z.tolist())], dtype=torch.float64)
+    # A series of nine terms, each half as rounded as the one before it; or one subtraction.
+    allowed = 16 * u * exact.abs() + torch.where(z.abs() < 0.25, 0, row.error(z, functions.act(z)) * u)
+    assert ((functions.excess(z) - exact).abs() <= allowed).all()
+
+
+@pytest.mark.parametrize("name", NONLINEARITIES)
 def test_sizes_of_a_normal_input(name: str) -> None:
     row, value = properties(name), bodies(name).act(GRID)
     assert row.output_size == pytest.approx(math.sqrt(moment(value.square()) - moment(value) ** 2), abs=1e-3)

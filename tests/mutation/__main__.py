@@ -1,0 +1,117 @@
+"""Break the library in small ways, one at a time, and see whether the tests that mirror the broken file notice.
+
+    make mutants ARGS="cofm_triton/cpu/jit/rnn_scan.py --most 20"
+
+Without files, all that computes is broken: kernels and the CPU's compiled and blocked paths. Every mutant runs in a
+copy of the checkout. A survivor is a fault that no test would have found, or changes nothing that can be seen: then
+`equivalent.py` says why. Exit status 1: there are others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from mutation.equivalent import EQUIVALENT
+from mutation.mutants import Mutant, mutants
+
+ROOT = Path(__file__).parents[2]
+PARTS = ("cofm_triton/kernels", "cofm_triton/cpu/jit", "cofm_triton/cpu/blocked")
+# Where the tests of a part are, the quickest first.
+TESTS = {"kernels": ("kernels", "ops"), "jit": ("cpu", "ops"), "blocked": ("ops", "cpu")}
+COPIED = ("cofm_triton", "reference", "tests", "bench", "docs", "pyproject.toml", "README.md")
+
+
+def main(words: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="mutation", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("files", nargs="*", help="files to break (default: all that computes)")
+    parser.add_argument("--most", type=int, default=10, help="mutants of a file (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="which of them (default: %(default)s)")
+    parser.add_argument("--match", default="", help="only mutants with these words in their line")
+    parser.add_argument("--tests", nargs="+", help="tests to run (default: those of the file's name)")
+    arguments = parser.parse_args(words)
+    files = arguments.files or [str(path.relative_to(ROOT)) for part in PARTS for path in (ROOT / part).glob("*.py")]
+    left = 0
+    with tempfile.TemporaryDirectory() as folder:
+        copy = _copied(Path(folder))
+        for file in sorted(files):
+            text = (ROOT / file).read_text()
+            chosen = [mutant for mutant in mutants(text) if arguments.match in f"{mutant.name} {mutant.kind}"]
+            left += sum(_survivors(copy, file, text, spread(chosen, arguments.most, arguments.seed), arguments.tests))
+    print(f"{left} survivors without an argument")
+    return 1 if left else 0
+
+
+def _survivors(
+    copy: Path, file: str, text: str, chosen: Iterable[Mutant], tests: Sequence[str] | None
+) -> Iterator[bool]:
+    """Whether each mutant lives on without an argument; a line of the table for each."""
+    tests = tests or mirrors(file)
+    begin = time.monotonic()
+    if not tests or _run(copy, tests, None) != "survived":
+        print(f"{file}: {'its tests fail as it is' if tests else 'no tests of its name'}", flush=True)
+        yield True
+        return
+    limit = 60 + 3 * (time.monotonic() - begin)
+    for mutant in chosen:
+        (copy / file).write_text(mutant.text)
+        outcome = _run(copy, tests, limit)
+        (copy / file).write_text(text)
+        why = EQUIVALENT.get((file, mutant.name)) if outcome == "survived" else None
+        shown = "equivalent" if why else outcome
+        print(f"{shown:10} {file}:{mutant.line} {mutant.kind}: {mutant.name}", flush=True)
+        yield outcome == "survived" and why is None
+
+
+def spread(chosen: Sequence[Mutant], most: int, seed: int) -> list[Mutant]:
+    """Some mutants, of as many kinds as there are: one of each kind, then a second of each, and so on."""
+    kinds = defaultdict(list)
+    for mutant in random.Random(seed).sample(chosen, len(chosen)):
+        kinds[mutant.kind].append(mutant)
+    turns = [some[turn] for turn in range(len(chosen)) for _, some in sorted(kinds.items()) if turn < len(some)]
+    return turns[:most]
+
+
+def mirrors(file: str) -> list[str]:
+    """Tests of the file's name, or, where a file is one piece of an operator, of the operator's."""
+    path = Path(file)
+    found = []
+    for folder in TESTS.get(path.parent.name, ("",)):
+        names = [test for test in sorted((ROOT / "tests" / folder).glob("test_*.py"))
+                 if (path.stem + "_").startswith(test.stem.removeprefix("test_") + "_")]  # fmt: skip
+        found += [str(max(names, key=lambda test: len(test.stem)).relative_to(ROOT))] if names else []
+    return found
+
+
+def _copied(folder: Path) -> Path:
+    """A checkout to break."""
+    for name in COPIED:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(ROOT / name, folder / name)
+    return folder
+
+
+def _run(copy: Path, tests: Sequence[str], limit: float | None) -> str:
+    """What becomes of a broken copy: "killed", "timed out" or "survived"."""
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
+    environment = {**os.environ, "PYTHONPATH": str(copy), "NUMBA_CACHE_DIR": str(copy / "numba")}
+    try:
+        done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, timeout=limit)
+    except subprocess.TimeoutExpired:
+        return "timed out"
+    return "survived" if done.returncode == 0 else "killed"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
