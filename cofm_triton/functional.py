@@ -13,6 +13,7 @@ from cofm_triton.ops.checks import (
     check_per_channel,
     check_per_pair,
     check_precision,
+    check_resets,
     check_seq_starts,
     check_sequence,
     check_states,
@@ -307,6 +308,8 @@ def dense_rnn(
     dt: float = 1.0,
     nonlinearity: str = "hardtanh",
     precision: str = "ieee",
+    resets: Tensor | None = None,
+    reset_to: str = "h0",
     backend: str | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Dense nonlinear recurrence `h[t] = h[t-1] + dt * act(x[t] - weight @ h[t-1])`, `h[-1] = h0`.
@@ -325,6 +328,10 @@ def dense_rnn(
             256 channels use tensor cores of NVIDIA GPUs, three products for one, with errors of a few float32 roundings
             per term; for fewer channels it changes nothing. Products by PyTorch (the gradient of the weight, the
             "torch" backend) follow `torch.set_float32_matmul_precision`.
+        resets: (B, T) bool, True where a new episode begins: the state before that step is the start state, and no
+            gradient crosses. A byte per step is read.
+        reset_to: the start state of episodes, "h0" or "zero". h0's gradient is the sum over all that start from it.
+            Where h0 is the state that a chunk of a longer sequence carries on from, take "zero".
         backend: "triton", "cpu" ("numba" or "torch"), "reference"; None picks the fastest that can run the tensors.
 
     Returns:
@@ -350,9 +357,10 @@ def dense_rnn(
     check_nonlinearity(nonlinearity)
     check_precision(precision)
     check_states("h0", h0, x, None)
+    check_resets(resets, reset_to, x)
     chosen = resolve(backend, x.device)
     if chosen == "reference":
         from cofm_triton.reference import dense_rnn as definition
 
-        return definition(x, weight, h0, dt=dt, nonlinearity=nonlinearity)
-    return apply_dense_rnn(x, weight, h0, dt, nonlinearity, precision, chosen)
+        return definition(x, weight, h0, dt=dt, nonlinearity=nonlinearity, resets=resets, reset_to=reset_to)
+    return apply_dense_rnn(x, weight, h0, resets, reset_to, dt, nonlinearity, precision, chosen)

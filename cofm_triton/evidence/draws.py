@@ -41,6 +41,18 @@ def starts(length: int, seed: int) -> list[int]:
     return sorted([0, *drawn, *drawn[:1]])
 
 
+def resets(batch: int, length: int, seed: int) -> Tensor:
+    """Where episodes begin, (B, T) bool: every third step or so, and two in a row somewhere; each row has its own.
+
+    Example:
+        >>> resets(2, 5, 0).shape
+        torch.Size([2, 5])
+    """
+    drawn = torch.rand(batch, length, generator=torch.Generator().manual_seed(seed)) < 0.3
+    drawn[:, length // 2 : length // 2 + 2] = True
+    return drawn
+
+
 def away_from_kinks(*shape: int, seed: int) -> Tensor:
     """Pre-activations z with `0.1 <= |z| <= 0.8` or `1.25 <= |z| <= 3`, float64.
 

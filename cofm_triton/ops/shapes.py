@@ -13,7 +13,10 @@ from torch import Tensor
 from cofm_triton.ops.dtypes import state_dtype
 
 
-def previous_states(h: Tensor, h0: Tensor | None, seq_starts: Tensor | None, reverse: bool) -> Tensor:
+def previous_states(
+    h: Tensor, h0: Tensor | None, seq_starts: Tensor | None, reverse: bool, resets: Tensor | None = None,
+    reset_to: str = "h0",
+) -> Tensor:  # fmt: skip
     """`h[t-1]` at every t, with h0 (zeros when None) before the first step of each sequence.
 
     Args:
@@ -21,12 +24,20 @@ def previous_states(h: Tensor, h0: Tensor | None, seq_starts: Tensor | None, rev
         h0: (S, D) initial states, S = B unless packed.
         seq_starts: (S,) start indices of packed sequences, or None.
         reverse: the recurrence runs from t = T-1 down, so the earlier state is `h[t+1]`.
+        resets: (B, T), True where a step goes on from the start state of its sequence, or None.
+        reset_to: the start state that resets mean, "h0" or "zero".
 
     Returns:
         (B, T, D) in the dtype of h: widen h to that of the state first, lest h0 lose digits.
     """
     if h.shape[1] == 0:
         return h
+    if resets is not None:
+        before = previous_states(h, h0, seq_starts, reverse)
+        if h0 is None or reset_to == "zero":
+            return before.masked_fill(resets.unsqueeze(2), 0)
+        start = h0.unsqueeze(1) if seq_starts is None else h0[sequence_of_steps(seq_starts, h.shape[1])].unsqueeze(0)
+        return torch.where(resets.unsqueeze(2), start.to(h.dtype), before)
     if seq_starts is None:
         first = torch.zeros_like(h[:, 0]) if h0 is None else h0.to(h.dtype)
         if reverse:
@@ -43,6 +54,17 @@ def previous_states(h: Tensor, h0: Tensor | None, seq_starts: Tensor | None, rev
     of_sequence = length + torch.arange(starts.shape[0], device=h.device)
     rows = (steps + 1 if reverse else steps - 1).index_copy(0, entries, of_sequence)[:-1]
     return torch.cat([h[0], states]).index_select(0, rows).unsqueeze(0)
+
+
+def sequence_of_steps(seq_starts: Tensor, length: int) -> Tensor:
+    """(T,): the packed sequence that each step belongs to.
+
+    Example:
+        >>> sequence_of_steps(torch.tensor([0, 2, 2]), 4).tolist()
+        [0, 0, 2, 2]
+    """
+    steps = torch.arange(length, device=seq_starts.device, dtype=seq_starts.dtype)
+    return torch.searchsorted(seq_starts.contiguous(), steps, right=True).sub(1).clamp(min=0)
 
 
 def last_states(h: Tensor, h0: Tensor | None, seq_starts: Tensor | None) -> Tensor:
