@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -125,8 +126,8 @@ def dense_rnn_bounds(
     pull_last = torch.zeros_like(starts) if grad_last is None else grad_last.double()
 
     def run(x: Tensor, weight: Tensor, h0: Tensor) -> tuple[Tensor, Tensor]:
-        episodes = dict(resets=resets, reset_to=reset_to)
-        return reference.dense_rnn(x, weight, h0, dt=dt, nonlinearity=nonlinearity, **episodes)
+        options: dict[str, Any] = dict(dt=dt, nonlinearity=nonlinearity, resets=resets, reset_to=reset_to)
+        return reference.dense_rnn(x, weight, h0, **options)
 
     u = rounding_of(state_dtype(x.dtype))
     inputs = [x.double(), weight.double(), starts]
