@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -33,6 +34,7 @@ import cofm_triton as cofm
 from cofm_triton import reference
 from cofm_triton.functional import dense_rnn, linear_scan, rnn_scan
 from cofm_triton.ops.backends import INSTALLED
+from cofm_triton.ops.checks import RESET_TO
 from cofm_triton.ops.dtypes import state_dtype
 from cofm_triton.step.activations import NONLINEARITIES
 
@@ -492,8 +494,9 @@ def test_dense_rnn_of_any_shape(shape: tuple[int, int, int], nonlinearity: str, 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype", REAL)
 @pytest.mark.parametrize("states", [False, True])
-def test_dense_rnn_of_any_dtype(states: bool, dtype: torch.dtype, backend: str) -> None:
-    problem = dense_problem(2, 9, 20, dtype=dtype, nonlinearity="tanh", states=states)
+@pytest.mark.parametrize("reset_to", [None, *RESET_TO])
+def test_dense_rnn_of_any_dtype(reset_to: str | None, states: bool, dtype: torch.dtype, backend: str) -> None:
+    problem = dense_problem(2, 9, 20, dtype=dtype, nonlinearity="tanh", states=states, reset_to=reset_to)
     problem.check(backend)
     if dtype.itemsize == 2:  # a weight as narrow as x
         problem.with_(weight=problem["weight"].to(dtype)).check(backend)
@@ -501,8 +504,9 @@ def test_dense_rnn_of_any_dtype(states: bool, dtype: torch.dtype, backend: str) 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_dense_rnn_of_any_strides(backend: str) -> None:
-    problem = dense_problem(3, 6, 5)
+    problem = dense_problem(3, 6, 5, nonlinearity="tanh", reset_to="h0")
     strided = problem.with_(
+        resets=problem.options["resets"].T.contiguous().T,
         x=problem.x.permute(2, 0, 1).contiguous().permute(1, 2, 0),
         weight=problem["weight"].T.contiguous().T,
         h0=problem["h0"].T.contiguous().T,
@@ -513,6 +517,26 @@ def test_dense_rnn_of_any_strides(backend: str) -> None:
     assert_same(problem.run(backend), first)  # repeats are equal bit for bit
     h, h_last = dense_rnn(problem.x[:, :0], problem["weight"], problem["h0"], backend="torch")
     assert h.shape == (3, 0, 5) and torch.equal(h_last, problem["h0"])
+
+
+@pytest.mark.parametrize("backend", [*BACKENDS, "reference"])
+@pytest.mark.parametrize("reset_to", RESET_TO)
+def test_resets_of_dense_rnn_cut_a_sequence_in_pieces(reset_to: str, backend: str) -> None:
+    """To the bit, gradients of x and h0 too; also a first step that is a reset, and two resets in a row."""
+    device = device_of(backend)
+    problem = dense_problem(1, 8, 5, nonlinearity="tanh")
+    resets, bounds = torch.zeros(1, 8, dtype=torch.bool, device=device), [0, 3, 4, 8]
+    resets[0, bounds[:-1]] = True
+    x, h0 = (problem[name].to(device).requires_grad_() for name in ("x", "h0"))
+    options: dict[str, Any] = dict(weight=problem["weight"].to(device), nonlinearity="tanh", backend=backend)
+    whole = dense_rnn(x, h0=h0, resets=resets, reset_to=reset_to, **options)
+    start = h0 if reset_to == "h0" else 0 * h0
+    pieces = [dense_rnn(x[:, a:b], h0=start, **options) for a, b in pairwise(bounds)]
+    cut = torch.cat([h for h, _ in pieces], 1), pieces[-1][1]
+    pulls = [problem[name].to(device) for name in ("grad_h", "grad_last")]
+    ours, theirs = (torch.autograd.grad(results, (x, h0), pulls) for results in (whole, cut))
+    for a, b in zip((*whole, *ours), (*cut, *theirs), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0 if a.dim() == 3 else 3 * torch.finfo(b.dtype).eps)
 
 
 # Determinism
@@ -724,6 +748,13 @@ WEIGHT = torch.zeros(3, 3)
         ((X, WEIGHT), {"nonlinearity": "ReLU"}, ValueError, r"nonlinearity must be one of .*got 'ReLU'"),
         ((X, WEIGHT), {"precision": "tf32"}, ValueError, r"precision must be one of \('ieee', 'tf32x3'\), got 'tf32'"),
         ((X, WEIGHT), {"dt": -1}, ValueError, r"dt must be finite and positive, got -1"),
+        (
+            (X, WEIGHT),
+            {"resets": torch.zeros(2, 5)},
+            TypeError,
+            r"resets must have dtype torch\.bool.*got torch\.float32",
+        ),
+        ((X, WEIGHT), {"reset_to": "hx"}, ValueError, r"reset_to must be one of \('h0', 'zero'\), got 'hx'"),
         ((X, WEIGHT), {"backend": "gpu"}, ValueError, r"backend must be None or one of .*got 'gpu'"),
     ],
 )

@@ -7,12 +7,12 @@ import torch
 from cofm_triton.evidence.benchmark.contract import Contestant, Peer
 from cofm_triton.evidence.problem import Problem
 
-from .eager_gates import ours, with_gates
+from .eager_gates import gates, ours, with_gates
 
 
 def _prepare(problem: Problem) -> Contestant:
     torch.compiler.reset()  # otherwise shapes seen before count towards the limit of recompilations
-    return with_gates(ours, problem, compiled=True)
+    return with_gates(ours, problem, form=torch.compile(gates, dynamic=False))
 
 
 PEER = Peer(

@@ -15,24 +15,31 @@ from cofm_triton.evidence.benchmark.contract import Contestant, Peer, torch_cont
 from cofm_triton.evidence.problem import Problem
 
 Scan = Callable[[Tensor, Tensor], Tensor]
+Form = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
-def with_gates(scan: Scan, problem: Problem, *, compiled: bool = False) -> Contestant:
-    """A contestant from `scan(values, decays)`; the gates, not the scan, may be compiled."""
-    form = torch.compile(gates, dynamic=False) if compiled else gates
+def with_gates(scan: Scan, problem: Problem, *, form: Form | None = None) -> Contestant:
+    """A contestant from `scan(values, decays)`; `form` makes them, `gates` when None."""
+    made = gates if form is None else form
 
     def run(x: Tensor, rate: Tensor, p: Tensor, q: Tensor) -> Tensor:
-        decay, values = form(x, rate, p, q)
+        decay, values = made(x, rate, p, q)
         return scan(values, decay)
 
     leaves = [problem[name] for name in ("x", "rate", "rate_logit", "input_logit")]
     return torch_contestant(run, leaves, problem.grad)
 
 
-def gates(x: Tensor, rate: Tensor, p: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
-    """Decays and values of arXiv 2402.19427, eq 1-4."""
+def log_gates(x: Tensor, rate: Tensor, p: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
+    """Logarithms of decays, and values, of arXiv 2402.19427, eq 1-4."""
     exponent = rate * torch.sigmoid(p)
-    return torch.exp(-exponent), torch.sqrt(-torch.expm1(-2 * exponent)) * (torch.sigmoid(q) * x)
+    return -exponent, torch.sqrt(-torch.expm1(-2 * exponent)) * (torch.sigmoid(q) * x)
+
+
+def gates(x: Tensor, rate: Tensor, p: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
+    """Decays and values."""
+    logs, values = log_gates(x, rate, p, q)
+    return torch.exp(logs), values
 
 
 def ours(values: Tensor, decay: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """flash-linear-attention's HGRN, step after step: its fused Triton kernel on a GPU, its definition elsewhere.
 
-Gates are stored for every step, as logarithms, (B, T, D); taking the logarithm is not timed.
+Decays that are given are stored for every step, as logarithms, (B, T, D); taking the logarithm is not timed.
 """
 
 from __future__ import annotations
@@ -14,33 +14,48 @@ from torch import Tensor
 from cofm_triton.evidence.benchmark.contract import Contestant, Peer, Unsupported, torch_contestant
 from cofm_triton.evidence.problem import Problem
 
+from .eager_gates import log_gates, with_gates
 
-def prepare(problem: Problem, name: str) -> Contestant:
-    """A contestant from one of its functions `(x, log_gates) -> (h, last)`, by name."""
+
+def _scan(name: str) -> Callable[[Tensor, Tensor], Tensor]:
+    """One of its functions `(x, log_gates) -> (h, last)`, by name, without the last state."""
     try:
         import fla.ops.hgrn
         import fla.ops.hgrn.naive
     except ImportError as error:
         raise Unsupported(f"does not import: {error}") from error
     module = fla.ops.hgrn if hasattr(fla.ops.hgrn, name) else fla.ops.hgrn.naive
-    scan: Callable[..., Any] = getattr(module, name)
-    decay = problem["decay"]
-    log_gates = decay.log().expand(problem.x.shape).to(problem.x.dtype).contiguous()
+    function: Callable[..., Any] = getattr(module, name)
 
-    def run(x: Tensor, log_gates: Tensor) -> Tensor:
-        h: Tensor = scan(x, log_gates)[0]
+    def scan(x: Tensor, log_gates: Tensor) -> Tensor:
+        h: Tensor = function(x, log_gates)[0]
         return h
 
-    return torch_contestant(run, [problem.x, log_gates], problem.grad)
+    return scan
 
 
-def _prepare(problem: Problem) -> Contestant:
-    return prepare(problem, "fused_recurrent_hgrn" if problem.on_gpu else "naive_recurrent_hgrn")
+def prepare(problem: Problem, name: str) -> Contestant:
+    """A contestant from one of its functions."""
+    logs = problem["decay"].log().expand(problem.x.shape).to(problem.x.dtype).contiguous()
+    return torch_contestant(_scan(name), [problem.x, logs], problem.grad)
+
+
+def prepare_gates(problem: Problem, name: str) -> Contestant:
+    """The same behind gates in PyTorch, which make the logarithms."""
+    return with_gates(_scan(name), problem, form=log_gates)
+
+
+def _name(problem: Problem) -> str:
+    return "fused_recurrent_hgrn" if problem.on_gpu else "naive_recurrent_hgrn"
 
 
 PEER = Peer(
     name="fla HGRN",
-    prepare={"linear_scan": _prepare, "gated_scan": _prepare},
+    prepare={
+        "linear_scan": lambda problem: prepare(problem, _name(problem)),
+        "gated_scan": lambda problem: prepare(problem, _name(problem)),
+        "gated_rnn": lambda problem: prepare_gates(problem, _name(problem)),
+    },
     modules=("fla",),
     install="fla-core",
     in_triton=True,

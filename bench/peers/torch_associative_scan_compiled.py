@@ -1,6 +1,7 @@
 """torch's generic `associative_scan` under `torch.compile`, where that compiles; compilation is not timed.
 
-Every length compiles anew, for the better part of a minute, so gated scans are left to the eager peer.
+Every length compiles anew, for the better part of a minute: scans of given gates are left to the eager peer. RG-LRU's
+gates are compiled together with the scan.
 """
 
 from __future__ import annotations
@@ -10,18 +11,36 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch._dynamo.exc import BackendCompilerFailed, TorchDynamoException
 
 from cofm_triton.evidence.benchmark.contract import Contestant, Peer, Unsupported, torch_contestant
 from cofm_triton.evidence.problem import Problem
 
+from .eager_gates import gates
 from .torch_associative_scan import scan
 
 
 def _prepare(problem: Problem) -> Contestant:
+    return _explained(torch_contestant(_compiled(scan), [problem.x, problem["decay"]], problem.grad))
+
+
+def _prepare_gates(problem: Problem) -> Contestant:
+    def whole(x: Tensor, rate: Tensor, p: Tensor, q: Tensor) -> Tensor:
+        decay, values = gates(x, rate, p, q)
+        return scan(values, decay)
+
+    leaves = [problem[name] for name in ("x", "rate", "rate_logit", "input_logit")]
+    return _explained(torch_contestant(_compiled(whole), leaves, problem.grad))
+
+
+def _compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     torch.compiler.reset()  # otherwise shapes seen before count towards the limit of recompilations
-    compiled = torch.compile(scan, fullgraph=True, dynamic=False)
-    contestant = torch_contestant(compiled, [problem.x, problem["decay"]], problem.grad)
+    compiled: Callable[..., Tensor] = torch.compile(function, fullgraph=True, dynamic=False)
+    return compiled
+
+
+def _explained(contestant: Contestant) -> Contestant:
     both = contestant.forward_backward
     return replace(
         contestant, forward=_explain(contestant.forward), forward_backward=None if both is None else _explain(both)
@@ -43,6 +62,6 @@ def _explain(run: Callable[[], Any]) -> Callable[[], Any]:
 
 PEER = Peer(
     name="compiled",
-    prepare={"linear_scan": _prepare},
+    prepare={"linear_scan": _prepare, "gated_rnn": _prepare_gates},
     slow_to_compile=True,
 )

@@ -4,6 +4,8 @@
     adjoint    lambda[t] = g[t] + mu[t],            dx[t] = dt * s[t] * lambda[t]
                mu[t-1] = lambda[t] - weight^T dx[t],  dh0 = mu[-1]
 
+Where resets[t], h[t-1] is the start state, h0 or zero, and mu[t-1] ends there: it is added to dh0, or dropped.
+
 Indices: b sequence, t time, n and k channels; tensors are (B, T, D), weight is (D, D). State, slopes s[t] = act'(z[t])
 and products are in STATE: float32, for float64 input float64. Channels from D on hold 0 and are not stored.
 
@@ -121,15 +123,25 @@ def store_block(ptr, D, block, j: tl.constexpr, BLOCK: tl.constexpr):
 
 
 @triton.jit
+def choose(cut, blocks, others, BLOCKS: tl.constexpr):
+    """`others` where an episode begins, `blocks` elsewhere."""
+    chosen = ()
+    for j in tl.static_range(BLOCKS):
+        chosen = chosen + (tl.where(cut, others[j], blocks[j]),)
+    return chosen
+
+
+@triton.jit
 def dense_rnn_forward_kernel(
     x_ptr,  # (B, T, D)
     matrix_ptr,  # (BLOCKS * BLOCK, BLOCKS * BLOCK), weight^T, padded; PACKED, bfloat16, see `_tiled`
     h0_ptr,  # (B, D), contiguous; None: 0
+    resets_ptr,  # (B, T), a byte each, contiguous; None: no resets
     h_ptr,  # out: (B, T, D), contiguous
     last_ptr,  # out: (B, D), final states
     slope_ptr,  # out if KEEP: (B, T, D), s, contiguous
     T: tl.int64, D: tl.int64, dt: tl.float64, stride_xb: tl.int64, stride_xt: tl.int64, stride_xd: tl.int64,
-    NONLINEARITY: tl.constexpr, KEEP: tl.constexpr,
+    NONLINEARITY: tl.constexpr, KEEP: tl.constexpr, TO_ZERO: tl.constexpr,
     STATE: tl.constexpr, BLOCK: tl.constexpr, BLOCKS: tl.constexpr, RESIDENT: tl.constexpr, PACKED: tl.constexpr,
 ):  # fmt: skip
     """One sequence, from its first step to its last."""
@@ -143,8 +155,16 @@ def dense_rnn_forward_kernel(
     h0_row = x_ptr if h0_ptr is None else h0_ptr + batch * D
     h = load_blocks(h0_row, D, 1, h0_ptr is not None, STATE=STATE, BLOCKS=BLOCKS, BLOCK=BLOCK)
     x = load_blocks(x_row, D, stride_xd, T > 0, STATE=STATE, BLOCKS=BLOCKS, BLOCK=BLOCK)
+    if resets_ptr is not None:
+        resets_row = resets_ptr + batch * T
+        cut = tl.load(resets_row, mask=T > 0, other=0) != 0
 
     for t in range(T):
+        if resets_ptr is not None:
+            from_h0 = cut & (h0_ptr is not None and not TO_ZERO)
+            start = load_blocks(h0_row, D, 1, from_h0, STATE=STATE, BLOCKS=BLOCKS, BLOCK=BLOCK)
+            h = choose(cut, h, start, BLOCKS=BLOCKS)
+            cut = tl.load(resets_row + t + 1, mask=t + 1 < T, other=0) != 0
         # Load: x of the next step
         x_row += stride_xt
         x_next = load_blocks(x_row, D, stride_xd, t + 1 < T, STATE=STATE, BLOCKS=BLOCKS, BLOCK=BLOCK)
@@ -172,9 +192,11 @@ def dense_rnn_adjoint_kernel(
     slope_ptr,  # (B, T, D), s, contiguous
     matrix_ptr,  # (BLOCKS * BLOCK, BLOCKS * BLOCK), weight, padded; PACKED, bfloat16, see `_tiled`
     grad_last_ptr,  # (B, D), contiguous, mu[T-1]; None: 0
+    resets_ptr,  # (B, T), a byte each, contiguous; None: no resets
     grad_x_ptr,  # out: (B, T, D), contiguous
     grad_h0_ptr,  # out: (B, D)
     T: tl.int64, D: tl.int64, dt: tl.float64, stride_gb: tl.int64, stride_gt: tl.int64, stride_gd: tl.int64,
+    TO_ZERO: tl.constexpr,
     STATE: tl.constexpr, BLOCK: tl.constexpr, BLOCKS: tl.constexpr, RESIDENT: tl.constexpr, PACKED: tl.constexpr,
 ):  # fmt: skip
     """One sequence, from its last step to its first."""
@@ -189,12 +211,18 @@ def dense_rnn_adjoint_kernel(
     mu = load_blocks(grad_last_row, D, 1, grad_last_ptr is not None, STATE=STATE, BLOCKS=BLOCKS, BLOCK=BLOCK)
     g = load_blocks(g_row, D, stride_gd, T > 0, STATE=STATE, BLOCKS=BLOCKS, BLOCK=BLOCK)
     s = load_blocks(slope_ptr + row, D, 1, T > 0, STATE=STATE, BLOCKS=BLOCKS, BLOCK=BLOCK)
+    if resets_ptr is not None:
+        resets_row = resets_ptr + batch * T + T - 1
+        nothing = load_blocks(slope_ptr, 0, 1, False, STATE=STATE, BLOCKS=BLOCKS, BLOCK=BLOCK)
+        grad_start = nothing
 
     for t in range(T):
         # Load: g and s of the step before
         g_row -= stride_gt
         g_next = load_blocks(g_row, D, stride_gd, t + 1 < T, STATE=STATE, BLOCKS=BLOCKS, BLOCK=BLOCK)
         s_next = load_blocks(slope_ptr + row - D, D, 1, t + 1 < T, STATE=STATE, BLOCKS=BLOCKS, BLOCK=BLOCK)
+        if resets_ptr is not None:
+            cut = tl.load(resets_row - t) != 0
         # Compute and store, block by block
         adjoint = ()
         grad_x = ()
@@ -207,16 +235,26 @@ def dense_rnn_adjoint_kernel(
         for j in tl.static_range(BLOCKS):
             mu_next = mu_next + (adjoint[j] - product[j],)
         mu = mu_next
+        if resets_ptr is not None:
+            if not TO_ZERO:
+                grad_start_next = ()
+                for j in tl.static_range(BLOCKS):
+                    grad_start_next = grad_start_next + (grad_start[j] + tl.where(cut, mu[j], 0.0),)
+                grad_start = grad_start_next
+            mu = choose(cut, mu, nothing, BLOCKS=BLOCKS)
         g = g_next
         s = s_next
         row -= D
 
     for j in tl.static_range(BLOCKS):
-        store_block(grad_h0_ptr + batch * D, D, mu[j], j=j, BLOCK=BLOCK)
+        grad_h0 = mu[j]
+        if resets_ptr is not None and not TO_ZERO:
+            grad_h0 += grad_start[j]
+        store_block(grad_h0_ptr + batch * D, D, grad_h0, j=j, BLOCK=BLOCK)
 
 
 def forward(
-    x: Any, weight: Any, h0: Any, *,
+    x: Any, weight: Any, h0: Any, resets: Any, *, reset_to: str,
     dt: float, nonlinearity: str, precision: str, keep: bool, state_dtype: Any, lanes: int,
 ) -> tuple[Any, Any, Any]:  # fmt: skip
     """`(h, h_last, slope)` with T >= 1: h (B, T, D) in x's dtype, h_last and slope in the state's.
@@ -229,32 +267,35 @@ def forward(
     shape = _shape(weight, lanes)
     if shape is None:
         last = dense_rnn_steps.forward(
-            x, weight, h0, h, slope, dt=dt, nonlinearity=nonlinearity, precision=precision, keep=keep
-        )
+            x, weight, h0, resets, h, slope,
+            reset_to=reset_to, dt=dt, nonlinearity=nonlinearity, precision=precision, keep=keep,
+        )  # fmt: skip
         return h, last, slope
     last = x.new_empty((batch, size), dtype=state_dtype)
     launch(dense_rnn_forward_kernel, (batch,))(
-        x, _tiled(weight.T, shape, state_dtype), h0, h, last, slope,
+        x, _tiled(weight.T, shape, state_dtype), h0, resets, h, last, slope,
         length, size, dt, *x.stride(),
-        NONLINEARITY=nonlinearity, KEEP=keep, STATE=state_type(last), **shape._asdict(),
+        NONLINEARITY=nonlinearity, KEEP=keep, TO_ZERO=reset_to == "zero", STATE=state_type(last), **shape._asdict(),
     )  # fmt: skip
     return h, last, slope
 
 
 def adjoint(
-    grad_h: Any, grad_last: Any, slope: Any, weight: Any, *, dt: float, precision: str, lanes: int
-) -> tuple[Any, Any]:
+    grad_h: Any, grad_last: Any, slope: Any, weight: Any, resets: Any, *,
+    reset_to: str, dt: float, precision: str, lanes: int,
+) -> tuple[Any, Any]:  # fmt: skip
     """`(grad_x, grad_h0)` with T >= 1, (B, T, D) and (B, D) in the dtype of the slopes; the weight as in `forward`."""
     batch, length, size = slope.shape
     grad_x = slope.new_empty(slope.shape)
     shape = _shape(weight, lanes)
     if shape is None:
-        return grad_x, dense_rnn_steps.adjoint(grad_h, grad_last, slope, weight, grad_x, dt=dt, precision=precision)
+        options: Any = dict(reset_to=reset_to, dt=dt, precision=precision)
+        return grad_x, dense_rnn_steps.adjoint(grad_h, grad_last, slope, weight, resets, grad_x, **options)
     grad_h0 = slope.new_empty((batch, size))
     launch(dense_rnn_adjoint_kernel, (batch,))(
-        grad_h, slope, _tiled(weight, shape, slope.dtype), grad_last, grad_x, grad_h0,
+        grad_h, slope, _tiled(weight, shape, slope.dtype), grad_last, resets, grad_x, grad_h0,
         length, size, dt, *grad_h.stride(),
-        STATE=state_type(slope), **shape._asdict(),
+        TO_ZERO=reset_to == "zero", STATE=state_type(slope), **shape._asdict(),
     )  # fmt: skip
     return grad_x, grad_h0
 

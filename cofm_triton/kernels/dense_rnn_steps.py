@@ -4,6 +4,8 @@
     adjoint    lambda[t] = g[t] + mu[t],            dx[t] = dt * s[t] * lambda[t]
                mu[t-1] = lambda[t] - weight^T dx[t],  dh0 = mu[-1]
 
+Where resets[t], h[t-1] is the start state, h0 or zero: the launch before hands that on. mu[t-1] ends there.
+
 Indices: b sequence, t time, n and k channels; tensors are (B, T, D), weight is (D, D). State, slopes s[t] = act'(z[t])
 and matrix are in STATE: float32, for float64 input float64. Masked lanes hold 0 and are not stored.
 
@@ -47,8 +49,10 @@ def dense_rnn_forward_step_kernel(
     x_ptr,  # (B, T, D)
     matrix_ptr,  # (D, D), weight^T, contiguous
     state_ptr,  # (B, D), h[t-1], contiguous
+    h0_ptr,  # (B, D), the start state of episodes, contiguous; None: 0
+    resets_ptr,  # (B, T), a byte each, contiguous; None: no resets
     h_ptr,  # out: (B, T, D), contiguous; step t is written
-    next_ptr,  # out: (B, D), h[t], in STATE
+    next_ptr,  # out: (B, D), h[t], or where resets[t+1] the start state, in STATE
     slope_ptr,  # out if KEEP: (B, T, D), act'(z[t]), contiguous; step t is written
     t: tl.int64, B: tl.int64, T: tl.int64, D: tl.int64, num_blocks, dt: tl.float64,
     stride_xb: tl.int64, stride_xt: tl.int64, stride_xd: tl.int64,
@@ -78,6 +82,12 @@ def dense_rnn_forward_step_kernel(
     # Store
     place = (b[:, None] * T + t) * D + n[None, :]
     tl.store(h_ptr + place, h.to(h_ptr.dtype.element_ty), mask=mask)
+    if resets_ptr is not None:
+        cut = tl.load(resets_ptr + b * T + t + 1, mask=b < tl.where(t + 1 < T, B, 0), other=0)[:, None] != 0
+        start = tl.zeros_like(h)
+        if h0_ptr is not None:
+            start = tl.load(h0_ptr + b[:, None] * D + n[None, :], mask=mask & cut, other=0.0)
+        h = tl.where(cut, start, h)
     tl.store(next_ptr + b[:, None] * D + n[None, :], h, mask=mask)
     if KEEP:
         tl.store(slope_ptr + place, act_derivative(z, u, 1.0, NONLINEARITY=NONLINEARITY), mask=mask)
@@ -89,6 +99,8 @@ def dense_rnn_adjoint_step_kernel(
     slope_ptr,  # (B, T, D), s, contiguous
     matrix_ptr,  # (D, D), weight, contiguous
     adjoint_ptr,  # (B, D), lambda[t+1], contiguous; mu[T-1] at the last step
+    resets_ptr,  # (B, T), a byte each, contiguous; None: no resets
+    grad_start_ptr,  # in and out: (B, D), the sum of what arrives at resets, contiguous; None: not wanted
     grad_x_ptr,  # in and out: (B, T, D), contiguous; step t + 1 is read, step t written
     next_ptr,  # out: (B, D), lambda[t]; mu[-1] at t = -1
     t: tl.int64, B: tl.int64, T: tl.int64, D: tl.int64, num_blocks, dt: tl.float64,
@@ -110,6 +122,12 @@ def dense_rnn_adjoint_step_kernel(
             later, matrix_ptr, b, n, B, D, T * D,
             PRECISION=PRECISION, STATE=STATE, TILE_B=TILE_B, TILE_N=TILE_N, TILE_K=TILE_K,
         )  # fmt: skip
+        if resets_ptr is not None:
+            cut = tl.load(resets_ptr + b * T + t + 1, mask=b < B, other=0)[:, None] != 0
+            if grad_start_ptr is not None:
+                total_ptr = grad_start_ptr + b[:, None] * D + n[None, :]
+                tl.store(total_ptr, tl.load(total_ptr, mask=mask & cut, other=0.0) + value, mask=mask & cut)
+            value = tl.where(cut, 0.0, value)
     if t >= 0:
         g_ptr = grad_h_ptr + t * stride_gt
         g = tl.load(g_ptr + b[:, None] * stride_gb + n[None, :] * stride_gd, mask=mask, other=0.0)
@@ -120,17 +138,20 @@ def dense_rnn_adjoint_step_kernel(
 
 
 def forward(
-    x: Any, weight: Any, h0: Any, h: Any, slope: Any, *, dt: float, nonlinearity: str, precision: str, keep: bool
+    x: Any, weight: Any, h0: Any, resets: Any, h: Any, slope: Any, *,
+    reset_to: str, dt: float, nonlinearity: str, precision: str, keep: bool,
 ) -> Any:  # fmt: skip
     """Writes h and, if `keep`, slope; gives the last state, (B, D) in the state's dtype, which is slope's."""
     batch, length, size = x.shape
     matrix = weight.T.to(slope.dtype).contiguous()
     before = slope.new_zeros((batch, size)) if h0 is None else h0.clone()
+    if resets is not None and reset_to == "zero":
+        before.masked_fill_(resets[:, :1], 0.0)
     after = before.new_empty(before.shape)
     programs, num_blocks = _programs(batch, size)
     for t in range(length):
         launch(dense_rnn_forward_step_kernel, (programs,))(
-            x, matrix, before, h, after, slope,
+            x, matrix, before, None if reset_to == "zero" or resets is None else h0, resets, h, after, slope,
             t, batch, length, size, num_blocks, dt, *x.stride(),
             NONLINEARITY=nonlinearity, KEEP=keep, PRECISION=precision, STATE=state_type(before), **STEP_SHAPE._asdict(),
         )  # fmt: skip
@@ -139,22 +160,24 @@ def forward(
 
 
 def adjoint(
-    grad_h: Any, grad_last: Any, slope: Any, weight: Any, grad_x: Any, *, dt: float, precision: str
+    grad_h: Any, grad_last: Any, slope: Any, weight: Any, resets: Any, grad_x: Any, *,
+    reset_to: str, dt: float, precision: str,
 ) -> Any:  # fmt: skip
     """Writes grad_x; gives grad_h0, (B, D) in the dtype of the slopes."""
     batch, length, size = slope.shape
     matrix = weight.to(slope.dtype)
     before = slope.new_zeros((batch, size)) if grad_last is None else grad_last.clone()
     after = before.new_empty(before.shape)
+    grad_start = None if reset_to == "zero" or resets is None else before.new_zeros(before.shape)
     programs, num_blocks = _programs(batch, size)
     for t in range(length - 1, -2, -1):
         launch(dense_rnn_adjoint_step_kernel, (programs,))(
-            grad_h, slope, matrix, before, grad_x, after,
+            grad_h, slope, matrix, before, resets, grad_start, grad_x, after,
             t, batch, length, size, num_blocks, dt, *grad_h.stride(),
             PRECISION=precision, STATE=state_type(slope), **STEP_SHAPE._asdict(),
         )  # fmt: skip
         before, after = after, before
-    return before
+    return before if grad_start is None else before + grad_start
 
 
 def _programs(batch: int, channels: int) -> tuple[int, int]:

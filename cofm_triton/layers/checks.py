@@ -12,6 +12,7 @@ from cofm_triton.layers.autocast import autocasts
 from cofm_triton.layers.recurrences.contract import Layer
 from cofm_triton.layers.recurrences.table import recurrence
 from cofm_triton.ops.backends import BACKENDS
+from cofm_triton.ops.checks import check_resets
 from cofm_triton.ops.dtypes import state_dtype
 from cofm_triton.step.activations import properties
 from cofm_triton.step.gates import GATES
@@ -193,6 +194,17 @@ def _check_features(layer: Sizes, x: Tensor, dims: tuple[int, ...], argument: st
         raise ValueError(
             f"{argument}.size(-1) must be equal to input_size. Expected {layer.input_size}, got {x.shape[-1]}"
         )
+
+
+def check_episodes(resets: Any, reset_to: Any, input: Tensor) -> None:
+    """Resets that are None or fit to a checked input, (T, B, d), (B, T, d) or (T, d)."""
+    if isinstance(resets, Tensor):
+        given, shape = tuple(resets.shape), tuple(input.shape[:-1])
+        if given != shape:
+            raise ValueError(f"resets must have the shape of input without features, {shape}, got {given}")
+        if input.dim() == 2:
+            resets, input = resets.unsqueeze(0), input.unsqueeze(0)
+    check_resets(resets, reset_to, input)
 
 
 def check_state(layer: Sizes, hx: Tensor | None, x: Tensor, batch: int | None) -> None:

@@ -21,12 +21,31 @@ def reverse(x: Tensor, lengths: Tensor | None) -> Tensor:
     return x.gather(1, index[:, :, None].expand_as(x))
 
 
+def reverse_resets(resets: Tensor | None, lengths: Tensor | None) -> Tensor | None:
+    """Resets (B, T) of sequences whose time is turned round: a cut between two steps stays between these.
+
+    Example:
+        >>> reverse_resets(torch.tensor([[True, False, False, True]]), None)
+        tensor([[False,  True, False, False]])
+    """
+    if resets is None:
+        return None
+    later = torch.cat((resets[:, 1:], torch.zeros_like(resets[:, :1])), 1)
+    return reverse(later.unsqueeze(2), lengths).squeeze(2)
+
+
 def padded(x: Tensor, seq_starts: Tensor) -> tuple[Tensor, Tensor]:
     """The sequences of x (1, T, d), T >= 1, that start at indices (S,), as (S, longest, d), and their lengths (S,)."""
     starts, length = seq_starts.long(), x.shape[1]
     lengths = torch.cat((starts[1:], starts.new_full((1,), length))) - starts
     time = torch.arange(int(lengths.max()), device=x.device)
     return x[0][(starts[:, None] + time).clamp(max=length - 1)], lengths
+
+
+def padded_resets(resets: Tensor, seq_starts: Tensor) -> Tensor:
+    """The same of resets (1, T): (S, longest), and none in the padding."""
+    rows, lengths = padded(resets.unsqueeze(2), seq_starts)
+    return rows.squeeze(2) & (torch.arange(rows.shape[1], device=rows.device) < lengths[:, None])
 
 
 def end_to_end(x: Tensor, lengths: Tensor) -> Tensor:

@@ -59,13 +59,13 @@ class ResidualBlock(nn.Module):
         self.mix = nn.Linear(outputs, 2 * size, **place)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, input: TensorOrPacked, hx: Tensor | None = None) -> tuple[TensorOrPacked, Tensor]:
-        """Run over whole sequences; shapes are those of the class.
+    def forward(self, input: TensorOrPacked, hx: Tensor | None = None, **options: Any) -> tuple[TensorOrPacked, Tensor]:
+        """Run over whole sequences; shapes are those of the class, options those of `StableRNN.forward`.
 
         Raises:
             TypeError, ValueError: as `StableRNN`.
         """
-        h, h_n = self.rnn(at_every_step(self._normed, input), hx)
+        h, h_n = self.rnn(at_every_step(self._normed, input), hx, **options)
         return at_every_step(self._added, input, h), h_n
 
     def step(self, x: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -124,15 +124,15 @@ class ResidualStack(nn.Module):
         place = {name: options[name] for name in ("device", "dtype") if name in options}
         self.encoder = nn.Linear(input_size, size, **place)
 
-    def forward(self, input: TensorOrPacked, hx: Tensor | None = None) -> tuple[TensorOrPacked, Tensor]:
-        """Run over whole sequences; shapes are those of the class.
+    def forward(self, input: TensorOrPacked, hx: Tensor | None = None, **options: Any) -> tuple[TensorOrPacked, Tensor]:
+        """Run over whole sequences; shapes are those of the class, options those of `StableRNN.forward`.
 
         Raises:
             TypeError, ValueError: as `StableRNN`.
         """
         x, ends = at_every_step(self._encoded, input), []
         for block, start in zip(self.blocks, self._starts(hx), strict=True):
-            x, end = block(x, start)
+            x, end = block(x, start, **options)
             ends.append(end)
         return x, torch.cat(ends)
 

@@ -81,6 +81,8 @@ class RNNFunctional(nn.Module):
         return_state: Literal[False] = False,
         *,
         seq_starts: Tensor | None = None,
+        resets: Tensor | None = None,
+        reset_to: str = "zero",
     ) -> TensorOrPacked: ...
 
     @overload
@@ -91,6 +93,8 @@ class RNNFunctional(nn.Module):
         *,
         return_state: Literal[True],
         seq_starts: Tensor | None = None,
+        resets: Tensor | None = None,
+        reset_to: str = "zero",
     ) -> tuple[TensorOrPacked, Tensor]: ...
 
     def forward(
@@ -100,10 +104,12 @@ class RNNFunctional(nn.Module):
         return_state: bool = False,
         *,
         seq_starts: Tensor | None = None,
+        resets: Tensor | None = None,
+        reset_to: str = "zero",
     ) -> TensorOrPacked | tuple[TensorOrPacked, Tensor]:
         """y from whole sequences that start at rest, or from h0; shapes are those of the class.
 
-        `seq_starts` as for `StableRNN.forward`.
+        `seq_starts`, `resets` and `reset_to` as for `StableRNN.forward`.
 
         Returns:
             y, or (y, h_n) with `return_state`.
@@ -112,11 +118,13 @@ class RNNFunctional(nn.Module):
             TypeError: `input` or `h0` is no tensor.
             ValueError: wrong shape, dtype or device of `input` or `h0`.
         """
-        from_rest = h0 is None and seq_starts is None and not return_state
+        options: dict[str, Any] = {} if seq_starts is None else {"seq_starts": seq_starts}
+        if resets is not None or reset_to != "zero":
+            options |= {"resets": resets, "reset_to": reset_to}
+        from_rest = h0 is None and not options and not return_state
         if isinstance(input, Tensor) and from_rest and not input.is_nested and self._is_fused(input):
             return self._read_out(input)
-        packed = {} if seq_starts is None else {"seq_starts": seq_starts}  # what hooks see is what users pass
-        output, h_n = self.rnn(input, h0, **packed)
+        output, h_n = self.rnn(input, h0, **options)  # what hooks see is what users pass
         y = at_every_step(self.readout, output)
         return (y, h_n) if return_state else y
 

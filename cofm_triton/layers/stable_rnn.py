@@ -32,6 +32,7 @@ from cofm_triton.layers.checks import (
     check_direction,
     check_dropout,
     check_elementwise,
+    check_episodes,
     check_flag,
     check_gated,
     check_input,
@@ -44,8 +45,8 @@ from cofm_triton.layers.checks import (
     check_step,
 )
 from cofm_triton.layers.initialization import reset_direction
-from cofm_triton.layers.padding import end_to_end, padded, reverse
-from cofm_triton.layers.recurrences.contract import Layer, Recurrence, Shapes
+from cofm_triton.layers.padding import end_to_end, padded, padded_resets, reverse, reverse_resets
+from cofm_triton.layers.recurrences.contract import Episodes, Layer, Recurrence, Shapes
 from cofm_triton.layers.recurrences.gated import GATED
 from cofm_triton.layers.recurrences.orthogonal import Orthogonal
 from cofm_triton.layers.recurrences.table import RECURRENCES
@@ -303,7 +304,13 @@ class StableRNN(OptionsInState, UndecayedRecurrence, Layer):
         return basis.to(state_dtype(cell.free(self, suffix).dtype)) if self.constrained else basis
 
     def forward(
-        self, input: TensorOrPacked, hx: Tensor | None = None, *, seq_starts: Tensor | None = None
+        self,
+        input: TensorOrPacked,
+        hx: Tensor | None = None,
+        *,
+        seq_starts: Tensor | None = None,
+        resets: Tensor | None = None,
+        reset_to: str = "zero",
     ) -> tuple[TensorOrPacked, Tensor]:
         """Run over whole sequences; shapes are those of the class.
 
@@ -313,23 +320,34 @@ class StableRNN(OptionsInState, UndecayedRecurrence, Layer):
             seq_starts: (S,) int32 or int64, where sequences packed end to end into the one row of `input` (B = 1)
                 start, the first at 0. Each has a state of its own: hx and h_n have S in place of B. They are padded
                 inside, as those of a `PackedSequence`.
+            resets: bool, of the shape of `input` without features, True where a new episode begins: nothing that was
+                before is seen from there on, backward units see nothing beyond, and no gradient crosses. Everything
+                is as if the pieces were passed one by one, h_n the states at the end. None: no episodes.
+            reset_to: what episodes that begin inside start from: "zero", as a call without hx, or "h0", hx again. The
+                default is that for chunks of a longer sequence, whose hx is the state of an episode that goes on. Where
+                the first step is a reset, "zero" drops hx.
 
         Raises:
-            TypeError: `input` or `hx` is no tensor.
-            ValueError: wrong shape, dtype or device of `input` or `hx`.
+            TypeError: `input`, `hx` or `resets` is no tensor, or `resets` is not bool.
+            ValueError: wrong shape, dtype or device of `input`, `hx` or `resets`; `resets` with a `PackedSequence`.
         """
         if isinstance(input, PackedSequence):
             if seq_starts is not None:
                 raise ValueError("seq_starts must be None for a PackedSequence, which says where sequences start")
+            if resets is not None:
+                raise ValueError("resets must be None for a PackedSequence: pad sequences, or pack them by seq_starts")
             return self._forward_packed(input, hx)
         if seq_starts is not None:
-            return self._forward_end_to_end(input, hx, seq_starts)
+            return self._forward_end_to_end(input, hx, seq_starts, resets, reset_to)
         check_input(self, input, (2, 3))
+        check_episodes(resets, reset_to, input)
         batched = input.dim() == 3
         x = self._batch_first(input) if batched else input.unsqueeze(0)
         check_state(self, hx, x, None if not batched else x.shape[0])
         h0 = hx.unsqueeze(1) if hx is not None and not batched else hx
-        output, h_n = self._stack(x, h0, None)
+        if resets is not None:
+            resets = self._batch_first(resets) if batched else resets.unsqueeze(0)
+        output, h_n = self._stack(x, h0, None, Episodes(resets, reset_to))
         h_n = h_n if hx is None else h_n.to(hx.dtype)
         if not batched:
             return output.squeeze(0), h_n.squeeze(1)
@@ -340,7 +358,7 @@ class StableRNN(OptionsInState, UndecayedRecurrence, Layer):
 
         Where gradients are recorded, and on GPUs, every call makes the coefficients of a step from the raw parameters;
         for orthogonal and dense recurrences, which have matrices of them, that takes longer than the step. The steps of
-        `prepared()` have them ready.
+        `prepared()` have them ready. A sequence whose new episode begins gets zeros in its rows of hx.
 
         Args:
             x: (B, d), or (d,) unbatched.
@@ -425,29 +443,36 @@ class StableRNN(OptionsInState, UndecayedRecurrence, Layer):
         sorted_input = PackedSequence(data, batch_sizes)
         x, lengths = pad_packed_sequence(sorted_input, batch_first=True)
         h0 = hx if hx is None or order is None else hx.index_select(1, order)
-        output, h_n = self._stack(x, h0, lengths.to(data.device))
+        output, h_n = self._stack(x, h0, lengths.to(data.device), Episodes())
         packed = pack_padded_sequence(output, lengths, batch_first=True)
         h_n = h_n if restore is None else h_n.index_select(1, restore)
         h_n = h_n if hx is None else h_n.to(hx.dtype)
         return PackedSequence(packed.data, batch_sizes, order, restore), h_n
 
-    def _forward_end_to_end(self, input: Tensor, hx: Tensor | None, seq_starts: Tensor) -> tuple[Tensor, Tensor]:
+    def _forward_end_to_end(
+        self, input: Tensor, hx: Tensor | None, seq_starts: Tensor, resets: Tensor | None, reset_to: str
+    ) -> tuple[Tensor, Tensor]:
         check_input(self, input, (3,))
+        check_episodes(resets, reset_to, input)
         x = self._batch_first(input)
         check_seq_starts(seq_starts, x)
         check_state(self, hx, x, len(seq_starts))
         if x.shape[1] == 0:
-            output, h_n = self._stack(x.expand(len(seq_starts), -1, -1), hx, None)
+            output, h_n = self._stack(x.expand(len(seq_starts), -1, -1), hx, None, Episodes())
             return self._batch_first(output[:1]), h_n if hx is None else h_n.to(hx.dtype)
         rows, lengths = padded(x, seq_starts)
-        output, h_n = self._stack(rows, hx, lengths)
+        cuts = None if resets is None else padded_resets(self._batch_first(resets), seq_starts)
+        output, h_n = self._stack(rows, hx, lengths, Episodes(cuts, reset_to))
         start = torch.zeros_like(h_n) if hx is None else hx.to(h_n.dtype)
         h_n = torch.where(lengths[:, None] > 0, h_n, start)
         return self._batch_first(end_to_end(output, lengths)), h_n if hx is None else h_n.to(hx.dtype)
 
-    def _stack(self, x: Tensor, h0: Tensor | None, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _stack(self, x: Tensor, h0: Tensor | None, lengths: Tensor | None, episodes: Episodes) -> tuple[Tensor, Tensor]:
         """All layers and directions: x (B, T, d), h0 (layers * directions, B, D), lengths (B,)."""
         states: list[Tensor] = []
+        backward = (
+            episodes._replace(resets=reverse_resets(episodes.resets, lengths)) if self.bidirectional else episodes
+        )
         for layer, suffixes in enumerate(self._suffixes):
             if layer > 0:
                 x = F.dropout(x, self.dropout, self.training)
@@ -455,15 +480,17 @@ class StableRNN(OptionsInState, UndecayedRecurrence, Layer):
             for direction, suffix in enumerate(suffixes):
                 start = None if h0 is None else h0[len(states)]
                 source = reverse(x, lengths) if direction == 1 else x
-                output, state = self._run(suffix, source, start, lengths)
+                output, state = self._run(suffix, source, start, lengths, backward if direction == 1 else episodes)
                 outputs.append(reverse(output, lengths) if direction == 1 else output)
                 states.append(state)
             x = outputs[0] if len(outputs) == 1 else torch.cat(outputs, -1)
         return x, states[0].unsqueeze(0) if len(states) == 1 else torch.stack(states)
 
-    def _run(self, suffix: str, x: Tensor, h0: Tensor | None, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _run(
+        self, suffix: str, x: Tensor, h0: Tensor | None, lengths: Tensor | None, episodes: Episodes
+    ) -> tuple[Tensor, Tensor]:
         """One direction of one layer: x (B, T, d) to output (B, T, D) and state (B, D)."""
-        h, h_last = self._cell.run(self, suffix, x, h0, lengths)
+        h, h_last = self._cell.run(self, suffix, x, h0, lengths, episodes)
         return (activation(self.nonlinearity)(h) if self._cell.acts_on_output else h), h_last
 
     def __prepare_scriptable__(self) -> StableRNN:

@@ -7,6 +7,8 @@ The adjoint, with s[t] = act'(z[t]) and mu what arrives from later steps, is `co
     lambda[t] = g[t] + mu[t],   dx[t] = dt * s[t] * lambda[t],   mu[t-1] = lambda[t] - weight^T dx[t],   dh0 = mu[-1]
     dweight = -sum_t dx[t] h[t-1]^T
 
+Where `resets` is True, h[t-1] is the start state, h0 or zero, and mu[t-1] ends there: it is added to dh0, or dropped.
+
 The sum over time is one matrix product after the loop. A forward pass that will be differentiated keeps the slopes s,
 which would otherwise cost a product of the same size again. A backward pass that is itself differentiated, and forward
 mode, go step by step through PyTorch's own operations. At the kinks of hardtanh and relu act' is PyTorch's, 0.
@@ -43,14 +45,14 @@ class Backend(Protocol):
     """
 
     def forward(
-        self, x: Tensor, weight: Tensor, h0: Tensor | None, *,
+        self, x: Tensor, weight: Tensor, h0: Tensor | None, resets: Tensor | None, *, reset_to: str,
         dt: float, nonlinearity: str, precision: str, keep: bool, state_dtype: torch.dtype, lanes: int,
     ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
         """`(h, h_last, slope)`; the slopes (B, 0, D) unless kept."""
 
     def adjoint(
-        self, grad_h: Tensor, grad_last: Tensor | None, slope: Tensor, weight: Tensor, *,
-        dt: float, precision: str, lanes: int,
+        self, grad_h: Tensor, grad_last: Tensor | None, slope: Tensor, weight: Tensor, resets: Tensor | None, *,
+        reset_to: str, dt: float, precision: str, lanes: int,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """`(grad_x, grad_h0)`, both in the state's dtype."""
 
@@ -70,19 +72,22 @@ def backend_of(backend: str) -> Backend:
 
 
 def apply_dense_rnn(
-    x: Tensor, weight: Tensor, h0: Tensor | None, dt: float, nonlinearity: str, precision: str, backend: str
-) -> tuple[Tensor, Tensor]:
+    x: Tensor, weight: Tensor, h0: Tensor | None, resets: Tensor | None, reset_to: str, dt: float, nonlinearity: str,
+    precision: str, backend: str,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """`(h, h_last)` for checked arguments: weight (D, D) in x's dtype or the state's, backend resolved."""
     if torch.version.hip is not None:
         precision = "ieee"  # AMD's compiler has no products of TF32 numbers in threes
     run = dense_rnn_op if directly(x, weight, h0) else _DenseRNN.apply
-    h, last, _slope = run(x, weight, h0, dt, nonlinearity, precision, backend, keeps(x, weight, h0))
+    keep = keeps(x, weight, h0)
+    h, last, _slope = run(x, weight, h0, resets, reset_to, dt, nonlinearity, precision, backend, keep)
     return h, last
 
 
 def dense_rnn(
-    x: Tensor, weight: Tensor, h0: Tensor | None, dt: float, nonlinearity: str, precision: str, backend: str, keep: bool
-) -> tuple[Tensor, Tensor, Tensor]:
+    x: Tensor, weight: Tensor, h0: Tensor | None, resets: Tensor | None, reset_to: str, dt: float, nonlinearity: str,
+    precision: str, backend: str, keep: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """The forward pass: h (B, T, D) in x's dtype, h_last (B, D) in h0's dtype, x's when h0 is None, and the slopes.
 
     The slopes act'(z) are (B, T, D) in the state's dtype if `keep`, otherwise (B, 0, D).
@@ -94,6 +99,8 @@ def dense_rnn(
         x,
         _for_kernels(weight, backend, state),
         None if h0 is None else h0.to(state).contiguous(),
+        None if resets is None else resets.contiguous(),
+        reset_to=reset_to,
         dt=dt,
         nonlinearity=nonlinearity,
         precision=precision,
@@ -111,8 +118,9 @@ def _for_kernels(weight: Tensor, backend: str, state: torch.dtype) -> Tensor:
 
 
 def _dense_rnn_fake(
-    x: Tensor, weight: Tensor, h0: Tensor | None, dt: float, nonlinearity: str, precision: str, backend: str, keep: bool
-) -> tuple[Tensor, Tensor, Tensor]:
+    x: Tensor, weight: Tensor, h0: Tensor | None, resets: Tensor | None, reset_to: str, dt: float, nonlinearity: str,
+    precision: str, backend: str, keep: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     return *empty_states(x, h0, None), x.new_empty(_kept(x, keep), dtype=state_dtype(x.dtype))
 
 
@@ -128,6 +136,8 @@ def dense_rnn_backward(
     weight: Tensor,
     h: Tensor,
     h0: Tensor | None,
+    resets: Tensor | None,
+    reset_to: str,
     dt: float,
     precision: str,
     backend: str,
@@ -141,11 +151,13 @@ def dense_rnn_backward(
         None if grad_last is None else grad_last.to(state).contiguous(),
         slope.contiguous(),
         _for_kernels(weight, backend, state),
+        None if resets is None else resets.contiguous(),
+        reset_to=reset_to,
         dt=dt,
         precision=precision,
         lanes=lanes(h.device),
     )
-    before = previous_states(h.to(state), h0, None, False)
+    before = previous_states(h.to(state), h0, None, False, resets, reset_to)
     return _in_dtype(grad_z, h.dtype), _weight_gradient(grad_z, before), grad_h0
 
 
@@ -156,6 +168,8 @@ def _dense_rnn_backward_fake(
     weight: Tensor,
     h: Tensor,
     h0: Tensor | None,
+    resets: Tensor | None,
+    reset_to: str,
     dt: float,
     precision: str,
     backend: str,
@@ -174,39 +188,42 @@ def _weight_gradient(grad_z: Tensor, before: Tensor) -> Tensor:
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    x, weight, h0, dt, nonlinearity, precision, backend, _keep = inputs
+    x, weight, h0, resets, *options, _keep = inputs
     h, _last, slope = output
     # The same tensors for both: PyTorch's rule for `vmap` remembers the mapped axes of one list only.
-    remember(ctx, x, weight, h0, h, slope)
+    remember(ctx, x, weight, h0, resets, h, slope)
     ctx.mark_non_differentiable(slope)
-    ctx.options = (dt, nonlinearity, precision, backend)
+    ctx.options = options
     ctx.set_materialize_grads(False)
 
 
 def _backward(
     ctx: Any, grad_h: Tensor | None, grad_last: Tensor | None, _grad_slope: Tensor | None
 ) -> tuple[Tensor | None, ...]:
-    x, weight, h0, h, slope = ctx.saved_tensors
-    dt, nonlinearity, precision, backend = ctx.options
+    x, weight, h0, resets, h, slope = ctx.saved_tensors
+    reset_to, dt, nonlinearity, precision, backend = ctx.options
     if grad_h is None and grad_last is None:
-        return (None,) * 8
+        return (None,) * 10
     wide = weight.to(slope.dtype)
     if grad_h is None:
         grad_h = no_gradient(h)
     if torch.is_grad_enabled():
-        grads = _differentiable_backward(grad_h, grad_last, x, wide, h, h0, dt, nonlinearity)
+        grads = _differentiable_backward(grad_h, grad_last, x, wide, h, h0, resets, reset_to, dt, nonlinearity)
     else:
         if slope.shape != h.shape:
-            slope = _linearize(x, wide, h, h0, nonlinearity)[1]
-        grads = dense_rnn_backward_op(grad_h, grad_last, slope, weight, h, h0, dt, precision, backend)
+            slope = _linearize(x, wide, h, h0, resets, reset_to, nonlinearity)[1]
+        options = (resets, reset_to, dt, precision, backend)
+        grads = dense_rnn_backward_op(grad_h, grad_last, slope, weight, h, h0, *options)
     grad_x, grad_weight, grad_h0 = grads
     grad_weight, start = grad_weight.to(weight.dtype), None if h0 is None else grad_h0.to(h0.dtype)
-    return grad_x, grad_weight, start, None, None, None, None, None
+    return grad_x, grad_weight, start, *(None,) * 7
 
 
-def _linearize(x: Tensor, weight: Tensor, h: Tensor, h0: Tensor | None, nonlinearity: str) -> tuple[Tensor, Tensor]:
+def _linearize(
+    x: Tensor, weight: Tensor, h: Tensor, h0: Tensor | None, resets: Tensor | None, reset_to: str, nonlinearity: str
+) -> tuple[Tensor, Tensor]:
     """`(before, slope)`: h[t-1] and act'(z[t]), (B, T, D) in the state's dtype, as the weight is here."""
-    before = previous_states(h.to(weight.dtype), h0, None, False)
+    before = previous_states(h.to(weight.dtype), h0, None, False, resets, reset_to)
     return before, activation_slope(nonlinearity)(x.to(weight.dtype) - before @ weight.T)
 
 
@@ -217,37 +234,45 @@ def _differentiable_backward(
     weight: Tensor,
     h: Tensor,
     h0: Tensor | None,
+    resets: Tensor | None,
+    reset_to: str,
     dt: float,
     nonlinearity: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The adjoint step by step, every operation PyTorch's."""
-    before, slope = _linearize(x, weight, h, h0, nonlinearity)
+    before, slope = _linearize(x, weight, h, h0, resets, reset_to, nonlinearity)
     grad = grad_h.to(before.dtype)
     mu = grad.new_zeros((h.shape[0], h.shape[2])) if grad_last is None else grad_last.to(before.dtype)
-    rows = []
+    grad_h0, rows = torch.zeros_like(mu), []
     for t in reversed(range(h.shape[1])):
         adjoint = grad[:, t] + mu
         rows.append(dt * slope[:, t] * adjoint)
         mu = adjoint - rows[-1] @ weight
+        if resets is not None:
+            cut = resets[:, t, None]
+            grad_h0 = grad_h0 if reset_to == "zero" else torch.where(cut, grad_h0 + mu, grad_h0)
+            mu = torch.where(cut, 0.0, mu)
     grad_z = torch.stack(rows[::-1], 1) if rows else slope
-    return grad_z.to(x.dtype), _weight_gradient(grad_z, before), mu
+    return grad_z.to(x.dtype), _weight_gradient(grad_z, before), grad_h0 + mu
 
 
 def _jvp(
     ctx: Any, x_tangent: Tensor | None, weight_tangent: Tensor | None, h0_tangent: Tensor | None, *_: None
 ) -> tuple[Tensor, Tensor, None]:
     """Tangent: `dh[t] = dh[t-1] + dt act'(z[t]) (dx[t] - dweight h[t-1] - weight dh[t-1])`, `dh[-1] = dh0`."""
-    x, weight, h0, h, _slope = ctx.saved_tensors
-    dt, nonlinearity, _precision, _backend = ctx.options
+    x, weight, h0, resets, h, _slope = ctx.saved_tensors
+    reset_to, dt, nonlinearity, _precision, _backend = ctx.options
     weight = weight.to(state_dtype(x.dtype))
-    before, slope = _linearize(x, weight, h, h0, nonlinearity)
+    before, slope = _linearize(x, weight, h, h0, resets, reset_to, nonlinearity)
     drive = torch.zeros_like(before) if x_tangent is None else x_tangent.to(before.dtype)
     if weight_tangent is not None:
         drive = drive - before @ weight_tangent.to(before.dtype).T
     state = torch.zeros_like(h[:, :0].sum(1), dtype=before.dtype) if h0_tangent is None else h0_tangent
     state = state.to(before.dtype)
-    rows = []
+    start, rows = torch.zeros_like(state) if reset_to == "zero" else state, []
     for t in range(h.shape[1]):
+        if resets is not None:
+            state = torch.where(resets[:, t, None], start, state)
         state = state + dt * slope[:, t] * (drive[:, t] - state @ weight.T)
         rows.append(state)
     tangent = torch.stack(rows, 1) if rows else drive
@@ -256,13 +281,15 @@ def _jvp(
 
 def _dense_rnn_vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:
     """A mapped axis joins the batch; where weights differ along it, its entries run one after the other."""
-    size, (x_dim, weight_dim, h_dim, *_) = info.batch_size, in_dims
+    size, (x_dim, weight_dim, h_dim, resets_dim, *_) = info.batch_size, in_dims
     if weight_dim is not None:
         return map_one_by_one(dense_rnn_op, info, in_dims, arguments)
-    x, weight, h0, *options = arguments
+    x, weight, h0, resets, *options = arguments
     x = fold_batch(x, x_dim, size, False)
     h0 = None if h0 is None else fold_batch(h0, h_dim, size, False)
-    return tuple(split_batch(result, size, False) for result in dense_rnn_op(x, weight, h0, *options)), (0, 0, 0)
+    resets = None if resets is None else fold_batch(resets, resets_dim, size, False)
+    results = dense_rnn_op(x, weight, h0, resets, *options)
+    return tuple(split_batch(result, size, False) for result in results), (0, 0, 0)
 
 
 def _dense_rnn_backward_vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:

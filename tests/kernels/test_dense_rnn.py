@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from scan_cases import dense_problem
 
 from cofm_triton.ops.backends import INSTALLED, interpreting
+from cofm_triton.ops.checks import RESET_TO
 from cofm_triton.step.activations import NONLINEARITIES
 
 if not INSTALLED["triton"] or not (torch.cuda.is_available() or interpreting()):
@@ -19,8 +22,8 @@ from cofm_triton.kernels.launch import Dense
 @pytest.mark.parametrize("resident", [1, 3, 4])
 def test_tiles_in_registers_and_read_again(resident: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dense_rnn, "dense", lambda *_: Dense(16, 2, resident, False, 1))
-    for width in (17, 32):
-        dense_problem(2, 5, width, nonlinearity="tanh").check("triton")
+    for width, reset_to in ((17, None), (32, "h0")):
+        dense_problem(2, 5, width, nonlinearity="tanh", reset_to=reset_to).check("triton")
 
 
 @pytest.mark.parametrize("resident", [1, 8])
@@ -37,10 +40,12 @@ def test_wide_matrices_as_they_are_launched(width: int, dtype: torch.dtype) -> N
 
 @pytest.mark.parametrize("states", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-def test_step_by_step(dtype: torch.dtype, states: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("reset_to", [None, *RESET_TO])
+def test_step_by_step(reset_to: str | None, dtype: torch.dtype, states: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dense_rnn, "dense", lambda *_: None)
     for precision in ("ieee", "tf32x3"):
-        dense_problem(17, 3, 40, dtype=dtype, states=states, precision=precision).check("triton")
+        options: dict[str, Any] = dict(dtype=dtype, states=states, precision=precision, reset_to=reset_to)
+        dense_problem(17, 3, 40, nonlinearity="tanh", **options).check("triton")
 
 
 @pytest.mark.parametrize("dt", [1e-3, 1.9, 6.0])  # eigenvalues of the matrix are 0.25 to 0.75

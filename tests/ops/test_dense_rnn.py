@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -24,11 +25,21 @@ def arguments(backend: str, nonlinearity: str, length: int = 4) -> tuple[Tensor,
     return tuple(t.to(device_of(backend)).requires_grad_() for t in (problem.x, problem["weight"], problem["h0"]))
 
 
-def recurrence(backend: str, nonlinearity: str) -> Callable[..., tuple[Tensor, Tensor]]:
-    def run(x: Tensor, weight: Tensor, h0: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return dense_rnn(x, weight, h0, dt=0.7, nonlinearity=nonlinearity, backend=backend)
+def recurrence(backend: str, nonlinearity: str, **episodes: Any) -> Callable[..., tuple[Tensor, Tensor]]:
+    def run(x: Tensor, weight: Tensor, h0: Tensor | None = None, resets: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        options = episodes if resets is None else {**episodes, "resets": resets}
+        return dense_rnn(x, weight, h0, dt=0.7, nonlinearity=nonlinearity, backend=backend, **options)
 
     return run
+
+
+def episodes(backend: str, reset_to: str | None, length: int = 4) -> dict[str, Any]:
+    """Options of `recurrence`: two sequences, cut at different steps, one before its first."""
+    if reset_to is None:
+        return {}
+    resets = torch.zeros(2, length, dtype=torch.bool, device=device_of(backend))
+    resets[0, 2] = resets[1, :2] = True
+    return dict(resets=resets, reset_to=reset_to)
 
 
 def loss(h_and_last: tuple[Tensor, Tensor]) -> Tensor:
@@ -40,23 +51,25 @@ def loss(h_and_last: tuple[Tensor, Tensor]) -> Tensor:
     ("backend", "nonlinearity"), for_backends(CPU_BACKENDS, NONLINEARITIES) + for_backends(TRITON, ["tanh"])
 )
 def test_derivatives(nonlinearity: str, backend: str) -> None:
-    run, inputs = recurrence(backend, nonlinearity), arguments(backend, nonlinearity)
+    reset_to = {"linear": "zero", "tanh": "h0"}.get(nonlinearity)
+    run, inputs = recurrence(backend, nonlinearity, **episodes(backend, reset_to)), arguments(backend, nonlinearity)
     fast = backend == "triton"  # one random direction in place of every component: the interpreter is slow
     assert gradcheck(run, inputs, check_forward_ad=True, check_batched_grad=not fast, fast_mode=fast)
     assert gradgradcheck(run, inputs, fast_mode=fast)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("argument", [0, 1, 2])
-def test_derivatives_in_every_mode(argument: int, backend: str) -> None:
+@pytest.mark.parametrize(("argument", "reset_to"), [(0, None), (1, "h0"), (2, "h0"), (2, "zero")])
+def test_derivatives_in_every_mode(argument: int, reset_to: str | None, backend: str) -> None:
     inputs = tuple(t.detach() for t in arguments(backend, "tanh", length=3))
+    options = episodes(backend, reset_to, length=3)
 
     def alone(value: Tensor) -> tuple[Tensor, Tensor]:
-        return recurrence(backend, "tanh")(*inputs[:argument], value, *inputs[argument + 1 :])
+        return recurrence(backend, "tanh", **options)(*inputs[:argument], value, *inputs[argument + 1 :])
 
     def definition(value: Tensor) -> tuple[Tensor, Tensor]:
         given = (*inputs[:argument], value, *inputs[argument + 1 :])
-        return reference.dense_rnn(*given, dt=0.7, nonlinearity="tanh")
+        return reference.dense_rnn(*given, dt=0.7, nonlinearity="tanh", **options)
 
     value = inputs[argument]
     torch.testing.assert_close(jacfwd(alone)(value), jacrev(alone)(value))
@@ -66,15 +79,15 @@ def test_derivatives_in_every_mode(argument: int, backend: str) -> None:
 
 @pytest.mark.parametrize(
     ("backend", "dims"),
-    for_backends(CPU_BACKENDS, [(0, None, None), (None, 0, None), (None, None, 0), (1, 1, 1)])
-    + for_backends(TRITON, [(0, None, None), (None, 0, 0)]),
+    for_backends(CPU_BACKENDS, [(0, None, None), (None, 0, None, None), (None, None, 0, 1), (1, 1, 1, 0)])
+    + for_backends(TRITON, [(0, None, None, None), (None, 0, 0)]),
 )
 def test_vmap(dims: tuple[int | None, ...], backend: str) -> None:
     size, run = 3, recurrence(backend, "tanh")
-    inputs = [t.detach() for t in arguments(backend, "tanh")]
+    inputs = [t.detach() for t in arguments(backend, "tanh")] + [*episodes(backend, "h0").values()][:1]
     mapped = tuple(
-        tensor if dim is None else torch.stack([tensor * (1 - 0.1 * i) for i in range(size)], dim)
-        for tensor, dim in zip(inputs, dims, strict=True)
+        tensor if dim is None else torch.stack([_changed(tensor, i) for i in range(size)], dim)
+        for tensor, dim in zip(inputs, dims, strict=False)
     )
 
     def one(i: int) -> tuple[Tensor, ...]:
@@ -87,17 +100,22 @@ def test_vmap(dims: tuple[int | None, ...], backend: str) -> None:
             torch.testing.assert_close(actual, torch.stack(expected))
 
 
+def _changed(tensor: Tensor, i: int) -> Tensor:
+    return tensor.roll(i, 1) if tensor.dtype == torch.bool else tensor * (1 - 0.1 * i)
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("keep", [False, True])
 @pytest.mark.parametrize("length", [0, 3])
 def test_operators_keep_pytorchs_rules(length: int, keep: bool, backend: str) -> None:
     tensors = [t.detach().float().requires_grad_(keep) for t in arguments(backend, "tanh", length=length)]
     options = (0.5, "tanh", "ieee", backend, keep)
-    opcheck(torch.ops.cofm_triton.dense_rnn.default, (*tensors, *options))
-    opcheck(torch.ops.cofm_triton.dense_rnn.default, (*tensors[:2], None, *options))
     x, weight, h0 = (t.detach() for t in tensors)
-    for last, start in ((h0, h0), (None, None)):
-        inputs = (x, last, x.sigmoid(), weight, x, start, 0.5, "ieee", backend)
+    resets = x[..., 0] > 0
+    opcheck(torch.ops.cofm_triton.dense_rnn.default, (*tensors, resets, "h0", *options))
+    opcheck(torch.ops.cofm_triton.dense_rnn.default, (*tensors[:2], None, None, "h0", *options))
+    for last, start, cuts in ((h0, h0, resets), (None, None, None)):
+        inputs = (x, last, x.sigmoid(), weight, x, start, cuts, "zero", 0.5, "ieee", backend)
         opcheck(torch.ops.cofm_triton.dense_rnn_backward.default, inputs)
 
 
@@ -140,13 +158,15 @@ def test_weights_of_16_bits(backend: str) -> None:
 @pytest.mark.parametrize("nonlinearity", NONLINEARITIES)
 def test_slopes_that_were_not_kept_are_formed_again(nonlinearity: str, dtype: torch.dtype, backend: str) -> None:
     """A graph of the gradient, and a backward pass through a forward pass that kept nothing, as within the bounds."""
-    problem = dense_problem(2, 9, 3, dtype=dtype, nonlinearity=nonlinearity, wide=False)
+    reset_to = "h0" if nonlinearity == "tanh" else None
+    problem = dense_problem(2, 9, 3, dtype=dtype, nonlinearity=nonlinearity, wide=False, reset_to=reset_to)
     leaves = [t.detach().requires_grad_() for t in (problem.x, problem["weight"], problem["h0"])]
     bounds = problem.bounds()
     weights = [problem["grad_h"], problem["grad_last"]]
     results = dense_rnn(*leaves, **problem.options, backend=backend)
     with_graph = torch.autograd.grad(results, leaves, weights, create_graph=True)
-    bare = torch.ops.cofm_triton.dense_rnn(*leaves, 0.7, nonlinearity, "ieee", backend, False)
+    resets = problem.options.get("resets")
+    bare = torch.ops.cofm_triton.dense_rnn(*leaves, resets, "h0", 0.7, nonlinearity, "ieee", backend, False)
     assert bare[2].shape == (2, 0, 3)
     for grads in (with_graph, torch.autograd.grad(bare[:2], leaves, weights)):
         for name, gradient in zip(problem.tensors, grads, strict=True):

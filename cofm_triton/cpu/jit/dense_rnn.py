@@ -30,15 +30,20 @@ from cofm_triton.cpu.jit.threads import run, workers
 # Sequences that go through time together. They share each reading of the weight; the states of more of them would not
 # fit into the first-level cache.
 MAX_TOGETHER = 16
+_NO_RESETS = np.empty((0, 0), np.uint8)
 
 
 @entry
 def _forward(
     act: Any, keep: Any, x: int, x_batch: int, x_step: int, xk: Any, h: int, h_batch: int, h_step: int, hk: Any,
-    s: int, s_batch: int, s_step: int, matrix: Any, dt: Any, state: Any, product: Any, sequences: int, steps: int,
+    s: int, s_batch: int, s_step: int, matrix: Any, dt: Any, state: Any, product: Any, resets: Any, start: Any,
+    sequences: int, steps: int,
 ) -> None:  # fmt: skip
     size = state.shape[1]
     for t in range(steps):
+        for b in range(len(resets)):
+            if resets[b, t]:
+                state[b] = start[b]
         multiply(state, matrix, product)
         for b in range(sequences):
             xr, hr = row(x + b * x_batch + t * x_step, xk, size), row(h + b * h_batch + t * h_step, hk, size)
@@ -64,9 +69,9 @@ def _slope_row(act: Any, x: Any, product: Any, s: Any) -> None:
 @entry
 def _adjoint(
     g: int, g_batch: int, g_step: int, gk: Any, s: int, dx: int, batch: int, step: int, matrix: Any, dt: Any,
-    mu: Any, row_product: Any, drive: Any, sequences: int, steps: int,
+    mu: Any, row_product: Any, drive: Any, resets: Any, start: Any, sequences: int, steps: int,
 ) -> None:  # fmt: skip
-    """Slopes and dx lie alike. Leaves mu[-1] in mu."""
+    """Slopes and dx lie alike. Leaves mu[-1] in mu, and adds up in `start` what arrives at resets."""
     size = mu.shape[1]
     for t in range(steps - 1, -1, -1):
         for b in range(sequences):
@@ -78,6 +83,10 @@ def _adjoint(
         multiply(drive, matrix, row_product)
         for b in range(sequences):
             _subtract(mu[b], row_product[b])
+        for b in range(len(resets)):
+            if resets[b, t]:
+                start[b] += mu[b]
+                mu[b] = 0
 
 
 @inlined
@@ -97,7 +106,7 @@ def _subtract(total: Any, product: Any) -> None:
 
 
 def forward(
-    x: Tensor, weight: Tensor, h0: Tensor | None, *,
+    x: Tensor, weight: Tensor, h0: Tensor | None, resets: Tensor | None, *, reset_to: str,
     dt: float, nonlinearity: str, precision: str, keep: bool, state_dtype: torch.dtype, lanes: int = 1,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """`(h, h_last, slope)` with T >= 1: h (B, T, D) in x's dtype, h_last and slope in the state's.
@@ -110,12 +119,16 @@ def forward(
     last = initial_states(h0, np.arange(batch), size, state_dtype)
     xs, hs, ss, matrix = Rows(x), Rows(h), Rows(slopes), panels(weight.T)
     act, kept, step = constant(nonlinearity), (0,) * keep, last.dtype.type(dt)
+    cuts, starts = _bytes(resets), last
+    if resets is not None:
+        starts = np.zeros_like(last) if reset_to == "zero" else last.copy()
 
     def work(first: int, count: int) -> None:
         state, product = _work_space(last[first : first + count], matrix)
         _forward(
             act, kept, xs.at(first, 0), xs.stride_b, xs.step, xs.sample, hs.at(first, 0), hs.stride_b, hs.step,
-            hs.sample, ss.at(first, 0), ss.stride_b, ss.step, numbers(matrix), step, state, product, count, length,
+            hs.sample, ss.at(first, 0), ss.stride_b, ss.step, numbers(matrix), step, state, product,
+            cuts[first : first + count], starts[first : first + count], count, length,
         )  # fmt: skip
         last[first : first + count] = state[:count]
 
@@ -124,7 +137,7 @@ def forward(
 
 
 def adjoint(
-    grad_h: Tensor, grad_last: Tensor | None, slope: Tensor, weight: Tensor, *,
+    grad_h: Tensor, grad_last: Tensor | None, slope: Tensor, weight: Tensor, resets: Tensor | None, *, reset_to: str,
     dt: float, precision: str, lanes: int = 1,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """`(grad_x, grad_h0)` with T >= 1, (B, T, D) and (B, D) in the dtype of the slopes; `precision` as in `forward`."""
@@ -133,7 +146,8 @@ def adjoint(
     grad_x = empty(slope.shape, slope.dtype)
     grad_h0 = initial_states(grad_last, np.arange(batch), size, slope.dtype)
     gs, ss, dxs, matrix = Rows(grad_h), Rows(slope), Rows(grad_x), panels(weight)
-    step = grad_h0.dtype.type(dt)
+    step, cuts = grad_h0.dtype.type(dt), _bytes(resets)
+    starts = grad_h0 if resets is None else np.zeros_like(grad_h0)
 
     def work(first: int, count: int) -> None:
         mu, product = _work_space(grad_h0[first : first + count], matrix)
@@ -141,12 +155,20 @@ def adjoint(
         drive[count:] = 0
         _adjoint(
             gs.at(first, 0), gs.stride_b, gs.step, gs.sample, ss.at(first, 0), dxs.at(first, 0), ss.stride_b, ss.step,
-            numbers(matrix), step, mu, product, drive, count, length,
+            numbers(matrix), step, mu, product, drive, cuts[first : first + count], starts[first : first + count],
+            count, length,
         )  # fmt: skip
         grad_h0[first : first + count] = mu[:count]
 
     _share(work, batch, length * size)
+    if resets is not None and reset_to == "h0":
+        grad_h0 += starts
     return grad_x, torch.from_numpy(grad_h0)
+
+
+def _bytes(resets: Tensor | None) -> Any:
+    """A byte a step, (B, T); without resets an array of no rows."""
+    return _NO_RESETS if resets is None else numbers(resets.view(torch.uint8))
 
 
 def _work_space(states: Any, matrix: Tensor) -> tuple[Any, Any]:

@@ -14,11 +14,12 @@ import torch
 
 from cofm_triton.evidence.case import Case
 from cofm_triton.evidence.compilation.launches import Options, meta
-from cofm_triton.evidence.draws import away_from_kinks, inputs_to, normal, randn
+from cofm_triton.evidence.draws import away_from_kinks, inputs_to, normal, randn, resets
 from cofm_triton.evidence.operator import Benchmark, Compilation, Operator, Validation
 from cofm_triton.evidence.problem import Problem
 from cofm_triton.evidence.tolerance import Bound, dense_rnn_bounds
 from cofm_triton.functional import dense_rnn
+from cofm_triton.ops.checks import RESET_TO
 from cofm_triton.ops.dense_rnn import step_traffic, traffic
 from cofm_triton.ops.dtypes import REAL_DTYPES, state_dtype
 from cofm_triton.step.activations import NONLINEARITIES
@@ -31,12 +32,14 @@ BATCH = 4
 
 def dense_problem(
     batch: int, length: int, channels: int, *, dtype: torch.dtype = torch.float32, nonlinearity: str = "hardtanh",
-    states: bool = True, dt: float = 0.7, precision: str = "ieee", wide: bool = True, seed: int = 0,
+    states: bool = True, dt: float = 0.7, precision: str = "ieee", wide: bool = True, reset_to: str | None = None,
+    seed: int = 0,
 ) -> Problem:  # fmt: skip
     """A dense recurrence whose pre-activations keep away from kinks.
 
     Its matrix is W = I / 2 + C with rows of C that sum to at most 1 / 4: no step enlarges an error, for any slope. It
-    is in the state's dtype, or, not `wide`, in that of x.
+    is in the state's dtype, or, not `wide`, in that of x. With `reset_to` there are episodes, and nothing is known of
+    pre-activations: act is to be smooth.
     """
     state, seed = state_dtype(dtype), 10 * seed
     coupling = normal(channels, channels, dtype=torch.float64, seed=seed + 5)
@@ -51,7 +54,9 @@ def dense_problem(
         "grad_h": normal(batch, length, channels, dtype=dtype, seed=seed + 3),
         "grad_last": normal(batch, channels, dtype=state if states else dtype, seed=seed + 4),
     }
-    options = dict(dt=dt, nonlinearity=nonlinearity, precision=precision)
+    options: dict[str, Any] = dict(dt=dt, nonlinearity=nonlinearity, precision=precision)
+    if reset_to is not None:
+        options |= dict(resets=resets(batch, length, seed), reset_to=reset_to)
     return Problem(OPERATOR, {"x": x, "weight": weight, **({"h0": h0} if states else {})}, pulls, options)
 
 
@@ -72,7 +77,7 @@ def timed(case: Case, device: torch.device) -> Problem:
 
 def launch(
     dtype: torch.dtype = torch.float32, nonlinearity: str = "hardtanh", width: int = RESIDENT, length: int = 2,
-    states: bool = True, precision: str = "ieee", wide: bool = False,
+    states: bool = True, precision: str = "ieee", wide: bool = False, reset_to: str | None = None,
 ) -> None:  # fmt: skip
     """Both passes; without initial states the forward pass keeps no slopes either. `wide` weights are the state's."""
     from triton.runtime import driver
@@ -86,9 +91,10 @@ def launch(
     x = meta(BATCH, length, width, dtype=dtype)
     weight = meta(width, width, dtype=state if wide or dtype == torch.float16 else dtype)
     h0 = meta(BATCH, width, dtype=state) if states else None
-    options: dict[str, Any] = dict(dt=0.5, precision=precision, lanes=target.warp_size)
-    dense_rnn.forward(x, weight, h0, nonlinearity=nonlinearity, keep=states, state_dtype=state, **options)
-    dense_rnn.adjoint(x, h0, meta(*x.shape, dtype=state), weight, **options)
+    episodes = None if reset_to is None else meta(BATCH, length, dtype=torch.bool)
+    options: dict[str, Any] = dict(reset_to=reset_to or "h0", dt=0.5, precision=precision, lanes=target.warp_size)
+    dense_rnn.forward(x, weight, h0, episodes, nonlinearity=nonlinearity, keep=states, state_dtype=state, **options)
+    dense_rnn.adjoint(x, h0, meta(*x.shape, dtype=state), weight, episodes, **options)
 
 
 def bytes_per_element(kernel: str, constants: Options, options: Options) -> float:
@@ -114,7 +120,8 @@ OPERATOR = Operator(
     function=dense_rnn,
     bounds=_bounds,
     validation=Validation(
-        draws={name: partial(dense_problem, nonlinearity=name) for name in NONLINEARITIES},
+        draws={name: partial(dense_problem, nonlinearity=name) for name in NONLINEARITIES}
+        | {f"tanh+resets-to-{name}": partial(dense_problem, nonlinearity="tanh", reset_to=name) for name in RESET_TO},
         dtypes=REAL_DTYPES,
         functions={"forward": "forward", "backward": "adjoint"},
         largest=64,
@@ -143,6 +150,8 @@ OPERATOR = Operator(
             *(dict(width=width, states=False) for width in (3, 200, RAGGED)),
             *(dict(width=width, nonlinearity=name) for width, name in product((CACHED, RAGGED), OTHERS)),
             dict(width=RAGGED, precision="tf32x3"),
+            *(dict(width=width, nonlinearity="tanh", reset_to="h0") for width in (RESIDENT, STEPS)),
+            dict(width=RESIDENT, nonlinearity="tanh", reset_to="zero"),
         ],
         bytes_per_element=bytes_per_element,
         elements=elements,

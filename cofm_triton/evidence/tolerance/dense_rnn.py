@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ class DenseOrbit:
         z: pre-activations.
         scale: what z is rounded against.
         roundings: of z.
+        resets: (B, T), where episodes begin, before whose first step a state has no error; None for nowhere.
     """
 
     weight: Tensor
@@ -35,6 +37,7 @@ class DenseOrbit:
     z: Tensor
     scale: Tensor
     roundings: int
+    resets: Tensor | None = None
 
     @property
     def slope(self) -> Tensor:
@@ -52,6 +55,10 @@ class DenseOrbit:
         exactly = (eye - self.dt * self.slope[:, t].unsqueeze(-1) * self.weight).abs()
         return exactly + self.dt * e_slope.unsqueeze(-1) * self.weight.abs()
 
+    def within(self, error: Tensor, t: int) -> Tensor:
+        """What of a state's error, or of an adjoint (B, D), crosses from step t - 1 to t: nothing where one begins."""
+        return error if self.resets is None else error.masked_fill(self.resets[:, t, None], 0)
+
     def state_errors(self, u: float) -> Tensor:
         """Errors of h. Step by step: a slope is as uncertain as the error that has reached it, and no more."""
         act = activation(self.nonlinearity)(self.z)
@@ -59,6 +66,7 @@ class DenseOrbit:
         made = self.dt * rounded + self.h.abs()
         e_state, errors = torch.zeros_like(self.h[:, :1].sum(1)), []
         for t in range(self.h.shape[1]):
+            e_state = self.within(e_state, t)
             grown = (self.growth(self.uncertainty(e_state, t, u), t) @ e_state.unsqueeze(-1)).squeeze(-1)
             bound = properties(self.nonlinearity).bound
             grown = grown.minimum(e_state + 2 * self.dt * bound)  # whatever z is, |act(z)| is at most that
@@ -69,13 +77,14 @@ class DenseOrbit:
 
 def dense_orbit_of(
     drive: Tensor, weight: Tensor, h: Tensor, starts: Tensor, *, dt: float, nonlinearity: str,
-    drive_scale: Tensor | None = None, drive_roundings: int = 0,
+    drive_scale: Tensor | None = None, drive_roundings: int = 0, resets: Tensor | None = None,
+    reset_to: str = "h0",
 ) -> DenseOrbit:  # fmt: skip
     """The orbit of exact states h; z = drive - W h[t-1] rounds D + 2 times, in any order."""
-    before = previous_states(h, starts, None, False)
+    before = previous_states(h, starts, None, False, resets, reset_to)
     scale = (drive.abs() if drive_scale is None else drive_scale) + before.abs() @ weight.abs().T
     roundings = len(weight) + 2 + drive_roundings
-    return DenseOrbit(weight, dt, nonlinearity, h, drive - before @ weight.T, scale, roundings)
+    return DenseOrbit(weight, dt, nonlinearity, h, drive - before @ weight.T, scale, roundings, resets)
 
 
 def dense_rnn_bounds(
@@ -87,6 +96,8 @@ def dense_rnn_bounds(
     *,
     dt: float = 1.0,
     nonlinearity: str = "hardtanh",
+    resets: Tensor | None = None,
+    reset_to: str = "h0",
 ) -> dict[str, Bound]:
     """Exact results of `cofm_triton.dense_rnn` and the errors that any correct evaluation stays below.
 
@@ -98,6 +109,8 @@ def dense_rnn_bounds(
         grad_last: like h_last, derivative of a loss by it; None for zeros.
         dt: see `dense_rnn`.
         nonlinearity: see `dense_rnn`.
+        resets: see `dense_rnn`.
+        reset_to: see `dense_rnn`.
 
     Returns:
         "h", "h_last", "grad_x", "grad_weight" and "grad_h0" (as if h0 were zeros when None).
@@ -113,24 +126,28 @@ def dense_rnn_bounds(
     pull_last = torch.zeros_like(starts) if grad_last is None else grad_last.double()
 
     def run(x: Tensor, weight: Tensor, h0: Tensor) -> tuple[Tensor, Tensor]:
-        return reference.dense_rnn(x, weight, h0, dt=dt, nonlinearity=nonlinearity)
+        options: dict[str, Any] = dict(dt=dt, nonlinearity=nonlinearity, resets=resets, reset_to=reset_to)
+        return reference.dense_rnn(x, weight, h0, **options)
 
     u = rounding_of(state_dtype(x.dtype))
     inputs = [x.double(), weight.double(), starts]
     exact, exact_grads = differentiate(run, inputs, [pull, pull_last])
     h, matrix = exact[0], inputs[1]
     size, nothing = len(matrix), torch.zeros_like(starts)
-    before = previous_states(h, starts, None, False)
-    orbit = dense_orbit_of(inputs[0], matrix, h, starts, dt=dt, nonlinearity=nonlinearity)
+    before = previous_states(h, starts, None, False, resets, reset_to)
+    orbit = dense_orbit_of(
+        inputs[0], matrix, h, starts, dt=dt, nonlinearity=nonlinearity, resets=resets, reset_to=reset_to
+    )
     slope, e = orbit.slope.abs(), orbit.state_errors(u)
 
     # The adjoint takes the slopes from the forward pass, or forms them again from stored states.
     stored = e + storage_of(x.dtype) * h.abs()
     every = slice(None)
-    e_before = previous_states(stored, nothing, None, False)
+    e_before = previous_states(stored, nothing, None, False, resets, reset_to)
     e_slope = orbit.uncertainty(e_before, every, u) + properties(nonlinearity).slope_roundings * u
     jacobian, turn = orbit.growth(e_slope, every), matrix.abs().T
     mu, e_mu, rows = pull_last.abs(), nothing, []
+    start, e_start = nothing, nothing  # what arrives at the beginnings of episodes
     for t in reversed(range(x.shape[1])):
         reach = pull[:, t].abs() + mu  # Lambda, the magnitude of the adjoint
         e_lambda = e_mu + 2 * u * reach
@@ -140,11 +157,15 @@ def dense_rnn_bounds(
         mu = (back @ reach.unsqueeze(-1)).squeeze(-1)
         e_mu = (back @ e_lambda.unsqueeze(-1)).squeeze(-1) + dt * (reach * e_slope[:, t]) @ turn.T
         e_mu = e_mu + (size + 6) * u * (reach + dt * product @ turn.T)
+        if reset_to == "h0":
+            start, e_start = start + mu - orbit.within(mu, t), e_start + e_mu - orbit.within(e_mu, t)
+        mu, e_mu = orbit.within(mu, t), orbit.within(e_mu, t)
     # Two columns, from the last step to the first.
     grad_x, e_x = (
         torch.stack([row[column] for row in reversed(rows)], 1) if rows else x.double() for column in range(2)
     )
     e_x = e_x + LEVELS * u * grad_x
+    sums = LEVELS if resets is None else LEVELS + x.shape[1]  # an episode is one more term
     flat = [tensor.flatten(0, 1) for tensor in (grad_x, e_x, before.abs(), e_before)]
     e_weight = flat[1].T @ flat[2] + flat[0].T @ flat[3]
     e_weight = e_weight + x.shape[0] * x.shape[1] * u * (flat[0].T @ (flat[2] + flat[3]))
@@ -153,5 +174,5 @@ def dense_rnn_bounds(
         "h_last": bound_of(exact[1], e[:, -1] if x.shape[1] else nothing, last_dtype),
         "grad_x": bound_of(exact_grads[0], e_x, x.dtype),
         "grad_weight": bound_of(exact_grads[1], e_weight, weight.dtype),
-        "grad_h0": bound_of(exact_grads[2], e_mu + LEVELS * u * mu, last_dtype),
+        "grad_h0": bound_of(exact_grads[2], e_mu + e_start + sums * u * (mu + start), last_dtype),
     }

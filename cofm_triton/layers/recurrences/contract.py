@@ -47,6 +47,13 @@ class Layer(nn.Module):
     weight_hh_l0: Tensor
 
 
+class Episodes(NamedTuple):
+    """Where sequences are cut, see `StableRNN.forward`: resets (B, T) or None, and what they lead to."""
+
+    resets: Tensor | None = None
+    reset_to: str = "zero"
+
+
 class Weights(NamedTuple):
     """The parameters that every direction of every layer has: U (D, d), b (D,) or None, w (m,).
 
@@ -89,7 +96,7 @@ class Recurrence(ABC):
 
     @abstractmethod
     def run(
-        self, layer: Layer, suffix: str, x: Tensor, h0: Tensor | None, lengths: Tensor | None
+        self, layer: Layer, suffix: str, x: Tensor, h0: Tensor | None, lengths: Tensor | None, episodes: Episodes
     ) -> tuple[Tensor, Tensor]:
         """All states and the last one.
 
@@ -99,6 +106,7 @@ class Recurrence(ABC):
             x: (B, T, d).
             h0: (B, D), or None for zeros.
             lengths: (B,) of padded sequences, or None.
+            episodes: passed on to the scan.
 
         Returns:
             (B, T, D) in the dtype of the encoded input, and (B, D) in that of the states.

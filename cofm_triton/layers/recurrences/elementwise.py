@@ -19,7 +19,7 @@ from cofm_triton.functional import linear_scan, rnn_scan
 from cofm_triton.layers.cell import Cell, StepCell
 from cofm_triton.layers.encoder import amplified, encode
 from cofm_triton.layers.padding import drive, final_state, initial_state
-from cofm_triton.layers.recurrences.contract import Layer, Recurrence, Shapes, Weights, weights_of
+from cofm_triton.layers.recurrences.contract import Episodes, Layer, Recurrence, Shapes, Weights, weights_of
 from cofm_triton.ops.backends import takes_triton
 from cofm_triton.ops.dtypes import state_dtype
 from cofm_triton.ops.elementwise_layer import Inputs, elementwise_layer, runs_at_once
@@ -78,11 +78,11 @@ class Elementwise(Recurrence):
             frequency.mul_(math.pi / 2 / largest_angle(layer)).tan_()  # the inverse of `bounded_angle`
 
     def run(
-        self, layer: Layer, suffix: str, x: Tensor, h0: Tensor | None, lengths: Tensor | None
+        self, layer: Layer, suffix: str, x: Tensor, h0: Tensor | None, lengths: Tensor | None, episodes: Episodes
     ) -> tuple[Tensor, Tensor]:
         """One scan; a single unit of an oscillating layer has a partner at zero, which no one else sees."""
         width = layer.hidden_size
-        if lengths is None and takes_triton(layer.backend, x.device):
+        if lengths is None and episodes.resets is None and takes_triton(layer.backend, x.device):
             weight, bias, raw = weights_of(layer, suffix)
             inputs = Inputs(x, weight, bias, raw, frequency_of(layer, suffix), _log_dt(layer, suffix), h0)
             if runs_at_once(layer, layer.backend, inputs):
@@ -90,7 +90,7 @@ class Elementwise(Recurrence):
         if h0 is not None and layer.oscillating and width % 2:
             h0 = F.pad(h0, (0, 1))
         scan = _scan_linear if has_linear_state(layer) else _scan_nonlinear
-        e, h, h_last = scan(layer, suffix, x, h0, lengths)
+        e, h, h_last = scan(layer, suffix, x, h0, lengths, episodes)
         return h[..., :width].to(e.dtype), final_state(h, h_last, lengths)[..., :width]
 
     def cell(self, layer: Layer, suffix: str) -> StepCell:
@@ -127,17 +127,18 @@ class Elementwise(Recurrence):
 
 
 def _scan_linear(
-    layer: Layer, suffix: str, x: Tensor, h0: Tensor | None, lengths: Tensor | None
+    layer: Layer, suffix: str, x: Tensor, h0: Tensor | None, lengths: Tensor | None, episodes: Episodes
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Encoded input, states and last state."""
     weights = weights_of(layer, suffix)
     decay, gain = decay_and_gain(layer, suffix, weights.rate)
     e = _encoded(layer, weights, x, gain)
-    return e, *linear_scan(drive(e, lengths), decay, initial_state(h0, e), backend=layer.backend)
+    start = initial_state(h0, e)
+    return e, *linear_scan(drive(e, lengths), decay, start, **episodes._asdict(), backend=layer.backend)
 
 
 def _scan_nonlinear(
-    layer: Layer, suffix: str, x: Tensor, h0: Tensor | None, lengths: Tensor | None
+    layer: Layer, suffix: str, x: Tensor, h0: Tensor | None, lengths: Tensor | None, episodes: Episodes
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The same."""
     weights = weights_of(layer, suffix)
@@ -164,6 +165,7 @@ def _scan_nonlinear(
         dt=layer.dt,
         nonlinearity=layer.nonlinearity,
         backend=layer.backend,
+        **episodes._asdict(),
         **rates,
     )
     return (e, h, h_last) if units is None else (e, units * h, units * h_last)

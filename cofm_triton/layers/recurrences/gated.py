@@ -18,7 +18,7 @@ from torch import Tensor
 from cofm_triton.functional import gated_rnn
 from cofm_triton.layers.cell import affine
 from cofm_triton.layers.padding import drive, final_state, initial_state
-from cofm_triton.layers.recurrences.contract import Layer, Weights, weights_of
+from cofm_triton.layers.recurrences.contract import Episodes, Layer, Weights, weights_of
 from cofm_triton.layers.recurrences.elementwise import Elementwise, frequency_of, per_unit
 from cofm_triton.ops.dtypes import state_dtype
 from cofm_triton.step.coefficients import modes_of
@@ -66,7 +66,7 @@ class Gated(Elementwise):
         return 3 if _gates(layer).has_input_logit else 2
 
     def run(
-        self, layer: Layer, suffix: str, x: Tensor, h0: Tensor | None, lengths: Tensor | None
+        self, layer: Layer, suffix: str, x: Tensor, h0: Tensor | None, lengths: Tensor | None, episodes: Episodes
     ) -> tuple[Tensor, Tensor]:
         """One `gated_rnn`; a single unit of an oscillating layer has a partner at zero, which no one else sees."""
         weights, width = weights_of(layer, suffix), layer.hidden_size
@@ -83,6 +83,7 @@ class Gated(Elementwise):
             initial_state(h0, values),
             gates=_gates(layer).name,
             angle=angle,
+            **episodes._asdict(),
             backend=layer.backend,
         )
         return h[..., :width].to(e.dtype), final_state(h, h_last, lengths)[..., :width]

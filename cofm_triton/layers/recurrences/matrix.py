@@ -11,7 +11,7 @@ from cofm_triton.functional import dense_rnn
 from cofm_triton.layers.autocast import without_autocast
 from cofm_triton.layers.cell import Cell
 from cofm_triton.layers.padding import drive, final_state, initial_state
-from cofm_triton.layers.recurrences.contract import Layer, Recurrence, Shapes, weights_of
+from cofm_triton.layers.recurrences.contract import Episodes, Layer, Recurrence, Shapes, weights_of
 from cofm_triton.step.coefficients import (
     Modes,
     constrained_matrix,
@@ -54,7 +54,7 @@ class Matrix(Recurrence):
             return matrix_coefficients(layer, rates(layer, raw), self.matrix(layer, suffix), encoder, bias)
 
     def run(
-        self, layer: Layer, suffix: str, x: Tensor, h0: Tensor | None, lengths: Tensor | None
+        self, layer: Layer, suffix: str, x: Tensor, h0: Tensor | None, lengths: Tensor | None, episodes: Episodes
     ) -> tuple[Tensor, Tensor]:
         """One `dense_rnn`."""
         a, weight, offset = self._coefficients(layer, suffix)
@@ -65,6 +65,7 @@ class Matrix(Recurrence):
             initial_state(h0, e),
             dt=layer.dt,
             nonlinearity=layer.nonlinearity,
+            **episodes._asdict(),
             backend=layer.backend,
         )
         return h.to(e.dtype), final_state(h, h_last, lengths)

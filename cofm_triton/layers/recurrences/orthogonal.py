@@ -11,7 +11,7 @@ from cofm_triton.layers.autocast import without_autocast
 from cofm_triton.layers.cell import Cell
 from cofm_triton.layers.encoder import amplified, encode
 from cofm_triton.layers.padding import drive, final_state, initial_state
-from cofm_triton.layers.recurrences.contract import Layer, weights_of
+from cofm_triton.layers.recurrences.contract import Episodes, Layer, weights_of
 from cofm_triton.layers.recurrences.elementwise import decay_and_gain
 from cofm_triton.layers.recurrences.matrix import Matrix
 from cofm_triton.ops.dtypes import state_dtype
@@ -40,12 +40,12 @@ class Orthogonal(Matrix):
         return constrained_matrix(layer, whole(self.free(layer, suffix))).mT @ rows
 
     def run(
-        self, layer: Layer, suffix: str, x: Tensor, h0: Tensor | None, lengths: Tensor | None
+        self, layer: Layer, suffix: str, x: Tensor, h0: Tensor | None, lengths: Tensor | None, episodes: Episodes
     ) -> tuple[Tensor, Tensor]:
         """As any matrix; the linear recurrence runs in the basis P h, where it is diagonal."""
         if layer.constrained and properties(layer.nonlinearity).is_linear:
-            return self._run_rotated(layer, suffix, x, h0, lengths)
-        return super().run(layer, suffix, x, h0, lengths)
+            return self._run_rotated(layer, suffix, x, h0, lengths, episodes)
+        return super().run(layer, suffix, x, h0, lengths, episodes)
 
     def cell(self, layer: Layer, suffix: str) -> Cell:
         """As any matrix; the gains of a linear recurrence are those of its modes."""
@@ -60,7 +60,7 @@ class Orthogonal(Matrix):
         return Cell.of(*amplified(weight, bias, gain), -congruence(rate, basis).T, layer.dt, layer.nonlinearity)
 
     def _run_rotated(
-        self, layer: Layer, suffix: str, x: Tensor, h0: Tensor | None, lengths: Tensor | None
+        self, layer: Layer, suffix: str, x: Tensor, h0: Tensor | None, lengths: Tensor | None, episodes: Episodes
     ) -> tuple[Tensor, Tensor]:
         weight, bias, raw = weights_of(layer, suffix)
         decay, gain = decay_and_gain(layer, suffix, raw)
@@ -69,7 +69,7 @@ class Orthogonal(Matrix):
         wide, start = basis.to(state_dtype(e.dtype)), initial_state(h0, e)
         with without_autocast(basis.device):
             start = None if start is None else start.to(wide.dtype) @ wide.T
-        h, h_last = linear_scan(drive(e, lengths), decay, start, backend=layer.backend)
+        h, h_last = linear_scan(drive(e, lengths), decay, start, **episodes._asdict(), backend=layer.backend)
         h_last = final_state(h, h_last, lengths)
         with without_autocast(basis.device):
             h_last = (h_last.to(wide.dtype) @ wide).to(h_last.dtype)
