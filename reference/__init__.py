@@ -64,6 +64,7 @@ from .perturbation import (
     slow_direction,
 )
 from .precision import output_dtype, state_dtype
+from .resets import RESET_TO
 from .rnn_scan import rnn_scan
 
 __all__ = [
@@ -71,6 +72,7 @@ __all__ = [
     "GATES",
     "NONLINEARITIES",
     "PARAMETERIZATIONS",
+    "RESET_TO",
     "Dynamics",
     "MemoryFunction",
     "Nonlinearity",

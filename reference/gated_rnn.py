@@ -24,6 +24,7 @@ from torch import Tensor
 from .discretization import complement
 from .packing import run_packed
 from .precision import state_dtype
+from .resets import state_before
 
 GATES = ("rg_lru", "mingru", "minlstm", "s6")
 
@@ -70,6 +71,8 @@ def gated_rnn(
     gates: str = "rg_lru",
     angle: Tensor | None = None,
     seq_starts: Tensor | None = None,
+    resets: Tensor | None = None,
+    reset_to: str = "h0",
 ) -> tuple[Tensor, Tensor]:
     """One step of the recurrence after the other.
 
@@ -82,6 +85,8 @@ def gated_rnn(
         gates: one of `GATES`.
         angle: (D // 2,), radians per step, or None: channels do not turn.
         seq_starts: (S,) start indices of sequences packed into one row (B = 1).
+        resets: (B, T), True where the sequence is cut before a step: pieces are run alone.
+        reset_to: what pieces start from, "h0" or "zero", see `resets`.
 
     Returns:
         h: (B, T, D), every state, in the dtype of x.
@@ -96,7 +101,11 @@ def gated_rnn(
 
         def part(span: slice, state: Tensor | None) -> tuple[Tensor, Tensor]:
             q = None if input_logit is None else input_logit[:, span]
-            return gated_rnn(x[:, span], rate, rate_logit[:, span], q, state, gates=gates, angle=angle)
+            cut = None if resets is None else resets[:, span]
+            return gated_rnn(
+                x[:, span], rate, rate_logit[:, span], q, state,
+                gates=gates, angle=angle, resets=cut, reset_to=reset_to,
+            )  # fmt: skip
 
         return run_packed(part, seq_starts, h0, x.shape)
     compute = state_dtype(x, rate, h0)
@@ -104,9 +113,11 @@ def gated_rnn(
     decay, gain = gate_coefficients(gates, rate.to(compute), p, q)
     drive = gain * x.to(compute)
     state = drive.new_zeros(x.shape[0], x.shape[2]) if h0 is None else h0.to(compute)
+    start = state
     rows = [decay[:, :0] * drive[:, :0]]  # nothing, but it ties T = 0 to the arguments
     for t in range(x.shape[1]):
-        state = decay[:, t] * _turned(state, angle) + drive[:, t]
+        before = state_before(t, state, start, resets, reset_to)
+        state = decay[:, t] * _turned(before, angle) + drive[:, t]
         rows.append(state.unsqueeze(1))
     return torch.cat(rows, 1).to(x.dtype), state.to((x if h0 is None else h0).dtype)
 

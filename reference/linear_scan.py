@@ -5,6 +5,7 @@ from torch import Tensor
 
 from .packing import run_packed
 from .precision import output_dtype, state_dtype
+from .resets import begins, state_before
 
 
 def linear_scan(
@@ -14,6 +15,8 @@ def linear_scan(
     *,
     reverse: bool = False,
     seq_starts: Tensor | None = None,
+    resets: Tensor | None = None,
+    reset_to: str = "h0",
 ) -> tuple[Tensor, Tensor]:
     """Linear scan, one step of the recurrence after the other.
 
@@ -30,6 +33,8 @@ def linear_scan(
         h0: (B, D), zeros when None; (S, D) with `seq_starts`.
         reverse: run from t = T-1 down to 0.
         seq_starts: (S,) start indices of sequences packed into one row (B = 1).
+        resets: (B, T), True where the sequence is cut before a step: pieces are run alone.
+        reset_to: what pieces start from, "h0" or "zero", see `resets`.
 
     Returns:
         h: (B, T, D), every state, in the dtype of `x` (complex when `h0` is).
@@ -43,24 +48,27 @@ def linear_scan(
     """
     if decay.is_complex() and not x.is_complex():
         start = None if h0 is None else _complex(h0)
-        h, h_last = linear_scan(_complex(x), decay, start, reverse=reverse, seq_starts=seq_starts)
+        h, h_last = linear_scan(
+            _complex(x), decay, start, reverse=reverse, seq_starts=seq_starts, resets=resets, reset_to=reset_to
+        )
         return _pairs(h).to(x.dtype), _pairs(h_last).to((x if h0 is None else h0).dtype)
     decay = decay.expand(x.shape)
     if seq_starts is not None:
-        return run_packed(
-            lambda part, state: linear_scan(x[:, part], decay[:, part], state, reverse=reverse),
-            seq_starts,
-            h0,
-            x.shape,
-        )
+
+        def part(span: slice, state: Tensor | None) -> tuple[Tensor, Tensor]:
+            cut = None if resets is None else resets[:, span]
+            return linear_scan(x[:, span], decay[:, span], state, reverse=reverse, resets=cut, reset_to=reset_to)
+
+        return run_packed(part, seq_starts, h0, x.shape)
     compute = state_dtype(x, decay, h0)
     output = output_dtype(x, decay, h0)
     inputs, decays = x.to(compute), decay.to(compute)
     state = inputs.new_zeros(x.shape[0], x.shape[2]) if h0 is None else h0.to(compute)
+    start, begin = state, None if resets is None else begins(resets, reverse)
     steps = range(x.shape[1])
     rows = [decays[:, :0] * inputs[:, :0]]  # nothing, but it ties T = 0 to the arguments
     for t in reversed(steps) if reverse else steps:
-        state = decays[:, t] * state + inputs[:, t]
+        state = decays[:, t] * state_before(t, state, start, begin, reset_to) + inputs[:, t]
         rows.append(state.unsqueeze(1))
     if reverse:
         rows.reverse()

@@ -14,6 +14,8 @@ from cofm_triton.step.pairs import in_pairs
 from cofm_triton.support.scalars import as_number, described
 from cofm_triton.support.tensors import check_tensor
 
+RESET_TO = ("h0", "zero")  # what the pieces of a sequence start from
+
 
 def check_sequence(name: str, x: Any, *, allow_complex: bool) -> None:
     """`x` is a (B, T, D) tensor with D >= 1 of a dtype the recurrences know."""
@@ -135,6 +137,21 @@ def check_seq_starts(seq_starts: Any, x: Tensor) -> None:
         values = seq_starts.tolist()
         if values[0] != 0 or any(a > b for a, b in zip(values, [*values[1:], x.shape[1]], strict=True)):
             raise ValueError(f"seq_starts must start with 0 and not decrease up to T = {x.shape[1]}, got {values}")
+
+
+def check_resets(resets: Any, reset_to: Any, x: Tensor) -> None:
+    """`resets` is None or (B, T), bool, on the device of x; `reset_to` is "h0" or "zero"."""
+    if reset_to not in RESET_TO:
+        raise ValueError(f"reset_to must be one of {RESET_TO}, got {reset_to!r}")
+    if resets is None:
+        return
+    check_tensor("resets", resets)
+    if resets.dtype != torch.bool:
+        raise TypeError(f"resets must have dtype torch.bool, True where an episode begins, got {resets.dtype}")
+    if resets.shape != x.shape[:2]:
+        raise ValueError(f"resets must have shape (B, T) = {tuple(x.shape[:2])}, got {tuple(resets.shape)}")
+    if resets.device != x.device:
+        raise ValueError(f"resets must be on the device of x, {x.device}, got {resets.device}")
 
 
 def check_nonlinearity(nonlinearity: Any) -> None:

@@ -1,5 +1,5 @@
-"""Shapes shared by the operators: earlier states, results of calls without steps, axes that `torch.func.vmap` adds, and
-sizes that nobody knows yet.
+"""Shapes shared by the operators: earlier states, resets, results of calls without steps, axes that `torch.func.vmap`
+adds, and sizes that nobody knows yet.
 """
 
 from __future__ import annotations
@@ -13,7 +13,10 @@ from torch import Tensor
 from cofm_triton.ops.dtypes import state_dtype
 
 
-def previous_states(h: Tensor, h0: Tensor | None, seq_starts: Tensor | None, reverse: bool) -> Tensor:
+def previous_states(
+    h: Tensor, h0: Tensor | None, seq_starts: Tensor | None, reverse: bool, resets: Tensor | None = None,
+    reset_to: str = "h0",
+) -> Tensor:  # fmt: skip
     """`h[t-1]` at every t, with h0 (zeros when None) before the first step of each sequence.
 
     Args:
@@ -21,12 +24,20 @@ def previous_states(h: Tensor, h0: Tensor | None, seq_starts: Tensor | None, rev
         h0: (S, D) initial states, S = B unless packed.
         seq_starts: (S,) start indices of packed sequences, or None.
         reverse: the recurrence runs from t = T-1 down, so the earlier state is `h[t+1]`.
+        resets: (B, T), True where a step goes on from the start state of its sequence, or None.
+        reset_to: the start state that resets mean, "h0" or "zero".
 
     Returns:
         (B, T, D) in the dtype of h: widen h to that of the state first, lest h0 lose digits.
     """
     if h.shape[1] == 0:
         return h
+    if resets is not None:
+        before = previous_states(h, h0, seq_starts, reverse)
+        if h0 is None or reset_to == "zero":
+            return before.masked_fill(resets.unsqueeze(2), 0)
+        start = h0.unsqueeze(1) if seq_starts is None else h0[sequence_of_steps(seq_starts, h.shape[1])].unsqueeze(0)
+        return torch.where(resets.unsqueeze(2), start.to(h.dtype), before)
     if seq_starts is None:
         first = torch.zeros_like(h[:, 0]) if h0 is None else h0.to(h.dtype)
         if reverse:
@@ -43,6 +54,63 @@ def previous_states(h: Tensor, h0: Tensor | None, seq_starts: Tensor | None, rev
     of_sequence = length + torch.arange(starts.shape[0], device=h.device)
     rows = (steps + 1 if reverse else steps - 1).index_copy(0, entries, of_sequence)[:-1]
     return torch.cat([h[0], states]).index_select(0, rows).unsqueeze(0)
+
+
+def sequence_of_steps(seq_starts: Tensor, length: int) -> Tensor:
+    """(T,): the packed sequence that each step belongs to.
+
+    Example:
+        >>> sequence_of_steps(torch.tensor([0, 2, 2]), 4).tolist()
+        [0, 0, 2, 2]
+    """
+    steps = torch.arange(length, device=seq_starts.device, dtype=seq_starts.dtype)
+    return torch.searchsorted(seq_starts.contiguous(), steps, right=True).sub(1).clamp(min=0)
+
+
+def resets_against(resets: Tensor | None, seq_starts: Tensor | None, reverse: bool) -> Tensor | None:
+    """The same cuts for a recurrence in the other direction, which `reverse` names.
+
+    A cut lies between two steps. `resets` is True at the later one in the order of its recurrence: that is the other
+    one of the two where the order is the opposite. Beyond the ends of a sequence there is no step.
+
+    Example:
+        >>> resets_against(torch.tensor([[True, False, True]]), None, reverse=True)
+        tensor([[False,  True, False]])
+    """
+    if resets is None:
+        return None
+    return previous_states(resets.unsqueeze(2), None, seq_starts, reverse).squeeze(2)
+
+
+def start_gradients(
+    mu: Tensor, first: Tensor, seq_starts: Tensor | None, reverse: bool, resets: Tensor | None, reset_to: str
+) -> Tensor:
+    """The gradient of h0 (S, D): the sum of what arrives before all steps that go on from it.
+
+    Args:
+        mu: (B, T, D), the derivative by the state before every step.
+        first: (S, D), that before the first step of each sequence, in the order of the recurrence.
+        seq_starts: of the recurrence, as for `previous_states`.
+        reverse: likewise.
+        resets: likewise.
+        reset_to: likewise.
+    """
+    if resets is None:
+        return first
+    has_before = previous_states(torch.ones_like(resets).unsqueeze(2), None, seq_starts, reverse)
+    cut = resets.unsqueeze(2)
+    if reset_to == "zero":
+        dropped = _sum_of_steps((cut & ~has_before).to(first.real.dtype), seq_starts, first.shape[0])
+        return first.masked_fill(dropped > 0, 0)
+    return first + _sum_of_steps(mu.masked_fill(~(cut & has_before), 0), seq_starts, first.shape[0])
+
+
+def _sum_of_steps(rows: Tensor, seq_starts: Tensor | None, sequences: int) -> Tensor:
+    """(S, D) sums over the steps of each sequence of rows (B, T, D)."""
+    if seq_starts is None:
+        return rows.sum(1)
+    sums = rows.new_zeros((sequences, rows.shape[2]))
+    return sums.index_add(0, sequence_of_steps(seq_starts, rows.shape[1]), rows[0])
 
 
 def last_states(h: Tensor, h0: Tensor | None, seq_starts: Tensor | None) -> Tensor:
@@ -108,15 +176,17 @@ def split_batch(tensor: Tensor, size: int, from_channels: bool) -> Tensor:
 
 def map_scan(
     operator: Callable[..., Any], parameters: int, info: Any, in_dims: tuple[Any, ...], arguments: tuple[Any, ...]
-) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
-    """`operator(x, *parameters, h0, seq_starts, ...)` for a mapped axis: it joins the batch, or the channels where
-    parameters, a row each, differ along it, or where rows are packed.
+) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+    """`operator(x, *parameters, h0, seq_starts, resets, ...)` for a mapped axis: it joins the batch, or the channels
+    where parameters, a row each, differ along it, or where rows are packed. Resets of their own no channels can have.
     """
     end = parameters + 1
     into_channels = arguments[end + 1] is not None or any(dim is not None for dim in in_dims[1:end])
+    if into_channels and in_dims[end + 2] is not None:
+        return map_one_by_one(operator, info, in_dims, arguments)
     folded = list(arguments)
-    for i in range(end + 1) if into_channels else (0, end):
-        if arguments[i] is not None:
+    for i in range(end + 1) if into_channels else (0, end, end + 2):
+        if isinstance(arguments[i], Tensor):
             folded[i] = fold_batch(arguments[i], in_dims[i], info.batch_size, into_channels)
     h, last = (split_batch(result, info.batch_size, into_channels) for result in operator(*folded))
     return (h, last), (0, 0)
@@ -126,8 +196,10 @@ def map_adjoint(
     operator: Callable[..., Any], tensors: int, info: Any, in_dims: tuple[Any, ...], arguments: tuple[Any, ...]
 ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
     """An adjoint for a mapped axis of the first of its arguments, the tensors: it joins the channels, since each of its
-    entries has gradients of its own.
+    entries has gradients of its own. Seq_starts and resets follow.
     """
+    if in_dims[tensors + 1] is not None:
+        return map_one_by_one(operator, info, in_dims, arguments)
     folded = [
         None if tensor is None else fold_batch(tensor, dim, info.batch_size, True)
         for tensor, dim in zip(arguments[:tensors], in_dims, strict=False)

@@ -13,6 +13,7 @@ from cofm_triton.ops.checks import (
     check_nonlinearity,
     check_per_channel,
     check_per_pair,
+    check_resets,
     check_seq_starts,
     check_sequence,
     check_states,
@@ -98,6 +99,21 @@ def test_sequence_starts_elsewhere() -> None:
         check_seq_starts(torch.zeros(1, dtype=torch.int64, device="meta"), X)
     # On another device the values are not looked at, which would wait for it.
     check_seq_starts(torch.zeros(1, dtype=torch.int64, device="meta"), X.to("meta"))
+
+
+def test_resets() -> None:
+    check_resets(None, "zero", X)
+    check_resets(torch.ones(1, 5, dtype=torch.bool), "h0", X)
+    with pytest.raises(ValueError, match=r"reset_to must be one of \('h0', 'zero'\), got 'mean'"):
+        check_resets(None, "mean", X)
+    with pytest.raises(TypeError, match=r"resets must be a torch\.Tensor, got list"):
+        check_resets([True] * 5, "h0", X)
+    with pytest.raises(TypeError, match=r"resets must have dtype torch\.bool.*got torch\.float32"):
+        check_resets(torch.ones(1, 5), "h0", X)
+    with pytest.raises(ValueError, match=r"resets must have shape \(B, T\) = \(1, 5\), got \(5,\)"):
+        check_resets(torch.ones(5, dtype=torch.bool), "h0", X)
+    with pytest.raises(ValueError, match="resets must be on the device of x, cpu, got meta"):
+        check_resets(torch.ones(1, 5, dtype=torch.bool, device="meta"), "h0", X)
 
 
 @pytest.mark.parametrize("name", NONLINEARITIES)

@@ -8,7 +8,16 @@ import pytest
 import torch
 from scan_cases import normal
 
-from cofm_triton.ops.shapes import fold_batch, holds, last_states, packed_starts, previous_states, split_batch
+from cofm_triton.ops.shapes import (
+    fold_batch,
+    holds,
+    last_states,
+    packed_starts,
+    previous_states,
+    resets_against,
+    split_batch,
+    start_gradients,
+)
 
 STARTS = ([0], [0, 3], [0, 0, 3, 3, 7], [0, 1, 2, 3, 4, 5, 6, 7], [0, 7, 7])
 
@@ -47,6 +56,41 @@ def test_previous_states_can_be_differentiated(starts: list[int] | None) -> None
     packed = None if starts is None else torch.tensor(starts)
     for reverse in (False, True):
         assert torch.autograd.gradcheck(lambda h, h0, r=reverse: previous_states(h, h0, packed, r), (h, h0))
+
+
+@pytest.mark.parametrize("reset_to", ["h0", "zero"])
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("starts", [None, [0, 0, 3, 3, 7]], ids=str)
+def test_previous_states_and_gradients_of_starts_with_resets(
+    starts: list[int] | None, reverse: bool, reset_to: str
+) -> None:
+    h, h0 = normal(1, 7, 3, dtype=torch.float64), normal(5 if starts else 1, 3, dtype=torch.float64, seed=2)
+    resets, packed = torch.tensor([[1, 0, 1, 1, 0, 0, 1]], dtype=torch.bool), torch.tensor(starts) if starts else None
+    h0.requires_grad_()
+    before = previous_states(h, h0, packed, reverse, resets, reset_to)
+    for i, (a, b) in enumerate(itertools.pairwise([*starts, 7] if starts else [0, 7])):
+        for t in range(a, b):
+            first, earlier = (b - 1, t + 1) if reverse else (a, t - 1)
+            anew = h0[i] if reset_to == "h0" else torch.zeros_like(h0[i])
+            assert torch.equal(before[0, t], anew if resets[0, t] else h0[i] if t == first else h[0, earlier])
+    # With mu = dL/d(state before), the gradient of h0 is the sum over the steps that go on from it.
+    mu = normal(1, 7, 3, dtype=torch.float64, seed=3).mul(9).round()  # sums are exact
+    (expected,) = torch.autograd.grad(before, h0, mu)
+    ones = torch.zeros_like(h0, requires_grad=True)
+    (at_first,) = torch.autograd.grad(previous_states(h, ones, packed, reverse), ones, mu)
+    assert torch.equal(start_gradients(mu, at_first, packed, reverse, resets, reset_to), expected)
+
+
+@pytest.mark.parametrize("starts", [None, [0, 0, 3, 3, 7]], ids=str)
+def test_resets_of_the_other_direction(starts: list[int] | None) -> None:
+    resets, packed = torch.tensor([[1, 0, 1, 1, 0, 0, 1]], dtype=torch.bool), torch.tensor(starts) if starts else None
+    firsts = starts or [0]
+    backwards = resets_against(resets, packed, reverse=True)
+    assert backwards is not None
+    assert backwards[0].tolist() == [bool(t + 1 < 7 and resets[0, t + 1] and t + 1 not in firsts) for t in range(7)]
+    forwards = resets_against(backwards, packed, reverse=False)
+    assert forwards is not None
+    assert forwards[0].tolist() == [bool(resets[0, t]) and t not in firsts for t in range(7)]
 
 
 @pytest.mark.parametrize("into_channels", [False, True])

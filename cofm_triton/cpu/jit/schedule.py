@@ -84,18 +84,21 @@ class Plan:
         return states if self._is_whole else states[self.last]
 
 
-def plan(
-    batch: int, length: int, starts: tuple[int, ...] | None, channels: int, read_cost: float | None, threads: int
-) -> Plan:
-    """The plan for a batch, or for sequences packed into its only row; `channels` and on as for `share`."""
+Cuts = tuple[int, ...] | packed.Pieces | None  # where sequences packed into one row start, or pieces of sequences
+
+
+def plan(batch: int, length: int, starts: Cuts, channels: int, read_cost: float | None, threads: int) -> Plan:
+    """The plan for a batch, for sequences packed into its only row or for pieces; `channels` and on as for `share`.
+
+    Pieces depend on numbers, and their plans are not kept.
+    """
     count = batch if starts is None else len(starts)
-    make = _kept_plan if count <= MAX_KEPT_SEQUENCES else _new_plan
+    is_kept = count <= MAX_KEPT_SEQUENCES and not isinstance(starts, packed.Pieces)
+    make = _kept_plan if is_kept else _new_plan
     return make(batch, length, starts, channels, read_cost, threads)
 
 
-def _new_plan(
-    batch: int, length: int, starts: tuple[int, ...] | None, channels: int, read_cost: float | None, threads: int
-) -> Plan:
+def _new_plan(batch: int, length: int, starts: Cuts, channels: int, read_cost: float | None, threads: int) -> Plan:
     spans = sequences(starts, batch, length)
     return Plan(spans, *share(spans[:, 2], channels, read_cost, threads))
 
@@ -103,8 +106,10 @@ def _new_plan(
 _kept_plan = lru_cache(KEPT_PLANS)(_new_plan)
 
 
-def sequences(starts: Sequence[int] | None, batch: int, length: int) -> Any:
-    """Spans of the sequences of a batch, or of those packed into its only row."""
+def sequences(starts: Cuts, batch: int, length: int) -> Any:
+    """Spans of the sequences of a batch, of those packed into its only row, or of pieces."""
+    if isinstance(starts, packed.Pieces):
+        return starts.spans.numpy()
     if starts is None:
         spans = np.zeros((batch, 3), np.int64)
         spans[:, 0], spans[:, 2] = np.arange(batch), length
