@@ -55,7 +55,7 @@ from cofm_triton.kernels.launch import (
 from cofm_triton.kernels.launches import launch
 from cofm_triton.kernels.parameterization import step_rate_slope
 from cofm_triton.kernels.rnn_scan_summary import carried, rnn_scan_backward_summary_kernel
-from cofm_triton.kernels.rnn_scan_walk import coefficients, first_state, restarts, walk, walk_back
+from cofm_triton.kernels.rnn_scan_walk import coefficients, first_state, start_after_cuts, walk, walk_back
 from cofm_triton.kernels.rows import across_lanes, chunk_rows, load_row, store_row
 
 
@@ -97,7 +97,8 @@ def rnn_scan_forward_kernel(
         PARAMETERIZATION=PARAMETERIZATION, EXACT=EXACT, GATED=GATED, PAIRED=PAIRED, STATE=STATE, MASKED=MASKED,
     )  # fmt: skip
     h = first_state(h0_ptr, sequence_row, mask, BLOCK_D=BLOCK_D, STATE=STATE, MASKED=MASKED)
-    reset_row, start = restarts(resets_ptr, batch * T + entry, h, TO_H0=TO_H0)
+    reset_row = None if resets_ptr is None else resets_ptr + batch * T + entry
+    start = start_after_cuts(h, TO_H0=TO_H0)
 
     h, _ = walk(
         x_row, rate_row, reset_row, h_row, h, start, pull, turn, dt_state, n, 0, stride_xt, stride_wt, d, D, mask,
@@ -165,7 +166,8 @@ def rnn_scan_backward_kernel(
         PARAMETERIZATION=PARAMETERIZATION, EXACT=EXACT, GATED=GATED, PAIRED=PAIRED, STATE=STATE, MASKED=MASKED,
     )  # fmt: skip
     h0 = first_state(h0_ptr, sequence_row, mask, BLOCK_D=BLOCK_D, STATE=STATE, MASKED=MASKED)
-    reset_row, start = restarts(resets_ptr, batch * T + top, h0, TO_H0=TO_H0)
+    reset_row = None if resets_ptr is None else resets_ptr + batch * T + top
+    start = start_after_cuts(h0, TO_H0=TO_H0)
     mu = first_state(grad_last_ptr, sequence_row, mask, BLOCK_D=BLOCK_D, STATE=STATE, MASKED=MASKED)
     chunk_row = sequence_row
     first = 0
@@ -199,13 +201,13 @@ def rnn_scan_backward_kernel(
 def forward(
     x: Any, w: Any, h0: Any, seq_starts: Any, *,
     dt: float, nonlinearity: str, parameterization: str, discretization: str, state_dtype: Any, num_sms: int,
-    sequential: bool = False, resets: Any = None, to_h0: bool = False,
+    sequential: bool = False, resets: Any = None, reset_to: str = "h0",
 ) -> tuple[Any, Any]:  # fmt: skip
     """`(h, h_last)` with T >= 1: h (B, T, D) in x's dtype, h_last (S, D) in the state's, which is that of a (D,) w."""
     h, last, block, shape = buffers([x, w] if w.ndim == 3 else [x], seq_starts, state_dtype, num_sms)
     walk_forward(
         x, w, None, h0, seq_starts, resets, h, last, block, num_sms, sequential, dt=dt, NONLINEARITY=nonlinearity,
-        PARAMETERIZATION=parameterization, EXACT=discretization == "exact", TO_H0=to_h0, **shape,
+        PARAMETERIZATION=parameterization, EXACT=discretization == "exact", TO_H0=starts_from_h0(h0, resets, reset_to), **shape,
     )  # fmt: skip
     return h, last
 
@@ -229,6 +231,11 @@ def walk_forward(
     )  # fmt: skip
 
 
+def starts_from_h0(h0: Any, resets: Any, reset_to: str) -> bool:
+    """Whether resets mean the numbers of h0: none stand for zeros."""
+    return resets is not None and h0 is not None and reset_to == "h0"
+
+
 def _strides(w: Any) -> tuple[int, int, int]:
     """Of rates that vary in time."""
     return w.stride() if w.ndim == 3 else (0, 0, 0)
@@ -237,14 +244,14 @@ def _strides(w: Any) -> tuple[int, int, int]:
 def backward(
     grad_h: Any, grad_last: Any, x: Any, w: Any, h: Any, h0: Any, seq_starts: Any, *,
     dt: float, nonlinearity: str, parameterization: str, discretization: str, state_dtype: Any, num_sms: int,
-    resets: Any = None, to_h0: bool = False,
+    resets: Any = None, reset_to: str = "h0",
 ) -> tuple[Any, Any, Any]:  # fmt: skip
     """`(grad_x, grad_w, grad_h0)` with T >= 1: grad_w like w, grad_h0 (S, D) in the state's dtype."""
     read = [x, grad_h, w] if w.ndim == 3 else [x, grad_h]
     grad_x, grad_h0, block, shape = buffers(read, seq_starts, state_dtype, num_sms)
     grad_w, _, grad_h0 = walk_backward(
         grad_h, grad_last, x, w, None, h, h0, seq_starts, resets, grad_x, grad_h0, block, num_sms, dt=dt,
-        NONLINEARITY=nonlinearity, PARAMETERIZATION=parameterization, EXACT=discretization == "exact", TO_H0=to_h0,
+        NONLINEARITY=nonlinearity, PARAMETERIZATION=parameterization, EXACT=discretization == "exact", TO_H0=starts_from_h0(h0, resets, reset_to),
         **shape,
     )  # fmt: skip
     return grad_x, grad_w, grad_h0

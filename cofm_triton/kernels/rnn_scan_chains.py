@@ -42,7 +42,7 @@ from cofm_triton.kernels.launch import (
     ForwardChains,
 )
 from cofm_triton.kernels.launches import launch
-from cofm_triton.kernels.rnn_scan_walk import coefficients, first_state, restarts, walk
+from cofm_triton.kernels.rnn_scan_walk import coefficients, first_state, start_after_cuts, walk
 from cofm_triton.kernels.rows import across_lanes, chunk_rows, load_row, store_row
 
 _FADES_32, _FADES_64 = tl.constexpr(FADES[4]), tl.constexpr(FADES[8])
@@ -117,7 +117,7 @@ def rnn_scan_chunk_kernel(
 
     # Load: coefficients; the rate as in `rnn_scan_forward_kernel`
     dt_state = tl.full((), dt, STATE)
-    pull, turn, _ = coefficients(
+    pull, turn, _rate_row = coefficients(
         w_ptr, turn_ptr, batch, entry, 0, 0, 0, c, mask, dt,
         PARAMETERIZATION=PARAMETERIZATION, EXACT=EXACT, GATED=False, PAIRED=PAIRED, STATE=STATE, MASKED=MASKED,
     )  # fmt: skip
@@ -130,7 +130,8 @@ def rnn_scan_chunk_kernel(
         rows = warm_up + tl.minimum(length, n - begin)
         top = entry + begin - warm_up
         h0 = first_state(h0_ptr, sequence_row, mask, BLOCK_D=BLOCK_D, STATE=STATE, MASKED=MASKED)
-        reset_row, start = restarts(resets_ptr, batch * T + top, h0, TO_H0=TO_H0)
+        reset_row = None if resets_ptr is None else resets_ptr + batch * T + top
+        start = start_after_cuts(h0, TO_H0=TO_H0)
         h, guess = walk(
             x_ptr + batch * stride_xb + top * stride_xt + c * stride_xd, None, reset_row,
             h_ptr + (batch * T + top) * D + c, tl.where(begin == warm_up, h0, 0.0), start,
@@ -200,14 +201,15 @@ def rnn_scan_round_kernel(
             rows = tl.minimum(length, n - begin)
             top = entry + begin
             dt_state = tl.full((), dt, STATE)
-            pull, turn, _ = coefficients(
+            pull, turn, _rate_row = coefficients(
                 w_ptr, turn_ptr, batch, top, 0, 0, 0, c, mask, dt,
                 PARAMETERIZATION=PARAMETERIZATION, EXACT=EXACT, GATED=False, PAIRED=PAIRED, STATE=STATE, MASKED=MASKED,
             )  # fmt: skip
             h0 = h
             if TO_H0:
                 h0 = first_state(h0_ptr, sequence_row, mask, BLOCK_D=BLOCK_D, STATE=STATE, MASKED=MASKED)
-            reset_row, start = restarts(resets_ptr, batch * T + top, h0, TO_H0=TO_H0)
+            reset_row = None if resets_ptr is None else resets_ptr + batch * T + top
+            start = start_after_cuts(h0, TO_H0=TO_H0)
             h, _ = walk(
                 x_ptr + batch * stride_xb + top * stride_xt + c * stride_xd, None, reset_row,
                 h_ptr + (batch * T + top) * D + c, h, start, pull, turn, dt_state, rows, 0, stride_xt, 0, d, D, mask,
@@ -257,7 +259,7 @@ def rnn_scan_fallback_kernel(
         entry, _skipped, n, batch = chunk_rows(starts_ptr, sequence, num_sequences, T, 0, T, 0, T, REVERSE=False)
         length = tl.max(tl.load(plan_ptr + sequence_row, mask=mask, other=0.0), axis=0).to(tl.int32) * ROWS
         dt_state = tl.full((), dt, STATE)
-        pull, turn, _ = coefficients(
+        pull, turn, _rate_row = coefficients(
             w_ptr, turn_ptr, batch, entry, 0, 0, 0, c, mask, dt,
             PARAMETERIZATION=PARAMETERIZATION, EXACT=EXACT, GATED=False, PAIRED=PAIRED, STATE=STATE, MASKED=MASKED,
         )  # fmt: skip
@@ -269,7 +271,8 @@ def rnn_scan_fallback_kernel(
         h0 = h
         if TO_H0:
             h0 = first_state(h0_ptr, sequence_row, mask, BLOCK_D=BLOCK_D, STATE=STATE, MASKED=MASKED)
-        reset_row, start = restarts(resets_ptr, batch * T + entry, h0, TO_H0=TO_H0)
+        reset_row = None if resets_ptr is None else resets_ptr + batch * T + entry
+        start = start_after_cuts(h0, TO_H0=TO_H0)
         chunk_row += D
         guess = load_row(guess_ptr + chunk_row, mask, MASKED=MASKED)
         end = load_row(ends_ptr + chunk_row, mask, MASKED=MASKED)

@@ -5,7 +5,7 @@
 `turn` is unused unless PAIRED. Every kernel runs these functions, so that all of them round alike.
 
 GATED, every row has rates of its own, at `rate_row`, and `pull` is unused. With `reset_row`, a byte per step, the state
-before a step whose byte is not 0 is `start`; without it, both are None.
+before a step whose byte is not 0 is `start`.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ def coefficients(
     STATE: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
     """`(pull, turn, rate_row)`. The rate is subtracted from zero: a mere change of sign would move into the loop and be
-    paid there once per state. GATED, pull is only a dtype.
+    paid there once per state. GATED, pull says no more than the dtype of the state; otherwise, rate_row says nothing.
     """
     if GATED:
         rate_row = w_ptr + batch * stride_wb + top * stride_wt + c * stride_wd
         pull = tl.zeros(c.shape, STATE)
     else:
-        rate_row = None
+        rate_row = c
         w = load_row(w_ptr + c, mask, MASKED=MASKED)
         pull = 0.0 - step_rate(w, dt, PARAMETERIZATION=PARAMETERIZATION, EXACT=EXACT)
     turn = load_row(turn_ptr + c, mask, MASKED=MASKED) if PAIRED else pull
@@ -49,15 +49,9 @@ def first_state(states_ptr, row, mask, BLOCK_D: tl.constexpr, STATE: tl.constexp
 
 
 @triton.jit
-def restarts(resets_ptr, row, h0, TO_H0: tl.constexpr):
-    """`(reset_row, start)`: where the byte of a row lies, and the state after cuts; None without resets."""
-    if resets_ptr is None:
-        reset_row = None
-        start = None
-    else:
-        reset_row = resets_ptr + row
-        start = h0 if TO_H0 else tl.zeros(h0.shape, h0.dtype)
-    return reset_row, start
+def start_after_cuts(h0, TO_H0: tl.constexpr):
+    """The state before a step where the sequence is cut."""
+    return h0 if TO_H0 else tl.zeros(h0.shape, h0.dtype)
 
 
 @triton.jit
@@ -97,16 +91,16 @@ def pull_at(rates, j: tl.constexpr, pull, GATED: tl.constexpr):
 
 
 @triton.jit
-def before_step(cuts, j: tl.constexpr, start, h):
+def before_step(reset_row, cuts, j: tl.constexpr, start, h):
     """h[t-1] of row j of a block: the start, where the sequence is cut there."""
-    if start is not None:
+    if reset_row is not None:
         h = tl.where(cuts[j], start, h)
     return h
 
 
 @triton.jit
 def recompute(
-    xs, rates, cuts, h, start, pull, turn, dt, ahead_row, stride_xt, mask,
+    xs, rates, reset_row, cuts, h, start, pull, turn, dt, ahead_row, stride_xt, mask,
     NONLINEARITY: tl.constexpr, GATED: tl.constexpr, PAIRED: tl.constexpr, STATE: tl.constexpr, ROWS: tl.constexpr,
     AHEAD: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
@@ -118,7 +112,7 @@ def recompute(
     slopes = ()
     ahead = ()
     for j in tl.static_range(ROWS):
-        h = before_step(cuts, j, start, h)
+        h = before_step(reset_row, cuts, j, start, h)
         z = pulled(xs[j].to(STATE), pull_at(rates, j, pull, GATED=GATED), turn, h, PAIRED=PAIRED)
         if AHEAD:
             ahead = ahead + (load_row(ahead_row + j * stride_xt, mask, MASKED=MASKED),)
@@ -162,7 +156,7 @@ def walk(
         if reset_row is not None:
             reset_row += tl.where(i + 1 < blocks, ROWS, 0)
         for j in tl.static_range(ROWS):
-            h = before_step(cuts, j, start, h)
+            h = before_step(reset_row, cuts, j, start, h)
             z = pulled(xs[j].to(STATE), pull_at(rates, j, pull, GATED=GATED), turn, h, PAIRED=PAIRED)
             h += dt * act(z, NONLINEARITY=NONLINEARITY)
             # The register of a row that has been used takes the row that lies ROWS further on.
@@ -189,7 +183,7 @@ def walk(
         last_cuts = load_cuts(reset_row, rest, ROWS=ROWS - 1)
         for j in tl.static_range(ROWS - 1):
             live = live_row(d, D, j, rest)
-            h = before_step(last_cuts, j, start, h)
+            h = before_step(reset_row, last_cuts, j, start, h)
             z = pulled(last_xs[j].to(STATE), pull_at(last_rates, j, pull, GATED=GATED), turn, h, PAIRED=PAIRED)
             h = tl.where(live, h + dt * act(z, NONLINEARITY=NONLINEARITY), h)
             store_row(h_row + j * D, h, live, MASKED=True)
@@ -257,8 +251,8 @@ def walk_back(
         last_cuts = load_cuts(reset_row, rest, ROWS=ROWS - 1)
         before = tl.load(before_row, mask=live_row(d, D, 0, block), other=0.0).to(STATE)
         hs, slopes, _ = recompute(
-            last_xs, last_rates, last_cuts, tl.where(block > 0, before, h0), start, pull, turn, dt, x_row, stride_xt,
-            mask, NONLINEARITY=NONLINEARITY, GATED=GATED, PAIRED=PAIRED, STATE=STATE, ROWS=ROWS - 1, AHEAD=False,
+            last_xs, last_rates, reset_row, last_cuts, tl.where(block > 0, before, h0), start, pull, turn, dt, x_row,
+            stride_xt, mask, NONLINEARITY=NONLINEARITY, GATED=GATED, PAIRED=PAIRED, STATE=STATE, ROWS=ROWS - 1, AHEAD=False,
             MASKED=MASKED,
         )  # fmt: skip
         for j in tl.static_range(ROWS - 2, -1, -1):
@@ -313,7 +307,7 @@ def walk_back(
             if GATED:
                 drate_row -= ROWS * D
         hs, slopes, xs = recompute(
-            xs, rates, cuts, h, start, pull, turn, dt, x_row, stride_xt, mask,
+            xs, rates, reset_row, cuts, h, start, pull, turn, dt, x_row, stride_xt, mask,
             NONLINEARITY=NONLINEARITY, GATED=GATED, PAIRED=PAIRED, STATE=STATE, ROWS=ROWS, AHEAD=True, MASKED=MASKED,
         )  # fmt: skip
         gs_ahead = ()

@@ -3,8 +3,8 @@
     h[t] = h[t-1] + dt * act(z[t]),   z[t] = x[t] - rate * h[t-1],   h[-1] = h0
 
 The rates come out of a raw parameter w, (D,), by a parameterisation and a discretisation, see `step/step_rate.py`;
-backends do that themselves, the gradient's way back to w included. Rates (B, T, D) are taken as they are. Where `resets`
-is True, h[t-1] is the start: h0, or 0 (`reset_to`).
+backends do that themselves, the gradient's way back to w included. Rates that vary in time, (B, T, D), are taken as
+they are. Resets (B, T) are True where a step goes on from h0 (`reset_to`: or zero) in place of the state before it.
 
 The adjoint of a nonlinear recurrence is affine, and so is its tangent, both with the Jacobian
 `J[t] = 1 - dt * rate * act'(z[t])`: a backward pass that is itself differentiated is written in terms of `linear_scan`
@@ -31,8 +31,10 @@ from cofm_triton.ops.shapes import (
     no_gradient,
     packed_starts,
     previous_states,
+    resets_against,
     start_gradient,
     start_gradient_of_nothing,
+    start_gradients,
     states_of_nothing,
 )
 from cofm_triton.step.activation import activation_slope
@@ -46,17 +48,14 @@ class Backend(Protocol):
     def forward(
         self, x: Tensor, w: Tensor, h0: Tensor | None, seq_starts: Tensor | None, *,
         dt: float, nonlinearity: str, parameterization: str, discretization: str, state_dtype: torch.dtype,
-        num_sms: int, sequential: bool = False, resets: Tensor | None = None, to_h0: bool = False,
+        num_sms: int, sequential: bool = False, resets: Tensor | None = None, reset_to: str = "h0",
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        """`(h, h_last)`, (B, T, D) in x's dtype and (S, D).
-
-        `sequential`: no sequence is cut on a GPU. `to_h0`: the state after resets is h0, which is not None, and not 0.
-        """
+        """`(h, h_last)`, (B, T, D) in x's dtype and (S, D); `sequential`: no sequence is cut on a GPU."""
 
     def backward(
         self, grad_h: Tensor, grad_last: Tensor | None, x: Tensor, w: Tensor, h: Tensor, h0: Tensor | None,
         seq_starts: Tensor | None, *, dt: float, nonlinearity: str, parameterization: str, discretization: str,
-        state_dtype: torch.dtype, num_sms: int, resets: Tensor | None = None, to_h0: bool = False,
+        state_dtype: torch.dtype, num_sms: int, resets: Tensor | None = None, reset_to: str = "h0",
     ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
         """`(grad_x, grad_w, grad_h0)`."""
 
@@ -89,10 +88,10 @@ def apply_rnn_scan(
     resets: Tensor | None = None,
     reset_to: str = "h0",
 ) -> tuple[Tensor, Tensor]:
-    """`(h, h_last)` for checked arguments: w (D,) in the state's dtype or direct rates (B, T, D), backend resolved."""
+    """`(h, h_last)` for checked arguments: w (D,) in the state's dtype or rates (B, T, D), backend resolved."""
     call = rnn_scan_op if directly(x, w, h0) else _RnnScan.apply
     results: tuple[Tensor, Tensor] = call(
-        x, w, h0, seq_starts, dt, nonlinearity, backend, solver, parameterization, discretization, resets, reset_to
+        x, w, h0, seq_starts, resets, dt, nonlinearity, reset_to, backend, solver, parameterization, discretization
     )
     return results
 
@@ -102,14 +101,14 @@ def rnn_scan(
     w: Tensor,
     h0: Tensor | None,
     seq_starts: Tensor | None,
+    resets: Tensor | None,
     dt: float,
     nonlinearity: str,
+    reset_to: str,
     backend: str,
     solver: str = "auto",
     parameterization: str = "direct",
     discretization: str = "euler",
-    resets: Tensor | None = None,
-    reset_to: str = "h0",
 ) -> tuple[Tensor, Tensor]:
     """The forward pass: h (B, T, D) in x's dtype, h_last (S, D) in h0's dtype, x's when h0 is None."""
     if x.numel() == 0:
@@ -128,8 +127,8 @@ def rnn_scan(
         state_dtype=state,
         num_sms=num_sms(x.device),
         sequential=solver == "sequential",
-        resets=as_bytes(resets),
-        to_h0=starts_anew_from_h0(h0, resets, reset_to),
+        resets=None if resets is None else resets.contiguous(),
+        reset_to=reset_to,
     )
     return h, last.to(x.dtype if h0 is None else h0.dtype)
 
@@ -155,13 +154,13 @@ def rnn_scan_backward(
     h: Tensor,
     h0: Tensor | None,
     seq_starts: Tensor | None,
+    resets: Tensor | None,
     dt: float,
     nonlinearity: str,
+    reset_to: str,
     backend: str,
     parameterization: str = "direct",
     discretization: str = "euler",
-    resets: Tensor | None = None,
-    reset_to: str = "h0",
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The adjoint: grad_x like h, grad_w like w, and grad_h0 (S, D) in the state's dtype."""
     state = state_dtype(x.dtype)
@@ -182,8 +181,8 @@ def rnn_scan_backward(
         discretization=kinds[1],
         state_dtype=state,
         num_sms=num_sms(x.device),
-        resets=as_bytes(resets),
-        to_h0=starts_anew_from_h0(h0, resets, reset_to),
+        resets=None if resets is None else resets.contiguous(),
+        reset_to=reset_to,
     )
     if given is not w:
         grad_w = grad_w * step_rate_slope(w, dt, parameterization, discretization)
@@ -198,10 +197,9 @@ def _rnn_scan_backward_fake(
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    x, w, h0, seq_starts, dt, nonlinearity, backend, _, *kinds, resets, reset_to = inputs
+    x, w, h0, seq_starts, resets, dt, nonlinearity, reset_to, backend, _, *kinds = inputs
     remember(ctx, x, w, output[0], h0, seq_starts, resets)
-    ctx.options = (dt, nonlinearity, backend, *kinds)
-    ctx.reset_to = reset_to
+    ctx.options = (dt, nonlinearity, reset_to, backend, *kinds)
     ctx.set_materialize_grads(False)
 
 
@@ -213,9 +211,7 @@ def _backward(ctx: Any, grad_h: Tensor | None, grad_last: Tensor | None) -> tupl
     if grad_h is None:
         grad_h = no_gradient(h)
     backward = _differentiable_backward if torch.is_grad_enabled() else rnn_scan_backward_op
-    grad_x, grad_w, grad_h0 = backward(
-        grad_h, grad_last, x, w, h, h0, seq_starts, *ctx.options, resets, ctx.reset_to
-    )
+    grad_x, grad_w, grad_h0 = backward(grad_h, grad_last, x, w, h, h0, seq_starts, resets, *ctx.options)
     return grad_x, grad_w, None if h0 is None else grad_h0.to(h0.dtype), *nothing[3:]
 
 
@@ -225,7 +221,7 @@ def linearize(
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """`(before, slope, jacobian)`: h[t-1], dt * act'(z[t]) and J[t], (B, T, D) in the state's dtype."""
     state = state_dtype(x.dtype)
-    before = states_before(h.to(state), h0, seq_starts, resets, reset_to)
+    before = previous_states(h.to(state), h0, seq_starts, False, resets, reset_to)
     slope = dt * activation_slope(nonlinearity)(x.to(state) - rate * before)
     return before, slope, 1 - rate * slope
 
@@ -238,57 +234,43 @@ def _differentiable_backward(
     h: Tensor,
     h0: Tensor | None,
     seq_starts: Tensor | None,
+    resets: Tensor | None,
     dt: float,
     nonlinearity: str,
+    reset_to: str,
     backend: str,
     parameterization: str,
     discretization: str,
-    resets: Tensor | None,
-    reset_to: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The adjoint in terms of `linear_scan`: `v[t] = J[t] (v[t+1] + grad_h[t])`, `lambda[t] = grad_h[t] + v[t+1]`.
-
-    At resets v goes to the start, and no further: the scan's J is 0 there.
-    """
+    """The adjoint in terms of `linear_scan`: `v[t] = J[t] (v[t+1] + grad_h[t])`, `lambda[t] = grad_h[t] + v[t+1]`."""
     kinds = (dt, parameterization, discretization)
     rate = step_rate(w.to(state_dtype(x.dtype)), *kinds)
     before, slope, jacobian = linearize(x, rate, h, h0, seq_starts, dt, nonlinearity, resets, reset_to)
     grad = grad_h.to(before.dtype)
     start = None if grad_last is None else grad_last.to(before.dtype)
-    passed = jacobian if resets is None else jacobian.masked_fill(resets.unsqueeze(2), 0)
-    v, grad_h0 = apply_linear_scan(passed * grad, passed, start, seq_starts, True, backend)
-    adjoint = grad + previous_states(v, start, seq_starts, True)
-    grad_x = slope * adjoint
-    if starts_anew_from_h0(h0, resets, reset_to):
-        grad_h0 = grad_h0 + sum_after_cuts(jacobian * adjoint, resets, seq_starts)
-    if w.dim() == 3:
-        return grad_x.to(x.dtype), -(grad_x * before).to(w.dtype), grad_h0
-    return grad_x.to(x.dtype), -(grad_x * before).sum((0, 1)) * step_rate_slope(w, *kinds), grad_h0
+    cuts = resets_against(resets, seq_starts, True)
+    v, first = apply_linear_scan(jacobian * grad, jacobian, start, seq_starts, True, backend, cuts, "zero")
+    grad_x = slope * (grad + previous_states(v, start, seq_starts, True, cuts, "zero"))
+    grad_rate = -(grad_x * before).sum_to_size(w.shape)
+    grad_w = (grad_rate * step_rate_slope(w, *kinds) if w.dim() == 1 else grad_rate).to(w.dtype)
+    return grad_x.to(x.dtype), grad_w, start_gradients(v, first, seq_starts, False, resets, reset_to)
 
 
 def _jvp(
     ctx: Any, x_tangent: Tensor | None, w_tangent: Tensor | None, h0_tangent: Tensor | None, *_: None
 ) -> tuple[Tensor, Tensor]:
-    """Tangent: `dh[t] = J[t] dh[t-1] + dt act'(z[t]) (dx[t] - drate h[t-1])`, `dh[-1] = dh0`; dh[t-1] is that of the
-    start at resets.
-    """
+    """Tangent: `dh[t] = J[t] dh[t-1] + dt act'(z[t]) (dx[t] - drate h[t-1])`, `dh[-1] = dh0`."""
     x, w, h, h0, seq_starts, resets = ctx.saved_tensors
-    dt, nonlinearity, backend, *kinds = ctx.options
+    dt, nonlinearity, reset_to, backend, *kinds = ctx.options
     rate = step_rate(w.to(state_dtype(x.dtype)), dt, *kinds)
-    before, slope, jacobian = linearize(x, rate, h, h0, seq_starts, dt, nonlinearity, resets, ctx.reset_to)
+    before, slope, jacobian = linearize(x, rate, h, h0, seq_starts, dt, nonlinearity, resets, reset_to)
     drive = torch.zeros_like(before) if x_tangent is None else x_tangent.to(before.dtype)
     if w_tangent is not None:
-        drive = drive - step_rate_slope(w, dt, *kinds) * w_tangent * before
-    drive = slope * drive
+        tangent = w_tangent.to(before.dtype)
+        drive = drive - (step_rate_slope(w, dt, *kinds) * tangent if w.dim() == 1 else tangent) * before
     if h0 is not None:
         h0_tangent = (torch.zeros_like(h0) if h0_tangent is None else h0_tangent).to(before.dtype)
-    if resets is not None:
-        cut = resets.unsqueeze(2)
-        if starts_anew_from_h0(h0, resets, ctx.reset_to):
-            starts = states_of_starts(before, h0_tangent, seq_starts)
-            drive = drive + torch.where(cut, jacobian * starts, 0)
-        jacobian = jacobian.masked_fill(cut, 0)
-    tangent, last = apply_linear_scan(drive, jacobian, h0_tangent, seq_starts, False, backend)
+    tangent, last = apply_linear_scan(slope * drive, jacobian, h0_tangent, seq_starts, False, backend, resets, reset_to)
     return tangent.to(h.dtype), last.to(h.dtype if h0 is None else h0.dtype)
 
 
@@ -305,6 +287,10 @@ rnn_scan_backward_op = register(rnn_scan_backward, fake=_rnn_scan_backward_fake,
 _RnnScan = register_derivative(rnn_scan_op, _setup_context, _backward, _jvp)
 
 
-def traffic(batch: int, length: int, channels: int, itemsize: int, *, backward: bool) -> int:
-    """Bytes that must move: forward reads x and writes h; backward reads dh and x and writes dx (h is recomputed)."""
-    return (3 if backward else 2) * batch * length * channels * itemsize
+def traffic(batch: int, length: int, channels: int, itemsize: int, *, gated: bool = False, backward: bool) -> int:
+    """Bytes that must move: forward reads x and writes h; backward reads dh and x and writes dx (h is recomputed).
+
+    Rates that vary in time (`gated`) are read in both, and their gradient is written.
+    """
+    elements = {(False, False): 2, (True, False): 3, (False, True): 3, (True, True): 5}[gated, backward]
+    return elements * batch * length * channels * itemsize
