@@ -72,8 +72,9 @@ def launch(
     dtype: torch.dtype = torch.float32, nonlinearity: str = "hardtanh", packed: bool = False, states: bool = True,
     length: int = 4096, width: int = EVEN, sliced: bool = False, parameterization: str = "direct",
     discretization: str = "euler", num_sms: int = WHOLE, transposed: bool = False, paired: bool = False,
+    gated: bool = False, resets: bool = False,
 ) -> None:  # fmt: skip
-    """Both passes."""
+    """Both passes; `gated`, rates vary in time, `resets` are to h0."""
     from triton.runtime import driver
 
     from cofm_triton.kernels import paired_rnn_scan, rnn_scan
@@ -83,6 +84,7 @@ def launch(
     seq_starts = meta(4, dtype=torch.int64) if packed else None
     h0 = meta(4 if packed else 1, width, dtype=state) if states else None
     options: dict[str, Any] = dict(dt=0.5, nonlinearity=nonlinearity, state_dtype=state, num_sms=num_sms)
+    options["resets"] = meta(1, length, dtype=torch.bool) if resets else None
     if paired:
         options.update(lanes=driver.active.get_current_target().warp_size)
         paired_rnn_scan.forward(x, w, w, h0, seq_starts, **options)
@@ -90,6 +92,7 @@ def launch(
         paired_rnn_scan.backward(x, h0, x, w, w, h, h0, seq_starts, **options)
         return
     options.update(parameterization=parameterization, discretization=discretization)
+    w = x if gated else w
     rnn_scan.forward(x, w, h0, seq_starts, **options)
     h = meta(*x.shape, dtype=dtype)
     rnn_scan.backward(x, h0, x, w, h, h0, seq_starts, **options)
@@ -99,7 +102,8 @@ def bytes_per_element(kernel: str, constants: Options, options: Options) -> floa
     """Per element; None for kernels of a part of a pass."""
     if kernel not in ("rnn_scan_forward_kernel", "rnn_scan_backward_kernel"):
         return None
-    return traffic(1, 1, 1, options.get("dtype", torch.float32).itemsize, backward="backward" in kernel)
+    itemsize = options.get("dtype", torch.float32).itemsize
+    return traffic(1, 1, 1, itemsize, gated=constants["GATED"], backward="backward" in kernel)
 
 
 OPERATOR = Operator(
