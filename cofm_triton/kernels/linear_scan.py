@@ -62,7 +62,8 @@ def backward(
     launch_backward(
         grad_h, h, decay, h0, grad_end, ends, products, seq_starts, grad_x, grad_decay, grad_start, **shape
     )  # fmt: skip
-    grad_decay = (grad_decay if gated else grad_decay.flatten(0, 1).sum(0)).view(gate_dtype)
+    grad_decay = grad_decay if gated else grad_decay.sum((0, 1))
+    grad_decay = grad_decay.view(gate_dtype) if gate_dtype.is_complex else grad_decay
     return (grad_x.view(dtype), grad_decay, grad_start.view(dtype)) if of_complex else (grad_x, grad_decay, grad_start)
 
 

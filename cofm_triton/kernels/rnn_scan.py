@@ -240,13 +240,13 @@ def walk_backward(
         launch(rnn_scan_backward_summary_kernel, (programs * (chunks - 1),))(
             grad_h, x, w, turn, h, seq_starts, summary, *sizes, **{**options, "ROWS": full}
         )  # twice the rows spill on gfx942
-    grads = grad_h0.new_empty((1 if turn is None else 2, sequences * chunks, channels))
+    by_rate = grad_h0.new_empty((sequences * chunks, channels))
+    by_turn = by_rate if turn is None else by_rate.new_empty(by_rate.shape)
     launch(rnn_scan_backward_kernel, (programs * chunks,))(
-        grad_h, x, w, turn, h, h0, grad_last, seq_starts, summary, grad_x, grads[0], grads[-1], grad_h0, *sizes,
+        grad_h, x, w, turn, h, h0, grad_last, seq_starts, summary, grad_x, by_rate, by_turn, grad_h0, *sizes,
         **options,
     )  # fmt: skip
-    grad_w = grads[0].sum(0)
-    return grad_w, None if turn is None else grads[1].sum(0)
+    return by_rate.sum(0), None if turn is None else by_turn.sum(0)
 
 
 def buffers(

@@ -15,8 +15,8 @@ def launch(
     gain: str = "normalized", linear: bool = True, paired: bool = True, learned: bool = False, bounded: bool = False,
     exact: bool = True, parameterization: str = "softplus", dtype: torch.dtype = torch.float32,
 ) -> None:  # fmt: skip
-    """Coefficients, and their gradients."""
-    from cofm_triton.kernels import mode_coefficients
+    """Coefficients, and their gradients; the gain inside an encoder."""
+    from cofm_triton.kernels import mode_coefficients, mode_coefficients_gain
 
     kind = Kind(parameterization, exact, linear, bounded, gain, paired and gain == "hold", 1.0)
     raw, parts = meta(MODES, dtype=dtype), meta(MODES, 2, dtype=dtype)
@@ -25,6 +25,10 @@ def launch(
     slopes = meta(mode_coefficients.VARIABLES, mode_coefficients.PARTS, MODES, dtype=torch.float64)
     mode_coefficients.forward(raw, free, log_dt, first, second, slopes, kind)
     mode_coefficients.backward(raw, free, log_dt, first, second, slopes, kind)
+    if second is not None and not kind.complex_gain:
+        weight, bias = meta(second.numel(), MODES, dtype=dtype), meta(second.numel(), dtype=dtype) if bounded else None
+        mode_coefficients_gain.forward(weight, bias, second)
+        mode_coefficients_gain.backward(weight, bias, weight, bias, second)
 
 
 def bytes_per_element(kernel: str, constants: Options, options: Options) -> None:
