@@ -1,4 +1,4 @@
-"""The gain of an elementwise layer inside its encoder, gain (U x + b) = U' x + b', and the gradients: one launch each way.
+"""The gain of a layer inside its encoder, gain (U x + b) = U' x + b', and the gradients: one launch each way.
 
 Row i of U is a unit's. With G = dL/dU' and c = dL/db':
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils import parametrize
 
-from cofm_triton.ops.backends import implementation, on_device
+from cofm_triton.ops.backends import implementation, lanes, num_sms, on_device
 from cofm_triton.ops.derivatives import is_plain, keeps
 from cofm_triton.ops.launch_plan import Planned
 from cofm_triton.ops.linear_scan import apply_linear_scan, linear_scan, linear_scan_backward
@@ -28,7 +28,7 @@ from cofm_triton.ops.mode_coefficients import (
     is_fused,
     kind_of,
 )
-from cofm_triton.ops.paired_rnn_scan import apply_paired_rnn_scan, paired_rnn_scan, paired_rnn_scan_backward
+from cofm_triton.ops.paired_rnn_scan import apply_paired_rnn_scan, backend_of
 from cofm_triton.ops.rnn_scan import apply_rnn_scan, rnn_scan, rnn_scan_backward
 from cofm_triton.step.coefficients import Options
 
@@ -114,12 +114,20 @@ def _forward(
     if free is None:
         h, last = rnn_scan(e, first, h0, None, kind.dt, nonlinearity, _BACKEND, "auto")
     else:
-        h, last = paired_rnn_scan(e, first[0], first[1], h0, None, kind.dt, nonlinearity, _BACKEND)
+        start = None if h0 is None else h0.contiguous()
+        h, last = backend_of(_BACKEND).forward(e, *first.unbind(), start, None, **_of_pairs(e, kind, nonlinearity))
     return h, last, e, gained, first, second, slopes
 
 
 def _gain() -> Any:
     return implementation(_BACKEND, "mode_coefficients_gain")
+
+
+def _of_pairs(e: Tensor, kind: Kind, nonlinearity: str) -> dict[str, Any]:
+    device = e.device
+    return dict(
+        dt=kind.dt, nonlinearity=nonlinearity, state_dtype=e.dtype, num_sms=num_sms(device), lanes=lanes(device)
+    )
 
 
 def _decay(first: Tensor, free: Tensor | None) -> Tensor:
@@ -140,10 +148,11 @@ def _backward(
         found = rnn_scan_backward(grad_h, grad_last, e, first, h, h0, None, kind.dt, nonlinearity, _BACKEND)
         grad_e, grad_first, grad_h0 = found
     else:
-        grad_e, by_rate, by_turn, grad_h0 = paired_rnn_scan_backward(
-            grad_h, grad_last, e, first[0], first[1], h, h0, None, kind.dt, nonlinearity, _BACKEND
+        end, start = (None if states is None else states.contiguous() for states in (grad_last, h0))
+        grad_e, *by_rows, grad_h0 = backend_of(_BACKEND).backward(
+            grad_h, end, e, *first.unbind(), h, start, None, **_of_pairs(e, kind, nonlinearity)
         )
-        grad_first = torch.stack((by_rate, by_turn))
+        grad_first = torch.stack(by_rows)
     rows = grad_e.flatten(0, 1)
     grad_x = grad_e @ gained if with_grad_x else None
     grad_weight = rows.mT @ x.flatten(0, 1)

@@ -57,7 +57,7 @@ class Unplannable(Exception):
 
 
 class _Line(NamedTuple):
-    """A line that makes and uses these names."""
+    """A line that makes and uses these names. Where it makes none, it changes what there is."""
 
     text: str
     made: set[str]
@@ -149,13 +149,15 @@ class _Notes(TorchFunctionMode):
         if "stream" in wanted:
             body.append(self.stream)
         source = "\n    ".join((f"def repeat({', '.join(self.arguments)}):", *reversed(body)))
-        exec(source, self.known)  # noqa: S102  # our own notes: calls by name, and literals
+        exec(source, self.known)  # calls of what was called, with names and literals
         return Plan(self.known["repeat"], source, len(self.lines))
 
     def backward(self, wanted: set[str]) -> Iterable[str]:
-        """The lines, the last one first. They let go of what they have made as soon as no later one needs it."""
+        """The lines that are needed, the last one first; they let go of what no later one needs."""
         ours = {name for line in self.lines for name in line.made}
         for text, made, used in reversed(self.lines):
+            if made and made.isdisjoint(wanted):
+                continue
             spent = sorted((used | made) & ours - wanted)
             wanted |= used
             yield text + (f"; del {', '.join(spent)}" if spent else "")

@@ -121,7 +121,8 @@ def rnn_scan(
         num_sms=num_sms(x.device),
         sequential=solver == "sequential",
     )
-    return h, last.to(x.dtype if h0 is None else h0.dtype)
+    given = x.dtype if h0 is None else h0.dtype
+    return h, last if last.dtype == given else last.to(given)
 
 
 def _given(w: Tensor, dt: float, backend: str, parameterization: str, discretization: str) -> tuple[Tensor, str, str]:

@@ -21,7 +21,11 @@ def launch(
     kind = Kind(parameterization, exact, linear, bounded, gain, paired and gain == "hold", 1.0)
     raw, parts = meta(MODES, dtype=dtype), meta(MODES, 2, dtype=dtype)
     free, log_dt = meta(MODES - 1, dtype=dtype) if paired else None, raw if learned else None
-    first, second = (parts if paired else raw), (None if gain == "nothing" else parts if paired else raw)
+    rows = meta(2, 2 * MODES, dtype=dtype)
+    first, second = (
+        (raw if not paired else parts if linear else rows),
+        (None if gain == "nothing" else parts if paired else raw),
+    )
     slopes = meta(mode_coefficients.VARIABLES, mode_coefficients.PARTS, MODES, dtype=torch.float64)
     mode_coefficients.forward(raw, free, log_dt, first, second, slopes, kind)
     mode_coefficients.backward(raw, free, log_dt, first, second, slopes, kind)
