@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import copy
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -40,7 +41,22 @@ def _told(tell: Callable[[Launched], None], kernel: Any, grid: tuple[int], *argu
     bound = kernel.signature.bind(*arguments, **named).arguments.values()
     # As Triton's `JITFunction.run` ends, without metadata and hooks: see `followed`.
     binary = (STREAM, compiled.function, compiled.packed_metadata, None, None, None)
-    tell(Launched(compiled.run, (*grid, 1, 1, *binary, *bound), {}))
+    tell(_bare(Launched(compiled.run, (*grid, 1, 1, *binary, *bound), {})))
+
+
+def _bare(launched: Launched) -> Launched:
+    """The call of a C function that Triton's launcher, an object in Python, would make: what it hands on is asked of a
+    copy of it. One that has to make room for the launch is called itself.
+    """
+    launcher = launched.call
+    needs = ("global_scratch_size", "profile_scratch_size", "gsan_enabled")
+    if not hasattr(launcher, "launch") or any(getattr(launcher, name, 0) for name in needs):
+        return launched
+    handed: list[tuple[Any, ...]] = []
+    asked: Any = copy(launcher)
+    asked.launch = lambda *arguments: handed.append(arguments)
+    asked(*launched.arguments)
+    return Launched(launcher.launch, handed[0], {})
 
 
 @contextmanager

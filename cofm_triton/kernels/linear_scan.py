@@ -70,7 +70,8 @@ def backward(
     )  # fmt: skip
     if from_start:
         grad_start = grad_start.sum(1)
-    grad_decay = (grad_decay if gated else grad_decay.flatten(0, 1).sum(0)).view(gate_dtype)
+    grad_decay = grad_decay if gated else grad_decay.sum((0, 1))
+    grad_decay = grad_decay.view(gate_dtype) if gate_dtype.is_complex else grad_decay
     return (grad_x.view(dtype), grad_decay, grad_start.view(dtype)) if of_complex else (grad_x, grad_decay, grad_start)
 
 

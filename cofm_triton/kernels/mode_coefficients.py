@@ -227,7 +227,7 @@ def mode_coefficients_kernel(
     w_ptr,  # (M,)
     q_ptr,  # (F,), F = M, or M - 1 where the last mode does not turn; read if PAIRED
     log_dt_ptr,  # (M,), read if LEARNED
-    first_ptr,  # out: parts of the first coefficient, `first_step` apart, those of a mode `first_gap`
+    first_ptr,  # out: parts of the first coefficient, `first_step` apart, those of a mode `first_gap`; see `forward`
     second_ptr,  # out: (M,); PAIRED (M, 2), complex or twice the same; None: unwanted
     slopes_ptr,  # out: (VARIABLES, PARTS, M) float64; None: unwanted
     M: tl.int64, F: tl.int64, first_step: tl.int64, first_gap: tl.int64, dt: tl.float64,
@@ -253,6 +253,10 @@ def mode_coefficients_kernel(
     tl.store(first_ptr + i * first_step, found[0].to(first_ptr.dtype.element_ty), mask=there)
     if PAIRED:
         tl.store(first_ptr + first_gap + i * first_step, found[1].to(first_ptr.dtype.element_ty), mask=there)
+        if not LINEAR:
+            tl.store(first_ptr + i * first_step + 1, found[0].to(first_ptr.dtype.element_ty), mask=there)
+            turned = -found[1]
+            tl.store(first_ptr + first_gap + i * first_step + 1, turned.to(first_ptr.dtype.element_ty), mask=there)
     if second_ptr is not None:
         if PAIRED:
             other = found[3] if COMPLEX_GAIN else found[2]
@@ -271,7 +275,8 @@ def mode_gradients_kernel(
     slopes_ptr,  # (VARIABLES, PARTS, M) float64
     grad_w_ptr, grad_q_ptr, grad_log_dt_ptr,  # out: as the parameters
     M: tl.int64, F: tl.int64, first_step: tl.int64, first_gap: tl.int64,
-    PAIRED: tl.constexpr, LEARNED: tl.constexpr, COMPLEX_GAIN: tl.constexpr, PARTS: tl.constexpr, BLOCK: tl.constexpr,
+    LINEAR: tl.constexpr, PAIRED: tl.constexpr, LEARNED: tl.constexpr, COMPLEX_GAIN: tl.constexpr,
+    PARTS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Gradients by w, q and log dt."""
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
@@ -284,7 +289,11 @@ def mode_gradients_kernel(
     if grad_first_ptr is not None:
         first = tl.load(grad_first_ptr + i * first_step, mask=there, other=0.0).to(tl.float64)
         if PAIRED:
-            first_turned = tl.load(grad_first_ptr + first_gap + i * first_step, mask=there, other=0.0).to(tl.float64)
+            at = grad_first_ptr + i * first_step
+            first_turned = tl.load(at + first_gap, mask=there, other=0.0).to(tl.float64)
+            if not LINEAR:
+                first += tl.load(at + 1, mask=there, other=0.0).to(tl.float64)
+                first_turned -= tl.load(at + first_gap + 1, mask=there, other=0.0).to(tl.float64)
     if grad_second_ptr is not None:
         if PAIRED:
             second = tl.load(grad_second_ptr + 2 * i, mask=there, other=0.0).to(tl.float64)
@@ -312,7 +321,9 @@ def mode_gradients_kernel(
 
 
 def forward(w: Any, q: Any, log_dt: Any, first: Any, second: Any, slopes: Any, kind: Any) -> None:
-    """Writes what the kernel gives; parts of `first` are neighbours in linear states, otherwise in two rows."""
+    """Writes what the kernel gives. Of pairs, parts of `first` are neighbours in linear states, (M, 2); otherwise they
+    are rows (2, 2 M) with a number for each channel, of which the second of a pair is turned the other way.
+    """
     launch(mode_coefficients_kernel, (-(-w.shape[0] // BLOCK),))(
         w, q, log_dt, first, second, slopes, *_sizes(w, q, kind), kind.dt,
         PARAMETERIZATION=kind.parameterization, EXACT=kind.exact, LINEAR=kind.linear, PAIRED=q is not None,
@@ -327,8 +338,8 @@ def backward(
     """Writes the gradients by w, q and log dt; those of the coefficients lie as `forward` writes the coefficients."""
     launch(mode_gradients_kernel, (-(-grad_w.shape[0] // BLOCK),))(
         grad_first, grad_second, slopes, grad_w, grad_q, grad_log_dt, *_sizes(grad_w, grad_q, kind),
-        PAIRED=grad_q is not None, LEARNED=grad_log_dt is not None, COMPLEX_GAIN=kind.complex_gain, PARTS=PARTS,
-        BLOCK=BLOCK, num_warps=1,
+        LINEAR=kind.linear, PAIRED=grad_q is not None, LEARNED=grad_log_dt is not None,
+        COMPLEX_GAIN=kind.complex_gain, PARTS=PARTS, BLOCK=BLOCK, num_warps=1,
     )  # fmt: skip
 
 
@@ -337,4 +348,4 @@ def _sizes(w: Any, q: Any, kind: Any) -> tuple[int, int, int, int]:
     modes = w.shape[0]
     if q is None:
         return modes, 0, 1, 0
-    return (modes, q.shape[0], 2, 1) if kind.linear else (modes, q.shape[0], 1, modes)
+    return modes, q.shape[0], 2, 1 if kind.linear else 2 * modes

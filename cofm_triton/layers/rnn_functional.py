@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from cofm_triton.layers.autocast import autocasts
 from cofm_triton.layers.checks import check_input, check_size, check_step
+from cofm_triton.layers.encoder import amplified
 from cofm_triton.layers.recurrences.contract import weights_of
 from cofm_triton.layers.sequence import TensorOrPacked, at_every_step
 from cofm_triton.layers.stable_rnn import NO_SCRIPT, StableRNN, is_plain_layer, is_stable_rnn
@@ -20,8 +21,10 @@ from cofm_triton.layers.stepper import NOT_PREPARED, Stepper
 from cofm_triton.modules.plain import Kind, are_distinct, behaves_as, holds
 from cofm_triton.ops.backends import resolve
 from cofm_triton.ops.dtypes import state_dtype
+from cofm_triton.ops.mode_coefficients import fused_coefficients
+from cofm_triton.ops.mode_coefficients import is_fused as has_fused_coefficients
 from cofm_triton.ops.rnn_readout import apply_rnn_readout, is_fused
-from cofm_triton.step.coefficients import step_coefficients
+from cofm_triton.step.coefficients import has_linear_state, step_coefficients
 from cofm_triton.step.pairs import as_reals
 from cofm_triton.support.scalars import as_bool
 
@@ -148,17 +151,22 @@ class RNNFunctional(nn.Module):
         weight, bias, w = weights_of(rnn, "_l0")
         bias = weight.new_zeros(rnn.hidden_size) if bias is None else bias
         offset = weight.new_zeros(readout.out_features) if readout.bias is None else readout.bias
-        state, frequency = state_dtype(input.dtype), getattr(rnn, "frequency_l0", None)
-        step = step_coefficients(rnn, w, None if frequency is None else frequency.to(state), weight, bias)
-        encoder, bias, rate, turn, decoder = step.encoder, step.bias, step.rate, None, readout.weight
-        if rnn.oscillating:
-            encoder, bias = as_reals(step.encoder.mT).mT, as_reals(step.bias)
-            rate, turn, decoder = rate.real, rate.imag.to(state), F.pad(decoder, (0, rnn.hidden_size % 2))
+        state, frequency, decoder = state_dtype(input.dtype), getattr(rnn, "frequency_l0", None), readout.weight
+        if rnn.hidden_size % 2 and rnn.oscillating:
+            decoder = F.pad(decoder, (0, 1))
+        if not has_linear_state(rnn) and has_fused_coefficients(rnn, rnn.backend, w, frequency):
+            rate, turn, encoder, bias = _made_at_once(rnn, w, frequency, weight, bias)
+            kind = rnn.dt, rnn.nonlinearity, "linear"
+        else:
+            step = step_coefficients(rnn, w, None if frequency is None else frequency.to(state), weight, bias)
+            encoder, bias, rate, turn = step.encoder, step.bias, step.rate, None
+            if rnn.oscillating:
+                encoder, bias = as_reals(step.encoder.mT).mT, as_reals(step.bias)
+                rate, turn = rate.real, rate.imag.to(state)
+            kind = step.dt, step.act_in, step.act_out
         x = input if input.dim() == 3 else input.unsqueeze(0)
-        y = apply_rnn_readout(
-            x, encoder, bias, rate.to(state), decoder, offset, step.dt, step.act_in, step.act_out,
-            resolve(rnn.backend, x.device), turn,
-        )  # fmt: skip
+        chosen = resolve(rnn.backend, x.device)
+        y = apply_rnn_readout(x, encoder, bias, rate.to(state), decoder, offset, *kind, chosen, turn)
         return y if input.dim() == 3 else y.squeeze(0)
 
     def step(self, x: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -210,6 +218,18 @@ class RNNFunctional(nn.Module):
 
     def __prepare_scriptable__(self) -> RNNFunctional:
         raise RuntimeError(NO_SCRIPT)
+
+
+def _made_at_once(
+    rnn: StableRNN, raw: Tensor, frequency: Tensor | None, weight: Tensor, bias: Tensor
+) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+    """Rate, turn, U and b of a nonlinear recurrence, by few kernels."""
+    first, scale = fused_coefficients(rnn, raw, frequency, None)
+    rate, turn = (first, None) if frequency is None else first.unbind()
+    if rnn.hidden_size % 2 and rnn.oscillating:
+        weight, bias = F.pad(weight, (0, 0, 0, 1)), F.pad(bias, (0, 1))
+    encoder, gained = amplified(weight, bias, scale)
+    return rate, turn, encoder, bias if gained is None else gained
 
 
 _FUNCTIONAL, _LINEAR = Kind(RNNFunctional), Kind(nn.Linear)

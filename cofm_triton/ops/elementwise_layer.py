@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils import parametrize
 
-from cofm_triton.ops.backends import on_device
+from cofm_triton.ops.backends import implementation, lanes, num_sms, on_device
 from cofm_triton.ops.derivatives import is_plain, keeps
 from cofm_triton.ops.launch_plan import Planned
 from cofm_triton.ops.linear_scan import apply_linear_scan, linear_scan, linear_scan_backward
@@ -28,7 +28,7 @@ from cofm_triton.ops.mode_coefficients import (
     is_fused,
     kind_of,
 )
-from cofm_triton.ops.paired_rnn_scan import apply_paired_rnn_scan, paired_rnn_scan, paired_rnn_scan_backward
+from cofm_triton.ops.paired_rnn_scan import apply_paired_rnn_scan, backend_of
 from cofm_triton.ops.rnn_scan import apply_rnn_scan, rnn_scan, rnn_scan_backward
 from cofm_triton.step.coefficients import Options
 
@@ -86,7 +86,10 @@ def elementwise_layer(options: Options, inputs: Inputs) -> tuple[Tensor, Tensor]
 def composed_layer(options: Options, inputs: Inputs) -> tuple[Tensor, Tensor]:
     """The same by its parts, differentiable to any order."""
     first, second = composed_coefficients(options, inputs.raw, inputs.free, inputs.log_dt)
-    e = _encoded(inputs, second)[0]
+    weight, bias = inputs.weight, inputs.bias
+    if second is not None:
+        weight, bias = second.unsqueeze(1) * weight, None if bias is None else second * bias
+    e = F.linear(inputs.x, weight, bias)
     if kind_of(options, inputs.free is not None).linear:
         return apply_linear_scan(e, first, inputs.h0, None, False, _BACKEND)
     kinds = (options.dt, options.nonlinearity, _BACKEND)
@@ -95,31 +98,36 @@ def composed_layer(options: Options, inputs: Inputs) -> tuple[Tensor, Tensor]:
     return apply_paired_rnn_scan(e, first[0], first[1], inputs.h0, None, *kinds)
 
 
-def _encoded(inputs: Inputs, gain: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The encoded input, and the weight with the gain."""
-    weight, bias = inputs.weight, inputs.bias
-    if gain is not None:
-        weight = gain.unsqueeze(1) * weight
-        bias = None if bias is None else gain * bias
-    return F.linear(inputs.x, weight, bias), weight
-
-
 def _forward(
     x: Tensor, weight: Tensor, bias: Tensor | None, raw: Tensor, free: Tensor | None, log_dt: Tensor | None,
     h0: Tensor | None, kind: Kind, nonlinearity: str, keep: bool,
 ) -> tuple[Tensor | None, ...]:  # fmt: skip
     """`Made`."""
-    inputs = Inputs(x, weight, bias, raw, free, log_dt, h0)
     first, second, slopes = forward_coefficients(raw, free, log_dt, kind, keep)
-    e, gained = _encoded(inputs, None if second is None else second.view(-1))
+    gained = weight
+    if second is not None:
+        gained, bias = _gain().forward(weight, bias, second)
+    e = F.linear(x, gained, bias)
     if kind.linear:
         h, last = linear_scan(e, _decay(first, free), h0, None, None, False, "h0", _BACKEND)
         return h, last, None, gained, first, second, slopes  # the scan's backward pass does without e
     if free is None:
         h, last = rnn_scan(e, first, h0, None, None, kind.dt, nonlinearity, "h0", _BACKEND, "auto")
     else:
-        h, last = paired_rnn_scan(e, first[0], first[1], h0, None, None, kind.dt, nonlinearity, "h0", _BACKEND)
+        start = None if h0 is None else h0.contiguous()
+        h, last = backend_of(_BACKEND).forward(e, *first.unbind(), start, None, **_of_pairs(e, kind, nonlinearity))
     return h, last, e, gained, first, second, slopes
+
+
+def _gain() -> Any:
+    return implementation(_BACKEND, "mode_coefficients_gain")
+
+
+def _of_pairs(e: Tensor, kind: Kind, nonlinearity: str) -> dict[str, Any]:
+    device = e.device
+    return dict(
+        dt=kind.dt, nonlinearity=nonlinearity, state_dtype=e.dtype, num_sms=num_sms(device), lanes=lanes(device)
+    )
 
 
 def _decay(first: Tensor, free: Tensor | None) -> Tensor:
@@ -141,22 +149,16 @@ def _backward(
         found = rnn_scan_backward(grad_h, grad_last, e, first, h, h0, None, None, kind.dt, nonlinearity, "h0", _BACKEND)
         grad_e, grad_first, grad_h0 = found
     else:
-        grad_e, by_rate, by_turn, grad_h0 = paired_rnn_scan_backward(
-            grad_h, grad_last, e, first[0], first[1], h, h0, None, None, kind.dt, nonlinearity, "h0", _BACKEND
+        end, start = (None if states is None else states.contiguous() for states in (grad_last, h0))
+        grad_e, *by_rows, grad_h0 = backend_of(_BACKEND).backward(
+            grad_h, end, e, *first.unbind(), h, start, None, **_of_pairs(e, kind, nonlinearity)
         )
-        grad_first = torch.stack((by_rate, by_turn))
+        grad_first = torch.stack(by_rows)
     rows = grad_e.flatten(0, 1)
     grad_x = grad_e @ gained if with_grad_x else None
     grad_weight = rows.mT @ x.flatten(0, 1)
     grad_bias = None if bias is None else rows.sum(0)
-    grad_second = None
-    if second is not None:
-        gain = second.view(-1)
-        grad_second = (grad_weight * weight).sum(1)
-        if bias is not None and grad_bias is not None:
-            grad_second = grad_second.addcmul(grad_bias, bias)
-            grad_bias = gain * grad_bias
-        grad_weight = gain.unsqueeze(1) * grad_weight
+    grad_second = None if second is None else _gain().backward(grad_weight, grad_bias, weight, bias, second)
     by_modes = backward_coefficients(raw, free, log_dt, grad_first, grad_second, slopes, kind)
     return grad_x, grad_weight, grad_bias, *by_modes, None if h0 is None else grad_h0
 

@@ -3,8 +3,8 @@
 An operator in Triton chooses blocks, allocates and launches. All of that follows from the signature of the call: dtype,
 shape, strides, device and alignment of its tensors, and its options. On a GPU the thinking takes several times as long
 as the launches. So when a signature comes for the second time, the operator's work is noted while it runs: every
-PyTorch operation on a tensor, and every launch with the kernel that was compiled for it. From then on calls of this
-signature repeat the list with their own tensors, on the current stream.
+PyTorch operation on a tensor, and every launch with the kernel that was compiled for it. The notes are a Python
+function, one line for each. From then on calls of this signature are calls of that function, on the current stream.
 
 A plan holds no tensor and never changes, so that threads share it. What an operator does must not depend on the numbers
 in its tensors, which a host that does not wait for the device cannot know; an operator that looks at them all the same
@@ -13,8 +13,8 @@ is not planned. The limits: a plan repeats decisions, and sees nothing of a glob
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from operator import getitem, itemgetter
+from collections.abc import Callable, Iterable
+from itertools import count
 from typing import Any, NamedTuple
 
 import torch
@@ -23,73 +23,61 @@ from torch.overrides import TorchFunctionMode
 
 from cofm_triton.ops.backends import implementation
 
-MAX_STEPS = 2**17  # of all plans of an operator, some 200 bytes each
+MAX_STEPS = 2**16  # of all plans of an operator, up to a kilobyte each
 # Addresses at multiples of this many bytes are what Triton compiles wide accesses for.
 _ALIGNMENT = 16
-UNSEEN, ONCE, NEVER = "unseen", "seen once", "not to be planned"
+ONCE, NEVER = "seen once", "not to be planned"
 _PLAIN = (Tensor, torch.nn.Parameter)
 # What tells of the numbers in a tensor.
 _LOOKS = {
     "item", "tolist", "numpy", "equal", "allclose", "is_nonzero",
     "__bool__", "__int__", "__float__", "__index__", "__contains__", "__complex__",
 }  # fmt: skip
+_LITERALS = (int, bool, str, type(None))
 
 Signature = tuple[Any, ...]
 
 
-class Step(NamedTuple):
-    """`values[result] = call(*pick(values), **options)`, after which the values at `spent` are not needed."""
-
-    call: Callable[..., Any]
-    pick: Callable[[list[Any]], Any]
-    options: dict[str, Any]
-    result: int
-    spent: tuple[int, ...]
-
-
 class Plan(NamedTuple):
-    """Steps on a list of values: the stream, the call's arguments, constants, then results of steps.
+    """What a call does.
 
     Attributes:
-        values: the constants in their places, None elsewhere.
-        steps: in order.
-        results: the call's results among the values.
-        needs_stream: whether a step is a launch of a compiled kernel.
+        repeat: takes the operator's arguments, gives its results.
+        source: of `repeat`.
+        steps: lines that do something.
     """
 
-    values: list[Any]
-    steps: list[Step]
-    results: Callable[[list[Any]], Any]
-    needs_stream: bool
-
-    def run(self, arguments: tuple[Any, ...], launches: Any) -> Any:
-        """The results for these arguments, whose signature is that of the plan."""
-        values = self.values.copy()
-        values[1 : 1 + len(arguments)] = arguments
-        if self.needs_stream:
-            values[0] = launches.current_stream(arguments[0].get_device())
-        for call, pick, options, result, spent in self.steps:
-            values[result] = call(*pick(values), **options)
-            for place in spent:
-                values[place] = None
-        return self.results(values)
+    repeat: Callable[..., Any]
+    source: str
+    steps: int
 
 
 class Unplannable(Exception):
     """What an operator does cannot be repeated."""
 
 
+class _Line(NamedTuple):
+    """A line that makes and uses these names. Where it makes none, it changes what there is."""
+
+    text: str
+    made: set[str]
+    used: set[str]
+
+
 class _Notes(TorchFunctionMode):
-    """What a call does to tensors, and what it launches."""
+    """What a call does to tensors, and what it launches, as lines of Python."""
 
     def __init__(self, arguments: tuple[Any, ...], launches: Any) -> None:
         super().__init__()
-        self.values: list[Any] = [None, *arguments]
-        self.places = {id(value): place for place, value in enumerate(self.values) if isinstance(value, Tensor)}
-        self.given = len(self.values)
-        self.steps: list[Step] = []
         self.launches = launches
-        self.needs_stream = False
+        self.numbers = count()
+        self.known: dict[str, Any] = {}  # constants
+        self.lines: list[_Line] = []
+        self.names: dict[int, str] = {}  # of tensors, by their `id`
+        self.held: list[Any] = []  # lest another tensor gets the `id` of one that is gone
+        self.arguments = [self.named(argument) for argument in arguments]
+        device = next(argument.get_device() for argument in arguments if isinstance(argument, Tensor))
+        self.stream = f"stream = {self.constant(launches.current_stream)}({device})"
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         options = kwargs or {}
@@ -97,6 +85,9 @@ class _Notes(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if name in _LOOKS:
             raise Unplannable(name)
+        if name == "new_empty":  # room takes the least time to make where all is said about it
+            func, args = torch.empty_strided, (result.shape, result.stride())
+            options = dict(dtype=result.dtype, device=result.device)
         changes = name == "__setitem__" or (name.endswith("_") and not name.endswith("__")) or "out" in options
         if changes or (_tensors(result) and not any(result is argument for argument in args)):
             self.note(func, args, options, result)
@@ -104,71 +95,72 @@ class _Notes(TorchFunctionMode):
 
     def launched(self, launch: Any) -> None:
         """Note a launch."""
-        self.needs_stream |= any(argument is self.launches.STREAM for argument in launch.arguments)
         self.note(launch.call, launch.arguments, launch.options, None)
 
     def note(self, call: Callable[..., Any], arguments: Any, options: dict[str, Any], result: Any) -> None:
-        """Note a call, and where its result goes."""
-        if any(map(_tensors, options.values())):
-            raise Unplannable("a tensor among the options")
-        pick = _picker([self.place(argument) for argument in arguments])
-        self.steps.append(Step(call, pick, options, self.new(result), ()))
+        """Note a call, and the names of what it makes."""
+        used: set[str] = set()
+        parts = [self.written(argument, used) for argument in arguments]
+        parts += [f"{name}={self.written(value, used)}" for name, value in options.items()]
+        made, target = [], ""
         if isinstance(result, (tuple, list)):
-            whole = len(self.values) - 1
-            for index, part in enumerate(result):
-                pick = _picker([whole, self.place(index)])
-                self.steps.append(Step(getitem, pick, {}, self.new(part), ()))
+            made = [self.named(part) for part in result]
+            target = f"{', '.join(made)}, = "
+        elif isinstance(result, Tensor) and id(result) not in self.names:
+            made = [self.named(result)]
+            target = f"{made[0]} = "
+        self.lines.append(_Line(f"{target}{self.constant(call)}({', '.join(parts)})", set(made), used))
 
-    def new(self, value: Any) -> int:
-        """A place for a value; it stays there, lest another tensor gets its `id`."""
-        self.values.append(value)
+    def named(self, value: Any) -> str:
+        """A name for a value that is not a constant."""
+        name = f"v{next(self.numbers)}"
+        self.held.append(value)
         if isinstance(value, Tensor):
-            self.places[id(value)] = len(self.values) - 1
-        return len(self.values) - 1
+            self.names[id(value)] = name
+        return name
 
-    def place(self, value: Any) -> int:
-        """Where a value is; constants get a place."""
+    def constant(self, value: Any) -> str:
+        """A name for a constant."""
+        name = f"c{next(self.numbers)}"
+        self.known[name] = value
+        return name
+
+    def written(self, value: Any, used: set[str]) -> str:
+        """A value as Python; `used` gets the names in it."""
         if isinstance(value, Tensor):
-            if id(value) not in self.places:
+            if id(value) not in self.names:
                 raise Unplannable("a tensor from elsewhere")
-            return self.places[id(value)]
-        if _tensors(value):
-            parts = _picker([self.place(part) for part in value])
-            self.steps.append(Step(_listed, parts, {}, self.new(None), ()))
-            return len(self.values) - 1
+            used.add(self.names[id(value)])
+            return self.names[id(value)]
         if value is self.launches.STREAM:
-            return 0
-        return self.new(value)
+            used.add("stream")
+            return "stream"
+        if _tensors(value):
+            parts = "".join(f"{self.written(part, used)}, " for part in value)
+            return f"({parts})" if isinstance(value, tuple) else f"[{parts}]"
+        if isinstance(value, torch.Size):
+            return repr(tuple(value))  # PyTorch reads a tuple sooner
+        return repr(value) if type(value) in _LITERALS else self.constant(value)
 
     def plan(self, results: Any) -> Plan:
         """What was noted, of a call that returned these results."""
-        found = [self.place(result) for result in (results if isinstance(results, tuple) else (results,))]
-        pick = _picker(found) if isinstance(results, tuple) else itemgetter(found[0])
-        made = {step.result for step in self.steps}
-        constants = [None if place in made or place < self.given else value for place, value in enumerate(self.values)]
-        return Plan(constants, _without_spent(self.steps, made - set(found)), pick, self.needs_stream)
+        wanted: set[str] = set()
+        body = [f"return {self.written(results, wanted)}", *self.backward(wanted)]
+        if "stream" in wanted:
+            body.append(self.stream)
+        source = "\n    ".join((f"def repeat({', '.join(self.arguments)}):", *reversed(body)))
+        exec(source, self.known)  # calls of what was called, with names and literals
+        return Plan(self.known["repeat"], source, len(self.lines))
 
-
-def _without_spent(steps: list[Step], made: set[int]) -> list[Step]:
-    """Steps that let go of what they have made, as soon as no later one needs it."""
-    held, rewritten = set(made), []
-    places = list(range(1 + max((step.result for step in steps), default=0)))
-    for step in reversed(steps):
-        used = {step.result, *step.pick(places)} & held
-        held -= used
-        rewritten.append(step._replace(spent=tuple(used)))
-    return rewritten[::-1]
-
-
-def _picker(places: list[int]) -> Callable[[list[Any]], Any]:
-    """The values at these places, as a tuple or a list."""
-    if len(places) > 1:
-        return itemgetter(*places)
-    return itemgetter(slice(places[0], places[0] + 1) if places else slice(0, 0))
-
-
-def _listed(*parts: Any) -> list[Any]:
-    return list(parts)
+    def backward(self, wanted: set[str]) -> Iterable[str]:
+        """The lines that are needed, the last one first; they let go of what no later one needs."""
+        ours = {name for line in self.lines for name in line.made}
+        for text, made, used in reversed(self.lines):
+            if made and made.isdisjoint(wanted):
+                continue
+            spent = sorted((used | made) & ours - wanted)
+            wanted |= used
+            yield text + (f"; del {', '.join(spent)}" if spent else "")
 
 
 def _tensors(value: Any) -> bool:
@@ -218,12 +210,12 @@ class Planned:
         key = signature(arguments)
         if key is None or not self.enabled or launches.followed():
             return self.operator(*arguments)
-        plan = self.plans.get(key, UNSEEN)
+        plan = self.plans.get(key)
         if isinstance(plan, Plan):
-            return plan.run(arguments, launches)
+            return plan.repeat(*arguments)
         if plan is ONCE:
             return self._noted(key, arguments, launches)
-        if plan is UNSEEN:
+        if plan is None:
             self._keep(key, ONCE, 1)
         return self.operator(*arguments)
 
@@ -237,7 +229,7 @@ class Planned:
         except Unplannable:
             self._keep(key, NEVER, 1)
             return self.operator(*arguments)
-        self._keep(key, plan, len(plan.steps))
+        self._keep(key, plan, plan.steps)
         return results
 
     def _keep(self, key: Signature, plan: Plan | str, steps: int) -> None:

@@ -141,10 +141,10 @@ def composed_coefficients(
 def forward_coefficients(
     raw: Tensor, free: Tensor | None, log_dt: Tensor | None, kind: Kind, keep: bool
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Both coefficients, complex ones as pairs of reals, and their derivatives if they are to be kept."""
+    """Both coefficients as the kernel writes them, and their derivatives if they are to be kept."""
     kernels, modes = implementation("triton", "mode_coefficients"), raw.shape[0]
     dtype = torch.promote_types(raw.dtype, torch.float32)
-    shape = (modes,) if free is None else (modes, 2) if kind.linear else (2, modes)
+    shape = (modes,) if free is None else (modes, 2) if kind.linear else (2, 2 * modes)
     first = raw.new_empty(shape, dtype=dtype)
     second = slopes = None
     if kind.gain != "nothing":
@@ -185,7 +185,7 @@ class _Coefficients(torch.autograd.Function):
             return first, second
         if second is not None:
             second = torch.view_as_complex(second) if kind.complex_gain else second.view(-1)
-        return torch.view_as_complex(first) if kind.linear else first, second
+        return torch.view_as_complex(first) if kind.linear else first[:, ::2], second
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
@@ -194,7 +194,9 @@ class _Coefficients(torch.autograd.Function):
             return (None,) * 6
         if torch.is_grad_enabled():
             return *_differentiable_backward(ctx.layer, parameters, grads), None, None, None
-        reals = (torch.view_as_real(g.resolve_conj()) if g is not None and g.is_complex() else g for g in grads)
+        reals = [torch.view_as_real(g.resolve_conj()) if g is not None and g.is_complex() else g for g in grads]
+        if reals[0] is not None and parameters[1] is not None and not ctx.kind.linear:
+            reals[0] = torch.stack((reals[0], torch.zeros_like(reals[0])), -1)  # all by the first channel of a pair
         with on_device(slopes.device):
             return *_backward_planned(*parameters, *reals, slopes, ctx.kind), None, None, None
 

@@ -130,7 +130,8 @@ def rnn_scan(
         resets=None if resets is None else resets.contiguous(),
         reset_to=reset_to,
     )
-    return h, last.to(x.dtype if h0 is None else h0.dtype)
+    given = x.dtype if h0 is None else h0.dtype
+    return h, last if last.dtype == given else last.to(given)
 
 
 def _given(w: Tensor, dt: float, backend: str, parameterization: str, discretization: str) -> tuple[Tensor, str, str]:

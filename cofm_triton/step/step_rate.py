@@ -19,6 +19,8 @@ def step_rate(w: Tensor, dt: float, parameterization: str, discretization: str) 
         >>> step_rate(torch.zeros(1), 0.5, "exp", "euler").tolist()
         [1.0]
     """
+    if parameterization == "direct" and discretization == "euler":
+        return w  # small problems wait for the host
     return effective_rate(look_up(parameterization).rate(w), dt, discretization)
 
 

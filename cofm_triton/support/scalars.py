@@ -25,6 +25,8 @@ def as_int(value: Any) -> int | None:
 
 def as_number(value: Any) -> float | None:
     """The value as a float (infinite if too large); None if it is no real number. A bool is not a number here."""
+    if type(value) is float:  # mostly, and it takes a tenth of the time to say so
+        return value
     value = _unwrapped(value)
     if isinstance(value, bool) or not isinstance(value, Real):
         return None

@@ -84,7 +84,7 @@ def test_a_plan_gives_the_bits_of_the_operator(case: str, interpreted: None, mon
         for value, kept in zip(given, before, strict=True):
             assert value is kept or value == kept if not isinstance(value, Tensor) else torch.equal(value, kept)
     (plan,) = planned.plans.values()
-    assert isinstance(plan, Plan) and plan.steps
+    assert isinstance(plan, Plan) and plan.steps == len(plan.source.splitlines()) - 2
 
 
 def test_a_plan_holds_no_tensor(interpreted: None) -> None:
@@ -94,10 +94,19 @@ def test_a_plan_holds_no_tensor(interpreted: None) -> None:
     gc.collect()
     (plan,) = planned.plans.values()
     assert isinstance(plan, Plan)
-    assert not [value for value in plan.values if isinstance(value, Tensor)]
-    # What a step has made is let go of once it is not needed: all but the results.
-    kept = {step.result for step in plan.steps} - {place for step in plan.steps for place in step.spent}
-    assert len(kept) == 2
+    assert not [value for value in plan.repeat.__globals__.values() if isinstance(value, Tensor)]
+
+
+def test_a_plan_lets_go_of_what_it_needs_no_longer() -> None:
+    planned = Planned(lambda x: torch.cat((2 * x).unbind()) + 1)
+    for _ in range(3):
+        assert planned(torch.ones(2, 3)).tolist() == [3] * 6
+    (plan,) = planned.plans.values()
+    assert isinstance(plan, Plan)
+    made, gone = (
+        re.findall(r"v\d+", " ".join(re.findall(pattern, plan.source))) for pattern in (r".* = ", r"; del .*")
+    )
+    assert len(made) == 5 and len(gone) == 4 and {*made} - {*gone} == {*re.findall(r"return (v\d+)", plan.source)}
 
 
 def test_threads_share_plans() -> None:
@@ -162,19 +171,32 @@ def test_plans_are_forgotten_before_they_are_too_many(monkeypatch: pytest.Monkey
     assert MAX_STEPS > 1000
 
 
-def test_launches_go_to_the_current_stream(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And what a compiled kernel is launched with is what the binder would hand on."""
+@pytest.mark.parametrize("room", [0, 8])
+def test_launches_go_to_the_current_stream(room: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what a compiled kernel is launched with is what binder and launcher would hand on, past the launcher unless
+    it has to make room.
+    """
     from cofm_triton.kernels import launches
 
     seen: list[tuple[Any, ...]] = []
     streams = iter(range(100, 200))
     parameters = inspect.signature(lambda a_ptr, out_ptr, n, BLOCK: None)
 
+    class Launcher:
+        """As Triton's: it hands on what it is given, and something of its own, to a function."""
+
+        def __init__(self) -> None:
+            self.launch = lambda *given: seen.append(given)
+            self.global_scratch_size = room
+
+        def __call__(self, *given: Any) -> None:
+            self.launch(*given[:9], self.global_scratch_size, given[9:])
+
     class Kernel:
         signature = parameters
 
         def __getitem__(self, grid: tuple[int]) -> Callable[..., Any]:
-            binary = SimpleNamespace(run=lambda *given: seen.append(given), function="f", packed_metadata="m")
+            binary = SimpleNamespace(run=Launcher(), function="f", packed_metadata="m")
             return lambda *arguments, **options: binary
 
     def operator(x: Tensor) -> Tensor:
@@ -189,9 +211,13 @@ def test_launches_go_to_the_current_stream(monkeypatch: pytest.MonkeyPatch) -> N
         x = torch.ones(2)
         out = planned(x)
     assert len(seen) == 2 and planned.plans != {signature((x,)): ONCE}
-    assert [given[:10] for given in seen] == [(7, 1, 1, stream, "f", "m", None, None, None, seen[i][9])
-                                              for i, stream in enumerate((100, 101))]  # fmt: skip
-    assert seen[-1][9] is x and seen[-1][10] is out and seen[-1][11:] == (3, 32)
+    assert [given[:10] for given in seen] == [
+        (7, 1, 1, stream, "f", "m", None, None, None, room) for stream in (100, 101)
+    ]
+    assert seen[-1][10][0] is x and seen[-1][10][1] is out and seen[-1][10][2:] == (3, 32)
+    (plan,) = planned.plans.values()
+    assert isinstance(plan, Plan)
+    assert any(isinstance(value, Launcher) for value in plan.repeat.__globals__.values()) == bool(room)
 
 
 def test_plans_within_plans_are_noted_whole(interpreted: None) -> None:

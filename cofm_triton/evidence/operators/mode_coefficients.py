@@ -15,16 +15,24 @@ def launch(
     gain: str = "normalized", linear: bool = True, paired: bool = True, learned: bool = False, bounded: bool = False,
     exact: bool = True, parameterization: str = "softplus", dtype: torch.dtype = torch.float32,
 ) -> None:  # fmt: skip
-    """Coefficients, and their gradients."""
-    from cofm_triton.kernels import mode_coefficients
+    """Coefficients, and their gradients; the gain inside an encoder."""
+    from cofm_triton.kernels import mode_coefficients, mode_coefficients_gain
 
     kind = Kind(parameterization, exact, linear, bounded, gain, paired and gain == "hold", 1.0)
     raw, parts = meta(MODES, dtype=dtype), meta(MODES, 2, dtype=dtype)
     free, log_dt = meta(MODES - 1, dtype=dtype) if paired else None, raw if learned else None
-    first, second = (parts if paired else raw), (None if gain == "nothing" else parts if paired else raw)
+    rows = meta(2, 2 * MODES, dtype=dtype)
+    first, second = (
+        (raw if not paired else parts if linear else rows),
+        (None if gain == "nothing" else parts if paired else raw),
+    )
     slopes = meta(mode_coefficients.VARIABLES, mode_coefficients.PARTS, MODES, dtype=torch.float64)
     mode_coefficients.forward(raw, free, log_dt, first, second, slopes, kind)
     mode_coefficients.backward(raw, free, log_dt, first, second, slopes, kind)
+    if second is not None and not kind.complex_gain:
+        weight, bias = meta(second.numel(), MODES, dtype=dtype), meta(second.numel(), dtype=dtype) if bounded else None
+        mode_coefficients_gain.forward(weight, bias, second)
+        mode_coefficients_gain.backward(weight, bias, weight, bias, second)
 
 
 def bytes_per_element(kernel: str, constants: Options, options: Options) -> None:
