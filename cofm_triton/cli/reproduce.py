@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--preset",
         choices=tuple(PRESETS),
         default="default",
-        help="smoke: under 30 s; default: under 5 minutes; paper: the full protocol, with "
+        help="smoke: under a minute; default: under 5 minutes; paper: the full protocol, with "
         f"{PRESETS['paper'].test_sequences} test sequences and two more parameterizations (default: default)",
     )
     parser.add_argument(

@@ -39,7 +39,7 @@ from cofm_triton.perturbation.curve import as_family
 from cofm_triton.perturbation.directions import Direction, slow_direction
 from cofm_triton.perturbation.evaluator import ErrorEvaluator
 from cofm_triton.perturbation.local_slope import FEWEST, SCATTER, LocalSlope, local_slope
-from cofm_triton.perturbation.quadratic_form import QUADRATIC_METRICS, step_weights
+from cofm_triton.perturbation.quadratic_form import QUADRATIC_METRICS, Metric, step_weights
 from cofm_triton.support.progress import Progress, counting
 from cofm_triton.support.scalars import check_choice, check_int, check_not_negative, check_number, check_real
 from cofm_triton.targets import Target
@@ -103,7 +103,7 @@ def slow_direction_radius(
     *,
     threshold: float = 0.1,
     max_radius: float = MAX_RADIUS,
-    metric: str = "twe",
+    metric: Metric = "twe",
     dtype: torch.dtype | None = None,
     progress: Progress | None = None,
 ) -> list[float]:
@@ -115,7 +115,7 @@ def slow_direction_radius(
         targets: (N, T, p).
         threshold: largest error, as a share of the zero model's.
         max_radius: where the search ends; returned when the error never exceeds the threshold.
-        metric: "twe" or "mse".
+        metric: "twe", "mse", or weights (T,) of the steps' squared errors (`loss.rescaled_weights`).
         dtype: of the states, as for `perturbation_error`.
         progress: called as `progress(finished models, models)`.
 
@@ -132,10 +132,11 @@ def slow_direction_radius(
 
 
 def _checked_evaluator(
-    family: Sequence[nn.Module], inputs: Tensor, targets: Tensor, metric: str, dtype: torch.dtype | None
+    family: Sequence[nn.Module], inputs: Tensor, targets: Tensor, metric: Metric, dtype: torch.dtype | None
 ) -> ErrorEvaluator:
     """What computes the errors of cofm models on their data, all checked."""
-    check_choice("metric", metric, QUADRATIC_METRICS)
+    if not isinstance(metric, Tensor):
+        check_choice("metric", metric, QUADRATIC_METRICS)
     evaluator = ErrorEvaluator(inputs, targets, metric, dtype)
     for model in family:
         evaluator.check(model)
@@ -175,7 +176,7 @@ def limit_radius(
     dt: float = 1.0,
     threshold: float = 0.1,
     max_radius: float = MAX_RADIUS,
-    metric: str = "twe",
+    metric: Metric = "twe",
 ) -> float:
     """Slow-direction radius of the infinitely wide model at one horizon.
 
@@ -197,7 +198,6 @@ def limit_radius(
     """
     threshold, max_radius = _check_search(threshold, max_radius)
     check_choice("parameterization", parameterization, LIMITS)
-    check_choice("metric", metric, QUADRATIC_METRICS)
     length = check_int("length", length, 1)
     dt = check_number("dt", dt)
     rho = _impulse_response(target)
@@ -231,7 +231,7 @@ def stability_verdict(
     dt: float = 1.0,
     threshold: float = 0.1,
     max_radius: float = MAX_RADIUS,
-    metric: str = "twe",
+    metric: Metric = "twe",
     dtype: torch.dtype | None = None,
     progress: Progress | None = None,
 ) -> StabilityVerdict:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from cofm_triton.layers.rnn_functional import RNNFunctional
+from cofm_triton.loss import rescaled_weights
 from cofm_triton.perturbation import verdict
 from cofm_triton.perturbation.curve import perturbation_error
 from cofm_triton.perturbation.local_slope import PRIOR_WEIGHT, SCATTER
@@ -152,7 +153,9 @@ def test_the_step_of_the_limit_formula(parameterization: str, scale: float) -> N
 
 
 def test_the_metric_of_the_limit_formula() -> None:
-    assert limit_radius("pol", 100, metric="mse") != pytest.approx(limit_radius("pol", 100), rel=0.01)
+    by_weights = [limit_radius("pol", 100, metric=rescaled_weights(100, power=p)) for p in (0, 4)]
+    assert by_weights == pytest.approx([limit_radius("pol", 100, metric=m) for m in ("mse", "twe")], rel=1e-5)
+    assert by_weights[0] != pytest.approx(by_weights[1], rel=0.01)
 
 
 def test_the_margin_is_that_of_the_slowest_model() -> None:
