@@ -17,8 +17,11 @@ from .targets import kernel, rho
 LEVEL = 0.1
 """Share of the zero model's error at which a perturbed model counts as lost."""
 
-UNSTABLE_BELOW, STABLE_ABOVE = -0.3, -0.15
-"""Slopes of log r in log T that decide; undecided between."""
+BOUND = -0.3
+"""Slope of log r in log T at which the radius halves while T grows tenfold: between stable and unstable."""
+
+SCATTER, PRIOR_WEIGHT = 0.05, 4
+"""Standard deviation of log r from one training to the next, and how many residuals it counts as."""
 
 
 def zero_model_error(target: str, length: int) -> Tensor:
@@ -93,29 +96,34 @@ def limit_radius(target: str, parameterization: str, length: int) -> float:
     )
 
 
-def slope(horizons: Sequence[float], radii: Sequence[float]) -> float:
-    """Least-squares slope of log r in log T; NaN, so undecided, when some radius is 0.
+def local_slope(horizons: Sequence[float], radii: Sequence[float], scatter: float = SCATTER) -> tuple[float, float]:
+    """d log r / d log T at the longest horizon, and its standard error.
+
+        y = a + b x + c x^2,  x = log(T / longest T),  y = log r:  b by the normal equations
+        s^2 = (PRIOR_WEIGHT scatter^2 + |y - A (a, b, c)|^2) / (PRIOR_WEIGHT + n - 3),  error^2 = s^2 [(A^T A)^-1]_bb
 
     Raises:
-        ValueError: fewer than two horizons, or not one radius for each.
+        ValueError: fewer than three horizons, or not one radius for each.
     """
-    if len(horizons) != len(radii) or len(horizons) < 2:
-        raise ValueError(f"radii must match at least two horizons, got {len(radii)} for {len(horizons)}")
-    if min(radii) <= 0:
-        return math.nan
-    x = torch.tensor(horizons, dtype=torch.float64).log()
+    if len(horizons) != len(radii) or len(horizons) < 3:
+        raise ValueError(f"radii must match at least three horizons, got {len(radii)} for {len(horizons)}")
+    x = (torch.tensor(horizons, dtype=torch.float64) / max(horizons)).log()
     y = torch.tensor(radii, dtype=torch.float64).log()
-    x = x - x.mean()
-    return float((x * y).sum() / (x * x).sum())
+    a = torch.stack([x**0, x, x**2], 1)
+    covariance = torch.linalg.inv(a.T @ a)
+    fit = covariance @ (a.T @ y)
+    squares = PRIOR_WEIGHT * scatter**2 + (y - a @ fit).square().sum()
+    error = (squares / (PRIOR_WEIGHT + len(y) - 3) * covariance[1, 1]).sqrt()
+    return float(fit[1]), float(error)
 
 
-def decide(scaling: float) -> str:
-    """The rule: "unstable" below -0.3, "stable" above -0.15, "undecided" between and for NaN.
+def decide(slope: float, error: float) -> str:
+    """The rule: "unstable" two errors below -0.3, "stable" two above, "undecided" between and for NaN.
 
     Example:
-        >>> decide(-0.68), decide(0.0), decide(-0.2)
+        >>> decide(-0.68, 0.1), decide(0.0, 0.1), decide(-0.2, 0.1)
         ('unstable', 'stable', 'undecided')
     """
-    if scaling < UNSTABLE_BELOW:
+    if slope + 2 * error < BOUND:
         return "unstable"
-    return "stable" if scaling > STABLE_ABOVE else "undecided"
+    return "stable" if slope - 2 * error > BOUND else "undecided"

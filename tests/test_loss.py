@@ -1,5 +1,6 @@
 """The temporally weighted loss against its numbers, its definition and the reference."""
 
+import math
 from typing import Any
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from torch._dynamo.testing import CompileCounter
 
 from cofm_triton import reference
-from cofm_triton.loss import temporal_weights, temporally_weighted_mse
+from cofm_triton.loss import memory_bias, rescaled_weights, temporal_weights, temporally_weighted_mse
 
 
 def test_weights_in_numbers() -> None:
@@ -107,3 +108,53 @@ def test_loss_compiles_once_for_all_lengths() -> None:
         y_hat, y = torch.randn(2, 3, length, 2)
         assert torch.equal(compiled(y_hat, y), temporally_weighted_mse(y_hat, y))
     assert counter.frame_count == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "weight"),
+    [
+        ({}, lambda k: 1.0),
+        ({"power": 4}, lambda k: (k + 1) ** 4),
+        ({"rate": 0.3}, lambda k: math.exp(0.3 * k)),
+        ({"power": 1.5, "rate": 0.1}, lambda k: (k + 1) ** 1.5 * math.exp(0.1 * k)),
+        ({"power": math.inf}, lambda k: float(k == 6)),
+        ({"power": 1e6, "rate": 1e6}, lambda k: float(k == 6)),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rescaled_weights(options: dict[str, float], weight: Any, dtype: torch.dtype) -> None:
+    """And a kernel that is off at lag s counts, on white inputs, what `memory_bias` says."""
+    plain = torch.tensor([weight(k) for k in range(7)], dtype=torch.float64)
+    w = rescaled_weights(7, dtype=dtype, **options)
+    torch.testing.assert_close(w, (plain / plain.sum()).to(dtype), rtol=20 * torch.finfo(dtype).eps, atol=0)
+    off = [torch.eye(7, dtype=torch.float64).roll(s, 1).triu(s) for s in range(7)]  # each input comes out s steps later
+    counts = torch.stack([(plain * y**2).sum() for y in off])
+    torch.testing.assert_close(memory_bias(w), (counts / counts[0]).to(dtype), rtol=50 * torch.finfo(dtype).eps, atol=0)
+
+
+def test_the_paper_s_weights_are_one_of_the_family() -> None:
+    squares = temporal_weights(50).square()
+    torch.testing.assert_close(squares / squares.sum(), rescaled_weights(50, power=4))
+    half = (memory_bias(squares) >= 0.5).sum().item() / 50
+    assert half == pytest.approx(2 ** (-1 / 5), abs=0.5 / 50)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: rescaled_weights(0), ValueError, "length must be at least 1"),
+        (lambda: rescaled_weights(3, power=-1), ValueError, "power must be >= 0"),
+        (lambda: rescaled_weights(3, power=math.nan), ValueError, "power must be >= 0"),
+        (lambda: rescaled_weights(3, rate=math.inf), ValueError, "rate must be >= 0 and finite"),
+        (lambda: rescaled_weights(3, dtype=torch.int64), TypeError, "dtype must be a real floating-point"),
+        (lambda: memory_bias([1.0]), TypeError, "weights must be a real floating-point tensor, got list"),
+        (lambda: memory_bias(torch.ones(2, 2)), ValueError, "weights must have the shape"),
+        (lambda: memory_bias(torch.ones(0)), ValueError, "weights must have the shape"),
+        (lambda: memory_bias(torch.zeros(2)), ValueError, "weights must be finite, none negative and not all zero"),
+        (lambda: memory_bias(torch.tensor([1.0, -0.1])), ValueError, "weights must be finite"),
+        (lambda: memory_bias(torch.tensor([1.0, math.nan])), ValueError, "weights must be finite"),
+    ],
+)
+def test_errors_of_weights(call: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        call()

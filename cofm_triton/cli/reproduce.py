@@ -2,7 +2,7 @@
 
 Trains models on targets of exponential and of polynomial memory, with direct and with stable parameterisations;
 perturbs their parameters; and decides by the horizon test which approximations are stable.
-Exit status 1: the widest models of some kind do not show what theory predicts.
+Exit status 1: the widest models of some kind contradict the theory. 4: none does, but some kind is undecided.
 """
 
 from __future__ import annotations
@@ -34,6 +34,9 @@ from cofm_triton.cli.reproduction.settings import (
     Settings,
 )
 
+UNDECIDED = 4
+"""Exit status of a run that neither shows nor contradicts the theory. 2 is wrong usage, 3 a failure."""
+
 _NAMES = {
     "targets": TARGETS,
     "nonlinearities": NONLINEARITIES,
@@ -47,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--preset",
         choices=tuple(PRESETS),
         default="default",
-        help="smoke: under 30 s; default: under 5 minutes; paper: the full protocol, with "
+        help="smoke: under a minute; default: under 5 minutes; paper: the full protocol, with "
         f"{PRESETS['paper'].test_sequences} test sequences and two more parameterizations (default: default)",
     )
     parser.add_argument(
@@ -83,7 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the experiment, or the steps that are still missing.
 
     Returns:
-        0 if every verdict is the predicted one, else 1.
+        0 if every verdict is the predicted one, 1 if some verdict is the opposite, else `UNDECIDED`.
     """
     require(("matplotlib", "safetensors", "tqdm"), extra="reproduce")
     settings = settings_from(arguments)
@@ -99,7 +102,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _reproduce(settings: Settings, folder: RunFolder, progress: Progress) -> int:
     """Every step that is missing, then the report; the exit status."""
-    from cofm_triton.cli.reproduction.report import contradictions, verdict_table, write_report
+    from cofm_triton.cli.reproduction.report import verdict_table, with_outcome, write_report
     from cofm_triton.cli.reproduction.stages import run_stages
 
     start = time.perf_counter()
@@ -109,13 +112,16 @@ def _reproduce(settings: Settings, folder: RunFolder, progress: Progress) -> int
         progress.line(f"Stopped. Finished steps are in {folder.root}: the same command continues.")
         raise
     verdicts = write_report(settings, folder)
-    wrong = contradictions(verdicts)
+    wrong, undecided = with_outcome(verdicts, "wrong"), with_outcome(verdicts, "undecided")
     print(verdict_table(verdicts))
-    for v in wrong:
-        print(f"Not as predicted: {v.cell.name}: {v.trained.reason}")
+    for title, some in (("Not as predicted", wrong), ("Undecided", undecided)):
+        for v in some:
+            print(f"{title}: {v.cell.name}: {v.trained.reason}")
     print(f"Results: {folder.root}")
     progress.line(f"{time.perf_counter() - start:.0f} s")
-    return 1 if wrong else 0
+    if wrong:
+        return 1
+    return UNDECIDED if undecided else 0
 
 
 def settings_from(arguments: argparse.Namespace) -> Settings:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from cofm_triton.perturbation.copies import errors_of_family
 from cofm_triton.perturbation.directions import Direction, Directions, check_moves
 from cofm_triton.perturbation.evaluator import ErrorEvaluator
+from cofm_triton.perturbation.quadratic_form import Metric
 from cofm_triton.perturbation.worst_case import ascend, evaluations
 from cofm_triton.support.figure_file import draw
 from cofm_triton.support.files import write_text
@@ -134,7 +135,7 @@ def perturbation_error(
     seed: int = 0,
     search: str = "random",
     ball: str = "inf",
-    metric: str = "twe",
+    metric: Metric = "twe",
     dtype: torch.dtype | None = None,
     memory_limit: int | None = None,
     progress: Progress | None = None,
@@ -161,7 +162,8 @@ def perturbation_error(
         search: "random"; "slow" (the one direction towards slower decay); or "gradient" (ascent
             from the worst random directions and the slow one).
         ball: "inf" (largest entry, the paper's code) or "l2" (its definition), per tensor.
-        metric: "twe" (temporally weighted mean squared error), "mse" or "sup".
+        metric: "twe" (temporally weighted mean squared error), "mse", "sup", or weights (T,) w of the steps,
+            sum_k w_k mean((yhat_k - y_k)^2): `loss.rescaled_weights` has a family, `loss.memory_bias` what it favours.
         dtype: of the states of nonlinear one-layer models, float32 (twice as fast) or float64;
             None: the dtype of `inputs`. Errors are summed in float64 always.
         memory_limit: bytes that perturbed copies of a module that is no one-layer cofm model may

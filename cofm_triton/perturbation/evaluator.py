@@ -19,7 +19,7 @@ from cofm_triton.modules.calls import check_calls
 from cofm_triton.ops.perturbation import is_compiled, sweep_errors, sweep_errors_and_gradients
 from cofm_triton.perturbation.batching import check_memory_limit
 from cofm_triton.perturbation.module_errors import STEERING_SEQUENCES, ModuleErrors, log_gradients, steering_weights
-from cofm_triton.perturbation.quadratic_form import QuadraticForm, step_weights
+from cofm_triton.perturbation.quadratic_form import Metric, QuadraticForm, is_sup, step_weights
 from cofm_triton.perturbation.stacking import is_stackable, stack, stack_together
 from cofm_triton.step.activations import properties
 from cofm_triton.step.stacked_cells import StackedCells
@@ -38,7 +38,8 @@ class ErrorEvaluator:
     Args:
         inputs: (N, T, d), float32 or float64, finite, N and T at least 1.
         targets: (N, T, p), of the same dtype and device.
-        metric: "twe" mean((v (yhat - y))^2) with temporal weights v, "mse", or "sup" max|yhat - y|.
+        metric: "twe" mean((v (yhat - y))^2) with temporal weights v, "mse", "sup" max|yhat - y|, or weights (T,) w of
+            sum_k w_k mean((yhat_k - y_k)^2).
         dtype: of the states of nonlinear one-layer models; None: that of the inputs.
         memory_limit: bytes that copies of any other module may take at a time; None:
             `batching.DEFAULT_LIMIT`.
@@ -51,12 +52,15 @@ class ErrorEvaluator:
         self,
         inputs: Tensor,
         targets: Tensor,
-        metric: str,
+        metric: Metric,
         dtype: torch.dtype | None = None,
         memory_limit: int | None = None,
     ) -> None:
         _check_data(inputs, targets)
-        check_choice("metric", metric, METRICS)
+        if isinstance(metric, Tensor):
+            step_weights(inputs.shape[1], metric)
+        else:
+            check_choice("metric", metric, METRICS)
         if dtype not in (None, torch.float32, torch.float64):
             raise TypeError(f"dtype must be torch.float32, torch.float64 or None, got {dtype}")
         self.inputs, self.targets, self.metric = inputs.detach(), targets.detach(), metric
@@ -76,7 +80,7 @@ class ErrorEvaluator:
     @property
     def zero_error(self) -> float:
         """Error of the model that is always zero: what other errors are relative to."""
-        if self.metric == "sup":
+        if is_sup(self.metric):
             return float(self.targets.abs().max())
         weights = step_weights(self.targets.shape[1], self.metric).to(self.targets.device)
         return float((self.targets.double().square().mean((0, 2)) * weights).sum())
@@ -84,7 +88,9 @@ class ErrorEvaluator:
     def depends_on_threads(self, model: nn.Module) -> bool:
         """Whether the last bits of the errors follow `torch.get_num_threads()`: not those of the compiled sweep."""
         is_linear = (
-            isinstance(model, RNNFunctional) and properties(model.rnn.nonlinearity).is_linear and self.metric != "sup"
+            isinstance(model, RNNFunctional)
+            and properties(model.rnn.nonlinearity).is_linear
+            and not is_sup(self.metric)
         )
         in_pairs = is_stackable(model) and model.rnn.oscillating  # whose errors PyTorch sums
         return is_linear or in_pairs or not is_stackable(model) or not is_compiled(self.inputs.device)
@@ -140,7 +146,7 @@ class ErrorEvaluator:
         """
         found: dict[int, Tensor] = {}
         with torch.no_grad():
-            for indices, counts, cells in stack_together(family, linear=self.metric == "sup"):
+            for indices, counts, cells in stack_together(family, linear=is_sup(self.metric)):
                 errors = _infinite_where_lost(self._stacked(cells, finished))
                 found.update(zip(indices, errors.split(counts), strict=True))
         return [
@@ -170,14 +176,14 @@ class ErrorEvaluator:
     def _steer(self, model: RNNFunctional, parameters: Parameters) -> Tensor:
         """Differentiable errors of K copies."""
         cells = stack(model, parameters)
-        if cells.is_linear and self.metric != "sup":
+        if cells.is_linear and not is_sup(self.metric):
             return self.quadratic_form.errors(cells)
         inputs, targets = self.inputs[:STEERING_SEQUENCES], self.targets[:STEERING_SEQUENCES]
         weights = steering_weights(inputs, targets, self.metric)
         return sweep_errors_and_gradients(cells, inputs.to(self.dtype), targets.to(self.dtype), weights)
 
     def _stacked(self, cells: StackedCells, finished: Finished) -> Tensor:
-        if cells.is_linear and self.metric != "sup":
+        if cells.is_linear and not is_sup(self.metric):
             errors = self.quadratic_form.errors(cells)
             finished(cells.count)
             return errors
@@ -189,7 +195,7 @@ class ErrorEvaluator:
 
     def _swept(self, cells: StackedCells, dtype: torch.dtype, finished: Finished) -> Tensor:
         weights = None
-        if self.metric != "sup":
+        if not is_sup(self.metric):
             share = len(self.targets) * self.targets.shape[2]
             length = self.inputs.shape[1]
             weights = (step_weights(length, self.metric) / share).to(self.inputs.device)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from cofm_triton.modules.calls import outputs_of_copies, under_vmap
 from cofm_triton.modules.module_state import EvaluationMode
 from cofm_triton.perturbation.batching import fitting
-from cofm_triton.perturbation.quadratic_form import step_weights
+from cofm_triton.perturbation.quadratic_form import Metric, is_sup, step_weights
 from cofm_triton.support.progress import Finished
 
 Parameters = Mapping[str, Tensor]
@@ -53,7 +53,7 @@ class ModuleErrors:
         memory_limit: bytes that copies may take at a time.
     """
 
-    def __init__(self, inputs: Tensor, targets: Tensor, metric: str, memory_limit: int) -> None:
+    def __init__(self, inputs: Tensor, targets: Tensor, metric: Metric, memory_limit: int) -> None:
         self.inputs, self.targets, self.metric, self.memory_limit = inputs, targets, metric, memory_limit
         self._measured: WeakKeyDictionary[nn.Module, dict[tuple[int, bool], tuple[int, int]]] = WeakKeyDictionary()
 
@@ -64,7 +64,7 @@ class ModuleErrors:
             for some, n in self._copies_for_errors(model, parameters):
                 batches = zip(self.inputs.split(n), self.targets.split(n), strict=True)
                 parts = torch.stack([self._batch_errors(model, some, *batch) for batch in batches])
-                errors.append(parts.amax(0) if self.metric == "sup" else parts.sum(0))
+                errors.append(parts.amax(0) if is_sup(self.metric) else parts.sum(0))
                 finished(parts.shape[1])
         return torch.cat(errors)
 
@@ -130,7 +130,7 @@ class ModuleErrors:
         """(K,): the summed share of the error, or the largest gap, of some sequences."""
         cast = {name: value.to(inputs) for name, value in parameters.items()}
         gaps = (outputs_of_copies(model, cast, inputs) - targets).double()
-        if self.metric == "sup":
+        if is_sup(self.metric):
             return gaps.abs().amax((1, 2, 3))
         weights = step_weights(inputs.shape[1], self.metric).to(gaps.device)
         total = (gaps * gaps * weights[:, None]).sum((1, 2, 3))
@@ -151,7 +151,7 @@ class ModuleErrors:
         return log_gradients(errors, parameters)
 
 
-def steering_weights(inputs: Tensor, targets: Tensor, metric: str) -> Tensor:
+def steering_weights(inputs: Tensor, targets: Tensor, metric: Metric) -> Tensor:
     """What squares of gaps are multiplied by, (T,); those of the mean square for "sup"."""
-    weights = step_weights(inputs.shape[1], "mse" if metric == "sup" else metric).to(inputs.device) / len(inputs)
+    weights = step_weights(inputs.shape[1], "mse" if is_sup(metric) else metric).to(inputs.device) / len(inputs)
     return weights / targets.shape[2]

@@ -25,28 +25,39 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from cofm_triton.loss import temporal_weights
+from cofm_triton.loss import check_weights, temporal_weights
 from cofm_triton.step.stacked_cells import StackedCells, impulse_response
 from cofm_triton.support.scalars import check_choice, check_int
 
 QUADRATIC_METRICS = ("twe", "mse")
+
+Metric = str | Tensor
+"""A name, or weights (T,) of the steps' squared errors (`loss.rescaled_weights`)."""
 
 _CHUNK_NUMBERS = 1 << 17  # numbers in the largest temporary: 1 MB, which stays in the cache
 _FITTED = 4  # sequences per number of the centre: it is any kernel next to the best one
 _RIDGE = 1e-13  # in traces of G: rounding of G stays below it, and the centre need not be exact
 
 
-def step_weights(length: int, metric: str) -> Tensor:
-    """v_k^2 / T, (T,) float64: temporal weights for metric "twe", v = 1 for "mse".
+def step_weights(length: int, metric: Metric) -> Tensor:
+    """w_k = v_k^2 / T, (T,) float64 on the CPU: temporal weights v for metric "twe", v = 1 for "mse"; or given w_k.
 
     Raises:
-        ValueError: metric has no weights.
+        TypeError: metric is neither a name nor floating-point weights.
+        ValueError: metric has no weights, or those of another length, or negative ones.
     """
-    check_choice("metric", metric, QUADRATIC_METRICS)
     length = check_int("length", length)
+    if isinstance(metric, Tensor):
+        return check_weights("metric", metric, length).detach().to("cpu", torch.float64)
+    check_choice("metric", metric, QUADRATIC_METRICS)
     if metric == "mse":
         return torch.full((length,), 1.0 / length, dtype=torch.float64, device="cpu")
     return temporal_weights(length, device="cpu") ** 2 / length
+
+
+def is_sup(metric: Metric) -> bool:
+    """Whether a metric is the largest gap, no sum of squares."""
+    return isinstance(metric, str) and metric == "sup"
 
 
 @dataclass(frozen=True)
@@ -69,14 +80,14 @@ class QuadraticForm:
 
     @classmethod
     def from_data(
-        cls, inputs: Tensor, targets: Tensor, *, metric: str = "twe", centre: Tensor | None = None
+        cls, inputs: Tensor, targets: Tensor, *, metric: Metric = "twe", centre: Tensor | None = None
     ) -> "QuadraticForm":
         """Quadratic form of the error over given sequences.
 
         Args:
             inputs: (N, T, d).
             targets: (N, T, p).
-            metric: "twe" or "mse".
+            metric: "twe", "mse", or weights (T,).
             centre: (p, d + 1, T), the target's kernel if it is known (it saves a decomposition
                 of G, and the result does not depend on it but for rounding).
 
@@ -99,7 +110,7 @@ class QuadraticForm:
         return cls(sums.gram(weights), kernel, sums.cross(weights), sums.squares(weights), length)
 
     @classmethod
-    def population(cls, kernel: Tensor, *, metric: str = "twe") -> "QuadraticForm":
+    def population(cls, kernel: Tensor, *, metric: Metric = "twe") -> "QuadraticForm":
         """Quadratic form of the expected error on white inputs of unit variance.
 
             E = sum_s V_s |kappa_s - rho_s|^2 + sum_ss' V_max(s, s') kb_s kb_s'
@@ -107,7 +118,7 @@ class QuadraticForm:
 
         Args:
             kernel: (p, d, T), the target's kernel rho.
-            metric: "twe" or "mse".
+            metric: "twe", "mse", or weights (T,).
         """
         outputs, inputs, length = kernel.shape
         tail = step_weights(length, metric).to(kernel.device).flip(0).cumsum(0).flip(0)

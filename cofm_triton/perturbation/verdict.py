@@ -6,10 +6,17 @@ of the zero model. At one horizon it says little; over horizons T, 2T, 4T, 8T it
 cases of arXiv 2305.19190 (Theorem 3.9) apart: a stable approximation keeps a radius that does not
 depend on T, an unstable one has r -> 0.
 
-    slope of log r in log T  < -0.3: unstable,  > -0.15: stable,  between: undecided
+    s = d log r / d log T at the longest horizon, from a parabola (`local_slope.py`), with standard error e
 
-The slope is a statement about large T, so with more than four horizons the four longest decide.
-A radius below what rounding lets a weight move by (`resolution`) says nothing, and decides nothing.
+    s + 2 e < -0.3: unstable,    s - 2 e > -0.3: stable,    else: undecided
+
+At the bound a radius halves while T grows tenfold. The two cases lie far on either side: a stable approximation has
+s -> 0. For a memory t^-p and direct rates, the slowed kernel must keep  T^(1 - 2p) e^(2 r T)  bounded, hence
+r ~ (p - 1/2) log T / T and s -> -1 (limit formula of "pol": -0.66 at T = 800).
+
+The slope is a statement about large T, so with more than five different horizons the five longest decide. A radius
+at `max_radius` is a lower bound: only horizons beyond the last such one enter the fit. A radius below what rounding
+lets a weight move by (`resolution`) says nothing, and decides nothing.
 
 The radii come from trained models, one per horizon, or from a target alone: as the width grows a
 model's kernel tends to the target's, and the slowed kernel has a closed form,
@@ -31,16 +38,24 @@ from cofm_triton.perturbation.copies import errors_along
 from cofm_triton.perturbation.curve import as_family
 from cofm_triton.perturbation.directions import Direction, slow_direction
 from cofm_triton.perturbation.evaluator import ErrorEvaluator
-from cofm_triton.perturbation.quadratic_form import QUADRATIC_METRICS, step_weights
+from cofm_triton.perturbation.local_slope import FEWEST, SCATTER, LocalSlope, local_slope
+from cofm_triton.perturbation.quadratic_form import QUADRATIC_METRICS, Metric, step_weights
 from cofm_triton.support.progress import Progress, counting
-from cofm_triton.support.scalars import check_choice, check_int, check_number, check_real
+from cofm_triton.support.scalars import check_choice, check_int, check_not_negative, check_number, check_real
 from cofm_triton.targets import Target
 from cofm_triton.targets import target as look_up_target
 
-UNSTABLE_BELOW, STABLE_ABOVE = -0.3, -0.15
+BOUND = -0.3
+"""Slope between unstable and stable: the radius halves while T grows tenfold."""
+
 LIMITS = ("direct", "exp")
 
-_DECIDING = 4  # horizons T, 2T, 4T, 8T
+MAX_RADIUS = 2.048
+"""Where the search for a radius ends: twice the largest radius of the paper's sweep."""
+
+_UNKNOWN = LocalSlope(math.nan, math.nan, math.nan)
+_ERRORS = 2  # standard errors by which a slope must be clear of the bound
+_DECIDING = 5  # different horizons T, 2T, 4T, 8T, 16T
 _SMALLEST = 1e-6  # radius below which there is no search
 _GRID_PER_OCTAVE = 2  # first look: the step of the paper's radii
 _FAN = 8  # radii tried at once when the crossing is narrowed down
@@ -55,14 +70,16 @@ class StabilityVerdict:
 
     Attributes:
         verdict: "stable", "unstable" or "undecided".
-        horizons: lengths T of the sequences, ascending.
+        horizons: lengths T of the sequences, ascending; one per model.
         radii: slow-direction radius at each horizon; 0 where the model misses the threshold
             unperturbed.
         resolutions: smallest radius at each horizon that moves every raw recurrent weight by more
             than its rounding.
         censored: whether the radius is only known to be at least `max_radius`.
-        slope: least-squares slope of log r against log T over the four longest horizons; NaN
-            where one of these radii is 0 or not resolved.
+        slope: d log r / d log T at the longest horizon; NaN where a deciding radius is 0, not resolved or censored,
+            or horizons are too few.
+        error: standard error of the slope.
+        trend: how much the slope grows while T doubles: > 0 for radii that level off.
         margin: smallest rate of all models, 1 / time; NaN for a limit formula.
         reason: one sentence.
     """
@@ -73,6 +90,8 @@ class StabilityVerdict:
     resolutions: tuple[float, ...]
     censored: tuple[bool, ...]
     slope: float
+    error: float
+    trend: float
     margin: float
     reason: str
 
@@ -83,8 +102,8 @@ def slow_direction_radius(
     targets: Tensor,
     *,
     threshold: float = 0.1,
-    max_radius: float = 2.048,
-    metric: str = "twe",
+    max_radius: float = MAX_RADIUS,
+    metric: Metric = "twe",
     dtype: torch.dtype | None = None,
     progress: Progress | None = None,
 ) -> list[float]:
@@ -96,7 +115,7 @@ def slow_direction_radius(
         targets: (N, T, p).
         threshold: largest error, as a share of the zero model's.
         max_radius: where the search ends; returned when the error never exceeds the threshold.
-        metric: "twe" or "mse".
+        metric: "twe", "mse", or weights (T,) of the steps' squared errors (`loss.rescaled_weights`).
         dtype: of the states, as for `perturbation_error`.
         progress: called as `progress(finished models, models)`.
 
@@ -113,10 +132,11 @@ def slow_direction_radius(
 
 
 def _checked_evaluator(
-    family: Sequence[nn.Module], inputs: Tensor, targets: Tensor, metric: str, dtype: torch.dtype | None
+    family: Sequence[nn.Module], inputs: Tensor, targets: Tensor, metric: Metric, dtype: torch.dtype | None
 ) -> ErrorEvaluator:
     """What computes the errors of cofm models on their data, all checked."""
-    check_choice("metric", metric, QUADRATIC_METRICS)
+    if not isinstance(metric, Tensor):
+        check_choice("metric", metric, QUADRATIC_METRICS)
     evaluator = ErrorEvaluator(inputs, targets, metric, dtype)
     for model in family:
         evaluator.check(model)
@@ -155,8 +175,8 @@ def limit_radius(
     parameterization: str = "direct",
     dt: float = 1.0,
     threshold: float = 0.1,
-    max_radius: float = 2.048,
-    metric: str = "twe",
+    max_radius: float = MAX_RADIUS,
+    metric: Metric = "twe",
 ) -> float:
     """Slow-direction radius of the infinitely wide model at one horizon.
 
@@ -178,7 +198,6 @@ def limit_radius(
     """
     threshold, max_radius = _check_search(threshold, max_radius)
     check_choice("parameterization", parameterization, LIMITS)
-    check_choice("metric", metric, QUADRATIC_METRICS)
     length = check_int("length", length, 1)
     dt = check_number("dt", dt)
     rho = _impulse_response(target)
@@ -208,18 +227,19 @@ def stability_verdict(
     *,
     target: str | Target | Function | None = None,
     parameterization: str = "direct",
-    horizons: Sequence[int] = (100, 200, 400, 800),
+    horizons: Sequence[int] = (50, 100, 200, 400, 800),
     dt: float = 1.0,
     threshold: float = 0.1,
-    max_radius: float = 2.048,
-    metric: str = "twe",
+    max_radius: float = MAX_RADIUS,
+    metric: Metric = "twe",
     dtype: torch.dtype | None = None,
     progress: Progress | None = None,
 ) -> StabilityVerdict:
     """The horizon test, from trained models or from a target's limit formula.
 
     Give either `models`, `inputs` and `targets`, one of each per horizon (a model is judged on
-    the length it was trained for, and horizons must differ), or `target`.
+    the length it was trained for), or `target`. It takes three different horizons to see curvature; each further one,
+    and each further model of the same length trained from another seed, makes the error of the slope smaller.
 
     Source: arXiv 2305.19190, Definition 3.4 (stable approximation) and Theorem 3.9; the horizon test is derived in
     the module's description.
@@ -246,8 +266,8 @@ def stability_verdict(
 
     Example:
         >>> result = stability_verdict(target="pol", parameterization="direct")
-        >>> result.verdict, round(result.slope, 2)
-        ('unstable', -0.67)
+        >>> result.verdict, round(result.slope, 2), round(result.error, 2)
+        ('unstable', -0.66, 0.01)
     """
     if (models is None) == (target is None):
         raise ValueError("models or target must be given, and not both")
@@ -272,7 +292,8 @@ def stability_verdict(
             )
             radii.append(radius)
             finished(1)
-        return judge(lengths, radii, [limit_resolution(parameterization)] * len(lengths), max_radius=max_radius)
+        floors = [limit_resolution(parameterization)] * len(lengths)
+        return judge(lengths, radii, floors, max_radius=max_radius, scatter=0.0)
     threshold, max_radius = _check_search(threshold, max_radius)
     family, data = _matched(models, inputs, targets)
     evaluators = [_checked_evaluator([model], *pair, metric, dtype) for model, pair in zip(family, data, strict=True)]
@@ -321,36 +342,59 @@ def judge(
     *,
     max_radius: float = math.inf,
     margin: float = math.nan,
+    scatter: float = SCATTER,
 ) -> StabilityVerdict:
     """Apply the rule to radii that are known already.
 
     Args:
-        horizons: at least two different lengths.
+        horizons: at least two different lengths; one that comes again is that of another model.
         radii: one per horizon.
         resolutions: one per horizon, see `resolution`; a smaller radius decides nothing.
         max_radius: a radius of at least this is censored.
         margin: smallest rate, passed on.
+        scatter: standard deviation of log r between trainings; 0 for a formula.
 
     Raises:
         TypeError: an argument of the wrong type.
-        ValueError: fewer than two different horizons, or lengths that do not match.
+        ValueError: fewer than two different horizons, lengths that do not match, or a negative scatter.
+
+    Example:
+        >>> result = judge((50, 100, 200, 400), (0.63, 0.55, 0.52, 0.50), (0.0,) * 4)
+        >>> result.verdict, result.reason
+        ('stable', 'the radius keeps its size: at T = 400 it changes like T^(+0.01 +- 0.20)')
     """
     horizons = [check_int("horizons", length, 1) for length in horizons]
     radii = [check_real("radii", radius) for radius in radii]
     resolutions = [check_real("resolutions", radius) for radius in resolutions]
     max_radius, margin = check_real("max_radius", max_radius), check_real("margin", margin)
+    scatter = check_not_negative("scatter", scatter)
     _check_horizons(horizons)
     for name, values in (("radii", radii), ("resolutions", resolutions)):
         if len(values) != len(horizons):
             raise ValueError(f"{name} must be one per horizon ({len(horizons)}), got {len(values)}")
     lengths, ordered, floors = zip(*sorted(zip(horizons, radii, resolutions, strict=True)), strict=True)
     censored = tuple(r >= max_radius for r in ordered)
-    last = slice(-_DECIDING, None)
-    slope, doubt = math.nan, _doubt(lengths[last], ordered[last], floors[last])
-    if not doubt:
-        slope = _slope(lengths[last], ordered[last])
-    verdict, reason = ("undecided", doubt) if doubt else _rule(censored[last], slope)
-    return StabilityVerdict(verdict, lengths, ordered, floors, censored, slope, margin, reason)
+    last = slice(lengths.index(sorted(set(lengths))[-_DECIDING:][0]), None)
+    fit = _UNKNOWN
+    verdict, reason = "undecided", _doubt(lengths[last], ordered[last], floors[last])
+    if not reason:
+        after = max((t for t, beyond in zip(lengths, censored, strict=True) if beyond), default=0)
+        known = [(t, r) for t, r in zip(lengths[last], ordered[last], strict=True) if t > after]
+        if len({t for t, _ in known}) >= FEWEST:
+            fit = local_slope(*zip(*known, strict=True), scatter)
+            verdict, reason = _rule(fit, lengths[-1])
+        else:
+            verdict, reason = _without_fit(lengths, censored)
+    return StabilityVerdict(verdict, lengths, ordered, floors, censored, *fit, margin, reason)
+
+
+def _without_fit(horizons: Sequence[int], censored: Sequence[bool]) -> tuple[str, str]:
+    """Verdict and reason where too few radii are known for a slope."""
+    if all(beyond for t, beyond in zip(horizons, censored, strict=True) if t == horizons[-1]):
+        return "stable", f"the radius is beyond the end of the search still at T = {horizons[-1]}"
+    if any(censored):
+        return "undecided", "the radius falls from beyond the end of the search"
+    return "undecided", f"it takes {FEWEST} different horizons to tell a power of T from a limit"
 
 
 def _doubt(horizons: Sequence[int], radii: Sequence[float], resolutions: Sequence[float]) -> str:
@@ -367,26 +411,14 @@ def _doubt(horizons: Sequence[int], radii: Sequence[float], resolutions: Sequenc
     return ""
 
 
-def _rule(censored: Sequence[bool], slope: float) -> tuple[str, str]:
-    if slope < UNSTABLE_BELOW:
-        return "unstable", f"the radius shrinks like T^{slope:.2f}"
-    if slope <= STABLE_ABOVE:
-        return "undecided", f"the radius changes like T^{slope:.2f}, between the two bounds"
-    if any(censored) and not censored[-1]:
-        # The true slope is steeper than the one through the capped radii.
-        return "undecided", "the radius falls from beyond the end of the search"
-    return "stable", f"the radius keeps its size, T^{slope:.2f}"
-
-
-def _slope(horizons: Sequence[int], radii: Sequence[float]) -> float:
-    """Least-squares slope of log r in log T."""
-    if not all(0 < r < math.inf for r in radii):
-        return math.nan
-    x = [math.log(t) for t in horizons]
-    y = [math.log(r) for r in radii]
-    mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
-    covariance = sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True))
-    return covariance / sum((a - mean_x) ** 2 for a in x)
+def _rule(fit: LocalSlope, longest: int) -> tuple[str, str]:
+    width = _ERRORS * fit.error
+    law = f"at T = {longest} it changes like T^({fit.slope:+.2f} +- {width:.2f})"
+    if fit.slope + width < BOUND:
+        return "unstable", f"the radius shrinks: {law}"
+    if fit.slope - width > BOUND:
+        return "stable", f"the radius keeps its size: {law}"
+    return "undecided", f"the radius may shrink or keep its size: {law}"
 
 
 def _first_crossing(errors: Function, bound: float, max_radius: float) -> float:
@@ -457,5 +489,5 @@ def _check_search(threshold: float, max_radius: float) -> tuple[float, float]:
 
 
 def _check_horizons(horizons: Sequence[int]) -> None:
-    if len(set(horizons)) < 2 or len(set(horizons)) != len(horizons):
+    if len(set(horizons)) < 2:
         raise ValueError(f"horizons must be at least two different lengths, got {list(horizons)}")

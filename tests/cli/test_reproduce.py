@@ -16,18 +16,19 @@ import torch
 from cofm_triton import targets
 from cofm_triton.cli import main, options
 from cofm_triton.cli.options import UsageError
-from cofm_triton.cli.reproduce import add_arguments, settings_from
-from cofm_triton.cli.reproduction import stages
+from cofm_triton.cli.reproduce import UNDECIDED, add_arguments, settings_from
+from cofm_triton.cli.reproduction import report, stages
 from cofm_triton.cli.reproduction.folder import Cell, RunFolder
-from cofm_triton.cli.reproduction.report import CellVerdict, contradictions, verdict_table
+from cofm_triton.cli.reproduction.report import CellVerdict, verdict_table, with_outcome
 from cofm_triton.cli.reproduction.settings import PARAMETERIZATIONS, PRESETS, RECURRENCES, Settings
 from cofm_triton.experiment.training import initial_model
 from cofm_triton.layers.stable_rnn import RECURRENCES as ALL_RECURRENCES
 from cofm_triton.loss import temporally_weighted_mse
 from cofm_triton.model_file import load_model, read_notes
-from cofm_triton.perturbation.verdict import judge
+from cofm_triton.perturbation.verdict import MAX_RADIUS, StabilityVerdict, judge
 from cofm_triton.step.parameterization import PARAMETERIZATIONS as ALL_PARAMETERIZATIONS
 
+FINISHED = (0, 1, UNDECIDED)
 RADII = [0.0, *(1e-3 * 2 ** (i / 2) for i in range(21))]
 
 
@@ -39,7 +40,8 @@ def tiny() -> Iterator[Settings]:
         targets=("exp", "pol"),
         parameterizations=("direct", "exp"),
         widths=(2, 3),
-        horizons=(10, 20),
+        horizons=(10, 20, 40),
+        sweep_horizon=10,
         directions=4,
         train_sequences=32,
         test_sequences=16,
@@ -57,7 +59,7 @@ def tiny() -> Iterator[Settings]:
 def finished(tiny: Settings, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run; nobody writes to it."""
     out = tmp_path_factory.mktemp("finished") / "run"
-    assert reproduce(out) in (0, 1)
+    assert reproduce(out) in FINISHED
     return out
 
 
@@ -114,7 +116,7 @@ def test_every_recurrence_goes_the_whole_way(
 ) -> None:
     out = tmp_path / "run"
     line = ["--recurrence", recurrence, "--targets", "pol", "--parameterizations", "exp", "--widths", "3"]
-    assert reproduce(out, *line, *["--oscillating"] * oscillating) in (0, 1)
+    assert reproduce(out, *line, *["--oscillating"] * oscillating) in FINISHED
     x, y = targets.generate("pol", 16, 10, seed=1)
     for nonlinearity in ("linear", "hardtanh"):
         model = load_model(RunFolder(out).model(Cell("pol", nonlinearity, "exp", 3), 10))
@@ -165,9 +167,11 @@ def test_verdicts_follow_from_their_radii(finished: Path, tiny: Settings) -> Non
     table = rows(finished / "verdicts.csv")
     assert len(table) == 16
     for r in table:
-        radii = [float(r["r_10"]), float(r["r_20"])]
-        expected = judge([10, 20], radii, [0.0, 0.0])
+        radii = [float(r[f"r_{length}"]) for length in tiny.horizons]
+        expected = judge(tiny.horizons, radii, [0.0] * 3, max_radius=MAX_RADIUS)
         assert r["verdict"] == expected.verdict
+        assert float(r["slope"]) == pytest.approx(expected.slope, nan_ok=True)
+        assert float(r["slope_error"]) == pytest.approx(expected.error, nan_ok=True)
         polynomial_direct = (r["target"], r["parameterization"]) == ("pol", "direct")
         assert r["theory"] == ("unstable" if polynomial_direct else "stable")
     assert "verdict" in (finished / "verdict.txt").read_text()
@@ -207,7 +211,7 @@ def test_interrupted_run_continues_to_the_same_bytes(
         assert reproduce(out) == 130
     stamps = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
     assert any(path.suffix == ".safetensors" for path in stamps)
-    assert reproduce(out) in (0, 1)
+    assert reproduce(out) in FINISHED
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
     assert contents(out) == contents(finished)
 
@@ -223,7 +227,7 @@ def test_other_settings_need_overwrite(
     assert "widths: [2, 3] there, [2] now" in message
     assert "--overwrite" in message
     assert contents(out) == contents(finished)
-    assert reproduce(out, "--widths", "2", "--overwrite") in (0, 1)
+    assert reproduce(out, "--widths", "2", "--overwrite") in FINISHED
     assert {r["width"] for r in rows(out / "errors.csv")} == {"2"}
     assert not any("m3" in name for name in contents(out))
 
@@ -262,7 +266,7 @@ def test_swapped_and_changed_parts_are_found_out(
         assert reproduce(root) == 2
         assert f"{Path(name).name}: it is not what this run has written there; remove it" in capsys.readouterr().err
     (root / name).unlink()
-    assert reproduce(root) in (0, 1)
+    assert reproduce(root) in FINISHED
     assert contents(root) == contents(finished)
 
 
@@ -364,23 +368,51 @@ def test_settings_know_every_parameterization_and_recurrence() -> None:
 
 def verdict(target: str, parameterization: str, width: int, radii: list[float]) -> CellVerdict:
     cell = Cell(target, "linear", parameterization, width)
-    return CellVerdict(cell, judge([100, 200], radii, [0.0, 0.0], margin=0.5), None)
+    return CellVerdict(cell, judge([100, 200, 400, 800], radii, [0.0] * 4, margin=0.5), None)
 
 
 def test_table_judges_the_largest_width_and_counts_the_others() -> None:
-    flat, falling = [0.5, 0.5], [0.02, 0.01]
+    flat, falling, slowly = [0.5] * 4, [0.08, 0.04, 0.02, 0.01], [0.5, 0.4, 0.32, 0.26]
     verdicts = [
         verdict("pol", "direct", 8, flat),
         verdict("pol", "direct", 64, falling),
         verdict("exp", "direct", 8, falling),
         verdict("exp", "direct", 64, flat),
         verdict("pol", "softplus", 64, falling),
+        verdict("pol", "exp", 64, slowly),
     ]
     lines = verdict_table(verdicts).splitlines()
-    assert [line.split()[-3:] for line in lines[2:5]] == [
+    assert [line.split()[-3:] for line in lines[2:6]] == [
         ["unstable", "1/2", "unstable"],
         ["stable", "1/2", "stable"],
         ["unstable", "1/1", "stable"],
+        ["undecided", "1/1", "stable"],
     ]
-    assert "0.0200 0.0100" in lines[2]
-    assert [v.cell.parameterization for v in contradictions(verdicts)] == ["softplus"]
+    assert "0.0800 0.0400 0.0200 0.0100" in lines[2] and "-1.00 +- 0.10" in lines[2]
+    assert [v.cell.parameterization for v in with_outcome(verdicts, "wrong")] == ["softplus"]
+    assert [v.cell.parameterization for v in with_outcome(verdicts, "undecided")] == ["exp"]
+
+
+@pytest.mark.parametrize(("found", "status"), [("theory", 0), ("stable", 1), ("undecided", UNDECIDED)])
+def test_exit_status(
+    finished: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    found: str,
+    status: int,
+) -> None:
+    """Undecided is no contradiction, and no failure."""
+    out = tmp_path / "run"
+    shutil.copytree(finished, out)
+
+    def judged(*arguments: Any, **options: Any) -> StabilityVerdict:
+        return replace(judge(*arguments, **options), verdict="stable" if found == "theory" else found)
+
+    monkeypatch.setattr(report, "judge", judged)
+    if found == "theory":
+        monkeypatch.setattr(CellVerdict, "theory", "stable")
+    assert reproduce(out) == status
+    printed = capsys.readouterr().out
+    assert ("Not as predicted: pol-linear-direct-m3" in printed) == (status == 1)
+    assert ("Undecided: pol-linear-direct-m3" in printed) == (status == UNDECIDED)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from cofm_triton.layers.rnn_functional import RNNFunctional
 from cofm_triton.layers.stable_rnn import StableRNN
-from cofm_triton.loss import temporally_weighted_mse
+from cofm_triton.loss import rescaled_weights, temporally_weighted_mse
 from cofm_triton.memory.function import memory_function
 from cofm_triton.ops.backends import INSTALLED
 from cofm_triton.perturbation import evaluator, module_errors
@@ -66,7 +66,7 @@ def one_by_one(model: nn.Module, x: Tensor, y: Tensor, directions: list[dict[str
     """The definition: copy, move, run, measure."""
     losses = {
         "twe": temporally_weighted_mse,
-        "mse": lambda a, b: ((a - b) ** 2).mean(),
+        "weights": lambda a, b: (rescaled_weights(a.shape[1], power=1.5).float() * ((a - b) ** 2).mean((0, 2))).sum(),
         "sup": lambda a, b: (a - b).abs().max(),
     }
     base = {name: value.detach().clone() for name, value in model.named_parameters()}
@@ -102,12 +102,15 @@ MODELS = [
 
 
 @pytest.mark.parametrize("make", MODELS)
-@pytest.mark.parametrize("metric", ["twe", "mse", "sup"])
+@pytest.mark.parametrize("metric", ["twe", "weights", "sup"])
 @pytest.mark.parametrize("ball", ["inf", "l2"])
 def test_definition(make: Any, metric: str, ball: str) -> None:
     model, (x, y) = make(), data()
+    weights = rescaled_weights(x.shape[1], power=1.5, dtype=torch.float32)
     before = {name: value.detach().clone() for name, value in model.named_parameters()}
-    curve = perturbation_error(model, x, y, radii=RADII, directions=3, seed=7, ball=ball, metric=metric)
+    curve = perturbation_error(
+        model, x, y, radii=RADII, directions=3, seed=7, ball=ball, metric=weights if metric == "weights" else metric
+    )
     shapes = parameter_shapes(model)
     directions = [random_direction(shapes, j, seed=7, ball=ball) for j in range(3)]
     expected = one_by_one(model, x, y, directions, metric)
@@ -458,6 +461,8 @@ X, Y = torch.zeros(2, 3, 1, dtype=torch.float64), torch.zeros(2, 3, 1, dtype=tor
         ({"search": "slow", "models": Branching()}, ValueError, "model must hold a cofm"),
         ({"ball": "l1"}, ValueError, "ball must be one of"),
         ({"metric": "mae"}, ValueError, "metric must be one of"),
+        ({"metric": torch.ones(X.shape[1] + 1)}, ValueError, "metric must have the shape"),
+        ({"metric": -torch.ones(X.shape[1])}, ValueError, "metric must be finite, none negative"),
         ({"memory_limit": 0}, ValueError, "memory_limit must be at least 1"),
         ({"memory_limit": 1e9}, TypeError, "memory_limit must be a number of bytes"),
         ({"memory_limit": True}, TypeError, "memory_limit must be a number of bytes"),

@@ -1,6 +1,7 @@
 """The horizon test: radii of limit formulas and of models, the rule, errors."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -8,9 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from cofm_triton.layers.rnn_functional import RNNFunctional
+from cofm_triton.loss import rescaled_weights
 from cofm_triton.perturbation import verdict
 from cofm_triton.perturbation.curve import perturbation_error
+from cofm_triton.perturbation.local_slope import PRIOR_WEIGHT, SCATTER
 from cofm_triton.perturbation.verdict import (
+    BOUND,
+    StabilityVerdict,
     judge,
     limit_radius,
     limit_resolution,
@@ -18,6 +23,7 @@ from cofm_triton.perturbation.verdict import (
     slow_direction_radius,
     stability_verdict,
 )
+from cofm_triton.reference import verdict as reference
 from cofm_triton.targets import generate, target
 
 HORIZONS = (50, 100, 200, 400, 800, 1600)
@@ -27,9 +33,9 @@ HORIZONS = (50, 100, 200, 400, 800, 1600)
     ("name", "kind", "radii", "slope", "verdict"),
     [
         ("exp", "direct", [0.4488] * 6, 0.00, "stable"),
-        ("pol", "direct", [0.0184, 0.01134, 0.00716, 0.00453, 0.00284, 0.00174], -0.68, "unstable"),
+        ("pol", "direct", [0.0184, 0.01134, 0.00716, 0.00453, 0.00284, 0.00174], -0.707, "unstable"),
         ("exp", "exp", [0.5957] * 6, 0.00, "stable"),
-        ("pol", "exp", [0.630, 0.554, 0.520, 0.504, 0.497, 0.494], -0.02, "stable"),
+        ("pol", "exp", [0.630, 0.554, 0.520, 0.504, 0.497, 0.494], 0.01, "stable"),
     ],
 )
 def test_limit_formulas(name: str, kind: str, radii: list[float], slope: float, verdict: str) -> None:
@@ -37,7 +43,14 @@ def test_limit_formulas(name: str, kind: str, radii: list[float], slope: float, 
     assert result.horizons == HORIZONS and result.verdict == verdict
     assert result.radii == pytest.approx(radii, abs=6e-4)
     assert result.slope == pytest.approx(slope, abs=6e-3)
+    assert result.error < 0.01  # no noise: what a parabola misses
     assert math.isnan(result.margin) and not any(result.censored)
+
+
+def test_a_radius_that_levels_off_is_told_from_one_that_falls() -> None:
+    """At these lengths the mean slope of "pol" with exp rates is -0.14, its last one -0.05."""
+    result = stability_verdict(target="pol", parameterization="exp", horizons=(25, 50, 100, 200))
+    assert result.verdict == "stable" and abs(result.slope) < 0.05 and result.trend > 0.1
 
 
 def test_a_target_may_be_a_function() -> None:
@@ -140,7 +153,9 @@ def test_the_step_of_the_limit_formula(parameterization: str, scale: float) -> N
 
 
 def test_the_metric_of_the_limit_formula() -> None:
-    assert limit_radius("pol", 100, metric="mse") != pytest.approx(limit_radius("pol", 100), rel=0.01)
+    by_weights = [limit_radius("pol", 100, metric=rescaled_weights(100, power=p)) for p in (0, 4)]
+    assert by_weights == pytest.approx([limit_radius("pol", 100, metric=m) for m in ("mse", "twe")], rel=1e-5)
+    assert by_weights[0] != pytest.approx(by_weights[1], rel=0.01)
 
 
 def test_the_margin_is_that_of_the_slowest_model() -> None:
@@ -156,39 +171,90 @@ def test_trained_models_give_their_evidence() -> None:
     models = [exact_exponential(0.4) for _ in lengths]
     result = stability_verdict(models, [x for x, _ in pairs], [y for _, y in pairs])
     assert result.horizons == lengths and result.verdict == "stable"
-    assert result.margin == pytest.approx(0.4)
+    assert result.margin == pytest.approx(0.4) and 0.05 < result.error < 0.15
     for model, (x, y), radius in zip(models, pairs, result.radii, strict=True):
         assert slow_direction_radius(model, x, y) == [radius]
 
 
+LENGTHS = (50, 100, 200, 400, 800)
+
+
+def judged(radii: Sequence[float], lengths: Sequence[int] = LENGTHS, **options: Any) -> StabilityVerdict:
+    return judge(lengths, radii, [0.0] * len(lengths), **options)
+
+
 @pytest.mark.parametrize(
-    ("exponent", "verdict"),
+    ("exponent", "scatter", "verdict"),
     [
-        (-1.0, "unstable"),
-        (-0.31, "unstable"),
-        (-0.29, "undecided"),
-        (-0.16, "undecided"),
-        (-0.14, "stable"),
-        (0.3, "stable"),
+        (-1.0, 0.05, "unstable"),
+        (-0.44, 0.05, "unstable"),
+        (-0.42, 0.05, "undecided"),
+        (-0.18, 0.05, "undecided"),
+        (-0.16, 0.05, "stable"),
+        (0.3, 0.05, "stable"),
+        (-0.31, 0.0, "unstable"),
+        (-0.29, 0.0, "stable"),
     ],
 )
-def test_rule(exponent: float, verdict: str) -> None:
-    lengths = (100, 200, 400, 800)
-    result = judge(lengths, [0.5 * (t / 100) ** exponent for t in lengths], [0.0] * 4, margin=0.25)
+def test_rule(exponent: float, scatter: float, verdict: str) -> None:
+    """Two standard errors off -0.3: 0.131 for five horizons and no residuals."""
+    result = judged([0.5 * (t / 100) ** exponent for t in LENGTHS], scatter=scatter, margin=0.25)
     assert result.verdict == verdict and result.margin == 0.25
-    assert result.slope == pytest.approx(exponent, abs=1e-12)
+    assert result.slope == pytest.approx(exponent, abs=1e-12) and result.trend == pytest.approx(0, abs=1e-12)
+    # At the last of five equally spaced points a parabola's slope has the variance 1 / 10 + 16 / 14.
+    error = scatter * math.sqrt((1 / 10 + 16 / 14) * 4 / 6) / math.log(2)
+    assert result.error == pytest.approx(error, rel=1e-12, abs=1e-12)
+
+
+def test_a_limit_and_a_power_over_the_same_fall() -> None:
+    """Both lose the same share from T = 50 to 800; only one goes on."""
+    levelling = [0.25 + 0.25 * 50 / t for t in LENGTHS]
+    steady = [0.5 * (t / 50) ** (math.log(levelling[-1] / 0.5) / math.log(16)) for t in LENGTHS]
+    assert judged([r**2 for r in levelling]).verdict == "stable"
+    assert judged([r**2 for r in steady]).verdict == "unstable"
+
+
+def test_more_models_of_a_length_make_the_error_smaller() -> None:
+    law = [0.5 * t**-0.36 for t in LENGTHS]
+    assert judged(law).verdict == "undecided"
+    thrice = judged(law * 3, LENGTHS * 3)
+    assert thrice.verdict == "unstable" and thrice.horizons == tuple(sorted(LENGTHS * 3))
+    scattered = judged([r * f for f in (1.3, 1.0, 0.77) for r in law], LENGTHS * 3)
+    assert scattered.verdict == "undecided" and scattered.error > 2 * thrice.error
 
 
 def test_rule_in_the_corners() -> None:
-    exact = (0.0, 0.0)
-    assert judge((10, 20), (0.1, 0.0), exact).verdict == "undecided"
-    assert math.isnan(judge((10, 20), (0.1, 0.0), exact).slope)
-    assert judge((10, 20), (2.0, 2.0), exact, max_radius=2.0).verdict == "stable"
-    assert judge((10, 20), (2.0, 1.9), exact, max_radius=2.0).verdict == "undecided"
+    assert judged((0.3, 0.2, 0.1, 0.1, 0.0)).verdict == "undecided"
+    assert math.isnan(judged((0.3, 0.2, 0.1, 0.1, 0.0)).slope)
     swapped = judge((20, 10), (0.1, 0.4), (0.01, 0.04))
     assert (swapped.horizons, swapped.radii, swapped.resolutions) == ((10, 20), (0.4, 0.1), (0.04, 0.01))
-    # Only the four longest horizons decide.
-    assert judge((1, 2, 4, 8, 16), (100.0, 0.1, 0.1, 0.1, 0.1), [0.0] * 5).verdict == "stable"
+    assert swapped.verdict == "undecided" and "3 different horizons" in swapped.reason
+    # Only the five longest horizons decide.
+    assert judged((100.0, 0.1, 0.1, 0.1, 0.1, 0.1), (1, 2, 4, 8, 16, 32)).slope == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("radii", "verdict", "slope"),
+    [
+        ((2.0, 2.0, 2.0, 2.0, 2.0), "stable", math.nan),
+        ((0.1, 0.2, 0.5, 1.0, 2.0), "stable", math.nan),
+        ((2.0, 2.0, 2.0, 2.0, 1.9), "undecided", math.nan),
+        ((2.0, 2.0, 1.0, 0.5, 0.25), "unstable", -1.0),  # from 200 on
+        ((2.0, 1.0, 1.0, 1.0, 1.0), "stable", 0.0),
+    ],
+)
+def test_radii_at_the_end_of_the_search(radii: tuple[float, ...], verdict: str, slope: float) -> None:
+    result = judged(radii, max_radius=2.0)
+    assert result.verdict == verdict
+    assert result.slope == pytest.approx(slope, abs=1e-12, nan_ok=True)
+
+
+def test_the_slope_is_that_of_the_definition() -> None:
+    radii = (1.07, 0.84, 0.9, 0.6, 0.55)
+    result = judged(radii, scatter=0.03)
+    assert (result.slope, result.error) == pytest.approx(reference.local_slope(LENGTHS, radii, 0.03), rel=1e-9)
+    assert result.verdict == reference.decide(result.slope, result.error)
+    assert (SCATTER, PRIOR_WEIGHT, BOUND) == (reference.SCATTER, reference.PRIOR_WEIGHT, reference.BOUND)
 
 
 def test_radii_that_are_rounding_decide_nothing() -> None:
@@ -196,9 +262,9 @@ def test_radii_that_are_rounding_decide_nothing() -> None:
     result = stability_verdict(target="shift", parameterization="exp")
     assert all(0 < r < least for r, least in zip(result.radii, result.resolutions, strict=True))
     assert result.verdict == "undecided" and math.isnan(result.slope)
-    assert "rounding" in result.reason and "T = [100, 200, 400, 800]" in result.reason
-    assert judge((10, 20), (0.1, 1e-9), (1e-8, 1e-8)).verdict == "undecided"
-    assert judge((10, 20), (1e-8, 1e-8), (1e-8, 1e-8)).verdict == "stable"
+    assert "rounding" in result.reason and "T = [50, 100, 200, 400, 800]" in result.reason
+    assert judge((10, 20, 40), (0.1, 0.1, 1e-9), (1e-8,) * 3, scatter=0).verdict == "undecided"
+    assert judge((10, 20, 40), (1e-8,) * 3, (1e-8,) * 3, scatter=0).verdict == "stable"
 
 
 def test_resolution_is_the_rounding_of_the_largest_rate() -> None:
@@ -237,7 +303,7 @@ X = torch.zeros(2, 4, 1, dtype=torch.float64)
         ({"target": "exp", "parameterization": "softplus"}, ValueError, "parameterization must be one of"),
         ({"target": "exp", "horizons": (0, 10)}, ValueError, "horizons must be"),
         ({"target": "exp", "horizons": (10,)}, ValueError, "horizons must be at least two"),
-        ({"target": "exp", "horizons": (10, 10)}, ValueError, "horizons must be at least two"),
+        ({"target": "exp", "horizons": (10, 10)}, ValueError, "horizons must be at least two different"),
         ({"target": "exp", "horizons": 100}, TypeError, "horizons must be a list"),
         ({"target": "exp", "horizons": (1.5, 10)}, TypeError, "horizons must be an int"),
         ({"target": lambda time: 1.0}, ValueError, "target must map times"),
@@ -280,3 +346,5 @@ def test_errors_of_the_radius() -> None:
         judge((1, 2), (0.1,), (0.0, 0.0))
     with pytest.raises(ValueError, match="resolutions must be one per horizon"):
         judge((1, 2), (0.1, 0.1), (0.0,))
+    with pytest.raises(ValueError, match="scatter must be >= 0"):
+        judge((1, 2), (0.1, 0.1), (0.0, 0.0), scatter=-0.1)

@@ -232,7 +232,7 @@ NUMBERS: dict[str, Callable[[Any], Any]] = {
     "threshold": lambda a: limit_radius("exp", 9, threshold=a),
     "max_radius": lambda a: stability_verdict(target="exp", horizons=[5, 9], max_radius=a),
     "threshold of models": lambda a: slow_direction_radius(MODEL, X, Y, threshold=a, max_radius=a),
-    "known radii": lambda a: judge([5, 9], [a, a], [a, a], max_radius=a, margin=a),
+    "known radii": lambda a: judge([5, 9], [a, a], [a, a], max_radius=a, margin=a, scatter=a),
     "floor": lambda a: fit_decay(TIMES, torch.exp(-TIMES / 9), floor=a, beta0=a),
     "dt of an initial model": lambda a: initial_model(2, parameterization="exp", dt=a).rnn.dt,
     "learning_rate": lambda a: trained(learning_rate=a, steps=2),

@@ -17,7 +17,7 @@ from cofm_triton.cli.reproduction.settings import Settings
 from cofm_triton.cli.reproduction.stages import ERROR_COLUMNS, SLOW, cells
 from cofm_triton.cli.table import aligned
 from cofm_triton.experiment.figures import ErrorCurve, RadiusCurve, plot_errors, plot_radii
-from cofm_triton.perturbation.verdict import LIMITS, StabilityVerdict, judge, stability_verdict
+from cofm_triton.perturbation.verdict import BOUND, LIMITS, MAX_RADIUS, StabilityVerdict, judge, stability_verdict
 from cofm_triton.step.parameterization import parameterization
 from cofm_triton.support.files import write_text
 from cofm_triton.targets import target
@@ -64,9 +64,11 @@ class CellVerdict:
         return "stable" if math.isfinite(parameterization(self.cell.parameterization).modulus(0.1)) else "unstable"
 
     @property
-    def agrees(self) -> bool:
-        """Whether the trained models show what theory predicts."""
-        return self.trained.verdict == self.theory
+    def outcome(self) -> str:
+        """What the trained models say about the prediction: "right", "undecided" or "wrong"."""
+        if self.trained.verdict == "undecided":
+            return "undecided"
+        return "right" if self.trained.verdict == self.theory else "wrong"
 
 
 def write_report(settings: Settings, folder: RunFolder) -> list[CellVerdict]:
@@ -111,7 +113,7 @@ def verdict_table(verdicts: Sequence[CellVerdict]) -> str:
                 cell.parameterization,
                 str(cell.width),
                 " ".join(f"{radius:.4f}" for radius in trained.radii),
-                f"{trained.slope:+.2f}",
+                f"{trained.slope:+.2f} +- {trained.error:.2f}",
                 "-" if limit is None else f"{limit.slope:+.2f}",
                 f"{trained.margin:.4f}",
                 trained.verdict,
@@ -123,9 +125,9 @@ def verdict_table(verdicts: Sequence[CellVerdict]) -> str:
     notes = (
         f"r(T): largest move of all recurrent weights towards slower decay, at horizons T = "
         f"{horizons}, before the error passes 0.1 of the zero model's.\n"
-        "slope: of log r in log T; below -0.3 unstable, above -0.15 stable, undecided between. "
-        "limit: of the target's formula,\nfor widths without bound. margin: smallest rate of the "
-        "trained models. widths: how many of the trained widths agree.\n"
+        "slope: of log r in log T at the longest horizon, with its standard error; two errors below "
+        f"{BOUND} unstable, two above stable,\nelse undecided. limit: of the target's formula, for widths without "
+        "bound. margin: smallest rate of the trained models.\nwidths: how many of the trained widths agree.\n"
     )
     return aligned(rows) + "\n" + notes
 
@@ -216,6 +218,7 @@ def _verdicts(settings: Settings, folder: RunFolder, everything: Sequence[Cell])
             settings.horizons,
             [record["radius"] for record in records],
             [record["resolution"] for record in records],
+            max_radius=MAX_RADIUS,
             margin=min(record["margin"] for record in records),
         )
         result.append(CellVerdict(cell, trained, limits.get((cell.target, cell.parameterization))))
@@ -230,7 +233,7 @@ def _write_verdicts(folder: RunFolder, verdicts: Sequence[CellVerdict]) -> None:
         (
             *ERROR_COLUMNS[:4],
             *(f"r_{horizon}" for horizon in horizons),
-            *("slope", "margin", "verdict", "reason"),
+            *("slope", "slope_error", "trend", "margin", "verdict", "reason"),
             *(f"limit_r_{horizon}" for horizon in horizons),
             *("limit_slope", "theory"),
         )
@@ -240,7 +243,7 @@ def _write_verdicts(folder: RunFolder, verdicts: Sequence[CellVerdict]) -> None:
             (
                 *(v.cell.target, v.cell.nonlinearity, v.cell.parameterization, v.cell.width),
                 *map(repr, v.trained.radii),
-                *(repr(v.trained.slope), repr(v.trained.margin)),
+                *map(repr, (v.trained.slope, v.trained.error, v.trained.trend, v.trained.margin)),
                 *(v.trained.verdict, v.trained.reason),
                 *map(repr, v.limit.radii if v.limit else [math.nan] * len(horizons)),
                 *(repr(v.limit.slope if v.limit else math.nan), v.theory),
@@ -306,9 +309,9 @@ def _by_kind(verdicts: Sequence[CellVerdict]) -> list[list[CellVerdict]]:
     return list(groups.values())
 
 
-def contradictions(verdicts: Sequence[CellVerdict]) -> list[CellVerdict]:
-    """Kinds of models whose largest width does not show what theory predicts."""
-    return [v for v in _widest(verdicts) if not v.agrees]
+def with_outcome(verdicts: Sequence[CellVerdict], outcome: str) -> list[CellVerdict]:
+    """Kinds of models whose largest width has this outcome: "wrong" contradicts the theory."""
+    return [v for v in _widest(verdicts) if v.outcome == outcome]
 
 
 def _widest(verdicts: Sequence[CellVerdict]) -> list[CellVerdict]:

@@ -30,7 +30,8 @@ class Settings:
         recurrence: of all models, see `RNNFunctional`; the paper's is "diagonal".
         oscillating: whether their units turn in pairs.
         widths: hidden units m of the models.
-        horizons: lengths T for which models are trained; the first is the sweep's.
+        horizons: lengths T for which models are trained.
+        sweep_horizon: the one of them whose models are swept.
         directions: random directions per radius.
         train_sequences: sequences to train on.
         test_sequences: sequences the sweep measures the error on.
@@ -51,7 +52,8 @@ class Settings:
     recurrence: str = "diagonal"
     oscillating: bool = False
     widths: tuple[int, ...] = (8, 16, 32, 64)
-    horizons: tuple[int, ...] = (100, 200, 400, 800)
+    horizons: tuple[int, ...] = (50, 100, 200, 400, 800)
+    sweep_horizon: int = 100
     directions: int = 30
     train_sequences: int = 4096
     test_sequences: int = 512
@@ -88,7 +90,8 @@ PRESETS: dict[str, Settings] = {
     "smoke": Settings(
         "smoke",
         widths=(8, 16),
-        horizons=(50, 100, 200),
+        horizons=(25, 50, 100, 200, 400),
+        sweep_horizon=50,
         train_sequences=512,
         test_sequences=64,
         horizon_sequences=64,

@@ -58,19 +58,21 @@ def cells(settings: Settings, target: str, nonlinearity: str) -> list[Cell]:
     ]
 
 
-def run_stages(settings: Settings, folder: RunFolder, progress: Progress) -> None:
+def run_stages(settings: Settings, folder: RunFolder, progress: Progress, *, sweep: bool = True) -> None:
     """Compute whatever the folder lacks.
 
     Args:
         settings: what to compute.
         folder: open, of the same settings.
         progress: told what happens.
+        sweep: whether the errors under perturbation are asked for; verdicts need none.
     """
     for target, length in product(settings.targets, settings.horizons):
         _train(settings, folder, progress, target, length)
     for target, nonlinearity in product(settings.targets, settings.nonlinearities):
         with _threads(settings, nonlinearity):
-            _sweep(settings, folder, progress, target, nonlinearity)
+            if sweep:
+                _sweep(settings, folder, progress, target, nonlinearity)
             for length in settings.horizons:
                 _find_radii(settings, folder, progress, target, nonlinearity, length)
 
@@ -166,17 +168,17 @@ def _save(
 
 
 def _sweep(settings: Settings, folder: RunFolder, progress: Progress, target: str, nonlinearity: str) -> None:
-    """Errors of the models of the first horizon under perturbation."""
+    """Errors of the models of the sweep's horizon under perturbation."""
     missing = [c for c in cells(settings, target, nonlinearity) if not folder.errors(c).exists()]
     if not missing:
         return
-    inputs, outputs = _data(settings, target, settings.horizons[0], TEST)
+    inputs, outputs = _data(settings, target, settings.sweep_horizon, TEST)
     with one_thread():
         zero_error = float(temporally_weighted_mse(torch.zeros_like(outputs), outputs))
     inputs, outputs = inputs.to(settings.device), outputs.to(settings.device)
     with progress.bar(f"perturb {target} {nonlinearity}") as on_step:
         for batch in _batches(missing, nonlinearity, on_step):
-            models = _load(settings, folder, batch, settings.horizons[0])
+            models = _load(settings, folder, batch, settings.sweep_horizon)
             random = perturbation_error(
                 models,
                 inputs,
