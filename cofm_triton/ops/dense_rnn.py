@@ -197,14 +197,16 @@ def _backward(
         grads = _differentiable_backward(grad_h, grad_last, x, wide, h, h0, dt, nonlinearity)
     else:
         if slope.shape != h.shape:
-            slope = _linearize(x, wide, h, h0, nonlinearity)[1]
+            slope = linearize_dense(x, wide, h, h0, nonlinearity)[1]
         grads = dense_rnn_backward_op(grad_h, grad_last, slope, weight, h, h0, dt, precision, backend)
     grad_x, grad_weight, grad_h0 = grads
     grad_weight, start = grad_weight.to(weight.dtype), None if h0 is None else grad_h0.to(h0.dtype)
     return grad_x, grad_weight, start, None, None, None, None, None
 
 
-def _linearize(x: Tensor, weight: Tensor, h: Tensor, h0: Tensor | None, nonlinearity: str) -> tuple[Tensor, Tensor]:
+def linearize_dense(
+    x: Tensor, weight: Tensor, h: Tensor, h0: Tensor | None, nonlinearity: str
+) -> tuple[Tensor, Tensor]:
     """`(before, slope)`: h[t-1] and act'(z[t]), (B, T, D) in the state's dtype, as the weight is here."""
     before = previous_states(h.to(weight.dtype), h0, None, False)
     return before, activation_slope(nonlinearity)(x.to(weight.dtype) - before @ weight.T)
@@ -221,7 +223,7 @@ def _differentiable_backward(
     nonlinearity: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The adjoint step by step, every operation PyTorch's."""
-    before, slope = _linearize(x, weight, h, h0, nonlinearity)
+    before, slope = linearize_dense(x, weight, h, h0, nonlinearity)
     grad = grad_h.to(before.dtype)
     mu = grad.new_zeros((h.shape[0], h.shape[2])) if grad_last is None else grad_last.to(before.dtype)
     rows = []
@@ -240,7 +242,7 @@ def _jvp(
     x, weight, h0, h, _slope = ctx.saved_tensors
     dt, nonlinearity, _precision, _backend = ctx.options
     weight = weight.to(state_dtype(x.dtype))
-    before, slope = _linearize(x, weight, h, h0, nonlinearity)
+    before, slope = linearize_dense(x, weight, h, h0, nonlinearity)
     drive = torch.zeros_like(before) if x_tangent is None else x_tangent.to(before.dtype)
     if weight_tangent is not None:
         drive = drive - before @ weight_tangent.to(before.dtype).T

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
+from cofm_triton import functional
 from cofm_triton.layers.cell import StepCell
 from cofm_triton.step.coefficients import Modes
 
@@ -45,6 +46,10 @@ class Layer(nn.Module):
     rate_l0: Tensor
     basis_l0: Tensor
     weight_hh_l0: Tensor
+
+    def functions(self, suffix: str) -> Any:
+        """Where the recurrences of one direction are: functions of the names and signatures of `functional`."""
+        return functional
 
 
 class Weights(NamedTuple):
