@@ -10,7 +10,13 @@ from rank_pool import RankPool
 @pytest.mark.parametrize(("length", "cut"), [(2, "even"), (40, "even"), (40, "uneven")])
 @pytest.mark.parametrize(
     ("dtype", "pairs"),
-    [(torch.float32, False), (torch.float32, True), (torch.complex64, False), (torch.float64, True), (torch.bfloat16, False)],
+    [
+        (torch.float32, False),
+        (torch.float32, True),
+        (torch.complex64, False),
+        (torch.float64, True),
+        (torch.bfloat16, False),
+    ],
 )
 @pytest.mark.parametrize("gated", [False, True])
 @pytest.mark.parametrize("reverse", [False, True])
@@ -19,8 +25,10 @@ def test_linear_scan(
     pool: RankPool, ranks: int, length: int, cut: str, dtype: torch.dtype, pairs: bool, gated: bool, reverse: bool,
     states: bool,
 ) -> None:  # fmt: skip
-    options = dict(gated=gated, reverse=reverse, states=states, pairs=pairs)
-    pool.run(rank_cases.check_linear_scan, ranks, length=length, cut=cut, dtype=dtype, **options)
+    options = dict(gated=gated, reverse=reverse, states=states, pairs=pairs, dtype=dtype)
+    once = ({"all_gather"}, {"all_gather"})
+    case = dict(draw="linear_problem", shape=(2, length, 3), cut=cut, messages=once)
+    pool.run(rank_cases.check_problem, ranks, **case, **options)
 
 
 @pytest.mark.parametrize("gated", [False, True])
