@@ -90,7 +90,9 @@ def check_problem(
     problem = problem.with_(x=scale * problem.x)
     rank, given = ranks.get_local_rank(), {k: v for k, v in problem.options.items() if v is not None}
     mine = slices(shape[1], ranks.size(), cut)[rank]
-    tensors = {name: (t[:, mine] if t.dim() == 3 else t).requires_grad_() for name, t in problem.tensors.items()}
+    tensors = {
+        name: (t[:, mine] if t.dim() == 3 else t).detach().requires_grad_() for name, t in problem.tensors.items()
+    }
     run = getattr(distributed, problem.operator.name.removeprefix("paired_"))
     given |= {} if handover is None else {"handover": handover}
     with counted() as calls:
