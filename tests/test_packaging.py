@@ -35,6 +35,7 @@ ROWS = [
     ["perturbation"],
     ["memory"],
     ["experiment"],
+    ["distributed"],
     ["__init__"],
     ["evidence"],
     ["cli"],

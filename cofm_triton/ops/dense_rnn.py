@@ -211,7 +211,7 @@ def _backward(
         grads = _differentiable_backward(grad_h, grad_last, x, wide, h, h0, resets, reset_to, dt, nonlinearity)
     else:
         if slope.shape != h.shape:
-            slope = _linearize(x, wide, h, h0, resets, reset_to, nonlinearity)[1]
+            slope = linearize_dense(x, wide, h, h0, resets, reset_to, nonlinearity)[1]
         options = (resets, reset_to, dt, precision, backend)
         grads = dense_rnn_backward_op(grad_h, grad_last, slope, weight, h, h0, *options)
     grad_x, grad_weight, grad_h0 = grads
@@ -219,7 +219,7 @@ def _backward(
     return grad_x, grad_weight, start, *(None,) * 7
 
 
-def _linearize(
+def linearize_dense(
     x: Tensor, weight: Tensor, h: Tensor, h0: Tensor | None, resets: Tensor | None, reset_to: str, nonlinearity: str
 ) -> tuple[Tensor, Tensor]:
     """`(before, slope)`: h[t-1] and act'(z[t]), (B, T, D) in the state's dtype, as the weight is here."""
@@ -240,7 +240,7 @@ def _differentiable_backward(
     nonlinearity: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The adjoint step by step, every operation PyTorch's."""
-    before, slope = _linearize(x, weight, h, h0, resets, reset_to, nonlinearity)
+    before, slope = linearize_dense(x, weight, h, h0, resets, reset_to, nonlinearity)
     grad = grad_h.to(before.dtype)
     mu = grad.new_zeros((h.shape[0], h.shape[2])) if grad_last is None else grad_last.to(before.dtype)
     grad_h0, rows = torch.zeros_like(mu), []
@@ -263,7 +263,7 @@ def _jvp(
     x, weight, h0, resets, h, _slope = ctx.saved_tensors
     reset_to, dt, nonlinearity, _precision, _backend = ctx.options
     weight = weight.to(state_dtype(x.dtype))
-    before, slope = _linearize(x, weight, h, h0, resets, reset_to, nonlinearity)
+    before, slope = linearize_dense(x, weight, h, h0, resets, reset_to, nonlinearity)
     drive = torch.zeros_like(before) if x_tangent is None else x_tangent.to(before.dtype)
     if weight_tangent is not None:
         drive = drive - before @ weight_tangent.to(before.dtype).T

@@ -13,16 +13,9 @@ from watching import watch
 pytest.importorskip("numba")
 
 import cofm_triton as cofm
-from cofm_triton.cpu.jit import chains, forward, rnn_scan
-from cofm_triton.cpu.jit.chains import (
-    CHAINS,
-    MAX_SEQUENCES,
-    MIN_PART,
-    MIN_STEPS,
-    chained,
-    guess_steps,
-    worth_a_guess,
-)
+from cofm_triton.cpu.guess import MIN_PART
+from cofm_triton.cpu.jit import forward, rnn_scan
+from cofm_triton.cpu.jit.chains import CHAINS, MAX_SEQUENCES, MIN_STEPS, chained, worth_a_guess
 
 
 def check_same(run: Callable[[], tuple[Tensor, ...]], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,12 +154,3 @@ def test_no_guess_for_what_cannot_be_cut() -> None:
     assert not worth_a_guess(2 * MAX_SEQUENCES + 1, 10**6, 2) and not worth_a_guess(0, 10**6, 2)
     # One part a thread: nothing to cut where every thread has a sequence.
     assert worth_a_guess(1, 2 * MIN_STEPS, 2, 1) and not worth_a_guess(2, 10**6, 2, 1)
-
-
-def test_steps_of_a_guess() -> None:
-    assert guess_steps(np.array([0.0], np.float32)) == chains.MARGIN * 23
-    assert guess_steps(np.array([0.5, -0.25], np.float64)) == chains.MARGIN * 52
-    for factors in ([1.0], [-1.5], [0.5, np.nan], [np.inf]):
-        assert guess_steps(np.array(factors, np.float32)) is None
-    assert guess_steps(np.array([0.5j], np.complex64)) == chains.MARGIN * 23
-    assert guess_steps(np.array([0.5], np.float32), chains.LINEAR_MARGIN) == 35

@@ -22,16 +22,13 @@ from typing import Any
 
 import numpy as np
 
+from cofm_triton.cpu.guess import MIN_PART
 from cofm_triton.cpu.jit.schedule import KEPT_PLANS, Plan, consecutive, sequences
 
 CHAINS = 4  # spelled out in `forward._chains_part`, each in a register of its own
 # With more sequences than this for each thread, the threads are busy anyway, and nothing is cut.
 MAX_SEQUENCES = 2
-# Length of a guess, in multiples of the steps in which a difference falls below rounding. Linear recurrences need a
-# little more than one. Nonlinear steps may not contract (where act saturates, or relu is 0), so they warm up longer.
-LINEAR_MARGIN, MARGIN = 1.5, 4
 # Cutting pays if the parts of a thread have `MIN_PART` times the steps of a guess, and each has `MIN_STEPS`.
-MIN_PART = 4
 MIN_STEPS = 2**10
 
 
@@ -46,23 +43,6 @@ def worth_a_guess(sequences: int, longest: int, threads: int, chains: int = CHAI
 def _parts(sequences: int, threads: int, chains: int) -> int:
     """Parts of each sequence: a multiple of `chains`, and at least one group for each thread."""
     return chains * -(-threads // sequences)
-
-
-def guess_steps(factors: Any, margin: float = MARGIN) -> int | None:
-    """Steps of a guess; None if differences between states do not shrink.
-
-    Args:
-        factors: (D,) by how much a step multiplies it, in the state's dtype.
-        margin: one of the two above.
-
-    Example:
-        >>> guess_steps(np.float32([0.1, -0.5])), guess_steps(np.float32([1.0]))
-        (92, None)
-    """
-    largest = float(np.abs(factors).max())
-    if not largest < 1:  # NaN included
-        return None
-    return math.ceil(margin * math.log(np.finfo(factors.dtype).eps) / math.log(max(largest, 0.5)))
 
 
 @lru_cache(KEPT_PLANS)

@@ -68,7 +68,7 @@ def scan(
         a: (D,), or gates that broadcast to (B, T, D).
         h0: (S, D), zeros when None.
         seq_starts: (S,) where packed sequences start, or pieces of sequences, or None.
-        guess: gives the steps of a guess, see `chains.guess_steps`; None if states cannot be guessed.
+        guess: gives the steps of a guess, see `guess.guess_steps`; None if states cannot be guessed.
         reverse: from the last step to the first.
         state_dtype: of the state.
         read_cost: time of a step that is not stored over that of one that is.

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from cofm_triton.cpu.allocator import empty, empty_like
+from cofm_triton.cpu.guess import LINEAR_MARGIN, guess_steps
 from cofm_triton.cpu.jit.alone import alone
-from cofm_triton.cpu.jit.chains import LINEAR_MARGIN, guess_steps
 from cofm_triton.cpu.jit.compiled import entry, inlined, inner
 from cofm_triton.cpu.jit.forward import initial_states, scan
 from cofm_triton.cpu.jit.region import each

@@ -21,10 +21,11 @@ from numba.extending import overload
 from torch import Tensor
 
 from cofm_triton.cpu.allocator import empty, empty_like
+from cofm_triton.cpu.guess import LINEAR_MARGIN, MARGIN, guess_steps
 from cofm_triton.cpu.jit.activation import constant, slope
 from cofm_triton.cpu.jit.alone import alone
 from cofm_triton.cpu.jit.bits import like
-from cofm_triton.cpu.jit.chains import LINEAR_MARGIN, MARGIN, chain_plan, guess_steps, worth_a_guess
+from cofm_triton.cpu.jit.chains import chain_plan, worth_a_guess
 from cofm_triton.cpu.jit.compiled import OPTIONS, entry, inlined, inner
 from cofm_triton.cpu.jit.forward import initial_states, scan
 from cofm_triton.cpu.jit.region import each

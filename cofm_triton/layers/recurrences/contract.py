@@ -7,6 +7,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
+from cofm_triton import functional
 from cofm_triton.layers.cell import StepCell
 from cofm_triton.step.coefficients import Modes
 
@@ -46,12 +47,20 @@ class Layer(nn.Module):
     basis_l0: Tensor
     weight_hh_l0: Tensor
 
+    def functions(self, suffix: str) -> Any:
+        """Where the recurrences of one direction are: functions of the names and signatures of `functional`."""
+        return functional
+
 
 class Episodes(NamedTuple):
     """Where sequences are cut, see `StableRNN.forward`: resets (B, T) or None, and what they lead to."""
 
     resets: Tensor | None = None
     reset_to: str = "zero"
+
+    def keywords(self) -> dict[str, Any]:
+        """For a function of `functional`; none where no sequence is cut."""
+        return {} if self.resets is None else self._asdict()
 
 
 class Weights(NamedTuple):

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cofm_triton.functional import linear_scan, rnn_scan
+from cofm_triton import functional
 from cofm_triton.layers.cell import Cell, StepCell
 from cofm_triton.layers.encoder import amplified, encode
 from cofm_triton.layers.padding import drive, final_state, initial_state
@@ -82,7 +82,8 @@ class Elementwise(Recurrence):
     ) -> tuple[Tensor, Tensor]:
         """One scan; a single unit of an oscillating layer has a partner at zero, which no one else sees."""
         width = layer.hidden_size
-        if lengths is None and episodes.resets is None and takes_triton(layer.backend, x.device):
+        alone = layer.functions(suffix) is functional
+        if alone and lengths is None and episodes.resets is None and takes_triton(layer.backend, x.device):
             weight, bias, raw = weights_of(layer, suffix)
             inputs = Inputs(x, weight, bias, raw, frequency_of(layer, suffix), _log_dt(layer, suffix), h0)
             if runs_at_once(layer, layer.backend, inputs):
@@ -133,8 +134,8 @@ def _scan_linear(
     weights = weights_of(layer, suffix)
     decay, gain = decay_and_gain(layer, suffix, weights.rate)
     e = _encoded(layer, weights, x, gain)
-    start = initial_state(h0, e)
-    return e, *linear_scan(drive(e, lengths), decay, start, **episodes._asdict(), backend=layer.backend)
+    scan, start = layer.functions(suffix).linear_scan, initial_state(h0, e)
+    return e, *scan(drive(e, lengths), decay, start, **episodes.keywords(), backend=layer.backend)
 
 
 def _scan_nonlinear(
@@ -158,14 +159,14 @@ def _scan_nonlinear(
     e = _encoded(layer, weights, x, scale)
     state, start = state_dtype(e.dtype), initial_state(h0, e)
     units = None if stretch is None else per_unit(layer, stretch).to(state)
-    h, h_last = rnn_scan(
+    h, h_last = layer.functions(suffix).rnn_scan(
         drive(e, lengths),
         rate.to(state),
         start if start is None or units is None else start / units,
         dt=layer.dt,
         nonlinearity=layer.nonlinearity,
         backend=layer.backend,
-        **episodes._asdict(),
+        **episodes.keywords(),
         **rates,
     )
     return (e, h, h_last) if units is None else (e, units * h, units * h_last)

@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cofm_triton.functional import gated_rnn
 from cofm_triton.layers.cell import affine
 from cofm_triton.layers.padding import drive, final_state, initial_state
 from cofm_triton.layers.recurrences.contract import Episodes, Layer, Weights, weights_of
@@ -75,7 +74,7 @@ class Gated(Elementwise):
         e = F.linear(x, *_padded(layer, weights))
         values, p, *q = drive(e, lengths).chunk(self.encoded(layer), -1)
         rate, angle = _per_step(layer, suffix, state_dtype(e.dtype))
-        h, h_last = gated_rnn(
+        h, h_last = layer.functions(suffix).gated_rnn(
             values,
             rate,
             p,
@@ -83,7 +82,7 @@ class Gated(Elementwise):
             initial_state(h0, values),
             gates=_gates(layer).name,
             angle=angle,
-            **episodes._asdict(),
+            **episodes.keywords(),
             backend=layer.backend,
         )
         return h[..., :width].to(e.dtype), final_state(h, h_last, lengths)[..., :width]

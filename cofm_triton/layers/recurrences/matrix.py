@@ -7,7 +7,6 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor
 
-from cofm_triton.functional import dense_rnn
 from cofm_triton.layers.autocast import without_autocast
 from cofm_triton.layers.cell import Cell
 from cofm_triton.layers.padding import drive, final_state, initial_state
@@ -59,13 +58,13 @@ class Matrix(Recurrence):
         """One `dense_rnn`."""
         a, weight, offset = self._coefficients(layer, suffix)
         e = F.linear(x, weight, offset)
-        h, h_last = dense_rnn(
+        h, h_last = layer.functions(suffix).dense_rnn(
             drive(e, lengths),
             a,
             initial_state(h0, e),
             dt=layer.dt,
             nonlinearity=layer.nonlinearity,
-            **episodes._asdict(),
+            **episodes.keywords(),
             backend=layer.backend,
         )
         return h.to(e.dtype), final_state(h, h_last, lengths)

@@ -6,7 +6,6 @@ from typing import Any
 
 from torch import Tensor
 
-from cofm_triton.functional import linear_scan
 from cofm_triton.layers.autocast import without_autocast
 from cofm_triton.layers.cell import Cell
 from cofm_triton.layers.encoder import amplified, encode
@@ -69,7 +68,8 @@ class Orthogonal(Matrix):
         wide, start = basis.to(state_dtype(e.dtype)), initial_state(h0, e)
         with without_autocast(basis.device):
             start = None if start is None else start.to(wide.dtype) @ wide.T
-        h, h_last = linear_scan(drive(e, lengths), decay, start, **episodes._asdict(), backend=layer.backend)
+        scan = layer.functions(suffix).linear_scan
+        h, h_last = scan(drive(e, lengths), decay, start, **episodes.keywords(), backend=layer.backend)
         h_last = final_state(h, h_last, lengths)
         with without_autocast(basis.device):
             h_last = (h_last.to(wide.dtype) @ wide).to(h_last.dtype)

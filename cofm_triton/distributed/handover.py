@@ -1,0 +1,191 @@
+"""Recurrences that have no summary, over ranks: a state is handed on, or guessed and checked.
+
+In turn: the batch goes through the ranks in chunks of sequences, as through a pipeline. Rank k runs a chunk when the
+state in which rank k - 1 has left it arrives.
+
+Guessed, where the recurrence contracts: every rank first runs the last W steps of its slice from zero; the state it
+ends in is the next rank's guess. All ranks run at once, and compare, bit for bit, the states they started from with
+those the ranks before them have ended in. A rank that started wrong runs again from the right state, until nothing is
+wrong. The first rank is right from the beginning and each round puts at least one more right, so that the result is
+that of one process, whatever was guessed. (The rank before has the W steps: it sends one state instead of them.)
+
+The adjoint of such a recurrence forgets as fast, and goes the same way, from the last rank to the first.
+
+The rule: with at least 4 sequences per rank, in turn, since then three quarters of the time or more are shared.
+Otherwise guessed, if the shortest slice has `MIN_PART` times the W steps that `cpu/guess.py` gives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from cofm_triton.cpu.guess import MIN_PART
+from cofm_triton.distributed.ranks import Ranks
+from cofm_triton.ops.dtypes import state_dtype
+from cofm_triton.ops.shapes import no_gradient
+
+HANDOVERS = ("auto", "in turn", "guessed")
+SEQUENCES = 4  # per rank: a pipeline of n ranks and 4 n chunks waits (n - 1) / 4 n of the time
+
+Steps = tuple[Tensor, ...]  # (B, T, D) each, of the slice or of a part of it
+
+
+class Recurrence(NamedTuple):
+    """What a rank computes by itself.
+
+    Attributes:
+        forward: from steps, parameters and the start state: h and the last state, in the dtype of the start state.
+        adjoint: from grad_h, grad_last (or None), steps, parameters, h and the start state: gradients by the steps, by
+            the parameters, and by the start state, in its dtype.
+        guess: W, or None where states cannot be guessed.
+    """
+
+    forward: Callable[[Steps, tuple[Any, ...], Tensor], tuple[Tensor, Tensor]]
+    adjoint: Callable[
+        [Tensor, Tensor | None, Steps, tuple[Any, ...], Tensor, Tensor],
+        tuple[list[Tensor], list[Tensor | None], Tensor],
+    ]
+    guess: int | None
+
+
+def apply_recurrence(
+    recurrence: Recurrence, ranks: Ranks, handover: str, h0: Tensor | None, steps: Steps, parameters: tuple[Any, ...]
+) -> tuple[Tensor, Tensor]:
+    """`(h, last)`: h like x, and the state after all slices, (B, D) in the dtype of the state.
+
+    Args:
+        recurrence: what computes.
+        ranks: in the order in which time passes.
+        handover: one of `HANDOVERS`.
+        h0: (B, D), of the first rank; None for zeros, and on the others.
+        steps: x and what else has a row in every step.
+        parameters: what is the same in every step, on all ranks.
+    """
+    x = steps[0]
+    start = x.new_zeros((x.shape[0], x.shape[2]), dtype=state_dtype(x.dtype)) if h0 is None else h0
+    warm_up = _warm_up(recurrence, ranks, handover, x)
+    tensors = (*steps, *parameters)
+    return _Handed.apply(recurrence, ranks, warm_up, len(steps), start.to(state_dtype(x.dtype)), *tensors)
+
+
+def _warm_up(recurrence: Recurrence, ranks: Ranks, handover: str, x: Tensor) -> int | None:
+    """W, or None for states in turn: the same on all ranks."""
+    if handover == "in turn" or ranks.count == 1:
+        return None
+    if handover == "guessed":
+        return x.shape[1] if recurrence.guess is None else recurrence.guess
+    if recurrence.guess is None or x.shape[0] >= SEQUENCES * ranks.count:
+        return None
+    (lengths,) = ranks.gather(torch.tensor([x.shape[1]], device=x.device))
+    return recurrence.guess if int(lengths.min()) >= MIN_PART * recurrence.guess else None
+
+
+class _Handed(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, recurrence: Recurrence, ranks: Ranks, warm_up: int | None, count: int, h0: Tensor, *tensors: Any
+    ) -> tuple[Tensor, Tensor]:
+        steps, parameters = tensors[:count], tensors[count:]
+
+        def run(rows: slice, start: Tensor) -> Run:
+            h, last = recurrence.forward(tuple(step[rows] for step in steps), parameters, start)
+            return Run([h, start], [], last)
+
+        def guess(warm_up: int) -> Tensor:
+            return recurrence.forward(tuple(step[:, -warm_up:] for step in steps), parameters, torch.zeros_like(h0))[1]
+
+        (h, start), _, last = _over(ranks, warm_up, h0, guess, run)
+        ctx.save_for_backward(h, start, *tensors)
+        ctx.options = (recurrence, ranks, warm_up, count)
+        ctx.set_materialize_grads(False)
+        return h, last
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_h: Tensor | None, grad_last: Tensor | None) -> tuple[Any, ...]:
+        """Takes part in what ranks tell each other whatever the gradients are."""
+        h, start, *tensors = ctx.saved_tensors
+        recurrence, ranks, warm_up, count = ctx.options
+        steps, parameters, back = tuple(tensors[:count]), tuple(tensors[count:]), ranks.turned()
+        grad = no_gradient(h) if grad_h is None else grad_h
+        given = back.sum(torch.zeros_like(start) if grad_last is None else grad_last)
+
+        def run(rows: slice, arrived: Tensor) -> Run:
+            part = tuple(step[rows] for step in steps)
+            by_steps, sums, end = recurrence.adjoint(grad[rows], arrived, part, parameters, h[rows], start[rows])
+            return Run([*by_steps, end], sums, end)
+
+        def guess(warm_up: int) -> Tensor:
+            part = tuple(step[:, :warm_up] for step in steps)
+            return recurrence.adjoint(grad[:, :warm_up], None, part, parameters, h[:, :warm_up], start)[2]
+
+        (*by_steps, grad_h0), by_parameters, _ = _over(back, warm_up, given, guess, run)
+        grad_h0 = grad_h0 if ranks.index == 0 else torch.zeros_like(grad_h0)
+        return None, None, None, None, grad_h0, *by_steps, *by_parameters
+
+
+class Run(NamedTuple):
+    """What a rank has computed from a start state.
+
+    Attributes:
+        rows: tensors whose first axis is the batch.
+        sums: over the batch and all steps; None for what has none.
+        end: the state to hand on.
+    """
+
+    rows: list[Tensor]
+    sums: list[Tensor | None]
+    end: Tensor
+
+
+def _over(
+    ranks: Ranks, warm_up: int | None, first: Tensor, guess: Callable[[int], Tensor],
+    run: Callable[[slice, Tensor], Run],
+) -> Run:  # fmt: skip
+    """All rows from their right start states, and the state after the last rank."""
+    return _in_turn(ranks, first, run) if warm_up is None else _guessed(ranks, first, guess(warm_up), run)
+
+
+def _in_turn(ranks: Ranks, first: Tensor, run: Callable[[slice, Tensor], Run]) -> Run:
+    batch, is_last = first.shape[0], ranks.index == ranks.count - 1
+    if batch == 0:
+        return run(slice(None), first)
+    size = -(-batch // (SEQUENCES * ranks.count))
+    runs, sent = [], []
+    for begin in range(0, batch, size):
+        rows = slice(begin, begin + size)
+        start = first[rows] if ranks.index == 0 else ranks.receive(first[rows])
+        runs.append(run(rows, start))
+        if not is_last:
+            sent.append(ranks.send(runs[-1].end))
+    for work, _ in sent:
+        work.wait()
+    rows_of, sums_of, ends = zip(*runs, strict=True)
+    sums = [None if parts[0] is None else torch.stack(parts).sum(0) for parts in zip(*sums_of, strict=True)]
+    joined = [torch.cat(parts) if len(parts) > 1 else parts[0] for parts in zip(*rows_of, strict=True)]
+    return Run(joined, sums, ranks.from_last(torch.cat(ends)))
+
+
+def _guessed(ranks: Ranks, first: Tensor, guess: Tensor, run: Callable[[slice, Tensor], Run]) -> Run:
+    (guesses,) = ranks.gather(guess)
+    before, everything = ranks.index - 1, slice(None)
+    start = first if before < 0 else guesses[before]
+    done = run(everything, start)
+    while True:
+        starts, ends = ranks.gather(start, done.end)
+        wrong = [not _same_bits(one, other) for one, other in zip(starts[1:], ends[:-1], strict=True)]
+        if not any(wrong):
+            return done._replace(end=ends[-1])
+        if before >= 0 and wrong[before]:
+            start = ends[before]
+            done = run(everything, start)
+
+
+def _same_bits(one: Tensor, other: Tensor) -> bool:
+    """Also of NaN, and not of zeros of different sign."""
+    return torch.equal(one.view(torch.uint8), other.view(torch.uint8))

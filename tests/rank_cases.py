@@ -1,0 +1,212 @@
+"""Cases that `rank_pool.py` runs on every rank: each computes the right answer from all slices by itself."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+from unittest import mock
+
+import scan_cases
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+
+import cofm_triton as cofm
+from cofm_triton import distributed
+from cofm_triton.cpu.guess import guess_steps
+from cofm_triton.layers.residual import ResidualStack
+from cofm_triton.layers.rnn_functional import RNNFunctional
+from cofm_triton.layers.stable_rnn import StableRNN
+
+COLLECTIVES = ("all_gather", "all_reduce", "broadcast", "isend", "recv")
+
+
+@contextmanager
+def counted() -> Iterator[list[tuple[str, int]]]:
+    """Every message of this rank: which function, and how many bytes it gives away or takes in."""
+    calls: list[tuple[str, int]] = []
+
+    def counting(name: str, function: Callable[..., Any], *tensors: Tensor, **options: Any) -> Any:
+        sent = next(t for t in reversed(tensors) if isinstance(t, Tensor))
+        calls.append((name, sent.numel() * sent.itemsize))
+        return function(*tensors, **options)
+
+    with mock.patch.multiple(dist, **{name: partial(counting, name, getattr(dist, name)) for name in COLLECTIVES}):
+        yield calls
+
+
+def slices(length: int, ranks: int, cut: str) -> list[slice]:
+    """Of one sequence: of equal length, nearly, or of very unequal ones."""
+    if cut == "even":
+        ends = [length * (k + 1) // ranks for k in range(ranks)]
+    else:  # the first has most of the steps, the second none
+        ends = [length - (ranks - 2), *(length - (ranks - 1 - k) for k in range(1, ranks))]
+    return [slice(begin, end) for begin, end in zip([0, *ends], ends, strict=False)]
+
+
+def joined(mine: Tensor, ranks: DeviceMesh) -> Tensor:
+    """The slices of all ranks along time."""
+    parts: list[Any] = [None] * ranks.size()
+    dist.all_gather_object(parts, mine.detach(), group=ranks.get_group())
+    return torch.cat(parts, 1)
+
+
+def total(share: Tensor, ranks: DeviceMesh) -> Tensor:
+    """The sum of all ranks' shares."""
+    share = share.detach().clone()
+    dist.all_reduce(torch.view_as_real(share) if share.is_complex() else share, group=ranks.get_group())
+    return share
+
+
+def check_problem(
+    ranks: DeviceMesh,
+    draw: str,
+    shape: tuple[int, int, int],
+    cut: str,
+    messages: tuple[set[str], set[str]],
+    bits: bool = False,
+    scale: float = 1.0,
+    handover: str | None = None,
+    **options: Any,
+) -> None:
+    """Within the bounds of one process, all gradients included, or with its bits, and by these messages.
+
+    Args:
+        ranks: they have the slices.
+        draw: a function of `scan_cases`, which draws the problem.
+        shape: of the problem.
+        cut: see `slices`.
+        messages: names of what is called forward and backward.
+        bits: whether states and gradients by steps have the bits of one process, and problems need no bounds.
+        scale: of the input.
+        handover: option of the function.
+        options: of the problem.
+    """
+    problem = getattr(scan_cases, draw)(*shape, **options)
+    problem = problem.with_(x=scale * problem.x)
+    rank, given = ranks.get_local_rank(), {k: v for k, v in problem.options.items() if v is not None}
+    mine = slices(shape[1], ranks.size(), cut)[rank]
+    tensors = {
+        name: (t[:, mine] if t.dim() == 3 else t).detach().requires_grad_() for name, t in problem.tensors.items()
+    }
+    run = getattr(distributed, problem.operator.name.removeprefix("paired_"))
+    given |= {} if handover is None else {"handover": handover}
+    with counted() as calls:
+        h, last = run(**tensors, **given, group=ranks)
+    assert {name for name, _ in calls} <= messages[0]
+    with counted() as calls:  # the derivative by what all ranks have comes from one of them
+        pulls = problem["grad_h"][:, mine], problem["grad_last"] * (rank == 1)
+        grads = torch.autograd.grad((h, last), list(tensors.values()), pulls)
+    assert {name for name, _ in calls} <= messages[1]
+    results = {"h": joined(h, ranks), "h_last": last}
+    for (name, tensor), grad in zip(tensors.items(), grads, strict=True):
+        results[f"grad_{name}"] = joined(grad, ranks) if tensor.dim() == 3 else total(grad, ranks)
+    if bits:
+        exact = problem.run("cpu")
+        for name in ("h", "h_last", "grad_x", "grad_h0"):
+            assert torch.equal(results[name], exact[name]), name
+    else:
+        bounds = problem.bounds()
+        for name, result in results.items():
+            assert bounds[name].excess(result) <= 1, name
+
+
+def check_messages(ranks: DeviceMesh, gated: bool) -> None:
+    """Bytes per rank, as `affine.py` counts them, whatever T is."""
+    batch, width = 2, 3
+    for length in (4, 400):
+        x = torch.randn(batch, length, width, requires_grad=True)
+        decay = torch.rand(batch, length, width) if gated else torch.rand(width)
+        with counted() as calls:
+            h, _ = distributed.linear_scan(x, decay.requires_grad_(), group=ranks)
+            h.sum().backward()
+        numbers = [(batch * width if gated else width) + 2 * batch * width, 2 * batch * width]
+        assert calls == [("all_gather", 4 * count) for count in numbers]
+
+
+def check_second_derivatives(ranks: DeviceMesh, gated: bool, pairs: bool) -> None:
+    """Those of one process; with a slice that has no steps."""
+    length = 5
+    problem = scan_cases.linear_problem(2, length, 4, dtype=torch.float64, gated=gated, pairs=pairs)
+    mine = slices(length, ranks.size(), "uneven")[ranks.get_local_rank()]
+    weights = [torch.randn_like(t) for t in problem.tensors.values()]
+
+    def second(run: Callable[..., Any], part: slice) -> list[Tensor]:
+        def cut(tensor: Tensor) -> Tensor:
+            return tensor[:, part] if tensor.dim() == 3 else tensor
+
+        tensors = [cut(t).detach().requires_grad_() for t in problem.tensors.values()]
+        h, last = run(*tensors)
+        first = torch.autograd.grad((h * h * h * cut(problem["grad_h"])).sum(), tensors, create_graph=True)
+        again = sum((cut(w).conj() * g).real.sum() for w, g in zip(weights, first, strict=True))
+        again = again + 0 * last.sum()
+        return list(torch.autograd.grad(again, tensors))
+
+    alone = second(cofm.linear_scan, slice(None))
+    together = second(partial(distributed.linear_scan, group=ranks), mine)
+    for tensor, one, share in zip(problem.tensors.values(), alone, together, strict=True):
+        found = joined(share, ranks) if tensor.dim() == 3 else total(share, ranks)
+        torch.testing.assert_close(found, one)
+
+
+def check_rule(ranks: DeviceMesh) -> None:
+    """Few long sequences that forget are guessed, in three collectives a pass; many, and relu's, go in turn."""
+    count, rate = ranks.size(), torch.full((3,), 0.9, requires_grad=True)
+    steps = 4 * cofm_guess(0.1)
+
+    def messages(batch: int, length: int, **options: Any) -> list[str]:
+        with counted() as calls:
+            h, last = distributed.rnn_scan(torch.randn(batch, length, 3), rate, group=ranks, **options)
+            (h.sum() + last.sum()).backward()
+        return [name for name, _ in calls]
+
+    guessed = ["all_gather"] * 3 + ["all_reduce"] + ["all_gather"] * 2
+    assert messages(1, steps) == guessed and messages(4 * count - 1, steps) == guessed
+    for name in messages(1, steps - 1)[1:] + messages(4 * count, steps) + messages(1, steps, nonlinearity="relu"):
+        assert name in {"isend", "recv", "broadcast", "all_reduce"}
+
+
+def cofm_guess(factor: float) -> int:
+    """Steps of a guess for one factor of a step."""
+    steps = guess_steps(torch.tensor([factor]).numpy())
+    assert steps is not None
+    return steps
+
+
+def check_layer(ranks: DeviceMesh, cut: str, model: str, **options: Any) -> None:
+    """Outputs, states and gradients of a model on slices are those of the model."""
+    torch.manual_seed(1)
+    made = {
+        "layer": lambda: StableRNN(3, 5, batch_first=True, dtype=torch.float64, **options),
+        "functional": lambda: RNNFunctional(3, 5, 2, nonlinearity="tanh").double(),
+        "residual": lambda: ResidualStack(3, 4, num_layers=2, batch_first=True).double(),
+    }[model]()
+    x = torch.randn(2, 9, 3, dtype=torch.float64)
+    mine = slices(9, ranks.size(), cut)[ranks.get_local_rank()]
+    alone, together = made, distributed.shard_time(copy.deepcopy(made), ranks)
+    for again in (together, copy.deepcopy(together)):
+        check_same_model(ranks, alone, again, x, mine)
+    assert alone.state_dict().keys() == together.state_dict().keys()
+
+
+def check_same_model(ranks: DeviceMesh, alone: nn.Module, together: nn.Module, x: Tensor, mine: slice) -> None:
+    whole, one = x.clone().requires_grad_(), x[:, mine].clone().requires_grad_()
+    results, found = alone(whole), together(one)
+    if isinstance(results, Tensor):
+        results, found = (results,), (found,)
+    weight = torch.randn_like(results[0])
+    losses = (results[0] * weight).sum(), (found[0] * weight[:, mine]).sum()
+    if len(results) > 1:
+        torch.testing.assert_close(found[1], results[1])
+        states = torch.randn_like(results[1])
+        losses = losses[0] + (results[1] * states).sum(), losses[1] + (found[1] * states).sum() / ranks.size()
+    torch.testing.assert_close(joined(found[0], ranks), results[0])
+    ours, theirs = list(alone.parameters()), list(together.parameters())
+    exact, shares = torch.autograd.grad(losses[0], [whole, *ours]), torch.autograd.grad(losses[1], [one, *theirs])
+    torch.testing.assert_close(joined(shares[0], ranks), exact[0])
+    for grad, share in zip(exact[1:], shares[1:], strict=True):
+        torch.testing.assert_close(total(share, ranks), grad)

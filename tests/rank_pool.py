@@ -1,0 +1,101 @@
+"""Processes that run test cases together: started once, since each imports PyTorch.
+
+A case is a function of a module beside this one. It is called in every process, with a mesh of one dimension whose
+ranks take part, and asserts what it has to; the processes that do not take part skip it.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
+from datetime import timedelta
+from importlib import import_module
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+RANKS = 4
+PATIENCE = 120  # seconds, after which a case counts as hanging
+
+
+class RankPool:
+    """`RANKS` processes of one gloo group, started with the first case, and again after a failure."""
+
+    def __init__(self) -> None:
+        self._processes: list[Any] = []
+        self._pipes: list[Connection] = []
+
+    def run(self, case: Callable[..., None], ranks: int, **arguments: Any) -> None:
+        """Call `case(mesh, **arguments)` on the first ranks; raises what any of them raises."""
+        if not self._processes:
+            self._start()
+        for pipe in self._pipes:
+            pipe.send((case.__module__, case.__name__, ranks, arguments))
+        waiting = set(self._pipes)
+        while waiting:
+            ready = wait(list(waiting), PATIENCE)
+            failures = [failure for pipe in ready if (failure := self._answer(pipe)) is not None]
+            if failures or not ready:
+                self.close()  # the others may wait for a message that does not come
+                raise AssertionError("\n".join(failures) or f"no answer in {PATIENCE} s")
+            waiting -= set(ready)
+
+    def _answer(self, pipe: Any) -> str | None:
+        try:
+            answer: str | None = pipe.recv()
+        except EOFError:
+            return "a process has ended"
+        return answer
+
+    def _start(self) -> None:
+        spawn = multiprocessing.get_context("spawn")
+        store = tempfile.mkstemp(prefix="ranks")[1]
+        os.unlink(store)
+        for rank in range(RANKS):
+            ours, theirs = spawn.Pipe()
+            process = spawn.Process(target=serve, args=(rank, store, theirs, sys.path), daemon=True)
+            process.start()
+            theirs.close()
+            self._processes.append(process)
+            self._pipes.append(ours)
+
+    def close(self) -> None:
+        """End all processes."""
+        for process in self._processes:
+            process.kill()
+            process.join()
+        for pipe in self._pipes:
+            pipe.close()
+        self._processes, self._pipes = [], []
+
+
+def serve(rank: int, store: str, pipe: Any, path: list[str]) -> None:
+    """Run cases until the pipe ends."""
+    sys.path[:] = path
+    import torch
+    import torch.distributed as dist
+    from torch.distributed.device_mesh import DeviceMesh
+
+    torch.set_num_threads(1)
+    file = dist.FileStore(store, RANKS)
+    dist.init_process_group("gloo", store=file, rank=rank, world_size=RANKS, timeout=timedelta(seconds=PATIENCE))
+    meshes: dict[int, Any] = {}
+    while True:
+        try:
+            module, name, ranks, arguments = pipe.recv()
+        except EOFError:
+            Path(store).unlink(missing_ok=True)
+            return
+        try:
+            if ranks not in meshes:
+                meshes[ranks] = DeviceMesh("cpu", list(range(ranks)), mesh_dim_names=("time",))
+            torch.manual_seed(0)
+            if rank < ranks:
+                getattr(import_module(module), name)(meshes[ranks], **arguments)
+            pipe.send(None)
+        except BaseException:
+            pipe.send(f"rank {rank}:\n{traceback.format_exc()}")
