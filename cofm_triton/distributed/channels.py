@@ -30,13 +30,14 @@ class ChannelSharded(StableRNN):
         return value.to_local() if self._local and isinstance(value, DTensor) else value
 
     def forward(
-        self, input: TensorOrPacked, hx: Tensor | None = None, *, seq_starts: Tensor | None = None
-    ) -> tuple[TensorOrPacked, Tensor]:
+        self, input: TensorOrPacked, hx: Tensor | None = None, *, seq_starts: Tensor | None = None,
+        resets: Tensor | None = None, reset_to: str = "zero",
+    ) -> tuple[TensorOrPacked, Tensor]:  # fmt: skip
         """As that of the layer: `input` is whole, hx and what is returned have D / n units."""
         width = self.hidden_size
         self._local, self.hidden_size = True, width // self._channels.size()
         try:
-            return super().forward(self._whole(input), hx, seq_starts=seq_starts)
+            return super().forward(self._whole(input), hx, seq_starts=seq_starts, resets=resets, reset_to=reset_to)
         finally:
             self._local, self.hidden_size = False, width
 

@@ -372,8 +372,9 @@ def _dense_adjoint(
     dt: float, nonlinearity: str, precision: str, backend: str, grad_h: Tensor, grad_last: Tensor | None, steps: Any,
     parameters: Any, h: Tensor, start: Tensor,
 ) -> Handed:  # fmt: skip
-    _, slope = linearize_dense(*steps, *parameters, h, start, None, "h0", nonlinearity)
+    (x,), (weight,) = steps, parameters
+    _, slope = linearize_dense(x, weight, h, start, None, "h0", nonlinearity)
     grad_x, grad_weight, grad_start = dense_rnn_backward_op(
-        grad_h, grad_last, slope, *parameters, h, start, None, "h0", dt, precision, backend
+        grad_h, grad_last, slope, weight, h, start, None, "h0", dt, precision, backend
     )
     return [grad_x], [grad_weight], grad_start

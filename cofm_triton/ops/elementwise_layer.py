@@ -114,8 +114,8 @@ def _forward(
     if free is None:
         h, last = rnn_scan(e, first, h0, None, None, kind.dt, nonlinearity, "h0", _BACKEND, "auto")
     else:
-        start = None if h0 is None else h0.contiguous()
-        h, last = backend_of(_BACKEND).forward(e, *first.unbind(), start, None, **_of_pairs(e, kind, nonlinearity))
+        (pull, turn), start = first.unbind(), None if h0 is None else h0.contiguous()
+        h, last = backend_of(_BACKEND).forward(e, pull, turn, start, None, **_of_pairs(e, kind, nonlinearity))
     return h, last, e, gained, first, second, slopes
 
 
@@ -150,8 +150,9 @@ def _backward(
         grad_e, grad_first, grad_h0 = found
     else:
         end, start = (None if states is None else states.contiguous() for states in (grad_last, h0))
+        pull, turn = first.unbind()
         grad_e, *by_rows, grad_h0 = backend_of(_BACKEND).backward(
-            grad_h, end, e, *first.unbind(), h, start, None, **_of_pairs(e, kind, nonlinearity)
+            grad_h, end, e, pull, turn, h, start, None, **_of_pairs(e, kind, nonlinearity)
         )
         grad_first = torch.stack(by_rows)
     rows = grad_e.flatten(0, 1)
