@@ -28,6 +28,11 @@ ROOT = Path(__file__).parents[2]
 PARTS = ("cofm_triton/kernels", "cofm_triton/cpu/jit", "cofm_triton/cpu/blocked")
 # Where the tests of a part are, the quickest first.
 TESTS = {"kernels": ("kernels", "ops"), "jit": ("cpu", "ops"), "blocked": ("ops", "cpu")}
+# Whose tests see what has none of its own.
+SEEN_BY = {
+    "bits": "activation", "by_name": "nonlinearity", "forward": "linear_scan", "gates": "gated_rnn",
+    "interleaved": "linear_scan", "launches": "launch", "product": "dense_rnn", "region": "threads",
+}  # fmt: skip
 COPIED = ("cofm_triton", "reference", "tests", "bench", "docs", "pyproject.toml", "README.md")
 
 
@@ -83,11 +88,11 @@ def spread(chosen: Sequence[Mutant], most: int, seed: int) -> list[Mutant]:
 
 def mirrors(file: str) -> list[str]:
     """Tests of the file's name, or, where a file is one piece of an operator, of the operator's."""
-    path = Path(file)
-    found = []
+    path, found = Path(file), []
+    stem = SEEN_BY.get(path.stem, path.stem)
     for folder in TESTS.get(path.parent.name, ("",)):
         names = [test for test in sorted((ROOT / "tests" / folder).glob("test_*.py"))
-                 if (path.stem + "_").startswith(test.stem.removeprefix("test_") + "_")]  # fmt: skip
+                 if (stem + "_").startswith(test.stem.removeprefix("test_") + "_")]  # fmt: skip
         found += [str(max(names, key=lambda test: len(test.stem)).relative_to(ROOT))] if names else []
     return found
 
