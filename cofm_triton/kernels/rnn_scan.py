@@ -207,7 +207,8 @@ def forward(
     h, last, block, shape = buffers([x, w] if w.ndim == 3 else [x], seq_starts, state_dtype, num_sms)
     walk_forward(
         x, w, None, h0, seq_starts, resets, h, last, block, num_sms, sequential, dt=dt, NONLINEARITY=nonlinearity,
-        PARAMETERIZATION=parameterization, EXACT=discretization == "exact", TO_H0=starts_from_h0(h0, resets, reset_to), **shape,
+        PARAMETERIZATION=parameterization, EXACT=discretization == "exact",
+        TO_H0=starts_from_h0(h0, resets, reset_to), **shape,
     )  # fmt: skip
     return h, last
 
@@ -251,8 +252,8 @@ def backward(
     grad_x, grad_h0, block, shape = buffers(read, seq_starts, state_dtype, num_sms)
     grad_w, _, grad_h0 = walk_backward(
         grad_h, grad_last, x, w, None, h, h0, seq_starts, resets, grad_x, grad_h0, block, num_sms, dt=dt,
-        NONLINEARITY=nonlinearity, PARAMETERIZATION=parameterization, EXACT=discretization == "exact", TO_H0=starts_from_h0(h0, resets, reset_to),
-        **shape,
+        NONLINEARITY=nonlinearity, PARAMETERIZATION=parameterization, EXACT=discretization == "exact",
+        TO_H0=starts_from_h0(h0, resets, reset_to), **shape,
     )  # fmt: skip
     return grad_x, grad_w, grad_h0
 

@@ -219,8 +219,8 @@ def cut_off(cut, mu, own, other, grad_start, SUMMARY: tl.constexpr):
 
 @triton.jit
 def walk_back(
-    g_row, x_row, rate_row, reset_row, before_row, dx_row, drate_row, h0, start, mu, pull, turn, dt, first, n, stride_gt,
-    stride_xt, stride_wt, d, D, mask,
+    g_row, x_row, rate_row, reset_row, before_row, dx_row, drate_row, h0, start, mu, pull, turn, dt, first, n,
+    stride_gt, stride_xt, stride_wt, d, D, mask,
     NONLINEARITY: tl.constexpr, GATED: tl.constexpr, PAIRED: tl.constexpr, STATE: tl.constexpr, ROWS: tl.constexpr,
     SUMMARY: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
@@ -252,8 +252,8 @@ def walk_back(
         before = tl.load(before_row, mask=live_row(d, D, 0, block), other=0.0).to(STATE)
         hs, slopes, _ = recompute(
             last_xs, last_rates, reset_row, last_cuts, tl.where(block > 0, before, h0), start, pull, turn, dt, x_row,
-            stride_xt, mask, NONLINEARITY=NONLINEARITY, GATED=GATED, PAIRED=PAIRED, STATE=STATE, ROWS=ROWS - 1, AHEAD=False,
-            MASKED=MASKED,
+            stride_xt, mask, NONLINEARITY=NONLINEARITY, GATED=GATED, PAIRED=PAIRED, STATE=STATE, ROWS=ROWS - 1,
+            AHEAD=False, MASKED=MASKED,
         )  # fmt: skip
         for j in tl.static_range(ROWS - 2, -1, -1):
             live = live_row(d, D, j, rest)

@@ -6,8 +6,8 @@ Adjoint, with mu what arrives from later steps and s = act'(z): `lambda[t] = g[t
 `mu[t-1] = lambda[t] - rate dx[t]`, `drate -= dx[t] h[t-1]`. z is formed again from x and h[t-1], and mu as
 `(1 - rate dt s) mu + (1 - rate dt s) g`: one fused operation between one mu and the next.
 
-`varies` is a tuple that tells compiled code whether rates vary in time, `(0,)`, or not, `()`: then the row of rates lies
-at one address, and their gradient is summed in a register.
+`varies` is a tuple that tells compiled code whether rates vary in time, `(0,)`, or not, `()`. Those that do not lie at
+one address, and their gradient is summed in a register.
 """
 
 from __future__ import annotations
