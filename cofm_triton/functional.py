@@ -13,6 +13,7 @@ from cofm_triton.ops.checks import (
     check_per_channel,
     check_per_pair,
     check_precision,
+    check_resets,
     check_seq_starts,
     check_sequence,
     check_states,
@@ -24,6 +25,7 @@ from cofm_triton.ops.gated_rnn import apply_gated_rnn
 from cofm_triton.ops.linear_scan import apply_linear_scan
 from cofm_triton.ops.paired_rnn_scan import apply_paired_rnn_scan
 from cofm_triton.ops.rnn_scan import apply_rnn_scan
+from cofm_triton.ops.shapes import resets_against
 from cofm_triton.step.discretization import is_exact
 from cofm_triton.step.gates import gates_of
 from cofm_triton.step.oscillation import effective_pair
@@ -42,6 +44,8 @@ def linear_scan(
     *,
     reverse: bool = False,
     seq_starts: Tensor | None = None,
+    resets: Tensor | None = None,
+    reset_to: str = "h0",
     backend: str | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Linear recurrence `h[t] = decay[t] * h[t-1] + x[t]`, `h[-1] = h0`, for t = 0..T-1.
@@ -64,6 +68,11 @@ def linear_scan(
         seq_starts: (S,) int32 or int64, where sequences packed into one row (B = 1) start. The first is 0; T at the end
             would be one more, empty sequence. Each sequence has its own initial state, and no gradient crosses a
             boundary.
+        resets: (B, T) bool, True where an episode begins: the sequence is cut between t-1 and t, in reverse too. Every
+            piece is run as if alone, and no gradient crosses a cut. One byte a step is read; packed, (1, T).
+        reset_to: the state that pieces after a cut start from: "h0", whose gradient is summed over pieces, or "zero".
+            Where h0 is the state carried over from an earlier chunk, "zero" is meant: only a first piece without a
+            reset goes on from h0.
         backend: "triton", "cpu" ("numba" or "torch"), "reference"; None picks the fastest that can run the tensors.
 
     Returns:
@@ -86,6 +95,14 @@ def linear_scan(
         >>> h[0].tolist()
         [[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]]
 
+        A new episode at step 1; the first one goes on from h0:
+
+        >>> resets = torch.tensor([[False, True, False]])
+        >>> x, decay, h0 = torch.ones(1, 3, 1), torch.tensor([0.5]), torch.ones(1, 1)
+        >>> h, _ = linear_scan(x, decay, h0, resets=resets, reset_to="zero")
+        >>> h.flatten().tolist()
+        [1.5, 1.0, 1.5]
+
     Source: arXiv 2305.19190, Eq. (1) with linear sigma and diagonal W, complex for oscillating modes; defined in
     `cofm_triton.reference.linear_scan`.
     """
@@ -94,12 +111,17 @@ def linear_scan(
     reverse = check_bool("reverse", reverse)
     check_seq_starts(seq_starts, x)
     check_states("h0", h0, x, seq_starts)
+    check_resets(resets, reset_to, x)
     chosen = resolve(backend, x.device)
     if chosen == "reference":
         from cofm_triton.reference import linear_scan as definition
 
-        return definition(x, decay, h0, reverse=reverse, seq_starts=seq_starts)
-    return apply_linear_scan(x, _one_or_three_axes(decay, x), h0, seq_starts, reverse, chosen)
+        cuts = dict(seq_starts=seq_starts, resets=resets)
+        return definition(x, decay, h0, reverse=reverse, reset_to=reset_to, **cuts)
+    decay = _one_or_three_axes(decay, x)
+    if reverse:
+        resets = resets_against(resets, seq_starts, reverse)
+    return apply_linear_scan(x, decay, h0, seq_starts, reverse, chosen, resets, reset_to)
 
 
 def _one_or_three_axes(decay: Tensor, x: Tensor) -> Tensor:

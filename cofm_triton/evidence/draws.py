@@ -41,6 +41,18 @@ def starts(length: int, seed: int) -> list[int]:
     return sorted([0, *drawn, *drawn[:1]])
 
 
+def resets(batch: int, length: int, seed: int) -> Tensor:
+    """(B, T): True at one step in five, and at the first one of the first row.
+
+    Example:
+        >>> resets(2, 3, 0)[:, 0].tolist(), resets(1, 0, 0).shape
+        ([True, False], torch.Size([1, 0]))
+    """
+    drawn = torch.rand((batch, length), generator=torch.Generator().manual_seed(seed)) < 0.2
+    drawn[:, :1] = (torch.arange(batch) == 0).unsqueeze(1)
+    return drawn
+
+
 def away_from_kinks(*shape: int, seed: int) -> Tensor:
     """Pre-activations z with `0.1 <= |z| <= 0.8` or `1.25 <= |z| <= 3`, float64.
 

@@ -13,7 +13,8 @@ channels are so few that most multiprocessors would have no program, time is spl
 2. replay (`linear_scan_forward.py`, `linear_scan_backward.py`): all rows. Every program makes the state before its
    chunk from the summaries. A whole sequence is the replay of its only chunk.
 
-Traffic in elements per element: forward 2 (gated 3, shared 2), backward 3 (gated 5, shared 4). Chunks read x, in the
+Traffic in elements per element: forward 2 (gated 3, shared 2), backward 3 (gated 5, shared 4); resets, one byte for
+each step of a block of channels. Chunks read x, in the
 backward pass g, twice, and gates with it: 1 more, gated 2.
 Source: arXiv 2305.19190, Eq. (1) for linear sigma, and its adjoint; defined in `reference/linear_scan.py`.
 """
@@ -29,8 +30,9 @@ from cofm_triton.kernels.linear_scan_summary import launch_summary
 
 
 def forward(
-    x: Any, decay: Any, h0: Any, seq_starts: Any, *, reverse: bool, state_dtype: Any, num_sms: int, lanes: int = LANES
-) -> tuple[Any, Any]:
+    x: Any, decay: Any, h0: Any, seq_starts: Any, *, reverse: bool, state_dtype: Any, num_sms: int, lanes: int = LANES,
+    resets: Any = None, reset_to: str = "h0",
+) -> tuple[Any, Any]:  # fmt: skip
     """`(h, h_last)` of a scan with T >= 1: h (B, T, D) in x's dtype, h_last (S, D) in the state's."""
     dtype, of_complex, is_complex = x.dtype, x.is_complex(), decay.is_complex()
     decay, state_dtype = _coefficients(decay, x), _real_dtype(x, state_dtype)
@@ -38,14 +40,15 @@ def forward(
     h, last = x.new_empty(x.shape), _states(x, seq_starts, state_dtype)
     tiles = _layout(x, decay, seq_starts, num_sms, lanes, is_complex)
     shape: dict[str, Any] = dict(tiles=tiles, reverse=reverse, is_complex=is_complex, aligned=_aligned(x, decay))
-    ends, products = _summaries(x, decay, h0, last, adjoint=False, **shape)
-    launch_forward(x, decay, h0, ends, products, seq_starts, h, last, **shape)
+    shape["from_start"] = _from_start(resets, reset_to, h0)
+    ends, products = _summaries(x, decay, h0, resets, last, adjoint=False, **shape)
+    launch_forward(x, decay, h0, ends, products, resets, seq_starts, h, last, **shape)
     return (h.view(dtype), last.view(dtype)) if of_complex else (h, last)
 
 
 def backward(
     grad_h: Any, grad_last: Any, decay: Any, h: Any, h0: Any, seq_starts: Any,
-    *, reverse: bool, state_dtype: Any, num_sms: int, lanes: int = LANES,
+    *, reverse: bool, state_dtype: Any, num_sms: int, lanes: int = LANES, resets: Any = None, reset_to: str = "h0",
 ) -> tuple[Any, Any, Any]:  # fmt: skip
     """`(grad_x, grad_decay, grad_h0)` with T >= 1; grad_h0 (S, D) and a `(D,)` grad_decay in the state's dtype."""
     dtype, of_complex, gate_dtype, is_complex = h.dtype, h.is_complex(), decay.dtype, decay.is_complex()
@@ -58,21 +61,35 @@ def backward(
         grad_h.new_empty(grad_h.shape, dtype=decay.dtype) if gated else _per_chunk(grad_start, tiles.num_chunks)
     )
     shape: dict[str, Any] = dict(tiles=tiles, reverse=reverse, is_complex=is_complex, aligned=_aligned(grad_h, decay))
-    ends, products = _summaries(grad_h, decay, grad_end, grad_start, adjoint=True, **shape)
+    shape["from_start"] = from_start = _from_start(resets, reset_to, h0)
+    ends, products = _summaries(grad_h, decay, grad_end, resets, grad_start, adjoint=True, **shape)
+    if from_start:
+        grad_start = _per_chunk(grad_start, tiles.num_chunks)
     launch_backward(
-        grad_h, h, decay, h0, grad_end, ends, products, seq_starts, grad_x, grad_decay, grad_start, **shape
+        grad_h, h, decay, h0, grad_end, ends, products, resets, seq_starts, grad_x, grad_decay, grad_start, **shape
     )  # fmt: skip
+    if from_start:
+        grad_start = grad_start.sum(1)
     grad_decay = (grad_decay if gated else grad_decay.flatten(0, 1).sum(0)).view(gate_dtype)
     return (grad_x.view(dtype), grad_decay, grad_start.view(dtype)) if of_complex else (grad_x, grad_decay, grad_start)
 
 
-def _summaries(x: Any, decay: Any, start: Any, states: Any, *, tiles: Tiles, **options: Any) -> tuple[Any, Any]:
-    """E of all chunks but one, and, gated, A, with dtype and device of states (S, D); nothing of a single chunk."""
+def _from_start(resets: Any, reset_to: str, h0: Any) -> bool:
+    """Whether there are resets to a start state, which is not zero."""
+    return resets is not None and reset_to == "h0" and h0 is not None
+
+
+def _summaries(
+    x: Any, decay: Any, start: Any, resets: Any, states: Any, *, tiles: Tiles, **options: Any
+) -> tuple[Any, Any]:
+    """E of all chunks but one, and, gated or with resets, A, with dtype and device of states (S, D); nothing of a
+    single chunk.
+    """
     if tiles.num_chunks == 1:
         return None, None
     ends = _per_chunk(states, tiles.num_chunks - 1)
-    products = ends.new_empty(ends.shape) if decay.ndim == 3 else None
-    launch_summary(x, decay, start, ends, products, tiles=tiles, **options)
+    products = ends.new_empty(ends.shape) if decay.ndim == 3 or resets is not None else None
+    launch_summary(x, decay, start, resets, ends, products, tiles=tiles, **options)
     return ends, products
 
 

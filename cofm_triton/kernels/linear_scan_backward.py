@@ -8,6 +8,9 @@ With g = dL/dh, and mu the adjoint arriving from later steps (mu = dL/dh_last af
 Indices, layouts, the state's dtype, masked lanes and programs as in `linear_scan_forward.py`; rows are walked from the
 last to the first. The last chunk starts from `grad_end`; an earlier one folds the summaries of those behind it.
 
+With resets, nothing arrives before a step where they are True, and its h[t-1] is h0, FROM_START, or 0. FROM_START, the
+adjoint that would have arrived is summed, since it is h0's.
+
 A decay per channel has a gradient that is summed over the chunk in registers and leaves as one row per program. The
 caller adds the rows up in a fixed order: no atomics, bitwise reproducible.
 
@@ -29,8 +32,11 @@ from cofm_triton.kernels.linear_scan_tile import (
     exchange,
     fold_summaries,
     gate_row,
+    is_reset,
     load_gates,
+    load_resets,
     load_tile,
+    reset_bits,
     segment_rows,
     store_tile_row,
     walk_segments,
@@ -40,12 +46,12 @@ from cofm_triton.kernels.rows import across_lanes, chunk_rows, load_row, store_r
 
 @triton.jit
 def backward_tile(
-    state, grad_decay, decay, h0, g_row, g_step, before_row, a_row, a_step, dx_row, da_row, h_step, mask, segment,
-    rest, with_before,
-    LAST: tl.constexpr, ROWS: tl.constexpr, GATED: tl.constexpr, SHARED: tl.constexpr, COMPLEX: tl.constexpr,
-    MASKED: tl.constexpr,
+    state, grad_decay, grad_start, decay, h0, anew, g_row, g_step, before_row, a_row, a_step, reset, reset_step, dx_row,
+    da_row, h_step, mask, segment, rest, with_before,
+    LAST: tl.constexpr, ROWS: tl.constexpr, GATED: tl.constexpr, SHARED: tl.constexpr, CUT: tl.constexpr,
+    FROM_START: tl.constexpr, COMPLEX: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
-    """`(mu, grad_decay)` before a tile, whose rows are written; LAST, before `rest` rows.
+    """`(mu, grad_decay, grad_start)` before a tile, whose rows are written; LAST, before `rest` rows.
 
     Rows from `with_before` on have no row before them: their h[t-1] is h0.
     """
@@ -58,6 +64,7 @@ def backward_tile(
     limit_before = tl.where(mask, with_before, 0) if MASKED else with_before
     first = first.to(tl.int64)
     # Load
+    bits = load_resets(reset + first * reset_step, reset_step, count, ROWS=ROWS, LAST=LAST) if CUT else 0
     gs = load_tile(g_row + first * g_step, g_step, mask, limit, ROWS=ROWS, LAST=LAST, MASKED=MASKED)
     hs = load_tile(before_row + first * h_step, h_step, mask, limit_before, ROWS=ROWS, LAST=LAST, MASKED=MASKED)
     gates = ()
@@ -67,13 +74,15 @@ def backward_tile(
             ROWS=ROWS, LAST=LAST, MASKED=MASKED, SHARED=SHARED, COMPLEX=COMPLEX,
         )  # fmt: skip
     # Compute: the state before every segment
+    if CUT:
+        bits = reset_bits(bits)
     mu = state
     if SEGMENTS > 1:
         ends, products = walk_segments(
-            decay, gs, gates, limit, state,
-            LAST=LAST, ROWS=ROWS, GATED=GATED, SHARED=SHARED, ADJOINT=True, COMPLEX=COMPLEX,
+            decay, gs, gates, bits, anew, limit, state,
+            LAST=LAST, ROWS=ROWS, GATED=GATED, SHARED=SHARED, CUT=CUT, ADJOINT=True, COMPLEX=COMPLEX,
         )  # fmt: skip
-        mu, state, _ = exchange(state, ends, products, segment, COMPLEX=COMPLEX)
+        mu, state, _ = exchange(state, ends, products, segment, COMPLEX=COMPLEX, CUT=CUT)
     # Compute and store, row by row
     dx_row += first * h_step
     da_row += first * h_step
@@ -85,6 +94,12 @@ def backward_tile(
         before = hs[j].to(mu.dtype)
         if LAST:
             before = tl.where(with_before > j, before, h0)
+        if CUT:
+            if FROM_START:
+                grad_start += tl.where(is_reset(bits, j), after, 0.0)
+            before = tl.where(is_reset(bits, j), anew, before)
+            after = tl.where(is_reset(bits, j), 0.0, after)
+        if LAST:
             after = tl.where(limit > j, after, mu)
         mu = after
         store_tile_row(dx_row + j * h_step, adjoint, mask, limit, j, LAST=LAST, MASKED=MASKED)
@@ -93,7 +108,7 @@ def backward_tile(
             store_tile_row(da_row + j * h_step, by_decay, mask, limit, j, LAST=LAST, MASKED=MASKED)
         else:
             grad_decay += tl.where(limit > j, by_decay, 0.0) if LAST else by_decay
-    return mu if SEGMENTS == 1 else state, grad_decay
+    return mu if SEGMENTS == 1 else state, grad_decay, grad_start
 
 
 @triton.jit(do_not_specialize=["num_blocks"])  # see `linear_scan_forward.py`
@@ -104,15 +119,16 @@ def linear_scan_backward_kernel(
     h0_ptr,  # (S, D), contiguous, state before step 0; None: 0
     grad_end_ptr,  # (S, D), contiguous, mu after step T - 1; None: 0
     ends_ptr,  # (S, num_chunks - 1, D), E of all chunks but the first; None: there is one chunk
-    products_ptr,  # GATED like ends: A, of conjugate decays
+    products_ptr,  # GATED, or with resets, like ends: A, of conjugate decays
+    resets_ptr,  # (B, T), contiguous, bool; None: nothing resets
     starts_ptr,  # (S,), first rows of packed sequences; None: S = B sequences of T rows
     grad_x_ptr,  # out: (B, T, D), contiguous
     grad_decay_ptr,  # out: (S, num_chunks, D), sums over a chunk; GATED (B, T, D), contiguous
-    grad_start_ptr,  # out: (S, D), mu before step 0
+    grad_start_ptr,  # out: (S, D), mu before step 0; FROM_START (S, num_chunks, D), sums over a chunk
     T: tl.int64, D: tl.int64, num_blocks, num_chunks, num_sequences, chunk_length: tl.int64,
     stride_gb: tl.int64, stride_gt: tl.int64, stride_gd,
     stride_ab: tl.int64, stride_at: tl.int64, stride_ad,
-    GATED: tl.constexpr, SHARED: tl.constexpr, COMPLEX: tl.constexpr, REVERSE: tl.constexpr,
+    GATED: tl.constexpr, SHARED: tl.constexpr, COMPLEX: tl.constexpr, REVERSE: tl.constexpr, FROM_START: tl.constexpr,
     ALIGNED: tl.constexpr, MASKED: tl.constexpr, STATE: tl.constexpr,
     BLOCK_D: tl.constexpr, SEGMENTS: tl.constexpr, ROWS: tl.constexpr, SHORT: tl.constexpr, FOLD: tl.constexpr,
 ):  # fmt: skip
@@ -121,6 +137,7 @@ def linear_scan_backward_kernel(
         D, stride_gb, stride_gt = in_pairs(D), in_pairs(stride_gb), in_pairs(stride_gt)
         stride_ab, stride_at = in_pairs(stride_ab), in_pairs(stride_at)
     TILE: tl.constexpr = SEGMENTS * ROWS
+    CUT: tl.constexpr = resets_ptr is not None
     pid = tl.program_id(0)
     chunk = (pid // num_blocks) % num_chunks
     later_chunks = num_chunks - 1 - chunk
@@ -143,6 +160,7 @@ def linear_scan_backward_kernel(
     dx_row = grad_x_ptr + dense_row
     before_row = h_ptr + dense_row + h_step
     da_row = grad_decay_ptr + dense_row
+    reset = resets_ptr + (batch * T + last) if CUT else 0
     a_row = decay_ptr + c
     if GATED:
         a_row = decay_ptr + batch * stride_ab + last * stride_at
@@ -151,9 +169,11 @@ def linear_scan_backward_kernel(
 
     # Load: the decay, and the adjoint that the chunk starts from
     state = tl.zeros((SEGMENTS, BLOCK_D), STATE)
-    decay, grad_decay, h0 = state, state, state
+    decay, grad_decay, grad_start, h0, anew = state, state, state, state, state
     if not GATED:
         decay += load_row(a_row, mask, MASKED=MASKED).to(STATE)
+    if CUT and FROM_START:
+        anew += load_row(h0_ptr + sequence.to(tl.int64) * D + c, mask, MASKED=MASKED).to(STATE)
     if grad_end_ptr is not None:
         if later_chunks == 0:
             state += load_row(grad_end_ptr + sequence.to(tl.int64) * D + c, mask, MASKED=MASKED).to(STATE)
@@ -161,9 +181,9 @@ def linear_scan_backward_kernel(
         if later_chunks > 0:
             last_end = ((sequence + 1).to(tl.int64) * (num_chunks - 1) - 1) * D + c
             state = fold_summaries(
-                ends_ptr + last_end, products_ptr + last_end if GATED else ends_ptr, -D,
+                ends_ptr + last_end, products_ptr + last_end if GATED or CUT else ends_ptr, -D,
                 conjugate(decay, COMPLEX=COMPLEX), chunk_length, mask, segment, later_chunks,
-                GATED=GATED, COMPLEX=COMPLEX, MASKED=MASKED, FOLD=FOLD,
+                GATED=GATED, CUT=CUT, COMPLEX=COMPLEX, MASKED=MASKED, FOLD=FOLD,
             )  # fmt: skip
 
     # The first row of a sequence has no row before it: its h[t-1] is h0. It belongs to the last tile.
@@ -171,10 +191,11 @@ def linear_scan_backward_kernel(
     if skipped == 0:
         whole = tl.maximum(n - 1, 0) // TILE
     for _ in range(whole):
-        state, grad_decay = backward_tile(
-            state, grad_decay, decay, h0, g_row, g_step, before_row, a_row, a_step, dx_row, da_row, h_step, mask,
-            segment, TILE, TILE,
-            LAST=False, ROWS=ROWS, GATED=GATED, SHARED=SHARED, COMPLEX=COMPLEX, MASKED=MASKED,
+        state, grad_decay, grad_start = backward_tile(
+            state, grad_decay, grad_start, decay, h0, anew, g_row, g_step, before_row, a_row, a_step, reset, -SIGN,
+            dx_row, da_row, h_step, mask, segment, TILE, TILE,
+            LAST=False, ROWS=ROWS, GATED=GATED, SHARED=SHARED, CUT=CUT, FROM_START=FROM_START, COMPLEX=COMPLEX,
+            MASKED=MASKED,
         )  # fmt: skip
         g_row += TILE * g_step
         dx_row += TILE * h_step
@@ -182,6 +203,8 @@ def linear_scan_backward_kernel(
         before_row += TILE * h_step
         if GATED:
             a_row += TILE * a_step
+        if CUT:
+            reset -= TILE * SIGN
 
     rest = n - whole * TILE
     with_before = rest
@@ -190,10 +213,11 @@ def linear_scan_backward_kernel(
         if h0_ptr is not None:
             h0 += load_row(h0_ptr + sequence.to(tl.int64) * D + c, mask, MASKED=MASKED).to(STATE)
     for _ in range(tl.cdiv(rest, SEGMENTS * SHORT)):
-        state, grad_decay = backward_tile(
-            state, grad_decay, decay, h0, g_row, g_step, before_row, a_row, a_step, dx_row, da_row, h_step, mask,
-            segment, tl.minimum(rest, SEGMENTS * SHORT), with_before,
-            LAST=True, ROWS=SHORT, GATED=GATED, SHARED=SHARED, COMPLEX=COMPLEX, MASKED=MASKED,
+        state, grad_decay, grad_start = backward_tile(
+            state, grad_decay, grad_start, decay, h0, anew, g_row, g_step, before_row, a_row, a_step, reset, -SIGN,
+            dx_row, da_row, h_step, mask, segment, tl.minimum(rest, SEGMENTS * SHORT), with_before,
+            LAST=True, ROWS=SHORT, GATED=GATED, SHARED=SHARED, CUT=CUT, FROM_START=FROM_START, COMPLEX=COMPLEX,
+            MASKED=MASKED,
         )  # fmt: skip
         g_row += SEGMENTS * SHORT * g_step
         dx_row += SEGMENTS * SHORT * h_step
@@ -201,32 +225,39 @@ def linear_scan_backward_kernel(
         before_row += SEGMENTS * SHORT * h_step
         if GATED:
             a_row += SEGMENTS * SHORT * a_step
+        if CUT:
+            reset -= SEGMENTS * SHORT * SIGN
         rest -= SEGMENTS * SHORT
         with_before -= SEGMENTS * SHORT
 
     # Store
-    if chunk == 0:
+    chunk_row = (sequence.to(tl.int64) * num_chunks + chunk) * D + c
+    if FROM_START:
+        if chunk == 0:
+            grad_start += tl.where(segment == 0, state, 0.0)
+        store_row(grad_start_ptr + chunk_row, tl.sum(grad_start, 0, keep_dims=True), mask, MASKED=MASKED)
+    elif chunk == 0:
         first_row = grad_start_ptr + sequence.to(tl.int64) * D + c + tl.zeros((SEGMENTS, 1), tl.int32)
         tl.store(first_row, state, mask=mask & (segment == 0))
     if not GATED:
-        chunk_row = (sequence.to(tl.int64) * num_chunks + chunk) * D + c
         store_row(grad_decay_ptr + chunk_row, tl.sum(grad_decay, 0, keep_dims=True), mask, MASKED=MASKED)
 
 
 def launch_backward(
-    grad_h: Any, h: Any, decay: Any, h0: Any, grad_end: Any, ends: Any, products: Any, seq_starts: Any,
-    grad_x: Any, grad_decay: Any, grad_start: Any, *, tiles: Tiles, reverse: bool, is_complex: bool, aligned: bool,
+    grad_h: Any, h: Any, decay: Any, h0: Any, grad_end: Any, ends: Any, products: Any, resets: Any, seq_starts: Any,
+    grad_x: Any, grad_decay: Any, grad_start: Any, *,
+    tiles: Tiles, reverse: bool, from_start: bool, is_complex: bool, aligned: bool,
 ) -> None:  # fmt: skip
     """Gradients of all steps, one program per block of channels, chunk and sequence; arguments as the kernel's."""
     num_sequences = grad_start.shape[0]
     gated, shared = decay.ndim == 3, has_shared_gates(decay, grad_h)
     rows = backward_rows(tiles, gates=gated + (shared and is_complex), is_complex=is_complex)
     launch(linear_scan_backward_kernel, (tiles.num_blocks * tiles.num_chunks * num_sequences,))(
-        grad_h, h, decay, h0, grad_end, ends, products, seq_starts, grad_x, grad_decay, grad_start,
+        grad_h, h, decay, h0, grad_end, ends, products, resets, seq_starts, grad_x, grad_decay, grad_start,
         grad_h.shape[1], grad_h.shape[2], tiles.num_blocks, tiles.num_chunks, num_sequences, tiles.chunk_length,
         *grad_h.stride(),
         *(decay.stride() if gated else (0, 0, 0)),
-        GATED=gated, SHARED=shared, COMPLEX=is_complex, REVERSE=reverse,
+        GATED=gated, SHARED=shared, COMPLEX=is_complex, REVERSE=reverse, FROM_START=from_start,
         ALIGNED=aligned, MASKED=tiles.masked, STATE=state_type(grad_start), BLOCK_D=tiles.block_d,
         SEGMENTS=tiles.segments, FOLD=FOLD_ROWS, num_warps=tiles.num_warps, **rows,
     )  # fmt: skip

@@ -5,7 +5,8 @@ GATED, (B, T, D); SHARED, one number per step for all channels. COMPLEX, channel
 number. The state is in STATE: float32, for float64 input float64. Masked lanes hold 0 and are not stored.
 
 A program owns BLOCK_D channels of one chunk of one sequence and walks it tile by tile, see `linear_scan_tile.py`. Whole
-sequences are one chunk. Chunk 0 starts from `start`; a later one folds the summaries of those before it.
+sequences are one chunk. Chunk 0 starts from `start`; a later one folds the summaries of those before it. With resets,
+a step where they are True goes on from `start`, FROM_START, or from 0.
 
 Traffic in elements per element: 2 (read x, write h); GATED 3.
 Source: arXiv 2305.19190, Eq. (1) for linear sigma; defined in `reference/linear_scan.py`.
@@ -25,8 +26,11 @@ from cofm_triton.kernels.linear_scan_tile import (
     exchange,
     fold_summaries,
     gate_row,
+    is_reset,
     load_gates,
+    load_resets,
     load_tile,
+    reset_bits,
     segment_rows,
     store_tile_row,
     walk_segments,
@@ -36,9 +40,9 @@ from cofm_triton.kernels.rows import across_lanes, chunk_rows, load_row
 
 @triton.jit
 def forward_tile(
-    state, decay, x_row, x_step, a_row, a_step, h_row, h_step, mask, segment, rest,
-    LAST: tl.constexpr, ROWS: tl.constexpr, GATED: tl.constexpr, SHARED: tl.constexpr, COMPLEX: tl.constexpr,
-    MASKED: tl.constexpr,
+    state, decay, anew, x_row, x_step, a_row, a_step, reset, reset_step, h_row, h_step, mask, segment, rest,
+    LAST: tl.constexpr, ROWS: tl.constexpr, GATED: tl.constexpr, SHARED: tl.constexpr, CUT: tl.constexpr,
+    COMPLEX: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
     """The state after a tile, whose rows are written; LAST, after `rest` rows."""
     SEGMENTS: tl.constexpr = state.shape[0]
@@ -48,6 +52,7 @@ def forward_tile(
     limit = tl.where(mask, count, 0) if MASKED else count
     first = first.to(tl.int64)
     # Load
+    bits = load_resets(reset + first * reset_step, reset_step, count, ROWS=ROWS, LAST=LAST) if CUT else 0
     xs = load_tile(x_row + first * x_step, x_step, mask, limit, ROWS=ROWS, LAST=LAST, MASKED=MASKED)
     gates = ()
     if GATED:
@@ -56,18 +61,22 @@ def forward_tile(
             ROWS=ROWS, LAST=LAST, MASKED=MASKED, SHARED=SHARED, COMPLEX=COMPLEX,
         )  # fmt: skip
     # Compute: the state before every segment
+    if CUT:
+        bits = reset_bits(bits)
     h = state
     if SEGMENTS > 1:
         ends, products = walk_segments(
-            decay, xs, gates, limit, state,
-            LAST=LAST, ROWS=ROWS, GATED=GATED, SHARED=SHARED, ADJOINT=False, COMPLEX=COMPLEX,
+            decay, xs, gates, bits, anew, limit, state,
+            LAST=LAST, ROWS=ROWS, GATED=GATED, SHARED=SHARED, CUT=CUT, ADJOINT=False, COMPLEX=COMPLEX,
         )  # fmt: skip
-        h, state, _ = exchange(state, ends, products, segment, COMPLEX=COMPLEX)
+        h, state, _ = exchange(state, ends, products, segment, COMPLEX=COMPLEX, CUT=CUT)
     # Compute and store, row by row
     h_row += first * h_step
     for j in tl.static_range(ROWS):
         if GATED:
             decay = gate_row(gates, j, h, SHARED=SHARED, COMPLEX=COMPLEX)
+        if CUT:
+            h = tl.where(is_reset(bits, j), anew, h)
         after = multiply(decay, h, COMPLEX=COMPLEX) + xs[j].to(h.dtype)
         h = tl.where(limit > j, after, h) if LAST else after
         store_tile_row(h_row + j * h_step, h, mask, limit, j, LAST=LAST, MASKED=MASKED)
@@ -82,14 +91,15 @@ def linear_scan_forward_kernel(
     decay_ptr,  # (D,); GATED (B, T, D); SHARED (B, T, 1)
     start_ptr,  # (S, D), state before step 0, contiguous; None: 0
     ends_ptr,  # (S, num_chunks - 1, D), E of all chunks but the last; None: there is one chunk
-    products_ptr,  # GATED like ends: A
+    products_ptr,  # GATED, or with resets, like ends: A
+    resets_ptr,  # (B, T), contiguous, bool; None: nothing resets
     starts_ptr,  # (S,), first rows of packed sequences; None: S = B sequences of T rows
     h_ptr,  # out: (B, T, D), contiguous
     last_ptr,  # out: (S, D), state after step T - 1
     T: tl.int64, D: tl.int64, num_blocks, num_chunks, num_sequences, chunk_length: tl.int64,
     stride_xb: tl.int64, stride_xt: tl.int64, stride_xd,
     stride_ab: tl.int64, stride_at: tl.int64, stride_ad,
-    GATED: tl.constexpr, SHARED: tl.constexpr, COMPLEX: tl.constexpr, REVERSE: tl.constexpr,
+    GATED: tl.constexpr, SHARED: tl.constexpr, COMPLEX: tl.constexpr, REVERSE: tl.constexpr, FROM_START: tl.constexpr,
     ALIGNED: tl.constexpr, MASKED: tl.constexpr, STATE: tl.constexpr,
     BLOCK_D: tl.constexpr, SEGMENTS: tl.constexpr, ROWS: tl.constexpr, SHORT: tl.constexpr, FOLD: tl.constexpr,
 ):  # fmt: skip
@@ -98,6 +108,7 @@ def linear_scan_forward_kernel(
         D, stride_xb, stride_xt = in_pairs(D), in_pairs(stride_xb), in_pairs(stride_xt)
         stride_ab, stride_at = in_pairs(stride_ab), in_pairs(stride_at)
     TILE: tl.constexpr = SEGMENTS * ROWS
+    CUT: tl.constexpr = resets_ptr is not None
     pid = tl.program_id(0)
     chunk = (pid // num_blocks) % num_chunks
     sequence = pid // num_blocks // num_chunks
@@ -114,6 +125,7 @@ def linear_scan_forward_kernel(
     h_step = SIGN * D
     x_row = x_ptr + batch * stride_xb + entry * stride_xt + c * stride_xd
     h_row = h_ptr + (batch * T + entry) * D + c
+    reset = resets_ptr + (batch * T + entry) if CUT else 0
     a_row = decay_ptr + c
     if GATED:
         a_row = decay_ptr + batch * stride_ab + entry * stride_at
@@ -122,9 +134,11 @@ def linear_scan_forward_kernel(
 
     # Load: the decay, and the state that the chunk starts from
     state = tl.zeros((SEGMENTS, BLOCK_D), STATE)
-    decay = state
+    decay, anew = state, state
     if not GATED:
         decay += load_row(a_row, mask, MASKED=MASKED).to(STATE)
+    if CUT and FROM_START:
+        anew += load_row(start_ptr + sequence.to(tl.int64) * D + c, mask, MASKED=MASKED).to(STATE)
     if start_ptr is not None:
         if chunk == 0:
             state += load_row(start_ptr + sequence.to(tl.int64) * D + c, mask, MASKED=MASKED).to(STATE)
@@ -132,30 +146,34 @@ def linear_scan_forward_kernel(
         if chunk > 0:
             first_end = sequence.to(tl.int64) * (num_chunks - 1) * D + c
             state = fold_summaries(
-                ends_ptr + first_end, products_ptr + first_end if GATED else ends_ptr, D, decay, chunk_length, mask,
-                segment, chunk, GATED=GATED, COMPLEX=COMPLEX, MASKED=MASKED, FOLD=FOLD,
+                ends_ptr + first_end, products_ptr + first_end if GATED or CUT else ends_ptr, D, decay, chunk_length,
+                mask, segment, chunk, GATED=GATED, CUT=CUT, COMPLEX=COMPLEX, MASKED=MASKED, FOLD=FOLD,
             )  # fmt: skip
 
     for _ in range(n // TILE):
         state = forward_tile(
-            state, decay, x_row, x_step, a_row, a_step, h_row, h_step, mask, segment, ROWS,
-            LAST=False, ROWS=ROWS, GATED=GATED, SHARED=SHARED, COMPLEX=COMPLEX, MASKED=MASKED,
+            state, decay, anew, x_row, x_step, a_row, a_step, reset, SIGN, h_row, h_step, mask, segment, ROWS,
+            LAST=False, ROWS=ROWS, GATED=GATED, SHARED=SHARED, CUT=CUT, COMPLEX=COMPLEX, MASKED=MASKED,
         )  # fmt: skip
         x_row += TILE * x_step
         h_row += TILE * h_step
         if GATED:
             a_row += TILE * a_step
+        if CUT:
+            reset += TILE * SIGN
     rest = n % TILE
     for _ in range(tl.cdiv(rest, SEGMENTS * SHORT)):
         state = forward_tile(
-            state, decay, x_row, x_step, a_row, a_step, h_row, h_step, mask, segment,
+            state, decay, anew, x_row, x_step, a_row, a_step, reset, SIGN, h_row, h_step, mask, segment,
             tl.minimum(rest, SEGMENTS * SHORT),
-            LAST=True, ROWS=SHORT, GATED=GATED, SHARED=SHARED, COMPLEX=COMPLEX, MASKED=MASKED,
+            LAST=True, ROWS=SHORT, GATED=GATED, SHARED=SHARED, CUT=CUT, COMPLEX=COMPLEX, MASKED=MASKED,
         )  # fmt: skip
         x_row += SEGMENTS * SHORT * x_step
         h_row += SEGMENTS * SHORT * h_step
         if GATED:
             a_row += SEGMENTS * SHORT * a_step
+        if CUT:
+            reset += SEGMENTS * SHORT * SIGN
         rest -= SEGMENTS * SHORT
 
     # Store
@@ -165,19 +183,19 @@ def linear_scan_forward_kernel(
 
 
 def launch_forward(
-    x: Any, decay: Any, start: Any, ends: Any, products: Any, seq_starts: Any, h: Any, last: Any, *,
-    tiles: Tiles, reverse: bool, is_complex: bool, aligned: bool,
+    x: Any, decay: Any, start: Any, ends: Any, products: Any, resets: Any, seq_starts: Any, h: Any, last: Any, *,
+    tiles: Tiles, reverse: bool, from_start: bool, is_complex: bool, aligned: bool,
 ) -> None:  # fmt: skip
     """Rows of all steps, one program per block of channels, chunk and sequence; arguments as the kernel's."""
     num_sequences = last.shape[0]
     gated, shared = decay.ndim == 3, has_shared_gates(decay, x)
     rows = forward_rows(tiles, gates=gated + (shared and is_complex), is_complex=is_complex)
     launch(linear_scan_forward_kernel, (tiles.num_blocks * tiles.num_chunks * num_sequences,))(
-        x, decay, start, ends, products, seq_starts, h, last,
+        x, decay, start, ends, products, resets, seq_starts, h, last,
         x.shape[1], x.shape[2], tiles.num_blocks, tiles.num_chunks, num_sequences, tiles.chunk_length,
         *x.stride(),
         *(decay.stride() if gated else (0, 0, 0)),
-        GATED=gated, SHARED=shared, COMPLEX=is_complex, REVERSE=reverse,
+        GATED=gated, SHARED=shared, COMPLEX=is_complex, REVERSE=reverse, FROM_START=from_start,
         ALIGNED=aligned, MASKED=tiles.masked, STATE=state_type(last), BLOCK_D=tiles.block_d, SEGMENTS=tiles.segments,
         FOLD=FOLD_ROWS, num_warps=tiles.num_warps, **rows,
     )  # fmt: skip

@@ -10,13 +10,16 @@ rows, in registers. Ends are exchanged once per tile, which gives every segment 
 
 Then the rows, still in registers, are walked again from there. With one segment nothing is exchanged.
 
+Resets (B, T), CUT, make a step go on from another state, `anew`, in place of the one before it: A of what has a reset
+is 0. They are read as a tile of one byte a step and kept as the bits of one word per segment.
+
 Products of many decays leave the range of floating point. Two rules keep H what the walk over all steps would give:
 
 - a zero state stays zero, even if A is infinite: H = E wherever H[s-1] = 0;
 - a product that underflows keeps the smallest size above 0: an infinite state stays infinite, and only a decay of 0
   makes it NaN.
 
-Complex products follow neither rule.
+Complex products follow neither rule. CUT has a third one: A = 0 forgets, H = E, whatever H[s-1] and other products are.
 Source: G. E. Blelloch, Prefix sums and their applications (1990): the scan over the sums of blocks.
 """
 
@@ -71,6 +74,26 @@ def load_gates(
 
 
 @triton.jit
+def load_resets(ptr, step, count, ROWS: tl.constexpr, LAST: tl.constexpr):
+    """The resets at `ptr`, `ptr + step`, ... of ROWS steps of each segment, (SEGMENTS, 32); LAST, of `count` steps."""
+    tl.static_assert(ROWS <= 32)
+    j = tl.arange(0, 32)[None, :]
+    return tl.load(ptr + j * step, mask=j < (count if LAST else ROWS), other=0)
+
+
+@triton.jit
+def reset_bits(resets):
+    """Bit j of a word per segment, (SEGMENTS, 1): the reset of step j."""
+    return tl.sum(resets.to(tl.int32) << tl.arange(0, 32)[None, :], 1, keep_dims=True)
+
+
+@triton.jit
+def is_reset(bits, j: tl.constexpr):
+    """Whether step j of each segment is a reset."""
+    return (bits >> j) & 1 != 0
+
+
+@triton.jit
 def gate_row(gates, j: tl.constexpr, row, SHARED: tl.constexpr, COMPLEX: tl.constexpr):
     """Loaded gates j for every channel of a row, in the row's dtype."""
     if SHARED and COMPLEX:
@@ -108,11 +131,25 @@ def smallest_like(row):
 
 
 @triton.jit
-def next_product(product, decay, COMPLEX: tl.constexpr):
+def where_zero(decay, value, other, COMPLEX: tl.constexpr):
+    """`value` where the decay is 0, elsewhere `other`."""
+    if COMPLEX:
+        d, v, o = parts(decay), parts(value), parts(other)
+        zero = (d[0] == 0) & (d[1] == 0)
+        result = tl.interleave(tl.where(zero, v[0], o[0]), tl.where(zero, v[1], o[1]))
+    else:
+        result = tl.where(decay == 0, value, other)
+    return result
+
+
+@triton.jit
+def next_product(product, decay, COMPLEX: tl.constexpr, CUT: tl.constexpr = False):
     """`product * decay`, which never underflows to 0."""
     result = multiply(product, decay, COMPLEX=COMPLEX)
     if not COMPLEX:
         result = tl.where((result == 0) & (decay != 0), tl.where(decay < 0, -product, product), result)
+    if CUT:
+        result = where_zero(decay, decay, result, COMPLEX=COMPLEX)
     return result
 
 
@@ -132,22 +169,26 @@ def power(decay, exponent, COMPLEX: tl.constexpr):
 
 
 @triton.jit
-def next_state(state, decay, x, COMPLEX: tl.constexpr):
+def next_state(state, decay, x, COMPLEX: tl.constexpr, CUT: tl.constexpr = False):
     """`decay * state + x` of many steps, whose A and E are decay and x."""
     after = multiply(decay, state, COMPLEX=COMPLEX) + x
     if not COMPLEX:
         after = tl.where(state == 0, x, after)
+    if CUT:
+        after = where_zero(decay, x, after, COMPLEX=COMPLEX)
     return after
 
 
 @triton.jit
 def walk_segments(
-    decay, xs, gates, limit, like,
-    LAST: tl.constexpr, ROWS: tl.constexpr, GATED: tl.constexpr, SHARED: tl.constexpr, ADJOINT: tl.constexpr,
-    COMPLEX: tl.constexpr,
+    decay, xs, gates, bits, anew, limit, like,
+    LAST: tl.constexpr, ROWS: tl.constexpr, GATED: tl.constexpr, SHARED: tl.constexpr, CUT: tl.constexpr,
+    ADJOINT: tl.constexpr, COMPLEX: tl.constexpr,
 ):  # fmt: skip
     """`(E, A)` of every segment, rows `like` a row: `decay * h + x` along its rows from 0, or, ADJOINT,
     `conj(decay) * (x + mu)`, where A is the product of conjugate decays.
+
+    CUT, h of the steps in `bits` is `anew`; ADJOINT, nothing arrives before them.
     """
     end = tl.zeros(like.shape, like.dtype)
     product = one(like.shape, DTYPE=like.dtype, COMPLEX=COMPLEX)
@@ -156,12 +197,20 @@ def walk_segments(
         if GATED:
             decay = gate_row(gates, j, like, SHARED=SHARED, COMPLEX=COMPLEX)
         x = xs[j].to(like.dtype)
+        if CUT and not ADJOINT:
+            end = tl.where(is_reset(bits, j), anew, end)
+            product = tl.where(is_reset(bits, j), 0.0, product)
+            least = tl.where(is_reset(bits, j), 0.0, least)
         if ADJOINT:
             after = multiply_conj(decay, x + end, COMPLEX=COMPLEX)
         else:
             after = multiply(decay, end, COMPLEX=COMPLEX) + x
         longer = multiply(product, decay, COMPLEX=COMPLEX)
         smaller = tl.minimum(least, tl.abs(decay))
+        if CUT and ADJOINT:
+            after = tl.where(is_reset(bits, j), 0.0, after)
+            longer = tl.where(is_reset(bits, j), 0.0, longer)
+            smaller = tl.where(is_reset(bits, j), 0.0, smaller)
         if LAST:
             after = tl.where(limit > j, after, end)
             longer = tl.where(limit > j, longer, product)
@@ -203,7 +252,36 @@ def _join_complex(
 
 
 @triton.jit
-def exchange(state, ends, products, segment, COMPLEX: tl.constexpr):
+def _join_cut(a, e, a_but, e_but, b, f, b_but, f_but):
+    """As `_join`, where a product that is 0 forgets."""
+    return (
+        next_product(a, b, COMPLEX=False, CUT=True),
+        next_state(e, b, f, COMPLEX=False, CUT=True),
+        next_product(a, b_but, COMPLEX=False, CUT=True),
+        next_state(e, b_but, f_but, COMPLEX=False, CUT=True),
+    )
+
+
+@triton.jit
+def _join_complex_cut(
+    a_re, a_im, e_re, e_im, c_re, c_im, g_re, g_im, b_re, b_im, f_re, f_im, d_re, d_im, h_re, h_im
+):  # fmt: skip
+    """As `_join_cut`, of real and imaginary parts."""
+    b, d = (b_re == 0) & (b_im == 0), (d_re == 0) & (d_im == 0)
+    return (
+        tl.where(b, b_re, a_re * b_re - a_im * b_im),
+        tl.where(b, b_im, a_re * b_im + a_im * b_re),
+        tl.where(b, f_re, b_re * e_re - b_im * e_im + f_re),
+        tl.where(b, f_im, b_re * e_im + b_im * e_re + f_im),
+        tl.where(d, d_re, a_re * d_re - a_im * d_im),
+        tl.where(d, d_im, a_re * d_im + a_im * d_re),
+        tl.where(d, h_re, d_re * e_re - d_im * e_im + h_re),
+        tl.where(d, h_im, d_re * e_im + d_im * e_re + h_im),
+    )
+
+
+@triton.jit
+def exchange(state, ends, products, segment, COMPLEX: tl.constexpr, CUT: tl.constexpr):
     """`(before, after, product)`: the state before each segment, that after all of them, and A of all of them.
 
     `state` is that before the first one, the same in all segments.
@@ -213,16 +291,16 @@ def exchange(state, ends, products, segment, COMPLEX: tl.constexpr):
         a, e, o = parts(products), parts(ends), parts(ones)
         zeros = tl.zeros(o[0].shape, ends.dtype)
         a_re, a_im, e_re, e_im, c_re, c_im, g_re, g_im = tl.associative_scan(
-            (a[0], a[1], e[0], e[1], o[0], o[1], zeros, zeros), 0, _join_complex
+            (a[0], a[1], e[0], e[1], o[0], o[1], zeros, zeros), 0, _join_complex_cut if CUT else _join_complex
         )
         products, ends = tl.interleave(a_re, a_im), tl.interleave(e_re, e_im)
         products_before, ends_before = tl.interleave(c_re, c_im), tl.interleave(g_re, g_im)
     else:
         products, ends, products_before, ends_before = tl.associative_scan(
-            (products, ends, ones, tl.zeros(ends.shape, ends.dtype)), 0, _join
+            (products, ends, ones, tl.zeros(ends.shape, ends.dtype)), 0, _join_cut if CUT else _join
         )
-    before = next_state(state, products_before, ends_before, COMPLEX=COMPLEX)
-    after = next_state(state, products, ends, COMPLEX=COMPLEX)
+    before = next_state(state, products_before, ends_before, COMPLEX=COMPLEX, CUT=CUT)
+    after = next_state(state, products, ends, COMPLEX=COMPLEX, CUT=CUT)
     return before, last_segment(after, segment), last_segment(products, segment)
 
 
@@ -236,12 +314,12 @@ def last_segment(row, segment):
 @triton.jit
 def fold_summaries(
     ends_row, products_row, step, decay, chunk_length, mask, segment, count,
-    GATED: tl.constexpr, COMPLEX: tl.constexpr, MASKED: tl.constexpr, FOLD: tl.constexpr,
+    GATED: tl.constexpr, CUT: tl.constexpr, COMPLEX: tl.constexpr, MASKED: tl.constexpr, FOLD: tl.constexpr,
 ):  # fmt: skip
     """H after `count` <= FOLD * SEGMENTS chunks whose E lie at `ends_row`, `ends_row + step`, ...: one tile of them.
 
-    GATED, A lies at `products_row` in the same way, otherwise it is that of `chunk_length` steps. Every program that
-    needs them adds them up in the same order.
+    GATED or CUT, A lies at `products_row` in the same way, otherwise it is that of `chunk_length` steps. Every program
+    that needs them adds them up in the same order.
     """
     SEGMENTS: tl.constexpr = decay.shape[0]
     first, limit = segment_rows(segment, count, SEGMENTS=SEGMENTS)
@@ -250,7 +328,7 @@ def fold_summaries(
     skipped = first.to(tl.int64) * step
     ends = load_tile(ends_row + skipped, step, mask, limit, ROWS=FOLD, LAST=True, MASKED=MASKED)
     products = ()
-    if GATED:
+    if GATED or CUT:
         products = load_tile(products_row + skipped, step, mask, limit, ROWS=FOLD, LAST=True, MASKED=MASKED)
     else:
         decay = power(decay, chunk_length, COMPLEX=COMPLEX)
@@ -258,8 +336,8 @@ def fold_summaries(
     end = start
     product = one(decay.shape, DTYPE=decay.dtype, COMPLEX=COMPLEX)
     for j in tl.static_range(FOLD):
-        if GATED:
+        if GATED or CUT:
             decay = products[j].to(decay.dtype)
-        end = tl.where(limit > j, next_state(end, decay, ends[j], COMPLEX=COMPLEX), end)
-        product = tl.where(limit > j, next_product(product, decay, COMPLEX=COMPLEX), product)
-    return exchange(start, end, product, segment, COMPLEX=COMPLEX)[1]
+        end = tl.where(limit > j, next_state(end, decay, ends[j], COMPLEX=COMPLEX, CUT=CUT), end)
+        product = tl.where(limit > j, next_product(product, decay, COMPLEX=COMPLEX, CUT=CUT), product)
+    return exchange(start, end, product, segment, COMPLEX=COMPLEX, CUT=CUT)[1]

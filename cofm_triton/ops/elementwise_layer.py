@@ -113,7 +113,7 @@ def _forward(
     first, second, slopes = forward_coefficients(raw, free, log_dt, kind, keep)
     e, gained = _encoded(inputs, None if second is None else second.view(-1))
     if kind.linear:
-        h, last = linear_scan(e, _decay(first, free), h0, None, False, _BACKEND)
+        h, last = linear_scan(e, _decay(first, free), h0, None, None, False, "h0", _BACKEND)
         return h, last, None, gained, first, second, slopes  # the scan's backward pass does without e
     if free is None:
         h, last = rnn_scan(e, first, h0, None, kind.dt, nonlinearity, _BACKEND, "auto")
@@ -133,7 +133,8 @@ def _backward(
 ) -> tuple[Tensor | None, ...]:  # fmt: skip
     """Gradients by `Inputs`."""
     if e is None:
-        found = linear_scan_backward(grad_h, grad_last, _decay(first, free), h, h0, None, False, _BACKEND)
+        decay = _decay(first, free)
+        found = linear_scan_backward(grad_h, grad_last, decay, h, h0, None, None, False, "h0", _BACKEND)
         grad_e, grad_first, grad_h0 = found
         grad_first = grad_first if free is None else torch.view_as_real(grad_first)
     elif free is None:

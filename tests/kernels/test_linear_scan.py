@@ -12,6 +12,7 @@ from scan_cases import Problem, device_of, linear_problem, rounding_slack
 from cofm_triton.evidence.tolerance import linear_scan_bounds
 from cofm_triton.ops.backends import INSTALLED, interpreting
 from cofm_triton.ops.dtypes import state_dtype
+from cofm_triton.ops.shapes import resets_against
 
 if not INSTALLED["triton"] or not (torch.cuda.is_available() or interpreting()):
     pytest.skip("triton cannot run here", allow_module_level=True)
@@ -51,7 +52,9 @@ def run(problem: Problem, num_sms: int) -> dict[str, torch.Tensor]:
         reverse=problem.options["reverse"], state_dtype=state_dtype(problem.x.dtype), num_sms=num_sms
     )
     state = options["state_dtype"]
-    seq_starts = problem.options["seq_starts"]
+    seq_starts, resets = problem.options["seq_starts"], problem.options["resets"]
+    options["resets"] = resets_against(resets, seq_starts, True) if options["reverse"] else resets
+    options["reset_to"] = problem.options["reset_to"]
     h, h_last = linear_scan.forward(x, decay, h0, seq_starts, **options)
     grads = linear_scan.backward(given["grad_h"], given["grad_last"].to(state), decay, h, h0, seq_starts, **options)
     results = {
@@ -79,13 +82,15 @@ def check(problem: Problem, num_sms: int) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("gated", [False, True])
 @pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("reset_to", [None, "h0", "zero"])
 @pytest.mark.parametrize("num_sms", [TILES, CHUNKS])
 @pytest.mark.parametrize(("batch", "length", "channels"), [(1, 40, 40), (2, 50, 3)])
 def test_time_is_shared_out(
-    batch: int, length: int, channels: int, num_sms: int, dtype: torch.dtype, reverse: bool, gated: bool
-) -> None:
+    batch: int, length: int, channels: int, num_sms: int, reset_to: str | None, dtype: torch.dtype, reverse: bool,
+    gated: bool,
+) -> None:  # fmt: skip
     """To segments, in whole tiles and what is left of one, and to chunks, with summaries of many."""
-    problem = linear_problem(batch, length, channels, dtype=dtype, gated=gated, reverse=reverse)
+    problem = linear_problem(batch, length, channels, dtype=dtype, gated=gated, reverse=reverse, reset_to=reset_to)
     tiles = plan_of(problem, num_sms)
     assert tiles.segments > 1 and (tiles.num_chunks > 1) == (num_sms == CHUNKS)
     check(problem, num_sms)
@@ -94,16 +99,20 @@ def test_time_is_shared_out(
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("reset_to", [None, "h0", "zero"])
 @pytest.mark.parametrize("num_sms", [TILES, CHUNKS])
-def test_time_of_pairs_is_shared_out(num_sms: int, gated: bool, reverse: bool, dtype: torch.dtype) -> None:
-    check(linear_problem(1, 40, 40, dtype=dtype, pairs=True, gated=gated, reverse=reverse), num_sms)
+def test_time_of_pairs_is_shared_out(
+    num_sms: int, reset_to: str | None, gated: bool, reverse: bool, dtype: torch.dtype
+) -> None:
+    check(linear_problem(1, 40, 40, dtype=dtype, pairs=True, gated=gated, reverse=reverse, reset_to=reset_to), num_sms)
 
 
 @pytest.mark.parametrize("gated", [False, True])
 @pytest.mark.parametrize("reverse", [False, True])
-def test_packed_sequences_in_segments(gated: bool, reverse: bool) -> None:
+@pytest.mark.parametrize("reset_to", [None, "h0", "zero"])
+def test_packed_sequences_in_segments(reset_to: str | None, gated: bool, reverse: bool) -> None:
     """A sequence of a few tiles, one of no row, and one that ends within a tile."""
-    check(linear_problem(1, 40, 20, gated=gated, reverse=reverse, starts=[0, 25, 25, 28]), TILES)
+    check(linear_problem(1, 40, 20, gated=gated, reverse=reverse, starts=[0, 25, 25, 28], reset_to=reset_to), TILES)
 
 
 @pytest.mark.parametrize(("num_sms", "segments"), [(1, 1), (TILES, 2)])
@@ -242,6 +251,22 @@ def test_infinity_crosses_chunks(gated: bool) -> None:
     split, unsplit = run(problem.with_(x=x), CHUNKS)["h"], whole(problem.with_(x=x))["h"]
     assert torch.equal(split.isnan(), unsplit.isnan())
     assert torch.equal(split.isinf(), unsplit.isinf())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex64])
+@pytest.mark.parametrize("num_sms", [0, TILES, CHUNKS])
+def test_nothing_crosses_a_reset(num_sms: int, dtype: torch.dtype) -> None:
+    """Neither infinities nor NaN nor products that overflow, in both directions."""
+    problem = linear_problem(1, 36, 3, gated=True, dtype=dtype, reset_to="h0")
+    x, grad_h, resets = problem.x.clone(), problem["grad_h"].clone(), torch.zeros(1, 36, dtype=torch.bool)
+    resets[0, 18] = True
+    decay = torch.full_like(problem["decay"], 1e30)
+    decay[0, 12:26] = problem["decay"][0, 12:26]
+    x[0, 2, 0], x[0, 10, 1] = torch.inf, torch.nan
+    grad_h[0, 26, 0], grad_h[0, 29, 1] = torch.inf, torch.nan
+    found = run(problem.with_(x=x, decay=decay, grad_h=grad_h, resets=resets), num_sms)
+    assert found["h"][0, 18:26].isfinite().all() and not found["h"][0, 17].isfinite().all()
+    assert found["grad_x"][0, 12:18].isfinite().all() and not found["grad_x"][0, 18].isfinite().all()
 
 
 @pytest.mark.parametrize("gated", [False, True])

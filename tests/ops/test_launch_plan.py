@@ -30,11 +30,13 @@ def draw(*shape: int) -> Tensor:
 
 
 def linear(gated: bool = False) -> tuple[Any, ...]:
-    return draw(1, 6, 4), draw(1, 6, 4) if gated else draw(4), draw(1, 4), None, False, "triton"
+    return draw(1, 6, 4), draw(1, 6, 4) if gated else draw(4), draw(1, 4), None, None, False, "h0", "triton"
 
 
 def linear_backward(gated: bool = False) -> tuple[Any, ...]:
-    return draw(1, 6, 4), None, draw(1, 6, 4) if gated else draw(4), draw(1, 6, 4), None, None, True, "triton"
+    resets = draw(1, 6) > 0 if gated else None
+    decay = draw(1, 6, 4) if gated else draw(4)
+    return draw(1, 6, 4), None, decay, draw(1, 6, 4), draw(1, 4), None, resets, True, "h0", "triton"
 
 
 def nonlinear() -> tuple[Any, ...]:

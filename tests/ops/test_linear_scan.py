@@ -29,6 +29,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.func import grad, hessian, jacfwd, jacrev, jvp, vmap
 from torch.library import opcheck
 
+from cofm_triton.evidence.draws import resets
 from cofm_triton.functional import linear_scan
 from cofm_triton.ops.linear_scan import traffic
 
@@ -64,34 +65,51 @@ def arguments(
     return x, decay, h0
 
 
-def scan(backend: str, reverse: bool = False, packed: bool = False) -> Callable[..., tuple[Tensor, Tensor]]:
+def scan(
+    backend: str, reverse: bool = False, packed: bool = False, reset_to: str | None = None
+) -> Callable[..., tuple[Tensor, Tensor]]:
     starts = torch.tensor(STARTS, device=device_of(backend)) if packed else None
 
+    cuts: dict[str, Any] = dict(resets=None)
+    if reset_to is not None:
+        cuts = dict(resets=resets(1 if packed else 2, 6, 0).to(device_of(backend)), reset_to=reset_to)
+
     def run(x: Tensor, decay: Tensor, h0: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return linear_scan(x, decay, h0, reverse=reverse, seq_starts=starts, backend=backend)
+        return linear_scan(x, decay, h0, reverse=reverse, seq_starts=starts, backend=backend, **cuts)
 
     return run
 
 
-# (packed, reverse, gated). Finite differences take a hundred calls, of which the interpreter does ten a second.
-FLAGS = tuple(itertools.product((False, True), repeat=3))
-REAL_FLAGS = for_backends(CPU_BACKENDS, FLAGS) + for_backends(TRITON, [(False, False, False), (True, True, True)])
-COMPLEX_FLAGS = for_backends(CPU_BACKENDS, FLAGS) + for_backends(TRITON, [(False, True, True)])
+# (packed, reverse, gated, reset_to). Finite differences take a hundred calls, of which the interpreter does ten a
+# second.
+Flags = tuple[bool, bool, bool, str | None]
+FLAGS: list[Flags] = [(*flags, None) for flags in itertools.product((False, True), repeat=3)]
+FLAGS += [
+    (False, False, False, "h0"),
+    (True, False, True, "zero"),
+    (False, True, True, "zero"),
+    (True, True, False, "h0"),
+]
+TRITON_FLAGS: list[Flags] = [(False, False, False, None), (True, True, True, "h0")]
+REAL_FLAGS = for_backends(CPU_BACKENDS, FLAGS) + for_backends(TRITON, TRITON_FLAGS)
+COMPLEX_FLAGS = for_backends(CPU_BACKENDS, FLAGS) + for_backends(TRITON, [(False, True, True, "zero")])
 
 
 @pytest.mark.parametrize(("backend", "flags"), REAL_FLAGS)
-def test_derivatives(flags: tuple[bool, bool, bool], backend: str) -> None:
+def test_derivatives(flags: Flags, backend: str) -> None:
     check_derivatives(backend, torch.float64, *flags)
 
 
 @pytest.mark.parametrize(("backend", "flags"), COMPLEX_FLAGS)
-def test_complex_derivatives(flags: tuple[bool, bool, bool], backend: str) -> None:
+def test_complex_derivatives(flags: Flags, backend: str) -> None:
     check_derivatives(backend, torch.complex128, *flags)
 
 
-def check_derivatives(backend: str, dtype: torch.dtype, packed: bool, reverse: bool, gated: bool) -> None:
+def check_derivatives(
+    backend: str, dtype: torch.dtype, packed: bool, reverse: bool, gated: bool, reset_to: str | None
+) -> None:
     """Against finite differences, to second order, in reverse and forward mode, one by one and batched."""
-    run, inputs = scan(backend, reverse, packed), arguments(backend, dtype, gated, packed)
+    run, inputs = scan(backend, reverse, packed, reset_to), arguments(backend, dtype, gated, packed)
     fast = backend == "triton"  # one random direction in place of every component
     assert gradcheck(
         run, inputs, check_forward_ad=True, check_batched_grad=not fast, check_batched_forward_grad=not packed,
@@ -250,9 +268,10 @@ def test_operator_keeps_pytorchs_rules(packed: bool, gated: bool, differentiated
     x, decay, h0 = (t.detach().float() for t in arguments(backend, torch.float64, gated, packed))
     tensors = [t.requires_grad_(differentiated) for t in (x, decay, h0)]
     starts = torch.tensor(STARTS, device=x.device) if packed else None
-    for reverse in (False, True):
-        opcheck(torch.ops.cofm_triton.linear_scan.default, (*tensors, starts, reverse, backend))
-        opcheck(torch.ops.cofm_triton.linear_scan.default, (*tensors[:2], None, starts, reverse, backend))
+    for reverse, cuts in ((False, None), (True, resets(*x.shape[:2], 0).to(x.device))):
+        rest = (starts, cuts, reverse, "zero" if packed else "h0", backend)
+        opcheck(torch.ops.cofm_triton.linear_scan.default, (*tensors, *rest))
+        opcheck(torch.ops.cofm_triton.linear_scan.default, (*tensors[:2], None, *rest))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -260,8 +279,9 @@ def test_operator_keeps_pytorchs_rules(packed: bool, gated: bool, differentiated
 @pytest.mark.parametrize("length", [0, 6])
 def test_backward_operator_keeps_pytorchs_rules(length: int, gated: bool, backend: str) -> None:
     x, decay, h0 = (t.detach() for t in arguments(backend, torch.float64, gated, length=length))
-    for last, start in ((h0, h0), (None, None)):
-        opcheck(torch.ops.cofm_triton.linear_scan_backward.default, (x, last, decay, x, start, None, False, backend))
+    for last, start, cuts in ((h0, h0, resets(2, length, 0).to(x.device)), (None, None, None)):
+        rest = (start, None, cuts, False, "h0", backend)
+        opcheck(torch.ops.cofm_triton.linear_scan_backward.default, (x, last, decay, x, *rest))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -271,15 +291,17 @@ def test_backward_operator_takes_states_of_any_stride(gated: bool, backend: str)
     x, decay, h0 = (t.detach() for t in arguments(backend, torch.float64, gated))
     run = torch.ops.cofm_triton.linear_scan_backward.default
     apart = x.transpose(0, 1).contiguous().transpose(0, 1)
-    close(run(x, h0, decay, apart, h0, None, False, backend), run(x, h0, decay, x, h0, None, False, backend))
+    rest = (h0, None, None, False, "h0", backend)
+    close(run(x, h0, decay, apart, *rest), run(x, h0, decay, x, *rest))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_compiles_as_one_graph(dynamic: bool, backend: str) -> None:
     def step(x: Tensor, decay: Tensor, h0: Tensor) -> Tensor:
-        h, h_last = linear_scan(x, decay, h0, backend=backend)
-        h, h_last = linear_scan(h.sin(), x.sigmoid(), h_last, reverse=True, backend=backend)
+        cuts = x[..., 0].detach() > 0.5
+        h, h_last = linear_scan(x, decay, h0, resets=cuts, backend=backend)
+        h, h_last = linear_scan(h.sin(), x.sigmoid(), h_last, reverse=True, resets=cuts, backend=backend)
         return h.sum() + h_last.square().sum()
 
     torch._dynamo.reset()
@@ -358,6 +380,25 @@ def test_vmap_of_pairs(dims: tuple[int | None, ...], gates: tuple[int, ...], bac
 
 
 @pytest.mark.parametrize("backend", CPU_BACKENDS)
+@pytest.mark.parametrize(("decay_dim", "reset_dim"), [(0, None), (None, 1), (0, 1)])
+def test_vmap_of_resets(decay_dim: int | None, reset_dim: int | None, backend: str) -> None:
+    """Mapped or not, beside a decay that is or is not: its gradient is of each entry alone."""
+    x, decay, h0 = (t.detach() for t in arguments(backend, torch.float64, False))
+    several = torch.stack([decay, decay / 2]) if decay_dim == 0 else decay
+    cuts = torch.stack([resets(2, 6, 1), resets(2, 6, 2)], 1) if reset_dim == 1 else resets(2, 6, 1)
+
+    def run(decay: Tensor, cuts: Tensor) -> Tensor:
+        return loss(linear_scan(x, decay, h0, resets=cuts, backend=backend))
+
+    gradient = grad(run)
+    alone = [
+        gradient(several if decay_dim is None else several[i], cuts if reset_dim is None else cuts[:, i])
+        for i in (0, 1)
+    ]
+    close([vmap(gradient, in_dims=(decay_dim, reset_dim))(several, cuts)], [torch.stack(alone)])
+
+
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
 @pytest.mark.parametrize("gates", [(2, 6, 1), (1, 6, 3), (1, 6, 1), (2, 1, 3)], ids=str)
 @pytest.mark.parametrize("dims", [(0, 0, 0), (None, 0, None), (0, None, None)], ids=str)
 def test_vmap_of_gates_that_broadcast(dims: tuple[int | None, ...], gates: tuple[int, ...], backend: str) -> None:
@@ -388,9 +429,10 @@ def test_operator_of_pairs_keeps_pytorchs_rules(packed: bool, gates: tuple[int, 
     starts = torch.tensor((*STARTS[:2], 4, 4), device=x.device) if packed else None
     narrow = (x.detach().bfloat16().requires_grad_(), decay.detach().to(torch.complex64).requires_grad_(), h0.float())
     for tensors in ((x, decay, h0), narrow):
-        opcheck(torch.ops.cofm_triton.linear_scan.default, (*tensors, starts, False, backend))
+        opcheck(torch.ops.cofm_triton.linear_scan.default, (*tensors, starts, None, False, "h0", backend))
     x, decay, h0 = (t.detach() for t in (x, decay, h0))
-    opcheck(torch.ops.cofm_triton.linear_scan_backward.default, (x, h0, decay, x, h0, starts, True, backend))
+    rest = (h0, starts, None, True, "h0", backend)
+    opcheck(torch.ops.cofm_triton.linear_scan_backward.default, (x, h0, decay, x, *rest))
 
 
 def test_pairs_compile_as_one_graph() -> None:

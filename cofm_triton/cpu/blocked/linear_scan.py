@@ -22,19 +22,24 @@ from cofm_triton.step.pairs import as_complex, as_reals, in_pairs
 
 
 def forward(
-    x: Tensor, decay: Tensor, h0: Tensor | None, seq_starts: Tensor | None, *,
-    reverse: bool, state_dtype: torch.dtype, num_sms: int = 1, lanes: int = 1,
+    x: Tensor, decay: Tensor, h0: Tensor | None, seq_starts: Tensor | None, *, reverse: bool, state_dtype: torch.dtype,
+    resets: Tensor | None = None, reset_to: str = "h0", num_sms: int = 1, lanes: int = 1,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """`(h, h_last)` with T >= 1: h (B, T, D) in x's dtype, h_last (S, D) in the state's."""
     if in_pairs(x, decay):
         begin = None if h0 is None else as_complex(h0)
-        z, last = forward(as_complex(x), decay, begin, seq_starts, reverse=reverse, state_dtype=decay.dtype)
+        z, last = forward(
+            as_complex(x), decay, begin, seq_starts,
+            reverse=reverse, state_dtype=decay.dtype, resets=resets, reset_to=reset_to,
+        )  # fmt: skip
         return as_reals(z).to(x.dtype), as_reals(last)
     h = torch.empty_like(x, memory_format=torch.contiguous_format)
     lasts = []
     for rows, span in spans(starts_of(seq_starts), x.shape[1]):
         start = start_states(x, h0, rows, seq_starts, state_dtype)
-        states = scan(x[:, span], _gates(decay, span, x.shape[1]), start, reverse, state_dtype)
+        cut = None if resets is None else resets[:, span]
+        anew = start if reset_to == "h0" else torch.zeros_like(start)
+        states = scan(x[:, span], _gates(decay, span, x.shape[1]), start, reverse, state_dtype, cut, anew)
         h[:, span] = states
         lasts.append((states[:, 0] if reverse else states[:, -1]) if states.shape[1] else start)
     return h, torch.cat(lasts)
@@ -42,13 +47,15 @@ def forward(
 
 def backward(
     grad_h: Tensor, grad_last: Tensor | None, decay: Tensor, h: Tensor, h0: Tensor | None, seq_starts: Tensor | None, *,
-    reverse: bool, state_dtype: torch.dtype, num_sms: int = 1, lanes: int = 1,
+    reverse: bool, state_dtype: torch.dtype, resets: Tensor | None = None, reset_to: str = "h0", num_sms: int = 1,
+    lanes: int = 1,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """`(grad_x, grad_decay, grad_h0)` with T >= 1, by the scan `lambda[t] = dh[t] + conj(decay[t+1]) lambda[t+1]`."""
     if in_pairs(h, decay):
         given, begin = (None if states is None else as_complex(states) for states in (grad_last, h0))
         grads = backward(
-            as_complex(grad_h), given, decay, as_complex(h), begin, seq_starts, reverse=reverse, state_dtype=decay.dtype
+            as_complex(grad_h), given, decay, as_complex(h), begin, seq_starts,
+            reverse=reverse, state_dtype=decay.dtype, resets=resets, reset_to=reset_to,
         )  # fmt: skip
         return as_reals(grads[0]).to(h.dtype), grads[1], as_reals(grads[2])
     grad_x = torch.empty_like(h)
@@ -65,24 +72,46 @@ def backward(
         first, last = (-1, 0) if reverse else (0, -1)
         drive = grad_h[:, span].to(state_dtype, copy=True)
         drive[:, last] += end
-        # lambda[t] takes the decay of the step after t; the one that wraps around meets a zero state.
-        shifted = gates.roll(1 if reverse else -1, 1) if gated else gates
-        adjoint = scan(drive, shifted, torch.zeros_like(end), not reverse, state_dtype)
-        before = h[:, span].to(state_dtype).roll(-1 if reverse else 1, 1)
+        # lambda[t] takes the decay of the step after t, and its reset; what wraps around meets a zero state.
+        back, nothing = 1 if reverse else -1, torch.zeros_like(end)
+        shifted, cut = gates.roll(back, 1) if gated else gates, None if resets is None else resets[:, span]
+        cut_after = None if cut is None else cut.roll(back, 1)
+        adjoint = scan(drive, shifted, nothing, not reverse, state_dtype, cut_after, nothing)
+        before = h[:, span].to(state_dtype).roll(-back, 1)
         before[:, first] = start
+        if cut is not None:
+            anew = start if reset_to == "h0" else torch.zeros_like(start)
+            before = torch.where(cut.unsqueeze(2), anew.unsqueeze(1), before)
         grad_x[:, span] = adjoint
         product = adjoint * before.conj().resolve_conj()
         mine = _gates(grad_decay, span, h.shape[1])
         mine += product.sum_to_size(mine.shape)
-        grad_starts.append((gates[:, first].to(state_dtype) if gated else gates) * adjoint[:, first])
+        if cut is None:
+            grad_starts.append((gates[:, first].to(state_dtype) if gated else gates) * adjoint[:, first])
+        else:
+            mu = (gates.to(state_dtype) * adjoint).masked_fill_(~_from_start(cut, first, reset_to).unsqueeze(2), 0)
+            grad_starts.append(mu.sum(1))
     return grad_x, grad_decay, torch.cat(grad_starts)
 
 
-def scan(x: Tensor, decay: Tensor, start: Tensor, reverse: bool, state_dtype: torch.dtype) -> Tensor:
-    """Every state (B, T, D), in `state_dtype`, of the scan from `start` (B, D)."""
+def _from_start(cut: Tensor, first: int, reset_to: str) -> Tensor:
+    """(B, T): whether a step goes on from the start state of its sequence; `first` is the first step."""
+    found = cut.clone() if reset_to == "h0" else torch.zeros_like(cut)
+    found[:, first] = ~cut[:, first] if reset_to == "zero" else True
+    return found
+
+
+def scan(
+    x: Tensor, decay: Tensor, start: Tensor, reverse: bool, state_dtype: torch.dtype, cut: Tensor | None = None,
+    anew: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """Every state (B, T, D), in `state_dtype`, of the scan from `start` (B, D), and from `anew` (B, D) wherever `cut`
+    (B, T).
+    """
     if reverse:
         flipped = decay.flip(1) if decay.dim() == 3 else decay
-        return scan(x.flip(1), flipped, start, False, state_dtype).flip(1)
+        cut = None if cut is None else cut.flip(1)
+        return scan(x.flip(1), flipped, start, False, state_dtype, cut, anew).flip(1)
     batch, length, channels = x.shape
     if decay.dim() == 3:
         decay = decay.expand(-1, length, -1)
@@ -96,11 +125,23 @@ def scan(x: Tensor, decay: Tensor, start: Tensor, reverse: bool, state_dtype: to
     def gate(j: int) -> Tensor:
         return gates if decay.dim() == 1 else gates[:, :, j]
 
+    cuts = None if cut is None else cut[:, :whole].unflatten(1, (count, block))
+
+    def begun(states: Tensor, j: int) -> Tensor:
+        """The states that step j of all blocks goes on from."""
+        if cuts is None or anew is None:
+            return states
+        return torch.where(cuts[:, :, j, None], anew.unsqueeze(1), states)
+
+    def begun_at(t: int, state: Tensor) -> Tensor:
+        return state if cut is None or anew is None else torch.where(cut[:, t, None], anew, state)
+
     ends = torch.zeros((batch, count, channels), dtype=state_dtype, device=x.device)
     # Products of many decays leave the range of float32 long before the states they belong to do.
     products = torch.ones_like(ends, dtype=torch.promote_types(state_dtype, torch.float64))
     for j in range(block):
-        ends = torch.addcmul(blocks[:, :, j].to(state_dtype), gate(j).to(state_dtype), ends)
+        ends = torch.addcmul(blocks[:, :, j].to(state_dtype), gate(j).to(state_dtype), begun(ends, j))
+        products = products if cuts is None else products.masked_fill(cuts[:, :, j, None], 0)
         products = products * gate(j)
     usable = products.isfinite().all(2).all(0).tolist()
     states = torch.empty_like(ends)
@@ -112,14 +153,15 @@ def scan(x: Tensor, decay: Tensor, start: Tensor, reverse: bool, state_dtype: to
         else:  # what overflows says nothing: a product's state may be 0, and a state's product need not be
             for j in range(block):
                 one = gate(j) if decay.dim() == 1 else gate(j)[:, i]
-                state = torch.addcmul(blocks[:, i, j].to(state_dtype), one.to(state_dtype), state)
+                before = begun_at(i * block + j, state)
+                state = torch.addcmul(blocks[:, i, j].to(state_dtype), one.to(state_dtype), before)
     replay = h[:, :whole].unflatten(1, (count, block))
     for j in range(block):
-        states = torch.addcmul(blocks[:, :, j].to(state_dtype), gate(j).to(state_dtype), states)
+        states = torch.addcmul(blocks[:, :, j].to(state_dtype), gate(j).to(state_dtype), begun(states, j))
         replay[:, :, j] = states
     for t in range(whole, length):
         last = decay if decay.dim() == 1 else decay[:, t]
-        state = h[:, t - 1] if t else start
+        state = begun_at(t, h[:, t - 1] if t else start)
         h[:, t] = torch.addcmul(x[:, t].to(state_dtype), last.to(state_dtype), state)
     return h
 

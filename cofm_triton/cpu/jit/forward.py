@@ -53,11 +53,11 @@ from cofm_triton.cpu.jit.schedule import plan
 from cofm_triton.cpu.jit.streams import fence, streams
 from cofm_triton.cpu.jit.threads import launch, workers
 from cofm_triton.cpu.jit.vectors import load, same, store, swap
-from cofm_triton.cpu.packed import starts_of
+from cofm_triton.cpu.packed import Pieces, cuts_of
 
 
 def scan(
-    rule: tuple[Any, ...], x: Tensor, a: Tensor, h0: Tensor | None, seq_starts: Tensor | None, *,
+    rule: tuple[Any, ...], x: Tensor, a: Tensor, h0: Tensor | None, seq_starts: Tensor | Pieces | None, *,
     guess: Callable[[], int | None] | None, reverse: bool, state_dtype: torch.dtype, read_cost: float,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """`(h, h_last)` with T >= 1: h (B, T, D) in x's dtype, h_last (S, D) in the state's.
@@ -67,7 +67,7 @@ def scan(
         x: (B, T, D).
         a: (D,), or gates that broadcast to (B, T, D).
         h0: (S, D), zeros when None.
-        seq_starts: (S,) where packed sequences start, or None.
+        seq_starts: (S,) where packed sequences start, or pieces of sequences, or None.
         guess: gives the steps of a guess, see `chains.guess_steps`; None if states cannot be guessed.
         reverse: from the last step to the first.
         state_dtype: of the state.
@@ -79,12 +79,13 @@ def scan(
         return h, torch.from_numpy(states)
     dtype, x = x.dtype, with_rows(x)
     h = empty_like(x)
-    (batch, length, channels), starts, threads = x.shape, starts_of(seq_starts), workers()
+    (batch, length, channels), starts, threads = x.shape, cuts_of(seq_starts), workers()
     held, lanes = channels <= MAX_HELD, row_lanes(channels)
     tensors = (Rows(x), gate_rows(a, x.shape), Rows(h))
     streamed = streams(tensors[2])
     chains = None
-    if held and guess is not None and worth_a_guess(batch if starts is None else len(starts), length, threads):
+    can_guess = held and guess is not None and not isinstance(starts, Pieces)
+    if can_guess and worth_a_guess(batch if starts is None else len(starts), length, threads):
         guessed = guess()
         chains = chain_plan(batch, length, starts, guessed, threads)
     parts = chains or plan(batch, length, starts, channels, read_cost, threads)

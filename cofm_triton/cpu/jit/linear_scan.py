@@ -41,7 +41,7 @@ from cofm_triton.cpu.jit.schedule import plan
 from cofm_triton.cpu.jit.streams import fence, streams
 from cofm_triton.cpu.jit.threads import launch, workers
 from cofm_triton.cpu.jit.vectors import conjugate, distribute, load, store, total, zeros
-from cofm_triton.cpu.packed import starts_of
+from cofm_triton.cpu.packed import Pieces, cuts_of, pieces
 from cofm_triton.step.pairs import in_pairs
 
 # Time of a step that is not stored, relative to one that is: constant decay, gates.
@@ -49,10 +49,14 @@ READ_COST = (0.4, 0.6)
 
 
 def forward(
-    x: Tensor, decay: Tensor, h0: Tensor | None, seq_starts: Tensor | None, *,
-    reverse: bool, state_dtype: torch.dtype, num_sms: int = 1, lanes: int = 1,
+    x: Tensor, decay: Tensor, h0: Tensor | None, seq_starts: Tensor | Pieces | None, *, reverse: bool,
+    state_dtype: torch.dtype, resets: Tensor | None = None, reset_to: str = "h0", num_sms: int = 1, lanes: int = 1,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """`(h, h_last)` with T >= 1: h (B, T, D) in x's dtype, h_last (S, D) in the state's."""
+    if resets is not None and not isinstance(seq_starts, Pieces):
+        cut = pieces(resets, seq_starts, reverse=reverse, reset_to=reset_to)
+        h, last = forward(x, decay, cut.starts(h0), cut, reverse=reverse, state_dtype=state_dtype)
+        return h, last[cut.last]
     if in_pairs(x, decay):
         start = None if h0 is None else as_pairs(h0)
         z, last = forward(as_pairs(x), decay, start, seq_starts, reverse=reverse, state_dtype=decay.dtype)
@@ -71,13 +75,20 @@ def _guess(decay: Tensor) -> int | None:
 
 
 def backward(
-    grad_h: Tensor, grad_last: Tensor | None, decay: Tensor, h: Tensor, h0: Tensor | None, seq_starts: Tensor | None, *,
-    reverse: bool, state_dtype: torch.dtype, num_sms: int = 1, lanes: int = 1,
+    grad_h: Tensor, grad_last: Tensor | None, decay: Tensor, h: Tensor, h0: Tensor | None,
+    seq_starts: Tensor | Pieces | None, *, reverse: bool, state_dtype: torch.dtype, resets: Tensor | None = None,
+    reset_to: str = "h0", num_sms: int = 1, lanes: int = 1,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """`(grad_x, grad_decay, grad_h0)` with T >= 1; a (D,) grad_decay and grad_h0 (S, D) in the state's dtype.
 
     The gradient of gates is (B, T, D), or (B, T, 1) for those that are (..., 1).
     """
+    if resets is not None and not isinstance(seq_starts, Pieces):
+        cut = pieces(resets, seq_starts, reverse=reverse, reset_to=reset_to)
+        grad_x, grad_decay, mu = backward(
+            grad_h, cut.ends(grad_last), decay, h, cut.starts(h0), cut, reverse=reverse, state_dtype=state_dtype
+        )
+        return grad_x, grad_decay, cut.sum_at_start(mu)
     if in_pairs(h, decay):
         last, start = (None if states is None else as_pairs(states) for states in (grad_last, h0))
         grads = backward(
@@ -89,8 +100,8 @@ def backward(
 
 
 def _constant_backward(
-    grad_h: Tensor, grad_last: Tensor | None, decay: Tensor, h: Tensor, h0: Tensor | None, seq_starts: Tensor | None,
-    reverse: bool, state_dtype: torch.dtype,
+    grad_h: Tensor, grad_last: Tensor | None, decay: Tensor, h: Tensor, h0: Tensor | None,
+    seq_starts: Tensor | Pieces | None, reverse: bool, state_dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     dtype, channels, gates = h.dtype, h.shape[2], decay.conj().resolve_conj() if decay.is_complex() else decay
     # Steps of the adjoint count from the end of the sequence.
@@ -100,7 +111,7 @@ def _constant_backward(
     else:
         h, grad_h = with_rows(h), with_rows(grad_h)
         grad_x, vector = empty_like(h), row_lanes(channels)
-        parts = plan(h.shape[0], h.shape[1], starts_of(seq_starts), channels, READ_COST[False], workers())
+        parts = plan(h.shape[0], h.shape[1], cuts_of(seq_starts), channels, READ_COST[False], workers())
         tensors = (Rows(grad_h), Rows(h), gate_rows(gates, h.shape), Rows(grad_x))
         rows, streamed = parts.walk(tensors, not reverse), streams(tensors[3])
     mus = initial_states(grad_last, parts.sequence, channels, state_dtype)
@@ -114,12 +125,12 @@ def _constant_backward(
 
 
 def _gated_backward(
-    grad_h: Tensor, grad_last: Tensor | None, decay: Tensor, h: Tensor, h0: Tensor | None, seq_starts: Tensor | None,
-    reverse: bool, state_dtype: torch.dtype,
+    grad_h: Tensor, grad_last: Tensor | None, decay: Tensor, h: Tensor, h0: Tensor | None,
+    seq_starts: Tensor | Pieces | None, reverse: bool, state_dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     dtype, h, grad_h, channels = h.dtype, with_rows(h), with_rows(grad_h), h.shape[2]
     gates, grad_x = gate_rows(decay.conj(), h.shape), empty_like(h)
-    parts = plan(h.shape[0], h.shape[1], starts_of(seq_starts), channels, READ_COST[True], workers())
+    parts = plan(h.shape[0], h.shape[1], cuts_of(seq_starts), channels, READ_COST[True], workers())
     mus = initial_states(grad_last, parts.sequence, channels, state_dtype)
     firsts = initial_states(h0, parts.sequence, channels, state_dtype)
     summed = decay.shape[2] < channels

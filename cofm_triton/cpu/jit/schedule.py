@@ -92,9 +92,8 @@ def plan(batch: int, length: int, starts: Cuts, channels: int, read_cost: float 
 
     Pieces depend on numbers, and their plans are not kept.
     """
-    count = batch if starts is None else len(starts)
-    is_kept = count <= MAX_KEPT_SEQUENCES and not isinstance(starts, packed.Pieces)
-    make = _kept_plan if is_kept else _new_plan
+    is_few = not isinstance(starts, packed.Pieces) and (batch if starts is None else len(starts)) <= MAX_KEPT_SEQUENCES
+    make = _kept_plan if is_few else _new_plan
     return make(batch, length, starts, channels, read_cost, threads)
 
 

@@ -1,4 +1,4 @@
-"""`cofm_triton.linear_scan`: one decay per channel or gates, real and complex, reverse, packed, in pairs."""
+"""`cofm_triton.linear_scan`: one decay per channel or gates, real and complex, pairs, reverse, packed, with resets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from cofm_triton.evidence.benchmark.shapes import FIXED_BATCH, FIXED_BATCH_STUDY, FIXED_SIZE, FIXED_SIZE_STUDY, TARGETS
 from cofm_triton.evidence.case import Case
 from cofm_triton.evidence.compilation.launches import SPLIT, WHOLE, Options, meta, sequence
-from cofm_triton.evidence.draws import decays, normal, randn, spread_decays
+from cofm_triton.evidence.draws import decays, normal, randn, resets, spread_decays
 from cofm_triton.evidence.operator import Benchmark, Compilation, Operator, Validation
 from cofm_triton.evidence.problem import Problem
 from cofm_triton.evidence.tolerance import linear_scan_bounds
@@ -28,10 +28,11 @@ WIDE_BYTES, LONG = 132 * 128, 2**16
 def linear_problem(
     batch: int, length: int, channels: int, *, dtype: torch.dtype = torch.float32, gated: bool = False,
     states: bool = True, reverse: bool = False, starts: list[int] | None = None, pairs: bool = False,
-    shared: bool = False, seed: int = 0,
+    shared: bool = False, reset_to: str | None = None, seed: int = 0,
 ) -> Problem:  # fmt: skip
     """A linear scan of random numbers; decay (D,) in the state's dtype, gates in x's, all channels of a step the same
-    if `shared`. With `pairs`, complex decays and one real channel more if their number is odd.
+    if `shared`. With `pairs`, complex decays and one real channel more if their number is odd. Without `reset_to`, no
+    resets.
     """
     state, seed = state_dtype(dtype), 10 * seed
     sequences, decay_dtype = batch if starts is None else len(starts), dtype if gated else state
@@ -48,9 +49,11 @@ def linear_problem(
         "grad_h": normal(batch, length, channels, dtype=dtype, seed=seed + 3),
         "grad_last": normal(sequences, channels, dtype=state if states else dtype, seed=seed + 4),
     }
-    return Problem(
-        OPERATOR, tensors, pulls, {"reverse": reverse, "seq_starts": None if starts is None else torch.tensor(starts)}
-    )
+    options: dict[str, Any] = dict(reverse=reverse, seq_starts=None if starts is None else torch.tensor(starts))
+    options |= dict(resets=None, reset_to="h0")
+    if reset_to is not None:
+        options |= dict(resets=resets(batch, length, seed + 5), reset_to=reset_to)
+    return Problem(OPERATOR, tensors, pulls, options)
 
 
 def in_pairs(*shape: int, dtype: torch.dtype = torch.float32, **options: Any) -> Problem:
@@ -67,9 +70,9 @@ def timed(case: Case, device: torch.device) -> Problem:
 def launch(
     dtype: torch.dtype = torch.float32, gated: bool = False, reverse: bool = False, packed: bool = False,
     states: bool = True, length: int = 4096, width: int = EVEN, num_sms: int = WHOLE, sliced: bool = False,
-    transposed: bool = False, shared: bool = False, pairs: bool = False,
+    transposed: bool = False, shared: bool = False, pairs: bool = False, resets: bool = False,
 ) -> None:  # fmt: skip
-    """Both passes; `pairs` of real channels have complex decays."""
+    """Both passes; `pairs` of real channels have complex decays, `resets` are to h0."""
     from triton.runtime import driver
 
     from cofm_triton.kernels import linear_scan
@@ -86,6 +89,7 @@ def launch(
     h0 = meta(4 if packed else 1, width, dtype=state) if states else None
     warp = driver.active.get_current_target().warp_size
     options: dict[str, Any] = dict(reverse=reverse, state_dtype=state, num_sms=num_sms, lanes=warp)
+    options["resets"] = meta(1, length, dtype=torch.bool) if resets else None
     linear_scan.forward(x, decay, h0, seq_starts, **options)
     h = meta(*x.shape, dtype=dtype)
     linear_scan.backward(x, h0, decay, h, h0, seq_starts, **options)
@@ -167,6 +171,9 @@ OPERATOR = Operator(
             "pairs": in_pairs,
             "pairs+reverse+packed": partial(in_pairs, reverse=True),
             "pairs+gated": partial(in_pairs, gated=True),
+            "resets": partial(linear_problem, reset_to="h0"),
+            "gated+reverse+resets": partial(linear_problem, gated=True, reverse=True, reset_to="zero"),
+            "pairs+packed+resets": partial(in_pairs, reset_to="h0"),
         },
         dtypes=DTYPES,
         splits=True,

@@ -28,6 +28,8 @@ def linear_scan_bounds(
     *,
     reverse: bool = False,
     seq_starts: Tensor | None = None,
+    resets: Tensor | None = None,
+    reset_to: str = "h0",
 ) -> dict[str, Bound]:
     """Exact results of `cofm_triton.linear_scan` and the errors that any correct evaluation stays below.
 
@@ -39,6 +41,8 @@ def linear_scan_bounds(
         grad_last: like h_last, derivative of a loss by it; None for zeros.
         reverse: see `linear_scan`.
         seq_starts: see `linear_scan`.
+        resets: see `linear_scan`.
+        reset_to: see `linear_scan`.
 
     Returns:
         "h", "h_last", "grad_x", "grad_decay" (in the shape of decay) and "grad_h0" (as if h0 were zeros when None).
@@ -59,7 +63,9 @@ def linear_scan_bounds(
         weights = [as_complex(weight.double()) for weight in weights]
 
     def run(x: Tensor, decay: Tensor, h0: Tensor) -> tuple[Tensor, Tensor]:
-        return reference.linear_scan(x, decay, h0, reverse=reverse, seq_starts=seq_starts)
+        return reference.linear_scan(
+            x, decay, h0, reverse=reverse, seq_starts=seq_starts, resets=resets, reset_to=reset_to
+        )
 
     u = rounding_of(state)
     steps = 4 if decay.is_complex() else 2
@@ -81,11 +87,12 @@ def linear_scan_bounds(
     e_term = adjoint_grads[1] + state_grads[1] + (few + storage_of(x.dtype) + storage_of(decay.dtype)) * grads[1]
     count = inputs[0].numel() / max(decay.numel(), 1)
     e_decay = e_term.sum_to_size(decay.shape) + count * u * grads[1].sum_to_size(decay.shape)
+    pieces = 0 if resets is None else int(resets.sum(1).max())  # each has a part of h0's gradient
     bounds = {
         "h": bound_of(exact[0], e + few * reach, x.dtype),
         "h_last": bound_of(exact[1], e_last + few * reach_last, last_dtype),
         "grad_x": bound_of(exact_grads[0], adjoint_grads[0] + few * grads[0], x.dtype),
         "grad_decay": bound_of(exact_grads[1], e_decay, decay.dtype),
-        "grad_h0": bound_of(exact_grads[2], adjoint_grads[2] + few * grads[2], last_dtype),
+        "grad_h0": bound_of(exact_grads[2], adjoint_grads[2] + (few + pieces * u) * grads[2], last_dtype),
     }
     return {k: of_parts(v) if pairs and k != "grad_decay" else v for k, v in bounds.items()}
