@@ -198,12 +198,13 @@ def walk_forward(
 ) -> None:  # fmt: skip
     """Fill h and last, of units and of pairs: in chains where that pays, unless `sequential`."""
     nonlinearity, sequences = options["NONLINEARITY"], last.shape[0]
-    options.update(ROWS=rnn_rows(RNN_FORWARD_ROWS[last.element_size()], block, nonlinearity))
     rows = x.shape[1] if seq_starts is None else x.shape[1] // max(1, sequences)
     chains = forward_chains(rows, sequences, block, x.element_size(), nonlinearity, num_sms, paired=options["PAIRED"])
     if chains is not None and not sequential:
+        options.update(ROWS=chains.rows)
         rnn_scan_chains.forward(x, w, turn, h0, seq_starts, h, last, block.num_blocks, chains, dt=dt, **options)
         return
+    options.update(ROWS=rnn_rows(RNN_FORWARD_ROWS[last.element_size()], block, nonlinearity))
     launch(rnn_scan_forward_kernel, (block.num_blocks * sequences,))(
         x, w, turn, h0, seq_starts, h, last, x.shape[1], x.shape[2], block.num_blocks, sequences, dt, *x.stride(),
         **options,
