@@ -31,6 +31,8 @@ SHORT_ROWS = 4  # rows that are left go so many at a time in segments and of com
 
 # Rows in flight of the nonlinear recurrence, by bytes of the state.
 RNN_FORWARD_ROWS = {4: 12, 8: 8}  # x
+WIDE_CHAIN_ROWS = 4  # in chains of float64 pairs or other acts than cheap ones, half of that for both: gfx942 has no
+# more scalar registers
 RNN_BACKWARD_ROWS = {4: 7, 8: 4}  # x and g; a block's recomputed h and slopes are in registers too
 RNN_GATED_FORWARD_ROWS = {4: 8, 8: 4}  # x and rates
 RNN_GATED_BACKWARD_ROWS = {4: 6, 8: 3}  # x, g and rates; h and slopes besides
@@ -240,6 +242,7 @@ class ForwardChains(NamedTuple):
 
     chunks: int  # of each sequence at most
     long_fade: float  # where differences fade out in fewer rows, chunks are long
+    rows: int  # in flight
 
 
 def forward_chains(
@@ -256,17 +259,18 @@ def forward_chains(
 
     Chains pay where even the narrowest blocks leave half the multiprocessors without a program, and act drives every
     state on: relu holds states for as long as inputs are negative. What is read twice and does not stay in the L2 costs
-    a cheap step more than long chunks do. In float64, pairs and other acts than cheap ones stay whole: gfx942 has too
-    few scalar registers for their constants.
+    a cheap step more than long chunks do.
     """
     chunks = time_chunks(rows, sequences, block, num_sms)
     act = properties(nonlinearity)
-    fits = element_size < 8 or (act.is_cheap and not paired)
-    if chunks == 1 or not (fits and act.is_contracting and act.is_restoring):
+    if chunks == 1 or not (act.is_contracting and act.is_restoring):
         return None
     numbers = rows * sequences * block.num_blocks * block.block_d
     long = act.is_cheap and numbers * element_size > CACHED_BYTES
-    return ForwardChains(chunks, numbers / MEMORY_BOUND if long else 0.0)
+    in_flight = rnn_rows(RNN_FORWARD_ROWS[max(4, element_size)], block, nonlinearity)
+    if element_size == 8 and (paired or not act.is_cheap):
+        in_flight = WIDE_CHAIN_ROWS // (1 + (paired and not act.is_cheap))
+    return ForwardChains(chunks, numbers / MEMORY_BOUND if long else 0.0, in_flight)
 
 
 def time_chunks(rows: int, sequences: int, block: Channels, num_sms: int) -> int:

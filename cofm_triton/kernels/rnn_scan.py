@@ -219,13 +219,14 @@ def walk_forward(
 ) -> None:  # fmt: skip
     """Fill h and last, of units and of pairs: in chains where that pays, unless `sequential` or rates vary in time."""
     nonlinearity, sequences, gated = options["NONLINEARITY"], last.shape[0], w.ndim == 3
-    full = (RNN_GATED_FORWARD_ROWS if gated else RNN_FORWARD_ROWS)[last.element_size()]
-    options.update(ROWS=rnn_rows(full, block, nonlinearity))
     rows = x.shape[1] if seq_starts is None else x.shape[1] // max(1, sequences)
     chains = forward_chains(rows, sequences, block, x.element_size(), nonlinearity, num_sms, paired=options["PAIRED"])
     if chains is not None and not sequential and not gated:
+        options.update(ROWS=chains.rows)
         rnn_scan_chains.forward(x, w, turn, h0, seq_starts, resets, h, last, block.num_blocks, chains, dt=dt, **options)
         return
+    full = (RNN_GATED_FORWARD_ROWS if gated else RNN_FORWARD_ROWS)[last.element_size()]
+    options.update(ROWS=rnn_rows(full, block, nonlinearity))
     launch(rnn_scan_forward_kernel, (block.num_blocks * sequences,))(
         x, w, turn, h0, seq_starts, resets, h, last, x.shape[1], x.shape[2], block.num_blocks, sequences, dt,
         *x.stride(), *_strides(w), GATED=gated, **options,

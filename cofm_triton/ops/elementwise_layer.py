@@ -48,18 +48,6 @@ class Inputs(NamedTuple):
     h0: Tensor | None
 
 
-class Made(NamedTuple):
-    """What the forward pass makes: its results h and the last state, and what the backward pass reads."""
-
-    h: Tensor
-    last: Tensor
-    e: Tensor | None
-    weight: Tensor
-    first: Tensor
-    second: Tensor | None
-    slopes: Tensor | None
-
-
 def runs_at_once(options: Options, backend: str | None, inputs: Inputs) -> bool:
     """Whether `elementwise_layer` takes these inputs."""
     x, weight, bias, raw, free, log_dt, h0 = inputs
@@ -78,8 +66,8 @@ def runs_at_once(options: Options, backend: str | None, inputs: Inputs) -> bool:
 def elementwise_layer(options: Options, inputs: Inputs) -> tuple[Tensor, Tensor]:
     """All states (B, T, D) and the last one (B, D), differentiable; before the nonlinearity of the output."""
     kind = kind_of(options, inputs.free is not None)
-    keep = keeps(*(tensor for tensor in inputs if tensor is not None))
-    h, last = _Layer.apply(*inputs, kind, options.nonlinearity, options, keep)
+    keep = keeps(*[tensor for tensor in inputs if tensor is not None])
+    h, last = _Layer.apply(*inputs, (kind, options, keep))
     return h, last
 
 
@@ -102,7 +90,7 @@ def _forward(
     x: Tensor, weight: Tensor, bias: Tensor | None, raw: Tensor, free: Tensor | None, log_dt: Tensor | None,
     h0: Tensor | None, kind: Kind, nonlinearity: str, keep: bool,
 ) -> tuple[Tensor | None, ...]:  # fmt: skip
-    """`Made`."""
+    """h and the last state, and what the backward pass reads: e, U with the gain, both coefficients, their slopes."""
     first, second, slopes = forward_coefficients(raw, free, log_dt, kind, keep)
     gained = weight
     if second is not None:
@@ -170,29 +158,29 @@ _forward_planned, _backward_planned = Planned(_forward), Planned(_backward)
 class _Layer(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
-        *tensors, kind, nonlinearity, options, keep = inputs
+        *tensors, (kind, options, keep) = inputs
         with on_device(tensors[0].device):
-            made = Made(*_forward_planned(*tensors, kind, nonlinearity, keep))
-        ctx.save_for_backward(*tensors, made.h, *made[2:])
-        ctx.layer = (kind, nonlinearity, options)
+            h, last, *made = _forward_planned(*tensors, kind, options.nonlinearity, keep)
+        ctx.save_for_backward(*tensors, h, *made)
+        ctx.layer = (kind, options)
         ctx.set_materialize_grads(False)
-        return made.h, made.last
+        return h, last
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
         grad_h, grad_last = grads
-        kind, nonlinearity, options = ctx.layer
+        kind, options = ctx.layer
         tensors = ctx.saved_tensors
-        inputs, h = Inputs(*tensors[:7]), tensors[7]
+        h = tensors[7]
         if grad_h is None:
             if grad_last is None:
-                return (None,) * 11
+                return (None,) * 8
             grad_h = h.new_zeros(h.shape[-1:]).expand(h.shape)
         if torch.is_grad_enabled():
-            return *_differentiable_backward(options, inputs, grad_h, grad_last), None, None, None, None
+            return *_differentiable_backward(options, Inputs(*tensors[:7]), grad_h, grad_last), None
+        given = grad_h, grad_last, kind, options.nonlinearity, ctx.needs_input_grad[0]
         with on_device(h.device):
-            found = _backward_planned(*tensors, grad_h, grad_last, kind, nonlinearity, ctx.needs_input_grad[0])
-        return *found, None, None, None, None
+            return *_backward_planned(*tensors, *given), None
 
 
 def _differentiable_backward(

@@ -145,12 +145,11 @@ class _Notes(TorchFunctionMode):
     def plan(self, results: Any) -> Plan:
         """What was noted, of a call that returned these results."""
         wanted: set[str] = set()
-        body = [f"return {self.written(results, wanted)}", *self.backward(wanted)]
-        if "stream" in wanted:
-            body.append(self.stream)
-        source = "\n    ".join((f"def repeat({', '.join(self.arguments)}):", *reversed(body)))
+        end, lines = f"return {self.written(results, wanted)}", [*self.backward(wanted)]
+        begin = [self.stream] if "stream" in wanted else []
+        source = "\n    ".join((f"def repeat({', '.join(self.arguments)}):", *begin, *lines[::-1], end))
         exec(source, self.known)  # calls of what was called, with names and literals
-        return Plan(self.known["repeat"], source, len(self.lines))
+        return Plan(self.known["repeat"], source, len(lines))
 
     def backward(self, wanted: set[str]) -> Iterable[str]:
         """The lines that are needed, the last one first; they let go of what no later one needs."""

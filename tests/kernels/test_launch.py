@@ -24,6 +24,7 @@ from cofm_triton.kernels.launch import (
     SPLIT_ROWS,
     TILE_WARPS,
     VECTOR_BYTES,
+    WIDE_CHAIN_ROWS,
     backward_rows,
     chains,
     channels,
@@ -131,9 +132,10 @@ def test_chains_fill_an_idle_device(rows: int, sequences: int, width: int, num_s
     idle = rows >= MIN_CHAINED and 2 * programs <= num_sms
     assert (chunk_length(rows, sequences, block, num_sms) is not None) == idle
     assert (plan is not None) == (idle and nonlinearity != "relu")
-    assert forward_chains(rows, sequences, block, 8, "tanh", num_sms) is None
-    assert forward_chains(rows, sequences, block, 8, nonlinearity, num_sms, paired=True) is None
     if plan is not None:
+        for act, paired in (("tanh", False), (nonlinearity, True)):  # fewer rows in float64, in as many chunks
+            wide = forward_chains(rows, sequences, block, 8, act, num_sms, paired=paired)
+            assert wide is not None and wide.chunks == plan.chunks and wide.rows <= WIDE_CHAIN_ROWS
         assert 1 < plan.chunks <= rows // MIN_CHUNK and plan.chunks * programs <= CHAIN_PROGRAMS * num_sms
 
 

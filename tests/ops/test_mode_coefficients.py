@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.func import grad, vmap
 
 import cofm_triton as cofm
+from cofm_triton.layers import rnn_functional
 from cofm_triton.ops import backends, mode_coefficients
 from cofm_triton.ops.mode_coefficients import composed_coefficients, fused_coefficients, is_fused
 from cofm_triton.step.parameterizations import PARAMETERIZATIONS
@@ -155,6 +156,26 @@ def test_layers_take_them(recurrence: str, monkeypatch: pytest.MonkeyPatch) -> N
     fused = run()
     assert made
     monkeypatch.setattr(elementwise, "is_fused", lambda *_: False)
+    for one, other in zip(fused, run(), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("options", [dict(), dict(nonlinearity="tanh", oscillating=True, normalize_input=True)])
+def test_read_outs_take_them(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model = cofm.RNNFunctional(1, 5, backend="triton", device=DEVICE, **options)
+    x = torch.randn(2, 3, 1, device=DEVICE)
+    assert model._is_fused(x)
+
+    def run() -> list[Tensor]:
+        y = model(x)
+        return [y, *torch.autograd.grad(y.sum(), list(model.parameters()))]
+
+    fused = run()
+    monkeypatch.setattr(rnn_functional, "step_coefficients", None)
+    assert all(map(torch.equal, run(), fused))
+    monkeypatch.undo()
+    monkeypatch.setattr(rnn_functional, "has_fused_coefficients", lambda *_: False)
     for one, other in zip(fused, run(), strict=True):
         torch.testing.assert_close(one, other)
 
