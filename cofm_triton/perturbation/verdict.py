@@ -381,7 +381,8 @@ def judge(
         after = max((t for t, beyond in zip(lengths, censored, strict=True) if beyond), default=0)
         known = [(t, r) for t, r in zip(lengths[last], ordered[last], strict=True) if t > after]
         if len({t for t, _ in known}) >= FEWEST:
-            fit = local_slope(*zip(*known, strict=True), scatter)
+            times, values = zip(*known, strict=True)
+            fit = local_slope(times, values, scatter)
             verdict, reason = _rule(fit, lengths[-1])
         else:
             verdict, reason = _without_fit(lengths, censored)
