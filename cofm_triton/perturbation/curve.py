@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PerturbationCurve:
     """Errors of perturbed models: one row per model, one column per radius, float64 on the CPU.
 
@@ -51,6 +51,16 @@ class PerturbationCurve:
     error: Tensor
     diverged: Tensor
     found: list[list[Direction]] | None = None
+
+    def __repr__(self) -> str:
+        models, radii, directions = self.per_direction.shape
+        smallest, largest = int(self.radii.argmin()), int(self.radii.argmax())
+        ends = (f"{self.error[:, r].amax():.3g} at {self.radii[r]:.4g}" for r in (smallest, largest))
+        return (
+            f"PerturbationCurve: {models} model{'s' * (models != 1)}, {radii} radii, {directions} directions\n"
+            f"largest error: {', '.join(ends)}\n"
+            f"diverged: {int(self.diverged.sum())} of {self.diverged.numel()}"
+        )
 
     @property
     def mean(self) -> Tensor:

@@ -168,6 +168,15 @@ def test_a_loss_of_one_s_own(
     assert torch.equal(perturbation_error(model, loader, **options).error, curve.error)
 
 
+def test_three_lines_say_what_a_curve_is() -> None:
+    curve = perturbation_error(functional(), *data(), radii=[0.0, 0.5], directions=2)
+    assert repr(curve).splitlines() == [
+        "PerturbationCurve: 1 model, 2 radii, 2 directions",
+        f"largest error: {curve.error[0, 0]:.3g} at 0, {curve.error[0, 1]:.3g} at 0.5",
+        "diverged: 0 of 2",
+    ]
+
+
 def test_several_models_of_different_width() -> None:
     x, y = data()
     models = [functional(3), functional(6, nonlinearity="linear"), Wrapped(nn.RNN)]
