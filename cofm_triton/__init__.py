@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from cofm_triton.layers.rnn_functional import RNNFunctional
     from cofm_triton.layers.stable_rnn import StableRNN
     from cofm_triton.loss import temporal_weights, temporally_weighted_mse
-    from cofm_triton.memory.function import MemoryFunction, memory_function
+    from cofm_triton.memory.function import MemoryFunction, memory_function, plot_memory
     from cofm_triton.memory.sweep import MemorySweep, memory_sweep
     from cofm_triton.ops.backends import SlowBackendWarning
     from cofm_triton.optim import parameter_groups
@@ -31,7 +31,7 @@ else:
             "layers.rnn_functional": ["RNNFunctional"],
             "layers.stable_rnn": ["StableRNN"],
             "loss": ["temporal_weights", "temporally_weighted_mse"],
-            "memory.function": ["MemoryFunction", "memory_function"],
+            "memory.function": ["MemoryFunction", "memory_function", "plot_memory"],
             "memory.sweep": ["MemorySweep", "memory_sweep"],
             "ops.backends": ["SlowBackendWarning"],
             "optim": ["parameter_groups"],
@@ -61,6 +61,7 @@ __all__ = [
     "parameter_groups",
     "parameterization",
     "perturbation_error",
+    "plot_memory",
     "rnn_scan",
     "stability_verdict",
     "targets",

@@ -1,6 +1,7 @@
 """The temporally weighted loss against its numbers, its definition and the reference."""
 
 import math
+from functools import partial
 from typing import Any
 
 import pytest
@@ -122,7 +123,7 @@ def test_loss_compiles_once_for_all_lengths() -> None:
     ],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_rescaled_weights(options: dict[str, float], weight: Any, dtype: torch.dtype) -> None:
+def test_rescaled_weights(options: dict[str, Any], weight: Any, dtype: torch.dtype) -> None:
     """And a kernel that is off at lag s counts, on white inputs, what `memory_bias` says."""
     plain = torch.tensor([weight(k) for k in range(7)], dtype=torch.float64)
     w = rescaled_weights(7, dtype=dtype, **options)
@@ -147,7 +148,7 @@ def test_the_paper_s_weights_are_one_of_the_family() -> None:
         (lambda: rescaled_weights(3, power=math.nan), ValueError, "power must be >= 0"),
         (lambda: rescaled_weights(3, rate=math.inf), ValueError, "rate must be >= 0 and finite"),
         (lambda: rescaled_weights(3, dtype=torch.int64), TypeError, "dtype must be a real floating-point"),
-        (lambda: memory_bias([1.0]), TypeError, "weights must be a real floating-point tensor, got list"),
+        (partial(memory_bias, [1.0]), TypeError, "weights must be a real floating-point tensor, got list"),
         (lambda: memory_bias(torch.ones(2, 2)), ValueError, "weights must have the shape"),
         (lambda: memory_bias(torch.ones(0)), ValueError, "weights must have the shape"),
         (lambda: memory_bias(torch.zeros(2)), ValueError, "weights must be finite, none negative and not all zero"),

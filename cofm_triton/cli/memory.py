@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 SUMMARY = "memory.json"
 FIGURES = ("png", "svg")
+TOGETHER = "memories"
+"""Figure of all models."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -127,6 +129,7 @@ class MemoryJob:
         return [
             SUMMARY,
             *(f"{kind}-{name}.{suffix}" for kind in kinds for name in self._modules for suffix in ("csv", *FIGURES)),
+            *(f"{TOGETHER}.{suffix}" for suffix in FIGURES if len(self._modules) > 1),
         ]
 
     def headline(self) -> str:
@@ -256,6 +259,8 @@ def write_report(
     Returns:
         A table for people.
     """
+    from cofm_triton.memory.function import plot_memory
+
     rows: list[tuple[str, ...]] = [("model", "radius", "decay", "rate", "margin", "beta0", "within bound")]
     models: list[dict[str, Any]] = []
     for name, memory in functions.items():
@@ -276,6 +281,9 @@ def write_report(
             rows.append((name, f"{radius:.4g}", *_row(worst)))
             diverged = int(sweep.diverged[r].sum())
             models[-1]["perturbed"].append({"radius": radius, "diverged": diverged, **_as_dict(worst)})
+    if len(functions) > 1:
+        for suffix in FIGURES:
+            plot_memory(functions, out / f"{TOGETHER}.{suffix}")
     write_text(out / SUMMARY, json.dumps({"config": config, "models": models}, indent=1, allow_nan=False) + "\n")
     return aligned(rows) + (
         "\nradius: of the perturbation; the fit is that of the largest memory there. rate: of an exponential,\n"

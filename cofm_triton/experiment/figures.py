@@ -8,21 +8,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cofm_triton.support.figure_file import save_figure
+from cofm_triton.support.figure_file import STYLE, save_figure
 
 if TYPE_CHECKING:
     import numpy as np
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_STYLE: dict[Any, Any] = {
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.3,
-    "grid.linewidth": 0.5,
-}
 _COLOURS = "viridis"  # ordered, and safe for colour-blind eyes
 _MARKERS = "osD^vP*X"
 _RANDOM, _SLOW, _WORST = "#0072B2", "#009E73", "#D55E00"  # Okabe and Ito: safe for colour-blind eyes
@@ -256,7 +248,7 @@ def _grid(rows: int, columns: int, title: str) -> tuple[Figure, np.ndarray[Any, 
 
     if rows == 0 or columns == 0:
         raise ValueError("curves must hold at least one curve, got none")
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(1.0 + 2.9 * max(columns, 2), 1.5 + 2.4 * rows), layout="constrained")
         FigureCanvasAgg(figure)
         grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
@@ -300,7 +292,7 @@ def _finish(figure: Figure, handles: Sequence[Any], ylabel: str, paths: Sequence
     figure.supylabel(ylabel, fontsize=9)
     _add_legend(figure, handles)
     figure.set_layout_engine("none")  # the layout is found; finding it again costs a second a file
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         save_figure(figure, paths)
 
 

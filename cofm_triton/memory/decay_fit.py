@@ -31,6 +31,7 @@ _CLEAR = 1e3  # above this multiple of rounding a value is one
 # Falls in nats within the window that are decay only if a fit explains this share of the variance.
 _SLIGHT, _SLIGHT_EXPLAINED = 0.5, 0.9
 _MODERATE, _MODERATE_EXPLAINED = 2.0, 0.5
+_CLEAR_MARGIN = 0.5
 _EXACT = 1e-9  # residual in nats that counts as zero
 _SHIFTS = 120  # in six decades
 _STEEPEST = 10.0  # largest exponent of a polynomial: steeper ones are exponentials in disguise
@@ -62,6 +63,11 @@ class DecayFit:
     r_squared: float
     window: tuple[float, float]
     beta0: float = math.nan
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether the record tells the two laws apart: a margin of at least 0.5, or no decay."""
+        return self.decay == "none" or self.margin >= _CLEAR_MARGIN
 
     @property
     def within_bound(self) -> bool:

@@ -20,7 +20,7 @@ _COLOURS = ("#000000", "#0072B2", "#E69F00", "#009E73", "#CC79A7")  # Okabe and 
 _DASHES = ("-", "--", "-.", ":", "-")  # curves of small radii lie on one another: all of them show
 
 
-def plot_memory(axes: "Axes", times: Tensor, values: Tensor, fit: DecayFit | None, beta0: float, title: str) -> None:
+def draw_memory(axes: "Axes", times: Tensor, values: Tensor, fit: DecayFit | None, beta0: float, title: str) -> None:
     """M(t), its fit where there is one, and the theorem's bound M(0) e^(-beta0 t); times and values (S,)."""
     axes.plot(times.numpy(), _shown(values), color=_COLOURS[0], label="memory M(t)")
     if fit is not None:
@@ -31,6 +31,26 @@ def plot_memory(axes: "Axes", times: Tensor, values: Tensor, fit: DecayFit | Non
         axes.plot(times.numpy(), _shown(bound), ":", color=_COLOURS[2], label=f"theorem: exp(-{beta0:.3g} t)")
     _finish(axes, values, times, logarithmic=fit is not None and fit.decay == "polynomial")
     axes.set_title(title)
+
+
+def draw_named_memory(axes: "Axes", times: Tensor, values: Tensor, fit: DecayFit | None, name: str) -> None:
+    """M(t) of one of several models, its fit dashed in the same colour; the axes grow with what they hold."""
+    (line,) = axes.plot(times.numpy(), _shown(values), label=f"{name}: {_law(fit)}")
+    if fit is not None and fit.is_clear:
+        late = times >= fit.window[0]
+        axes.plot(times[late].numpy(), _shown(fit.curve(times[late])), "--", color=line.get_color(), linewidth=1)
+    drawn = [torch.as_tensor(np.asarray(held.get_ydata(), dtype=float)) for held in axes.lines]
+    longest = max((torch.as_tensor(np.asarray(held.get_xdata(), dtype=float)) for held in axes.lines), key=torch.max)
+    _finish(axes, torch.nn.utils.rnn.pad_sequence(drawn, batch_first=True), longest, logarithmic=True)
+    axes.set_title("Memory M(t), and the law that fits its later part (dashed)")
+
+
+def _law(fit: DecayFit | None) -> str:
+    if fit is None:
+        return "too short"
+    if not fit.is_clear:
+        return "undecided"
+    return {"exponential": f"exp(-{fit.rate:.3g} t)", "polynomial": f"t^-{fit.rate:.3g}"}.get(fit.decay, "no decay")
 
 
 def plot_sweep(axes: "Axes", times: Tensor, radii: Tensor, lower: Tensor, upper: Tensor) -> None:

@@ -25,7 +25,7 @@ from cofm_triton.layers.rnn_functional import RNNFunctional, reads_out_states
 from cofm_triton.layers.stable_rnn import StableRNN
 from cofm_triton.memory.decay_fit import DecayFit, fit_decay
 from cofm_triton.memory.evaluator import MemoryEvaluator
-from cofm_triton.memory.figures import plot_memory
+from cofm_triton.memory.figures import draw_memory, draw_named_memory
 from cofm_triton.memory.search import NORMS
 from cofm_triton.modules.calls import check_module
 from cofm_triton.modules.module_state import cast
@@ -67,7 +67,7 @@ class Settings:
         return self.steps.double() * self.dt
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class MemoryFunction:
     """A memory function at the steps asked for, float64 on the CPU.
 
@@ -85,6 +85,14 @@ class MemoryFunction:
     settings: Settings = field(repr=False)
     beta0: float = math.nan
     floor: float = 0.0
+
+    def __repr__(self) -> str:
+        fit, times, largest = self._fit(), self.times, int(self.values.argmax())
+        return (
+            f"MemoryFunction: {len(times)} values to t = {times[-1]:.4g}, {self._domain()}\n"
+            f"largest: {self.values[largest]:.3g} at t = {times[largest]:.4g}; last: {self.values[-1]:.3g}\n"
+            f"fit: {'too short a record' if fit is None else fit}"
+        )
 
     @property
     def steps(self) -> Tensor:
@@ -113,23 +121,63 @@ class MemoryFunction:
         table.writerows((step, time, value, *point) for step, time, value, point in rows)
         write_text(path, text.getvalue())
 
-    def plot(self, path_or_axes: "str | PathLike[str] | Axes") -> "Axes":
+    def plot(self, path_or_axes: "str | PathLike[str] | Axes", *, label: str | None = None) -> "Axes":
         """Draw M(t), its fit and the theorem's bound M(0) e^(-beta0 t).
 
         Time is logarithmic where the fit is polynomial: a fit is a straight line at late times.
 
         Args:
             path_or_axes: a file to write (its suffix chooses the format), or matplotlib axes.
+            label: name in the legend, for one of several memory functions on the same axes (`plot_memory`): M(t) and
+                its fit, in one colour, over logarithmic time.
         """
+        drawn = self.times, self.values, self._fit()
+        if label is not None:
+            return draw(path_or_axes, lambda axes: draw_named_memory(axes, *drawn, label))
+        title = f"Memory, {self._domain()}"
+        return draw(path_or_axes, lambda axes: draw_memory(axes, *drawn, self.beta0, title))
+
+    def _fit(self) -> DecayFit | None:
+        """None for a record too short to fit."""
         try:
-            fit = self.fit()
-        except ValueError:  # too short a record has no fit
-            fit = None
+            return self.fit()
+        except ValueError:
+            return None
+
+    def _domain(self) -> str:
         settings = self.settings
         whole = settings.min_radius < settings.radius
         sizes = f"from {settings.min_radius:.2g} to {settings.radius:.3g}" if whole else f"= {settings.radius:.3g}"
-        drawn = self.times, self.values, fit, self.beta0, f"Memory, |x| {sizes}, norm {settings.norm}"
-        return draw(path_or_axes, lambda axes: plot_memory(axes, *drawn))
+        return f"|x| {sizes}, norm {settings.norm}"
+
+
+def plot_memory(memories: Mapping[str, MemoryFunction], path_or_axes: "str | PathLike[str] | Axes") -> "Axes":
+    """Draw several memory functions with their fits, one colour each.
+
+    Args:
+        memories: by name.
+        path_or_axes: a file to write (its suffix chooses the format), or matplotlib axes.
+
+    Raises:
+        TypeError: `memories` is no dict of memory functions.
+        ValueError: it is empty.
+
+    Example:
+        >>> import cofm_triton as cofm
+        >>> models = {name: cofm.RNNFunctional(1, 8, parameterization=name) for name in ("exp", "softplus")}
+        >>> memories = {name: cofm.memory_function(model, 50) for name, model in models.items()}
+        >>> axes = plot_memory(memories, "memories.png")
+    """
+    if not isinstance(memories, Mapping) or not all(isinstance(m, MemoryFunction) for m in memories.values()):
+        raise TypeError(f"memories must be a dict of memory functions by name, got {type(memories).__name__}")
+    if not memories:
+        raise ValueError("memories must hold at least one memory function, got none")
+
+    def plot(axes: "Axes") -> None:
+        for name, memory in memories.items():
+            memory.plot(axes, label=name)
+
+    return draw(path_or_axes, plot)
 
 
 def memory_function(

@@ -32,7 +32,9 @@ def check_module(argument: str, model: object) -> None:
 
 
 @torch.no_grad()
-def first_output(argument: str, model: nn.Module, inputs: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+def first_output(
+    argument: str, model: nn.Module, inputs: Tensor, dtype: torch.dtype | None = None, *, sequence: bool = True
+) -> Tensor:
     """Output (N, T, p) of a module as it is, in evaluation mode.
 
     Args:
@@ -40,20 +42,21 @@ def first_output(argument: str, model: nn.Module, inputs: Tensor, dtype: torch.d
         model: maps (N, T, d) to (N, T, p) or to a tuple that starts with it.
         inputs: (N, T, d).
         dtype: of the module's floating-point tensors during the call; None: their own.
+        sequence: whether the output must be one, see `first_tensor`.
 
     Raises:
         ValueError: another output, or a module that makes its parameters when it is called.
     """
     names = {name for name, _ in model.named_parameters()}
     with EvaluationMode(model), OtherTensors(model, dtype=dtype):
-        output = first_tensor(model(inputs))
+        output = first_tensor(model(inputs), sequence=sequence)
         made = [name for name, _ in model.named_parameters() if name not in names]
     if made:
         raise ValueError(f"{argument} must have its weights: call it once before, got {made[0]!r} not yet made")
     return output
 
 
-def check_calls(argument: str, model: nn.Module, inputs: Tensor, *, alone: bool) -> Tensor:
+def check_calls(argument: str, model: nn.Module, inputs: Tensor, *, alone: bool, sequence: bool = True) -> Tensor:
     """Output (1, T, p) of a module as it is on the first sequence, once it is one that can be called on all.
 
     Args:
@@ -61,6 +64,7 @@ def check_calls(argument: str, model: nn.Module, inputs: Tensor, *, alone: bool)
         model: whose dtype and device are those of the inputs.
         inputs: (N, T, d).
         alone: whether to look if it maps every sequence by itself; ours do.
+        sequence: whether the output must be one, see `first_tensor`.
 
     Raises:
         TypeError, ValueError: as `check_module`, `first_output`, `check_separate`; or another dtype or device.
@@ -72,13 +76,15 @@ def check_calls(argument: str, model: nn.Module, inputs: Tensor, *, alone: bool)
                 f"{argument} must have the dtype and device of inputs ({inputs.dtype}, "
                 f"{inputs.device}), got {parameter.dtype}, {parameter.device} in {name}"
             )
-    output = first_output(argument, model, inputs[:1])
+    output = first_output(argument, model, inputs[:1], sequence=sequence)
     if alone:
-        check_separate(argument, model, inputs[:2])
+        check_separate(argument, model, inputs[:2], sequence=sequence)
     return output
 
 
-def check_separate(argument: str, model: nn.Module, inputs: Tensor, dtype: torch.dtype | None = None) -> None:
+def check_separate(
+    argument: str, model: nn.Module, inputs: Tensor, dtype: torch.dtype | None = None, *, sequence: bool = True
+) -> None:
     """Raises ValueError if a sequence's output depends on the others: as in a module that takes time first.
 
     Args:
@@ -86,8 +92,9 @@ def check_separate(argument: str, model: nn.Module, inputs: Tensor, dtype: torch
         model: maps (N, T, d) to (N, T, p).
         inputs: (N, T, d), the last of which is computed by itself too.
         dtype: as for `first_output`.
+        sequence: as for `first_output`.
     """
-    together, alone = (first_output(argument, model, x, dtype)[-1] for x in (inputs, inputs[-1:]))
+    together, alone = (first_output(argument, model, x, dtype, sequence=sequence)[-1] for x in (inputs, inputs[-1:]))
     gap, size = (together - alone).abs().max(), together.abs().max()
     if bool(gap > math.sqrt(torch.finfo(gap.dtype).eps) * (1 + size)):
         raise ValueError(
@@ -96,27 +103,30 @@ def check_separate(argument: str, model: nn.Module, inputs: Tensor, dtype: torch
         )
 
 
-def first_tensor(output: Tensor | tuple[Tensor, ...]) -> Tensor:
-    """The output sequence of a module that returns it alone or first in a tuple."""
+def first_tensor(output: Tensor | tuple[Tensor, ...], *, sequence: bool = True) -> Tensor:
+    """The output of a module that returns it alone or first in a tuple: (N, T, p), or any (N, ...) if no sequence."""
     result = output[0] if isinstance(output, (tuple, list)) else output
-    if not isinstance(result, Tensor) or result.dim() != 3:
+    if not isinstance(result, Tensor) or (result.dim() != 3 if sequence else not result.dim()):
         given = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
-        raise ValueError(f"models must map (N, T, d) to (N, T, p), got {given}")
+        raise ValueError(f"models must map (N, T, d) to {'(N, T, p)' if sequence else '(N, ...)'}, got {given}")
     return result
 
 
-def outputs_of_copies(model: nn.Module, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
+def outputs_of_copies(
+    model: nn.Module, parameters: Mapping[str, Tensor], inputs: Tensor, *, sequence: bool = True
+) -> Tensor:
     """Outputs (K, N, T, p) of K copies of any module, one after the other where vmap cannot.
 
     Args:
         model: maps (N, T, d) to (N, T, p) or to a tuple that starts with it.
         parameters: {name: (K, *shape)}.
         inputs: (N, T, d).
+        sequence: whether outputs must be one, see `first_tensor`.
     """
 
     def run(values: dict[str, Tensor]) -> Tensor:
         with OtherTensors(model, values):
-            return first_tensor(model(inputs))
+            return first_tensor(model(inputs), sequence=sequence)
 
     values = dict(parameters)
     try:

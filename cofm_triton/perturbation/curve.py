@@ -26,12 +26,13 @@ from cofm_triton.support.figure_file import draw
 from cofm_triton.support.files import write_text
 from cofm_triton.support.progress import Finished, Progress, counting
 from cofm_triton.support.scalars import check_real
+from cofm_triton.support.tensors import check_tensor
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PerturbationCurve:
     """Errors of perturbed models: one row per model, one column per radius, float64 on the CPU.
 
@@ -50,6 +51,16 @@ class PerturbationCurve:
     error: Tensor
     diverged: Tensor
     found: list[list[Direction]] | None = None
+
+    def __repr__(self) -> str:
+        models, radii, directions = self.per_direction.shape
+        smallest, largest = int(self.radii.argmin()), int(self.radii.argmax())
+        ends = (f"{self.error[:, r].amax():.3g} at {self.radii[r]:.4g}" for r in (smallest, largest))
+        return (
+            f"PerturbationCurve: {models} model{'s' * (models != 1)}, {radii} radii, {directions} directions\n"
+            f"largest error: {', '.join(ends)}\n"
+            f"diverged: {int(self.diverged.sum())} of {self.diverged.numel()}"
+        )
 
     @property
     def mean(self) -> Tensor:
@@ -127,8 +138,8 @@ class PerturbationCurve:
 
 def perturbation_error(
     models: nn.Module | Sequence[nn.Module],
-    inputs: Tensor,
-    targets: Tensor,
+    inputs: Tensor | Iterable[Sequence[Tensor]],
+    targets: Tensor | None = None,
     *,
     radii: Tensor | Sequence[float] | None = None,
     directions: int | Directions = 30,
@@ -153,8 +164,10 @@ def perturbation_error(
     Args:
         models: a module or several, of any widths; each maps (N, T, d) to (N, T, p) or to a tuple
             that starts with it, and has the dtype and device of the data.
-        inputs: (N, T, d), float32 or float64.
-        targets: (N, T, p).
+        inputs: (N, T, d), float32 or float64; or a `DataLoader` of pairs (inputs, targets), which is read once and kept
+            in memory.
+        targets: (N, T, p), of the inputs' dtype; with a loss of yours (N, ...) of any dtype, such as class labels. None
+            where `inputs` brings them.
         radii: (radii,), non-negative; None: the paper's grid, see `directions.paper_radii`.
         directions: how many random directions, or a list of `{parameter name: tensor}` that are
             added times the radius, as given; parameters left out do not move.
@@ -164,6 +177,9 @@ def perturbation_error(
         ball: "inf" (largest entry, the paper's code) or "l2" (its definition), per tensor.
         metric: "twe" (temporally weighted mean squared error), "mse", "sup", or weights (T,) w of the steps,
             sum_k w_k mean((yhat_k - y_k)^2): `loss.rescaled_weights` has a family, `loss.memory_bias` what it favours.
+            Or a loss of yours, `metric(outputs, targets)`: a scalar that is a mean over sequences (batches are averaged
+            by their sizes), differentiable for `search="gradient"`. Models then are called, and may put out any
+            (N, ...).
         dtype: of the states of nonlinear one-layer models, float32 (twice as fast) or float64;
             None: the dtype of `inputs`. Errors are summed in float64 always.
         memory_limit: bytes that perturbed copies of a module that is no one-layer cofm model may
@@ -186,8 +202,18 @@ def perturbation_error(
         >>> curve = perturbation_error(model, x, y, radii=[0.0, 0.1], directions=3)
         >>> curve.per_direction.shape
         torch.Size([1, 2, 3])
+
+        Class labels, one per sequence, read at the last step:
+
+        >>> labels = torch.randint(2, (16,))
+        >>> def loss(outputs, targets):
+        ...     return torch.nn.functional.cross_entropy(outputs[:, -1], targets)
+        >>> classifier = cofm.RNNFunctional(1, 4, 2, dtype=torch.float64)
+        >>> perturbation_error(classifier, x, labels, radii=[0.1], metric=loss).error.shape
+        torch.Size([1, 1])
     """
     family = as_family(models)
+    inputs, targets = _all_pairs(inputs, targets)
     evaluator = ErrorEvaluator(inputs, targets, metric, dtype, memory_limit)
     for model in family:
         evaluator.check(model)
@@ -203,6 +229,24 @@ def perturbation_error(
         for model, chosen, found in zip(family, all_directions, errors, strict=True)
     ]
     return _joined(curves)
+
+
+def _all_pairs(inputs: Tensor | Iterable[Sequence[Tensor]], targets: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Inputs and targets of all sequences, from a loader too."""
+    if targets is not None:
+        if not isinstance(inputs, Tensor):
+            raise TypeError(f"inputs must be a torch.Tensor, or a loader without targets, got {type(inputs).__name__}")
+        return inputs, targets
+    if isinstance(inputs, Tensor) or not isinstance(inputs, Iterable):
+        raise TypeError("targets must be a torch.Tensor, got None; only a loader of pairs as inputs brings them")
+    pairs = list(inputs)
+    if not all(isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in pairs) or not pairs:
+        raise TypeError("inputs must be a loader of pairs (inputs, targets), got none or other batches")
+    xs, ys = zip(*pairs, strict=True)
+    for name, batches in (("inputs", xs), ("targets", ys)):
+        for batch in batches:
+            check_tensor(name, batch)
+    return torch.cat(xs), torch.cat(ys)
 
 
 def _curve(

@@ -19,7 +19,7 @@ from cofm_triton.modules.calls import check_calls
 from cofm_triton.ops.perturbation import is_compiled, sweep_errors, sweep_errors_and_gradients
 from cofm_triton.perturbation.batching import check_memory_limit
 from cofm_triton.perturbation.module_errors import STEERING_SEQUENCES, ModuleErrors, log_gradients, steering_weights
-from cofm_triton.perturbation.quadratic_form import Metric, QuadraticForm, is_sup, step_weights
+from cofm_triton.perturbation.quadratic_form import Loss, Metric, QuadraticForm, is_sup, step_weights
 from cofm_triton.perturbation.stacking import is_stackable, stack, stack_together
 from cofm_triton.step.activations import properties
 from cofm_triton.step.stacked_cells import StackedCells
@@ -37,9 +37,9 @@ class ErrorEvaluator:
 
     Args:
         inputs: (N, T, d), float32 or float64, finite, N and T at least 1.
-        targets: (N, T, p), of the same dtype and device.
+        targets: (N, T, p), of the same dtype and device; for a loss of one's own, (N, ...) of any dtype.
         metric: "twe" mean((v (yhat - y))^2) with temporal weights v, "mse", "sup" max|yhat - y|, or weights (T,) w of
-            sum_k w_k mean((yhat_k - y_k)^2).
+            sum_k w_k mean((yhat_k - y_k)^2); or a loss (outputs, targets) -> scalar that is a mean over sequences.
         dtype: of the states of nonlinear one-layer models; None: that of the inputs.
         memory_limit: bytes that copies of any other module may take at a time; None:
             `batching.DEFAULT_LIMIT`.
@@ -56,15 +56,17 @@ class ErrorEvaluator:
         dtype: torch.dtype | None = None,
         memory_limit: int | None = None,
     ) -> None:
-        _check_data(inputs, targets)
+        own = callable(metric)
+        _check_data(inputs, targets, own=own)
         if isinstance(metric, Tensor):
             step_weights(inputs.shape[1], metric)
-        else:
+        elif not own:
             check_choice("metric", metric, METRICS)
         if dtype not in (None, torch.float32, torch.float64):
             raise TypeError(f"dtype must be torch.float32, torch.float64 or None, got {dtype}")
         self.inputs, self.targets, self.metric = inputs.detach(), targets.detach(), metric
         self.dtype = dtype or inputs.dtype
+        self._own = own
         self.memory_limit = check_memory_limit(memory_limit)
 
     @cached_property
@@ -85,6 +87,10 @@ class ErrorEvaluator:
         weights = step_weights(self.targets.shape[1], self.metric).to(self.targets.device)
         return float((self.targets.double().square().mean((0, 2)) * weights).sum())
 
+    def _stacks(self, model: nn.Module) -> bool:
+        """Whether its errors are computed without calling it."""
+        return not self._own and is_stackable(model)
+
     def depends_on_threads(self, model: nn.Module) -> bool:
         """Whether the last bits of the errors follow `torch.get_num_threads()`: not those of the compiled sweep."""
         is_linear = (
@@ -93,12 +99,14 @@ class ErrorEvaluator:
             and not is_sup(self.metric)
         )
         in_pairs = is_stackable(model) and model.rnn.oscillating  # whose errors PyTorch sums
-        return is_linear or in_pairs or not is_stackable(model) or not is_compiled(self.inputs.device)
+        return is_linear or in_pairs or not self._stacks(model) or not is_compiled(self.inputs.device)
 
     def check(self, model: nn.Module) -> None:
         """Raises TypeError or ValueError unless the model maps the inputs to the targets' shape."""
-        output = check_calls("models", model, self.inputs, alone=not is_stackable(model))
-        if output.shape != self.targets[:1].shape:
+        output = check_calls("models", model, self.inputs, alone=not is_stackable(model), sequence=not self._own)
+        if callable(self.metric):
+            check_loss(self.metric, output, self.targets[:1])
+        elif output.shape != self.targets[:1].shape:
             raise ValueError(
                 f"targets must have the shape of the model's outputs, (N, T, p) = "
                 f"{(len(self.inputs), *output.shape[1:])}, got {tuple(self.targets.shape)}"
@@ -113,7 +121,7 @@ class ErrorEvaluator:
             model: checked by `check`; models of one layer of ours are never too large.
             gradient: whether its errors are to be differentiated too.
         """
-        if not is_stackable(model):
+        if not self._stacks(model):
             self._modules.check_memory(model, gradient=gradient)
 
     def __call__(self, model: nn.Module, parameters: Parameters, finished: Finished = ignore) -> Tensor:
@@ -128,7 +136,7 @@ class ErrorEvaluator:
             (K,) float64 on the CPU, +inf where a state overflowed.
         """
         with torch.no_grad():
-            if is_stackable(model):
+            if self._stacks(model):
                 errors = self._stacked(stack(model, parameters), finished)
             else:
                 errors = self._modules(model, parameters, finished)
@@ -146,7 +154,8 @@ class ErrorEvaluator:
         """
         found: dict[int, Tensor] = {}
         with torch.no_grad():
-            for indices, counts, cells in stack_together(family, linear=is_sup(self.metric)):
+            stacks = () if self._own else stack_together(family, linear=is_sup(self.metric))
+            for indices, counts, cells in stacks:
                 errors = _infinite_where_lost(self._stacked(cells, finished))
                 found.update(zip(indices, errors.split(counts), strict=True))
         return [
@@ -167,7 +176,7 @@ class ErrorEvaluator:
         Returns:
             (K,) float64 on the CPU, and {name: (K, *shape)}.
         """
-        if is_stackable(model):
+        if self._stacks(model):
             errors, gradients = log_gradients(partial(self._steer, model), parameters)
         else:
             errors, gradients = self._modules.gradient(model, parameters)
@@ -207,14 +216,31 @@ def _infinite_where_lost(errors: Tensor) -> Tensor:
     return torch.where(errors.isfinite(), errors, torch.inf).cpu()
 
 
-def _check_data(inputs: Tensor, targets: Tensor) -> None:
+def check_loss(loss: Loss, output: Tensor, targets: Tensor) -> None:
+    """Raises TypeError unless a loss of one's own gives one real number."""
+    value = loss(output, targets)
+    if not isinstance(value, Tensor) or value.numel() != 1 or not value.is_floating_point():
+        given = f"a {value.dtype} tensor {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise TypeError(f"metric must return one real number, a 0-dimensional tensor, got {given}")
+
+
+def _check_data(inputs: Tensor, targets: Tensor, *, own: bool) -> None:
+    """Raises TypeError or ValueError unless the data are as they should be, targets only in number for an own loss."""
     for name, value in (("inputs", inputs), ("targets", targets)):
         check_tensor(name, value)
+        if own and name == "targets":
+            if value.shape[:1] != inputs.shape[:1] or value.device != inputs.device:
+                raise ValueError(
+                    f"targets must have N = {len(inputs)} entries on the device of inputs, {inputs.device}, "
+                    f"got {tuple(value.shape)} on {value.device}"
+                )
+            return
         if value.dtype not in (torch.float32, torch.float64):
             raise TypeError(f"{name} must be float32 or float64, got {value.dtype}")
         if value.dim() != 3 or 0 in value.shape:
             raise ValueError(
                 f"{name} must have three dimensions (N, T, channels), none empty, got {tuple(value.shape)}"
+                + ": labels and last steps take a loss of yours, metric=..." * (name == "targets")
             )
         if not _is_finite(value):
             raise ValueError(f"{name} must be finite, got NaN or infinity")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from cofm_triton.modules.calls import outputs_of_copies, under_vmap
 from cofm_triton.modules.module_state import EvaluationMode
 from cofm_triton.perturbation.batching import fitting
-from cofm_triton.perturbation.quadratic_form import Metric, is_sup, step_weights
+from cofm_triton.perturbation.quadratic_form import Loss, Metric, is_sup, step_weights
 from cofm_triton.support.progress import Finished
 
 Parameters = Mapping[str, Tensor]
@@ -128,6 +128,8 @@ class ModuleErrors:
 
     def _batch_errors(self, model: nn.Module, parameters: Parameters, inputs: Tensor, targets: Tensor) -> Tensor:
         """(K,): the summed share of the error, or the largest gap, of some sequences."""
+        if callable(self.metric):
+            return self._own_losses(self.metric, model, parameters, inputs, targets) * (len(inputs) / len(self.inputs))
         cast = {name: value.to(inputs) for name, value in parameters.items()}
         gaps = (outputs_of_copies(model, cast, inputs) - targets).double()
         if is_sup(self.metric):
@@ -136,11 +138,23 @@ class ModuleErrors:
         total = (gaps * gaps * weights[:, None]).sum((1, 2, 3))
         return total / (len(self.targets) * targets.shape[2])
 
+    def _own_losses(
+        self, loss: Loss, model: nn.Module, parameters: Parameters, inputs: Tensor, targets: Tensor
+    ) -> Tensor:
+        """(K,) float64: the user's loss of every copy, one by one, for a loss need not know vmap."""
+        cast = {name: value.to(inputs) for name, value in parameters.items()}
+        outputs = outputs_of_copies(model, cast, inputs, sequence=False)
+        return torch.stack([loss(output, targets).double().reshape(()) for output in outputs])
+
     def _steer(
         self, model: nn.Module, parameters: Parameters, sequences: int = STEERING_SEQUENCES
     ) -> tuple[Tensor, Parameters]:
         """Errors and gradients of copies that are computed together, on the first sequences."""
         inputs, targets = self.inputs[:sequences], self.targets[:sequences]
+        if callable(self.metric):
+            return log_gradients(
+                partial(self._own_losses, self.metric, model, inputs=inputs, targets=targets), parameters
+            )
         weights = steering_weights(inputs, targets, self.metric)
 
         def errors(some: Parameters) -> Tensor:
@@ -151,7 +165,7 @@ class ModuleErrors:
         return log_gradients(errors, parameters)
 
 
-def steering_weights(inputs: Tensor, targets: Tensor, metric: Metric) -> Tensor:
+def steering_weights(inputs: Tensor, targets: Tensor, metric: str | Tensor) -> Tensor:
     """What squares of gaps are multiplied by, (T,); those of the mean square for "sup"."""
     weights = step_weights(inputs.shape[1], "mse" if is_sup(metric) else metric).to(inputs.device) / len(inputs)
     return weights / targets.shape[2]

@@ -31,8 +31,9 @@ from cofm_triton.support.scalars import check_choice, check_int
 
 QUADRATIC_METRICS = ("twe", "mse")
 
-Metric = str | Tensor
-"""A name, or weights (T,) of the steps' squared errors (`loss.rescaled_weights`)."""
+Loss = Callable[[Tensor, Tensor], Tensor]
+Metric = str | Tensor | Loss
+"""A name, weights (T,) of the steps' squared errors (`loss.rescaled_weights`), or a loss of outputs and targets."""
 
 _CHUNK_NUMBERS = 1 << 17  # numbers in the largest temporary: 1 MB, which stays in the cache
 _FITTED = 4  # sequences per number of the centre: it is any kernel next to the best one

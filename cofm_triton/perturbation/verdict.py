@@ -29,6 +29,8 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from os import PathLike
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -38,12 +40,17 @@ from cofm_triton.perturbation.copies import errors_along
 from cofm_triton.perturbation.curve import as_family
 from cofm_triton.perturbation.directions import Direction, slow_direction
 from cofm_triton.perturbation.evaluator import ErrorEvaluator
+from cofm_triton.perturbation.figures import plot_verdict
 from cofm_triton.perturbation.local_slope import FEWEST, SCATTER, LocalSlope, local_slope
 from cofm_triton.perturbation.quadratic_form import QUADRATIC_METRICS, Metric, step_weights
+from cofm_triton.support.figure_file import draw
 from cofm_triton.support.progress import Progress, counting
 from cofm_triton.support.scalars import check_choice, check_int, check_not_negative, check_number, check_real
 from cofm_triton.targets import Target
 from cofm_triton.targets import target as look_up_target
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 BOUND = -0.3
 """Slope between unstable and stable: the radius halves while T grows tenfold."""
@@ -94,6 +101,19 @@ class StabilityVerdict:
     trend: float
     margin: float
     reason: str
+
+    def plot(self, path_or_axes: "str | PathLike[str] | Axes", *, label: str | None = None) -> "Axes":
+        """Draw r(T), and the slope at the longest horizon beside the one that decides.
+
+        The scaling with T counts. How high one curve lies beside another's says nothing: models measure their weights
+        in different units.
+
+        Args:
+            path_or_axes: a file to write (its suffix chooses the format), or matplotlib axes, to which verdicts may be
+                added one by one.
+            label: in the legend.
+        """
+        return draw(path_or_axes, lambda axes: plot_verdict(axes, self, BOUND, _ERRORS, label))
 
 
 def slow_direction_radius(
@@ -381,7 +401,8 @@ def judge(
         after = max((t for t, beyond in zip(lengths, censored, strict=True) if beyond), default=0)
         known = [(t, r) for t, r in zip(lengths[last], ordered[last], strict=True) if t > after]
         if len({t for t, _ in known}) >= FEWEST:
-            fit = local_slope(*zip(*known, strict=True), scatter)
+            times, values = zip(*known, strict=True)
+            fit = local_slope(times, values, scatter)
             verdict, reason = _rule(fit, lengths[-1])
         else:
             verdict, reason = _without_fit(lengths, censored)

@@ -14,6 +14,15 @@ if TYPE_CHECKING:
 
 _DPI = 150
 _REPEATABLE: dict[Any, Any] = {"svg.hashsalt": "cofm_triton"}
+STYLE: dict[Any, Any] = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "grid.linewidth": 0.5,
+}
+"""Of all figures: settings of matplotlib."""
 
 
 def save_figure(figure: Figure, paths: Sequence[str | os.PathLike[str]]) -> None:
@@ -45,6 +54,7 @@ def draw(path_or_axes: str | os.PathLike[str] | Axes, plot: Callable[[Axes], obj
         ImportError: matplotlib is not installed.
     """
     try:
+        import matplotlib
         from matplotlib.axes import Axes
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -53,10 +63,11 @@ def draw(path_or_axes: str | os.PathLike[str] | Axes, plot: Callable[[Axes], obj
     if isinstance(path_or_axes, Axes):
         plot(path_or_axes)
         return path_or_axes
-    figure = Figure(figsize=(6.0, 4.2), layout="constrained")
-    axes: Axes = figure.subplots()
-    plot(axes)
-    save_figure(figure, [path_or_axes])
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(6.0, 4.2), layout="constrained")
+        axes: Axes = figure.subplots()
+        plot(axes)
+        save_figure(figure, [path_or_axes])
     return axes
 
 

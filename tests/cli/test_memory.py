@@ -59,7 +59,7 @@ def test_json_holds_fits_and_provenance(folder: Path) -> None:
 def test_finished_blocks_are_not_computed_again(folder: Path) -> None:
     paths = [path for path in (folder / "out").rglob("*") if path.is_file()]
     before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in paths}
-    assert {"memory-linear.png", "sweep-linear.svg"} <= {path.name for path in paths}
+    assert {"memory-linear.png", "sweep-linear.svg", "memories.png"} <= {path.name for path in paths}
     assert memory(folder) == 0
     for path, (data, stamp) in before.items():
         assert path.read_bytes() == data

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cofm_triton.layers.rnn_functional import RNNFunctional
-from cofm_triton.memory.function import memory_function
+from cofm_triton.memory.function import MemoryFunction, memory_function, plot_memory
 from cofm_triton.memory.sweep import memory_sweep
 
 matplotlib = pytest.importorskip("matplotlib")
@@ -43,6 +43,42 @@ def test_files(tmp_path: Path, suffix: str) -> None:
     memory_sweep(model(), 40, radii=[0.0, 0.1], directions=3).plot(tmp_path / f"sweep.{suffix}")
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"memory.{suffix}", f"sweep.{suffix}"]
     assert all(path.stat().st_size > 1000 for path in tmp_path.iterdir())
+
+
+def test_several_on_one_pair_of_axes(tmp_path: Path) -> None:
+    """Each with its name, its law, and its fit in its colour; a short one does not cut off a long one."""
+    from matplotlib.figure import Figure
+
+    known = memory_function(model(), 600)
+    t = known.times
+    power = MemoryFunction((1 + t) ** -1.5, known.argmax, known.settings)
+    exponential = MemoryFunction(torch.exp(-0.01 * t), known.argmax, known.settings)
+    axes = Figure().subplots()
+    plot_memory({"power": power, "exponential": exponential, "short": memory_function(model(), 3)}, axes)
+    first, fit, second, other, third = axes.get_lines()
+    assert first.get_color() == fit.get_color() != second.get_color() == other.get_color() != third.get_color()
+    assert labels(axes) == ["power: t^-1.5", "exponential: exp(-0.01 t)", "short: too short"]
+    assert axes.get_xlim()[1] == 599 and axes.get_xscale() == "symlog"
+    plot_memory({"power": power}, tmp_path / "one.svg")
+    assert (tmp_path / "one.svg").stat().st_size > 1000
+    noise = torch.rand(600, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    unclear = MemoryFunction(torch.exp(-0.005 * t - noise), known.argmax, known.settings)
+    unclear.plot(axes, label="noise")
+    assert not unclear.fit().is_clear and labels(axes)[-1] == "noise: undecided"
+
+
+def test_what_has_no_memory_is_refused() -> None:
+    with pytest.raises(TypeError, match="memories must be a dict"):
+        plot_memory([1], "x.png")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="memories must hold at least one"):
+        plot_memory({}, "x.png")
+
+
+def test_three_lines_say_what_a_memory_function_is() -> None:
+    lines = repr(memory_function(model(), 200)).splitlines()
+    assert [line.split(":")[0] for line in lines] == ["MemoryFunction", "largest", "fit"]
+    assert "200 values to t = 199, |x| from 9.5e-07 to 1, norm inf" in lines[0]
+    assert repr(memory_function(model(), 3)).endswith("fit: too short a record")
 
 
 def test_records_without_fit_and_infinite_values() -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import math
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from cofm_triton.layers.rnn_functional import RNNFunctional
 from cofm_triton.layers.stable_rnn import StableRNN
@@ -118,6 +120,61 @@ def test_definition(make: Any, metric: str, ball: str) -> None:
     assert torch.equal(curve.error, curve.per_direction.amax(-1))
     assert not curve.diverged.any()
     assert model.training and all(torch.equal(before[n], p) for n, p in model.named_parameters())
+
+
+class Classifier(nn.GRU):
+    """(N, T, 1) to logits (N, 3)."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        super().__init__(1, 3, batch_first=True, dtype=torch.float64)
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]  # the last step alone
+        return super().forward(x)[0][:, -1]
+
+
+@pytest.mark.parametrize(
+    ("make", "last", "search"),
+    [
+        pytest.param(lambda: functional(output_size=3), lambda out: out[:, -1], "gradient", id="ours"),
+        pytest.param(Classifier, lambda out: out, "random", id="classifier"),
+    ],
+)
+def test_a_loss_of_one_s_own(
+    make: Callable[[], nn.Module], last: Callable[[Tensor], Tensor], search: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Class labels, five sequences at a time, of which the last batch has fewer."""
+    monkeypatch.setattr(module_errors, "_SEQUENCES", 5)
+    model, (x, _) = make(), data()
+    labels = torch.arange(len(x)) % 3
+
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(last(outputs), targets)
+
+    options: dict[str, Any] = {"radii": [0.0, 0.3], "directions": 2, "search": search, "metric": loss}
+    curve = perturbation_error(model, x, labels, **options)
+    directions = [random_direction(parameter_shapes(model), j) for j in range(2)]
+    for r, radius in enumerate((0.0, 0.3)):
+        for j, direction in enumerate(directions):
+            moved = {n: v.detach() + radius * direction[n] for n, v in model.named_parameters()}
+            expected = loss(torch.func.functional_call(model, moved, (x,)), labels)
+            assert curve.per_direction[0, r, j].item() == pytest.approx(expected.item(), rel=RTOL)
+    if curve.found is not None:
+        worst = {n: v.detach() + curve.found[0][1][n] for n, v in model.named_parameters()}
+        value = loss(torch.func.functional_call(model, worst, (x,)), labels).item()
+        assert curve.error[0, 1].item() == pytest.approx(value, rel=RTOL)
+        assert value > curve.per_direction[0, 1].max().item()
+    loader = DataLoader(TensorDataset(x, labels), batch_size=4)
+    assert torch.equal(perturbation_error(model, loader, **options).error, curve.error)
+
+
+def test_three_lines_say_what_a_curve_is() -> None:
+    curve = perturbation_error(functional(), *data(), radii=[0.0, 0.5], directions=2)
+    assert repr(curve).splitlines() == [
+        "PerturbationCurve: 1 model, 2 radii, 2 directions",
+        f"largest error: {curve.error[0, 0]:.3g} at 0, {curve.error[0, 1]:.3g} at 0.5",
+        "diverged: 0 of 2",
+    ]
 
 
 def test_several_models_of_different_width() -> None:
@@ -461,6 +518,14 @@ X, Y = torch.zeros(2, 3, 1, dtype=torch.float64), torch.zeros(2, 3, 1, dtype=tor
         ({"search": "slow", "models": Branching()}, ValueError, "model must hold a cofm"),
         ({"ball": "l1"}, ValueError, "ball must be one of"),
         ({"metric": "mae"}, ValueError, "metric must be one of"),
+        ({"metric": lambda outputs, targets: (outputs - targets).square()}, TypeError, "metric must return one real"),
+        ({"metric": lambda outputs, targets: 1.0}, TypeError, "metric must return one real number.* got float"),
+        ({"metric": torch.dist, "targets": Y[:1]}, ValueError, "targets must have N ="),
+        ({"targets": torch.zeros(len(X))}, ValueError, "labels and last steps take a loss of yours"),
+        ({"targets": None}, TypeError, "targets must be a torch.Tensor, got None"),
+        ({"inputs": [(X, Y)]}, TypeError, "inputs must be a torch.Tensor, or a loader without targets"),
+        ({"inputs": [X], "targets": None}, TypeError, "inputs must be a loader of pairs"),
+        ({"inputs": [(X, 1.0)], "targets": None}, TypeError, "targets must be a torch.Tensor, got float"),
         ({"metric": torch.ones(X.shape[1] + 1)}, ValueError, "metric must have the shape"),
         ({"metric": -torch.ones(X.shape[1])}, ValueError, "metric must be finite, none negative"),
         ({"memory_limit": 0}, ValueError, "memory_limit must be at least 1"),

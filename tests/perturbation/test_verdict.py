@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -212,6 +213,24 @@ def test_a_limit_and_a_power_over_the_same_fall() -> None:
     steady = [0.5 * (t / 50) ** (math.log(levelling[-1] / 0.5) / math.log(16)) for t in LENGTHS]
     assert judged([r**2 for r in levelling]).verdict == "stable"
     assert judged([r**2 for r in steady]).verdict == "unstable"
+
+
+@pytest.mark.parametrize("radii", [[0.5 * t**-0.7 for t in LENGTHS], [0.5, 0.4, 0.3, 0.2, 0.0], [0.0] * 5])
+def test_figure(radii: list[float], tmp_path: Path) -> None:
+    """Every radius that is known, the slope with its errors, and the slope that decides."""
+    figure = pytest.importorskip("matplotlib.figure")
+    axes = figure.Figure().subplots()
+    result = judged(radii)
+    result.plot(axes, label="direct")
+    marks, *lines = axes.get_lines()
+    assert list(marks.get_ydata()) == [r for r in radii if r > 0]
+    slopes = [math.log(y[1] / y[0]) / math.log(x[1] / x[0]) for x, y in (line.get_data() for line in lines)]
+    assert slopes == pytest.approx([] if math.isnan(result.slope) else [result.slope, BOUND], rel=1e-9)
+    assert axes.get_legend().get_texts()[0].get_text() == f"direct: {result.verdict}"
+    judged([0.3] * 5).plot(axes)
+    assert [float(tick) for tick in axes.get_xticks()] == list(LENGTHS)
+    result.plot(tmp_path / "verdict.png")
+    assert (tmp_path / "verdict.png").stat().st_size > 1000
 
 
 def test_more_models_of_a_length_make_the_error_smaller() -> None:

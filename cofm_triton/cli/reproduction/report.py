@@ -270,7 +270,7 @@ def _draw(
     radii = [_radius_curve(v) for v in _widest(verdicts) if v.cell.target == name]
     plot_radii(
         radii,
-        f"How far the recurrent weights can slow down: target {name} ({memory})",
+        f"How far the recurrent weights can slow down: target {name} ({memory}); the slope counts, not the height",
         [root / f"{name}-radii.png", root / f"{name}-radii.svg"],
     )
 
