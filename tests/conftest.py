@@ -2,12 +2,13 @@
 
 import os
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import settings
+from rank_pool import RankPool
 from selection import covering, evenly_spaced
 
 QUICK = 5  # cases of a file
@@ -48,6 +49,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left_out = set(items) - set(chosen)
     config.hook.pytest_deselected(items=[item for item in items if item in left_out])
     items[:] = chosen
+
+
+@pytest.fixture(scope="session")
+def pool() -> Iterator[RankPool]:
+    """Processes that run cases together: one set for all tests of a session."""
+    processes = RankPool()
+    yield processes
+    processes.close()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
