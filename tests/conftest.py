@@ -30,6 +30,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 def pytest_addoption(parser: pytest.Parser) -> None:
     every = "every case of tests with three parameters and more, instead of every pair of their values"
     parser.addoption("--every-case", action="store_true", help=every)
+    examples = "calls that tests/test_fuzz.py draws anew, in place of some"
+    parser.addoption("--examples", type=int, help=examples)
     quick = f"at most {QUICK} cases of every test file, none of them marked as slow"
     parser.addoption("--quick", action="store_true", help=quick)
 

@@ -47,6 +47,7 @@ def check_decay(name: str, decay: Any, x: Tensor) -> None:
             return
         shape, letters = tuple(x.shape), "D"
     else:
+        check_tensor(name, decay)
         batch, length, width = x.shape
         if decay.device != x.device:
             raise ValueError(f"{name} must be on the device of x, {x.device}, got {decay.device}")

@@ -1,0 +1,68 @@
+"""Every call gives what `reference/` gives, within derived bounds, or an error that names the wrong argument.
+
+`make fuzz ARGS="--examples 20000"` draws as many calls anew; here some hundred are, always the same, and some new ones.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from fuzz_cases import problems, spoiled
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from scan_cases import BACKENDS, Problem
+
+SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large]
+
+
+@pytest.fixture
+def examples(request: pytest.FixtureRequest) -> int | None:
+    """How many calls are drawn anew."""
+    return request.config.getoption("examples")  # type: ignore[no-any-return]  # pytest's options are Any
+
+
+def drawn(count: int, fresh: bool) -> Any:
+    return settings(max_examples=count, derandomize=not fresh, deadline=None, suppress_health_check=SLOW, database=None)
+
+
+def check(problem: Problem, backend: str) -> None:
+    if problem.pulls and not any(value.numel() for value in problem.tensors.values()):
+        return
+    problem.check(backend)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fresh", [False, True])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_results_and_gradients(backend: str, fresh: bool, examples: int | None) -> None:
+    count = examples or (30 if fresh else 60)
+
+    @drawn(count, fresh)
+    @given(problem=problems())
+    def run(problem: Problem) -> None:
+        check(problem, backend)
+
+    run()
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_wrong_tensors_are_named(fresh: bool, examples: int | None) -> None:
+    @drawn(examples or (40 if fresh else 150), fresh)
+    @given(data=st.data())
+    def run(data: st.DataObject) -> None:
+        problem = data.draw(problems())
+        wrong = data.draw(spoiled(problem))
+        tensors: dict[str, Any] = {**problem.tensors, wrong.name: wrong.tensor}
+        before = {name: value.clone() for name, value in problem.tensors.items()}
+        try:
+            problem.operator.function(**tensors, **problem.options, backend="torch")
+        except (TypeError, ValueError) as error:
+            names = {wrong.name} if wrong.name != "x" else {*problem.tensors, *problem.options}
+            assert any(name in str(error) for name in names), (wrong, str(error))
+        else:  # gates broadcast
+            assert (wrong.name, wrong.how) in (("decay", "no axes"), ("decay", "one axis more")), wrong
+        assert all(torch.equal(value, problem[name]) or value.isnan().any() for name, value in before.items())
+
+    run()
