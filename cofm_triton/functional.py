@@ -13,6 +13,7 @@ from cofm_triton.ops.checks import (
     check_per_channel,
     check_per_pair,
     check_precision,
+    check_rates,
     check_resets,
     check_seq_starts,
     check_sequence,
@@ -32,9 +33,11 @@ from cofm_triton.step.oscillation import effective_pair
 from cofm_triton.step.pairs import in_pairs
 from cofm_triton.step.parameterization import Parameterization
 from cofm_triton.step.parameterization import parameterization as look_up
+from cofm_triton.step.step_rate import step_rate
 from cofm_triton.support.scalars import check_bool
 
 SOLVERS = ("auto", "sequential")
+PLAIN = ("direct", "euler")  # rates as they are
 
 
 def linear_scan(
@@ -231,12 +234,18 @@ def rnn_scan(
     parameterization: str | Parameterization = "direct",
     discretization: str = "euler",
     seq_starts: Tensor | None = None,
+    resets: Tensor | None = None,
+    reset_to: str = "h0",
     backend: str | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Diagonal nonlinear recurrence `h[t] = h[t-1] + dt * act(x[t] - rate * h[t-1])`, `h[-1] = h0`.
 
     The state is kept in float32 (float64 for float64 input). Differentiable in x, rate, frequency and h0, through both
     results, to any order and in forward mode; at the kinks of hardtanh and relu the subgradient is PyTorch's, 0.
+
+    Rates may vary in time, as gates do. Where 0 < dt * rate <= 1, a step takes the state nearer to x / rate, and not
+    past it: |h[t]| <= max(|h[t-1]|, |x[t] / rate[t]|), whatever the rates of other steps were. `parameterization` with
+    positive rates ("exp", "softplus", "inverse") and `discretization="exact"` are in that range for every raw weight.
 
     With `frequency`, channels (2k, 2k+1) are a pair that decays with a rate r and turns with a frequency w:
     `h[t] = h[t-1] + dt * act(x[t] - A h[t-1])` with A = [[r, -w], [w, r]] ("euler"), or
@@ -247,8 +256,8 @@ def rnn_scan(
 
     Args:
         x: (B, T, D) pre-activations `U x + b`, float16, bfloat16, float32 or float64; any strides, any T >= 0.
-        rate: (D,) decay rates, 1 / time, or raw weights w, see `parameterization`; (D // 2,) with `frequency`. In x's
-            dtype or the state's.
+        rate: (D,) decay rates, 1 / time, or raw weights w, see `parameterization`; (B, T, D), any strides, where they
+            vary in time; (D // 2,) with `frequency`, constant in time. In x's dtype or the state's.
         h0: (B, D) initial state, zeros when None; (S, D) with `seq_starts`. In x's dtype or the state's.
         frequency: (D // 2,), radians / time, of either sign, in a dtype that `rate` may have. D must be even.
         dt: time step, > 0.
@@ -258,10 +267,14 @@ def rnn_scan(
             rule). Both give the same bits. On the CPU they are the same.
         parameterization: f, one of `PARAMETERIZATIONS` or what `cofm.parameterization` gives. The decay rates are
             f(rate): "direct" takes `rate` as it is. The kernels form f and its derivative, in the dtype of the state;
-            with `frequency`, and for numbers of f that are not the usual ones, PyTorch does.
+            with `frequency`, for numbers of f that are not the usual ones, and for rates (B, T, D), PyTorch does.
         discretization: "euler" takes the decay rates r as they are, "exact" takes (1 - exp(-dt r)) / dt instead.
         seq_starts: (S,) int32 or int64, where sequences packed into one row (B = 1) start. The first is 0; T at the end
             would be one more, empty sequence.
+        resets: (B, T) bool, True at the first step of an episode: the state before it is the start, and no gradient
+            crosses. The result is that of each piece alone.
+        reset_to: the start after a reset, "h0" (its gradient is the sum over pieces) or "zero". Where h0 is carried
+            from an earlier chunk of the same sequence, episodes start from "zero"; a reset at t = 0 then drops h0.
         backend: "triton", "cpu" ("numba" or "torch"), "reference"; None picks the fastest that can run the tensors.
 
     Returns:
@@ -277,6 +290,14 @@ def rnn_scan(
         >>> h, _ = rnn_scan(torch.full((1, 3, 1), 5.0), torch.tensor([1.0]))
         >>> h.flatten().tolist()
         [1.0, 2.0, 3.0]
+        >>> start_again = torch.tensor([[False, False, True]])
+        >>> h, _ = rnn_scan(torch.full((1, 3, 1), 5.0), torch.tensor([1.0]), resets=start_again)
+        >>> h.flatten().tolist()
+        [1.0, 2.0, 1.0]
+        >>> forgets = torch.tensor([[[0.0], [0.0], [1.0]]])  # 1 / dt at the last step: the state goes to x / rate
+        >>> h, _ = rnn_scan(torch.full((1, 3, 1), 0.5), forgets)
+        >>> h.flatten().tolist()
+        [0.5, 1.0, 0.5]
         >>> quarter, start = torch.tensor([torch.pi / 2]), torch.tensor([[0.5, 0.0]])
         >>> h, _ = rnn_scan(torch.zeros(1, 4, 2), 0 * quarter, start, frequency=quarter, discretization="exact")
         >>> h.round(decimals=3).abs().tolist()
@@ -287,7 +308,7 @@ def rnn_scan(
     """
     check_sequence("x", x, allow_complex=False)
     if frequency is None:
-        check_per_channel("rate", rate, x)
+        check_rates("rate", rate, x)
     else:
         check_per_pair("rate", rate, x)
         check_per_pair("frequency", frequency, x)
@@ -299,6 +320,7 @@ def rnn_scan(
     kind = look_up(parameterization)
     is_exact(discretization)
     check_seq_starts(seq_starts, x)
+    check_resets(resets, reset_to, x)
     check_states("h0", h0, x, seq_starts)
     chosen = resolve(backend, x.device)
     if chosen == "reference":
@@ -310,15 +332,23 @@ def rnn_scan(
         else:
             rate, frequency = reference.effective_pair(rate, frequency.to(rate.dtype), dt, discretization)
         return reference.rnn_scan(
-            x, rate, h0, dt=dt, nonlinearity=nonlinearity, frequency=frequency, seq_starts=seq_starts
-        )
+            x, rate, h0, dt=dt, nonlinearity=nonlinearity, frequency=frequency, seq_starts=seq_starts, resets=resets,
+            reset_to=reset_to,
+        )  # fmt: skip
     state = state_dtype(x.dtype)
-    w = rate if rate.dtype == state else rate.to(state)
     if frequency is not None:
-        rate = kind.rate(w)
-        alpha, omega = effective_pair(rate, frequency.to(w.dtype), dt, discretization)
-        return apply_paired_rnn_scan(x, alpha, omega, h0, seq_starts, dt, nonlinearity, chosen, solver)
-    return apply_rnn_scan(x, w, h0, seq_starts, dt, nonlinearity, chosen, solver, kind.name, discretization)
+        rate = kind.rate(rate.to(state))
+        alpha, omega = effective_pair(rate, frequency.to(state), dt, discretization)
+        return apply_paired_rnn_scan(
+            x, alpha, omega, h0, seq_starts, dt, nonlinearity, chosen, solver, resets, reset_to
+        )
+    kinds = (kind.name, discretization)
+    if rate.dim() == 3:
+        rate = rate if kinds == PLAIN else step_rate(rate.to(state), dt, *kinds)
+        kinds = PLAIN
+    elif rate.dtype != state:
+        rate = rate.to(state)
+    return apply_rnn_scan(x, rate, h0, seq_starts, dt, nonlinearity, chosen, solver, *kinds, resets, reset_to)
 
 
 def dense_rnn(

@@ -53,6 +53,13 @@ def resets(batch: int, length: int, seed: int) -> Tensor:
     return drawn
 
 
+def reset_options(batch: int, length: int, reset_to: str | None, seed: int) -> dict[str, Any]:
+    """`resets` and `reset_to` of a call, drawn; none without `reset_to`."""
+    if reset_to is None:
+        return dict(resets=None, reset_to="h0")
+    return dict(resets=resets(batch, length, seed), reset_to=reset_to)
+
+
 def away_from_kinks(*shape: int, seed: int) -> Tensor:
     """Pre-activations z with `0.1 <= |z| <= 0.8` or `1.25 <= |z| <= 3`, float64.
 
@@ -64,26 +71,31 @@ def away_from_kinks(*shape: int, seed: int) -> Tensor:
 
 
 def inputs_to(
-    z: Tensor, h0: Tensor, pull: Callable[[Tensor], Tensor], starts: Sequence[int] | None = None, *,
-    dt: float, nonlinearity: str, dtype: torch.dtype,
+    z: Tensor, h0: Tensor, pull: Callable[[Tensor, int], Tensor], starts: Sequence[int] | None = None, *,
+    dt: float, nonlinearity: str, dtype: torch.dtype, resets: Tensor | None = None, reset_to: str = "h0",
 ) -> Tensor:  # fmt: skip
-    """x of `h[t] = h[t-1] + dt * act(x[t] - pull(h[t-1]))` whose pre-activations are z, up to the rounding of x.
+    """x of `h[t] = h[t-1] + dt * act(x[t] - pull(h[t-1], t))` whose pre-activations are z, up to the rounding of x.
 
     Args:
         z: (B, T, D) float64.
         h0: (B, D), or (S, D) with `starts`.
-        pull: of states (B, D), float64.
+        pull: of states (B, D), float64, and a step.
         starts: where sequences start that are packed into one.
         dt: step.
         nonlinearity: act.
         dtype: of x.
+        resets: (B, T), or None.
+        reset_to: "h0" or "zero".
     """
-    x, act, now = torch.empty(z.shape, dtype=dtype), activation(nonlinearity), h0.double()
+    x, act = torch.empty(z.shape, dtype=dtype), activation(nonlinearity)
+    start = now = h0.double()
     for t in range(z.shape[1]):
         if starts is not None and t in starts:
             entered = max(i for i, start in enumerate(starts) if start == t)
-            now = h0[entered : entered + 1].double()
-        pulled = pull(now)
+            start = now = h0[entered : entered + 1].double()
+        if resets is not None:
+            now = torch.where(resets[:, t, None], start if reset_to == "h0" else 0 * start, now)
+        pulled = pull(now, t)
         x[:, t] = z[:, t] + pulled
         now = now + dt * act(x[:, t].double() - pulled)
     return x

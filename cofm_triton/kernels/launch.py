@@ -32,6 +32,8 @@ SHORT_ROWS = 4  # rows that are left go so many at a time in segments and of com
 # Rows in flight of the nonlinear recurrence, by bytes of the state.
 RNN_FORWARD_ROWS = {4: 12, 8: 8}  # x
 RNN_BACKWARD_ROWS = {4: 7, 8: 4}  # x and g; a block's recomputed h and slopes are in registers too
+RNN_GATED_FORWARD_ROWS = {4: 8, 8: 4}  # x and rates
+RNN_GATED_BACKWARD_ROWS = {4: 6, 8: 3}  # x, g and rates; h and slopes besides
 
 # The nonlinear recurrence in chains, parallel in time: `rnn_scan_chains.py`. Where no step saturates, two trajectories
 # come closer by a factor of exp(-forgets) a step. Their difference fades out, to the last bit, in FADES / forgets rows:

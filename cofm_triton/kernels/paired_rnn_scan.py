@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cofm_triton.kernels.rnn_scan import buffers, walk_backward, walk_forward
+from cofm_triton.kernels.rnn_scan import buffers, starts_from_h0, walk_backward, walk_forward
 
 # The kernels' rates are coefficients as they are.
 PLAIN = dict(PARAMETERIZATION="direct", EXACT=False)
@@ -18,27 +18,28 @@ PLAIN = dict(PARAMETERIZATION="direct", EXACT=False)
 def forward(
     x: Any, pull: Any, turn: Any, h0: Any, seq_starts: Any, *,
     dt: float, nonlinearity: str, state_dtype: Any, num_sms: int, lanes: int, sequential: bool = False,
+    resets: Any = None, reset_to: str = "h0",
 ) -> tuple[Any, Any]:  # fmt: skip
     """`(h, h_last)` with T >= 1: h (B, T, D) in x's dtype, h_last (S, D) in the state's, which is that of the rows."""
     x = _in_pairs(x)
     h, last, block, shape = buffers([x], seq_starts, state_dtype, num_sms, pair_lanes=lanes)
     walk_forward(
-        x, pull, turn, h0, seq_starts, h, last, block, num_sms, sequential, dt=dt, NONLINEARITY=nonlinearity,
-        **PLAIN, **shape,
+        x, pull, turn, h0, seq_starts, resets, h, last, block, num_sms, sequential, dt=dt, NONLINEARITY=nonlinearity,
+        TO_H0=starts_from_h0(h0, resets, reset_to), **PLAIN, **shape,
     )  # fmt: skip
     return h, last
 
 
 def backward(
     grad_h: Any, grad_last: Any, x: Any, pull: Any, turn: Any, h: Any, h0: Any, seq_starts: Any, *,
-    dt: float, nonlinearity: str, state_dtype: Any, num_sms: int, lanes: int,
+    dt: float, nonlinearity: str, state_dtype: Any, num_sms: int, lanes: int, resets: Any = None, reset_to: str = "h0",
 ) -> tuple[Any, Any, Any, Any]:  # fmt: skip
     """`(grad_x, grad_pull, grad_turn, grad_h0)` with T >= 1; (D,), (D,) and (S, D) in the state's dtype."""
     x, grad_h = _in_pairs(x), _in_pairs(grad_h)
     grad_x, grad_h0, block, shape = buffers([x, grad_h], seq_starts, state_dtype, num_sms, pair_lanes=lanes)
-    grad_pull, grad_turn = walk_backward(
-        grad_h, grad_last, x, pull, turn, h, h0, seq_starts, grad_x, grad_h0, block, num_sms, dt=dt,
-        NONLINEARITY=nonlinearity, **PLAIN, **shape,
+    grad_pull, grad_turn, grad_h0 = walk_backward(
+        grad_h, grad_last, x, pull, turn, h, h0, seq_starts, resets, grad_x, grad_h0, block, num_sms, dt=dt,
+        NONLINEARITY=nonlinearity, TO_H0=starts_from_h0(h0, resets, reset_to), **PLAIN, **shape,
     )  # fmt: skip
     return grad_x, grad_pull, grad_turn, grad_h0
 

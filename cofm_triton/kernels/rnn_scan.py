@@ -21,7 +21,11 @@ PAIRED, channels (2k, 2k + 1) of one lane also turn: `z[t] = x[t] - rate * h[t-1
 the two; turn has opposite signs in them. Backward, `mu[t-1]` has the term `- turn * swap(dx[t])`, and
 `dturn += dx[t] * swap(h[t-1])`. The launchers are in `paired_rnn_scan.py`.
 
-Traffic in elements per element: forward 2, backward 3 + 1 / ROWS, and one block of rows of a sequence read again.
+GATED, the rates are (B, T, D), read as x is, and their gradient is stored as dx is. With resets, a byte per step, the
+state before a step whose byte is not 0 is the start, h0 (TO_H0) or 0; mu goes to it there, and no further back.
+
+Traffic in elements per element: forward 2, backward 3 + 1 / ROWS, and one block of rows of a sequence read again. GATED
+3 and 5 + 1 / ROWS.
 Source: Eq. (1) of arXiv 2305.19190 in discrete time and its adjoint; defined in `reference/rnn_scan.py`.
 """
 
@@ -38,6 +42,8 @@ from cofm_triton.kernels.launch import (
     NUM_WARPS,
     RNN_BACKWARD_ROWS,
     RNN_FORWARD_ROWS,
+    RNN_GATED_BACKWARD_ROWS,
+    RNN_GATED_FORWARD_ROWS,
     Channels,
     chains,
     chunk_length,
@@ -47,25 +53,28 @@ from cofm_triton.kernels.launch import (
     state_type,
 )
 from cofm_triton.kernels.launches import launch
-from cofm_triton.kernels.parameterization import step_rate, step_rate_slope
+from cofm_triton.kernels.parameterization import step_rate_slope
 from cofm_triton.kernels.rnn_scan_summary import carried, rnn_scan_backward_summary_kernel
-from cofm_triton.kernels.rnn_scan_walk import walk, walk_back
+from cofm_triton.kernels.rnn_scan_walk import coefficients, first_state, start_after_cuts, walk, walk_back
 from cofm_triton.kernels.rows import across_lanes, chunk_rows, load_row, store_row
 
 
 @triton.jit
 def rnn_scan_forward_kernel(
     x_ptr,  # (B, T, D)
-    w_ptr,  # (D,), raw rates, STATE
+    w_ptr,  # (D,), raw rates, STATE; GATED: (B, T, D), rates
     turn_ptr,  # (D,), STATE, read if PAIRED
     h0_ptr,  # (S, D), contiguous; None: 0
     starts_ptr,  # (S,), first rows of packed sequences; None: S = B sequences of T rows
+    resets_ptr,  # (B, T), contiguous, a byte per step: not 0 where a sequence is cut; None: nowhere
     h_ptr,  # out: (B, T, D), contiguous
     last_ptr,  # out: (S, D), final states
     T: tl.int64, D: tl.int64, num_blocks, num_sequences, dt: tl.float64,
     stride_xb: tl.int64, stride_xt: tl.int64, stride_xd,
-    NONLINEARITY: tl.constexpr, PARAMETERIZATION: tl.constexpr, EXACT: tl.constexpr, PAIRED: tl.constexpr,
-    ALIGNED: tl.constexpr, MASKED: tl.constexpr, STATE: tl.constexpr, BLOCK_D: tl.constexpr, ROWS: tl.constexpr,
+    stride_wb: tl.int64, stride_wt: tl.int64, stride_wd,
+    NONLINEARITY: tl.constexpr, PARAMETERIZATION: tl.constexpr, EXACT: tl.constexpr, GATED: tl.constexpr,
+    PAIRED: tl.constexpr, TO_H0: tl.constexpr, ALIGNED: tl.constexpr, MASKED: tl.constexpr, STATE: tl.constexpr,
+    BLOCK_D: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """All rows of h, and the final states."""
     if PAIRED:
@@ -83,15 +92,17 @@ def rnn_scan_forward_kernel(
     # Load: coefficients and the state. The rate is subtracted from zero: a mere change of sign would move into the loop
     # and be paid there once per state.
     dt_state = tl.full((), dt, STATE)
-    pull = 0.0 - step_rate(load_row(w_ptr + c, mask, MASKED=MASKED), dt, PARAMETERIZATION=PARAMETERIZATION, EXACT=EXACT)
-    turn = load_row(turn_ptr + c, mask, MASKED=MASKED) if PAIRED else pull
-    h = tl.zeros((BLOCK_D,), STATE)
-    if h0_ptr is not None:
-        h = load_row(h0_ptr + sequence_row, mask, MASKED=MASKED).to(STATE)
+    pull, turn, rate_row = coefficients(
+        w_ptr, turn_ptr, batch, entry, stride_wb, stride_wt, stride_wd, c, mask, dt,
+        PARAMETERIZATION=PARAMETERIZATION, EXACT=EXACT, GATED=GATED, PAIRED=PAIRED, STATE=STATE, MASKED=MASKED,
+    )  # fmt: skip
+    h = first_state(h0_ptr, sequence_row, mask, BLOCK_D=BLOCK_D, STATE=STATE, MASKED=MASKED)
+    reset_row = None if resets_ptr is None else resets_ptr + batch * T + entry
+    start = start_after_cuts(h, TO_H0=TO_H0)
 
     h, _ = walk(
-        x_row, h_row, h, pull, turn, dt_state, n, 0, stride_xt, d, D, mask,
-        NONLINEARITY=NONLINEARITY, PAIRED=PAIRED, STATE=STATE, ROWS=ROWS, WARMS_UP=False, MASKED=MASKED,
+        x_row, rate_row, reset_row, h_row, h, start, pull, turn, dt_state, n, 0, stride_xt, stride_wt, d, D, mask,
+        NONLINEARITY=NONLINEARITY, GATED=GATED, PAIRED=PAIRED, STATE=STATE, ROWS=ROWS, WARMS_UP=False, MASKED=MASKED,
     )  # fmt: skip
 
     # Store
@@ -102,22 +113,26 @@ def rnn_scan_forward_kernel(
 def rnn_scan_backward_kernel(
     grad_h_ptr,  # (B, T, D), g
     x_ptr,  # (B, T, D)
-    w_ptr,  # (D,), raw rates, STATE
+    w_ptr,  # (D,), raw rates, STATE; GATED: (B, T, D), rates
     turn_ptr,  # (D,), STATE, read if PAIRED
     h_ptr,  # (B, T, D), contiguous
     h0_ptr,  # (S, D), contiguous; None: 0
     grad_last_ptr,  # (S, D), contiguous, mu after the last step; None: 0
     starts_ptr,  # (S,), first rows of packed sequences; None: S = B sequences of T rows
+    resets_ptr,  # (B, T), contiguous, a byte per step: not 0 where a sequence is cut; None: nowhere
     summary_ptr,  # (2, S, C, D), if PAIRED (3, S, C, D), what chunks do to an adjoint; None: C = 1
     grad_x_ptr,  # out: (B, T, D), contiguous
-    grad_w_ptr,  # out: (S, C, D)
+    grad_w_ptr,  # out: (S, C, D); GATED: (B, T, D), contiguous
     grad_turn_ptr,  # out if PAIRED: (S, C, D)
-    grad_h0_ptr,  # out: (S, D)
+    grad_start_ptr,  # out if TO_H0: (S, C, D), of h0 as the start after cuts
+    grad_h0_ptr,  # out: (S, D), of h0 as the first state
     T: tl.int64, D: tl.int64, num_blocks, num_sequences, num_chunks, length: tl.int64, dt: tl.float64,
     stride_gb: tl.int64, stride_gt: tl.int64, stride_gd,
     stride_xb: tl.int64, stride_xt: tl.int64, stride_xd,
-    NONLINEARITY: tl.constexpr, PARAMETERIZATION: tl.constexpr, EXACT: tl.constexpr, PAIRED: tl.constexpr,
-    ALIGNED: tl.constexpr, MASKED: tl.constexpr, STATE: tl.constexpr, BLOCK_D: tl.constexpr, ROWS: tl.constexpr,
+    stride_wb: tl.int64, stride_wt: tl.int64, stride_wd,
+    NONLINEARITY: tl.constexpr, PARAMETERIZATION: tl.constexpr, EXACT: tl.constexpr, GATED: tl.constexpr,
+    PAIRED: tl.constexpr, TO_H0: tl.constexpr, ALIGNED: tl.constexpr, MASKED: tl.constexpr, STATE: tl.constexpr,
+    BLOCK_D: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """All rows of grad_x, and gradients of coefficients and initial states, one row per chunk and sequence."""
     if PAIRED:
@@ -140,19 +155,20 @@ def rnn_scan_backward_kernel(
     x_row = x_ptr + batch * stride_xb + top * stride_xt + c * stride_xd
     dense_row = (batch * T + top) * D + c
     dx_row = grad_x_ptr + dense_row
+    drate_row = grad_w_ptr + dense_row if GATED else None
     before_row = h_ptr + dense_row - D  # the row before a block
     sequence_row = sequence.to(tl.int64) * D + c
 
     # Load: coefficients, the first state and the last adjoint; the rate as in the forward kernel
     dt_state = tl.full((), dt, STATE)
-    pull = 0.0 - step_rate(load_row(w_ptr + c, mask, MASKED=MASKED), dt, PARAMETERIZATION=PARAMETERIZATION, EXACT=EXACT)
-    turn = load_row(turn_ptr + c, mask, MASKED=MASKED) if PAIRED else pull
-    h0 = tl.zeros((BLOCK_D,), STATE)
-    if h0_ptr is not None:
-        h0 = load_row(h0_ptr + sequence_row, mask, MASKED=MASKED).to(STATE)
-    mu = tl.zeros((BLOCK_D,), STATE)
-    if grad_last_ptr is not None:
-        mu = load_row(grad_last_ptr + sequence_row, mask, MASKED=MASKED).to(STATE)
+    pull, turn, rate_row = coefficients(
+        w_ptr, turn_ptr, batch, top, stride_wb, stride_wt, stride_wd, c, mask, dt,
+        PARAMETERIZATION=PARAMETERIZATION, EXACT=EXACT, GATED=GATED, PAIRED=PAIRED, STATE=STATE, MASKED=MASKED,
+    )  # fmt: skip
+    h0 = first_state(h0_ptr, sequence_row, mask, BLOCK_D=BLOCK_D, STATE=STATE, MASKED=MASKED)
+    reset_row = None if resets_ptr is None else resets_ptr + batch * T + top
+    start = start_after_cuts(h0, TO_H0=TO_H0)
+    mu = first_state(grad_last_ptr, sequence_row, mask, BLOCK_D=BLOCK_D, STATE=STATE, MASKED=MASKED)
     chunk_row = sequence_row
     first = 0
     if summary_ptr is not None:
@@ -163,15 +179,19 @@ def rnn_scan_backward_kernel(
         chunk_row = (sequence.to(tl.int64) * num_chunks + chunk) * D + c
         first = (begin // ROWS).to(tl.int32)
 
-    mu, grad_pull, grad_turn = walk_back(
-        g_row, x_row, before_row, dx_row, h0, mu, pull, turn, dt_state, first, n, stride_gt, stride_xt, d, D, mask,
-        NONLINEARITY=NONLINEARITY, PAIRED=PAIRED, STATE=STATE, ROWS=ROWS, SUMMARY=False, MASKED=MASKED,
+    mu, grad_pull, grad_turn, grad_start = walk_back(
+        g_row, x_row, rate_row, reset_row, before_row, dx_row, drate_row, h0, start, mu, pull, turn, dt_state, first, n,
+        stride_gt, stride_xt, stride_wt, d, D, mask,
+        NONLINEARITY=NONLINEARITY, GATED=GATED, PAIRED=PAIRED, STATE=STATE, ROWS=ROWS, SUMMARY=False, MASKED=MASKED,
     )  # fmt: skip
 
     # Store
-    w = load_row(w_ptr + c, mask, MASKED=MASKED)  # once more: kept, it would take registers in the loop
-    slope = step_rate_slope(w, dt, PARAMETERIZATION=PARAMETERIZATION, EXACT=EXACT)
-    store_row(grad_w_ptr + chunk_row, -slope * grad_pull, mask, MASKED=MASKED)
+    if not GATED:
+        w = load_row(w_ptr + c, mask, MASKED=MASKED)  # once more: kept, it would take registers in the loop
+        slope = step_rate_slope(w, dt, PARAMETERIZATION=PARAMETERIZATION, EXACT=EXACT)
+        store_row(grad_w_ptr + chunk_row, -slope * grad_pull, mask, MASKED=MASKED)
+    if TO_H0:
+        store_row(grad_start_ptr + chunk_row, grad_start, mask, MASKED=MASKED)
     if PAIRED:
         store_row(grad_turn_ptr + chunk_row, grad_turn, mask, MASKED=MASKED)
     if chunk == 0:
@@ -181,72 +201,96 @@ def rnn_scan_backward_kernel(
 def forward(
     x: Any, w: Any, h0: Any, seq_starts: Any, *,
     dt: float, nonlinearity: str, parameterization: str, discretization: str, state_dtype: Any, num_sms: int,
-    sequential: bool = False,
+    sequential: bool = False, resets: Any = None, reset_to: str = "h0",
 ) -> tuple[Any, Any]:  # fmt: skip
-    """`(h, h_last)` with T >= 1: h (B, T, D) in x's dtype, h_last (S, D) in the state's, which is also w's."""
-    h, last, block, shape = buffers([x], seq_starts, state_dtype, num_sms)
+    """`(h, h_last)` with T >= 1: h (B, T, D) in x's dtype, h_last (S, D) in the state's, which is that of a (D,) w."""
+    h, last, block, shape = buffers([x, w] if w.ndim == 3 else [x], seq_starts, state_dtype, num_sms)
     walk_forward(
-        x, w, None, h0, seq_starts, h, last, block, num_sms, sequential, dt=dt,
-        NONLINEARITY=nonlinearity, PARAMETERIZATION=parameterization, EXACT=discretization == "exact", **shape,
+        x, w, None, h0, seq_starts, resets, h, last, block, num_sms, sequential, dt=dt, NONLINEARITY=nonlinearity,
+        PARAMETERIZATION=parameterization, EXACT=discretization == "exact",
+        TO_H0=starts_from_h0(h0, resets, reset_to), **shape,
     )  # fmt: skip
     return h, last
 
 
 def walk_forward(
-    x: Any, w: Any, turn: Any, h0: Any, seq_starts: Any, h: Any, last: Any, block: Channels, num_sms: int,
+    x: Any, w: Any, turn: Any, h0: Any, seq_starts: Any, resets: Any, h: Any, last: Any, block: Channels, num_sms: int,
     sequential: bool, *, dt: float, **options: Any,
 ) -> None:  # fmt: skip
-    """Fill h and last, of units and of pairs: in chains where that pays, unless `sequential`."""
-    nonlinearity, sequences = options["NONLINEARITY"], last.shape[0]
-    options.update(ROWS=rnn_rows(RNN_FORWARD_ROWS[last.element_size()], block, nonlinearity))
+    """Fill h and last, of units and of pairs: in chains where that pays, unless `sequential` or rates vary in time."""
+    nonlinearity, sequences, gated = options["NONLINEARITY"], last.shape[0], w.ndim == 3
+    full = (RNN_GATED_FORWARD_ROWS if gated else RNN_FORWARD_ROWS)[last.element_size()]
+    options.update(ROWS=rnn_rows(full, block, nonlinearity))
     rows = x.shape[1] if seq_starts is None else x.shape[1] // max(1, sequences)
     chains = forward_chains(rows, sequences, block, x.element_size(), nonlinearity, num_sms, paired=options["PAIRED"])
-    if chains is not None and not sequential:
-        rnn_scan_chains.forward(x, w, turn, h0, seq_starts, h, last, block.num_blocks, chains, dt=dt, **options)
+    if chains is not None and not sequential and not gated:
+        rnn_scan_chains.forward(x, w, turn, h0, seq_starts, resets, h, last, block.num_blocks, chains, dt=dt, **options)
         return
     launch(rnn_scan_forward_kernel, (block.num_blocks * sequences,))(
-        x, w, turn, h0, seq_starts, h, last, x.shape[1], x.shape[2], block.num_blocks, sequences, dt, *x.stride(),
-        **options,
+        x, w, turn, h0, seq_starts, resets, h, last, x.shape[1], x.shape[2], block.num_blocks, sequences, dt,
+        *x.stride(), *_strides(w), GATED=gated, **options,
     )  # fmt: skip
+
+
+def starts_from_h0(h0: Any, resets: Any, reset_to: str) -> bool:
+    """Whether resets mean the numbers of h0: none stand for zeros."""
+    return resets is not None and h0 is not None and reset_to == "h0"
+
+
+def _strides(w: Any) -> tuple[int, int, int]:
+    """Of rates that vary in time."""
+    return w.stride() if w.ndim == 3 else (0, 0, 0)
 
 
 def backward(
     grad_h: Any, grad_last: Any, x: Any, w: Any, h: Any, h0: Any, seq_starts: Any, *,
     dt: float, nonlinearity: str, parameterization: str, discretization: str, state_dtype: Any, num_sms: int,
+    resets: Any = None, reset_to: str = "h0",
 ) -> tuple[Any, Any, Any]:  # fmt: skip
-    """`(grad_x, grad_w, grad_h0)` with T >= 1: grad_w (D,) and grad_h0 (S, D) in the state's dtype, which is w's."""
-    grad_x, grad_h0, block, shape = buffers([x, grad_h], seq_starts, state_dtype, num_sms)
-    grad_w, _ = walk_backward(
-        grad_h, grad_last, x, w, None, h, h0, seq_starts, grad_x, grad_h0, block, num_sms, dt=dt,
-        NONLINEARITY=nonlinearity, PARAMETERIZATION=parameterization, EXACT=discretization == "exact", **shape,
+    """`(grad_x, grad_w, grad_h0)` with T >= 1: grad_w like w, grad_h0 (S, D) in the state's dtype."""
+    read = [x, grad_h, w] if w.ndim == 3 else [x, grad_h]
+    grad_x, grad_h0, block, shape = buffers(read, seq_starts, state_dtype, num_sms)
+    grad_w, _, grad_h0 = walk_backward(
+        grad_h, grad_last, x, w, None, h, h0, seq_starts, resets, grad_x, grad_h0, block, num_sms, dt=dt,
+        NONLINEARITY=nonlinearity, PARAMETERIZATION=parameterization, EXACT=discretization == "exact",
+        TO_H0=starts_from_h0(h0, resets, reset_to), **shape,
     )  # fmt: skip
     return grad_x, grad_w, grad_h0
 
 
 def walk_backward(
-    grad_h: Any, grad_last: Any, x: Any, w: Any, turn: Any, h: Any, h0: Any, seq_starts: Any, grad_x: Any, grad_h0: Any,
-    block: Channels, num_sms: int, *, dt: float, **options: Any,
-) -> tuple[Any, Any]:  # fmt: skip
-    """Fill grad_x and grad_h0, of units and of pairs; `(grad_w, grad_turn)`, the latter None without turn."""
-    (_, rows, channels), sequences, summary = x.shape, grad_h0.shape[0], None
-    full = RNN_BACKWARD_ROWS[grad_h0.element_size()]
-    options.update(ROWS=rnn_rows(full, block, options["NONLINEARITY"]))
+    grad_h: Any, grad_last: Any, x: Any, w: Any, turn: Any, h: Any, h0: Any, seq_starts: Any, resets: Any, grad_x: Any,
+    grad_h0: Any, block: Channels, num_sms: int, *, dt: float, **options: Any,
+) -> tuple[Any, Any, Any]:  # fmt: skip
+    """Fill grad_x, of units and of pairs; `(grad_w, grad_turn, grad_h0)`, grad_turn None without turn."""
+    (_, rows, channels), sequences, summary, gated = x.shape, grad_h0.shape[0], None, w.ndim == 3
+    full = (RNN_GATED_BACKWARD_ROWS if gated else RNN_BACKWARD_ROWS)[grad_h0.element_size()]
+    options.update(ROWS=rnn_rows(full, block, options["NONLINEARITY"]), GATED=gated)
     length = chunk_length(rows if seq_starts is None else rows // max(1, sequences), sequences, block, num_sms)
     length = triton.cdiv(length, options["ROWS"]) * options["ROWS"] if length else rows
     chunks, programs = triton.cdiv(rows, length), block.num_blocks * sequences
-    sizes = rows, channels, block.num_blocks, sequences, chunks, length, dt, *grad_h.stride(), *x.stride()
+    sizes = rows, channels, block.num_blocks, sequences, chunks, length, dt, *grad_h.stride(), *x.stride(), *_strides(w)
     if chunks > 1:
         summary = grad_h0.new_empty((2 if turn is None else 3, sequences, chunks, channels))
         launch(rnn_scan_backward_summary_kernel, (programs * (chunks - 1),))(
-            grad_h, x, w, turn, h, seq_starts, summary, *sizes, **{**options, "ROWS": full}
+            grad_h, x, w, turn, h, h0, seq_starts, resets, summary, *sizes, **{**options, "ROWS": full}
         )  # twice the rows spill on gfx942
-    grads = grad_h0.new_empty((1 if turn is None else 2, sequences * chunks, channels))
+    # One row per sequence and chunk: of coefficients that do not change in time, and of the start after cuts.
+    planes = [not gated, turn is not None, options["TO_H0"]]
+    kept = iter(grad_h0.new_empty((sum(planes), sequences, chunks, channels)) if any(planes) else ())
+    by_w, by_turn, by_start = (next(kept) if plane else None for plane in planes)
+    grad_w = w.new_empty(x.shape) if gated else by_w
     launch(rnn_scan_backward_kernel, (programs * chunks,))(
-        grad_h, x, w, turn, h, h0, grad_last, seq_starts, summary, grad_x, grads[0], grads[-1], grad_h0, *sizes,
-        **options,
+        grad_h, x, w, turn, h, h0, grad_last, seq_starts, resets, summary, grad_x, grad_w, by_turn, by_start, grad_h0,
+        *sizes, **options,
     )  # fmt: skip
-    grad_w = grads[0].sum(0)
-    return grad_w, None if turn is None else grads[1].sum(0)
+    if by_start is not None:
+        grad_h0 = grad_h0 + by_start.sum(1)
+    return (
+        grad_w if gated else grad_w.sum((0, 1)),
+        None if by_turn is None else by_turn.sum((0, 1)),
+        grad_h0,
+    )
 
 
 def buffers(

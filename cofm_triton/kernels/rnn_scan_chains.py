@@ -42,8 +42,7 @@ from cofm_triton.kernels.launch import (
     ForwardChains,
 )
 from cofm_triton.kernels.launches import launch
-from cofm_triton.kernels.parameterization import step_rate
-from cofm_triton.kernels.rnn_scan_walk import walk
+from cofm_triton.kernels.rnn_scan_walk import coefficients, first_state, start_after_cuts, walk
 from cofm_triton.kernels.rows import across_lanes, chunk_rows, load_row, store_row
 
 _FADES_32, _FADES_64 = tl.constexpr(FADES[4]), tl.constexpr(FADES[8])
@@ -91,6 +90,7 @@ def rnn_scan_chunk_kernel(
     turn_ptr,  # (D,), STATE, read if PAIRED
     h0_ptr,  # (S, D), contiguous; None: 0
     starts_ptr,  # (S,), first rows of packed sequences; None: S = B sequences of T rows
+    resets_ptr,  # (B, T), contiguous, a byte per step: not 0 where a sequence is cut; None: nowhere
     h_ptr,  # out: (B, T, D), contiguous
     last_ptr,  # out: (S, D), final states
     guess_ptr,  # out: (S, C, D), the states that chunks started from
@@ -99,7 +99,8 @@ def rnn_scan_chunk_kernel(
     T: tl.int64, D: tl.int64, num_blocks, num_sequences, num_chunks, dt: tl.float64, long_fade: tl.float32,
     stride_xb: tl.int64, stride_xt: tl.int64, stride_xd,
     NONLINEARITY: tl.constexpr, PARAMETERIZATION: tl.constexpr, EXACT: tl.constexpr, PAIRED: tl.constexpr,
-    ALIGNED: tl.constexpr, MASKED: tl.constexpr, STATE: tl.constexpr, BLOCK_D: tl.constexpr, ROWS: tl.constexpr,
+    TO_H0: tl.constexpr, ALIGNED: tl.constexpr, MASKED: tl.constexpr, STATE: tl.constexpr, BLOCK_D: tl.constexpr,
+    ROWS: tl.constexpr,
 ):  # fmt: skip
     """All rows of h and the final states, as right as the guesses are."""
     if PAIRED:
@@ -116,8 +117,10 @@ def rnn_scan_chunk_kernel(
 
     # Load: coefficients; the rate as in `rnn_scan_forward_kernel`
     dt_state = tl.full((), dt, STATE)
-    pull = 0.0 - step_rate(load_row(w_ptr + c, mask, MASKED=MASKED), dt, PARAMETERIZATION=PARAMETERIZATION, EXACT=EXACT)
-    turn = load_row(turn_ptr + c, mask, MASKED=MASKED) if PAIRED else pull
+    pull, turn, _rate_row = coefficients(
+        w_ptr, turn_ptr, batch, entry, 0, 0, 0, c, mask, dt,
+        PARAMETERIZATION=PARAMETERIZATION, EXACT=EXACT, GATED=False, PAIRED=PAIRED, STATE=STATE, MASKED=MASKED,
+    )  # fmt: skip
     warm_up, length = chunk_plan(
         pull, turn, dt_state, n, num_chunks, long_fade, mask, PAIRED=PAIRED, STATE=STATE, ROWS=ROWS
     )
@@ -126,13 +129,14 @@ def rnn_scan_chunk_kernel(
         warm_up = tl.minimum(warm_up, begin)
         rows = warm_up + tl.minimum(length, n - begin)
         top = entry + begin - warm_up
-        h = tl.zeros((BLOCK_D,), STATE)
-        if h0_ptr is not None:
-            h = tl.where(begin == warm_up, load_row(h0_ptr + sequence_row, mask, MASKED=MASKED).to(STATE), h)
+        h0 = first_state(h0_ptr, sequence_row, mask, BLOCK_D=BLOCK_D, STATE=STATE, MASKED=MASKED)
+        reset_row = None if resets_ptr is None else resets_ptr + batch * T + top
+        start = start_after_cuts(h0, TO_H0=TO_H0)
         h, guess = walk(
-            x_ptr + batch * stride_xb + top * stride_xt + c * stride_xd, h_ptr + (batch * T + top) * D + c, h,
-            pull, turn, dt_state, rows, warm_up, stride_xt, d, D, mask,
-            NONLINEARITY=NONLINEARITY, PAIRED=PAIRED, STATE=STATE, ROWS=ROWS, WARMS_UP=True, MASKED=MASKED,
+            x_ptr + batch * stride_xb + top * stride_xt + c * stride_xd, None, reset_row,
+            h_ptr + (batch * T + top) * D + c, tl.where(begin == warm_up, h0, 0.0), start,
+            pull, turn, dt_state, rows, warm_up, stride_xt, 0, d, D, mask, NONLINEARITY=NONLINEARITY, GATED=False,
+            PAIRED=PAIRED, STATE=STATE, ROWS=ROWS, WARMS_UP=True, MASKED=MASKED,
         )  # fmt: skip
 
         # Store
@@ -154,7 +158,9 @@ def rnn_scan_round_kernel(
     x_ptr,  # (B, T, D)
     w_ptr,  # (D,), raw rates, STATE
     turn_ptr,  # (D,), STATE, read if PAIRED
+    h0_ptr,  # (S, D), contiguous, read if TO_H0
     starts_ptr,  # (S,), first rows of packed sequences; None: S = B sequences of T rows
+    resets_ptr,  # (B, T), contiguous, a byte per step: not 0 where a sequence is cut; None: nowhere
     h_ptr,  # out: (B, T, D), contiguous
     last_ptr,  # out: (S, D), final states
     guess_ptr,  # out: (S, C, D), the states that chunks started from
@@ -163,7 +169,8 @@ def rnn_scan_round_kernel(
     T: tl.int64, D: tl.int64, num_blocks, num_sequences, num_chunks, round_number: tl.int64, dt: tl.float64,
     stride_xb: tl.int64, stride_xt: tl.int64, stride_xd,
     NONLINEARITY: tl.constexpr, PARAMETERIZATION: tl.constexpr, EXACT: tl.constexpr, PAIRED: tl.constexpr,
-    ALIGNED: tl.constexpr, MASKED: tl.constexpr, STATE: tl.constexpr, BLOCK_D: tl.constexpr, ROWS: tl.constexpr,
+    TO_H0: tl.constexpr, ALIGNED: tl.constexpr, MASKED: tl.constexpr, STATE: tl.constexpr, BLOCK_D: tl.constexpr,
+    ROWS: tl.constexpr,
 ):  # fmt: skip
     """Run every chunk whose guess is wrong again, from where the chunk before ended in the last round.
 
@@ -194,13 +201,20 @@ def rnn_scan_round_kernel(
             rows = tl.minimum(length, n - begin)
             top = entry + begin
             dt_state = tl.full((), dt, STATE)
-            w = load_row(w_ptr + c, mask, MASKED=MASKED)
-            pull = 0.0 - step_rate(w, dt, PARAMETERIZATION=PARAMETERIZATION, EXACT=EXACT)
-            turn = load_row(turn_ptr + c, mask, MASKED=MASKED) if PAIRED else pull
+            pull, turn, _rate_row = coefficients(
+                w_ptr, turn_ptr, batch, top, 0, 0, 0, c, mask, dt,
+                PARAMETERIZATION=PARAMETERIZATION, EXACT=EXACT, GATED=False, PAIRED=PAIRED, STATE=STATE, MASKED=MASKED,
+            )  # fmt: skip
+            h0 = h
+            if TO_H0:
+                h0 = first_state(h0_ptr, sequence_row, mask, BLOCK_D=BLOCK_D, STATE=STATE, MASKED=MASKED)
+            reset_row = None if resets_ptr is None else resets_ptr + batch * T + top
+            start = start_after_cuts(h0, TO_H0=TO_H0)
             h, _ = walk(
-                x_ptr + batch * stride_xb + top * stride_xt + c * stride_xd, h_ptr + (batch * T + top) * D + c, h,
-                pull, turn, dt_state, rows, 0, stride_xt, d, D, mask,
-                NONLINEARITY=NONLINEARITY, PAIRED=PAIRED, STATE=STATE, ROWS=ROWS, WARMS_UP=False, MASKED=MASKED,
+                x_ptr + batch * stride_xb + top * stride_xt + c * stride_xd, None, reset_row,
+                h_ptr + (batch * T + top) * D + c, h, start, pull, turn, dt_state, rows, 0, stride_xt, 0, d, D, mask,
+                NONLINEARITY=NONLINEARITY, GATED=False, PAIRED=PAIRED, STATE=STATE, ROWS=ROWS, WARMS_UP=False,
+                MASKED=MASKED,
             )  # fmt: skip
             changed = differ(h, end)
             end = h
@@ -217,7 +231,9 @@ def rnn_scan_fallback_kernel(
     x_ptr,  # (B, T, D)
     w_ptr,  # (D,), raw rates, STATE
     turn_ptr,  # (D,), STATE, read if PAIRED
+    h0_ptr,  # (S, D), contiguous, read if TO_H0
     starts_ptr,  # (S,), first rows of packed sequences; None: S = B sequences of T rows
+    resets_ptr,  # (B, T), contiguous, a byte per step: not 0 where a sequence is cut; None: nowhere
     h_ptr,  # out: (B, T, D), contiguous
     last_ptr,  # out: (S, D), final states
     guess_ptr,  # (S, C, D), the states that chunks started from
@@ -226,7 +242,8 @@ def rnn_scan_fallback_kernel(
     T: tl.int64, D: tl.int64, num_blocks, num_sequences, num_chunks, dt: tl.float64,
     stride_xb: tl.int64, stride_xt: tl.int64, stride_xd,
     NONLINEARITY: tl.constexpr, PARAMETERIZATION: tl.constexpr, EXACT: tl.constexpr, PAIRED: tl.constexpr,
-    ALIGNED: tl.constexpr, MASKED: tl.constexpr, STATE: tl.constexpr, BLOCK_D: tl.constexpr, ROWS: tl.constexpr,
+    TO_H0: tl.constexpr, ALIGNED: tl.constexpr, MASKED: tl.constexpr, STATE: tl.constexpr, BLOCK_D: tl.constexpr,
+    ROWS: tl.constexpr,
 ):  # fmt: skip
     """Where the last round has changed an end: go through the chunks in order, and run those that started wrong."""
     if PAIRED:
@@ -242,20 +259,28 @@ def rnn_scan_fallback_kernel(
         entry, _skipped, n, batch = chunk_rows(starts_ptr, sequence, num_sequences, T, 0, T, 0, T, REVERSE=False)
         length = tl.max(tl.load(plan_ptr + sequence_row, mask=mask, other=0.0), axis=0).to(tl.int32) * ROWS
         dt_state = tl.full((), dt, STATE)
-        w = load_row(w_ptr + c, mask, MASKED=MASKED)
-        pull = 0.0 - step_rate(w, dt, PARAMETERIZATION=PARAMETERIZATION, EXACT=EXACT)
-        turn = load_row(turn_ptr + c, mask, MASKED=MASKED) if PAIRED else pull
+        pull, turn, _rate_row = coefficients(
+            w_ptr, turn_ptr, batch, entry, 0, 0, 0, c, mask, dt,
+            PARAMETERIZATION=PARAMETERIZATION, EXACT=EXACT, GATED=False, PAIRED=PAIRED, STATE=STATE, MASKED=MASKED,
+        )  # fmt: skip
         x_row = x_ptr + batch * stride_xb + entry * stride_xt + c * stride_xd
         h_row = h_ptr + (batch * T + entry) * D + c
         chunk_row = sequence.to(tl.int64) * num_chunks * D + c
         chunks = tl.cdiv(n, length)
         h = load_row(ends_ptr + chunk_row, mask, MASKED=MASKED)
+        h0 = h
+        if TO_H0:
+            h0 = first_state(h0_ptr, sequence_row, mask, BLOCK_D=BLOCK_D, STATE=STATE, MASKED=MASKED)
+        reset_row = None if resets_ptr is None else resets_ptr + batch * T + entry
+        start = start_after_cuts(h0, TO_H0=TO_H0)
         chunk_row += D
         guess = load_row(guess_ptr + chunk_row, mask, MASKED=MASKED)
         end = load_row(ends_ptr + chunk_row, mask, MASKED=MASKED)
         for k in range(1, chunks):
             x_row += length.to(tl.int64) * stride_xt
             h_row += length.to(tl.int64) * D
+            if resets_ptr is not None:
+                reset_row += length
             wrong = tl.max(differ(h, guess), axis=0) > 0
             right_end = end
             # Read ahead; the last chunk has none after it, and reads itself once more.
@@ -265,8 +290,9 @@ def rnn_scan_fallback_kernel(
             if wrong:
                 rows = tl.minimum(length, n - k * length)
                 h, _ = walk(
-                    x_row, h_row, h, pull, turn, dt_state, rows, 0, stride_xt, d, D, mask,
-                    NONLINEARITY=NONLINEARITY, PAIRED=PAIRED, STATE=STATE, ROWS=ROWS, WARMS_UP=False, MASKED=MASKED,
+                    x_row, None, reset_row, h_row, h, start, pull, turn, dt_state, rows, 0, stride_xt, 0, d, D, mask,
+                    NONLINEARITY=NONLINEARITY, GATED=False, PAIRED=PAIRED, STATE=STATE, ROWS=ROWS, WARMS_UP=False,
+                    MASKED=MASKED,
                 )  # fmt: skip
             else:
                 h = right_end
@@ -274,7 +300,7 @@ def rnn_scan_fallback_kernel(
 
 
 def forward(
-    x: Any, w: Any, turn: Any, h0: Any, seq_starts: Any, h: Any, last: Any, num_blocks: int,
+    x: Any, w: Any, turn: Any, h0: Any, seq_starts: Any, resets: Any, h: Any, last: Any, num_blocks: int,
     chains: ForwardChains, *, dt: float, **options: Any,
 ) -> None:  # fmt: skip
     """Fill h and last; the options are constants of every kernel. Launches: the chunks, the rounds, the fallback."""
@@ -284,13 +310,14 @@ def forward(
     plan = last.new_empty((1 + ROUNDS, *last.shape))
     sizes = x.shape[1], x.shape[2], num_blocks, sequences, chunks
     launch(rnn_scan_chunk_kernel, (programs * chunks,))(
-        x, w, turn, h0, seq_starts, h, last, guess, ends[0], plan, *sizes, dt, chains.long_fade, *x.stride(),
+        x, w, turn, h0, seq_starts, resets, h, last, guess, ends[0], plan, *sizes, dt, chains.long_fade, *x.stride(),
         **options,
     )  # fmt: skip
     for number in range(1, ROUNDS + 1):
         launch(rnn_scan_round_kernel, (programs * (chunks - 1),))(
-            x, w, turn, seq_starts, h, last, guess, ends[0], plan, *sizes, number, dt, *x.stride(), **options
-        )
+            x, w, turn, h0, seq_starts, resets, h, last, guess, ends[0], plan, *sizes, number, dt, *x.stride(),
+            **options,
+        )  # fmt: skip
     launch(rnn_scan_fallback_kernel, (programs,))(
-        x, w, turn, seq_starts, h, last, guess, ends[ROUNDS % 2], plan, *sizes, dt, *x.stride(), **options
+        x, w, turn, h0, seq_starts, resets, h, last, guess, ends[ROUNDS % 2], plan, *sizes, dt, *x.stride(), **options
     )

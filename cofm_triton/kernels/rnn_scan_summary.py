@@ -22,9 +22,8 @@ import triton.language as tl
 
 from cofm_triton.kernels.interleaved import in_pairs, swap
 from cofm_triton.kernels.launch import CARRY_ROWS
-from cofm_triton.kernels.parameterization import step_rate
-from cofm_triton.kernels.rnn_scan_walk import walk_back
-from cofm_triton.kernels.rows import across_lanes, chunk_rows, load_last_rows, load_row, store_row
+from cofm_triton.kernels.rnn_scan_walk import coefficients, first_state, start_after_cuts, walk_back
+from cofm_triton.kernels.rows import across_lanes, chunk_rows, load_last_rows, store_row
 
 _CARRY_ROWS = tl.constexpr(CARRY_ROWS)
 
@@ -62,16 +61,20 @@ def carried(mu, last_row, plane, left, d, D, PAIRED: tl.constexpr):
 def rnn_scan_backward_summary_kernel(
     grad_h_ptr,  # (B, T, D), g
     x_ptr,  # (B, T, D)
-    w_ptr,  # (D,), raw rates, STATE
+    w_ptr,  # (D,), raw rates, STATE; GATED: (B, T, D), rates
     turn_ptr,  # (D,), STATE, read if PAIRED
     h_ptr,  # (B, T, D), contiguous
+    h0_ptr,  # (S, D), contiguous, read if TO_H0
     starts_ptr,  # (S,), first rows of packed sequences; None: S = B sequences of T rows
+    resets_ptr,  # (B, T), contiguous, a byte per step: not 0 where a sequence is cut; None: nowhere
     summary_ptr,  # out: (2, S, C, D), if PAIRED (3, S, C, D): end, own, other; of chunk 0 nothing
     T: tl.int64, D: tl.int64, num_blocks, num_sequences, num_chunks, length: tl.int64, dt: tl.float64,
     stride_gb: tl.int64, stride_gt: tl.int64, stride_gd,
     stride_xb: tl.int64, stride_xt: tl.int64, stride_xd,
-    NONLINEARITY: tl.constexpr, PARAMETERIZATION: tl.constexpr, EXACT: tl.constexpr, PAIRED: tl.constexpr,
-    ALIGNED: tl.constexpr, MASKED: tl.constexpr, STATE: tl.constexpr, BLOCK_D: tl.constexpr, ROWS: tl.constexpr,
+    stride_wb: tl.int64, stride_wt: tl.int64, stride_wd,
+    NONLINEARITY: tl.constexpr, PARAMETERIZATION: tl.constexpr, EXACT: tl.constexpr, GATED: tl.constexpr,
+    PAIRED: tl.constexpr, TO_H0: tl.constexpr, ALIGNED: tl.constexpr, MASKED: tl.constexpr, STATE: tl.constexpr,
+    BLOCK_D: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """What every chunk makes of the adjoint after it; nothing for chunks after the end of their sequence."""
     if PAIRED:
@@ -92,16 +95,22 @@ def rnn_scan_backward_summary_kernel(
 
         # Load: coefficients; the rate as in the forward kernel
         dt_state = tl.full((), dt, STATE)
-        w = load_row(w_ptr + c, mask, MASKED=MASKED)
-        pull = 0.0 - step_rate(w, dt, PARAMETERIZATION=PARAMETERIZATION, EXACT=EXACT)
-        turn = load_row(turn_ptr + c, mask, MASKED=MASKED) if PAIRED else pull
+        pull, turn, rate_row = coefficients(
+            w_ptr, turn_ptr, batch, top, stride_wb, stride_wt, stride_wd, c, mask, dt,
+            PARAMETERIZATION=PARAMETERIZATION, EXACT=EXACT, GATED=GATED, PAIRED=PAIRED, STATE=STATE, MASKED=MASKED,
+        )  # fmt: skip
         nothing = tl.zeros((BLOCK_D,), STATE)
-        end, own, other = walk_back(
+        h0 = nothing
+        if TO_H0:
+            h0 = first_state(h0_ptr, sequence.to(tl.int64) * D + c, mask, BLOCK_D=BLOCK_D, STATE=STATE, MASKED=MASKED)
+        reset_row = None if resets_ptr is None else resets_ptr + batch * T + top
+        start = start_after_cuts(h0, TO_H0=TO_H0)
+        end, own, other, _ = walk_back(
             grad_h_ptr + batch * stride_gb + top * stride_gt + c * stride_gd,
-            x_ptr + batch * stride_xb + top * stride_xt + c * stride_xd,
-            h_ptr + dense_row - D, None, nothing, nothing, pull, turn, dt_state, (begin // ROWS).to(tl.int32), n,
-            stride_gt, stride_xt, d, D, mask,
-            NONLINEARITY=NONLINEARITY, PAIRED=PAIRED, STATE=STATE, ROWS=ROWS, SUMMARY=True, MASKED=MASKED,
+            x_ptr + batch * stride_xb + top * stride_xt + c * stride_xd, rate_row, reset_row,
+            h_ptr + dense_row - D, None, None, nothing, start, nothing, pull, turn, dt_state,
+            (begin // ROWS).to(tl.int32), n, stride_gt, stride_xt, stride_wt, d, D, mask,
+            NONLINEARITY=NONLINEARITY, GATED=GATED, PAIRED=PAIRED, STATE=STATE, ROWS=ROWS, SUMMARY=True, MASKED=MASKED,
         )  # fmt: skip
 
         # Store

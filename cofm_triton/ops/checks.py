@@ -80,6 +80,15 @@ def check_per_channel(name: str, tensor: Any, x: Tensor) -> None:
         raise ValueError(f"{name} must have shape (D,) = ({x.shape[2]},), got {tuple(tensor.shape)}")
 
 
+def check_rates(name: str, tensor: Any, x: Tensor) -> None:
+    """`tensor` is (D,), or (B, T, D) like x."""
+    check_companion(name, tensor, x)
+    if tensor.shape not in (x.shape[2:], x.shape):
+        raise ValueError(
+            f"{name} must have shape (D,) = ({x.shape[2]},) or (B, T, D) = {tuple(x.shape)}, got {tuple(tensor.shape)}"
+        )
+
+
 def check_per_pair(name: str, tensor: Any, x: Tensor) -> None:
     """`tensor` is (D // 2,), one value per pair of channels (2k, 2k + 1) of x, whose D is even."""
     if x.shape[2] % 2:

@@ -116,9 +116,9 @@ def _forward(
         h, last = linear_scan(e, _decay(first, free), h0, None, None, False, "h0", _BACKEND)
         return h, last, None, gained, first, second, slopes  # the scan's backward pass does without e
     if free is None:
-        h, last = rnn_scan(e, first, h0, None, kind.dt, nonlinearity, _BACKEND, "auto")
+        h, last = rnn_scan(e, first, h0, None, None, kind.dt, nonlinearity, "h0", _BACKEND, "auto")
     else:
-        h, last = paired_rnn_scan(e, first[0], first[1], h0, None, kind.dt, nonlinearity, _BACKEND)
+        h, last = paired_rnn_scan(e, first[0], first[1], h0, None, None, kind.dt, nonlinearity, "h0", _BACKEND)
     return h, last, e, gained, first, second, slopes
 
 
@@ -138,11 +138,11 @@ def _backward(
         grad_e, grad_first, grad_h0 = found
         grad_first = grad_first if free is None else torch.view_as_real(grad_first)
     elif free is None:
-        found = rnn_scan_backward(grad_h, grad_last, e, first, h, h0, None, kind.dt, nonlinearity, _BACKEND)
+        found = rnn_scan_backward(grad_h, grad_last, e, first, h, h0, None, None, kind.dt, nonlinearity, "h0", _BACKEND)
         grad_e, grad_first, grad_h0 = found
     else:
         grad_e, by_rate, by_turn, grad_h0 = paired_rnn_scan_backward(
-            grad_h, grad_last, e, first[0], first[1], h, h0, None, kind.dt, nonlinearity, _BACKEND
+            grad_h, grad_last, e, first[0], first[1], h, h0, None, None, kind.dt, nonlinearity, "h0", _BACKEND
         )
         grad_first = torch.stack((by_rate, by_turn))
     rows = grad_e.flatten(0, 1)

@@ -30,8 +30,10 @@ from cofm_triton.ops.shapes import (
     no_gradient,
     packed_starts,
     previous_states,
+    resets_against,
     start_gradient,
     start_gradient_of_nothing,
+    start_gradients,
     states_of_nothing,
 )
 from cofm_triton.step.activation import activation_slope
@@ -43,6 +45,7 @@ class Backend(Protocol):
     def forward(
         self, x: Tensor, pull: Tensor, turn: Tensor, h0: Tensor | None, seq_starts: Tensor | None, *,
         dt: float, nonlinearity: str, state_dtype: torch.dtype, num_sms: int, lanes: int, sequential: bool = False,
+        resets: Tensor | None = None, reset_to: str = "h0",
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """`(h, h_last)`, (B, T, D) in x's dtype and (S, D); `sequential`: no sequence is cut on a GPU."""
 
@@ -50,6 +53,7 @@ class Backend(Protocol):
         self, grad_h: Tensor, grad_last: Tensor | None, x: Tensor, pull: Tensor, turn: Tensor, h: Tensor,
         h0: Tensor | None, seq_starts: Tensor | None, *,
         dt: float, nonlinearity: str, state_dtype: torch.dtype, num_sms: int, lanes: int,
+        resets: Tensor | None = None, reset_to: str = "h0",
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
         """`(grad_x, grad_pull, grad_turn, grad_h0)`; the rows' (D,)."""
 
@@ -78,10 +82,14 @@ def apply_paired_rnn_scan(
     nonlinearity: str,
     backend: str,
     solver: str = "auto",
+    resets: Tensor | None = None,
+    reset_to: str = "h0",
 ) -> tuple[Tensor, Tensor]:
     """`(h, h_last)` for checked arguments: alpha, omega (D // 2,) in the state's dtype, backend resolved."""
     call = paired_rnn_scan_op if directly(x, alpha, omega, h0) else _PairedRnnScan.apply
-    results: tuple[Tensor, Tensor] = call(x, alpha, omega, h0, seq_starts, dt, nonlinearity, backend, solver)
+    results: tuple[Tensor, Tensor] = call(
+        x, alpha, omega, h0, seq_starts, resets, dt, nonlinearity, reset_to, backend, solver
+    )
     return results
 
 
@@ -91,8 +99,10 @@ def paired_rnn_scan(
     omega: Tensor,
     h0: Tensor | None,
     seq_starts: Tensor | None,
+    resets: Tensor | None,
     dt: float,
     nonlinearity: str,
+    reset_to: str,
     backend: str,
     solver: str = "auto",
 ) -> tuple[Tensor, Tensor]:
@@ -111,6 +121,8 @@ def paired_rnn_scan(
         num_sms=num_sms(x.device),
         lanes=lanes(x.device),
         sequential=solver == "sequential",
+        resets=None if resets is None else resets.contiguous(),
+        reset_to=reset_to,
     )
     return h, last.to(x.dtype if h0 is None else h0.dtype)
 
@@ -130,8 +142,10 @@ def paired_rnn_scan_backward(
     h: Tensor,
     h0: Tensor | None,
     seq_starts: Tensor | None,
+    resets: Tensor | None,
     dt: float,
     nonlinearity: str,
+    reset_to: str,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The adjoint: grad_x like h, grad_alpha and grad_omega (D // 2,) and grad_h0 (S, D) in the state's dtype."""
@@ -152,6 +166,8 @@ def paired_rnn_scan_backward(
         state_dtype=state,
         num_sms=num_sms(x.device),
         lanes=lanes(x.device),
+        resets=None if resets is None else resets.contiguous(),
+        reset_to=reset_to,
     )
     even, odd = grad_turn.unflatten(0, (-1, 2)).unbind(1)
     return grad_x, grad_pull.unflatten(0, (-1, 2)).sum(1), even - odd, grad_h0
@@ -171,21 +187,21 @@ def rows_of_pairs(alpha: Tensor, omega: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    x, alpha, omega, h0, seq_starts, *options, _ = inputs
-    remember(ctx, x, alpha, omega, output[0], h0, seq_starts)
+    x, alpha, omega, h0, seq_starts, resets, *options, _ = inputs
+    remember(ctx, x, alpha, omega, output[0], h0, seq_starts, resets)
     ctx.options = tuple(options)
     ctx.set_materialize_grads(False)
 
 
 def _backward(ctx: Any, grad_h: Tensor | None, grad_last: Tensor | None) -> tuple[Tensor | None, ...]:
-    x, alpha, omega, h, h0, seq_starts = ctx.saved_tensors
-    nothing = (None,) * 9
+    x, alpha, omega, h, h0, seq_starts, resets = ctx.saved_tensors
+    nothing = (None,) * 11
     if grad_h is None and grad_last is None:
         return nothing
     if grad_h is None:
         grad_h = no_gradient(h)
     backward = _differentiable_backward if torch.is_grad_enabled() else paired_rnn_scan_backward_op
-    *grads, grad_h0 = backward(grad_h, grad_last, x, alpha, omega, h, h0, seq_starts, *ctx.options)
+    *grads, grad_h0 = backward(grad_h, grad_last, x, alpha, omega, h, h0, seq_starts, resets, *ctx.options)
     return *grads, None if h0 is None else grad_h0.to(h0.dtype), *nothing[4:]
 
 
@@ -196,11 +212,11 @@ def swap_pairs(row: Tensor) -> Tensor:
 
 def linearize_pairs(
     x: Tensor, alpha: Tensor, omega: Tensor, h: Tensor, h0: Tensor | None, seq_starts: Tensor | None, dt: float,
-    nonlinearity: str,
+    nonlinearity: str, resets: Tensor | None = None, reset_to: str = "h0",
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """`(before, slope, jacobian)`: h[t-1] and dt * act'(z[t]), (B, T, D), and J[t], (B, T, D // 2, 2, 2)."""
     state = state_dtype(x.dtype)
-    before = previous_states(h.to(state), h0, seq_starts, False)
+    before = previous_states(h.to(state), h0, seq_starts, False, resets, reset_to)
     pull, turn = rows_of_pairs(alpha, omega)
     slope = dt * activation_slope(nonlinearity)(x.to(state) - pull * before + turn * swap_pairs(before))
     matrix = torch.stack((torch.stack((alpha, -omega), -1), torch.stack((omega, alpha), -1)), -2)
@@ -210,20 +226,22 @@ def linearize_pairs(
 
 def _differentiable_backward(
     grad_h: Tensor, grad_last: Tensor | None, x: Tensor, alpha: Tensor, omega: Tensor, h: Tensor, h0: Tensor | None,
-    seq_starts: Tensor | None, dt: float, nonlinearity: str, backend: str,
+    seq_starts: Tensor | None, resets: Tensor | None, dt: float, nonlinearity: str, reset_to: str, backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """The adjoint as a composition: `v[t] = J[t]^T (v[t+1] + grad_h[t])`, `lambda[t] = grad_h[t] + v[t+1]`."""
     if x.numel() == 0:
         # Nothing but the way from h_last to h0 is left, and what comes out of it can be differentiated as it is.
         grad_h0 = start_gradient_of_nothing(x, grad_last, seq_starts)
         return grad_h.to(x.dtype), 0 * alpha, 0 * omega, grad_h0
-    before, slope, jacobian = linearize_pairs(x, alpha, omega, h, h0, seq_starts, dt, nonlinearity)
+    before, slope, jacobian = linearize_pairs(x, alpha, omega, h, h0, seq_starts, dt, nonlinearity, resets, reset_to)
     grad = grad_h.to(before.dtype)
     start = None if grad_last is None else grad_last.to(before.dtype)
     transposed = jacobian.transpose(-1, -2)
     drive = (transposed * grad.unflatten(-1, (-1, 2)).unsqueeze(-2)).sum(-1).flatten(-2)
-    v, grad_h0 = pair_scan(transposed, drive, start, seq_starts, True)
-    grad_x = slope * (grad + previous_states(v, start, seq_starts, True))
+    cuts = resets_against(resets, seq_starts, True)
+    v, first = pair_scan(transposed, drive, start, seq_starts, True, cuts, "zero")
+    grad_x = slope * (grad + previous_states(v, start, seq_starts, True, cuts, "zero"))
+    grad_h0 = start_gradients(v, first, seq_starts, False, resets, reset_to)
     even, odd = (grad_x * swap_pairs(before)).sum((0, 1)).unflatten(0, (-1, 2)).unbind(1)
     grad_alpha = -(grad_x * before).sum((0, 1)).unflatten(0, (-1, 2)).sum(1)
     return grad_x.to(x.dtype), grad_alpha, even - odd, grad_h0
@@ -234,9 +252,9 @@ def _jvp(
     h0_tangent: Tensor | None, *_: None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Tangent: `dh[t] = J[t] dh[t-1] + dt S[t] (dx[t] - dA h[t-1])`, `dh[-1] = dh0`."""
-    x, alpha, omega, h, h0, seq_starts = ctx.saved_tensors
-    dt, nonlinearity, _ = ctx.options
-    before, slope, jacobian = linearize_pairs(x, alpha, omega, h, h0, seq_starts, dt, nonlinearity)
+    x, alpha, omega, h, h0, seq_starts, resets = ctx.saved_tensors
+    dt, nonlinearity, reset_to, _ = ctx.options
+    before, slope, jacobian = linearize_pairs(x, alpha, omega, h, h0, seq_starts, dt, nonlinearity, resets, reset_to)
     drive = torch.zeros_like(before) if x_tangent is None else x_tangent.to(before.dtype)
     if alpha_tangent is not None:
         drive = drive - alpha_tangent.repeat_interleave(2) * before
@@ -249,7 +267,7 @@ def _jvp(
         sequences = x.shape[0] if seq_starts is None else seq_starts.shape[0]
         last = before.new_zeros((sequences, x.shape[2])) if h0_tangent is None else h0_tangent
         return drive.to(h.dtype), last.to(last_dtype)
-    tangent, last = pair_scan(jacobian, slope * drive, h0_tangent, seq_starts, False)
+    tangent, last = pair_scan(jacobian, slope * drive, h0_tangent, seq_starts, False, resets, reset_to)
     return tangent.to(h.dtype), last.to(last_dtype)
 
 

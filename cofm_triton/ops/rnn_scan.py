@@ -2,8 +2,9 @@
 
     h[t] = h[t-1] + dt * act(z[t]),   z[t] = x[t] - rate * h[t-1],   h[-1] = h0
 
-The rates come out of a raw parameter w by a parameterisation and a discretisation, see `step/step_rate.py`; backends do
-that themselves, the gradient's way back to w included.
+The rates come out of a raw parameter w, (D,), by a parameterisation and a discretisation, see `step/step_rate.py`;
+backends do that themselves, the gradient's way back to w included. Rates that vary in time, (B, T, D), are taken as
+they are. Resets (B, T) are True where a step goes on from h0 (`reset_to`: or zero) in place of the state before it.
 
 The adjoint of a nonlinear recurrence is affine, and so is its tangent, both with the Jacobian
 `J[t] = 1 - dt * rate * act'(z[t])`: a backward pass that is itself differentiated is written in terms of `linear_scan`
@@ -30,8 +31,10 @@ from cofm_triton.ops.shapes import (
     no_gradient,
     packed_starts,
     previous_states,
+    resets_against,
     start_gradient,
     start_gradient_of_nothing,
+    start_gradients,
     states_of_nothing,
 )
 from cofm_triton.step.activation import activation_slope
@@ -45,14 +48,14 @@ class Backend(Protocol):
     def forward(
         self, x: Tensor, w: Tensor, h0: Tensor | None, seq_starts: Tensor | None, *,
         dt: float, nonlinearity: str, parameterization: str, discretization: str, state_dtype: torch.dtype,
-        num_sms: int, sequential: bool = False,
+        num_sms: int, sequential: bool = False, resets: Tensor | None = None, reset_to: str = "h0",
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """`(h, h_last)`, (B, T, D) in x's dtype and (S, D); `sequential`: no sequence is cut on a GPU."""
 
     def backward(
         self, grad_h: Tensor, grad_last: Tensor | None, x: Tensor, w: Tensor, h: Tensor, h0: Tensor | None,
         seq_starts: Tensor | None, *, dt: float, nonlinearity: str, parameterization: str, discretization: str,
-        state_dtype: torch.dtype, num_sms: int,
+        state_dtype: torch.dtype, num_sms: int, resets: Tensor | None = None, reset_to: str = "h0",
     ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
         """`(grad_x, grad_w, grad_h0)`."""
 
@@ -82,11 +85,13 @@ def apply_rnn_scan(
     solver: str = "auto",
     parameterization: str = "direct",
     discretization: str = "euler",
+    resets: Tensor | None = None,
+    reset_to: str = "h0",
 ) -> tuple[Tensor, Tensor]:
-    """`(h, h_last)` for checked arguments: w (D,) in the state's dtype, backend resolved."""
+    """`(h, h_last)` for checked arguments: w (D,) in the state's dtype or rates (B, T, D), backend resolved."""
     call = rnn_scan_op if directly(x, w, h0) else _RnnScan.apply
     results: tuple[Tensor, Tensor] = call(
-        x, w, h0, seq_starts, dt, nonlinearity, backend, solver, parameterization, discretization
+        x, w, h0, seq_starts, resets, dt, nonlinearity, reset_to, backend, solver, parameterization, discretization
     )
     return results
 
@@ -96,8 +101,10 @@ def rnn_scan(
     w: Tensor,
     h0: Tensor | None,
     seq_starts: Tensor | None,
+    resets: Tensor | None,
     dt: float,
     nonlinearity: str,
+    reset_to: str,
     backend: str,
     solver: str = "auto",
     parameterization: str = "direct",
@@ -110,7 +117,7 @@ def rnn_scan(
     w, *kinds = _given(w, dt, backend, parameterization, discretization)
     h, last = backend_of(backend).forward(
         x,
-        w.contiguous(),
+        w.contiguous() if w.dim() == 1 else w,
         None if h0 is None else h0.to(state).contiguous(),
         packed_starts(seq_starts),
         dt=dt,
@@ -120,6 +127,8 @@ def rnn_scan(
         state_dtype=state,
         num_sms=num_sms(x.device),
         sequential=solver == "sequential",
+        resets=None if resets is None else resets.contiguous(),
+        reset_to=reset_to,
     )
     return h, last.to(x.dtype if h0 is None else h0.dtype)
 
@@ -145,13 +154,15 @@ def rnn_scan_backward(
     h: Tensor,
     h0: Tensor | None,
     seq_starts: Tensor | None,
+    resets: Tensor | None,
     dt: float,
     nonlinearity: str,
+    reset_to: str,
     backend: str,
     parameterization: str = "direct",
     discretization: str = "euler",
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The adjoint: grad_x like h, grad_w (D,) and grad_h0 (S, D) in the state's dtype."""
+    """The adjoint: grad_x like h, grad_w like w, and grad_h0 (S, D) in the state's dtype."""
     state = state_dtype(x.dtype)
     if x.numel() == 0:
         return torch.empty_like(h), torch.zeros_like(w), start_gradient_of_nothing(x, grad_last, seq_starts)
@@ -160,7 +171,7 @@ def rnn_scan_backward(
         grad_h,
         None if grad_last is None else grad_last.to(state).contiguous(),
         x,
-        given.contiguous(),
+        given.contiguous() if given.dim() == 1 else given,
         h.contiguous(),
         None if h0 is None else h0.to(state).contiguous(),
         packed_starts(seq_starts),
@@ -170,6 +181,8 @@ def rnn_scan_backward(
         discretization=kinds[1],
         state_dtype=state,
         num_sms=num_sms(x.device),
+        resets=None if resets is None else resets.contiguous(),
+        reset_to=reset_to,
     )
     if given is not w:
         grad_w = grad_w * step_rate_slope(w, dt, parameterization, discretization)
@@ -184,30 +197,31 @@ def _rnn_scan_backward_fake(
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    x, w, h0, seq_starts, dt, nonlinearity, backend, _, *kinds = inputs
-    remember(ctx, x, w, output[0], h0, seq_starts)
-    ctx.options = (dt, nonlinearity, backend, *kinds)
+    x, w, h0, seq_starts, resets, dt, nonlinearity, reset_to, backend, _, *kinds = inputs
+    remember(ctx, x, w, output[0], h0, seq_starts, resets)
+    ctx.options = (dt, nonlinearity, reset_to, backend, *kinds)
     ctx.set_materialize_grads(False)
 
 
 def _backward(ctx: Any, grad_h: Tensor | None, grad_last: Tensor | None) -> tuple[Tensor | None, ...]:
-    x, w, h, h0, seq_starts = ctx.saved_tensors
-    nothing = (None,) * 10
+    x, w, h, h0, seq_starts, resets = ctx.saved_tensors
+    nothing = (None,) * 12
     if grad_h is None and grad_last is None:
         return nothing
     if grad_h is None:
         grad_h = no_gradient(h)
     backward = _differentiable_backward if torch.is_grad_enabled() else rnn_scan_backward_op
-    grad_x, grad_w, grad_h0 = backward(grad_h, grad_last, x, w, h, h0, seq_starts, *ctx.options)
+    grad_x, grad_w, grad_h0 = backward(grad_h, grad_last, x, w, h, h0, seq_starts, resets, *ctx.options)
     return grad_x, grad_w, None if h0 is None else grad_h0.to(h0.dtype), *nothing[3:]
 
 
 def linearize(
-    x: Tensor, rate: Tensor, h: Tensor, h0: Tensor | None, seq_starts: Tensor | None, dt: float, nonlinearity: str
-) -> tuple[Tensor, Tensor, Tensor]:
+    x: Tensor, rate: Tensor, h: Tensor, h0: Tensor | None, seq_starts: Tensor | None, dt: float, nonlinearity: str,
+    resets: Tensor | None = None, reset_to: str = "h0",
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """`(before, slope, jacobian)`: h[t-1], dt * act'(z[t]) and J[t], (B, T, D) in the state's dtype."""
     state = state_dtype(x.dtype)
-    before = previous_states(h.to(state), h0, seq_starts, False)
+    before = previous_states(h.to(state), h0, seq_starts, False, resets, reset_to)
     slope = dt * activation_slope(nonlinearity)(x.to(state) - rate * before)
     return before, slope, 1 - rate * slope
 
@@ -220,35 +234,43 @@ def _differentiable_backward(
     h: Tensor,
     h0: Tensor | None,
     seq_starts: Tensor | None,
+    resets: Tensor | None,
     dt: float,
     nonlinearity: str,
+    reset_to: str,
     backend: str,
     parameterization: str,
     discretization: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The adjoint in terms of `linear_scan`: `v[t] = J[t] (v[t+1] + grad_h[t])`, `lambda[t] = grad_h[t] + v[t+1]`."""
     kinds = (dt, parameterization, discretization)
-    before, slope, jacobian = linearize(x, step_rate(w, *kinds), h, h0, seq_starts, dt, nonlinearity)
+    rate = step_rate(w.to(state_dtype(x.dtype)), *kinds)
+    before, slope, jacobian = linearize(x, rate, h, h0, seq_starts, dt, nonlinearity, resets, reset_to)
     grad = grad_h.to(before.dtype)
     start = None if grad_last is None else grad_last.to(before.dtype)
-    v, grad_h0 = apply_linear_scan(jacobian * grad, jacobian, start, seq_starts, True, backend)
-    grad_x = slope * (grad + previous_states(v, start, seq_starts, True))
-    return grad_x.to(x.dtype), -(grad_x * before).sum((0, 1)) * step_rate_slope(w, *kinds), grad_h0
+    cuts = resets_against(resets, seq_starts, True)
+    v, first = apply_linear_scan(jacobian * grad, jacobian, start, seq_starts, True, backend, cuts, "zero")
+    grad_x = slope * (grad + previous_states(v, start, seq_starts, True, cuts, "zero"))
+    grad_rate = -(grad_x * before).sum_to_size(w.shape)
+    grad_w = (grad_rate * step_rate_slope(w, *kinds) if w.dim() == 1 else grad_rate).to(w.dtype)
+    return grad_x.to(x.dtype), grad_w, start_gradients(v, first, seq_starts, False, resets, reset_to)
 
 
 def _jvp(
     ctx: Any, x_tangent: Tensor | None, w_tangent: Tensor | None, h0_tangent: Tensor | None, *_: None
 ) -> tuple[Tensor, Tensor]:
     """Tangent: `dh[t] = J[t] dh[t-1] + dt act'(z[t]) (dx[t] - drate h[t-1])`, `dh[-1] = dh0`."""
-    x, w, h, h0, seq_starts = ctx.saved_tensors
-    dt, nonlinearity, backend, *kinds = ctx.options
-    before, slope, jacobian = linearize(x, step_rate(w, dt, *kinds), h, h0, seq_starts, dt, nonlinearity)
+    x, w, h, h0, seq_starts, resets = ctx.saved_tensors
+    dt, nonlinearity, reset_to, backend, *kinds = ctx.options
+    rate = step_rate(w.to(state_dtype(x.dtype)), dt, *kinds)
+    before, slope, jacobian = linearize(x, rate, h, h0, seq_starts, dt, nonlinearity, resets, reset_to)
     drive = torch.zeros_like(before) if x_tangent is None else x_tangent.to(before.dtype)
     if w_tangent is not None:
-        drive = drive - step_rate_slope(w, dt, *kinds) * w_tangent * before
+        tangent = w_tangent.to(before.dtype)
+        drive = drive - (step_rate_slope(w, dt, *kinds) * tangent if w.dim() == 1 else tangent) * before
     if h0 is not None:
         h0_tangent = (torch.zeros_like(h0) if h0_tangent is None else h0_tangent).to(before.dtype)
-    tangent, last = apply_linear_scan(slope * drive, jacobian, h0_tangent, seq_starts, False, backend)
+    tangent, last = apply_linear_scan(slope * drive, jacobian, h0_tangent, seq_starts, False, backend, resets, reset_to)
     return tangent.to(h.dtype), last.to(h.dtype if h0 is None else h0.dtype)
 
 
@@ -265,6 +287,10 @@ rnn_scan_backward_op = register(rnn_scan_backward, fake=_rnn_scan_backward_fake,
 _RnnScan = register_derivative(rnn_scan_op, _setup_context, _backward, _jvp)
 
 
-def traffic(batch: int, length: int, channels: int, itemsize: int, *, backward: bool) -> int:
-    """Bytes that must move: forward reads x and writes h; backward reads dh and x and writes dx (h is recomputed)."""
-    return (3 if backward else 2) * batch * length * channels * itemsize
+def traffic(batch: int, length: int, channels: int, itemsize: int, *, gated: bool = False, backward: bool) -> int:
+    """Bytes that must move: forward reads x and writes h; backward reads dh and x and writes dx (h is recomputed).
+
+    Rates that vary in time (`gated`) are read in both, and their gradient is written.
+    """
+    elements = {(False, False): 2, (True, False): 3, (False, True): 3, (True, True): 5}[gated, backward]
+    return elements * batch * length * channels * itemsize

@@ -178,15 +178,17 @@ def map_scan(
     operator: Callable[..., Any], parameters: int, info: Any, in_dims: tuple[Any, ...], arguments: tuple[Any, ...]
 ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
     """`operator(x, *parameters, h0, seq_starts, resets, ...)` for a mapped axis: it joins the batch, or the channels
-    where parameters, a row each, differ along it, or where rows are packed. Resets of their own no channels can have.
+    where parameters that are a row each differ along it, or where rows are packed. Resets of their own no channels can
+    have.
     """
     end = parameters + 1
-    into_channels = arguments[end + 1] is not None or any(dim is not None for dim in in_dims[1:end])
+    rows = [i for i in range(1, end) if arguments[i].dim() - (in_dims[i] is not None) == 1]
+    into_channels = arguments[end + 1] is not None or any(in_dims[i] is not None for i in rows)
     if into_channels and in_dims[end + 2] is not None:
         return map_one_by_one(operator, info, in_dims, arguments)
     folded = list(arguments)
-    for i in range(end + 1) if into_channels else (0, end, end + 2):
-        if isinstance(arguments[i], Tensor):
+    for i in range(end + 1) if into_channels else (*range(end + 1), end + 2):
+        if isinstance(arguments[i], Tensor) and (into_channels or i not in rows):
             folded[i] = fold_batch(arguments[i], in_dims[i], info.batch_size, into_channels)
     h, last = (split_batch(result, info.batch_size, into_channels) for result in operator(*folded))
     return (h, last), (0, 0)

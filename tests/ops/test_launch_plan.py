@@ -40,11 +40,26 @@ def linear_backward(gated: bool = False) -> tuple[Any, ...]:
 
 
 def nonlinear() -> tuple[Any, ...]:
-    return draw(1, 5, 3), draw(3), None, torch.tensor([0, 2]), 0.5, "tanh", "triton"
+    resets = draw(1, 5) > 0
+    return draw(1, 5, 3), draw(1, 5, 3), None, torch.tensor([0, 2]), resets, 0.5, "tanh", "zero", "triton"
 
 
 def nonlinear_backward() -> tuple[Any, ...]:
-    return draw(2, 5, 3), draw(2, 3), draw(2, 5, 3), draw(3), draw(2, 5, 3), None, None, 0.5, "hardtanh", "triton"
+    h0, resets = draw(2, 3), draw(2, 5) > 0
+    return (
+        draw(2, 5, 3),
+        draw(2, 3),
+        draw(2, 5, 3),
+        draw(3),
+        draw(2, 5, 3),
+        h0,
+        None,
+        resets,
+        0.5,
+        "tanh",
+        "h0",
+        "triton",
+    )
 
 
 CASES: dict[str, tuple[Callable[..., Any], Callable[[], tuple[Any, ...]]]] = {

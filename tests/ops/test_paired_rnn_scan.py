@@ -116,8 +116,10 @@ def test_vmap(packed: bool, dims: tuple[int | None, ...], backend: str) -> None:
 def test_operator_keeps_pytorchs_rules(packed: bool, differentiated: bool, backend: str) -> None:
     tensors = [t.detach().float().requires_grad_(differentiated) for t in arguments(backend, "tanh", packed)]
     starts = torch.tensor(STARTS) if packed else None
-    opcheck(torch.ops.cofm_triton.paired_rnn_scan.default, (*tensors, starts, 0.5, "hardtanh", backend))
-    opcheck(torch.ops.cofm_triton.paired_rnn_scan.default, (*tensors[:3], None, starts, 0.5, "tanh", backend))
+    opcheck(torch.ops.cofm_triton.paired_rnn_scan.default, (*tensors, starts, None, 0.5, "hardtanh", "h0", backend))
+    opcheck(
+        torch.ops.cofm_triton.paired_rnn_scan.default, (*tensors[:3], None, starts, None, 0.5, "tanh", "h0", backend)
+    )
 
 
 @pytest.mark.parametrize("backend", CPU_BACKENDS)
@@ -125,7 +127,7 @@ def test_operator_keeps_pytorchs_rules(packed: bool, differentiated: bool, backe
 def test_backward_operator_keeps_pytorchs_rules(length: int, backend: str) -> None:
     x, alpha, omega, h0 = (t.detach() for t in arguments(backend, "tanh", length=length))
     for last, start in ((h0, h0), (None, None)):
-        inputs = (x, last, x, alpha, omega, x, start, None, 0.5, "tanh", backend)
+        inputs = (x, last, x, alpha, omega, x, start, None, None, 0.5, "tanh", "h0", backend)
         opcheck(torch.ops.cofm_triton.paired_rnn_scan_backward.default, inputs)
 
 

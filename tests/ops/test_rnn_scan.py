@@ -125,7 +125,7 @@ def test_vmap(packed: bool, dims: tuple[int | None, ...], backend: str) -> None:
 def test_operator_keeps_pytorchs_rules(packed: bool, differentiated: bool, backend: str) -> None:
     tensors = [t.detach().float().requires_grad_(differentiated) for t in arguments(backend, "tanh", packed)]
     starts = torch.tensor(STARTS, device=tensors[0].device) if packed else None
-    options: tuple[Any, ...] = (starts, 0.5, "hardtanh", backend)
+    options: tuple[Any, ...] = (starts, None, 0.5, "hardtanh", "h0", backend)
     opcheck(torch.ops.cofm_triton.rnn_scan.default, (*tensors, *options))
     opcheck(torch.ops.cofm_triton.rnn_scan.default, (*tensors[:2], None, *options))
 
@@ -135,7 +135,7 @@ def test_operator_keeps_pytorchs_rules(packed: bool, differentiated: bool, backe
 def test_backward_operator_keeps_pytorchs_rules(length: int, backend: str) -> None:
     x, rate, h0 = (t.detach() for t in arguments(backend, "tanh", length=length))
     for last, start in ((h0, h0), (None, None)):
-        inputs = (x, last, x, rate, x, start, None, 0.5, "tanh", backend)
+        inputs = (x, last, x, rate, x, start, None, None, 0.5, "tanh", "h0", backend)
         opcheck(torch.ops.cofm_triton.rnn_scan_backward.default, inputs)
 
 

@@ -89,12 +89,12 @@ def backward(
         if cut is None:
             grad_starts.append((gates[:, first].to(state_dtype) if gated else gates) * adjoint[:, first])
         else:
-            mu = (gates.to(state_dtype) * adjoint).masked_fill_(~_from_start(cut, first, reset_to).unsqueeze(2), 0)
+            mu = (gates.to(state_dtype) * adjoint).masked_fill_(~from_start(cut, first, reset_to).unsqueeze(2), 0)
             grad_starts.append(mu.sum(1))
     return grad_x, grad_decay, torch.cat(grad_starts)
 
 
-def _from_start(cut: Tensor, first: int, reset_to: str) -> Tensor:
+def from_start(cut: Tensor, first: int, reset_to: str) -> Tensor:
     """(B, T): whether a step goes on from the start state of its sequence; `first` is the first step."""
     found = cut.clone() if reset_to == "h0" else torch.zeros_like(cut)
     found[:, first] = ~cut[:, first] if reset_to == "zero" else True

@@ -30,7 +30,7 @@ from cofm_triton.cpu.jit.schedule import plan
 from cofm_triton.cpu.jit.streams import fence, streams
 from cofm_triton.cpu.jit.threads import launch, workers
 from cofm_triton.cpu.jit.vectors import load, store, swap
-from cofm_triton.cpu.packed import starts_of
+from cofm_triton.cpu.packed import Pieces, cuts_of, pieces
 from cofm_triton.step.activations import properties
 
 # Time of a step that is not stored, relative to one that is: only the store is saved.
@@ -40,11 +40,16 @@ PAIR = (0, 0)
 
 
 def forward(
-    x: Tensor, pull: Tensor, turn: Tensor, h0: Tensor | None, seq_starts: Tensor | None, *,
+    x: Tensor, pull: Tensor, turn: Tensor, h0: Tensor | None, seq_starts: Tensor | Pieces | None, *,
     dt: float, nonlinearity: str, state_dtype: torch.dtype, num_sms: int = 1, lanes: int = 1,
-    sequential: bool = False,
+    sequential: bool = False, resets: Tensor | None = None, reset_to: str = "h0",
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """`(h, h_last)` with T >= 1: h (B, T, D) in x's dtype, h_last (S, D) in the state's."""
+    options: Any = dict(dt=dt, nonlinearity=nonlinearity, state_dtype=state_dtype)
+    if resets is not None and not isinstance(seq_starts, Pieces):
+        cut = pieces(resets, seq_starts, reverse=False, reset_to=reset_to)
+        h, last = forward(x, pull, turn, cut.starts(h0), cut, **options)
+        return h, last[cut.last]
     both = torch.stack((pull, turn))
     step, act = SAMPLES[pull.dtype].dtype.type(dt), properties(nonlinearity)
 
@@ -62,15 +67,21 @@ def forward(
 
 def backward(
     grad_h: Tensor, grad_last: Tensor | None, x: Tensor, pull: Tensor, turn: Tensor, h: Tensor, h0: Tensor | None,
-    seq_starts: Tensor | None, *,
+    seq_starts: Tensor | Pieces | None, *,
     dt: float, nonlinearity: str, state_dtype: torch.dtype, num_sms: int = 1, lanes: int = 1,
+    resets: Tensor | None = None, reset_to: str = "h0",
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """`(grad_x, grad_pull, grad_turn, grad_h0)` with T >= 1; (D,), (D,) and (S, D) in the state's dtype."""
+    options: Any = dict(dt=dt, nonlinearity=nonlinearity, state_dtype=state_dtype)
+    if resets is not None and not isinstance(seq_starts, Pieces):
+        cut = pieces(resets, seq_starts, reverse=False, reset_to=reset_to)
+        *grads, mu = backward(grad_h, cut.ends(grad_last), x, pull, turn, h, cut.starts(h0), cut, **options)
+        return *grads, cut.sum_at_start(mu)
     dtype, x, h, grad_h = x.dtype, with_rows(x), with_rows(h), with_rows(grad_h)
     grad_x, both = empty_like(x), numbers(torch.stack((pull, turn)))
     batch, length, channels = x.shape
     held, step = channels <= MAX_HELD, both.dtype.type(dt)
-    parts = plan(batch, length, starts_of(seq_starts), channels, None, workers())
+    parts = plan(batch, length, cuts_of(seq_starts), channels, None, workers())
     mus = initial_states(grad_last, parts.sequence, channels, state_dtype)
     firsts = initial_states(h0, parts.sequence, channels, state_dtype)
     sums = initial_states(None, parts.sequence, 2 * channels, state_dtype)

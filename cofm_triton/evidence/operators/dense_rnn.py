@@ -49,7 +49,7 @@ def dense_problem(
     if states:
         h0 = normal(batch, channels, dtype=state, seed=seed + 2)
     z = away_from_kinks(batch, length, channels, seed=seed + 6)
-    x = inputs_to(z, h0, lambda h: h @ weight.double().T, dt=dt, nonlinearity=nonlinearity, dtype=dtype)
+    x = inputs_to(z, h0, lambda h, t: h @ weight.double().T, dt=dt, nonlinearity=nonlinearity, dtype=dtype)
     pulls = {
         "grad_h": normal(batch, length, channels, dtype=dtype, seed=seed + 3),
         "grad_last": normal(batch, channels, dtype=state if states else dtype, seed=seed + 4),

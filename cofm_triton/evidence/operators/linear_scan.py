@@ -11,7 +11,7 @@ import torch
 from cofm_triton.evidence.benchmark.shapes import FIXED_BATCH, FIXED_BATCH_STUDY, FIXED_SIZE, FIXED_SIZE_STUDY, TARGETS
 from cofm_triton.evidence.case import Case
 from cofm_triton.evidence.compilation.launches import SPLIT, WHOLE, Options, meta, sequence
-from cofm_triton.evidence.draws import decays, normal, randn, resets, spread_decays
+from cofm_triton.evidence.draws import decays, normal, randn, reset_options, spread_decays
 from cofm_triton.evidence.operator import Benchmark, Compilation, Operator, Validation
 from cofm_triton.evidence.problem import Problem
 from cofm_triton.evidence.tolerance import linear_scan_bounds
@@ -50,9 +50,7 @@ def linear_problem(
         "grad_last": normal(sequences, channels, dtype=state if states else dtype, seed=seed + 4),
     }
     options: dict[str, Any] = dict(reverse=reverse, seq_starts=None if starts is None else torch.tensor(starts))
-    options |= dict(resets=None, reset_to="h0")
-    if reset_to is not None:
-        options |= dict(resets=resets(batch, length, seed + 5), reset_to=reset_to)
+    options |= reset_options(batch, length, reset_to, seed + 5)
     return Problem(OPERATOR, tensors, pulls, options)
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cofm_triton.evidence.case import Case
-from cofm_triton.evidence.draws import away_from_kinks, in_pairs, inputs_to, normal, randn, spread_rates
+from cofm_triton.evidence.draws import away_from_kinks, in_pairs, inputs_to, normal, randn, reset_options, spread_rates
 from cofm_triton.evidence.operator import Benchmark, Operator, Validation
 from cofm_triton.evidence.problem import Problem
 from cofm_triton.evidence.tolerance import paired_rnn_scan_bounds
@@ -23,12 +23,12 @@ from cofm_triton.step.parameterization import parameterization as look_up
 def paired_problem(
     batch: int, length: int, pairs: int, *, dtype: torch.dtype = torch.float32, nonlinearity: str = "hardtanh",
     states: bool = True, dt: float = 0.7, starts: list[int] | None = None, seed: int = 0,
-    parameterization: str = "direct", discretization: str = "exact",
+    parameterization: str = "direct", discretization: str = "exact", reset_to: str | None = None,
 ) -> Problem:  # fmt: skip
     """Pairs that decay slowly and turn by up to half a turn a step, whose pre-activations keep away from kinks.
 
     They are drawn first, and x is what leads to them. Rates that a parameterisation cannot express become ones it can.
-    Euler's pairs turn as far as leaves them stable.
+    Euler's pairs turn as far as leaves them stable. Without `reset_to`, no resets.
     """
     state, seed, channels = state_dtype(dtype), 10 * seed, 2 * pairs
     sequences = batch if starts is None else len(starts)
@@ -42,21 +42,22 @@ def paired_problem(
     frequency = (angle / dt).to(state)
     mode = torch.complex(*effective_pair(kind.rate(raw.double()), frequency.double(), dt, discretization))
 
-    def turned(h: Tensor) -> Tensor:
+    def turned(h: Tensor, t: int) -> Tensor:
         return torch.view_as_real(mode * torch.view_as_complex(h.unflatten(-1, (-1, 2)).contiguous())).flatten(-2)
 
     h0 = torch.zeros(sequences, channels, dtype=state)
     if states:
         h0 = normal(sequences, channels, dtype=state, seed=seed + 2)
     z = away_from_kinks(batch, length, channels, seed=seed + 6)
-    x = inputs_to(z, h0, turned, starts, dt=dt, nonlinearity=nonlinearity, dtype=dtype)
+    cuts = reset_options(batch, length, reset_to, seed + 8)
+    x = inputs_to(z, h0, turned, starts, dt=dt, nonlinearity=nonlinearity, dtype=dtype, **cuts)
     pulls = {
         "grad_h": normal(batch, length, channels, dtype=dtype, seed=seed + 3),
         "grad_last": normal(sequences, channels, dtype=state if states else dtype, seed=seed + 4),
     }
     options = dict(
         dt=dt, nonlinearity=nonlinearity, parameterization=parameterization, discretization=discretization,
-        seq_starts=None if starts is None else torch.tensor(starts),
+        seq_starts=None if starts is None else torch.tensor(starts), **cuts,
     )  # fmt: skip
     tensors = {"x": x, "rate": raw, "frequency": frequency, **({"h0": h0} if states else {})}
     return Problem(OPERATOR, tensors, pulls, options)

@@ -8,10 +8,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from cofm_triton.cpu.packed import pieces
 from cofm_triton.ops.dtypes import state_dtype
 from cofm_triton.step.pairs import as_reals
 
 Run = Callable[..., tuple[Tensor, ...]]
+Bounds = Callable[..., dict[str, "Bound"]]
 # Roundings that blocked orders add per path of a term, two levels of blocks with three each, and room for the output.
 LEVELS = 8
 # Roundings of a rate, or of its derivative, made of a raw parameter: two for each of at most three functions like exp
@@ -84,3 +86,46 @@ def bound_of(exact: Tensor, error: Tensor, dtype: torch.dtype) -> Bound:
     least = limits.smallest_normal * limits.eps + state_limits.smallest_normal
     rounded = error + storage_of(dtype) * (exact.abs() + error) + least
     return Bound(exact, SECOND_ORDER * rounded)
+
+
+def bounds_of_pieces(
+    bounds: Bounds, tensors: tuple[Tensor, ...], h0: Tensor | None, grad_h: Tensor | None, grad_last: Tensor | None,
+    seq_starts: Tensor | None, resets: Tensor, reset_to: str,
+) -> dict[str, Bound]:  # fmt: skip
+    """Bounds of a recurrence with resets: of its pieces, each alone, packed end to end into one row.
+
+    Args:
+        bounds: `(*tensors, h0, grad_h, grad_last, seq_starts=)` to bounds, without resets.
+        tensors: x (B, T, D) and parameters, those of three axes like x; "grad_..." of the bounds are of these and h0.
+        h0: (S, D) or None.
+        grad_h: (B, T, D) or None.
+        grad_last: (S, D) or None.
+        seq_starts: (S,) or None.
+        resets: (B, T).
+        reset_to: "h0" or "zero".
+    """
+    shape, cut = tensors[0].shape, pieces(resets, seq_starts, reverse=False, reset_to=reset_to)
+
+    def in_one_row(tensor: Tensor) -> Tensor:
+        return tensor.reshape(1, -1, tensor.shape[2]) if tensor.dim() == 3 else tensor
+
+    batch, first, count = cut.spans.T
+    starts = torch.where(count > 0, batch * shape[1] + first, shape[0] * shape[1])
+    found = bounds(
+        *map(in_one_row, tensors), cut.starts(h0), None if grad_h is None else in_one_row(grad_h), cut.ends(grad_last),
+        seq_starts=starts,
+    )  # fmt: skip
+
+    def of_call(name: str, values: Tensor) -> Tensor:
+        if name == "h_last":
+            return values[cut.last]
+        if name == "grad_h0":
+            return cut.sum_at_start(values)
+        return values.reshape(shape) if values.dim() == 3 else values
+
+    whole = {name: Bound(of_call(name, bound.exact), of_call(name, bound.error)) for name, bound in found.items()}
+    # A sum over pieces rounds once for each.
+    exact, error = whole["grad_h0"]
+    sizes = of_call("grad_h0", found["grad_h0"].exact.abs())
+    rounded = len(cut.sequence) * rounding_of(state_dtype(tensors[0].dtype)) * sizes
+    return {**whole, "grad_h0": Bound(exact, error + rounded)}

@@ -102,11 +102,13 @@ class Orbit:
         e_z = self.dt * ((slope.abs() + e_slope) * e_lambda + reach * e_slope) + LEVELS * u * grad_z
         return _Adjoint(grad_z, e_z, first, e_first)
 
-    def product_errors(self, u: float, adjoint: _Adjoint, factor: Tensor, e_factor: Tensor) -> Tensor:
-        """Error of the sum over sequences and steps of grad_z times a factor with an error, in any order."""
-        count = factor.shape[0] * factor.shape[1]
+    def product_errors(
+        self, u: float, adjoint: _Adjoint, factor: Tensor, e_factor: Tensor, shape: torch.Size
+    ) -> Tensor:
+        """Error of grad_z times a factor with an error, (D,) summed over sequences and steps, or (B, T, D): `shape`."""
+        count = factor.shape[0] * factor.shape[1] if len(shape) == 1 else LEVELS
         rounded = count * u * adjoint.grad_z * (factor.abs() + e_factor)
-        return (adjoint.e_z * factor.abs() + adjoint.grad_z * e_factor + rounded).sum((0, 1))
+        return (adjoint.e_z * factor.abs() + adjoint.grad_z * e_factor + rounded).sum_to_size(shape)
 
 
 def orbit_of(

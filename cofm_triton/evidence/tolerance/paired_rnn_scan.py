@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +15,7 @@ from cofm_triton.evidence.tolerance.bound import (
     RATE_ROUNDINGS,
     Bound,
     bound_of,
+    bounds_of_pieces,
     differentiate,
     rounding_of,
     storage_of,
@@ -37,6 +40,8 @@ def paired_rnn_scan_bounds(
     parameterization: str = "direct",
     discretization: str = "euler",
     seq_starts: Tensor | None = None,
+    resets: Tensor | None = None,
+    reset_to: str = "h0",
 ) -> dict[str, Bound]:
     """Exact results of `cofm_triton.rnn_scan` with frequencies, and errors that any evaluation in order stays below.
 
@@ -52,6 +57,8 @@ def paired_rnn_scan_bounds(
         parameterization: see `rnn_scan`.
         discretization: see `rnn_scan`.
         seq_starts: see `rnn_scan`.
+        resets: see `rnn_scan`.
+        reset_to: see `rnn_scan`.
 
     Returns:
         "h", "h_last", "grad_x", "grad_rate", "grad_frequency" and "grad_h0" (as if h0 were zeros when None).
@@ -61,6 +68,12 @@ def paired_rnn_scan_bounds(
         >>> bounds["h"].exact.flatten().tolist()
         [1.0, 1.0, 2.0, 2.0]
     """
+    if resets is not None:
+        kinds: dict[str, Any] = dict(
+            dt=dt, nonlinearity=nonlinearity, parameterization=parameterization, discretization=discretization
+        )
+        run_alone = partial(paired_rnn_scan_bounds, **kinds)
+        return bounds_of_pieces(run_alone, (x, rate, frequency), h0, grad_h, grad_last, seq_starts, resets, reset_to)
     sequences = x.shape[0] if seq_starts is None else seq_starts.shape[0]
     last_dtype = x.dtype if h0 is None else h0.dtype
     starts = (x.new_zeros((sequences, x.shape[2])) if h0 is None else h0).double()

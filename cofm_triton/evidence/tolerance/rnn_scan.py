@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -11,6 +14,7 @@ from cofm_triton.evidence.tolerance.bound import (
     RATE_ROUNDINGS,
     Bound,
     bound_of,
+    bounds_of_pieces,
     differentiate,
     rounding_of,
     storage_of,
@@ -31,12 +35,14 @@ def rnn_scan_bounds(
     parameterization: str = "direct",
     discretization: str = "euler",
     seq_starts: Tensor | None = None,
+    resets: Tensor | None = None,
+    reset_to: str = "h0",
 ) -> dict[str, Bound]:
     """Exact results of `cofm_triton.rnn_scan` and the errors that any correct evaluation stays below.
 
     Args:
         x: (B, T, D) in the dtype that is tested.
-        rate: (D,), raw parameters.
+        rate: (D,), or (B, T, D), raw parameters.
         h0: (B, D) or None; (S, D) with `seq_starts`.
         grad_h: (B, T, D), derivative of a loss by h; None for zeros.
         grad_last: like h_last, derivative of a loss by it; None for zeros.
@@ -45,6 +51,8 @@ def rnn_scan_bounds(
         parameterization: see `rnn_scan`.
         discretization: see `rnn_scan`.
         seq_starts: see `rnn_scan`.
+        resets: see `rnn_scan`.
+        reset_to: see `rnn_scan`.
 
     Returns:
         "h", "h_last", "grad_x", "grad_rate" and "grad_h0" (as if h0 were zeros when None).
@@ -54,6 +62,12 @@ def rnn_scan_bounds(
         >>> bounds["h"].exact.flatten().tolist()
         [1.0, 2.0]
     """
+    if resets is not None:
+        kinds: dict[str, Any] = dict(
+            dt=dt, nonlinearity=nonlinearity, parameterization=parameterization, discretization=discretization
+        )
+        run_alone = partial(rnn_scan_bounds, **kinds)
+        return bounds_of_pieces(run_alone, (x, rate), h0, grad_h, grad_last, seq_starts, resets, reset_to)
     sequences = x.shape[0] if seq_starts is None else seq_starts.shape[0]
     last_dtype = x.dtype if h0 is None else h0.dtype
     starts = (x.new_zeros((sequences, x.shape[2])) if h0 is None else h0).double()
@@ -81,7 +95,7 @@ def rnn_scan_bounds(
     # The adjoint forms z again from x and stored states, or from states recomputed from an earlier stored one.
     stored = e + storage_of(x.dtype) * (h.abs().cummax(1).values if h.shape[1] else h)
     adjoint = orbit.adjoint_errors(u, stored, pull.abs(), torch.zeros_like(h), pull_last.abs())
-    e_rate = orbit.product_errors(u, adjoint, orbit.before, orbit.earlier(stored))
+    e_rate = orbit.product_errors(u, adjoint, orbit.before, orbit.earlier(stored), rate.shape)
     if made_of:
         # d rate / d w of an exact step holds exp(-dt f(w)), which multiplies the error of its exponent.
         exponent = -(-dt * inputs[1].abs()).log1p() if discretization == "exact" else 0.0
