@@ -37,7 +37,9 @@ _BACKEND = "triton"
 
 
 class Inputs(NamedTuple):
-    """What a layer's result depends on: x (B, T, d), U (D, d), b (D,), w (M,), frequency, log dt, h0 (B, D)."""
+    """What a layer's result depends on: x (B, T, d), U (D, d), b (D,), w (M,), frequency, log dt, h0 (B, D), and where
+    episodes begin (B, T).
+    """
 
     x: Tensor
     weight: Tensor
@@ -46,6 +48,12 @@ class Inputs(NamedTuple):
     free: Tensor | None
     log_dt: Tensor | None
     h0: Tensor | None
+    resets: Tensor | None = None
+
+    @property
+    def numbers(self) -> tuple[Tensor | None, ...]:
+        """All but the resets: what there are gradients of."""
+        return self[:-1]
 
 
 class Made(NamedTuple):
@@ -62,7 +70,7 @@ class Made(NamedTuple):
 
 def runs_at_once(options: Options, backend: str | None, inputs: Inputs) -> bool:
     """Whether `elementwise_layer` takes these inputs."""
-    x, weight, bias, raw, free, log_dt, h0 = inputs
+    x, weight, bias, raw, free, log_dt, h0, resets = inputs
     if not is_fused(options, backend, raw, free, log_dt) or bool(getattr(parametrize, "_cache_enabled", False)):
         return False
     kind = kind_of(options, free is not None)
@@ -72,27 +80,28 @@ def runs_at_once(options: Options, backend: str | None, inputs: Inputs) -> bool:
     given = [tensor for tensor in (x, weight, bias, h0) if tensor is not None]
     alike = raw.dtype in _DTYPES and all(is_plain(tensor) and tensor.dtype == raw.dtype for tensor in given)
     whole = raw.shape[0] == modes and weight.shape[0] == (modes if free is None else 2 * modes)
+    alike = alike and (resets is None or is_plain(resets))
     return alike and whole and not torch.is_autocast_enabled(x.device.type)
 
 
-def elementwise_layer(options: Options, inputs: Inputs) -> tuple[Tensor, Tensor]:
+def elementwise_layer(options: Options, inputs: Inputs, reset_to: str) -> tuple[Tensor, Tensor]:
     """All states (B, T, D) and the last one (B, D), differentiable; before the nonlinearity of the output."""
     kind = kind_of(options, inputs.free is not None)
-    keep = keeps(*(tensor for tensor in inputs if tensor is not None))
-    h, last = _Layer.apply(*inputs, kind, options.nonlinearity, options, keep)
+    h, last = _Layer.apply(*inputs, kind, options.nonlinearity, reset_to, options, keeps(*inputs.numbers))
     return h, last
 
 
-def composed_layer(options: Options, inputs: Inputs) -> tuple[Tensor, Tensor]:
+def composed_layer(options: Options, inputs: Inputs, reset_to: str) -> tuple[Tensor, Tensor]:
     """The same by its parts, differentiable to any order."""
     first, second = composed_coefficients(options, inputs.raw, inputs.free, inputs.log_dt)
     e = _encoded(inputs, second)[0]
     if kind_of(options, inputs.free is not None).linear:
-        return apply_linear_scan(e, first, inputs.h0, None, False, _BACKEND)
+        return apply_linear_scan(e, first, inputs.h0, None, False, _BACKEND, inputs.resets, reset_to)
     kinds = (options.dt, options.nonlinearity, _BACKEND)
+    episodes: dict[str, Any] = dict(resets=inputs.resets, reset_to=reset_to)
     if inputs.free is None:
-        return apply_rnn_scan(e, first, inputs.h0, None, *kinds)
-    return apply_paired_rnn_scan(e, first[0], first[1], inputs.h0, None, *kinds)
+        return apply_rnn_scan(e, first, inputs.h0, None, *kinds, **episodes)
+    return apply_paired_rnn_scan(e, first[0], first[1], inputs.h0, None, *kinds, **episodes)
 
 
 def _encoded(inputs: Inputs, gain: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -106,19 +115,19 @@ def _encoded(inputs: Inputs, gain: Tensor | None) -> tuple[Tensor, Tensor]:
 
 def _forward(
     x: Tensor, weight: Tensor, bias: Tensor | None, raw: Tensor, free: Tensor | None, log_dt: Tensor | None,
-    h0: Tensor | None, kind: Kind, nonlinearity: str, keep: bool,
+    h0: Tensor | None, resets: Tensor | None, kind: Kind, nonlinearity: str, reset_to: str, keep: bool,
 ) -> tuple[Tensor | None, ...]:  # fmt: skip
     """`Made`."""
     inputs = Inputs(x, weight, bias, raw, free, log_dt, h0)
     first, second, slopes = forward_coefficients(raw, free, log_dt, kind, keep)
     e, gained = _encoded(inputs, None if second is None else second.view(-1))
     if kind.linear:
-        h, last = linear_scan(e, _decay(first, free), h0, None, None, False, "h0", _BACKEND)
+        h, last = linear_scan(e, _decay(first, free), h0, None, resets, False, reset_to, _BACKEND)
         return h, last, None, gained, first, second, slopes  # the scan's backward pass does without e
     if free is None:
-        h, last = rnn_scan(e, first, h0, None, None, kind.dt, nonlinearity, "h0", _BACKEND, "auto")
+        h, last = rnn_scan(e, first, h0, None, resets, kind.dt, nonlinearity, reset_to, _BACKEND, "auto")
     else:
-        h, last = paired_rnn_scan(e, first[0], first[1], h0, None, None, kind.dt, nonlinearity, "h0", _BACKEND)
+        h, last = paired_rnn_scan(e, first[0], first[1], h0, None, resets, kind.dt, nonlinearity, reset_to, _BACKEND)
     return h, last, e, gained, first, second, slopes
 
 
@@ -128,21 +137,23 @@ def _decay(first: Tensor, free: Tensor | None) -> Tensor:
 
 def _backward(
     x: Tensor, weight: Tensor, bias: Tensor | None, raw: Tensor, free: Tensor | None, log_dt: Tensor | None,
-    h0: Tensor | None, h: Tensor, e: Tensor | None, gained: Tensor, first: Tensor, second: Tensor | None,
-    slopes: Tensor, grad_h: Tensor, grad_last: Tensor | None, kind: Kind, nonlinearity: str, with_grad_x: bool,
+    h0: Tensor | None, resets: Tensor | None, h: Tensor, e: Tensor | None, gained: Tensor, first: Tensor,
+    second: Tensor | None, slopes: Tensor, grad_h: Tensor, grad_last: Tensor | None, kind: Kind, nonlinearity: str,
+    reset_to: str, with_grad_x: bool,
 ) -> tuple[Tensor | None, ...]:  # fmt: skip
-    """Gradients by `Inputs`."""
+    """Gradients by `Inputs.numbers`."""
     if e is None:
         decay = _decay(first, free)
-        found = linear_scan_backward(grad_h, grad_last, decay, h, h0, None, None, False, "h0", _BACKEND)
+        found = linear_scan_backward(grad_h, grad_last, decay, h, h0, None, resets, False, reset_to, _BACKEND)
         grad_e, grad_first, grad_h0 = found
         grad_first = grad_first if free is None else torch.view_as_real(grad_first)
     elif free is None:
-        found = rnn_scan_backward(grad_h, grad_last, e, first, h, h0, None, None, kind.dt, nonlinearity, "h0", _BACKEND)
+        kinds = (kind.dt, nonlinearity, reset_to, _BACKEND)
+        found = rnn_scan_backward(grad_h, grad_last, e, first, h, h0, None, resets, *kinds)
         grad_e, grad_first, grad_h0 = found
     else:
         grad_e, by_rate, by_turn, grad_h0 = paired_rnn_scan_backward(
-            grad_h, grad_last, e, first[0], first[1], h, h0, None, None, kind.dt, nonlinearity, "h0", _BACKEND
+            grad_h, grad_last, e, first[0], first[1], h, h0, None, resets, kind.dt, nonlinearity, reset_to, _BACKEND
         )
         grad_first = torch.stack((by_rate, by_turn))
     rows = grad_e.flatten(0, 1)
@@ -167,42 +178,44 @@ _forward_planned, _backward_planned = Planned(_forward), Planned(_backward)
 class _Layer(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
-        *tensors, kind, nonlinearity, options, keep = inputs
+        *tensors, kind, nonlinearity, reset_to, options, keep = inputs
         with on_device(tensors[0].device):
-            made = Made(*_forward_planned(*tensors, kind, nonlinearity, keep))
+            made = Made(*_forward_planned(*tensors, kind, nonlinearity, reset_to, keep))
         ctx.save_for_backward(*tensors, made.h, *made[2:])
-        ctx.layer = (kind, nonlinearity, options)
+        ctx.layer = (kind, nonlinearity, reset_to, options)
         ctx.set_materialize_grads(False)
         return made.h, made.last
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
         grad_h, grad_last = grads
-        kind, nonlinearity, options = ctx.layer
+        kind, nonlinearity, reset_to, options = ctx.layer
         tensors = ctx.saved_tensors
-        inputs, h = Inputs(*tensors[:7]), tensors[7]
+        inputs, h = Inputs(*tensors[:8]), tensors[8]
+        without = (None,) * 6  # resets and options
         if grad_h is None:
             if grad_last is None:
-                return (None,) * 11
+                return (*(None for _ in inputs.numbers), *without)
             grad_h = h.new_zeros(h.shape[-1:]).expand(h.shape)
         if torch.is_grad_enabled():
-            return *_differentiable_backward(options, inputs, grad_h, grad_last), None, None, None, None
+            return *_differentiable_backward(options, inputs, reset_to, grad_h, grad_last), *without
         with on_device(h.device):
-            found = _backward_planned(*tensors, grad_h, grad_last, kind, nonlinearity, ctx.needs_input_grad[0])
-        return *found, None, None, None, None
+            kinds = (kind, nonlinearity, reset_to, ctx.needs_input_grad[0])
+            found = _backward_planned(*tensors, grad_h, grad_last, *kinds)
+        return *found, *without
 
 
 def _differentiable_backward(
-    options: Options, inputs: Inputs, grad_h: Tensor, grad_last: Tensor | None
+    options: Options, inputs: Inputs, reset_to: str, grad_h: Tensor, grad_last: Tensor | None
 ) -> tuple[Tensor | None, ...]:
     """The same by the parts."""
 
     def run(*there: Tensor) -> tuple[Tensor, ...]:
         rest = iter(there)
-        given: list[Any] = [None if tensor is None else next(rest) for tensor in inputs]
-        found = composed_layer(options, Inputs(*given))
+        given: list[Any] = [None if tensor is None else next(rest) for tensor in inputs.numbers]
+        found = composed_layer(options, Inputs(*given, inputs.resets), reset_to)
         return found if grad_last is not None else found[:1]
 
-    there = [tensor for tensor in inputs if tensor is not None]
+    there = [tensor for tensor in inputs.numbers if tensor is not None]
     found = iter(torch.func.vjp(run, *there)[1]((grad_h,) if grad_last is None else (grad_h, grad_last)))
-    return tuple(None if tensor is None else next(found) for tensor in inputs)
+    return tuple(None if tensor is None else next(found) for tensor in inputs.numbers)
