@@ -110,12 +110,12 @@ def row(name: str, peer: Peer | None, case: Case, seconds: float) -> str:
     return f"| {name} | {' | '.join(cells)} |"
 
 
-def main() -> None:
+def main(given: Sequence[str] | None = None) -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--shape", type=int, nargs=3, default=(8, 1024, 512), metavar=("B", "T", "D"))
     parser.add_argument("--seconds", type=float, default=2.0, help="of measuring, for each pass of each row")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(given)
     case = Case(OPERATOR, "targets", tuple(arguments.shape), torch.float32)
     load = machine.load()
     print(f"| {'x'.join(map(str, case.shape))}, float32 | ms | copies | moved | ms, both | copies | moved |")

@@ -100,9 +100,7 @@ def gated_problems(draw: st.DrawFn) -> Problem:
 @st.composite
 def problems(draw: st.DrawFn) -> Problem:
     """Of any scan, with odd strides or not, and any of its gradients or none."""
-    problem = draw(
-        st.one_of(linear_problems(), rnn_problems(), paired_problems(), dense_problems(), gated_problems())
-    )
+    problem = draw(st.one_of(linear_problems(), rnn_problems(), paired_problems(), dense_problems(), gated_problems()))
     left_out = draw(st.sets(st.sampled_from(sorted(problem.pulls))))
     problem = problem.with_(**dict.fromkeys(left_out))
     return problem.strided() if draw(st.booleans()) else problem

@@ -37,7 +37,9 @@ _BACKEND = "triton"
 
 
 class Inputs(NamedTuple):
-    """What a layer's result depends on: x (B, T, d), U (D, d), b (D,), w (M,), frequency, log dt, h0 (B, D)."""
+    """What a layer's result depends on: x (B, T, d), U (D, d), b (D,), w (M,), frequency, log dt, h0 (B, D), and where
+    episodes begin (B, T).
+    """
 
     x: Tensor
     weight: Tensor
@@ -46,11 +48,17 @@ class Inputs(NamedTuple):
     free: Tensor | None
     log_dt: Tensor | None
     h0: Tensor | None
+    resets: Tensor | None = None
+
+    @property
+    def numbers(self) -> tuple[Tensor | None, ...]:
+        """All but the resets: what there are gradients of."""
+        return self[:-1]
 
 
 def runs_at_once(options: Options, backend: str | None, inputs: Inputs) -> bool:
     """Whether `elementwise_layer` takes these inputs."""
-    x, weight, bias, raw, free, log_dt, h0 = inputs
+    x, weight, bias, raw, free, log_dt, h0, resets = inputs
     if not is_fused(options, backend, raw, free, log_dt) or bool(getattr(parametrize, "_cache_enabled", False)):
         return False
     kind = kind_of(options, free is not None)
@@ -60,18 +68,19 @@ def runs_at_once(options: Options, backend: str | None, inputs: Inputs) -> bool:
     given = [tensor for tensor in (x, weight, bias, h0) if tensor is not None]
     alike = raw.dtype in _DTYPES and all(is_plain(tensor) and tensor.dtype == raw.dtype for tensor in given)
     whole = raw.shape[0] == modes and weight.shape[0] == (modes if free is None else 2 * modes)
+    alike = alike and (resets is None or is_plain(resets))
     return alike and whole and not torch.is_autocast_enabled(x.device.type)
 
 
-def elementwise_layer(options: Options, inputs: Inputs) -> tuple[Tensor, Tensor]:
+def elementwise_layer(options: Options, inputs: Inputs, reset_to: str) -> tuple[Tensor, Tensor]:
     """All states (B, T, D) and the last one (B, D), differentiable; before the nonlinearity of the output."""
     kind = kind_of(options, inputs.free is not None)
-    keep = keeps(*[tensor for tensor in inputs if tensor is not None])
-    h, last = _Layer.apply(*inputs, (kind, options, keep))
+    keep = keeps(*[tensor for tensor in inputs.numbers if tensor is not None])
+    h, last = _Layer.apply(*inputs, (kind, options, reset_to, keep))
     return h, last
 
 
-def composed_layer(options: Options, inputs: Inputs) -> tuple[Tensor, Tensor]:
+def composed_layer(options: Options, inputs: Inputs, reset_to: str) -> tuple[Tensor, Tensor]:
     """The same by its parts, differentiable to any order."""
     first, second = composed_coefficients(options, inputs.raw, inputs.free, inputs.log_dt)
     weight, bias = inputs.weight, inputs.bias
@@ -79,16 +88,17 @@ def composed_layer(options: Options, inputs: Inputs) -> tuple[Tensor, Tensor]:
         weight, bias = second.unsqueeze(1) * weight, None if bias is None else second * bias
     e = F.linear(inputs.x, weight, bias)
     if kind_of(options, inputs.free is not None).linear:
-        return apply_linear_scan(e, first, inputs.h0, None, False, _BACKEND)
+        return apply_linear_scan(e, first, inputs.h0, None, False, _BACKEND, inputs.resets, reset_to)
     kinds = (options.dt, options.nonlinearity, _BACKEND)
+    episodes: dict[str, Any] = dict(resets=inputs.resets, reset_to=reset_to)
     if inputs.free is None:
-        return apply_rnn_scan(e, first, inputs.h0, None, *kinds)
-    return apply_paired_rnn_scan(e, first[0], first[1], inputs.h0, None, *kinds)
+        return apply_rnn_scan(e, first, inputs.h0, None, *kinds, **episodes)
+    return apply_paired_rnn_scan(e, first[0], first[1], inputs.h0, None, *kinds, **episodes)
 
 
 def _forward(
     x: Tensor, weight: Tensor, bias: Tensor | None, raw: Tensor, free: Tensor | None, log_dt: Tensor | None,
-    h0: Tensor | None, kind: Kind, nonlinearity: str, keep: bool,
+    h0: Tensor | None, resets: Tensor | None, kind: Kind, nonlinearity: str, reset_to: str, keep: bool,
 ) -> tuple[Tensor | None, ...]:  # fmt: skip
     """h and the last state, and what the backward pass reads: e, U with the gain, both coefficients, their slopes."""
     first, second, slopes = forward_coefficients(raw, free, log_dt, kind, keep)
@@ -97,13 +107,14 @@ def _forward(
         gained, bias = _gain().forward(weight, bias, second)
     e = F.linear(x, gained, bias)
     if kind.linear:
-        h, last = linear_scan(e, _decay(first, free), h0, None, None, False, "h0", _BACKEND)
+        h, last = linear_scan(e, _decay(first, free), h0, None, resets, False, reset_to, _BACKEND)
         return h, last, None, gained, first, second, slopes  # the scan's backward pass does without e
     if free is None:
-        h, last = rnn_scan(e, first, h0, None, None, kind.dt, nonlinearity, "h0", _BACKEND, "auto")
+        h, last = rnn_scan(e, first, h0, None, resets, kind.dt, nonlinearity, reset_to, _BACKEND, "auto")
     else:
         (pull, turn), start = first.unbind(), None if h0 is None else h0.contiguous()
-        h, last = backend_of(_BACKEND).forward(e, pull, turn, start, None, **_of_pairs(e, kind, nonlinearity))
+        kinds = _of_pairs(e, kind, nonlinearity, resets, reset_to)
+        h, last = backend_of(_BACKEND).forward(e, pull, turn, start, None, **kinds)
     return h, last, e, gained, first, second, slopes
 
 
@@ -111,11 +122,12 @@ def _gain() -> Any:
     return implementation(_BACKEND, "mode_coefficients_gain")
 
 
-def _of_pairs(e: Tensor, kind: Kind, nonlinearity: str) -> dict[str, Any]:
+def _of_pairs(e: Tensor, kind: Kind, nonlinearity: str, resets: Tensor | None, reset_to: str) -> dict[str, Any]:
     device = e.device
     return dict(
-        dt=kind.dt, nonlinearity=nonlinearity, state_dtype=e.dtype, num_sms=num_sms(device), lanes=lanes(device)
-    )
+        dt=kind.dt, nonlinearity=nonlinearity, state_dtype=e.dtype, num_sms=num_sms(device), lanes=lanes(device),
+        resets=None if resets is None else resets.contiguous(), reset_to=reset_to,
+    )  # fmt: skip
 
 
 def _decay(first: Tensor, free: Tensor | None) -> Tensor:
@@ -124,23 +136,25 @@ def _decay(first: Tensor, free: Tensor | None) -> Tensor:
 
 def _backward(
     x: Tensor, weight: Tensor, bias: Tensor | None, raw: Tensor, free: Tensor | None, log_dt: Tensor | None,
-    h0: Tensor | None, h: Tensor, e: Tensor | None, gained: Tensor, first: Tensor, second: Tensor | None,
-    slopes: Tensor, grad_h: Tensor, grad_last: Tensor | None, kind: Kind, nonlinearity: str, with_grad_x: bool,
+    h0: Tensor | None, resets: Tensor | None, h: Tensor, e: Tensor | None, gained: Tensor, first: Tensor,
+    second: Tensor | None, slopes: Tensor, grad_h: Tensor, grad_last: Tensor | None, kind: Kind, nonlinearity: str,
+    reset_to: str, with_grad_x: bool,
 ) -> tuple[Tensor | None, ...]:  # fmt: skip
-    """Gradients by `Inputs`."""
+    """Gradients by `Inputs.numbers`."""
     if e is None:
         decay = _decay(first, free)
-        found = linear_scan_backward(grad_h, grad_last, decay, h, h0, None, None, False, "h0", _BACKEND)
+        found = linear_scan_backward(grad_h, grad_last, decay, h, h0, None, resets, False, reset_to, _BACKEND)
         grad_e, grad_first, grad_h0 = found
         grad_first = grad_first if free is None else torch.view_as_real(grad_first)
     elif free is None:
-        found = rnn_scan_backward(grad_h, grad_last, e, first, h, h0, None, None, kind.dt, nonlinearity, "h0", _BACKEND)
+        kinds = (kind.dt, nonlinearity, reset_to, _BACKEND)
+        found = rnn_scan_backward(grad_h, grad_last, e, first, h, h0, None, resets, *kinds)
         grad_e, grad_first, grad_h0 = found
     else:
         end, start = (None if states is None else states.contiguous() for states in (grad_last, h0))
         pull, turn = first.unbind()
         grad_e, *by_rows, grad_h0 = backend_of(_BACKEND).backward(
-            grad_h, end, e, pull, turn, h, start, None, **_of_pairs(e, kind, nonlinearity)
+            grad_h, end, e, pull, turn, h, start, None, **_of_pairs(e, kind, nonlinearity, resets, reset_to)
         )
         grad_first = torch.stack(by_rows)
     rows = grad_e.flatten(0, 1)
@@ -158,42 +172,43 @@ _forward_planned, _backward_planned = Planned(_forward), Planned(_backward)
 class _Layer(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
-        *tensors, (kind, options, keep) = inputs
+        *tensors, (kind, options, reset_to, keep) = inputs
         with on_device(tensors[0].device):
-            h, last, *made = _forward_planned(*tensors, kind, options.nonlinearity, keep)
+            h, last, *made = _forward_planned(*tensors, kind, options.nonlinearity, reset_to, keep)
         ctx.save_for_backward(*tensors, h, *made)
-        ctx.layer = (kind, options)
+        ctx.layer = (kind, options, reset_to)
         ctx.set_materialize_grads(False)
         return h, last
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
         grad_h, grad_last = grads
-        kind, options = ctx.layer
+        kind, options, reset_to = ctx.layer
         tensors = ctx.saved_tensors
-        h = tensors[7]
+        inputs, h = Inputs(*tensors[:8]), tensors[8]
         if grad_h is None:
             if grad_last is None:
-                return (None,) * 8
+                return (None,) * 9
             grad_h = h.new_zeros(h.shape[-1:]).expand(h.shape)
+        without = None, None  # resets and options
         if torch.is_grad_enabled():
-            return *_differentiable_backward(options, Inputs(*tensors[:7]), grad_h, grad_last), None
-        given = grad_h, grad_last, kind, options.nonlinearity, ctx.needs_input_grad[0]
+            return *_differentiable_backward(options, inputs, reset_to, grad_h, grad_last), *without
+        given = grad_h, grad_last, kind, options.nonlinearity, reset_to, ctx.needs_input_grad[0]
         with on_device(h.device):
-            return *_backward_planned(*tensors, *given), None
+            return *_backward_planned(*tensors, *given), *without
 
 
 def _differentiable_backward(
-    options: Options, inputs: Inputs, grad_h: Tensor, grad_last: Tensor | None
+    options: Options, inputs: Inputs, reset_to: str, grad_h: Tensor, grad_last: Tensor | None
 ) -> tuple[Tensor | None, ...]:
     """The same by the parts."""
 
     def run(*there: Tensor) -> tuple[Tensor, ...]:
         rest = iter(there)
-        given: list[Any] = [None if tensor is None else next(rest) for tensor in inputs]
-        found = composed_layer(options, Inputs(*given))
+        given: list[Any] = [None if tensor is None else next(rest) for tensor in inputs.numbers]
+        found = composed_layer(options, Inputs(*given, inputs.resets), reset_to)
         return found if grad_last is not None else found[:1]
 
-    there = [tensor for tensor in inputs if tensor is not None]
+    there = [tensor for tensor in inputs.numbers if tensor is not None]
     found = iter(torch.func.vjp(run, *there)[1]((grad_h,) if grad_last is None else (grad_h, grad_last)))
-    return tuple(None if tensor is None else next(found) for tensor in inputs)
+    return tuple(None if tensor is None else next(found) for tensor in inputs.numbers)

@@ -118,9 +118,7 @@ def test_resets_in_chunks_that_are_repaired(reset_to: str) -> None:
     assert agree(x, torch.full((3,), RATE), normal(1, 3), resets=resets, reset_to=reset_to)
 
 
-@pytest.mark.parametrize(
-    ("dtype", "reset_to"), [(torch.float32, None), (torch.float64, None), (torch.float32, "h0")]
-)
+@pytest.mark.parametrize(("dtype", "reset_to"), [(torch.float32, None), (torch.float64, None), (torch.float32, "h0")])
 def test_packed_pairs(dtype: torch.dtype, reset_to: str | None) -> None:
     """One sequence is empty, one shorter than its chunks are worth, one starts inside what would be a chunk."""
     starts, (rate, turn) = torch.tensor([0, 0, 50]), torch.tensor([[0.8], [0.3]], dtype=dtype)

@@ -34,8 +34,8 @@ def layer(dtype: torch.dtype = torch.float64, hidden: int = 4, **options: Any) -
     return cofm.StableRNN(3, hidden, batch_first=True, backend="triton", device=DEVICE, dtype=dtype, **options)
 
 
-def results(model: cofm.StableRNN, x: Tensor, hx: Tensor | None) -> list[Tensor]:
-    output, h_n = model(x, hx)
+def results(model: cofm.StableRNN, x: Tensor, hx: Tensor | None, **episodes: Any) -> list[Tensor]:
+    output, h_n = model(x, hx, **episodes)
     weights = torch.linspace(1, 2, output.numel(), dtype=output.dtype, device=DEVICE).view(output.shape)
     loss = (weights * output).sum() + h_n.square().sum()
     leaves = [x, *([] if hx is None else [hx]), *model.parameters()]
@@ -49,6 +49,8 @@ def test_a_layer_at_once_is_its_parts(case: str, monkeypatch: pytest.MonkeyPatch
     model = layer(**CASES[case])
     x = torch.randn(1, 2, 3, dtype=torch.float64, device=DEVICE, requires_grad=True)
     hx = torch.rand(1, 1, 4, dtype=torch.float64, device=DEVICE).requires_grad_() if "pairs" in case else None
+    resets = torch.tensor([[False, True]], device=DEVICE) if "tanh" in case or "learnable" in case else None
+    episodes: dict[str, Any] = dict(resets=resets, reset_to="h0" if "pairs" in case else "zero")
     made = []
 
     def at_once(*given: Any) -> tuple[Tensor, Tensor]:
@@ -56,11 +58,11 @@ def test_a_layer_at_once_is_its_parts(case: str, monkeypatch: pytest.MonkeyPatch
         return elementwise_layer(*given)
 
     monkeypatch.setattr(elementwise, "elementwise_layer", at_once)
-    found = [results(model, x, hx) for _ in range(3)][-1]
+    found = [results(model, x, hx, **episodes) for _ in range(3)][-1]
     assert len(made) == 3
     monkeypatch.setattr(elementwise, "runs_at_once", lambda *_: False)
     monkeypatch.setattr(elementwise, "is_fused", lambda *_: False)
-    for one, other in zip(found, results(model, x, hx), strict=True):
+    for one, other in zip(found, results(model, x, hx, **episodes), strict=True):
         torch.testing.assert_close(one, other)  # both in float64, off by roundings of it
 
 

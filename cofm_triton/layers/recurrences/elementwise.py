@@ -83,11 +83,12 @@ class Elementwise(Recurrence):
         """One scan; a single unit of an oscillating layer has a partner at zero, which no one else sees."""
         width = layer.hidden_size
         alone = layer.functions(suffix) is functional
-        if alone and lengths is None and episodes.resets is None and takes_triton(layer.backend, x.device):
+        if alone and lengths is None and takes_triton(layer.backend, x.device):
             weight, bias, raw = weights_of(layer, suffix)
-            inputs = Inputs(x, weight, bias, raw, frequency_of(layer, suffix), _log_dt(layer, suffix), h0)
+            modes = (raw, frequency_of(layer, suffix), _log_dt(layer, suffix))
+            inputs = Inputs(x, weight, bias, *modes, h0, episodes.resets)
             if runs_at_once(layer, layer.backend, inputs):
-                return elementwise_layer(layer, inputs)
+                return elementwise_layer(layer, inputs, episodes.reset_to)
         if h0 is not None and layer.oscillating and width % 2:
             h0 = F.pad(h0, (0, 1))
         scan = _scan_linear if has_linear_state(layer) else _scan_nonlinear
