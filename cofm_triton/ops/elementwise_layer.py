@@ -102,8 +102,8 @@ def _forward(
     if free is None:
         h, last = rnn_scan(e, first, h0, None, kind.dt, nonlinearity, _BACKEND, "auto")
     else:
-        start = None if h0 is None else h0.contiguous()
-        h, last = backend_of(_BACKEND).forward(e, *first.unbind(), start, None, **_of_pairs(e, kind, nonlinearity))
+        (pull, turn), start = first.unbind(), None if h0 is None else h0.contiguous()
+        h, last = backend_of(_BACKEND).forward(e, pull, turn, start, None, **_of_pairs(e, kind, nonlinearity))
     return h, last, e, gained, first, second, slopes
 
 
@@ -136,13 +136,14 @@ def _backward(
         found = rnn_scan_backward(grad_h, grad_last, e, first, h, h0, None, kind.dt, nonlinearity, _BACKEND)
         grad_e, grad_first, grad_h0 = found
     else:
-        end, start = (None if states is None else states.contiguous() for states in (grad_last, h0))
-        grad_e, *by_rows, grad_h0 = backend_of(_BACKEND).backward(
-            grad_h, end, e, *first.unbind(), h, start, None, **_of_pairs(e, kind, nonlinearity)
+        (pull, turn), end = first.unbind(), None if grad_last is None else grad_last.contiguous()
+        start = None if h0 is None else h0.contiguous()
+        grad_e, by_pull, by_turn, grad_h0 = backend_of(_BACKEND).backward(
+            grad_h, end, e, pull, turn, h, start, None, **_of_pairs(e, kind, nonlinearity)
         )
-        grad_first = torch.stack(by_rows)
+        grad_first = torch.stack((by_pull, by_turn))
     rows = grad_e.flatten(0, 1)
-    grad_x = grad_e @ gained if with_grad_x else None
+    grad_x = (rows @ gained).view(x.shape) if with_grad_x else None
     grad_weight = rows.mT @ x.flatten(0, 1)
     grad_bias = None if bias is None else rows.sum(0)
     grad_second = None if second is None else _gain().backward(grad_weight, grad_bias, weight, bias, second)
