@@ -52,11 +52,11 @@ def _bare(launched: Launched) -> Launched:
     needs = ("global_scratch_size", "profile_scratch_size", "gsan_enabled")
     if not hasattr(launcher, "launch") or any(getattr(launcher, name, 0) for name in needs):
         return launched
-    handed: list[tuple[Any, ...]] = []
+    handed: list[Launched] = []
     asked: Any = copy(launcher)
-    asked.launch = lambda *arguments: handed.append(arguments)
+    asked.launch = lambda *arguments, **options: handed.append(Launched(launcher.launch, arguments, options))
     asked(*launched.arguments)
-    return Launched(launcher.launch, handed[0], {})
+    return handed[0]
 
 
 @contextmanager

@@ -151,14 +151,14 @@ def _backward(
         found = rnn_scan_backward(grad_h, grad_last, e, first, h, h0, None, resets, *kinds)
         grad_e, grad_first, grad_h0 = found
     else:
-        end, start = (None if states is None else states.contiguous() for states in (grad_last, h0))
-        pull, turn = first.unbind()
-        grad_e, *by_rows, grad_h0 = backend_of(_BACKEND).backward(
-            grad_h, end, e, pull, turn, h, start, None, **_of_pairs(e, kind, nonlinearity, resets, reset_to)
+        (pull, turn), end = first.unbind(), None if grad_last is None else grad_last.contiguous()
+        start, kinds = None if h0 is None else h0.contiguous(), _of_pairs(e, kind, nonlinearity, resets, reset_to)
+        grad_e, by_pull, by_turn, grad_h0 = backend_of(_BACKEND).backward(
+            grad_h, end, e, pull, turn, h, start, None, **kinds
         )
-        grad_first = torch.stack(by_rows)
+        grad_first = torch.stack((by_pull, by_turn))
     rows = grad_e.flatten(0, 1)
-    grad_x = grad_e @ gained if with_grad_x else None
+    grad_x = (rows @ gained).view(x.shape) if with_grad_x else None
     grad_weight = rows.mT @ x.flatten(0, 1)
     grad_bias = None if bias is None else rows.sum(0)
     grad_second = None if second is None else _gain().backward(grad_weight, grad_bias, weight, bias, second)

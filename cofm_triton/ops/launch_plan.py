@@ -167,6 +167,12 @@ def _tensors(value: Any) -> bool:
     return isinstance(value, Tensor) or (isinstance(value, (tuple, list)) and any(map(_tensors, value)))
 
 
+def _are_distinct(arguments: tuple[Any, ...]) -> bool:
+    """Whether no tensor is there twice: notes could not tell which of its places was meant."""
+    tensors = [id(argument) for argument in arguments if isinstance(argument, Tensor)]
+    return len(set(tensors)) == len(tensors)
+
+
 def signature(arguments: tuple[Any, ...]) -> Signature | None:
     """All that decides what an operator does with these arguments; None where a tensor is not a plain one.
 
@@ -212,7 +218,7 @@ class Planned:
         plan = self.plans.get(key)
         if isinstance(plan, Plan):
             return plan.repeat(*arguments)
-        if plan is ONCE:
+        if plan is ONCE and _are_distinct(arguments):
             return self._noted(key, arguments, launches)
         if plan is None:
             self._keep(key, ONCE, 1)

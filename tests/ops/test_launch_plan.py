@@ -164,6 +164,15 @@ def test_tensors_from_elsewhere_are_not_planned() -> None:
     assert list(planned.plans.values()) == [NEVER]
 
 
+def test_a_tensor_that_is_given_twice_stands_for_no_other() -> None:
+    planned, one, two = Planned(lambda x, y: x - y), torch.ones(1), torch.zeros(1)
+    found = [
+        planned(*given).item() for given in ((one, one), (one, one), (one, two), (one, two), (two, one), (one, one))
+    ]
+    assert found == [0, 0, 1, 1, -1, 0]
+    assert isinstance(planned.plans[signature((one, two)) or ()], Plan)
+
+
 def test_signatures() -> None:
     x = torch.zeros(4, 8)
     others = [x.mT, x[:, 1:], x.double(), x[:2], None, x[:, :7].contiguous(), torch.zeros(33)[1:].view(4, 8), 1]
