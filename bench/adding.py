@@ -36,7 +36,9 @@ RATES = (0.003, 0.03)
 # Seeds of the data, apart from those of the weights.
 VALIDATION_SEED, TEST_SEED, TRAINING_SEED = 1_000_001, 1_000_002, 1_000_003
 ROWS = {
-    "ssm": Row(learning.stable(2), learning.grid(RATES, "tanh", "relu"), Settings(0.03, "relu")),
+    "ssm": Row(
+        learning.stable(2), learning.grid(RATES, "tanh", "relu", turning=(1.0, 0.01)), Settings(0.03, "relu", 0.01)
+    ),
     "diagonal": Row(
         learning.stable(recurrence="diagonal"), learning.grid(RATES, "tanh", "relu"), Settings(0.03, "relu")
     ),
@@ -90,9 +92,9 @@ def main(arguments: Sequence[str] | None = None) -> list[list[learning.Result]]:
     parser.add_argument("--steps", type=int, default=300)
     options = parser.parse_args(arguments)
 
-    def train(model: learning.Model, rate: float, seed: int, selecting: bool) -> tuple[float, float]:
+    def train(model: learning.Model, settings: Settings, seed: int, selecting: bool) -> tuple[float, float]:
         data = batches(options.length, TRAINING_SEED + seed)
-        seconds = learning.fit(model, data, loss, steps=options.steps, rate=rate)
+        seconds = learning.fit(model, data, loss, steps=options.steps, settings=settings)
         held_out = (VALIDATION, VALIDATION_SEED) if selecting else (TEST, TEST_SEED)
         return seconds, error(model, options.length, *held_out)
 

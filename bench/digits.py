@@ -82,11 +82,11 @@ def main(arguments: Sequence[str] | None = None) -> list[list[learning.Result]]:
     options = parser.parse_args(arguments)
     data = load()
 
-    def train(model: learning.Model, rate: float, seed: int, selecting: bool) -> tuple[float, float]:
+    def train(model: learning.Model, settings: Settings, seed: int, selecting: bool) -> tuple[float, float]:
         learned, (images, classes) = split(*data, selecting)
         epochs = SELECTION_EPOCHS if selecting else options.epochs
         steps = epochs * -(-len(learned[0]) // BATCH)
-        seconds = learning.fit(model, batches(*learned), loss, steps=steps, rate=rate)
+        seconds = learning.fit(model, batches(*learned), loss, steps=steps, settings=settings)
         with torch.no_grad():
             hits = model(images)[:, 0].argmax(1) == classes
         return seconds, 100 * float(hits.double().mean())

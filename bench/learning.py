@@ -27,10 +27,11 @@ else:  # run as a script
 
 
 class Settings(NamedTuple):
-    """What is chosen for every layer by itself: largest learning rate and nonlinearity."""
+    """What is chosen for every layer by itself: largest learning rate, nonlinearity, share of it for frequencies."""
 
     rate: float
     nonlinearity: str
+    turning: float = 1.0
 
 
 class Sizes(NamedTuple):
@@ -83,9 +84,9 @@ class Model(nn.Module):
         return self.head(output[:, since:])
 
 
-def grid(rates: Sequence[float], *nonlinearities: str) -> list[Settings]:
-    """All pairs."""
-    return [Settings(*pair) for pair in product(rates, nonlinearities)]
+def grid(rates: Sequence[float], *nonlinearities: str, turning: Sequence[float] = (1.0,)) -> list[Settings]:
+    """All combinations."""
+    return [Settings(*combined) for combined in product(rates, nonlinearities, turning)]
 
 
 def stable(layers: int = 1, **options: Any) -> Make:
@@ -127,14 +128,16 @@ def fit(
     loss: Callable[[Model, Tensor, Tensor], Tensor],
     *,
     steps: int,
-    rate: float,
+    settings: Settings,
 ) -> float:
     """Train on `steps` batches of inputs and targets; processor seconds that a step takes once it has its batch.
 
     They add up over threads, and do not depend on what else the machine does.
     """
-    optimizer = torch.optim.AdamW(cofm.parameter_groups(model, weight_decay=0.01), rate)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, steps)
+    rate, turning = settings.rate, settings.turning * settings.rate
+    groups = cofm.parameter_groups(model, weight_decay=0.01, frequency_lr=turning)
+    optimizer = torch.optim.AdamW(groups, rate)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, [rate, rate, turning], steps)
     seconds = 0.0
     for _ in range(steps):
         inputs, targets = next(batches)
@@ -152,7 +155,7 @@ def fit(
 class Experiment:
     """A script's rows and score, features of its inputs and outputs, and how it trains and scores a fresh model.
 
-    `train(model, rate, seed, selecting)` gives the seconds of a step and the score: on the validation set, which it
+    `train(model, settings, seed, selecting)` gives the seconds of a step and the score: on the validation set, which it
     has not trained on, if `selecting`, otherwise on the test set.
     """
 
@@ -160,7 +163,7 @@ class Experiment:
     score: Score
     inputs: int
     outputs: int
-    train: Callable[[Model, float, int, bool], tuple[float, float]]
+    train: Callable[[Model, Settings, int, bool], tuple[float, float]]
 
     def table(self, options: argparse.Namespace) -> list[list[Result]]:
         """Train what the options name and print the table."""
@@ -181,7 +184,7 @@ class Experiment:
         torch.manual_seed(seed)
         layer = self.rows[name].make(Sizes(self.inputs, options.width, options.max_time_scale), settings.nonlinearity)
         model = Model(layer, options.width, self.outputs)
-        seconds, score = self.train(model, settings.rate, seed, selecting)
+        seconds, score = self.train(model, settings, seed, selecting)
         return Result(name, settings, sum(parameter.numel() for parameter in model.parameters()), score, seconds)
 
     def _select(self, name: str, options: argparse.Namespace) -> Settings:
@@ -194,12 +197,18 @@ class Experiment:
         best: Settings = self.score.best(finite or tried, key=tried.__getitem__)
         return best
 
+    @staticmethod
+    def _rates(settings: Settings) -> str:
+        """That of frequencies where it is another one."""
+        turning = "" if settings.turning == 1 else f", frequencies {settings.turning * settings.rate:g}"
+        return f"{settings.rate:g}{turning}"
+
     def _line(self, runs: Sequence[Result]) -> str:
         """A layer trained with several seeds: mean and range of the score, median of the time."""
         first, form = runs[0], self.score.form
         scores, seconds = [run.score for run in runs], sorted(run.seconds for run in runs)[len(runs) // 2]
         return (
-            f"| {first.name} | {first.settings.nonlinearity} | {first.settings.rate:g} | {first.parameters:,} "
+            f"| {first.name} | {first.settings.nonlinearity} | {self._rates(first.settings)} | {first.parameters:,} "
             f"| {sum(scores) / len(scores):{form}} | {min(scores):{form}} to {max(scores):{form}} "
             f"| {1000 * seconds:.1f} |"
         )

@@ -96,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> list[list[learning.Result]]:
     end = len(series.targets)
     test = slice(end - HELD_OUT, end)
 
-    def train(model: learning.Model, rate: float, seed: int, selecting: bool) -> tuple[float, float]:
+    def train(model: learning.Model, settings: Settings, seed: int, selecting: bool) -> tuple[float, float]:
         weeks = slice(test.start - HELD_OUT, test.start) if selecting else test
         known = series.before(weeks.start)
         (shift, scale), (level, spread) = ((float(x.mean()), float(x.std())) for x in known)
@@ -112,7 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> list[list[learning.Result]]:
         def loss(model: learning.Model, x: Tensor, y: Tensor) -> Tensor:
             return F.mse_loss(model(x, WARM_UP)[..., 0], y[:, WARM_UP:])
 
-        seconds = learning.fit(model, batches(), loss, steps=options.steps, rate=rate)
+        seconds = learning.fit(model, batches(), loss, steps=options.steps, settings=settings)
         with torch.no_grad():
             forecasts = model(x[None], 0)[0, :, 0].double() * spread + level
         return seconds, rmse(forecasts, series, weeks)

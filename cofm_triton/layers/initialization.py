@@ -7,13 +7,15 @@ import math
 import torch
 from torch import Tensor, nn
 
-from cofm_triton.layers.fresh_size import fading_share, layer_factor, rising_factors, unit_factors
+from cofm_triton.layers.fresh_size import balanced, handed_on, has_mean, layer_factor, unit_factors
 from cofm_triton.layers.recurrences.contract import Layer, Recurrence, weights_of
-from cofm_triton.step.activations import properties
 from cofm_triton.step.coefficients import Modes, has_linear_state, only_rises
+from cofm_triton.step.discretization import is_exact
 from cofm_triton.step.initialization import assign, whole
 from cofm_triton.step.modes import mode_gain, normalized_gain, step_size
 from cofm_triton.step.parameterization import parameterization, spread_weights
+
+_FASTEST = 5.0  # of linear states, in 1 / dt: units without memory, which the next layer's nonlinearity compares
 
 
 @torch.no_grad()
@@ -35,23 +37,26 @@ def reset_direction(layer: Layer, recurrence: Recurrence, suffix: str, *, depth:
     if layer.learnable_dt:  # the steps are spread instead
         raw = spread_weights(2, kind, dt=layer.dt, max_time_scale=layer.max_time_scale)[1:].expand(count)
     else:
-        raw = spread_weights(count, kind, dt=layer.dt, max_time_scale=layer.max_time_scale)
+        fastest = _FASTEST if layer.keeps_size and has_linear_state(layer) and is_exact(layer.discretization) else 1.0
+        raw = spread_weights(count, kind, dt=layer.dt, max_time_scale=layer.max_time_scale, fastest=fastest)
     assign(rate, raw)
     recurrence.reset(layer, suffix)
     if layer.keeps_size:
         inputs, *logits = whole(weight).split(layer.hidden_size)  # logits of gates have variance 1 as they are
+        if depth and has_mean(layer):
+            inputs = balanced(inputs)
         rows = _row_factors(layer, recurrence, suffix, depth)[:, None] * inputs
         assign(weight, torch.cat((recurrence.in_units(layer, suffix, rows), *logits)))
 
 
 def _row_factors(layer: Layer, recurrence: Recurrence, suffix: str, depth: int) -> Tensor:
     """Of a fresh U with rows that pass on the variance of their input: see `fresh_size.py`; (D,) float64."""
-    modes, act = recurrence.modes(layer, suffix), properties(layer.nonlinearity)
-    factors = rising_factors(modes, depth) if only_rises(layer) else unit_factors(modes) * layer_factor(modes, depth)
-    if depth and recurrence.acts_on_output:  # what the layer before hands on, for states of variance 1
-        factors = factors / torch.sqrt(act.output_size**2 + fading_share(modes) * act.output_mean**2)
-    elif depth:
-        factors = factors / act.state_size
+    modes = recurrence.modes(layer, suffix)
+    factors = unit_factors(layer, modes, depth)
+    if not only_rises(layer):
+        factors = factors * layer_factor(layer, modes, depth)
+    if depth:
+        factors = factors / handed_on(layer, unit_factors(layer, modes, depth - 1))
     if not layer.normalize_input:
         factors = factors * _missing_gain(layer, modes)
     return factors if modes.frequency is None else factors.repeat_interleave(2)[: layer.hidden_size]

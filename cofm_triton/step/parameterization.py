@@ -199,8 +199,10 @@ for _name in PARAMETERIZATIONS:  # now, as compilers follow a table better than 
     parameterization(_name)
 
 
-def spread_rates(count: int, kind: Parameterization, *, dt: float = 1.0, max_time_scale: float = 1000.0) -> Tensor:
-    """Rates spread evenly in their logarithm over [high / max_time_scale, high].
+def spread_rates(
+    count: int, kind: Parameterization, *, dt: float = 1.0, max_time_scale: float = 1000.0, fastest: float = 1.0
+) -> Tensor:
+    """Rates spread evenly in their logarithm over [high / max_time_scale, high], or up to fastest * high.
 
     high is 1 / dt, the rate that forgets within one step, or 0.9 of the supremum of f where that
     is less (on the bound itself f is flat or out of reach). So the slowest mode remembers about
@@ -210,7 +212,8 @@ def spread_rates(count: int, kind: Parameterization, *, dt: float = 1.0, max_tim
         count: number of rates; a single one is the geometric middle.
         kind: the parameterisation that has to express them.
         dt: step, time.
-        max_time_scale: longest to shortest memory, > 1.
+        max_time_scale: memory of the slowest, in those of high, > 1.
+        fastest: of the largest rate, in units of high, or as near as f's range comes; "euler" allows less than 2.
 
     Returns:
         (count,) float64 on the CPU, ascending, 1 / time.
@@ -224,15 +227,19 @@ def spread_rates(count: int, kind: Parameterization, *, dt: float = 1.0, max_tim
     """
     count, dt = check_int("count", count, 1), check_number("dt", dt)
     max_time_scale = check_number("max_time_scale", max_time_scale, above=1.0)
-    high = min(1 / dt, 0.9 * kind.range.high)
+    bound = 0.9 * kind.range.high
+    high = min(1 / dt, bound)
     if count == 1:
         position = torch.full((1,), 0.5, dtype=torch.float64, device="cpu")
     else:
         position = torch.linspace(1, 0, count, dtype=torch.float64, device="cpu")
-    return high * max_time_scale**-position
+    top = min(high * fastest, bound)
+    return top * (max_time_scale * (top / high)) ** -position
 
 
-def spread_weights(count: int, kind: Parameterization, *, dt: float = 1.0, max_time_scale: float = 1000.0) -> Tensor:
+def spread_weights(
+    count: int, kind: Parameterization, *, dt: float = 1.0, max_time_scale: float = 1000.0, fastest: float = 1.0
+) -> Tensor:
     """Raw weights of the rates of `spread_rates`, whose arguments and result it has.
 
     The rates lie in the range of f by construction. `Parameterization.inverse` would look, and there is nothing to
@@ -243,4 +250,4 @@ def spread_weights(count: int, kind: Parameterization, *, dt: float = 1.0, max_t
         >>> weights.tolist()
         [0.01, 0.1, 1.0]
     """
-    return kind._inverse(spread_rates(count, kind, dt=dt, max_time_scale=max_time_scale))
+    return kind._inverse(spread_rates(count, kind, dt=dt, max_time_scale=max_time_scale, fastest=fastest))

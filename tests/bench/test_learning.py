@@ -49,7 +49,7 @@ def test_training_takes_as_many_batches_as_steps() -> None:
 
     model = learning.Model(nn.RNN(1, 4, batch_first=True), 4, 1)
     before = loss(model, *next(batches()))
-    assert learning.fit(model, batches(), loss, steps=20, rate=0.01) > 0
+    assert learning.fit(model, batches(), loss, steps=20, settings=learning.Settings(0.01, "tanh", 0.5)) > 0
     assert len(taken) == 21
     assert loss(model, *next(batches())) < before
 
@@ -60,7 +60,8 @@ def test_settings_are_chosen_on_the_validation_set(capsys: pytest.CaptureFixture
     row = learning.Row(learning.rnn, grid, grid[0])
     calls = []
 
-    def train(model: learning.Model, rate: float, seed: int, selecting: bool) -> tuple[float, float]:
+    def train(model: learning.Model, settings: learning.Settings, seed: int, selecting: bool) -> tuple[float, float]:
+        rate = settings.rate
         calls.append((rate, seed, selecting))
         diverged = math.nan if rate == 0.4 else abs(rate - 0.2)
         return 0.001 * seed, diverged if selecting else float(seed)
@@ -76,7 +77,7 @@ def test_settings_are_chosen_on_the_validation_set(capsys: pytest.CaptureFixture
 def test_a_seed_fixes_the_weights() -> None:
     weights: list[Tensor] = []
 
-    def train(model: learning.Model, rate: float, seed: int, selecting: bool) -> tuple[float, float]:
+    def train(model: learning.Model, settings: learning.Settings, seed: int, selecting: bool) -> tuple[float, float]:
         weights.append(model.head.weight.detach().clone())
         return 0.0, 0.0
 

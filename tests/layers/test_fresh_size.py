@@ -6,15 +6,18 @@ import math
 
 import pytest
 import torch
+from torch.nn.functional import softplus
 
-from cofm_triton.layers.fresh_size import layer_factor, rising_factors, unit_factors
+from cofm_triton.layers.fresh_size import balanced, handed_on, layer_factor, unit_factors
 from cofm_triton.layers.stable_rnn import StableRNN
 from cofm_triton.step.coefficients import Modes
+from cofm_triton.step.oscillation import contracting_angle
 
 # The integral over 512 angles, by trapezoids.
 QUADRATURE = 2e-3
 # 1 - l of the slowest unit here, where it is formed plainly.
 CANCELLED = 4 * 2.0**-53 / 0.001
+LINEAR = StableRNN(1, 1, nonlinearity="linear")
 
 
 def fading(*rates: float) -> Modes:
@@ -25,10 +28,19 @@ def test_no_unit_answers_a_constant_with_more() -> None:
     rate, angle = torch.tensor([0.001, 0.001, 0.5], dtype=torch.float64), torch.tensor([0.0, 1.0, 3.0]).double()
     decay = torch.polar((-rate).exp(), -angle)
     gain = (1 - decay.abs().square()).sqrt()
-    factors = unit_factors(Modes(rate, angle, 1.0, "exact"))
+    factors = unit_factors(LINEAR, Modes(rate, angle, 1.0, "exact"), 0)
     expected = torch.stack([((1 - decay).abs() / gain)[0], torch.ones(()).double(), torch.ones(()).double()])
     torch.testing.assert_close(factors, expected, rtol=CANCELLED, atol=0)
     assert (factors * gain / (1 - decay).abs() <= 1 + CANCELLED).all()
+
+
+@pytest.mark.parametrize("nonlinearity", ["tanh", "hardtanh"])
+def test_where_units_saturate_no_rhythm_is_answered_with_more(nonlinearity: str) -> None:
+    rate, angle = torch.tensor([0.001, 0.02, 0.5], dtype=torch.float64), torch.tensor([1.0, 1.5, 0.3]).double()
+    layer = StableRNN(1, 6, nonlinearity=nonlinearity, recurrence="diagonal")
+    factors = unit_factors(layer, Modes(rate, angle, 1.0, "exact"), 3)
+    decay = (-rate).exp()
+    torch.testing.assert_close(factors, (1 - decay) / (1 - decay.square()).sqrt(), rtol=CANCELLED, atol=0)
 
 
 @pytest.mark.parametrize("depth", [0, 1, 4])
@@ -43,16 +55,49 @@ def test_a_layer_restores_the_variance_of_noise(depth: int) -> None:
         )
     below, behind = (answers[n].square().sum() for n in (depth, depth + 1))
     expected = (below / behind).sqrt() * (1.05 if depth else 1)
-    torch.testing.assert_close(layer_factor(fading(0.1, 0.1), depth), expected, rtol=QUADRATURE, atol=0)
+    torch.testing.assert_close(layer_factor(LINEAR, fading(0.1, 0.1), depth), expected, rtol=QUADRATURE, atol=0)
 
 
-def test_pairs_that_turn_pass_on_white_noise() -> None:
-    turning = Modes(torch.tensor([0.01, 0.1]).double(), torch.tensor([1.0, 2.0]).double(), 1.0, "exact")
-    assert float(layer_factor(turning, 0)) == pytest.approx(1, rel=QUADRATURE)
+@pytest.mark.parametrize(("widest", "expected"), [(math.pi, 1), (math.pi / 4, 0.5)])
+def test_pairs_that_turn_pass_on_noise_below_their_largest_angle(widest: float, expected: float) -> None:
+    """All power of white noise is in that band behind the first layer, so that the next is to pass on the less."""
+    turning = Modes(torch.tensor([0.01, 0.1]).double(), torch.tensor([widest / 2, widest]).double(), 1.0, "exact")
+    passed = float(unit_factors(LINEAR, turning, 1).square().mean())
+    assert float(layer_factor(LINEAR, turning, 0)) == pytest.approx(passed**-0.5, rel=QUADRATURE)
+    assert float(layer_factor(LINEAR, turning, 1)) == pytest.approx(1.05 * expected * passed**-0.5, rel=QUADRATURE)
 
 
 def test_states_that_rise_keep_the_mean_square_of_constants() -> None:
-    assert float(rising_factors(fading(0.001, 0.1, 3.0), 2).square().mean()) == pytest.approx(1, rel=1e-12)
+    layer = StableRNN(1, 3, recurrence="diagonal", oscillating=False)
+    assert float(unit_factors(layer, fading(0.001, 0.1, 3.0), 2).square().mean()) == pytest.approx(1, rel=1e-12)
+
+
+def test_pairs_that_rise_end_at_their_input() -> None:
+    """In the first layer, where one unit of each pair is driven and its partner stays at 0."""
+    layer = StableRNN(1, 8, recurrence="diagonal", bias=False, dtype=torch.float64, batch_first=True)
+    with torch.no_grad():
+        factors = unit_factors(layer, layer._cell.modes(layer, "_l0"), 0)
+        layer.weight_ih_l0.zero_()[::2, 0] = factors  # the partner is driven below 0 while the unit rises
+        end = layer(torch.ones(1, 40_000, 1, dtype=torch.float64))[0][0, -1]
+    assert (end[::2] - 1).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("size", [(5, 4), (4, 1)])
+def test_rows_above_relu(size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    rows = balanced(torch.randn(size, dtype=torch.float64))
+    assert rows.sum(1).abs().max() < 1e-14
+    assert torch.equal(rows[1], -rows[0]) and torch.equal(rows[3], -rows[2])
+
+
+def test_what_relu_hands_on_without_the_mean_that_all_units_share() -> None:
+    """Of normal states with standard deviations f, through rows of U without mean."""
+    torch.manual_seed(0)
+    layer, f = StableRNN(1, 64, oscillating=False), torch.logspace(-1, 0, 64, dtype=torch.float64)
+    outputs = (f * torch.randn(10_000, 64, dtype=torch.float64)).relu()
+    rows = balanced(torch.randn(2000, 64, dtype=torch.float64)) / 8
+    size = (outputs @ rows.T).square().mean().sqrt() / f.square().mean().sqrt()
+    assert float(handed_on(layer, f)) == pytest.approx(float(size), rel=0.05)
 
 
 @pytest.mark.parametrize("recurrence", ["ssm", "dense"])
@@ -62,6 +107,24 @@ def test_one_pair_in_four_starts_without_a_turn(recurrence: str) -> None:
     free = layer.get_parameter(name).detach()
     turns = free if recurrence == "ssm" else torch.diagonal(free, -1)[::2]
     assert (turns == 0).tolist() == [k % 4 == 0 for k in range(16)]
+
+
+def test_fresh_dense_relu_pairs_turn_as_elementwise_ones() -> None:
+    """Uniformly up to the angle at which gradients begin to grow, not at it."""
+    torch.manual_seed(0)
+    layer = StableRNN(2, 256, recurrence="dense")
+    modes = layer._cell.modes(layer, "_l0")
+    assert modes.frequency is not None
+    share = modes.frequency / contracting_angle(modes.rate, 1.0)
+    slow = share[(share > 0) & (modes.rate < 0.3)]
+    assert float(slow.max()) < 1 and 0.4 < float(slow.mean()) < 0.6
+
+
+@pytest.mark.parametrize(("recurrence", "fastest"), [("ssm", 5.0), ("orthogonal", 1.0), ("diagonal", 1.0)])
+def test_fastest_units(recurrence: str, fastest: float) -> None:
+    """Those of a linear recurrence forget within a fifth of a step; the slowest of all after `max_time_scale`."""
+    rate = softplus(StableRNN(2, 32, recurrence=recurrence, dtype=torch.float64).rate_l0.detach())
+    assert (float(rate.max()), float(rate.min())) == pytest.approx((fastest, 0.001), rel=1e-9)
 
 
 @pytest.mark.parametrize("recurrence", ["dense", "orthogonal"])

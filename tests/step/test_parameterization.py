@@ -263,6 +263,14 @@ def test_spread_rates(name: str, count: int, dt: float, scale: float) -> None:
         assert logs.diff().tolist() == pytest.approx([step] * (count - 1), abs=1e-12)
 
 
+def test_spread_rates_up_to_a_faster_one() -> None:
+    rates = spread_rates(3, parameterization("exp"), dt=0.5, max_time_scale=100.0, fastest=4.0)
+    assert rates.tolist() == pytest.approx([0.02, 0.4, 8.0], rel=1e-12)
+    bounded = parameterization("lru")
+    rates = spread_rates(3, bounded, max_time_scale=100.0, fastest=1e9)
+    assert bounded.range.contains(rates).all() and bool(rates.isfinite().all())
+
+
 @pytest.mark.parametrize("name", PARAMETERIZATIONS)
 def test_spread_weights_give_the_spread_rates(name: str) -> None:
     p = parameterization(name)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from cofm_triton.layers.recurrences.contract import Layer, weights_of
 from cofm_triton.layers.recurrences.elementwise import FADING_PAIRS
 from cofm_triton.layers.recurrences.matrix import Matrix
-from cofm_triton.step.coefficients import Modes, angle_bound, has_linear_state, rates
+from cofm_triton.step.coefficients import Modes, angle_bound, has_linear_state, largest_angle, rates
 from cofm_triton.step.discretization import is_exact
 from cofm_triton.step.initialization import assign, whole
 
@@ -30,7 +30,8 @@ class Dense(Matrix):
         angles = torch.rand(layer.hidden_size // 2, dtype=torch.float64, device=free.device) * layer.max_angle
         angles[::FADING_PAIRS] = 0
         if not has_linear_state(layer):
-            angles = angles.clamp(max=angle_bound(layer, self._pair_rates(layer, suffix)[: len(angles)]))
+            bound = angle_bound(layer, self._pair_rates(layer, suffix)[: len(angles)])
+            angles = angles * bound / largest_angle(layer)
         turns = torch.zeros(layer.hidden_size - 1, dtype=angles.dtype, device=free.device)
         turns[::2] = angles / layer.dt
         assign(free, torch.diag(turns, -1) - torch.diag(turns, 1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from cofm_triton.layers.autocast import without_autocast
@@ -16,7 +17,7 @@ from cofm_triton.layers.recurrences.matrix import Matrix
 from cofm_triton.ops.dtypes import state_dtype
 from cofm_triton.step.activations import properties
 from cofm_triton.step.cayley import cayley_inverse, convert_parametrization
-from cofm_triton.step.coefficients import constrained_matrix, linear_coefficients, rates
+from cofm_triton.step.coefficients import constrained_matrix, has_linear_state, linear_coefficients, rates
 from cofm_triton.step.discretization import effective_rate
 from cofm_triton.step.initialization import assign, random_orthogonal, whole
 from cofm_triton.step.recurrent_matrix import congruence
@@ -29,9 +30,16 @@ class Orthogonal(Matrix):
     parameter = "basis"
 
     def reset(self, layer: Layer, suffix: str) -> None:
-        """A random P."""
+        """A random P; the identity where the nonlinearity is inside and fresh layers keep their size.
+
+        Units then saturate in the basis in which they fade. In another one, what saturation takes from fast modes
+        reaches slow ones, which sum it up: outputs of 8 fresh layers of 2,048 steps were 6 with tanh, 1,500 with relu.
+        """
         free = self.free(layer, suffix)
-        basis = random_orthogonal(layer.hidden_size, free.device)
+        if layer.keeps_size and not has_linear_state(layer):
+            basis = torch.eye(layer.hidden_size, dtype=torch.float64, device=free.device)
+        else:
+            basis = random_orthogonal(layer.hidden_size, free.device)
         assign(free, cayley_inverse(basis) if layer.constrained else basis)
 
     def in_units(self, layer: Layer, suffix: str, rows: Tensor) -> Tensor:

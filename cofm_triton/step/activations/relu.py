@@ -73,5 +73,4 @@ ROW = Activation(
     closed_step=math.inf,
     output_size=0.584,
     output_mean=0.399,
-    state_size=0.707,  # states only rise: the root mean square of relu(z), z ~ N(0, 1)
 )

@@ -69,7 +69,6 @@ class Activation:
         slope_roundings: of act'(z), relative to 1.
         cost: instructions of act, in those of a clamp.
         output_size, output_mean: standard deviation and mean of act(z), z ~ N(0, 1).
-        state_size: root mean square of the states of a fresh layer with act inside, for inputs of variance 1.
     """
 
     name: str
@@ -90,7 +89,6 @@ class Activation:
     cost: int = 1
     output_size: float = 1.0
     output_mean: float = 0.0
-    state_size: float = 1.0
 
     @property
     def is_linear(self) -> bool:
