@@ -401,8 +401,7 @@ def judge(
         after = max((t for t, beyond in zip(lengths, censored, strict=True) if beyond), default=0)
         known = [(t, r) for t, r in zip(lengths[last], ordered[last], strict=True) if t > after]
         if len({t for t, _ in known}) >= FEWEST:
-            times, values = zip(*known, strict=True)
-            fit = local_slope(times, values, scatter)
+            fit = local_slope([t for t, _ in known], [r for _, r in known], scatter)
             verdict, reason = _rule(fit, lengths[-1])
         else:
             verdict, reason = _without_fit(lengths, censored)
