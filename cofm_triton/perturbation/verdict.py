@@ -379,9 +379,9 @@ def judge(
         ValueError: fewer than two different horizons, lengths that do not match, or a negative scatter.
 
     Example:
-        >>> result = judge((50, 100, 200, 400), (0.63, 0.55, 0.52, 0.50), (0.0,) * 4)
+        >>> result = judge((50, 100, 200, 400), (0.6, 0.5, 0.46, 0.45), (0.0,) * 4)
         >>> result.verdict, result.reason
-        ('stable', 'the radius keeps its size: at T = 400 it changes like T^(+0.01 +- 0.20)')
+        ('stable', 'the radius keeps its size: at T = 400 it changes like T^(+0.04 +- 0.20)')
     """
     horizons = [check_int("horizons", length, 1) for length in horizons]
     radii = [check_real("radii", radius) for radius in radii]
