@@ -1,7 +1,6 @@
 """The temporally weighted loss against its numbers, its definition and the reference."""
 
 import math
-from functools import partial
 from typing import Any
 
 import pytest
@@ -140,6 +139,9 @@ def test_the_paper_s_weights_are_one_of_the_family() -> None:
     assert half == pytest.approx(2 ** (-1 / 5), abs=0.5 / 50)
 
 
+NO_TENSOR: Any = [1.0]
+
+
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
@@ -148,7 +150,7 @@ def test_the_paper_s_weights_are_one_of_the_family() -> None:
         (lambda: rescaled_weights(3, power=math.nan), ValueError, "power must be >= 0"),
         (lambda: rescaled_weights(3, rate=math.inf), ValueError, "rate must be >= 0 and finite"),
         (lambda: rescaled_weights(3, dtype=torch.int64), TypeError, "dtype must be a real floating-point"),
-        (partial(memory_bias, [1.0]), TypeError, "weights must be a real floating-point tensor, got list"),
+        (lambda: memory_bias(NO_TENSOR), TypeError, "weights must be a real floating-point tensor, got list"),
         (lambda: memory_bias(torch.ones(2, 2)), ValueError, "weights must have the shape"),
         (lambda: memory_bias(torch.ones(0)), ValueError, "weights must have the shape"),
         (lambda: memory_bias(torch.zeros(2)), ValueError, "weights must be finite, none negative and not all zero"),

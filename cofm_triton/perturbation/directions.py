@@ -175,18 +175,31 @@ def slow_direction(model: nn.Module, *, ball: str = "inf") -> Direction:
     """
     check_ball(ball)
     direction: Direction = {}
+    for name, parameter, kind in raw_rates(model):
+        sign = slower_sign(kind, parameter)
+        direction[name] = sign / norm(sign, ball)
+    return direction
+
+
+def raw_rates(model: nn.Module) -> list[tuple[str, nn.Parameter, str]]:
+    """Name, raw recurrent parameter and name of its parameterisation, for each that a model has.
+
+    Raises:
+        ValueError: it has none.
+    """
     names = {id(parameter): name for name, parameter in model.named_parameters()}  # one for a shared parameter
-    for module in model.modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            if _RATE.match(name) and hasattr(module, "parameterization"):
-                sign = slower_sign(str(module.parameterization), parameter)
-                direction[names[id(parameter)]] = sign / norm(sign, ball)
-    if not direction:
+    found = [
+        (names[id(parameter)], parameter, str(module.parameterization))
+        for module in model.modules()
+        for name, parameter in module.named_parameters(recurse=False)
+        if _RATE.match(name) and hasattr(module, "parameterization")
+    ]
+    if not found:
         raise ValueError(
             "model must hold a cofm recurrent layer to have a slow direction: "
             f"no rate parameter in {type(model).__name__}"
         )
-    return direction
+    return found
 
 
 def slower_sign(name: str, raw: Tensor) -> Tensor:

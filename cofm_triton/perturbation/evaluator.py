@@ -10,6 +10,7 @@ an infinite error, so that no maximum can lose it.
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -87,7 +88,7 @@ class ErrorEvaluator:
         weights = step_weights(self.targets.shape[1], self.metric).to(self.targets.device)
         return float((self.targets.double().square().mean((0, 2)) * weights).sum())
 
-    def _stacks(self, model: nn.Module) -> bool:
+    def _stacks(self, model: nn.Module) -> TypeGuard[RNNFunctional]:
         """Whether its errors are computed without calling it."""
         return not self._own and is_stackable(model)
 

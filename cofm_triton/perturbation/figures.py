@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -35,7 +37,8 @@ def plot_verdict(axes: Axes, verdict: StabilityVerdict, bound: float, errors: fl
     if not known:  # a logarithmic axis cannot choose limits for no data
         axes.set(xlim=(verdict.horizons[0], verdict.horizons[-1]), ylim=(1e-3, 1))
     axes.set(xscale="log", yscale="log", xlabel="horizon T", ylabel="slow-direction radius r(T)")
-    ticks = sorted({float(t) for held in axes.lines if held.get_marker() == _MARKER for t in held.get_xdata()})
+    marked = [np.asarray(held.get_xdata(), dtype=float) for held in axes.lines if held.get_marker() == _MARKER]
+    ticks = np.unique(np.concatenate(marked)).tolist()
     axes.set_xticks(ticks, [f"{t:g}" for t in ticks])
     axes.set_xticks([], minor=True)
     axes.set_title("What counts is the slope at the longest horizon, not the height", fontsize="medium")

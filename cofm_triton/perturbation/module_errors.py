@@ -165,7 +165,7 @@ class ModuleErrors:
         return log_gradients(errors, parameters)
 
 
-def steering_weights(inputs: Tensor, targets: Tensor, metric: str | Tensor) -> Tensor:
+def steering_weights(inputs: Tensor, targets: Tensor, metric: Metric) -> Tensor:
     """What squares of gaps are multiplied by, (T,); those of the mean square for "sup"."""
     weights = step_weights(inputs.shape[1], "mse" if is_sup(metric) else metric).to(inputs.device) / len(inputs)
     return weights / targets.shape[2]

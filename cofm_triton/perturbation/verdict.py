@@ -38,7 +38,7 @@ from torch import Tensor, nn
 from cofm_triton.layers.stable_rnn import StableRNN
 from cofm_triton.perturbation.copies import errors_along
 from cofm_triton.perturbation.curve import as_family
-from cofm_triton.perturbation.directions import Direction, slow_direction
+from cofm_triton.perturbation.directions import Directions, check_moves, slow_direction
 from cofm_triton.perturbation.evaluator import ErrorEvaluator
 from cofm_triton.perturbation.figures import plot_verdict
 from cofm_triton.perturbation.local_slope import FEWEST, SCATTER, LocalSlope, local_slope
@@ -148,44 +148,45 @@ def slow_direction_radius(
     threshold, max_radius = _check_search(threshold, max_radius)
     family = as_family(models)
     evaluator = _checked_evaluator(family, inputs, targets, metric, dtype)
-    return _radii([evaluator] * len(family), family, threshold, max_radius, progress)
+    searches = [(evaluator, model, [slow_direction(model)]) for model in family]
+    return _radii(searches, threshold, max_radius, progress)
 
 
 def _checked_evaluator(
     family: Sequence[nn.Module], inputs: Tensor, targets: Tensor, metric: Metric, dtype: torch.dtype | None
 ) -> ErrorEvaluator:
-    """What computes the errors of cofm models on their data, all checked."""
+    """What computes the errors of models on their data, all checked."""
     if not isinstance(metric, Tensor):
         check_choice("metric", metric, QUADRATIC_METRICS)
     evaluator = ErrorEvaluator(inputs, targets, metric, dtype)
     for model in family:
         evaluator.check(model)
-        slow_direction(model)
     return evaluator
 
 
 def _radii(
-    evaluators: Sequence[ErrorEvaluator],
-    family: Sequence[nn.Module],
+    searches: Sequence[tuple[ErrorEvaluator, nn.Module, Directions]],
     threshold: float,
     max_radius: float,
     progress: Progress | None,
 ) -> list[float]:
-    """The radius of every model by its own evaluator."""
-    finished, radii = counting(progress, len(family)), []
-    for evaluator, model in zip(evaluators, family, strict=True):
-        radii.append(_radius(evaluator, model, threshold, max_radius))
+    """The radius of every model on its data, along its directions."""
+    finished, radii = counting(progress, len(searches)), []
+    for evaluator, model, directions in searches:
+        radii.append(_radius(evaluator, model, directions, threshold, max_radius))
         finished(1)
     return radii
 
 
-def _radius(evaluator: ErrorEvaluator, model: nn.Module, threshold: float, max_radius: float) -> float:
-    errors = partial(_errors_along_one, evaluator, model, slow_direction(model))
+def _radius(
+    evaluator: ErrorEvaluator, model: nn.Module, directions: Directions, threshold: float, max_radius: float
+) -> float:
+    errors = partial(_largest_error, evaluator, model, directions)
     return _first_crossing(errors, threshold * evaluator.zero_error, max_radius)
 
 
-def _errors_along_one(evaluator: ErrorEvaluator, model: nn.Module, direction: Direction, radii: Tensor) -> Tensor:
-    return errors_along(evaluator, model, radii, [direction])[:, 0]
+def _largest_error(evaluator: ErrorEvaluator, model: nn.Module, directions: Directions, radii: Tensor) -> Tensor:
+    return errors_along(evaluator, model, radii, directions).amax(1)
 
 
 def limit_radius(
@@ -249,6 +250,9 @@ def stability_verdict(
     parameterization: str = "direct",
     horizons: Sequence[int] = (50, 100, 200, 400, 800),
     dt: float = 1.0,
+    search: str = "slow",
+    directions: int = 30,
+    seed: int = 0,
     threshold: float = 0.1,
     max_radius: float = MAX_RADIUS,
     metric: Metric = "twe",
@@ -265,13 +269,19 @@ def stability_verdict(
     the module's description.
 
     Args:
-        models: trained cofm models.
+        models: trained cofm models; any modules for `search="random"`.
         inputs: one (N, T, d) per model.
         targets: one (N, T, p) per model.
         target: of the limit formula, see `limit_radius`.
         parameterization: of the limit formula.
         horizons: of the limit formula, steps.
         dt: of the limit formula.
+        search: what moves: "slow", the raw recurrent weights towards slower decay, which tells the two cases apart; or
+            "random", all weights of any module, where there are no rates to slow. The radius then is where the first
+            of some random directions passes the threshold: an upper bound of the radius over all directions, often a
+            loose one, so that "unstable" says more than "stable".
+        directions: random ones, the same at every radius.
+        seed: of the random directions.
         threshold: as for `slow_direction_radius`.
         max_radius: as for `slow_direction_radius`.
         metric: as for `slow_direction_radius`.
@@ -316,12 +326,17 @@ def stability_verdict(
         return judge(lengths, radii, floors, max_radius=max_radius, scatter=0.0)
     threshold, max_radius = _check_search(threshold, max_radius)
     family, data = _matched(models, inputs, targets)
+    check_choice("search", search, ("slow", "random"))
     evaluators = [_checked_evaluator([model], *pair, metric, dtype) for model, pair in zip(family, data, strict=True)]
+    _, moves = check_moves(family, [0.0], directions, seed=seed, search=search, ball="inf")
     _check_horizons([x.shape[1] for x, _ in data])
     # Everything is checked before the first radius is searched for.
-    radii = _radii(evaluators, family, threshold, max_radius, progress)
+    radii = _radii(list(zip(evaluators, family, moves, strict=True)), threshold, max_radius, progress)
     margin = min(_margin(model) for model in family)
-    resolutions = [resolution(model, dtype or x.dtype) for model, (x, _) in zip(family, data, strict=True)]
+    resolutions = [
+        _resolution(model, chosen[0], dtype or x.dtype)
+        for model, chosen, (x, _) in zip(family, moves, data, strict=True)
+    ]
     return judge([x.shape[1] for x, _ in data], radii, resolutions, max_radius=max_radius, margin=margin)
 
 
@@ -342,7 +357,12 @@ def resolution(model: nn.Module, dtype: torch.dtype | None = None) -> float:
     Raises:
         ValueError: a model without recurrent rates.
     """
-    weights = [model.get_parameter(name).detach() for name in slow_direction(model)]
+    return _resolution(model, slow_direction(model), dtype)
+
+
+def _resolution(model: nn.Module, moved: Iterable[str], dtype: torch.dtype | None) -> float:
+    """Of the moved parameters, by name."""
+    weights = [model.get_parameter(name).detach() for name in moved]
     return max(float(w.abs().max()) * torch.finfo(dtype or w.dtype).eps for w in weights)
 
 
@@ -379,9 +399,9 @@ def judge(
         ValueError: fewer than two different horizons, lengths that do not match, or a negative scatter.
 
     Example:
-        >>> result = judge((50, 100, 200, 400), (0.63, 0.55, 0.52, 0.50), (0.0,) * 4)
+        >>> result = judge((50, 100, 200, 400), (0.6, 0.5, 0.46, 0.45), (0.0,) * 4)
         >>> result.verdict, result.reason
-        ('stable', 'the radius keeps its size: at T = 400 it changes like T^(+0.01 +- 0.20)')
+        ('stable', 'the radius keeps its size: at T = 400 it changes like T^(+0.04 +- 0.20)')
     """
     horizons = [check_int("horizons", length, 1) for length in horizons]
     radii = [check_real("radii", radius) for radius in radii]
@@ -401,8 +421,7 @@ def judge(
         after = max((t for t, beyond in zip(lengths, censored, strict=True) if beyond), default=0)
         known = [(t, r) for t, r in zip(lengths[last], ordered[last], strict=True) if t > after]
         if len({t for t, _ in known}) >= FEWEST:
-            times, values = zip(*known, strict=True)
-            fit = local_slope(times, values, scatter)
+            fit = local_slope([t for t, _ in known], [r for _, r in known], scatter)
             verdict, reason = _rule(fit, lengths[-1])
         else:
             verdict, reason = _without_fit(lengths, censored)

@@ -24,6 +24,7 @@ from cofm_triton.perturbation.verdict import (
     slow_direction_radius,
     stability_verdict,
 )
+from cofm_triton.reference import temporally_weighted_mse as reference_error
 from cofm_triton.reference import verdict as reference
 from cofm_triton.targets import generate, target
 
@@ -184,6 +185,36 @@ def judged(radii: Sequence[float], lengths: Sequence[int] = LENGTHS, **options: 
     return judge(lengths, radii, [0.0] * len(lengths), **options)
 
 
+class Decay(nn.Module):
+    """y_k = sum_s e^(-a s) x_(k-s), a itself the weight, in no layer of ours."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Parameter(torch.tensor(0.5, dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        lags = torch.arange(x.shape[1], dtype=x.dtype)
+        lag = lags[:, None] - lags
+        return torch.einsum("ks,nsd->nkd", torch.exp(-self.a * lag).tril(), x)
+
+
+def test_any_module_is_judged_along_random_directions() -> None:
+    """Its one weight moves up and down; down, the error is 0.1 of the power where the weight alone says so."""
+    model, lengths = Decay(), (8, 16, 32)
+    xs = [generate("exp", 6, length, seed=length)[0] for length in lengths]
+    data = xs, [model(x).detach() for x in xs]
+    result = stability_verdict([model] * 3, *data, search="random", directions=4, seed=1)
+    for x, y, radius in zip(*data, result.radii, strict=True):
+        power = reference_error(torch.zeros_like(y), y)
+        moved = Decay()
+        with torch.no_grad():
+            moved.a -= radius
+        assert reference_error(moved(x), y).item() == pytest.approx(0.1 * power.item(), rel=1e-3)
+    assert math.isnan(result.margin) and result.resolutions == (0.5 * 2**-52,) * 3
+    with pytest.raises(ValueError, match="model must hold a cofm"):
+        stability_verdict([model] * 3, *data)
+
+
 @pytest.mark.parametrize(
     ("exponent", "scatter", "verdict"),
     [
@@ -330,6 +361,11 @@ X = torch.zeros(2, 4, 1, dtype=torch.float64)
         ({"target": "exp", "dt": 0.0}, ValueError, "dt must be"),
         ({"target": "exp", "threshold": 0.0}, ValueError, "threshold must be"),
         ({"target": "exp", "max_radius": math.inf}, ValueError, "max_radius must be"),
+        (
+            {"models": [MODEL] * 2, "inputs": [X, X], "targets": [X, X], "search": "gradient"},
+            ValueError,
+            "search must be",
+        ),
         ({"target": "exp", "metric": "sup"}, ValueError, "metric must be"),
         ({"models": MODEL, "inputs": [X], "targets": [X]}, TypeError, "models must be a list"),
         ({"models": [MODEL], "inputs": X, "targets": [X]}, TypeError, "inputs must be a list"),
