@@ -102,17 +102,15 @@ def dense_sweep_errors_kernel(
     tl.store(error_ptr + k * num_sequence_blocks + block_n, error)
 
 
-def fits(cells: Any, inputs: Any, targets: Any) -> bool:
-    """Whether the registers of a program hold a model's matrix; arguments of `sweep_errors`."""
-    shape = dense(cells.rate.shape[1], inputs.element_size())
-    return shape is not None and shape.BLOCKS == 1
-
-
 def sweep_errors(cells: Any, inputs: Any, targets: Any, weights: Any) -> Any:
-    """Errors of K models whose a is a matrix and that `fits`; arguments and result of `perturbation.sweep_errors`."""
+    """Errors of K models whose a is a matrix; arguments and result of `perturbation.sweep_errors`.
+
+    None if the registers of a program cannot hold a model's matrix.
+    """
     count, steps, channels = inputs.shape
     shape = dense(cells.rate.shape[1], inputs.element_size())
-    assert shape is not None and shape.BLOCKS == 1
+    if shape is None or shape.BLOCKS > 1:
+        return None
     blocks = triton.cdiv(count, DENSE_SWEEP.SEQUENCES)
     partial = inputs.new_empty((cells.count, blocks), dtype=cells.rate.dtype)
     matrix, units = _coefficients(cells, inputs, shape.BLOCK)

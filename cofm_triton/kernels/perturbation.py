@@ -188,31 +188,24 @@ def sweep_errors_kernel(
     tl.store(error_ptr + block_n * K + block_k * BLOCK_K + lane, total)
 
 
-def fits(cells: Any, inputs: Any, targets: Any) -> bool:
-    """Whether the registers of a thread hold the states of a model; arguments of `sweep_errors`."""
-    return _shape(cells, inputs, targets) is not None
-
-
-def _shape(cells: Any, inputs: Any, targets: Any) -> Sweep | None:
-    cost = max(properties(name).cost for name in (cells.act_in, cells.act_out))
-    return sweep(cells.rate.shape[1], inputs.shape[2], targets.shape[2], inputs.element_size(), cost)
-
-
 def sweep_errors(cells: Any, inputs: Any, targets: Any, weights: Any) -> Any:
     """Errors of K models on the same data; see the module's equation.
 
     Args:
-        cells: K models of one shape (`cofm_triton.step.stacked_cells.StackedCells`) that `fits`.
+        cells: K models of one shape (`cofm_triton.step.stacked_cells.StackedCells`).
         inputs: (N, T, d), float32 or float64: the type of the states too.
         targets: (N, T, p), the same type.
         weights: (T,) float64, w[t]; None for the largest |y - target|.
 
     Returns:
-        (K,) float64; not finite where a state overflowed.
+        (K,) float64; not finite where a state overflowed. None if the states of a model are too many for a thread's
+        registers.
     """
     count, steps, channels = inputs.shape
-    shape = _shape(cells, inputs, targets)
-    assert shape is not None
+    cost = max(properties(name).cost for name in (cells.act_in, cells.act_out))
+    shape = sweep(cells.rate.shape[1], channels, targets.shape[2], inputs.element_size(), cost)
+    if shape is None:
+        return None
     units, offset = _coefficients(cells, inputs, shape)
     sequence_blocks = triton.cdiv(count, shape.BLOCK_N * shape.PER_THREAD * shape.ROUNDS)
     partial = inputs.new_empty((sequence_blocks, offset.shape[1]), dtype=cells.rate.dtype)

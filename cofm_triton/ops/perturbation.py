@@ -55,10 +55,9 @@ def sweep_errors(
         return torch.cat([sweep_errors(matrices, inputs, targets, weights, finished) for matrices in some])
     backend = resolve(None, inputs.device)
     if backend != "torch":
-        module = compiled_sweep(backend, dense=cells.is_dense)
-        if module.fits(cells, inputs, targets):
-            with on_device(inputs.device):
-                errors = module.sweep_errors(cells, inputs, targets, weights)
+        with on_device(inputs.device):
+            errors = compiled_sweep(backend, dense=cells.is_dense).sweep_errors(cells, inputs, targets, weights)
+        if errors is not None:
             finished(cells.count)
             return errors
         if cells.widths is not None:  # the widest model is too much for the kernel, narrower ones may not be

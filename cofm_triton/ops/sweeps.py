@@ -20,11 +20,13 @@ class SweepBackend(Protocol):
         """(K,) float64 from inputs (N, T, d), targets (N, T, p) and weights (T,), None for the largest gap."""
 
 
-class CompiledSweepBackend(SweepBackend, Protocol):
+class CompiledSweepBackend(Protocol):
     """A compiled sweep, of models with one rate per unit or with a matrix."""
 
-    def fits(self, cells: StackedCells, inputs: Tensor, targets: Tensor) -> bool:
-        """Whether it takes models of that size."""
+    def sweep_errors(
+        self, cells: StackedCells, inputs: Tensor, targets: Tensor, weights: Tensor | None
+    ) -> Tensor | None:
+        """As of `SweepBackend`; None if models of that size are too much for it."""
 
 
 class IncrementBackend(Protocol):

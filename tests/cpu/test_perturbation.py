@@ -88,7 +88,7 @@ def test_every_recurrence(sweep: Sweep, options: tuple[str, str, str, str], dtyp
 def test_every_shape(
     sweep: Sweep, sequences: int, steps: int, inputs: int, units: int, outputs: int, count: int
 ) -> None:
-    """Ragged blocks of sequences, units that do not fill a group of four, several channels."""
+    """Ragged blocks of sequences, units that do not fill a group of two, several channels."""
     cells, moved, dynamics = make(RECURRENCES[0], inputs, units, outputs, count)
     x, y = randn(sequences, steps, inputs, seed=1), randn(sequences, steps, outputs, seed=2)
     weights = torch.ones(steps, dtype=torch.float64)

@@ -7,7 +7,7 @@ pytest.importorskip("triton")
 
 from sweep_cases import defined_errors, dense_models, randn
 
-from cofm_triton.kernels.dense_perturbation import fits, sweep_errors
+from cofm_triton.kernels.dense_perturbation import sweep_errors
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -31,7 +31,6 @@ def test_errors_are_those_of_the_definition(
     weights = torch.linspace(0.1, 2, steps, dtype=torch.float64) if weighted else None
     expected = defined_errors(moved, dynamics, x, y, weights)
     on_device = None if weights is None else weights.to(DEVICE)
-    assert fits(cells, x.to(dtype), y)
     cells = cells.to(DEVICE)
     actual = sweep_errors(cells, x.to(DEVICE, dtype), y.to(DEVICE, dtype), on_device)
     assert actual.dtype == torch.float64
@@ -49,6 +48,6 @@ def test_a_lost_state_shows_and_stays_with_its_model() -> None:
 
 
 def test_wide_models_do_not_fit() -> None:
-    x = torch.zeros(1, 1, 1)
-    assert fits(dense_models("tanh", 128, 1, 1, 1)[0], x, x)
-    assert not fits(dense_models("tanh", 129, 1, 1, 1)[0], x, x)
+    x = torch.zeros(1, 1, 1, device=DEVICE)
+    fitting = [sweep_errors(dense_models("tanh", size, 1, 1, 1)[0].to(DEVICE), x, x, None) for size in (128, 129)]
+    assert [errors is not None for errors in fitting] == [True, False]

@@ -11,7 +11,7 @@ pytest.importorskip("triton")
 from sweep_cases import random_cells
 
 from cofm_triton.kernels.launch import MAX_STATE_WORDS
-from cofm_triton.kernels.perturbation import fits, sweep_errors
+from cofm_triton.kernels.perturbation import sweep_errors
 from cofm_triton.layers.rnn_functional import RNNFunctional
 from cofm_triton.perturbation.stacking import stack
 from cofm_triton.reference import Dynamics, rnn_functional
@@ -92,8 +92,13 @@ def test_wide_models_do_not_fit() -> None:
     widest = random_cells("hardtanh", "linear", MAX_STATE_WORDS, 1, 1, 1)
     wider = random_cells("hardtanh", "linear", MAX_STATE_WORDS + 1, 1, 1, 1)
     half, more = (random_cells("hardtanh", "linear", MAX_STATE_WORDS // 2 + i, 1, 1, 1) for i in (0, 1))
-    assert fits(widest, x, x) and fits(half, x.double(), x.double())
-    assert not fits(wider, x, x) and not fits(more, x.double(), x.double())
+    for cells, inputs, fit in (
+        (widest, x, True),
+        (wider, x, False),
+        (half, x.double(), True),
+        (more, x.double(), False),
+    ):
+        assert (sweep_errors(cells.to(DEVICE), *(inputs.to(DEVICE),) * 2, None) is not None) == fit
 
 
 def test_models_of_different_width_are_one_launch() -> None:

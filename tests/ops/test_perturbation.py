@@ -80,13 +80,16 @@ def test_pairs(act_in: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_widths_that_do_not_fit_together_are_swept_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the widest model is too much for the kernel, narrow ones still take it."""
-    kernel = types.SimpleNamespace(
-        fits=lambda cells, *_: cells.rate.shape[1] <= 4,
-        sweep_errors=lambda cells, *data: (seen.append(cells.rate.shape), blocked.sweep_errors(cells, *data))[1],  # type: ignore[func-returns-value]
-    )
     seen: list[torch.Size] = []
+
+    def kernel_errors(cells: StackedCells, *data: torch.Tensor) -> torch.Tensor | None:
+        if cells.rate.shape[1] > 4:
+            return None
+        seen.append(cells.rate.shape)
+        return blocked.sweep_errors(cells, *data)
+
     monkeypatch.setattr(ops, "resolve", lambda *_: "triton")
-    monkeypatch.setattr(ops, "compiled_sweep", lambda *_, **__: kernel)
+    monkeypatch.setattr(ops, "compiled_sweep", lambda *_, **__: types.SimpleNamespace(sweep_errors=kernel_errors))
     parts = [random_cells("hardtanh", "linear", units, 2, 3, 2) for units in (4, 9, 3)]
     together = sweep_errors(join(parts), X, Y, WEIGHTS)
     alone = torch.cat([blocked.sweep_errors(part, X, Y, WEIGHTS) for part in parts])

@@ -3,7 +3,7 @@
     h[k+1] = h[k] + dt act(U x[k] + b - A h[k]),  h[0] = 0,  y[k] = c^T h[k+1] + d
     E = sum over sequences n, steps k and outputs q of  w[k] (y - target)^2,  or  max |y - target|
 
-Layout: sequences are the innermost axis of blocks (blocks, T, channels, S), S filling a cache line. So the state of a
+Layout: sequences are the innermost axis of blocks (blocks, channels, T, S), S filling a cache line. So the state of a
 unit is a vector, which a number of A multiplies as a whole. Old and new states (m, S) stay in the first-level cache,
 and so does the matrix of a model of up to 64 units.
 
@@ -13,7 +13,6 @@ in a fixed order, so the result does not depend on the number of threads.
 Traffic: T (d + p) numbers per sequence and model in, one number per (block, model) out.
 """
 
-from functools import partial
 from itertools import product as pairs
 from typing import Any
 
@@ -24,9 +23,10 @@ from torch import Tensor
 
 from cofm_triton.cpu.jit.activation import activate, constant
 from cofm_triton.cpu.jit.bits import like
+from cofm_triton.cpu.jit.blocks import blocked
 from cofm_triton.cpu.jit.compiled import entry, inlined
-from cofm_triton.cpu.jit.perturbation import blocked, largest_gap, weighted_squares
-from cofm_triton.cpu.jit.threads import run, workers
+from cofm_triton.cpu.jit.perturbation import error_of, row_weights
+from cofm_triton.cpu.jit.threads import spread
 from cofm_triton.cpu.jit.vectors import load, store
 from cofm_triton.step.stacked_cells import StackedCells
 
@@ -81,30 +81,19 @@ def _task(
     act: tuple[int, ...], lanes: tuple[int, ...], single: tuple[int, ...], x: Any, target: Any, sequences: int,
     weights: Any, matrix: Any, units: Any, offset: Any, dt: Any, sup: bool, errors: Any,
 ) -> None:  # fmt: skip
-    """Errors of one model on some blocks: x and target (blocks, T, channels, S), of which `sequences` count; matrix and
+    """Errors of one model on some blocks: x and target (blocks, channels, T, S), of which `sequences` count; matrix and
     units as for `_advance`, offset (p,), errors (blocks,); lanes has S entries, single one if d = p = 1 and else none.
     """
-    steps, outputs, together = x.shape[1], target.shape[2], len(lanes)
-    old, new = np.empty((units.shape[0], together), x.dtype), np.empty((units.shape[0], together), x.dtype)
-    y = np.empty((steps, outputs, together), x.dtype)
-    largest, rows = np.empty(together), (steps * outputs, together)
+    old = np.empty((units.shape[0], len(lanes)), x.dtype)
+    new, y = np.empty_like(old), np.empty_like(target[0])
     for block in range(x.shape[0]):
         old[:] = 0
-        for q in range(outputs):
-            y[:, q] = offset[q]
-        for t in range(steps):
-            _advance(act, lanes, single, matrix, units, x[block, t], old, new, y[t], dt)
+        for q in range(y.shape[0]):
+            y[q] = offset[q]
+        for t in range(y.shape[1]):
+            _advance(act, lanes, single, matrix, units, x[block, :, t], old, new, y[:, t], dt)
             old, new = new, old
-        valid = min(together, sequences - block * together)
-        if sup:
-            errors[block] = largest_gap(y.reshape(rows), target[block].reshape(rows), largest, valid)
-        else:
-            errors[block] = weighted_squares(y.reshape(rows), target[block].reshape(rows), weights, valid)
-
-
-def fits(cells: StackedCells, inputs: Tensor, targets: Tensor) -> bool:
-    """A processor takes models of any size."""
-    return True
+        errors[block] = error_of(y, target[block], weights, min(len(lanes), sequences - block * len(lanes)), sup)
 
 
 def sweep_errors(cells: StackedCells, inputs: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
@@ -127,22 +116,15 @@ def sweep_errors(cells: StackedCells, inputs: Tensor, targets: Tensor, weights: 
     columns = torch.cat((cells.bias[..., None], cells.encoder, cells.readout.mT), -1)
     units = F.pad(columns, (0, 0, 0, padding)).to(inputs).contiguous().numpy()
     offset = cells.offset.to(inputs).contiguous().numpy()
-    row_weights = np.ones(inputs.shape[1]) if weights is None else weights.numpy().repeat(targets.shape[2])
+    by_row = row_weights(weights, targets)
     errors = np.empty((len(x), cells.count))
     act, lanes, dt = constant(cells.act_in), (0,) * together, x.dtype.type(cells.dt)
     single = (0,) * (inputs.shape[2] == targets.shape[2] == 1)
 
-    def work(tasks: list[tuple[int, int]]) -> None:
-        for k, first in tasks:
-            some = slice(first, first + _BLOCKS_PER_TASK)
-            left = len(inputs) - first * together
-            _task(
-                act, lanes, single, x[some], target[some], left, row_weights, matrix[k], units[k], offset[k], dt,
-                weights is None, errors[some, k],
-            )  # fmt: skip
+    def work(k: int, first: int) -> None:
+        some, left = slice(first, first + _BLOCKS_PER_TASK), len(inputs) - first * together
+        model = matrix[k], units[k], offset[k], dt
+        _task(act, lanes, single, x[some], target[some], left, by_row, *model, weights is None, errors[some, k])
 
-    tasks = list(pairs(range(cells.count), range(0, len(x), _BLOCKS_PER_TASK)))
-    work(tasks[:1])  # compiles at the first call: one thread, not all
-    threads = workers()
-    run([partial(work, tasks[1 + thread :: threads]) for thread in range(threads)])
+    spread(work, pairs(range(cells.count), range(0, len(x), _BLOCKS_PER_TASK)))
     return torch.from_numpy(errors.max(0) if weights is None else errors.sum(0))

@@ -8,8 +8,6 @@ unit, `(lanes,)`, stay in the first-level cache from the first step to the last.
 Tasks are (model, block of inputs), shared by as many threads as PyTorch uses.
 """
 
-from collections.abc import Sequence
-from functools import partial
 from itertools import product
 from typing import Any
 
@@ -19,8 +17,9 @@ from torch import Tensor
 
 from cofm_triton.cpu.blocked.memory_increment import LOOK_EVERY, SMALL
 from cofm_triton.cpu.jit.activation import activate, constant, excess
+from cofm_triton.cpu.jit.blocks import blocked
 from cofm_triton.cpu.jit.compiled import entry, inlined
-from cofm_triton.cpu.jit.threads import run, workers
+from cofm_triton.cpu.jit.threads import spread
 from cofm_triton.step.activations import properties
 
 _LANES, _ALIGNED = 128, 16
@@ -79,29 +78,14 @@ def _task(
 def sampled_increments(name: str, drive: Tensor, decay: Tensor, step: Tensor, readout: Tensor, steps: Tensor) -> Tensor:
     """Read-outs c^T act(z[k]) at some steps; arguments and result of the PyTorch function."""
     act, jumps = constant(name), properties(name).linear_radius >= SMALL
-    count = drive.shape[1]
-    units = _blocked(drive)
-    models, blocks, _, lanes = units.shape
+    inputs = drive.shape[1]
+    units = blocked(drive.transpose(0, 1), min(_LANES, -(-inputs // _ALIGNED) * _ALIGNED))  # (blocks, m, K, lanes)
+    blocks, _, models, lanes = units.shape
     result = np.zeros((models, blocks, len(steps), readout.shape[1], lanes))
     per_model = [value.contiguous().numpy() for value in (decay, step, readout)]
-    tasks = list(product(range(models), range(blocks)))
 
-    def work(some: Sequence[tuple[int, int]]) -> None:
-        for k, block in some:
-            _task(act, jumps, units[k, block], *(value[k] for value in per_model), steps.numpy(), result[k, block])
+    def work(k: int, block: int) -> None:
+        _task(act, jumps, units[block, :, k], *(value[k] for value in per_model), steps.numpy(), result[k, block])
 
-    work(tasks[:1])  # compiles at the first call: one thread, not all
-    threads = workers()
-    run([partial(work, tasks[1 + t :: threads]) for t in range(threads)])
-    flat = torch.from_numpy(result).permute(0, 1, 4, 2, 3).flatten(1, 2)
-    return flat[:, :count]
-
-
-def _blocked(drive: Tensor) -> np.ndarray[Any, Any]:
-    """(K, n, m) -> (K, blocks, m, lanes), the last block padded with zeros."""
-    models, count, width = drive.shape
-    lanes = min(_LANES, -(-count // _ALIGNED) * _ALIGNED)
-    blocks = -(-count // lanes)
-    padded = drive.new_zeros(models, blocks * lanes, width)
-    padded[:, :count] = drive
-    return padded.view(models, blocks, lanes, width).mT.contiguous().numpy()
+    spread(work, product(range(models), range(blocks)))
+    return torch.from_numpy(result).permute(0, 1, 4, 2, 3).flatten(1, 2)[:, :inputs]

@@ -3,10 +3,9 @@
     h[k+1] = h[k] + dt act_in(U x[k] + b - a h[k]),  h[0] = 0,  y[k] = c^T act_out(h[k+1]) + d
     E = sum over sequences n, steps k and outputs q of  w[k] (y - target)^2,  or  max |y - target|
 
-Layout: sequences are the innermost axis of blocks (blocks, T, channels, S), so that the arithmetic vectorises over S
-neighbouring sequences. A block of inputs, targets and outputs fits the second-level cache (with one input and one
-output the first), and is read from memory once for all K models of its task. The states of a few units stay in
-registers or in the first-level cache from the first step to the last.
+Layout: sequences are the innermost axis of blocks (blocks, channels, T, S), a few registers wide. A block is read from
+memory once for all K models of its task. The states of two units, which share each reading of x and each update of y,
+stay in registers from the first step to the last.
 
 States have the dtype of the inputs, float32 or float64. Errors are float64: one partial sum per block and model, added
 in a fixed order, so the result does not depend on the number of threads. Padding sequences of the last block are
@@ -15,9 +14,7 @@ computed and left out of the sum.
 Traffic: T S (d + p) numbers per block and task in, one number per (block, model) out.
 """
 
-from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from itertools import product
 from typing import Any
 
@@ -28,110 +25,41 @@ from torch import Tensor
 
 from cofm_triton.cpu.jit.activation import activate, constant
 from cofm_triton.cpu.jit.bits import like
+from cofm_triton.cpu.jit.blocks import blocked
 from cofm_triton.cpu.jit.compiled import entry, inlined, inner, summing
-from cofm_triton.cpu.jit.threads import run, workers
+from cofm_triton.cpu.jit.threads import spread, workers
 from cofm_triton.cpu.jit.vectors import load, store
 from cofm_triton.step.activations import properties
 from cofm_triton.step.stacked_cells import StackedCells
 
-# Units updated together, which share each reading of x and each update of y. States and coefficients, four vectors a
-# unit, must fit the registers: AVX-512 has 32; with sixteen, four units run at half the speed of two.
-_UNITS = 4 if get_host_cpu_features().get("avx512vl", False) else 2
-_CACHE_BYTES = 400_000  # inputs, targets and outputs of a block, in the second-level cache
-_MIN_LANES, _MAX_LANES = 64, 256
+_UNITS = 2
+# Of the sequences of a block: independent chains hide each other's latency. States and coefficients of two units must
+# fit the registers: AVX-512 has 32 of 64 bytes, others 16 of 32.
+_LANE_BYTES = 256 if get_host_cpu_features().get("avx512vl", False) else 64
 _TASKS_PER_THREAD = 8
-# With one input and one output a block is one column of vectors, two registers each: two chains hide each other's
-# latency, the states never leave their registers, and x, targets and outputs of 100 steps fit the first-level cache.
-_COLUMN_BYTES = 2 * (64 if _UNITS == 4 else 32)
 
 
 @inlined
-def _next_state(act_in: Any, e: Any, h: Any, rate: Any, bias: Any, encoder: Any) -> Any:
-    return h + activate(act_in, encoder * e + bias - rate * h)
-
-
-@inlined
-def _run_two_units(act_in: Any, act_out: Any, lanes: Any, x: Any, y: Any, unit: Any) -> None:
-    """All time steps of two units: x and y (T, S) contiguous, S lanes, unit (2, 4) rows (a, b, U, c)."""
+def _run_two_units(act_in: Any, act_out: Any, lanes: Any, single: Any, x: Any, y: Any, unit: Any) -> None:
+    """Add the read-out of two units to y: x (d, T, S), y (p, T, S), unit (2, 2 + d + p); arguments as for `_task`."""
+    inputs, outputs = (1 if len(single) else x.shape[0]), (1 if len(single) else y.shape[0])
     zero = like(load(lanes, x.ctypes.data, x), 0)
-    a0, b0, u0, c0 = like(zero, unit[0, 0]), like(zero, unit[0, 1]), like(zero, unit[0, 2]), like(zero, unit[0, 3])
-    a1, b1, u1, c1 = like(zero, unit[1, 0]), like(zero, unit[1, 1]), like(zero, unit[1, 2]), like(zero, unit[1, 3])
+    a0, b0, a1, b1 = like(zero, unit[0, 0]), like(zero, unit[0, 1]), like(zero, unit[1, 0]), like(zero, unit[1, 1])
     h0, h1 = zero, zero
-    for t in range(x.shape[0]):
-        at = t * x.strides[0]
-        e, total = load(lanes, x.ctypes.data + at, x), load(lanes, y.ctypes.data + at, y)
-        h0 = _next_state(act_in, e, h0, a0, b0, u0)
-        h1 = _next_state(act_in, e, h1, a1, b1, u1)
-        total = total + c0 * activate(act_out, h0) + c1 * activate(act_out, h1)
-        store(total, y.ctypes.data + at, y, False)
-
-
-@inlined
-def _run_four_units(act_in: Any, act_out: Any, lanes: Any, x: Any, y: Any, unit: Any) -> None:
-    """The same for four units."""
-    zero = like(load(lanes, x.ctypes.data, x), 0)
-    a0, b0, u0, c0 = like(zero, unit[0, 0]), like(zero, unit[0, 1]), like(zero, unit[0, 2]), like(zero, unit[0, 3])
-    a1, b1, u1, c1 = like(zero, unit[1, 0]), like(zero, unit[1, 1]), like(zero, unit[1, 2]), like(zero, unit[1, 3])
-    a2, b2, u2, c2 = like(zero, unit[2, 0]), like(zero, unit[2, 1]), like(zero, unit[2, 2]), like(zero, unit[2, 3])
-    a3, b3, u3, c3 = like(zero, unit[3, 0]), like(zero, unit[3, 1]), like(zero, unit[3, 2]), like(zero, unit[3, 3])
-    h0, h1, h2, h3 = zero, zero, zero, zero
-    for t in range(x.shape[0]):
-        at = t * x.strides[0]
-        e, total = load(lanes, x.ctypes.data + at, x), load(lanes, y.ctypes.data + at, y)
-        h0 = _next_state(act_in, e, h0, a0, b0, u0)
-        h1 = _next_state(act_in, e, h1, a1, b1, u1)
-        h2 = _next_state(act_in, e, h2, a2, b2, u2)
-        h3 = _next_state(act_in, e, h3, a3, b3, u3)
-        total = total + c0 * activate(act_out, h0) + c1 * activate(act_out, h1)
-        total = total + c2 * activate(act_out, h2) + c3 * activate(act_out, h3)
-        store(total, y.ctypes.data + at, y, False)
-
-
-@inlined
-def _add_scaled(row: Any, factor: Any, source: Any) -> None:
-    for s in range(row.shape[0]):
-        row[s] += factor * source[s]
-
-
-@inlined
-def _step_one_unit(act_in: Any, act_out: Any, h: Any, z: Any, rate: Any) -> None:
-    """Advance h by one step; z holds e on entry and act_out(h) on return."""
-    for s in range(h.shape[0]):
-        g = h[s] + activate(act_in, z[s] - rate * h[s])
-        h[s] = g
-        z[s] = activate(act_out, g)
-
-
-@inlined
-def _run_one_unit(act_in: Any, act_out: Any, x: Any, y: Any, h: Any, z: Any, unit: Any) -> None:
-    """All time steps of one unit: x (T, d, S), y (T, p, S), unit (2 + d + p,): a, b, U, c."""
-    inputs = x.shape[1]
-    h[:] = 0
-    for t in range(x.shape[0]):
-        z[:] = unit[1]
+    for t in range(x.shape[1]):
+        z0, z1 = b0 - a0 * h0, b1 - a1 * h1
         for j in range(inputs):
-            _add_scaled(z, unit[2 + j], x[t, j])
-        _step_one_unit(act_in, act_out, h, z, unit[0])
-        for q in range(y.shape[1]):
-            _add_scaled(y[t, q], unit[2 + inputs + q], z)
-
-
-@inlined
-def _run_model(act_in: Any, act_out: Any, column: Any, x: Any, y: Any, h: Any, z: Any, units: Any) -> None:
-    """Add the read-out of every unit to y: units (m, 2 + d + p), m a multiple of _UNITS; column as for `_task`."""
-    if len(column) > 0:
-        for i in range(0, units.shape[0], _UNITS):
-            if _UNITS == 4:
-                _run_four_units(act_in, act_out, column, x, y, units[i : i + _UNITS])
-            else:
-                _run_two_units(act_in, act_out, column, x, y, units[i : i + _UNITS])
-    else:
-        for i in range(units.shape[0]):
-            _run_one_unit(act_in, act_out, x, y, h, z, units[i])
+            e = load(lanes, x.ctypes.data + j * x.strides[0] + t * x.strides[1], x)
+            z0, z1 = z0 + like(zero, unit[0, 2 + j]) * e, z1 + like(zero, unit[1, 2 + j]) * e
+        h0, h1 = h0 + activate(act_in, z0), h1 + activate(act_in, z1)
+        v0, v1 = activate(act_out, h0), activate(act_out, h1)
+        for q in range(outputs):
+            at, c = y.ctypes.data + q * y.strides[0] + t * y.strides[1], 2 + inputs + q
+            store(load(lanes, at, y) + like(zero, unit[0, c]) * v0 + like(zero, unit[1, c]) * v1, at, y, False)
 
 
 @summing
-def weighted_squares(y: Any, target: Any, weights: Any, valid: int) -> float:
+def _weighted_squares(y: Any, target: Any, weights: Any, valid: int) -> float:
     """The sum over rows r and the first sequences of weights[r] (y[r, s] - target[r, s])^2, by partial sums."""
     error = 0.0
     for r in range(y.shape[0]):
@@ -144,9 +72,9 @@ def weighted_squares(y: Any, target: Any, weights: Any, valid: int) -> float:
 
 
 @inner
-def largest_gap(y: Any, target: Any, largest: Any, valid: int) -> float:
+def _largest_gap(y: Any, target: Any, valid: int) -> float:
     """The maximum over rows and the first sequences of |y[r, s] - target[r, s]|; NaN stays, whichever side it is on."""
-    largest[:] = 0.0
+    largest = np.zeros(valid)
     for r in range(y.shape[0]):
         for s in range(valid):
             gap = np.float64(abs(y[r, s] - target[r, s]))
@@ -157,74 +85,46 @@ def largest_gap(y: Any, target: Any, largest: Any, valid: int) -> float:
     return error
 
 
+@inlined
+def error_of(y: Any, target: Any, weights: Any, valid: int, sup: bool) -> float:
+    """The error of outputs (p, T, S), of which the first `valid` sequences count; weights (p T,), unused if `sup`."""
+    rows = (y.shape[0] * y.shape[1], y.shape[2])
+    if sup:
+        return _largest_gap(y.reshape(rows), target.reshape(rows), valid)
+    return _weighted_squares(y.reshape(rows), target.reshape(rows), weights, valid)
+
+
 @entry
 def _task(
-    act_in: tuple[int, ...],
-    act_out: tuple[int, ...],
-    column: tuple[int, ...],
-    x: Any,
-    target: Any,
-    valid: int,
-    weights: Any,
-    units: Any,
-    widths: Any,
-    offset: Any,
-    sup: bool,
-    errors: Any,
-) -> None:
-    """Errors of some models on one block: units (K, m, 2 + d + p), widths and errors (K,).
+    act_in: Any, act_out: Any, lanes: Any, single: Any, x: Any, target: Any, valid: int, weights: Any, units: Any,
+    widths: Any, offset: Any, sup: bool, errors: Any,
+) -> None:  # fmt: skip
+    """Errors of some models on one block: units (K, m, 2 + d + p), m even, widths and errors (K,).
 
-    The nonlinearities are tuples of that length (see `constant`). If `column` is not empty, there is one input, one
-    output and one sequence for each of its entries.
+    The nonlinearities are tuples of that length (see `constant`); `lanes` has S entries, `single` one if d = p = 1 and
+    else none.
     """
-    steps, _, lanes = x.shape
-    outputs = target.shape[1]
-    y = np.empty((steps, outputs, lanes), x.dtype)
-    h, z = np.empty(lanes, x.dtype), np.empty(lanes, x.dtype)
-    largest, rows = np.empty(lanes), (steps * outputs, lanes)
+    y = np.empty_like(target)
     for k in range(units.shape[0]):
-        for q in range(outputs):
-            y[:, q] = offset[k, q]
-        _run_model(act_in, act_out, column, x, y, h, z, units[k, : widths[k]])
-        if sup:
-            errors[k] = largest_gap(y.reshape(rows), target.reshape(rows), largest, valid)
-        else:
-            errors[k] = weighted_squares(y.reshape(rows), target.reshape(rows), weights, valid)
-
-
-def _lanes(sequences: int, steps: int, numbers: int, item_size: int) -> int:
-    """Sequences per block: as many as the cache takes, a multiple of 16."""
-    fitting = _CACHE_BYTES // max(1, steps * numbers * item_size)
-    lanes = min(_MAX_LANES, max(_MIN_LANES, fitting // 16 * 16))
-    return min(lanes, -(-sequences // 16) * 16)
-
-
-def pad_sequences(sequences: Tensor, together: int) -> Tensor:
-    """(N, T, d) -> (blocks, together, T, d), the last block padded with zeros."""
-    count, steps, channels = sequences.shape
-    blocks = -(-count // together)
-    padded = sequences.new_zeros(blocks * together, steps, channels)
-    padded[:count] = sequences
-    return padded.view(blocks, together, steps, channels)
-
-
-def blocked(sequences: Tensor, lanes: int) -> np.ndarray[Any, Any]:
-    """(N, T, d) -> (blocks, T, d, lanes), the last block padded with zeros."""
-    return pad_sequences(sequences, lanes).permute(0, 2, 3, 1).contiguous().numpy()
+        for q in range(y.shape[0]):
+            y[q] = offset[k, q]
+        for i in range(0, widths[k], _UNITS):
+            _run_two_units(act_in, act_out, lanes, single, x, y, units[k, i : i + _UNITS])
+        errors[k] = error_of(y, target, weights, valid, sup)
 
 
 def unit_rows(cells: StackedCells, dtype: torch.dtype, multiple: int = _UNITS) -> np.ndarray[Any, Any]:
     """(K, m rounded up to a multiple, 2 + d + p): a, b, U, c of each unit; padding units stay at zero."""
     columns = (cells.rate[..., None], cells.bias[..., None], cells.encoder, cells.readout.mT)
     rows = torch.cat(columns, -1)
-    padding = -rows.shape[1] % multiple
-    rows = torch.nn.functional.pad(rows, (0, 0, 0, padding))
+    rows = torch.nn.functional.pad(rows, (0, 0, 0, -rows.shape[1] % multiple))
     return rows.to(dtype).contiguous().numpy()
 
 
-def fits(cells: StackedCells, inputs: Tensor, targets: Tensor) -> bool:
-    """A processor takes models of any size."""
-    return True
+def row_weights(weights: Tensor | None, targets: Tensor) -> np.ndarray[Any, Any]:
+    """w[k] for the rows (q, k) of a block of targets (N, T, p); any numbers for None."""
+    steps, outputs = targets.shape[1:]
+    return np.ones(outputs * steps) if weights is None else np.tile(weights.numpy(), outputs)
 
 
 def sweep_errors(cells: StackedCells, inputs: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
@@ -239,39 +139,23 @@ def sweep_errors(cells: StackedCells, inputs: Tensor, targets: Tensor, weights: 
     Returns:
         (K,) float64; not finite where a state overflowed.
     """
-    dtype = inputs.dtype
-    count, steps, channels = inputs.shape
-    outputs = targets.shape[2]
-    column = (0,) * (_COLUMN_BYTES // inputs.element_size() if channels == outputs == 1 else 0)
-    lanes = len(column) or _lanes(count, steps, channels + 2 * outputs, inputs.element_size())
+    lanes = min(_LANE_BYTES // inputs.element_size(), -(-len(inputs) // 16) * 16)
     x, target = blocked(inputs, lanes), blocked(targets, lanes)
-    units = unit_rows(_of_unit_step(cells), dtype)
-    widths = _computed_units(cells)
-    offset = cells.offset.to(dtype).contiguous().numpy()
-    row_weights = np.ones(steps) if weights is None else weights.numpy().repeat(outputs)
-    threads = workers()
-    chunks = min(len(units), -(-_TASKS_PER_THREAD * threads // len(x)))
+    units, widths = unit_rows(_of_unit_step(cells), inputs.dtype), _computed_units(cells)
+    offset = cells.offset.to(inputs.dtype).contiguous().numpy()
+    kinds = constant(cells.act_in), constant(cells.act_out), (0,) * lanes, (0,) * (x.shape[1] == target.shape[1] == 1)
+    by_row, sup = row_weights(weights, targets), weights is None
+    chunks = min(len(units), -(-_TASKS_PER_THREAD * workers() // len(x)))
     errors = np.empty((len(x), len(units)))
-    act_in, act_out = constant(cells.act_in), constant(cells.act_out)
 
-    def work(tasks: Sequence[tuple[int, int]]) -> None:
-        for block, chunk in tasks:
-            some, valid = part(len(units), chunk, chunks), min(lanes, count - block * lanes)
-            _task(
-                act_in, act_out, column, x[block], target[block], valid, row_weights, units[some], widths[some],
-                offset[some],
-                weights is None, errors[block, some],
-            )  # fmt: skip
+    def work(block: int, chunk: int) -> None:
+        # Neighbours: contiguous arrays are compiled for once.
+        some = slice(len(units) * chunk // chunks, len(units) * (chunk + 1) // chunks)
+        valid, model = min(lanes, len(inputs) - block * lanes), (units[some], widths[some], offset[some])
+        _task(*kinds, x[block], target[block], valid, by_row, *model, sup, errors[block, some])
 
-    tasks = list(product(range(len(x)), range(chunks)))
-    work(tasks[:1])  # compiles at the first call: one thread, not all
-    run([partial(work, tasks[1 + thread :: threads]) for thread in range(threads)])
-    return torch.from_numpy(errors.max(0) if weights is None else errors.sum(0))
-
-
-def part(count: int, chunk: int, chunks: int) -> slice:
-    """Chunk number `chunk` of `count` things: neighbours, as contiguous arrays are compiled for once."""
-    return slice(count * chunk // chunks, count * (chunk + 1) // chunks)
+    spread(work, product(range(len(x)), range(chunks)))
+    return torch.from_numpy(errors.max(0) if sup else errors.sum(0))
 
 
 def _computed_units(cells: StackedCells) -> np.ndarray[Any, Any]:

@@ -1,144 +1,26 @@
 """Errors of K one-layer models on the same sequences and their gradients, compiled (arXiv 2305.19190, Definition 3.4).
 
-The equation of `cofm_triton.cpu.jit.perturbation` and its adjoint, with z[k] = U x[k] + b - a h[k] and the weighted
-gap r[k] = 2 w[k] (y[k] - target[k]):
+The equation of `cofm_triton.cpu.jit.perturbation`. Each model is a read-out (`rnn_readout.py`), whose outputs y are
+pulled by r[k] = 2 w[k] (y[k] - target[k]): a forward and a backward pass in one chunk of time for each model and block
+of sequences. Sums over blocks are float64, in a fixed order. Padding sequences have r = 0.
 
-    g[k+1]  = (g[k+2] - a s[k+1]) + sum over outputs of c r[k] act_out'(h[k+1]),   s[k] = dt act_in'(z[k]) g[k+1]
-    da = - sum s[k] h[k],  dU = sum s[k] x[k],  db = sum s[k],  dc = sum r[k] act_out(h[k+1]),  dd = sum r[k]
-
-The sums run over steps and sequences. Layout, threads and order of sums are those of that file. The states of one unit,
-(T + 1, S), are computed twice, for the outputs and for the adjoint: kept for all units, they would not fit into the
-first-level cache. Padding sequences have r = 0.
-
-Traffic: T S (d + p) numbers per block and task in, m (2 + d + p) + p + 1 per (block, model) out.
+Traffic: T S (d + p) numbers per block and model in, m (2 + d + p) + p + 1 out.
 """
 
-from functools import partial
 from itertools import product
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from cofm_triton.cpu.jit.activation import activate, constant, slope
-from cofm_triton.cpu.jit.compiled import entry, inlined, inner
-from cofm_triton.cpu.jit.perturbation import blocked, part, unit_rows
-from cofm_triton.cpu.jit.threads import run, workers
+from cofm_triton.cpu.jit import rnn_readout
+from cofm_triton.cpu.jit.activation import constant
+from cofm_triton.cpu.jit.blocks import blocked
+from cofm_triton.cpu.jit.perturbation import unit_rows
+from cofm_triton.cpu.jit.threads import spread
 from cofm_triton.step.stacked_cells import StackedCells
 
 _LANES = 64  # sequences of a block: the states of a unit over 100 steps take 26 KB in float32
-_TASKS_PER_THREAD = 4
-
-
-@inlined
-def _pre_activation(z: Any, x: Any, h: Any, unit: Any) -> None:
-    """z = U x + b - a h: z and h (S,), x (d, S), unit (2 + d + p,): a, b, U, c."""
-    first = unit[2]
-    for s in range(z.shape[0]):
-        z[s] = unit[1] + first * x[0, s] - unit[0] * h[s]
-    for j in range(1, x.shape[0]):
-        weight = unit[2 + j]
-        for s in range(z.shape[0]):
-            z[s] += weight * x[j, s]
-
-
-@inlined
-def _run_unit(act_in: Any, x: Any, h: Any, z: Any, unit: Any, dt: Any) -> None:
-    """The states of one unit: x (T, d, S), h (T + 1, S)."""
-    h[0] = 0
-    for t in range(x.shape[0]):
-        _pre_activation(z, x[t], h[t], unit)
-        now, then = h[t], h[t + 1]
-        for s in range(z.shape[0]):
-            then[s] = now[s] + dt * activate(act_in, z[s])
-
-
-@inlined
-def _read_out(act_out: Any, h: Any, y: Any, readout: Any) -> None:
-    """Add a unit to the outputs: y (T, p, S), readout (p,)."""
-    for t in range(y.shape[0]):
-        state = h[t + 1]
-        for q in range(y.shape[1]):
-            weight, row = readout[q], y[t, q]
-            for s in range(row.shape[0]):
-                row[s] += weight * activate(act_out, state[s])
-
-
-@inlined
-def _adjoint(act_in: Any, act_out: Any, x: Any, h: Any, r: Any, z: Any, g: Any, unit: Any, dt: Any, sums: Any) -> None:
-    """The gradient of one unit, one number per sequence: r (T, p, S), g (S,), sums (2 + d + p, S)."""
-    inputs = x.shape[1]
-    g[:] = 0
-    sums[:] = 0
-    for t in range(x.shape[0] - 1, -1, -1):
-        now, then = h[t], h[t + 1]
-        for q in range(r.shape[1]):
-            weight, gap, total = unit[2 + inputs + q], r[t, q], sums[2 + inputs + q]
-            for s in range(g.shape[0]):
-                total[s] += gap[s] * activate(act_out, then[s])
-                g[s] += weight * gap[s] * slope(act_out, then[s])
-        _pre_activation(z, x[t], now, unit)
-        for s in range(g.shape[0]):  # few arrays in a loop: the compiler vectorises no loop with many that may overlap
-            step = dt * slope(act_in, z[s]) * g[s]
-            g[s] -= unit[0] * step
-            z[s] = step
-        rate, bias = sums[0], sums[1]
-        for s in range(g.shape[0]):
-            rate[s] -= z[s] * now[s]
-            bias[s] += z[s]
-        for j in range(inputs):
-            total, source = sums[2 + j], x[t, j]
-            for s in range(g.shape[0]):
-                total[s] += z[s] * source[s]
-
-
-@inner
-def _weigh_gaps(y: Any, target: Any, weights: Any, valid: int) -> float:
-    """Turn outputs into r, and return the error; y and target (T, p, S)."""
-    error = 0.0
-    for t in range(y.shape[0]):
-        double = type(y[0, 0, 0])(2 * weights[t])
-        for q in range(y.shape[1]):
-            for s in range(y.shape[2]):
-                gap = y[t, q, s] - target[t, q, s] if s < valid else type(y[0, 0, 0])(0)
-                error += weights[t] * np.float64(gap) * np.float64(gap)
-                y[t, q, s] = double * gap
-    return error
-
-
-@entry
-def _task(
-    act_in: tuple[int, ...], act_out: tuple[int, ...], x: Any, target: Any, valid: int, weights: Any, units: Any,
-    offset: Any, dt: Any, errors: Any, unit_gradients: Any, offset_gradients: Any,
-) -> None:  # fmt: skip
-    """Some models on one block: units and their gradients (K, m, 2 + d + p), offset (K, p), errors (K,)."""
-    steps, inputs, lanes = x.shape
-    y = np.empty((steps, target.shape[1], lanes), x.dtype)
-    h = np.empty((steps + 1, lanes), x.dtype)
-    z, g = np.empty(lanes, x.dtype), np.empty(lanes, x.dtype)
-    sums = np.empty((units.shape[2], lanes), x.dtype)
-    for k in range(units.shape[0]):
-        for q in range(target.shape[1]):
-            y[:, q] = offset[k, q]
-        for i in range(units.shape[1]):
-            _run_unit(act_in, x, h, z, units[k, i], dt)
-            _read_out(act_out, h, y, units[k, i, 2 + inputs :])
-        errors[k] = _weigh_gaps(y, target, weights, valid)
-        for q in range(target.shape[1]):
-            total = 0.0
-            for t in range(steps):
-                for s in range(lanes):
-                    total += y[t, q, s]
-            offset_gradients[k, q] = total
-        for i in range(units.shape[1]):
-            _run_unit(act_in, x, h, z, units[k, i], dt)
-            _adjoint(act_in, act_out, x, h, y, z, g, units[k, i], dt, sums)
-            for c in range(sums.shape[0]):
-                total = 0.0
-                for s in range(lanes):
-                    total += sums[c, s]
-                unit_gradients[k, i, c] = total
 
 
 def sweep_gradients(
@@ -158,25 +40,26 @@ def sweep_gradients(
     """
     lanes = min(_LANES, -(-len(inputs) // 16) * 16)
     x, target = blocked(inputs, lanes), blocked(targets, lanes)
-    units, offset = unit_rows(cells, inputs.dtype, multiple=1), cells.offset.to(inputs.dtype).contiguous().numpy()
-    blocks, models = len(x), len(units)
-    chunks = min(models, max(1, -(-_TASKS_PER_THREAD * workers() // blocks)))
-    errors = np.empty((blocks, models))
-    unit_gradients = np.empty((blocks, *units.shape))
-    offset_gradients = np.empty((blocks, *offset.shape))
-    kinds, dt = (constant(cells.act_in), constant(cells.act_out)), x.dtype.type(cells.dt)
+    units, offset = unit_rows(cells, inputs.dtype, multiple=1), cells.offset.to(inputs.dtype).numpy()
+    length, at_rest = inputs.shape[1], np.zeros((lanes, 1, units.shape[1]), x.dtype)
+    nothing, squares = at_rest[:, :0], weights.numpy()[:, None]
+    errors, by_offset = np.empty((len(x), len(units))), np.empty((len(x), *offset.shape))
+    by_unit = np.empty((len(x), *units.shape))
+    kinds, dt = (constant(cells.act_in), constant(cells.act_out), ()), x.dtype.type(cells.dt)
 
-    def work(tasks: list[tuple[int, int]]) -> None:
-        for block, chunk in tasks:
-            some = part(models, chunk, chunks)
-            _task(
-                *kinds, x[block], target[block], min(lanes, len(inputs) - block * lanes), weights.numpy(), units[some],
-                offset[some], dt, errors[block, some], unit_gradients[block, some], offset_gradients[block, some],
-            )  # fmt: skip
+    def work(block: int, k: int) -> None:
+        y = np.empty_like(target[block])
+        rnn_readout.forward_task(*kinds, x[block], y, nothing, 0, 0, units[k], dt, length)
+        gap = y + offset[k][:, None, None] - target[block]
+        gap[..., len(inputs) - block * lanes :] = 0
+        errors[block, k] = (squares * np.square(gap, dtype=np.float64)).sum()
+        pull = (2 * squares * gap).astype(x.dtype)
+        by_offset[block, k] = pull.sum((1, 2), dtype=np.float64)
+        no_dx = x[block, :0]
+        rnn_readout.backward_task(
+            *kinds, x[block], pull, no_dx, at_rest, 0, 0, units[k], by_unit[block, k], dt, length
+        )  # fmt: skip
 
-    tasks = list(product(range(blocks), range(chunks)))
-    work(tasks[:1])  # compiles at the first call: one thread, not all
-    threads = workers()
-    run([partial(work, tasks[1 + thread :: threads]) for thread in range(threads)])
-    summed, by_unit, by_offset = (torch.from_numpy(part.sum(0)) for part in (errors, unit_gradients, offset_gradients))
-    return summed, by_unit, by_offset
+    spread(work, product(range(len(x)), range(len(units))))
+    summed, unit_gradients, offset_gradients = (torch.from_numpy(of.sum(0)) for of in (errors, by_unit, by_offset))
+    return summed, unit_gradients, offset_gradients

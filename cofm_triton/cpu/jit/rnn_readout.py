@@ -23,7 +23,6 @@ float64, in an order that does not depend on the number of threads.
 
 from __future__ import annotations
 
-from functools import partial
 from itertools import product
 from typing import Any
 
@@ -32,9 +31,10 @@ import torch
 from torch import Tensor
 
 from cofm_triton.cpu.jit.activation import activate, constant, slope
+from cofm_triton.cpu.jit.blocks import blocked
 from cofm_triton.cpu.jit.compiled import entry, inlined, summing
 from cofm_triton.cpu.jit.schedule import MIN_NUMBERS
-from cofm_triton.cpu.jit.threads import run, workers
+from cofm_triton.cpu.jit.threads import spread, workers
 from cofm_triton.cpu.jit.vectors import load, store
 
 # Sequences side by side: a multiple of every vector, and few enough for a chunk to stay in the second-level cache.
@@ -49,6 +49,13 @@ def _part(table: Any, k: int, begin: int, size: int) -> Any:
     """table[k, begin : begin + size]; two steps, so that the compiler sees neighbouring numbers."""
     whole = table[k]
     return whole[begin : begin + size]
+
+
+@inlined
+def _steps(table: Any, k: int, first: int, count: int) -> Any:
+    """table[k, first : first + count] (count, S), all numbers in a row."""
+    whole = table[k]
+    return whole[first : first + count].reshape(count * whole.shape[1])
 
 
 @inlined
@@ -90,94 +97,60 @@ def _activate_all(act: Any, values: Any) -> None:
 
 
 @inlined
-def _step(act: Any, e: Any, h: Any, rate: Any, dt: Any) -> None:
-    """One step of S sequences; e holds U x + b on entry and h on return."""
-    for s in range(h.size):
-        h[s] += dt * activate(act, e[s] - rate * h[s])
-        e[s] = h[s]
-
-
-@inlined
-def _step_with_slope(act: Any, before: Any, e: Any, slopes: Any, rate: Any, dt: Any) -> None:
-    """As `_step`, and slopes = dt act'(z)."""
-    for s in range(e.size):
-        z = e[s] - rate * before[s]
-        slopes[s] = dt * slope(act, z)
-        e[s] = before[s] + dt * activate(act, z)
-
-
-@inlined
-def _adjoint_step(act: Any, pull: Any, h: Any, slopes: Any, mu: Any, rate: Any) -> None:
-    """One step of the adjoint; slopes becomes dz."""
-    for s in range(mu.size):
-        adjoint = mu[s] + slope(act, h[s]) * pull[s]
-        dz = slopes[s] * adjoint
-        slopes[s] = dz
-        mu[s] = adjoint - rate * dz
-
-
-@inlined
 def _at(row: Any, i: int) -> int:
     """Address of the i-th vector of a row."""
     return row.ctypes.data + i * len(VECTOR) * row.itemsize
 
 
 @inlined
-def _pre_activations(e: Any, other_e: Any, h: Any, other_h: Any, rate: Any, turn: Any) -> Any:
-    return e - rate * h + turn * other_h, other_e - rate * other_h - turn * h
+def _step(
+    act: Any, pair: Any, linearize: Any, before: Any, other: Any, e: Any, slopes: Any, rate: Any, turn: Any, dt: Any
+) -> None:
+    """One step of a unit in S sequences, from its states `before` and those of the `other` unit of its pair.
 
-
-@inlined
-def _step_of_pair(act: Any, e: Any, other_e: Any, h: Any, other_h: Any, rate: Any, turn: Any, dt: Any) -> None:
-    """As `_step`, of the even and the odd unit of a pair."""
-    for i in range(h.size // len(VECTOR)):
-        even, odd = load(VECTOR, _at(h, i), h), load(VECTOR, _at(other_h, i), h)
-        drive, other_drive = load(VECTOR, _at(e, i), h), load(VECTOR, _at(other_e, i), h)
-        z, other_z = _pre_activations(drive, other_drive, even, odd, rate, turn)
-        even, odd = even + dt * activate(act, z), odd + dt * activate(act, other_z)
-        store(even, _at(h, i), h, False)
-        store(odd, _at(other_h, i), h, False)
-        store(even, _at(e, i), h, False)
-        store(odd, _at(other_e, i), h, False)
-
-
-@inlined
-def _step_of_pair_with_slope(
-    act: Any, before: Any, other_before: Any, e: Any, other_e: Any, slopes: Any, other_slopes: Any,
-    rate: Any, turn: Any, dt: Any,
-) -> None:  # fmt: skip
-    """As `_step_with_slope`, of the even and the odd unit of a pair."""
+    e holds U x + b on entry and the new states on return; to `linearize`, slopes = dt act'(z).
+    """
     for i in range(e.size // len(VECTOR)):
-        even, odd = load(VECTOR, _at(before, i), e), load(VECTOR, _at(other_before, i), e)
-        drive, other_drive = load(VECTOR, _at(e, i), e), load(VECTOR, _at(other_e, i), e)
-        z, other_z = _pre_activations(drive, other_drive, even, odd, rate, turn)
-        store(dt * slope(act, z), _at(slopes, i), e, False)
-        store(dt * slope(act, other_z), _at(other_slopes, i), e, False)
-        store(even + dt * activate(act, z), _at(e, i), e, False)
-        store(odd + dt * activate(act, other_z), _at(other_e, i), e, False)
+        h = load(VECTOR, _at(before, i), e)
+        z = load(VECTOR, _at(e, i), e) - rate * h
+        if len(pair):
+            z = z + turn * load(VECTOR, _at(other, i), e)
+        if len(linearize):
+            store(dt * slope(act, z), _at(slopes, i), e, False)
+        store(h + dt * activate(act, z), _at(e, i), e, False)
 
 
 @inlined
-def _adjoint_step_of_pair(
-    act: Any, pull: Any, other_pull: Any, h: Any, other_h: Any, slopes: Any, other_slopes: Any, mu: Any, other_mu: Any,
-    rate: Any, turn: Any,
-) -> None:  # fmt: skip
-    """As `_adjoint_step`, of the even and the odd unit of a pair."""
+def _adjoint_step(act: Any, pull: Any, h: Any, slopes: Any, mu: Any, rate: Any) -> None:
+    """One step of the adjoint, but for what the other unit of a pair sends; slopes becomes dz."""
     for i in range(mu.size // len(VECTOR)):
-        even = load(VECTOR, _at(mu, i), mu)
-        even = even + slope(act, load(VECTOR, _at(h, i), mu)) * load(VECTOR, _at(pull, i), mu)
-        odd = load(VECTOR, _at(other_mu, i), mu)
-        odd = odd + slope(act, load(VECTOR, _at(other_h, i), mu)) * load(VECTOR, _at(other_pull, i), mu)
-        dz, other_dz = load(VECTOR, _at(slopes, i), mu) * even, load(VECTOR, _at(other_slopes, i), mu) * odd
+        adjoint = load(VECTOR, _at(mu, i), mu)
+        adjoint = adjoint + slope(act, load(VECTOR, _at(h, i), mu)) * load(VECTOR, _at(pull, i), mu)
+        dz = load(VECTOR, _at(slopes, i), mu) * adjoint
         store(dz, _at(slopes, i), mu, False)
-        store(other_dz, _at(other_slopes, i), mu, False)
-        even, odd = _pre_activations(even, odd, dz, other_dz, rate, -turn)
-        store(even, _at(mu, i), mu, False)
-        store(odd, _at(other_mu, i), mu, False)
+        store(adjoint - rate * dz, _at(mu, i), mu, False)
+
+
+@inlined
+def _walk(
+    act: Any, pair: Any, linearize: Any, x: Any, begin: int, steps: int, states: Any, slopes: Any, units: Any, dt: Any
+) -> None:
+    """The states of a unit, or of both of a pair, at all steps of a chunk, behind those before it.
+
+    x (d, T S), whose chunk begins at `begin`; states and slopes (span, steps + 1 or more, S), units (span, ...).
+    """
+    span = 1 + len(pair)
+    for k in range(span):
+        _combine(_steps(states, k, 1, steps), units[k, 1], units[k, 2:], x, begin)
+    for t in range(steps):
+        for k in range(span):
+            other = states[span - 1 - k, t]
+            e, slope_row = states[k, t + 1], slopes[k, t]
+            _step(act, pair, linearize, states[k, t], other, e, slope_row, units[k, 0], units[k, -1], dt)
 
 
 @entry
-def _forward(
+def forward_task(
     act_in: Any, act_out: Any, pair: Any, x: Any, y: Any, states: Any, first: int, first_unit: int, units: Any, dt: Any,
     chunk: int,
 ) -> None:  # fmt: skip
@@ -193,96 +166,71 @@ def _forward(
     xs, ys = x.reshape(inputs, -1), y.reshape(y.shape[0], -1)
     h = np.zeros((units.shape[0], lanes), x.dtype)
     filled = min(lanes, states.shape[0] - first)
-    scratch = np.empty((span, min(chunk, length) * lanes), x.dtype)
+    room = np.empty((span, min(chunk, length) + 1, lanes), x.dtype)
     for c in range((length + chunk - 1) // chunk):
-        begin, end = c * chunk * lanes, min((c + 1) * chunk, length) * lanes
-        size = end - begin
+        begin, steps = c * chunk * lanes, min(chunk, length - c * chunk)
         for u in range(0, units.shape[0], span):
             for k in range(span):
+                room[k, 0] = h[u + k]
                 if c < states.shape[1]:
                     for s in range(filled):
                         states[first + s, c, first_unit + u + k] = h[u + k, s]
-                _combine(_part(scratch, k, 0, size), units[u + k, 1], units[u + k, 2:], xs, begin)
-            rate, turn = units[u, 0], units[u, -1]
-            rows = _part(scratch, 0, 0, size).reshape(-1, lanes)
-            other_rows = _part(scratch, span - 1, 0, size).reshape(-1, lanes)
-            for t in range(rows.shape[0]):
-                if span == 1:
-                    _step(act_in, rows[t], h[u], rate, dt)
-                else:
-                    _step_of_pair(act_in, rows[t], other_rows[t], h[u], h[u + 1], rate, turn, dt)
+            _walk(act_in, pair, (), xs, begin, steps, room, room, units[u : u + span], dt)
             for k in range(span):
-                e = _part(scratch, k, 0, size)
-                _activate_all(act_out, e)
+                h[u + k] = room[k, steps]
+                value = _steps(room, k, 1, steps)
+                _activate_all(act_out, value)
                 for q in range(ys.shape[0]):
-                    _add_scaled(_part(ys, q, begin, size), units[u + k, 2 + inputs + q], e)
+                    _add_scaled(_part(ys, q, begin, value.size), units[u + k, 2 + inputs + q], value)
 
 
 @entry
-def _backward(
+def backward_task(
     act_in: Any, act_out: Any, pair: Any, x: Any, g: Any, dx: Any, states: Any, first: int, first_unit: int, units: Any,
     grad_units: Any, dt: Any, chunk: int,
 ) -> None:  # fmt: skip
-    """Shapes as in `_forward`, g like y, dx like x or empty if not wanted, grad_units like units, in float64."""
+    """Shapes as in `forward_task`, g like y, dx like x or empty if not wanted, grad_units like units, in float64."""
     inputs, length, lanes = x.shape
     span = 1 + len(pair)
     count, filled = units.shape[0], min(lanes, states.shape[0] - first)
     dx[:] = 0
     grad_units[:] = 0
-    xs, gs = x.reshape(inputs, -1), g.reshape(g.shape[0], -1)
+    xs, gs, dxs = x.reshape(inputs, -1), g.reshape(g.shape[0], -1), dx.reshape(dx.shape[0], -1)
     mu = np.zeros((count, lanes), x.dtype)
-    room = np.zeros((span, (min(chunk, length) + 1) * lanes), x.dtype)
+    room = np.zeros((span, min(chunk, length) + 1, lanes), x.dtype)
     slope_room, pull_room = np.empty_like(room), np.empty_like(room)
-    zero, other = x.dtype.type(0), span - 1
+    zero = x.dtype.type(0)
     for c in range(states.shape[1] - 1, -1, -1):
-        begin, end = c * chunk * lanes, min((c + 1) * chunk, length) * lanes
-        size = end - begin
-        h_rows, other_h_rows = room[0].reshape(-1, lanes), room[other].reshape(-1, lanes)
-        dz_rows = _part(slope_room, 0, 0, size).reshape(-1, lanes)
-        other_dz_rows = _part(slope_room, other, 0, size).reshape(-1, lanes)
-        pull_rows = _part(pull_room, 0, 0, size).reshape(-1, lanes)
-        other_pull_rows = _part(pull_room, other, 0, size).reshape(-1, lanes)
+        begin, steps = c * chunk * lanes, min(chunk, length - c * chunk)
+        size = steps * lanes
         for u in range(0, count, span):
             for k in range(span):
-                unit = units[u + k]
                 for s in range(filled):
-                    room[k, s] = states[first + s, c, first_unit + u + k]
-                _combine(_part(room, k, lanes, size), unit[1], unit[2:], xs, begin)
-                _combine(_part(pull_room, k, 0, size), zero, unit[2 + inputs :], gs, begin)
-            rate, turn = units[u, 0], units[u, -1]
-            for t in range(dz_rows.shape[0]):
-                if span == 1:
-                    _step_with_slope(act_in, h_rows[t], h_rows[t + 1], dz_rows[t], rate, dt)
-                else:
-                    _step_of_pair_with_slope(
-                        act_in, h_rows[t], other_h_rows[t], h_rows[t + 1], other_h_rows[t + 1],
-                        dz_rows[t], other_dz_rows[t], rate, turn, dt,
-                    )  # fmt: skip
-            for t in range(dz_rows.shape[0] - 1, -1, -1):
-                if span == 1:
-                    _adjoint_step(act_out, pull_rows[t], h_rows[t + 1], dz_rows[t], mu[u], rate)
-                else:
-                    _adjoint_step_of_pair(
-                        act_out, pull_rows[t], other_pull_rows[t], h_rows[t + 1], other_h_rows[t + 1],
-                        dz_rows[t], other_dz_rows[t], mu[u], mu[u + 1], rate, turn,
-                    )  # fmt: skip
+                    room[k, 0, s] = states[first + s, c, first_unit + u + k]
+                _combine(_steps(pull_room, k, 0, steps), zero, units[u + k, 2 + inputs :], gs, begin)
+            _walk(act_in, pair, (0,), xs, begin, steps, room, slope_room, units[u : u + span], dt)
+            for t in range(steps - 1, -1, -1):
+                for k in range(span):
+                    h, pull = room[k, t + 1], pull_room[k, t]
+                    _adjoint_step(act_out, pull, h, slope_room[k, t], mu[u + k], units[u + k, 0])
+                if span == 2:
+                    for k in range(span):
+                        _add_scaled(mu[u + k], -units[u + k, -1], slope_room[1 - k, t])
             for k in range(span):
-                dz, grad = _part(slope_room, k, 0, size), grad_units[u + k]
-                grad[0] -= _dot(dz, _part(room, k, 0, size))
+                dz, grad = _steps(slope_room, k, 0, steps), grad_units[u + k]
+                grad[0] -= _dot(dz, _steps(room, k, 0, steps))
                 grad[1] += _sum(dz)
                 for j in range(inputs):
                     grad[2 + j] += _dot(dz, _part(xs, j, begin, size))
                 if span == 2:
-                    grad[-1] += _dot(dz, _part(room, 1 - k, 0, size))
+                    grad[-1] += _dot(dz, _steps(room, 1 - k, 0, steps))
             for k in range(span):
-                h = _part(room, k, lanes, size)
+                h, dz = _steps(room, k, 1, steps), _steps(slope_room, k, 0, steps)
                 _activate_all(act_out, h)
                 for q in range(gs.shape[0]):
                     grad_units[u + k, 2 + inputs + q] += _dot(_part(gs, q, begin, size), h)
-                if dx.size:
-                    for j in range(inputs):
-                        into = _part(dx.reshape(inputs, -1), j, begin, size)
-                        _add_scaled(into, units[u + k, 2 + j], _part(slope_room, k, 0, size))
+                for j in range(dxs.shape[0]):
+                    _add_scaled(_part(dxs, j, begin, size), units[u + k, 2 + j], dz)
 
 
 def forward(
@@ -295,14 +243,14 @@ def forward(
     units, blocks = _units(weight, bias, rate, readout, turn), _blocks(batch)
     groups = _groups(width, len(blocks), paired=turn is not None)
     states = x.new_empty(batch, -(-length // chunk) if keep else 0, width)
-    xs, kept = _lanes(x), states.numpy()
+    xs, kept = blocked(x, _lane_count(batch)), states.numpy()
     ys = np.empty((len(groups), len(blocks), readout.shape[0], *xs.shape[2:]), xs.dtype)
     kinds, step = (constant(act_in), constant(act_out), _kind(turn)), xs.dtype.type(dt)
 
     def task(group: int, block: int) -> None:
         some = groups[group]
         place = kept, blocks[block].start, some.start
-        _forward(*kinds, xs[block], ys[group, block], *place, units[some], step, chunk)
+        forward_task(*kinds, xs[block], ys[group, block], *place, units[some], step, chunk)
 
     _share(task, len(groups), len(blocks), batch * length * width)
     return _sequences(torch.from_numpy(ys).sum(0), batch), states
@@ -319,14 +267,15 @@ def backward(
     batch, length, inputs = x.shape
     units, blocks = _units(weight, bias, rate, readout, turn), _blocks(batch)
     groups = _groups(len(units), len(blocks), paired=turn is not None)
-    xs, gs, kept = _lanes(x), _lanes(grad_y), states.numpy()
+    xs, gs = (blocked(sequences, _lane_count(batch)) for sequences in (x, grad_y))
+    kept = states.numpy()
     dxs = np.empty((len(groups), len(blocks), inputs if with_grad_x else 0, *xs.shape[2:]), xs.dtype)
     grad_units = np.empty((len(blocks), *units.shape))
     kinds, step = (constant(act_in), constant(act_out), _kind(turn)), xs.dtype.type(dt)
 
     def task(group: int, block: int) -> None:
         some = groups[group]
-        _backward(
+        backward_task(
             *kinds, xs[block], gs[block], dxs[group, block], kept, blocks[block].start, some.start, units[some],
             grad_units[block, some], step, chunk,
         )  # fmt: skip
@@ -371,27 +320,10 @@ def _groups(width: int, blocks: int, paired: bool) -> list[slice]:
 
 
 def _share(task: Any, groups: int, blocks: int, states: int) -> None:
-    """Run every task, which compute so many states; the first one alone, since it may have to be compiled."""
-    tasks = list(product(range(groups), range(blocks)))
-    task(*tasks[0])
-    threads = workers() if states >= MIN_NUMBERS else 1
-
-    def perform(thread: int) -> None:
-        for pair in tasks[1 + thread :: threads]:
-            task(*pair)
-
-    run([partial(perform, thread) for thread in range(threads)])
-
-
-def _lanes(sequences: Tensor) -> np.ndarray[Any, Any]:
-    """(B, T, d) to (blocks, d, T, S); the last block is padded with zeros."""
-    batch, steps, channels = sequences.shape
-    lanes = _lane_count(batch)
-    filled = sequences.new_zeros(len(_blocks(batch)) * lanes, steps, channels)
-    filled[:batch] = sequences
-    return filled.view(-1, lanes, steps, channels).permute(0, 3, 2, 1).contiguous().numpy()
+    """Run every task, which compute so many states."""
+    spread(task, product(range(groups), range(blocks)), workers() if states >= MIN_NUMBERS else 1)
 
 
 def _sequences(lanes: Tensor, batch: int) -> Tensor:
-    """Undo `_lanes`."""
+    """(blocks, d, T, S) to (B, T, d)."""
     return lanes.permute(0, 3, 2, 1).flatten(0, 1)[:batch].contiguous()

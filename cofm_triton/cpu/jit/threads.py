@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from pathlib import Path
@@ -55,6 +55,23 @@ def run(tasks: Sequence[Task]) -> None:
         _run_in_pool(tasks)
     else:
         _run_in_region(runtime, tasks)
+
+
+def spread(task: Callable[..., object], over: Iterable[tuple[Any, ...]], threads: int | None = None) -> None:
+    """Call `task(*arguments)` for every entry of `over`, shared by so many threads; None: by `workers()`.
+
+    The first call is made alone: it may have to be compiled, by one thread and not by all.
+    """
+    calls = [partial(task, *arguments) for arguments in over]
+    for call in calls[:1]:
+        call()
+    count = workers() if threads is None else threads
+
+    def some(first: int) -> None:
+        for call in calls[1 + first :: count]:
+            call()
+
+    run([partial(some, first) for first in range(count)])
 
 
 @cache
