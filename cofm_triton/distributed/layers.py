@@ -35,7 +35,7 @@ class TimeShardedRNN(StableRNN):
         """As `StableRNN.forward`, for slices of sequences that are all equally long."""
         if isinstance(input, PackedSequence) or seq_starts is not None or resets is not None:
             raise ValueError(
-                "a layer over ranks takes slices of equally long, whole sequences: no PackedSequence, seq_starts, resets"
+                "a layer over ranks takes slices of equally long sequences: no PackedSequence, no seq_starts, no resets"
             )
         return super().forward(input, hx)
 

@@ -152,9 +152,9 @@ def _backward(
         grad_e, grad_first, grad_h0 = found
     else:
         (pull, turn), end = first.unbind(), None if grad_last is None else grad_last.contiguous()
-        start, kinds = None if h0 is None else h0.contiguous(), _of_pairs(e, kind, nonlinearity, resets, reset_to)
+        start, pairs = None if h0 is None else h0.contiguous(), _of_pairs(e, kind, nonlinearity, resets, reset_to)
         grad_e, by_pull, by_turn, grad_h0 = backend_of(_BACKEND).backward(
-            grad_h, end, e, pull, turn, h, start, None, **kinds
+            grad_h, end, e, pull, turn, h, start, None, **pairs
         )
         grad_first = torch.stack((by_pull, by_turn))
     rows = grad_e.flatten(0, 1)
@@ -206,7 +206,7 @@ def _differentiable_backward(
     def run(*there: Tensor) -> tuple[Tensor, ...]:
         rest = iter(there)
         given: list[Any] = [None if tensor is None else next(rest) for tensor in inputs.numbers]
-        found = composed_layer(options, Inputs(*given, inputs.resets), reset_to)
+        found = composed_layer(options, Inputs(*given, resets=inputs.resets), reset_to)
         return found if grad_last is not None else found[:1]
 
     there = [tensor for tensor in inputs.numbers if tensor is not None]

@@ -71,6 +71,8 @@ def scan(
     starts = torch.tensor(STARTS, device=device_of(backend)) if packed else None
 
     def run(x: Tensor, decay: Tensor, h0: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        cuts: dict[str, Any] = dict(resets=resets(*x.shape[:2], 0).to(x.device) if reset_to else None)
+        cuts["reset_to"] = reset_to or "h0"
         return linear_scan(x, decay, h0, reverse=reverse, seq_starts=starts, backend=backend, **cuts)
 
     return run
