@@ -279,7 +279,7 @@ def walk_backward(
     planes = [not gated, turn is not None, options["TO_H0"]]
     kept = iter(grad_h0.new_empty((sum(planes), sequences, chunks, channels)) if any(planes) else ())
     by_w, by_turn, by_start = (next(kept) if plane else None for plane in planes)
-    grad_w = w.new_empty(x.shape) if gated else by_w
+    grad_w: Any = w.new_empty(x.shape) if gated else by_w
     launch(rnn_scan_backward_kernel, (programs * chunks,))(
         grad_h, x, w, turn, h, h0, grad_last, seq_starts, resets, summary, grad_x, grad_w, by_turn, by_start, grad_h0,
         *sizes, **options,
