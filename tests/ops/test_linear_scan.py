@@ -70,9 +70,11 @@ def scan(
 ) -> Callable[..., tuple[Tensor, Tensor]]:
     starts = torch.tensor(STARTS, device=device_of(backend)) if packed else None
 
+    cuts: dict[str, Any] = dict(resets=None)
+    if reset_to is not None:
+        cuts = dict(resets=resets(1 if packed else 2, 6, 0).to(device_of(backend)), reset_to=reset_to)
+
     def run(x: Tensor, decay: Tensor, h0: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        cuts: dict[str, Any] = dict(resets=resets(*x.shape[:2], 0).to(x.device) if reset_to else None)
-        cuts["reset_to"] = reset_to or "h0"
         return linear_scan(x, decay, h0, reverse=reverse, seq_starts=starts, backend=backend, **cuts)
 
     return run
