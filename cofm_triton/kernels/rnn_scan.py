@@ -226,7 +226,7 @@ def walk_forward(
         rnn_scan_chains.forward(x, w, turn, h0, seq_starts, resets, h, last, block.num_blocks, chains, dt=dt, **options)
         return
     full = (RNN_GATED_FORWARD_ROWS if gated else RNN_FORWARD_ROWS)[last.element_size()]
-    options.update(ROWS=rnn_rows(full, block, nonlinearity))
+    options.update(ROWS=rnn_rows(full, block, nonlinearity, resets=resets is not None))
     launch(rnn_scan_forward_kernel, (block.num_blocks * sequences,))(
         x, w, turn, h0, seq_starts, resets, h, last, x.shape[1], x.shape[2], block.num_blocks, sequences, dt,
         *x.stride(), *_strides(w), GATED=gated, **options,
@@ -266,7 +266,7 @@ def walk_backward(
     """Fill grad_x, of units and of pairs; `(grad_w, grad_turn, grad_h0)`, grad_turn None without turn."""
     (_, rows, channels), sequences, summary, gated = x.shape, grad_h0.shape[0], None, w.ndim == 3
     full = (RNN_GATED_BACKWARD_ROWS if gated else RNN_BACKWARD_ROWS)[grad_h0.element_size()]
-    options.update(ROWS=rnn_rows(full, block, options["NONLINEARITY"]), GATED=gated)
+    options.update(ROWS=rnn_rows(full, block, options["NONLINEARITY"], resets=resets is not None), GATED=gated)
     length = chunk_length(rows if seq_starts is None else rows // max(1, sequences), sequences, block, num_sms)
     length = triton.cdiv(length, options["ROWS"]) * options["ROWS"] if length else rows
     chunks, programs = triton.cdiv(rows, length), block.num_blocks * sequences
@@ -280,7 +280,7 @@ def walk_backward(
     planes = [not gated, turn is not None, options["TO_H0"]]
     kept = iter(grad_h0.new_empty((sum(planes), sequences, chunks, channels)) if any(planes) else ())
     by_w, by_turn, by_start = (next(kept) if plane else None for plane in planes)
-    grad_w = w.new_empty(x.shape) if gated else by_w
+    grad_w: Any = w.new_empty(x.shape) if gated else by_w
     launch(rnn_scan_backward_kernel, (programs * chunks,))(
         grad_h, x, w, turn, h, h0, grad_last, seq_starts, resets, summary, grad_x, grad_w, by_turn, by_start, grad_h0,
         *sizes, **options,
