@@ -151,7 +151,10 @@ BT, STARTS = {0: BATCH, 1: TIME}, torch.tensor([0, 2, 2])
         (lambda x, a: cofm.linear_scan(x, a), (BT, BT), ((4, 11, 3), (4, 11, 3)), ((1, 2, 3), (1, 2, 3))),
         (lambda x, a: cofm.linear_scan(x, a), (BT, None), ((4, 11, 3), (3,)), ((7, 1, 3), (3,))),
         (lambda x, a: cofm.rnn_scan(x, a), (BT, None), ((4, 11, 3), (3,)), ((7, 1, 3), (3,))),
-        (lambda x, a: cofm.dense_rnn(x, a), (BT, None), ((4, 11, 3), (3, 3)), ((7, 1, 3), (3, 3))),
+        (
+            lambda x, a: cofm.dense_rnn(x, a, resets=x[..., 0] > 0.5),
+            (BT, None), ((4, 11, 3), (3, 3)), ((7, 1, 3), (3, 3)),
+        ),
         (
             lambda x, a, h0: cofm.rnn_scan(x, a, h0),
             (BT, None, {0: BATCH}), ((4, 11, 3), (3,), (4, 3)), ((1, 2, 3), (3,), (1, 3)),

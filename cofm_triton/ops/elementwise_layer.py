@@ -206,7 +206,7 @@ def _differentiable_backward(
     def run(*there: Tensor) -> tuple[Tensor, ...]:
         rest = iter(there)
         given: list[Any] = [None if tensor is None else next(rest) for tensor in inputs.numbers]
-        found = composed_layer(options, Inputs._make([*given, inputs.resets]), reset_to)
+        found = composed_layer(options, Inputs(*given)._replace(resets=inputs.resets), reset_to)
         return found if grad_last is not None else found[:1]
 
     there = [tensor for tensor in inputs.numbers if tensor is not None]

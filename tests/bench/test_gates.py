@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from bench import gates
+from cofm_triton.evidence.benchmark.peers import peers
 
 
 def test_operations_move_what_they_read_and_write() -> None:
@@ -22,7 +23,7 @@ def test_operations_move_what_they_read_and_write() -> None:
 
 def test_the_table(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Ours is first; a loop over rows moves several times as much."""
-    chosen = [peer for peer in gates.peers() if peer.name == "row loop"]
+    chosen = [peer for peer in peers() if peer.name == "row loop"]
     monkeypatch.setattr(gates, "peers", lambda: chosen)
     gates.main(["--shape", "2", "5", "8", "--seconds", "0"])
     lines = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()[2:4]]

@@ -78,8 +78,8 @@ def check(layer: nn.Module, states: int, directions: int, reset_to: str, **optio
 @pytest.mark.parametrize(("num_layers", "bidirectional"), [(1, False), (2, True)])
 def test_episodes_are_pieces(num_layers: int, bidirectional: bool, reset_to: str, name: str) -> None:
     torch.manual_seed(0)
-    options = dict(num_layers=num_layers, bidirectional=bidirectional, batch_first=True, dtype=torch.float64)
-    layer, directions = StableRNN(2, WIDTH, **options, **LAYERS[name]), 1 + bidirectional
+    options: dict[str, Any] = dict(num_layers=num_layers, bidirectional=bidirectional, dtype=torch.float64)
+    layer, directions = StableRNN(2, WIDTH, batch_first=True, **options, **LAYERS[name]), 1 + bidirectional
     check(layer, num_layers * directions, directions, reset_to)
 
 
