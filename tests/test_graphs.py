@@ -12,9 +12,12 @@ from typing import Any
 
 import pytest
 import torch
+from scan_cases import Problem, dense_problem, gated_problem, linear_problem, paired_problem, rnn_problem
 from torch import Tensor, nn
 from torch._dynamo.testing import EagerAndRecordGraphs
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import Dim, ExportedProgram, export
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import cofm_triton as cofm
 from cofm_triton.layers.rnn_functional import RNNFunctional
@@ -222,6 +225,46 @@ def test_batches_of_a_compiled_model_keep_their_operator() -> None:
         assert any("rnn_readout" in target for target in targets) is fused
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of PyTorch's compiler about itself
+def test_training_steps_compiled_once_by_inductor() -> None:
+    """A step of a layer with both passes, for any batch and length; the optimiser changes what it reads."""
+    module = StableRNN(3, 5, batch_first=True)
+    optimizer = torch.optim.SGD(module.parameters(), 0.1)
+    compiled = torch.compile(module, fullgraph=True, dynamic=True)
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for batch, length in zip(
+            (9, 2, 64, 4, 5, 17, 8, 7, 12, 30), (11, 2, 7, 120, 300, 16, 33, 3, 50, 20), strict=True
+        ):
+            x = torch.randn(batch, length, 3)
+            output, _ = compiled(x)
+            torch.testing.assert_close(output, module(x)[0])
+            output.square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of PyTorch's compiler about itself
+def test_a_package_runs_without_the_source(tmp_path: Path) -> None:
+    """Compiled ahead of time, for any batch and length, in a process that has the operators and not the model."""
+    module = StableRNN(3, 5, batch_first=True).eval()
+    with torch.no_grad():
+        program = export(module, inputs(module, *EXAMPLE), dynamic_shapes=({0: BATCH, 1: TIME},))
+        package = torch._inductor.aoti_compile_and_package(program, package_path=str(tmp_path / "model.pt2"))
+    (x,) = inputs(module, 4, 17)
+    torch.save(x, tmp_path / "x.pt")
+    code = (
+        "import sys, torch, cofm_triton.ops\n"
+        f"x, run = torch.load({str(tmp_path / 'x.pt')!r}), torch._inductor.aoti_load_package({package!r})\n"
+        f"torch.save(run(x), {str(tmp_path / 'y.pt')!r})\n"
+        "assert 'cofm_triton.layers' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=dict(os.environ), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    torch.testing.assert_close(tuple(torch.load(tmp_path / "y.pt")), module(x))
+
+
 # --- torch.jit ----------------------------------------------------------------------------------
 
 quiet = pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.*torch.jit.*:DeprecationWarning")
@@ -262,3 +305,103 @@ def test_traced_functional(grad: bool) -> None:
 def test_scripting_is_refused(model: nn.Module) -> None:
     with pytest.raises(RuntimeError, match=r"torch\.jit\.script does not take cofm_triton's layers: use torch\.export"):
         torch.jit.script(model)
+
+
+# --- ONNX ---------------------------------------------------------------------------------------
+
+
+class OneStep(nn.Module):
+    """A step of a layer as a module, as docs/distributed.md has it."""
+
+    def __init__(self, layer: StableRNN) -> None:
+        super().__init__()
+        with torch.no_grad():
+            self.stepper = layer.prepared()
+
+    def forward(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        return self.stepper.step(x, h)
+
+
+@pytest.mark.filterwarnings("ignore")  # of PyTorch's exporter about itself
+@pytest.mark.parametrize(
+    "options",
+    [{}, dict(recurrence="diagonal", nonlinearity="tanh"), dict(recurrence="dense"), dict(gated=True)],
+    ids=str,
+)
+def test_steps_run_in_onnxruntime(options: dict[str, Any], tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript", reason="onnxscript, with which PyTorch exports, is not installed")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    module = StableRNN(3, 6, num_layers=2, **options).eval()
+    example = torch.randn(2, 3), torch.randn(2, 2, 6)
+    with torch.no_grad():
+        program = torch.onnx.export(OneStep(module), example, dynamo=True, dynamic_shapes=({0: "batch"}, {1: "batch"}))
+    assert program is not None
+    program.save(tmp_path / "step.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "step.onnx")
+    names, h = [node.name for node in session.get_inputs()], torch.randn(2, 5, 6)
+    for x in torch.randn(3, 5, 3):
+        expected = module.step(x, h)
+        found = session.run(None, dict(zip(names, (x.numpy(), h.numpy()), strict=True)))
+        h = torch.from_numpy(found[1])
+        torch.testing.assert_close((torch.from_numpy(found[0]), h), expected)
+
+
+@pytest.mark.filterwarnings("ignore")  # of PyTorch's exporter about itself
+@pytest.mark.parametrize("module", [StableRNN(3, 5), RNNFunctional(3, 5)])
+def test_onnx_says_what_to_do(module: nn.Module) -> None:
+    pytest.importorskip("onnxscript", reason="onnxscript, with which PyTorch exports, is not installed")
+    with pytest.raises(RuntimeError, match=r"Export one step, `layer\.prepared\(\)\.step`"):
+        torch.onnx.export(module, (torch.randn(9, 7, 3),), dynamo=True)
+
+
+# --- fake tensors of a GPU ----------------------------------------------------------------------
+
+# PyTorch without CUDA can neither index such tensors nor record their gradients: layers are not run with them.
+
+
+class Recorder(TorchDispatchMode):
+    """Our operators, as they are called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[Any, tuple[Any, ...], Any]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        results = func(*args, **(kwargs or {}))
+        if func.namespace == "cofm_triton":
+            self.calls.append((func, args, results))
+        return results
+
+
+def on_gpu(mode: FakeTensorMode, value: Any) -> Any:
+    """A tensor without numbers, of the same layout, on a GPU; what is no tensor as it is there."""
+    if not isinstance(value, Tensor):
+        return "triton" if value == "numba" else value
+    with mode:
+        return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="cuda")
+
+
+PROBLEMS = [
+    linear_problem(2, 5, 4), linear_problem(2, 5, 4, pairs=True, gated=True), rnn_problem(2, 5, 4),
+    paired_problem(2, 5, 2), gated_problem(2, 5, 4, turning=True), dense_problem(2, 5, 4),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("problem", PROBLEMS, ids=lambda problem: problem.operator.name)
+def test_fake_tensors_of_a_gpu(problem: Problem) -> None:
+    """The choice is Triton's, and results and gradients without numbers look like those of the CPU."""
+    mode, recorder = FakeTensorMode(), Recorder()
+    tensors = {name: on_gpu(mode, tensor) for name, tensor in problem.tensors.items()}
+    with torch.no_grad(), mode, recorder:
+        problem.operator.function(**tensors, **problem.options)
+    (call,) = recorder.calls
+    assert "triton" in call[1]
+    recorder = Recorder()
+    with recorder:
+        problem.run("cpu")
+    assert len(recorder.calls) == 2  # a pass each
+    for operator, arguments, results in recorder.calls:
+        with torch.no_grad(), mode:
+            fakes = operator(*(on_gpu(mode, argument) for argument in arguments))
+        for fake, result in zip(fakes, results, strict=True):
+            assert (fake.shape, fake.dtype, fake.device.type) == (result.shape, result.dtype, "cuda")

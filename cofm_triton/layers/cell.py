@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cofm_triton.layers.autocast import without_autocast
+from cofm_triton.ops.derivatives import exporting
 from cofm_triton.ops.dtypes import state_dtype
 from cofm_triton.step.activation import bodies
 from cofm_triton.step.pairs import as_complex, as_reals
@@ -104,6 +105,8 @@ class Cell(NamedTuple):
                 return e.addmm_(h, self.back) if in_place else e.addmm(h, self.back)
         if not self.back.is_complex():
             return e.addcmul_(self.back, h) if in_place else e.addcmul(self.back, h)
+        if exporting():  # ONNX knows products and sums of complex numbers
+            return as_reals(as_complex(e) + self.back * as_complex(h))
         if not in_place:
             return as_reals(as_complex(e).addcmul(self.back, as_complex(h)))
         if h.stride(1) != 1 or h.stride(0) % 2 or h.storage_offset() % 2:

@@ -418,6 +418,24 @@ class StableRNN(OptionsInState, UndecayedRecurrence, Layer):
     def flatten_parameters(self) -> None:
         """Nothing: code that calls it on `torch.nn.RNN`, whose weights cuDNN wants in one piece, still runs."""
 
+    @property
+    def all_weights(self) -> list[list[nn.Parameter]]:
+        """The parameters of every layer and direction, in the order of h_n, as `torch.nn.RNN` lists its own."""
+        return [
+            [value for name, value in self.named_parameters(recurse=False) if name.partition("_l")[2] == suffix[2:]]
+            for suffix in chain.from_iterable(self._suffixes)
+        ]
+
+    @property
+    def mode(self) -> str:
+        """Which cell it is, "STABLE_SSM" and so on: none of `torch.nn.RNN`'s, by whose modes code tells states apart."""
+        return f"STABLE_{self.recurrence.upper()}"
+
+    @property
+    def proj_size(self) -> int:
+        """0: outputs and states are not projected."""
+        return 0
+
     @torch.no_grad()
     def stability_margin(self) -> float:
         """The smallest rate f(w) of all layers, 1 / time, f(w) dt[i] / dt with learnable steps; positive: h decays.

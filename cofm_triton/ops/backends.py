@@ -24,6 +24,10 @@ _PACKAGES = {
 }
 # What a graph holds that is exported or traced, and may run elsewhere: the fastest where it runs.
 FASTEST = "auto"
+NO_ONNX = (
+    "ONNX has no operator for these recurrences. Export one step, `layer.prepared().step` in a module of your own, and "
+    "call it once per time step (docs/distributed.md#onnx); or use torch.export, whose programs keep the recurrence"
+)
 # Devices that Triton drives under these PyTorch device types.
 _TRITON_DEVICES: tuple[str, ...] = ("cuda", "xpu")
 # What the interpreter, whose programs run one after the other, is taken for: with 1, no launch ever splits time.
@@ -57,10 +61,16 @@ def resolve(backend: str | None, device: torch.device) -> str:
         SlowBackendWarning: the compiled backend would do it, and numba is missing; once a process.
 
     Raises:
+        NotImplementedError: `torch.onnx.export` is at work.
         ValueError: unknown name, or a forced backend that cannot run here; the message says what is missing.
     """
+    if exporting():
+        if _for_onnx():
+            raise NotImplementedError(NO_ONNX)
+        if backend is None:
+            return FASTEST
     if backend is None:
-        return FASTEST if exporting() else fastest(device)
+        return fastest(device)
     if backend not in BACKENDS:
         raise ValueError(f"backend must be None or one of {BACKENDS}, got {backend!r}")
     if backend == "cpu":
@@ -81,6 +91,15 @@ def resolve(backend: str | None, device: torch.device) -> str:
                 "Triton's interpreter when TRITON_INTERPRET=1 is set before triton is first imported"
             )
     return backend
+
+
+def _for_onnx() -> bool:
+    return torch.onnx.is_in_onnx_export()
+
+
+# Whoever traces calls it, as by `torch.compiler.assume_constant_result`, which would import the compiler: left to
+# itself, the compiler takes PyTorch's function to be False.
+vars(_for_onnx)["_dynamo_marked_constant"] = True
 
 
 def takes_triton(backend: str | None, device: torch.device) -> bool:

@@ -1315,3 +1315,35 @@ def test_sequences_end_to_end_of_a_model_and_errors() -> None:
             model.rnn(given, seq_starts=starts)
     with pytest.raises(ValueError, match="seq_starts must be None for a PackedSequence"):
         model.rnn(pack_sequence([x[0]]), seq_starts=starts)
+
+
+# --- what code for torch.nn.RNN touches ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [{}, dict(recurrence="orthogonal", bias=False), dict(learnable_dt=True)], ids=str)
+def test_surface_of_torch_rnn(options: dict[str, Any]) -> None:
+    """Every public name of `nn.RNN` is there, but for its own weights and checks, which docs/layers.md lists."""
+    ours, theirs = StableRNN(3, 4, 2, bidirectional=True, **options), torch.nn.RNN(3, 4, 2, bidirectional=True)
+    absent = {name for name in dir(theirs) if not name.startswith("_") and not hasattr(ours, name)}
+    own = {"check_forward_args", "check_hidden_size", "check_input", "get_expected_hidden_size", "permute_hidden"}
+    assert {name for name in absent if not name.startswith(("weight_hh", "bias_ih", "bias_hh"))} == own
+    weights, parameters = ours.all_weights, dict(ours.named_parameters())
+    assert len(weights) == len(theirs.all_weights) == 4
+    assert weights[1][0] is ours.weight_ih_l0_reverse and weights[2][0] is ours.weight_ih_l1
+    assert sorted(map(id, itertools.chain(*weights))) == sorted(map(id, parameters.values()))
+    assert ours.proj_size == theirs.proj_size and ours.mode == f"STABLE_{ours.recurrence.upper()}"
+    assert not isinstance(ours, torch.nn.RNNBase)
+
+
+@pytest.mark.parametrize("recurrence", RECURRENCES)
+def test_initialised_as_generic_code_does(recurrence: str) -> None:
+    """By name: matrices drawn anew, biases 0. Rates have other names, and the layer stays stable."""
+    layer = StableRNN(3, 4, recurrence=recurrence)
+    rates = layer.rate_l0.clone()
+    for name, value in layer.named_parameters():
+        if "weight" in name:
+            torch.nn.init.xavier_uniform_(value)
+        elif "bias" in name:
+            torch.nn.init.zeros_(value)
+    assert torch.equal(layer.rate_l0, rates)
+    assert layer.stability_margin() > 0
