@@ -18,12 +18,12 @@ SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large]
 
 
 @pytest.fixture
-def examples(request: pytest.FixtureRequest) -> int | None:
-    """How many calls are drawn anew."""
-    return request.config.getoption("examples")  # type: ignore[no-any-return]  # pytest's options are Any
+def examples(request: pytest.FixtureRequest) -> Any:
+    """How many calls are drawn anew, if it was said."""
+    return request.config.getoption("examples")
 
 
-def drawn(count: int, fresh: bool) -> Any:
+def drawn(count: int, fresh: bool) -> settings:
     return settings(max_examples=count, derandomize=not fresh, deadline=None, suppress_health_check=SLOW, database=None)
 
 

@@ -200,8 +200,8 @@ class _OwnStep(StableRNN):
 
 
 class _OwnForward(StableRNN):
-    def forward(self, input: Any, hx: Tensor | None = None, *, seq_starts: Tensor | None = None) -> Any:
-        output, h = super().forward(input, hx, seq_starts=seq_starts)
+    def forward(self, input: Any, hx: Tensor | None = None, **options: Any) -> Any:
+        output, h = super().forward(input, hx, **options)
         return output + 1, h
 
 

@@ -65,14 +65,17 @@ def arguments(
     return x, decay, h0
 
 
+def drawn_resets(x: Tensor) -> Tensor:
+    return resets(x.shape[0], x.shape[1], 0).to(x.device)
+
+
 def scan(
     backend: str, reverse: bool = False, packed: bool = False, reset_to: str | None = None
 ) -> Callable[..., tuple[Tensor, Tensor]]:
     starts = torch.tensor(STARTS, device=device_of(backend)) if packed else None
 
     def run(x: Tensor, decay: Tensor, h0: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        cuts: dict[str, Any] = dict(resets=resets(*x.shape[:2], 0).to(x.device) if reset_to else None)
-        cuts["reset_to"] = reset_to or "h0"
+        cuts: dict[str, Any] = dict(resets=drawn_resets(x) if reset_to else None, reset_to=reset_to or "h0")
         return linear_scan(x, decay, h0, reverse=reverse, seq_starts=starts, backend=backend, **cuts)
 
     return run
@@ -81,7 +84,7 @@ def scan(
 # (packed, reverse, gated, reset_to). Finite differences take a hundred calls, of which the interpreter does ten a
 # second.
 Flags = tuple[bool, bool, bool, str | None]
-FLAGS: list[Flags] = [(*flags, None) for flags in itertools.product((False, True), repeat=3)]
+FLAGS: list[Flags] = [(a, b, c, None) for a, b, c in itertools.product((False, True), repeat=3)]
 FLAGS += [
     (False, False, False, "h0"),
     (True, False, True, "zero"),
@@ -266,7 +269,7 @@ def test_operator_keeps_pytorchs_rules(packed: bool, gated: bool, differentiated
     x, decay, h0 = (t.detach().float() for t in arguments(backend, torch.float64, gated, packed))
     tensors = [t.requires_grad_(differentiated) for t in (x, decay, h0)]
     starts = torch.tensor(STARTS, device=x.device) if packed else None
-    for reverse, cuts in ((False, None), (True, resets(*x.shape[:2], 0).to(x.device))):
+    for reverse, cuts in ((False, None), (True, drawn_resets(x))):
         rest = (starts, cuts, reverse, "zero" if packed else "h0", backend)
         opcheck(torch.ops.cofm_triton.linear_scan.default, (*tensors, *rest))
         opcheck(torch.ops.cofm_triton.linear_scan.default, (*tensors[:2], None, *rest))

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from cofm_triton.layers.recurrences import matrix
-from cofm_triton.layers.recurrences.contract import Layer
+from cofm_triton.layers.recurrences.contract import Episodes, Layer
 from cofm_triton.layers.recurrences.table import RECURRENCES, recurrence
 from cofm_triton.layers.stable_rnn import StableRNN
 
@@ -24,11 +24,11 @@ def test_shapes_are_those_of_a_layer(name: str, width: int) -> None:
 def test_runs_and_margins(name: str) -> None:
     layer = StableRNN(2, 5, recurrence=name, dtype=torch.float64)
     cell, x = recurrence(name), torch.randn(3, 4, 2, dtype=torch.float64)
-    h, last = cell.run(layer, "_l0", x, None, None)
+    h, last = cell.run(layer, "_l0", x, None, None, Episodes())
     assert h.shape == (3, 4, 5) and last.shape == (3, 5)
     torch.testing.assert_close(h[:, -1], last)
     lengths = torch.tensor([4, 1, 2])
-    _, ends = cell.run(layer, "_l0", x, None, lengths)
+    _, ends = cell.run(layer, "_l0", x, None, lengths, Episodes())
     torch.testing.assert_close(ends, h[torch.arange(3), lengths - 1])
     assert cell.margin(layer, "_l0") == layer.stability_margin() > 0
 
