@@ -55,7 +55,7 @@ from cofm_triton.kernels.launch import (
 from cofm_triton.kernels.launches import launch
 from cofm_triton.kernels.parameterization import step_rate_slope
 from cofm_triton.kernels.rnn_scan_summary import carried, rnn_scan_backward_summary_kernel
-from cofm_triton.kernels.rnn_scan_walk import coefficients, first_state, start_after_cuts, walk, walk_back
+from cofm_triton.kernels.rnn_scan_walk import bytes_at, coefficients, first_state, start_after_cuts, walk, walk_back
 from cofm_triton.kernels.rows import across_lanes, chunk_rows, load_row, store_row
 
 
@@ -97,7 +97,7 @@ def rnn_scan_forward_kernel(
         PARAMETERIZATION=PARAMETERIZATION, EXACT=EXACT, GATED=GATED, PAIRED=PAIRED, STATE=STATE, MASKED=MASKED,
     )  # fmt: skip
     h = first_state(h0_ptr, sequence_row, mask, BLOCK_D=BLOCK_D, STATE=STATE, MASKED=MASKED)
-    reset_row = None if resets_ptr is None else resets_ptr + batch * T + entry
+    reset_row = None if resets_ptr is None else bytes_at(resets_ptr, batch * T + entry)
     start = start_after_cuts(h, TO_H0=TO_H0)
 
     h, _ = walk(
@@ -166,7 +166,7 @@ def rnn_scan_backward_kernel(
         PARAMETERIZATION=PARAMETERIZATION, EXACT=EXACT, GATED=GATED, PAIRED=PAIRED, STATE=STATE, MASKED=MASKED,
     )  # fmt: skip
     h0 = first_state(h0_ptr, sequence_row, mask, BLOCK_D=BLOCK_D, STATE=STATE, MASKED=MASKED)
-    reset_row = None if resets_ptr is None else resets_ptr + batch * T + top
+    reset_row = None if resets_ptr is None else bytes_at(resets_ptr, batch * T + top)
     start = start_after_cuts(h0, TO_H0=TO_H0)
     mu = first_state(grad_last_ptr, sequence_row, mask, BLOCK_D=BLOCK_D, STATE=STATE, MASKED=MASKED)
     chunk_row = sequence_row
@@ -278,7 +278,7 @@ def walk_backward(
         )  # twice the rows spill on gfx942
     # One row per sequence and chunk: of coefficients that do not change in time, and of the start after cuts.
     planes = [not gated, turn is not None, options["TO_H0"]]
-    kept = iter(grad_h0.new_empty((sum(planes), sequences, chunks, channels)) if any(planes) else ())
+    kept = iter(grad_h0.new_empty((sum(planes), sequences, chunks, channels)).unbind())
     by_w, by_turn, by_start = (next(kept) if plane else None for plane in planes)
     grad_w: Any = w.new_empty(x.shape) if gated else by_w
     launch(rnn_scan_backward_kernel, (programs * chunks,))(

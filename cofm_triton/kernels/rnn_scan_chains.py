@@ -42,7 +42,7 @@ from cofm_triton.kernels.launch import (
     ForwardChains,
 )
 from cofm_triton.kernels.launches import launch
-from cofm_triton.kernels.rnn_scan_walk import coefficients, first_state, start_after_cuts, walk
+from cofm_triton.kernels.rnn_scan_walk import bytes_at, coefficients, first_state, start_after_cuts, walk
 from cofm_triton.kernels.rows import across_lanes, chunk_rows, load_row, store_row
 
 _FADES_32, _FADES_64 = tl.constexpr(FADES[4]), tl.constexpr(FADES[8])
@@ -130,7 +130,7 @@ def rnn_scan_chunk_kernel(
         rows = warm_up + tl.minimum(length, n - begin)
         top = entry + begin - warm_up
         h0 = first_state(h0_ptr, sequence_row, mask, BLOCK_D=BLOCK_D, STATE=STATE, MASKED=MASKED)
-        reset_row = None if resets_ptr is None else resets_ptr + batch * T + top
+        reset_row = None if resets_ptr is None else bytes_at(resets_ptr, batch * T + top)
         start = start_after_cuts(h0, TO_H0=TO_H0)
         h, guess = walk(
             x_ptr + batch * stride_xb + top * stride_xt + c * stride_xd, None, reset_row,
@@ -208,7 +208,7 @@ def rnn_scan_round_kernel(
             h0 = h
             if TO_H0:
                 h0 = first_state(h0_ptr, sequence_row, mask, BLOCK_D=BLOCK_D, STATE=STATE, MASKED=MASKED)
-            reset_row = None if resets_ptr is None else resets_ptr + batch * T + top
+            reset_row = None if resets_ptr is None else bytes_at(resets_ptr, batch * T + top)
             start = start_after_cuts(h0, TO_H0=TO_H0)
             h, _ = walk(
                 x_ptr + batch * stride_xb + top * stride_xt + c * stride_xd, None, reset_row,
@@ -271,7 +271,7 @@ def rnn_scan_fallback_kernel(
         h0 = h
         if TO_H0:
             h0 = first_state(h0_ptr, sequence_row, mask, BLOCK_D=BLOCK_D, STATE=STATE, MASKED=MASKED)
-        reset_row = None if resets_ptr is None else resets_ptr + batch * T + entry
+        reset_row = None if resets_ptr is None else bytes_at(resets_ptr, batch * T + entry)
         start = start_after_cuts(h0, TO_H0=TO_H0)
         chunk_row += D
         guess = load_row(guess_ptr + chunk_row, mask, MASKED=MASKED)

@@ -22,7 +22,7 @@ import triton.language as tl
 
 from cofm_triton.kernels.interleaved import in_pairs, swap
 from cofm_triton.kernels.launch import CARRY_ROWS
-from cofm_triton.kernels.rnn_scan_walk import coefficients, first_state, start_after_cuts, walk_back
+from cofm_triton.kernels.rnn_scan_walk import bytes_at, coefficients, first_state, start_after_cuts, walk_back
 from cofm_triton.kernels.rows import across_lanes, chunk_rows, load_last_rows, store_row
 
 _CARRY_ROWS = tl.constexpr(CARRY_ROWS)
@@ -103,7 +103,7 @@ def rnn_scan_backward_summary_kernel(
         h0 = nothing
         if TO_H0:
             h0 = first_state(h0_ptr, sequence.to(tl.int64) * D + c, mask, BLOCK_D=BLOCK_D, STATE=STATE, MASKED=MASKED)
-        reset_row = None if resets_ptr is None else resets_ptr + batch * T + top
+        reset_row = None if resets_ptr is None else bytes_at(resets_ptr, batch * T + top)
         start = start_after_cuts(h0, TO_H0=TO_H0)
         end, own, other, _ = walk_back(
             grad_h_ptr + batch * stride_gb + top * stride_gt + c * stride_gd,

@@ -49,6 +49,12 @@ def first_state(states_ptr, row, mask, BLOCK_D: tl.constexpr, STATE: tl.constexp
 
 
 @triton.jit
+def bytes_at(resets_ptr, row):
+    """Where the byte of a row of (B, T) lies."""
+    return resets_ptr.to(tl.pointer_type(tl.int8), bitcast=True) + row
+
+
+@triton.jit
 def start_after_cuts(h0, TO_H0: tl.constexpr):
     """The state before a step where the sequence is cut."""
     return h0 if TO_H0 else tl.zeros(h0.shape, h0.dtype)
@@ -65,11 +71,14 @@ def pulled(x, pull, turn, h, PAIRED: tl.constexpr):
 
 @triton.jit
 def load_cuts(reset_row, rest, ROWS: tl.constexpr):
-    """Whether the state before each of ROWS steps is the start; not from `rest` on. Nothing without `reset_row`."""
+    """The bytes of ROWS steps, 0 from `rest` on; nothing without `reset_row`.
+
+    Truth values would take scalar registers, of which gfx942 has few.
+    """
     cuts = ()
     if reset_row is not None:
         for j in tl.static_range(ROWS):
-            cuts = cuts + (tl.load(reset_row + j, mask=rest > j, other=0) != 0,)
+            cuts = cuts + (tl.load(reset_row + j, mask=rest > j, other=0),)
     return cuts
 
 
@@ -94,7 +103,7 @@ def pull_at(rates, j: tl.constexpr, pull, GATED: tl.constexpr):
 def before_step(reset_row, cuts, j: tl.constexpr, start, h):
     """h[t-1] of row j of a block: the start, where the sequence is cut there."""
     if reset_row is not None:
-        h = tl.where(cuts[j], start, h)
+        h = tl.where(cuts[j] != 0, start, h)
     return h
 
 
@@ -164,7 +173,7 @@ def walk(
             if GATED:
                 rates_ahead = rates_ahead + (load_row(rate_row + j * stride_wt, mask, MASKED=MASKED),)
             if reset_row is not None:
-                cuts_ahead = cuts_ahead + (tl.load(reset_row + j) != 0,)
+                cuts_ahead = cuts_ahead + (tl.load(reset_row + j),)
             store_row(h_row + j * D, h, stored, MASKED=MASKED or WARMS_UP)
         xs = ahead
         rates = rates_ahead
@@ -207,8 +216,9 @@ def passed_on(own, other, slope, pull, back_turn, PAIRED: tl.constexpr):
 
 
 @triton.jit
-def cut_off(cut, mu, own, other, grad_start, SUMMARY: tl.constexpr):
+def cut_off(byte, mu, own, other, grad_start, SUMMARY: tl.constexpr):
     """What is left of an adjoint and of a chunk's summary before a step, and what has gone to the start."""
+    cut = byte != 0
     if SUMMARY:
         own = tl.where(cut, 0.0, own)
         other = tl.where(cut, 0.0, other)
@@ -334,7 +344,7 @@ def walk_back(
                 rates_ahead = (load_row(rate_row + j * stride_wt, mask, MASKED=MASKED),) + rates_ahead
             if reset_row is not None:
                 mu, own, other, grad_start = cut_off(cuts[j], mu, own, other, grad_start, SUMMARY=SUMMARY)
-                cuts_ahead = (tl.load(reset_row + j) != 0,) + cuts_ahead
+                cuts_ahead = (tl.load(reset_row + j),) + cuts_ahead
         gs = gs_ahead
         rates = rates_ahead
         cuts = cuts_ahead

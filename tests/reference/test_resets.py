@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cofm_triton.reference import gated_rnn, linear_scan
+from cofm_triton.reference import gated_rnn, linear_scan, rnn_scan
 
 RESETS = torch.tensor([[1, 0, 0, 1, 1, 0], [0, 0, 1, 0, 0, 1]], dtype=torch.bool)
 Recurrence = Callable[..., tuple[Tensor, Tensor]]
@@ -28,6 +28,15 @@ def pairs(x: Tensor, h0: Tensor, gates: Tensor, **options: Any) -> tuple[Tensor,
 def gated(x: Tensor, h0: Tensor, gates: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
     rate, angle = torch.ones(2, dtype=x.dtype), torch.ones(1, dtype=x.dtype)
     return gated_rnn(x, rate, gates, h0=h0, gates="mingru", angle=angle, **options)
+
+
+def nonlinear(x: Tensor, h0: Tensor, gates: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
+    return rnn_scan(x, gates.sigmoid(), h0, dt=0.7, nonlinearity="tanh", **options)
+
+
+def nonlinear_pairs(x: Tensor, h0: Tensor, gates: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
+    one = torch.ones(1, dtype=x.dtype)
+    return rnn_scan(x * gates, one, h0, dt=0.7, nonlinearity="tanh", frequency=one, **options)
 
 
 def draw(*shape: int, seed: int) -> Tensor:
@@ -52,7 +61,7 @@ def piece_by_piece(run: Recurrence, x: Tensor, h0: Tensor, gates: Tensor, reset_
 
 
 @pytest.mark.parametrize("reset_to", ["h0", "zero"])
-@pytest.mark.parametrize("run", [linear, reverse, pairs, gated])
+@pytest.mark.parametrize("run", [linear, reverse, pairs, gated, nonlinear, nonlinear_pairs])
 def test_pieces_alone(run: Recurrence, reset_to: str) -> None:
     x, h0, gates = draw(2, 6, 2, seed=0), draw(2, 2, seed=1), draw(2, 6, 2, seed=2)
     pulls = (draw(2, 6, 2, seed=3), draw(2, 2, seed=4))
@@ -63,7 +72,7 @@ def test_pieces_alone(run: Recurrence, reset_to: str) -> None:
         torch.testing.assert_close(a, b, rtol=0, atol=16 * torch.finfo(a.dtype).eps * float(b.detach().abs().max()))
 
 
-@pytest.mark.parametrize("run", [linear, reverse])
+@pytest.mark.parametrize("run", [linear, reverse, nonlinear])
 def test_packed_sequences_are_cut_each_alone(run: Recurrence) -> None:
     x, h0, gates = draw(1, 6, 2, seed=0), draw(2, 2, seed=1), draw(1, 6, 2, seed=2)
     cut, starts = torch.tensor([[1, 0, 1, 1, 0, 1]], dtype=torch.bool), torch.tensor([0, 3])

@@ -154,3 +154,19 @@ def test_empty_time_keeps_the_graph() -> None:
 def test_unknown_nonlinearity() -> None:
     with pytest.raises(ValueError, match="nonlinearity"):
         rnn_scan(torch.zeros(1, 1, 1), torch.ones(1), nonlinearity="gelu")
+
+
+@pytest.mark.parametrize("name", NONLINEARITIES)
+def test_rates_of_every_step(name: str) -> None:
+    """Equal rates are one rate; with a rate of 1 / dt, a step forgets what it can."""
+    x, h0 = torch.linspace(-0.9, 0.9, 12).view(2, 3, 2), torch.tensor([[0.5, -0.5], [0.1, 0.2]])
+    rate = torch.tensor([0.3, 1.2])
+    for same, varying in zip(
+        rnn_scan(x, rate, h0, dt=0.5, nonlinearity=name), rnn_scan(x, rate.expand_as(x), h0, dt=0.5, nonlinearity=name),
+        strict=True,
+    ):  # fmt: skip
+        assert torch.equal(same, varying)
+    rates = torch.rand(2, 3, 2, generator=torch.Generator().manual_seed(0))
+    rates[:, -1] = 2.0
+    h, _ = rnn_scan(x, rates, h0, dt=0.5, nonlinearity="linear")
+    torch.testing.assert_close(h[:, -1], x[:, -1] / 2)
