@@ -26,6 +26,7 @@ from scan_cases import (
     for_backends,
     linear_problem,
     normal,
+    paired_problem,
     rnn_problem,
 )
 from torch import Tensor
@@ -338,9 +339,47 @@ def test_packed_linear_scan(starts: list[int], states: bool, reverse: bool, gate
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("nonlinearity", ["tanh", "hardtanh"])
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("reset_to", [None, "h0", "zero"])
 @pytest.mark.parametrize("starts", STARTS, ids=str)
-def test_packed_rnn_scan(starts: list[int], nonlinearity: str, backend: str) -> None:
-    rnn_problem(1, 100, 3, nonlinearity=nonlinearity, starts=starts).check(backend)
+def test_packed_rnn_scan(starts: list[int], reset_to: str | None, gated: bool, nonlinearity: str, backend: str) -> None:
+    rnn_problem(1, 100, 3, nonlinearity=nonlinearity, starts=starts, reset_to=reset_to, gated=gated).check(backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("shape", [(2, 37, 3), (2, 9, 131)], ids=str)
+@pytest.mark.parametrize("dtype", REAL)
+@pytest.mark.parametrize("kind", ["gated", "gated h0", "h0", "zero", "pairs h0", "pairs zero", "exact gated"])
+@pytest.mark.parametrize("states", [False, True])
+def test_rates_that_vary_and_resets(
+    states: bool, kind: str, dtype: torch.dtype, shape: tuple[int, int, int], backend: str
+) -> None:
+    reset_to = next((word for word in ("h0", "zero") if word in kind), None)
+    options: dict[str, Any] = dict(dtype=dtype, nonlinearity="tanh", states=states, reset_to=reset_to)
+    if "exact" in kind:
+        options.update(parameterization="softplus", discretization="exact")
+    if "pairs" in kind:
+        problem = paired_problem(*shape, **options)
+    else:
+        problem = rnn_problem(*shape, gated="gated" in kind, **options)
+    problem.check(backend)
+    problem.strided().check(backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("nonlinearity", NONLINEARITIES)
+def test_every_raw_rate_of_every_step_keeps_the_state_bounded(nonlinearity: str, backend: str) -> None:
+    """h[t] lies between h[t-1] and x[t] / rate[t], up to the roundings of a step."""
+    device = device_of(backend)
+    w, x = 20 * normal(1, 60, 8, dtype=torch.float64, seed=1), 3 * normal(1, 60, 8, dtype=torch.float64)
+    h, _ = rnn_scan(
+        x.to(device), w.to(device), nonlinearity=nonlinearity, parameterization="softplus", discretization="exact",
+        dt=0.5, backend=backend,
+    )  # fmt: skip
+    h, rate = h.cpu(), reference.effective_rate(reference.parameterization("softplus").rate(w), 0.5, "exact")
+    before = torch.cat((torch.zeros_like(h[:, :1]), h[:, :-1]), 1)
+    limit = torch.maximum(before.abs(), (x / rate).abs())
+    assert bool((h.abs() <= limit * (1 + 16 * torch.finfo(h.dtype).eps)).all())
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -707,8 +746,11 @@ def test_rnn_scan_refuses(name: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "options", "error", "message"),
     [
-        ((X, DECAY[:2]), {}, ValueError, r"rate must have shape \(D,\) = \(3,\), got \(2,\)"),
-        ((X, X), {}, ValueError, r"rate must have shape \(D,\) = \(3,\), got \(2, 5, 3\)"),
+        ((X, DECAY[:2]), {}, ValueError, r"rate must have shape \(D,\) = \(3,\) or .*got \(2,\)"),
+        ((X, X[:1]), {}, ValueError, r"rate must have shape \(D,\) = \(3,\) or \(B, T, D\) = .*got \(1, 5, 3\)"),
+        ((X, DECAY), {"resets": X[..., 0]}, TypeError, r"resets must have dtype torch\.bool"),
+        ((X, DECAY), {"reset_to": "mean"}, ValueError, r"reset_to must be one of .*got 'mean'"),
+        ((PAIRED, PAIRED), {"frequency": DECAY[:2]}, ValueError, r"rate must have shape \(D // 2,\)"),
         ((X.to(torch.complex64), DECAY), {}, TypeError, r"x must have one of the dtypes .*got torch\.complex64"),
         ((X, DECAY), {"nonlinearity": "ReLU"}, ValueError, r"nonlinearity must be one of .*got 'ReLU'"),
         ((X, DECAY), {"solver": "parallel"}, ValueError, r"solver must be one of .*got 'parallel'"),

@@ -220,7 +220,7 @@ def walk_forward(
     """Fill h and last, of units and of pairs: in chains where that pays, unless `sequential` or rates vary in time."""
     nonlinearity, sequences, gated = options["NONLINEARITY"], last.shape[0], w.ndim == 3
     full = (RNN_GATED_FORWARD_ROWS if gated else RNN_FORWARD_ROWS)[last.element_size()]
-    options.update(ROWS=rnn_rows(full, block, nonlinearity))
+    options.update(ROWS=rnn_rows(full, block, nonlinearity, resets=resets is not None))
     rows = x.shape[1] if seq_starts is None else x.shape[1] // max(1, sequences)
     chains = forward_chains(rows, sequences, block, x.element_size(), nonlinearity, num_sms, paired=options["PAIRED"])
     if chains is not None and not sequential and not gated:
@@ -265,7 +265,7 @@ def walk_backward(
     """Fill grad_x, of units and of pairs; `(grad_w, grad_turn, grad_h0)`, grad_turn None without turn."""
     (_, rows, channels), sequences, summary, gated = x.shape, grad_h0.shape[0], None, w.ndim == 3
     full = (RNN_GATED_BACKWARD_ROWS if gated else RNN_BACKWARD_ROWS)[grad_h0.element_size()]
-    options.update(ROWS=rnn_rows(full, block, options["NONLINEARITY"]), GATED=gated)
+    options.update(ROWS=rnn_rows(full, block, options["NONLINEARITY"], resets=resets is not None), GATED=gated)
     length = chunk_length(rows if seq_starts is None else rows // max(1, sequences), sequences, block, num_sms)
     length = triton.cdiv(length, options["ROWS"]) * options["ROWS"] if length else rows
     chunks, programs = triton.cdiv(rows, length), block.num_blocks * sequences
@@ -279,7 +279,7 @@ def walk_backward(
     planes = [not gated, turn is not None, options["TO_H0"]]
     kept = iter(grad_h0.new_empty((sum(planes), sequences, chunks, channels)) if any(planes) else ())
     by_w, by_turn, by_start = (next(kept) if plane else None for plane in planes)
-    grad_w = w.new_empty(x.shape) if gated else by_w
+    grad_w: Any = w.new_empty(x.shape) if gated else by_w
     launch(rnn_scan_backward_kernel, (programs * chunks,))(
         grad_h, x, w, turn, h, h0, grad_last, seq_starts, resets, summary, grad_x, grad_w, by_turn, by_start, grad_h0,
         *sizes, **options,

@@ -100,10 +100,30 @@ def test_rounds_make_warm_ups_longer(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not all(map(torch.equal, run("auto", *call), sequential))
 
 
-def test_packed_pairs() -> None:
+def test_a_reset_is_a_right_guess(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is forgotten but at resets: every warm-up has one."""
+    leave_out(monkeypatch, "round", "fallback")
+    x, h0 = 50 * normal(1, LENGTH, 3), normal(1, 3)
+    resets = (torch.arange(LENGTH) % 20 == 0)[None]
+    assert agree(x, torch.full((3,), RATE), h0, resets=resets)
+    assert not agree(x, torch.full((3,), RATE), h0)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("reset_to", ["h0", "zero"])
+def test_resets_in_chunks_that_are_repaired(reset_to: str) -> None:
+    x, resets = 50 * normal(1, LENGTH, 3), torch.zeros(1, LENGTH, dtype=torch.bool)
+    resets[0, [10, 36, 75, 139]] = True
+    x[0, 60, 1] = torch.nan
+    assert agree(x, torch.full((3,), RATE), normal(1, 3), resets=resets, reset_to=reset_to)
+
+
+@pytest.mark.parametrize("reset_to", [None, "h0"])
+def test_packed_pairs(reset_to: str | None) -> None:
     """One sequence is empty, one shorter than its chunks are worth, one starts inside what would be a chunk."""
     starts, rate, turn = torch.tensor([0, 0, 50]), torch.full((1,), 0.8), torch.full((1,), 0.3)
-    assert agree(normal(1, 200, 2), rate, normal(3, 2), frequency=turn, seq_starts=starts, dt=0.9)
+    cut = {} if reset_to is None else dict(resets=(torch.arange(200) % 90 == 70)[None], reset_to=reset_to)
+    assert agree(normal(1, 200, 2), rate, normal(3, 2), frequency=turn, seq_starts=starts, dt=0.9, **cut)
 
 
 def test_relu_stays_sequential(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,8 +32,14 @@ def test_chunks(nonlinearity: str, dtype: torch.dtype) -> None:
     rnn_problem(1, 7 * launch.CARRY_ROWS + 15, 3, nonlinearity=nonlinearity, dtype=dtype).check("triton")
 
 
-def test_packed_pairs() -> None:
-    paired_problem(1, 45, 3, nonlinearity="tanh", starts=[0, 0, 21]).check("triton")
+@pytest.mark.parametrize("reset_to", ["h0", "zero"])
+def test_chunks_of_varying_rates_and_resets(reset_to: str) -> None:
+    rnn_problem(1, 47, 3, nonlinearity="tanh", gated=True, reset_to=reset_to).check("triton")
+
+
+@pytest.mark.parametrize("reset_to", [None, "h0"])
+def test_packed_pairs(reset_to: str | None) -> None:
+    paired_problem(1, 45, 3, nonlinearity="tanh", starts=[0, 0, 21], reset_to=reset_to).check("triton")
 
 
 def test_sums_are_the_same_in_every_run() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from scan_cases import BACKENDS, CPU_BACKENDS, TRITON, device_of, for_backends, paired_problem
+from scan_cases import BACKENDS, CPU_BACKENDS, TRITON, Problem, device_of, for_backends, paired_problem
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 from torch.func import grad, jacfwd, jacrev, vmap
@@ -20,23 +20,29 @@ STARTS = [0, 2, 2, 5]
 OPTIONS: dict[str, Any] = dict(dt=0.7, parameterization="softplus", discretization="exact")
 
 
-def arguments(backend: str, nonlinearity: str, packed: bool = False, length: int = 6) -> tuple[Tensor, ...]:
-    """x, rate, frequency, h0 in float64, away from kinks."""
-    starts = STARTS if packed else None
-    problem = paired_problem(
-        1 if packed else 2, length, 2, dtype=torch.float64, nonlinearity=nonlinearity, starts=starts,
-        parameterization="softplus",
+KINDS = ("", "packed", "h0")  # h0 and zero: what resets mean
+
+
+def problem_of(kind: str, nonlinearity: str, length: int) -> Problem:
+    packed, reset_to = "packed" in kind, next((word for word in ("h0", "zero") if word in kind), None)
+    return paired_problem(
+        1 if packed else 2, length, 2, dtype=torch.float64, nonlinearity=nonlinearity, parameterization="softplus",
+        starts=STARTS if packed else None, reset_to=reset_to,
     )  # fmt: skip
-    return tuple(t.to(device_of(backend)).requires_grad_() for t in problem.tensors.values())
 
 
-def scan(backend: str, nonlinearity: str, packed: bool = False) -> Callable[..., tuple[Tensor, Tensor]]:
-    starts = torch.tensor(STARTS, device=device_of(backend)) if packed else None
+def arguments(backend: str, nonlinearity: str, kind: str = "", length: int = 6) -> tuple[Tensor, ...]:
+    """x, raw rates, frequencies and h0 in float64, away from kinks."""
+    tensors = problem_of(kind, nonlinearity, length).tensors
+    return tuple(t.to(device_of(backend)).requires_grad_() for t in tensors.values())
+
+
+def scan(backend: str, nonlinearity: str, kind: str = "", length: int = 6) -> Callable[..., tuple[Tensor, Tensor]]:
+    device, options = device_of(backend), problem_of(kind, nonlinearity, length).options
+    options = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in options.items()}
 
     def run(x: Tensor, rate: Tensor, frequency: Tensor, h0: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return rnn_scan(
-            x, rate, h0, frequency=frequency, nonlinearity=nonlinearity, seq_starts=starts, backend=backend, **OPTIONS
-        )
+        return rnn_scan(x, rate, h0, frequency=frequency, backend=backend, **options)
 
     return run
 
@@ -49,9 +55,9 @@ def loss(h_and_last: tuple[Tensor, Tensor]) -> Tensor:
 @pytest.mark.parametrize(
     ("backend", "nonlinearity"), for_backends(CPU_BACKENDS, NONLINEARITIES) + for_backends(TRITON, ["tanh"])
 )
-@pytest.mark.parametrize("packed", [False, True])
-def test_derivatives(packed: bool, nonlinearity: str, backend: str) -> None:
-    run, inputs = scan(backend, nonlinearity, packed), arguments(backend, nonlinearity, packed)
+@pytest.mark.parametrize("kind", KINDS)
+def test_derivatives(kind: str, nonlinearity: str, backend: str) -> None:
+    run, inputs = scan(backend, nonlinearity, kind), arguments(backend, nonlinearity, kind)
     fast = backend == "triton"  # one random direction in place of every component: the interpreter is slow
     assert gradcheck(run, inputs, check_forward_ad=True, check_batched_grad=not fast, fast_mode=fast)
     assert gradgradcheck(run, inputs, fast_mode=fast)
@@ -79,9 +85,10 @@ def test_results_and_derivatives_are_those_of_the_definition(length: int, nonlin
 @pytest.mark.parametrize("argument", [0, 1, 2, 3])
 def test_forward_and_reverse_mode_agree(argument: int, backend: str) -> None:
     inputs = tuple(t.detach() for t in arguments(backend, "tanh", length=2))
+    run = scan(backend, "tanh", length=2)
 
     def alone(value: Tensor) -> tuple[Tensor, Tensor]:
-        return scan(backend, "tanh")(*inputs[:argument], value, *inputs[argument + 1 :])
+        return run(*inputs[:argument], value, *inputs[argument + 1 :])
 
     torch.testing.assert_close(jacfwd(alone)(inputs[argument]), jacrev(alone)(inputs[argument]))
 
@@ -91,10 +98,10 @@ def test_forward_and_reverse_mode_agree(argument: int, backend: str) -> None:
     for_backends(CPU_BACKENDS, [(0, None, None, None), (None, 0, None, None), (None, None, 0, None), (1, 1, 1, 1)])
     + for_backends(TRITON, [(None, 0, 0, 0)]),
 )
-@pytest.mark.parametrize("packed", [False, True])
-def test_vmap(packed: bool, dims: tuple[int | None, ...], backend: str) -> None:
-    size, run = 3, scan(backend, "tanh", packed)
-    inputs = [t.detach() for t in arguments(backend, "tanh", packed)]
+@pytest.mark.parametrize("kind", KINDS)
+def test_vmap(kind: str, dims: tuple[int | None, ...], backend: str) -> None:
+    size, run = 3, scan(backend, "tanh", kind)
+    inputs = [t.detach() for t in arguments(backend, "tanh", kind)]
     mapped = tuple(
         tensor if dim is None else torch.stack([tensor * (1 - 0.1 * i) for i in range(size)], dim)
         for tensor, dim in zip(inputs, dims, strict=True)
@@ -114,7 +121,7 @@ def test_vmap(packed: bool, dims: tuple[int | None, ...], backend: str) -> None:
 @pytest.mark.parametrize("differentiated", [False, True])
 @pytest.mark.parametrize("packed", [False, True])
 def test_operator_keeps_pytorchs_rules(packed: bool, differentiated: bool, backend: str) -> None:
-    tensors = [t.detach().float().requires_grad_(differentiated) for t in arguments(backend, "tanh", packed)]
+    tensors = [t.detach().float().requires_grad_(differentiated) for t in arguments(backend, "tanh", "packed" * packed)]
     starts = torch.tensor(STARTS) if packed else None
     opcheck(torch.ops.cofm_triton.paired_rnn_scan.default, (*tensors, starts, None, 0.5, "hardtanh", "h0", backend))
     opcheck(

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from scan_cases import BACKENDS, CPU_BACKENDS, TRITON, device_of, for_backends, normal, rnn_problem
+from scan_cases import BACKENDS, CPU_BACKENDS, TRITON, Problem, device_of, for_backends, normal, rnn_problem
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 from torch.func import grad, hessian, jacfwd, jacrev, vmap
@@ -19,20 +19,30 @@ from cofm_triton.ops.rnn_scan import traffic
 from cofm_triton.step.activations import NONLINEARITIES
 
 STARTS = [0, 2, 2, 5]
+# Words: packed; gated, rates vary in time; h0 and zero, what resets mean.
+KINDS = ("", "packed", "gated h0", "packed zero")
 
 
-def arguments(backend: str, nonlinearity: str, packed: bool = False, length: int = 6) -> tuple[Tensor, ...]:
+def problem_of(kind: str, nonlinearity: str, length: int) -> Problem:
+    packed, reset_to = "packed" in kind, next((word for word in ("h0", "zero") if word in kind), None)
+    return rnn_problem(
+        1 if packed else 2, length, 3, dtype=torch.float64, nonlinearity=nonlinearity,
+        starts=STARTS if packed else None, gated="gated" in kind, reset_to=reset_to,
+    )  # fmt: skip
+
+
+def arguments(backend: str, nonlinearity: str, kind: str = "", length: int = 6) -> tuple[Tensor, ...]:
     """x, rate, h0 in float64, away from kinks."""
-    starts = STARTS if packed else None
-    problem = rnn_problem(1 if packed else 2, length, 3, dtype=torch.float64, nonlinearity=nonlinearity, starts=starts)
+    problem = problem_of(kind, nonlinearity, length)
     return tuple(t.to(device_of(backend)).requires_grad_() for t in (problem.x, problem["rate"], problem["h0"]))
 
 
-def scan(backend: str, nonlinearity: str, packed: bool = False) -> Callable[..., tuple[Tensor, Tensor]]:
-    starts = torch.tensor(STARTS, device=device_of(backend)) if packed else None
+def scan(backend: str, nonlinearity: str, kind: str = "", length: int = 6) -> Callable[..., tuple[Tensor, Tensor]]:
+    device, options = device_of(backend), problem_of(kind, nonlinearity, length).options
+    options = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in options.items()}
 
     def run(x: Tensor, rate: Tensor, h0: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return rnn_scan(x, rate, h0, dt=0.7, nonlinearity=nonlinearity, seq_starts=starts, backend=backend)
+        return rnn_scan(x, rate, h0, backend=backend, **options)
 
     return run
 
@@ -52,9 +62,9 @@ def loss(h_and_last: tuple[Tensor, Tensor]) -> Tensor:
 @pytest.mark.parametrize(
     ("backend", "nonlinearity"), for_backends(CPU_BACKENDS, NONLINEARITIES) + for_backends(TRITON, ["tanh"])
 )
-@pytest.mark.parametrize("packed", [False, True])
-def test_derivatives(packed: bool, nonlinearity: str, backend: str) -> None:
-    run, inputs = scan(backend, nonlinearity, packed), arguments(backend, nonlinearity, packed)
+@pytest.mark.parametrize("kind", KINDS)
+def test_derivatives(kind: str, nonlinearity: str, backend: str) -> None:
+    run, inputs = scan(backend, nonlinearity, kind), arguments(backend, nonlinearity, kind)
     fast = backend == "triton"  # one random direction in place of every component: the interpreter is slow
     assert gradcheck(run, inputs, check_forward_ad=True, check_batched_grad=not fast, fast_mode=fast)
     assert gradgradcheck(run, inputs, fast_mode=fast)
@@ -77,9 +87,10 @@ def test_second_derivatives_are_those_of_the_definition(nonlinearity: str, backe
 @pytest.mark.parametrize("argument", [0, 1, 2])
 def test_forward_and_reverse_mode_agree(argument: int, nonlinearity: str, backend: str) -> None:
     inputs = tuple(t.detach() for t in arguments(backend, nonlinearity, length=3))
+    run = scan(backend, nonlinearity, length=3)
 
     def alone(value: Tensor) -> tuple[Tensor, Tensor]:
-        return scan(backend, nonlinearity)(*inputs[:argument], value, *inputs[argument + 1 :])
+        return run(*inputs[:argument], value, *inputs[argument + 1 :])
 
     torch.testing.assert_close(jacfwd(alone)(inputs[argument]), jacrev(alone)(inputs[argument]))
 
@@ -100,10 +111,10 @@ def test_hessian(argument: int, backend: str) -> None:
     for_backends(CPU_BACKENDS, [(0, None, None), (None, 0, None), (None, None, 0), (0, 0, 0), (1, 1, 1)])
     + for_backends(TRITON, [(0, None, None), (None, 0, 0)]),
 )
-@pytest.mark.parametrize("packed", [False, True])
-def test_vmap(packed: bool, dims: tuple[int | None, ...], backend: str) -> None:
-    size, run = 3, scan(backend, "tanh", packed)
-    inputs = [t.detach() for t in arguments(backend, "tanh", packed)]
+@pytest.mark.parametrize("kind", ["", "packed", "gated h0"])
+def test_vmap(kind: str, dims: tuple[int | None, ...], backend: str) -> None:
+    size, run = 3, scan(backend, "tanh", kind)
+    inputs = [t.detach() for t in arguments(backend, "tanh", kind)]
     mapped = tuple(
         tensor if dim is None else torch.stack([tensor * (1 - 0.1 * i) for i in range(size)], dim)
         for tensor, dim in zip(inputs, dims, strict=True)
@@ -119,21 +130,45 @@ def test_vmap(packed: bool, dims: tuple[int | None, ...], backend: str) -> None:
             torch.testing.assert_close(actual, torch.stack(expected))
 
 
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+@pytest.mark.parametrize("dims", [(0, None, None, 0), (0, 0, None, 1), (None, None, None, 0)])
+def test_vmap_of_resets(dims: tuple[int | None, ...], backend: str) -> None:
+    x, rate, h0 = (t.detach() for t in arguments(backend, "tanh"))
+    given = (x, rate, h0, torch.arange(12).view(2, 6) % 5 == 0)
+    mapped = tuple(
+        t if dim is None else torch.stack([t, t.roll(1, 0)], dim) for t, dim in zip(given, dims, strict=True)
+    )
+
+    def run(x: Tensor, rate: Tensor, h0: Tensor, resets: Tensor) -> tuple[Tensor, Tensor]:
+        return rnn_scan(x, rate, h0, resets=resets, nonlinearity="tanh", backend=backend)
+
+    gradient = grad(lambda *args: loss(run(*args)), argnums=(0, 1, 2))
+    for function in (run, gradient):
+        results = vmap(function, in_dims=dims)(*mapped)
+        one = [
+            function(*(t if dim is None else t.select(dim, i) for t, dim in zip(mapped, dims, strict=True)))
+            for i in range(2)
+        ]
+        for actual, expected in zip(results, zip(*one, strict=True), strict=True):
+            torch.testing.assert_close(actual, torch.stack(expected))
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("differentiated", [False, True])
-@pytest.mark.parametrize("packed", [False, True])
-def test_operator_keeps_pytorchs_rules(packed: bool, differentiated: bool, backend: str) -> None:
-    tensors = [t.detach().float().requires_grad_(differentiated) for t in arguments(backend, "tanh", packed)]
-    starts = torch.tensor(STARTS, device=tensors[0].device) if packed else None
-    options: tuple[Any, ...] = (starts, None, 0.5, "hardtanh", "h0", backend)
+@pytest.mark.parametrize("kind", ["", "gated packed h0"])
+def test_operator_keeps_pytorchs_rules(kind: str, differentiated: bool, backend: str) -> None:
+    tensors = [t.detach().float().requires_grad_(differentiated) for t in arguments(backend, "tanh", kind)]
+    given = problem_of(kind, "tanh", 6).options
+    starts, resets = (None if t is None else t.to(tensors[0].device) for t in (given["seq_starts"], given["resets"]))
+    options: tuple[Any, ...] = (starts, resets, 0.5, "hardtanh", "h0", backend)
     opcheck(torch.ops.cofm_triton.rnn_scan.default, (*tensors, *options))
     opcheck(torch.ops.cofm_triton.rnn_scan.default, (*tensors[:2], None, *options))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("length", [0, 6])
-def test_backward_operator_keeps_pytorchs_rules(length: int, backend: str) -> None:
-    x, rate, h0 = (t.detach() for t in arguments(backend, "tanh", length=length))
+@pytest.mark.parametrize(("length", "kind"), [(0, ""), (6, ""), (6, "gated")])
+def test_backward_operator_keeps_pytorchs_rules(length: int, kind: str, backend: str) -> None:
+    x, rate, h0 = (t.detach() for t in arguments(backend, "tanh", kind, length))
     for last, start in ((h0, h0), (None, None)):
         inputs = (x, last, x, rate, x, start, None, None, 0.5, "tanh", "h0", backend)
         opcheck(torch.ops.cofm_triton.rnn_scan_backward.default, inputs)
@@ -170,9 +205,9 @@ def test_graph_of_the_gradient_agrees_with_the_fused_one(dtype: torch.dtype, non
         assert bounds[f"grad_{name}"].excess(gradient) <= 1.5, name
 
 
-@pytest.mark.parametrize(("backward", "elements"), [(False, 2), (True, 3)])
-def test_traffic(backward: bool, elements: int) -> None:
-    assert traffic(8, 4096, 256, 4, backward=backward) == elements * 8 * 4096 * 256 * 4
+@pytest.mark.parametrize(("gated", "backward", "elements"), [(0, 0, 2), (0, 1, 3), (1, 0, 3), (1, 1, 5)])
+def test_traffic(gated: bool, backward: bool, elements: int) -> None:
+    assert traffic(8, 4096, 256, 4, gated=gated, backward=backward) == elements * 8 * 4096 * 256 * 4
 
 
 def test_rates_scale_the_state() -> None:

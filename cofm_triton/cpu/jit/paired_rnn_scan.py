@@ -75,8 +75,10 @@ def backward(
     options: Any = dict(dt=dt, nonlinearity=nonlinearity, state_dtype=state_dtype)
     if resets is not None and not isinstance(seq_starts, Pieces):
         cut = pieces(resets, seq_starts, reverse=False, reset_to=reset_to)
-        *grads, mu = backward(grad_h, cut.ends(grad_last), x, pull, turn, h, cut.starts(h0), cut, **options)
-        return *grads, cut.sum_at_start(mu)
+        grad_x, grad_pull, grad_turn, mu = backward(
+            grad_h, cut.ends(grad_last), x, pull, turn, h, cut.starts(h0), cut, **options
+        )
+        return grad_x, grad_pull, grad_turn, cut.sum_at_start(mu)
     dtype, x, h, grad_h = x.dtype, with_rows(x), with_rows(h), with_rows(grad_h)
     grad_x, both = empty_like(x), numbers(torch.stack((pull, turn)))
     batch, length, channels = x.shape

@@ -142,9 +142,9 @@ OPERATOR = Operator(
                 dict(dtype=dtype, nonlinearity=name, paired=True)
                 for dtype, name in product((torch.float32, torch.bfloat16), USUAL)
             ),
-            dict(nonlinearity="tanh", gated=True),
         ],
         others=[
+            dict(gated=True),
             *(
                 dict(dtype=dtype, nonlinearity=name, length=SHORT, num_sms=FEWER)
                 for dtype, name in product((torch.float32, torch.bfloat16), USUAL)
