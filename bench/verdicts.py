@@ -116,9 +116,10 @@ def _row(judgements: Sequence[tuple[dict[str, Any], CellVerdict]], target: str, 
 
 
 def _variance(records: Sequence[dict[str, Any]]) -> float:
-    """Of log r from seed to seed, the mean over horizons; NaN of one seed."""
+    """Of log r from seed to seed, the mean over horizons; NaN of one seed. Radii of 0 (no fit) are left out."""
     columns = zip(*(record["radius"] for record in records), strict=True)
-    return mean(variance([math.log(r) for r in column]) if len(column) > 1 else math.nan for column in columns)
+    logs = [[math.log(r) for r in column if r > 0] for column in columns]
+    return mean(variance(column) if len(column) > 1 else math.nan for column in logs)
 
 
 HEADER = """# How often the verdict is right

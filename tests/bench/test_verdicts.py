@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from bench import verdicts
+from cofm_triton.cli.reproduction.settings import PRESETS
 
 FLAT, FALLING, BETWEEN = [0.5, 0.5, 0.5, 0.5], [0.08, 0.04, 0.02, 0.01], [0.5, 0.4, 0.32, 0.26]
 
@@ -42,7 +43,7 @@ def test_outcomes_are_counted() -> None:
 def test_committed_results(preset: str) -> None:
     """None wrong, and at most 2 % undecided with the default preset; the page is that of the files."""
     data = json.loads((verdicts.FOLDER / "results" / f"verdicts-{preset}.json").read_text())
-    assert data["horizons"] == list(verdicts.PRESETS[preset].horizons)
+    assert data["horizons"] == list(PRESETS[preset].horizons)
     outcomes = [verdicts.judged(record, data["horizons"]).outcome for record in data["records"]]
     assert "wrong" not in outcomes
     assert preset == "smoke" or outcomes.count("undecided") <= 0.02 * len(outcomes)

@@ -33,7 +33,7 @@ def test_ratios_and_bounds(kind: str) -> None:
         weights.append(rate.detach().clone())
         gradients.append(rate.grad.clone())
         with torch.no_grad():
-            rate -= 1e-3 * rate.grad
+            rate.sub_(1e-3 * rate.grad)
     w, gradient = torch.stack(weights), torch.stack(gradients)
     assert list(recorder.ratios) == ["rnn.rate_l0", "rnn.rate_l1"]
     torch.testing.assert_close(recorder.ratios["rnn.rate_l1"], gradient.abs() / w.abs(), rtol=0, atol=0)

@@ -208,7 +208,7 @@ def test_any_module_is_judged_along_random_directions() -> None:
         power = reference_error(torch.zeros_like(y), y)
         moved = Decay()
         with torch.no_grad():
-            moved.a -= radius
+            moved.a.sub_(radius)
         assert reference_error(moved(x), y).item() == pytest.approx(0.1 * power.item(), rel=1e-3)
     assert math.isnan(result.margin) and result.resolutions == (0.5 * 2**-52,) * 3
     with pytest.raises(ValueError, match="model must hold a cofm"):
