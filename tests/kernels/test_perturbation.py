@@ -74,7 +74,6 @@ def test_a_lost_state_shows_and_stays_with_its_model(weighted: bool) -> None:
     assert errors.isnan().tolist() == [False, True, False]
 
 
-<<<<<<< HEAD
 @pytest.mark.parametrize("weighted", [True, False])
 def test_what_is_masked_is_no_error(weighted: bool) -> None:
     """Targets near y = d: sequences and steps that are not there would miss 0 by all of d."""
@@ -89,8 +88,6 @@ def test_what_is_masked_is_no_error(weighted: bool) -> None:
     torch.testing.assert_close(sweep_errors(cells, *given).cpu(), expected.expand(3), rtol=allowed, atol=0)
 
 
-=======
->>>>>>> weight
 def test_wide_models_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "launch", lambda *_: lambda *_, **__: None)
     x = torch.zeros(1, 1, 1)
