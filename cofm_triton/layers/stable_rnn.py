@@ -429,7 +429,7 @@ class StableRNN(OptionsInState, UndecayedRecurrence, Layer):
 
     @property
     def mode(self) -> str:
-        """Which cell it is, "STABLE_SSM" and so on: none of `torch.nn.RNN`'s, by whose modes code tells states apart."""
+        """Which cell it is, such as "STABLE_SSM": none of `torch.nn.RNN`'s, by which code tells states apart."""
         return f"STABLE_{self.recurrence.upper()}"
 
     @property
