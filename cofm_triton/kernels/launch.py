@@ -254,6 +254,7 @@ def forward_chains(
     num_sms: int,
     *,
     paired: bool = False,
+    resets: bool = False,
 ) -> ForwardChains | None:
     """Chunks of sequences of `rows` rows (packed: on average), or None where one program walks a whole sequence.
 
@@ -267,7 +268,7 @@ def forward_chains(
         return None
     numbers = rows * sequences * block.num_blocks * block.block_d
     long = act.is_cheap and numbers * element_size > CACHED_BYTES
-    in_flight = rnn_rows(RNN_FORWARD_ROWS[max(4, element_size)], block, nonlinearity)
+    in_flight = rnn_rows(RNN_FORWARD_ROWS[max(4, element_size)], block, nonlinearity, resets=resets)
     if element_size == 8 and (paired or not act.is_cheap):
         in_flight = WIDE_CHAIN_ROWS // (1 + (paired and not act.is_cheap))
     return ForwardChains(chunks, numbers / MEMORY_BOUND if long else 0.0, in_flight)

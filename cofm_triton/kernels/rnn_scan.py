@@ -220,7 +220,8 @@ def walk_forward(
     """Fill h and last, of units and of pairs: in chains where that pays, unless `sequential` or rates vary in time."""
     nonlinearity, sequences, gated = options["NONLINEARITY"], last.shape[0], w.ndim == 3
     rows = x.shape[1] if seq_starts is None else x.shape[1] // max(1, sequences)
-    chains = forward_chains(rows, sequences, block, x.element_size(), nonlinearity, num_sms, paired=options["PAIRED"])
+    flags = dict(paired=options["PAIRED"], resets=resets is not None)
+    chains = forward_chains(rows, sequences, block, x.element_size(), nonlinearity, num_sms, **flags)
     if chains is not None and not sequential and not gated:
         options.update(ROWS=chains.rows)
         rnn_scan_chains.forward(x, w, turn, h0, seq_starts, resets, h, last, block.num_blocks, chains, dt=dt, **options)
