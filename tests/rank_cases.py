@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 from unittest import mock
@@ -35,7 +35,9 @@ def counted() -> Iterator[list[tuple[str, int]]]:
         calls.append((name, sent.numel() * sent.itemsize))
         return function(*tensors, **options)
 
-    with mock.patch.multiple(dist, **{name: partial(counting, name, getattr(dist, name)) for name in COLLECTIVES}):
+    with ExitStack() as patches:
+        for name in COLLECTIVES:
+            patches.enter_context(mock.patch.object(dist, name, partial(counting, name, getattr(dist, name))))
         yield calls
 
 

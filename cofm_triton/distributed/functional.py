@@ -67,7 +67,7 @@ def linear_scan(
 ) -> tuple[Tensor, Tensor]:
     """`cofm_triton.linear_scan` of a sequence whose steps lie on many ranks.
 
-    One collective forward, one backward, each of less than 3 B D numbers a rank, whatever T is (`affine.py`). Every
+    One collective forward, one backward, each of 3 B D numbers a rank at most, whatever T is (`affine.py`). Every
     rank scans its slice twice. Differentiable in x, decay and h0, through both results, to any order.
 
     Args:
@@ -372,8 +372,9 @@ def _dense_adjoint(
     dt: float, nonlinearity: str, precision: str, backend: str, grad_h: Tensor, grad_last: Tensor | None, steps: Any,
     parameters: Any, h: Tensor, start: Tensor,
 ) -> Handed:  # fmt: skip
-    _, slope = linearize_dense(*steps, *parameters, h, start, nonlinearity)
+    (x,), (weight,) = steps, parameters
+    _, slope = linearize_dense(x, weight, h, start, nonlinearity)
     grad_x, grad_weight, grad_start = dense_rnn_backward_op(
-        grad_h, grad_last, slope, *parameters, h, start, dt, precision, backend
+        grad_h, grad_last, slope, weight, h, start, dt, precision, backend
     )
     return [grad_x], [grad_weight], grad_start
