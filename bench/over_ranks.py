@@ -17,10 +17,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
@@ -61,7 +62,7 @@ class State:
         kept = [int(path.parent.name) for path in folder.glob("*/.metadata")]  # written last
         if kept:
             state = self._state(max(kept))
-            dcp.load(state, checkpoint_id=folder / str(max(kept)), process_group=self.group)
+            load(state, checkpoint_id=folder / str(max(kept)), process_group=self.group)
             set_state_dict(
                 self.model, self.optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"]
             )
@@ -69,7 +70,7 @@ class State:
 
     def keep(self) -> None:
         """A checkpoint of this moment."""
-        dcp.save(self._state(self.steps), checkpoint_id=self.folder / str(self.steps), process_group=self.group)
+        save(self._state(self.steps), checkpoint_id=self.folder / str(self.steps), process_group=self.group)
 
     def _state(self, steps: int) -> dict[str, Any]:
         model, optimizer = get_state_dict(self.model, self.optimizer)

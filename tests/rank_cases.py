@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 from unittest import mock
@@ -35,7 +35,9 @@ def counted() -> Iterator[list[tuple[str, int]]]:
         calls.append((name, sent.numel() * sent.itemsize))
         return function(*tensors, **options)
 
-    with mock.patch.multiple(dist, **{name: partial(counting, name, getattr(dist, name)) for name in COLLECTIVES}):
+    with ExitStack() as patches:
+        for name in COLLECTIVES:
+            patches.enter_context(mock.patch.object(dist, name, partial(counting, name, getattr(dist, name))))
         yield calls
 
 
@@ -128,26 +130,29 @@ def check_messages(ranks: DeviceMesh, gated: bool) -> None:
         assert calls == [("all_gather", 4 * count) for count in numbers]
 
 
-def check_second_derivatives(ranks: DeviceMesh, gated: bool, pairs: bool) -> None:
+def check_third_derivatives(ranks: DeviceMesh, gated: bool, pairs: bool) -> None:
     """Those of one process; with a slice that has no steps."""
     length = 5
     problem = scan_cases.linear_problem(2, length, 4, dtype=torch.float64, gated=gated, pairs=pairs)
     mine = slices(length, ranks.size(), "uneven")[ranks.get_local_rank()]
     weights = [torch.randn_like(t) for t in problem.tensors.values()]
 
-    def second(run: Callable[..., Any], part: slice) -> list[Tensor]:
+    def third(run: Callable[..., Any], part: slice) -> list[Tensor]:
         def cut(tensor: Tensor) -> Tensor:
             return tensor[:, part] if tensor.dim() == 3 else tensor
 
         tensors = [cut(t).detach().requires_grad_() for t in problem.tensors.values()]
         h, last = run(*tensors)
-        first = torch.autograd.grad((h * h * h * cut(problem["grad_h"])).sum(), tensors, create_graph=True)
-        again = sum((cut(w).conj() * g).real.sum() for w, g in zip(weights, first, strict=True))
-        again = again + 0 * last.sum()
-        return list(torch.autograd.grad(again, tensors))
+        loss = (h**4 * cut(problem["grad_h"])).sum() + (last**4 * problem["grad_last"]).sum() / (
+            1 if run is cofm.linear_scan else ranks.size()
+        )
+        for _ in range(2):
+            grads = torch.autograd.grad(loss, tensors, create_graph=True)
+            loss = sum((cut(w).conj() * g).real.sum() for w, g in zip(weights, grads, strict=True))
+        return list(torch.autograd.grad(loss, tensors))
 
-    alone = second(cofm.linear_scan, slice(None))
-    together = second(partial(distributed.linear_scan, group=ranks), mine)
+    alone = third(cofm.linear_scan, slice(None))
+    together = third(partial(distributed.linear_scan, group=ranks), mine)
     for tensor, one, share in zip(problem.tensors.values(), alone, together, strict=True):
         found = joined(share, ranks) if tensor.dim() == 3 else total(share, ranks)
         torch.testing.assert_close(found, one)

@@ -81,8 +81,8 @@ def serve(rank: int, store: str, pipe: Any, path: list[str]) -> None:
     from torch.distributed.device_mesh import DeviceMesh
 
     torch.set_num_threads(1)
-    file = dist.FileStore(store, RANKS)
-    dist.init_process_group("gloo", store=file, rank=rank, world_size=RANKS, timeout=timedelta(seconds=PATIENCE))
+    patience = timedelta(seconds=PATIENCE)
+    dist.init_process_group("gloo", f"file://{store}", patience, RANKS, rank)
     meshes: dict[int, Any] = {}
     while True:
         try:

@@ -101,7 +101,7 @@ def test_skorch() -> None:
 def test_ensembles_of_torch_func(options: dict[str, Any]) -> None:
     """Models side by side, their gradients for every sequence of a batch: those of each model alone."""
     models = [StableRNN(3, 4, batch_first=True, dtype=torch.float64, **options) for _ in range(3)]
-    parameters, buffers = stack_module_state(models)  # type: ignore[arg-type]  # it takes any modules
+    parameters, buffers = stack_module_state(models)
     x = torch.randn(2, 5, 3, dtype=torch.float64)
 
     def loss(own: Any, sequence: Tensor) -> Tensor:

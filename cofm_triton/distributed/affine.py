@@ -107,9 +107,9 @@ def _differentiable(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """The same in terms of `_Scan`: `v[t] = conj(decay[t]) (v[t+1] + grad_h[t])`, as in `ops/linear_scan.py`."""
     if in_pairs(h, decay):
-        tensors = (as_complex(tensor) for tensor in (grad_h, share, jump))
+        given, states = as_complex(grad_h), (as_complex(share), as_complex(jump))
         grad_x, grad_decay, *ends = _differentiable(
-            *tensors, decay, as_complex(h), as_complex(start), ranks, reverse, backend
+            given, *states, decay, as_complex(h), as_complex(start), ranks, reverse, backend
         )
         return as_reals(grad_x).to(h.dtype), grad_decay, as_reals(ends[0]), as_reals(ends[1])
     state = start.dtype

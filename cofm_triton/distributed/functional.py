@@ -67,7 +67,7 @@ def linear_scan(
 ) -> tuple[Tensor, Tensor]:
     """`cofm_triton.linear_scan` of a sequence whose steps lie on many ranks.
 
-    One collective forward, one backward, each of less than 3 B D numbers a rank, whatever T is (`affine.py`). Every
+    One collective forward, one backward, each of 3 B D numbers a rank at most, whatever T is (`affine.py`). Every
     rank scans its slice twice. Differentiable in x, decay and h0, through both results, to any order.
 
     Args:

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from cofm_triton.cpu.allocator import empty
 from cofm_triton.cpu.guess import MIN_PART
 from cofm_triton.distributed.ranks import Ranks
 from cofm_triton.ops.dtypes import state_dtype
@@ -156,19 +157,29 @@ def _in_turn(ranks: Ranks, first: Tensor, run: Callable[[slice, Tensor], Run]) -
     if batch == 0:
         return run(slice(None), first)
     size = -(-batch // (SEQUENCES * ranks.count))
-    runs, sent = [], []
+    whole: list[Tensor] = []
+    sums_of, ends, sent = [], [], []
     for begin in range(0, batch, size):
         rows = slice(begin, begin + size)
         start = first[rows] if ranks.index == 0 else ranks.receive(first[rows])
-        runs.append(run(rows, start))
+        done = run(rows, start)
         if not is_last:
-            sent.append(ranks.send(runs[-1].end))
+            sent.append(ranks.send(done.end))
+        whole = whole or [_room(part, batch) for part in done.rows]
+        for room, part in zip(whole, done.rows, strict=True):
+            room[rows] = part  # one chunk after the other, so that its memory serves for the next
+        sums_of.append(done.sums)
+        ends.append(done.end)
     for work, _ in sent:
         work.wait()
-    rows_of, sums_of, ends = zip(*runs, strict=True)
     sums = [None if parts[0] is None else torch.stack(parts).sum(0) for parts in zip(*sums_of, strict=True)]
-    joined = [torch.cat(parts) if len(parts) > 1 else parts[0] for parts in zip(*rows_of, strict=True)]
-    return Run(joined, sums, ranks.from_last(torch.cat(ends)))
+    return Run(whole, sums, ranks.from_last(torch.cat(ends)))
+
+
+def _room(part: Tensor, batch: int) -> Tensor:
+    """For the rows of the whole batch, on the CPU in memory that is used again."""
+    shape = (batch, *part.shape[1:])
+    return empty(shape, part.dtype) if part.device.type == "cpu" else part.new_empty(shape)
 
 
 def _guessed(ranks: Ranks, first: Tensor, guess: Tensor, run: Callable[[slice, Tensor], Run]) -> Run:

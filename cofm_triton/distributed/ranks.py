@@ -106,9 +106,10 @@ def ranks_of(group: Group | Ranks) -> Ranks:
             )
         return Ranks(group.get_group())
     if group is None:
-        if not dist.is_initialized():
+        default = dist.group.WORLD if dist.is_initialized() else None
+        if default is None:
             raise ValueError("group=None is the default group: call torch.distributed.init_process_group first")
-        return Ranks(dist.group.WORLD)
+        return Ranks(default)
     if not isinstance(group, ProcessGroup):
         raise TypeError(
             f"group must be a ProcessGroup, a DeviceMesh of one dimension or None, got {type(group).__name__}"

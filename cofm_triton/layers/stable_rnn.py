@@ -429,7 +429,7 @@ class StableRNN(OptionsInState, UndecayedRecurrence, Layer):
 
     @property
     def mode(self) -> str:
-        """Which cell it is, such as "STABLE_SSM": none of `torch.nn.RNN`'s, by which code tells states apart."""
+        """Which cell it is, "STABLE_SSM" and so on: none of those of `torch.nn.RNN`."""
         return f"STABLE_{self.recurrence.upper()}"
 
     @property

@@ -37,5 +37,5 @@ def test_messages_do_not_grow_with_time(pool: RankPool, gated: bool) -> None:
 
 
 @pytest.mark.parametrize(("gated", "pairs"), [(False, False), (True, False), (False, True), (True, True)])
-def test_second_derivatives(pool: RankPool, gated: bool, pairs: bool) -> None:
-    pool.run(rank_cases.check_second_derivatives, 4, gated=gated, pairs=pairs)
+def test_third_derivatives(pool: RankPool, gated: bool, pairs: bool) -> None:
+    pool.run(rank_cases.check_third_derivatives, 4, gated=gated, pairs=pairs)
