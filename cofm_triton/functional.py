@@ -150,6 +150,8 @@ def gated_rnn(
     gates: str = "rg_lru",
     angle: Tensor | None = None,
     seq_starts: Tensor | None = None,
+    resets: Tensor | None = None,
+    reset_to: str = "h0",
     backend: str | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Gated linear recurrence `h[t] = decay[t] * h[t-1] + gain[t] * x[t]`, `h[-1] = h0`.
@@ -182,6 +184,9 @@ def gated_rnn(
             decay; each channel keeps its own gates. D must be even.
         seq_starts: (S,) int32 or int64, where sequences packed into one row (B = 1) start. The first is 0; T at the end
             would be one more, empty sequence.
+        resets: (B, T) bool, True where an episode begins: the state before such a step is a start state, and no
+            gradient crosses. Packed, (1, T). See `linear_scan`.
+        reset_to: which start state, "h0" or "zero". Where h0 is carried over from an earlier chunk, "zero" is meant.
         backend: "triton", "cpu" ("numba" or "torch"), "reference"; None picks the fastest that can run the tensors.
 
     Returns:
@@ -197,6 +202,10 @@ def gated_rnn(
         >>> h, _ = gated_rnn(torch.ones(1, 2, 1), torch.ones(1), torch.zeros(1, 2, 1), gates="mingru")
         >>> h.flatten().tolist()
         [0.5, 0.75]
+        >>> resets, p = torch.tensor([[False, True]]), torch.zeros(1, 2, 1)
+        >>> h, _ = gated_rnn(torch.ones(1, 2, 1), torch.ones(1), p, gates="mingru", resets=resets)
+        >>> h.flatten().tolist()
+        [0.5, 0.5]
 
     Source: arXiv 2402.19427, eq 1-4; arXiv 2410.01201, section 3; arXiv 2312.00752, algorithm 2; defined in
     `cofm_triton.reference.gated_rnn`.
@@ -213,13 +222,18 @@ def gated_rnn(
         check_per_pair("angle", angle, x)
     check_seq_starts(seq_starts, x)
     check_states("h0", h0, x, seq_starts)
+    check_resets(resets, reset_to, x)
     chosen, state = resolve(backend, x.device), state_dtype(x.dtype)
     if chosen == "reference":
         from cofm_triton.reference import gated_rnn as definition
 
-        return definition(x, rate, rate_logit, input_logit, h0, gates=gates, angle=angle, seq_starts=seq_starts)
+        return definition(
+            x, rate, rate_logit, input_logit, h0,
+            gates=gates, angle=angle, seq_starts=seq_starts, resets=resets, reset_to=reset_to,
+        )  # fmt: skip
     angle = None if angle is None else angle.to(state)
-    return apply_gated_rnn(x, rate_logit, input_logit, rate.to(state), angle, h0, seq_starts, gates, chosen)
+    tensors = (x, rate_logit, input_logit, rate.to(state), angle, h0)
+    return apply_gated_rnn(*tensors, seq_starts, gates, chosen, resets, reset_to)
 
 
 def rnn_scan(

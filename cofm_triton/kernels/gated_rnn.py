@@ -13,7 +13,9 @@ Backward, with g = dL/dh and mu the adjoint arriving from later steps:
     lambda[t] = g[t] + mu[t],            dx[t] = gain[t] lambda[t],       dgain[t] = x[t] lambda[t]
     mu[t-1] = R^T (decay[t] lambda[t]),  ddecay[t] = v[t] lambda[t],      dh0 = mu[-1]
 
-and `gates.pulled` makes gradients of p, q and the rate of those by decay and gain. h is formed again block by block,
+With resets, a step where they are True has h0, FROM_START, or 0 in place of h[t-1], and nothing arrives before it.
+
+`gates.pulled` makes gradients of p, q and the rate of those by decay and gain. h is formed again block by block,
 from the stored row before the block. What is summed over time (rate, angle) is summed in registers and leaves as one
 row per sequence: no atomics.
 
@@ -53,6 +55,16 @@ def turned(h, cos, sin, TURNING: tl.constexpr):
 
 
 @triton.jit
+def load_resets(ptr, rest, ROWS: tl.constexpr, CUT: tl.constexpr):
+    """The resets of ROWS steps, of which `rest` are there; without resets, nothing."""
+    resets = ()
+    if CUT:
+        for j in tl.static_range(ROWS):
+            resets = resets + (tl.load(ptr + j, mask=rest > j, other=0),)
+    return resets
+
+
+@triton.jit
 def load_second(q_row, step, ps, d, D, rest, TWO: tl.constexpr, ROWS: tl.constexpr):
     """Rows of q; of p where q does not count, which nothing reads then."""
     qs = ps
@@ -69,6 +81,7 @@ def gated_rnn_forward_kernel(
     rate_ptr,  # (D,), STATE
     turn_ptr,  # (2, D), STATE: cos and sin, read if TURNING
     h0_ptr,  # (S, D), contiguous; None: 0
+    resets_ptr,  # (B, T), contiguous, bool; None: nothing resets
     starts_ptr,  # (S,), first rows of packed sequences; None: S = B sequences of T rows
     h_ptr,  # out: (B, T, D), contiguous
     last_ptr,  # out: (S, D), final states
@@ -77,13 +90,15 @@ def gated_rnn_forward_kernel(
     stride_pb: tl.int64, stride_pt: tl.int64, stride_pd,
     stride_qb: tl.int64, stride_qt: tl.int64, stride_qd,
     STRENGTH: tl.constexpr, GAIN: tl.constexpr, TWO: tl.constexpr, TURNING: tl.constexpr,
-    ALIGNED: tl.constexpr, MASKED: tl.constexpr, STATE: tl.constexpr, BLOCK_D: tl.constexpr, ROWS: tl.constexpr,
+    FROM_START: tl.constexpr, ALIGNED: tl.constexpr, MASKED: tl.constexpr, STATE: tl.constexpr,
+    BLOCK_D: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """All rows of h, and the final states."""
     if TURNING:
         D, stride_xb, stride_xt = in_pairs(D), in_pairs(stride_xb), in_pairs(stride_xt)
         stride_pb, stride_pt = in_pairs(stride_pb), in_pairs(stride_pt)
         stride_qb, stride_qt = in_pairs(stride_qb), in_pairs(stride_qt)
+    CUT: tl.constexpr = resets_ptr is not None
     pid = tl.program_id(0)
     sequence = pid // num_blocks
     d = (pid % num_blocks).to(tl.int64) * BLOCK_D + tl.arange(0, BLOCK_D)
@@ -95,6 +110,7 @@ def gated_rnn_forward_kernel(
     q_row = p_row
     if TWO:
         q_row = q_ptr + batch * stride_qb + entry * stride_qt + c * stride_qd
+    reset = resets_ptr + (batch * T + entry) if CUT else 0
     h_row = h_ptr + (batch * T + entry) * D + c
     sequence_row = sequence.to(tl.int64) * D + c
 
@@ -105,26 +121,34 @@ def gated_rnn_forward_kernel(
     h = tl.zeros((BLOCK_D,), STATE)
     if h0_ptr is not None:
         h = load_row(h0_ptr + sequence_row, mask, MASKED=MASKED).to(STATE)
+    anew = h if FROM_START else tl.zeros((BLOCK_D,), STATE)
 
     for _ in range(n // ROWS):
         # Load
         xs = load_rows(x_row, stride_xt, mask, ROWS=ROWS, MASKED=MASKED)
         ps = load_rows(p_row, stride_pt, mask, ROWS=ROWS, MASKED=MASKED)
         qs = load_rows(q_row, stride_qt, mask, ROWS=ROWS, MASKED=MASKED) if TWO else ps
+        resets = load_resets(reset, ROWS, ROWS=ROWS, CUT=CUT)
         # Compute and store, row by row
         for j in tl.static_range(ROWS):
             decay, gain = formed(rate, ps[j].to(STATE), qs[j].to(STATE), STRENGTH=STRENGTH, GAIN=GAIN)
+            if CUT:
+                h = tl.where(resets[j], anew, h)
             h = decay * turned(h, cos, sin, TURNING=TURNING) + gain * xs[j].to(STATE)
             store_row(h_row + j * D, h, mask, MASKED=MASKED)
         x_row += ROWS * stride_xt
         p_row += ROWS * stride_pt
         q_row += ROWS * stride_qt
         h_row += ROWS * D
+        if CUT:
+            reset += ROWS
     for j in range(n % ROWS):  # the rows that are left, one at a time
         x = load_row(x_row + j * stride_xt, mask, MASKED=MASKED)
         p = load_row(p_row + j * stride_pt, mask, MASKED=MASKED)
         q = load_row(q_row + j * stride_qt, mask, MASKED=MASKED) if TWO else p
         decay, gain = formed(rate, p.to(STATE), q.to(STATE), STRENGTH=STRENGTH, GAIN=GAIN)
+        if CUT:
+            h = tl.where(tl.load(reset + j), anew, h)
         h = decay * turned(h, cos, sin, TURNING=TURNING) + gain * x.to(STATE)
         store_row(h_row + j * D, h, mask, MASKED=MASKED)
 
@@ -143,6 +167,7 @@ def gated_rnn_backward_kernel(
     h_ptr,  # (B, T, D), contiguous
     h0_ptr,  # (S, D), contiguous; None: 0
     grad_last_ptr,  # (S, D), contiguous, mu after the last step; None: 0
+    resets_ptr,  # (B, T), contiguous, bool; None: nothing resets
     starts_ptr,  # (S,), first rows of packed sequences; None: S = B sequences of T rows
     grad_x_ptr,  # out: (B, T, D), contiguous
     grad_p_ptr,  # out: (B, T, D), contiguous
@@ -156,7 +181,8 @@ def gated_rnn_backward_kernel(
     stride_pb: tl.int64, stride_pt: tl.int64, stride_pd,
     stride_qb: tl.int64, stride_qt: tl.int64, stride_qd,
     STRENGTH: tl.constexpr, GAIN: tl.constexpr, TWO: tl.constexpr, TURNING: tl.constexpr,
-    ALIGNED: tl.constexpr, MASKED: tl.constexpr, STATE: tl.constexpr, BLOCK_D: tl.constexpr, ROWS: tl.constexpr,
+    FROM_START: tl.constexpr, ALIGNED: tl.constexpr, MASKED: tl.constexpr, STATE: tl.constexpr,
+    BLOCK_D: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """Rows of all gradients, and what is summed over time, one row per sequence."""
     if TURNING:
@@ -164,6 +190,7 @@ def gated_rnn_backward_kernel(
         stride_xb, stride_xt = in_pairs(stride_xb), in_pairs(stride_xt)
         stride_pb, stride_pt = in_pairs(stride_pb), in_pairs(stride_pt)
         stride_qb, stride_qt = in_pairs(stride_qb), in_pairs(stride_qt)
+    CUT: tl.constexpr = resets_ptr is not None
     pid = tl.program_id(0)
     sequence = pid // num_blocks
     d = (pid % num_blocks).to(tl.int64) * BLOCK_D + tl.arange(0, BLOCK_D)
@@ -179,6 +206,7 @@ def gated_rnn_backward_kernel(
     q_row = p_row
     if TWO:
         q_row = q_ptr + batch * stride_qb + top * stride_qt + c * stride_qd
+    reset = resets_ptr + (batch * T + top) if CUT else 0
     dense_row = (batch * T + top) * D + c
     sequence_row = sequence.to(tl.int64) * D + c
 
@@ -194,6 +222,8 @@ def gated_rnn_backward_kernel(
         mu = load_row(grad_last_ptr + sequence_row, mask, MASKED=MASKED).to(STATE)
     grad_rate = tl.zeros((BLOCK_D,), STATE)
     grad_angle = tl.zeros((BLOCK_D,), STATE)
+    grad_start = tl.zeros((BLOCK_D,), STATE)
+    anew = h0 if FROM_START else tl.zeros((BLOCK_D,), STATE)
 
     rest = n - (blocks - 1) * ROWS  # rows of the last block
     for i in range(blocks):
@@ -203,19 +233,28 @@ def gated_rnn_backward_kernel(
         p_row -= ROWS * stride_pt
         q_row -= ROWS * stride_qt
         dense_row -= ROWS * D
+        if CUT:
+            reset -= ROWS
         live = tl.where(i == 0, rest, ROWS)
         # Load
         xs = load_last_rows(x_row, stride_xt, d, D, live, ROWS=ROWS)
         ps = load_last_rows(p_row, stride_pt, d, D, live, ROWS=ROWS)
         qs = load_second(q_row, stride_qt, ps, d, D, live, TWO=TWO, ROWS=ROWS)
         gs = load_last_rows(g_row, stride_gt, d, D, live, ROWS=ROWS)
+        resets = load_resets(reset, live, ROWS=ROWS, CUT=CUT)
         before = tl.load(h_ptr + dense_row - D, mask=live_row(d, D, 0, block), other=0.0).to(STATE)
         # The states of the block once more
-        v = turned(tl.where(block > 0, before, h0), cos, sin, TURNING=TURNING)
+        h = tl.where(block > 0, before, h0)
+        if CUT:
+            h = tl.where(resets[0], anew, h)
+        v = turned(h, cos, sin, TURNING=TURNING)
         vs = (v,)
         for j in tl.static_range(ROWS - 1):
             decay, gain = formed(rate, ps[j].to(STATE), qs[j].to(STATE), STRENGTH=STRENGTH, GAIN=GAIN)
-            v = turned(decay * v + gain * xs[j].to(STATE), cos, sin, TURNING=TURNING)
+            h = decay * v + gain * xs[j].to(STATE)
+            if CUT:
+                h = tl.where(resets[j + 1], anew, h)
+            v = turned(h, cos, sin, TURNING=TURNING)
             vs = vs + (v,)
         # Gradients, from the last row to the first
         for j in tl.static_range(ROWS - 1, -1, -1):
@@ -235,35 +274,40 @@ def gated_rnn_backward_kernel(
             if TURNING:
                 grad_angle += tl.where(alive, decayed * swap(vs[j]), 0.0)
                 back = cos * decayed + swap(sin * decayed)
+            if CUT:
+                if FROM_START:
+                    grad_start += tl.where(resets[j], back, 0.0)
+                back = tl.where(resets[j], 0.0, back)
             mu = tl.where(alive, back, mu)
 
     # Store
     store_row(grad_rate_ptr + sequence_row, grad_rate, mask, MASKED=MASKED)
     if TURNING:
         store_row(grad_angle_ptr + sequence_row, grad_angle, mask, MASKED=MASKED)
-    store_row(grad_h0_ptr + sequence_row, mu, mask, MASKED=MASKED)
+    store_row(grad_h0_ptr + sequence_row, mu + grad_start if FROM_START else mu, mask, MASKED=MASKED)
 
 
 def forward(
     x: Any, p: Any, q: Any, rate: Any, turn: Any, h0: Any, seq_starts: Any, *,
-    gates: Any, state_dtype: Any, num_sms: int, lanes: int,
+    gates: Any, state_dtype: Any, num_sms: int, lanes: int, resets: Any = None, reset_to: str = "h0",
 ) -> tuple[Any, Any]:  # fmt: skip
     """`(h, h_last)` with T >= 1: h (B, T, D) in x's dtype, h_last (S, D) in the state's, which is also the rate's."""
     read = [x, p, *([] if q is None else [q])]
     last, block, shape = _layout(read, turn, seq_starts, state_dtype, num_sms, lanes, FORWARD_LANE)
     h = x.new_empty(x.shape)
     launch(gated_rnn_forward_kernel, (block.num_blocks * last.shape[0],))(
-        x, p, q, rate, turn, h0, seq_starts, h, last,
+        x, p, q, rate, turn, h0, resets, seq_starts, h, last,
         x.shape[1], x.shape[2], block.num_blocks, last.shape[0],
         *x.stride(), *p.stride(), *(p if q is None else q).stride(),
-        STRENGTH=gates.strength, GAIN=gates.gain, TWO=q is not None, ROWS=FORWARD_ROWS[last.element_size()], **shape,
+        STRENGTH=gates.strength, GAIN=gates.gain, TWO=q is not None, ROWS=FORWARD_ROWS[last.element_size()],
+        FROM_START=resets is not None and reset_to == "h0" and h0 is not None, **shape,
     )  # fmt: skip
     return h, last
 
 
 def backward(
     grad_h: Any, grad_last: Any, x: Any, p: Any, q: Any, rate: Any, turn: Any, h: Any, h0: Any, seq_starts: Any, *,
-    gates: Any, state_dtype: Any, num_sms: int, lanes: int,
+    gates: Any, state_dtype: Any, num_sms: int, lanes: int, resets: Any = None, reset_to: str = "h0",
 ) -> tuple[Any, Any, Any, Any, Any, Any]:  # fmt: skip
     """`(grad_x, grad_p, grad_q, grad_rate, grad_angle, grad_h0)` with T >= 1, see `ops/gated_rnn.py`."""
     read = [x, p, grad_h, *([] if q is None else [q])]
@@ -274,11 +318,12 @@ def backward(
     size = grad_h0.element_size()
     few = gates.strength == "share" or (turn is not None and size > 4)
     launch(gated_rnn_backward_kernel, (block.num_blocks * grad_h0.shape[0],))(
-        grad_h, x, p, q, rate, turn, h, h0, grad_last, seq_starts, grad_x, grad_p, grad_q, grad_rate, grad_angle,
-        grad_h0, x.shape[1], x.shape[2], block.num_blocks, grad_h0.shape[0],
+        grad_h, x, p, q, rate, turn, h, h0, grad_last, resets, seq_starts, grad_x, grad_p, grad_q, grad_rate,
+        grad_angle, grad_h0, x.shape[1], x.shape[2], block.num_blocks, grad_h0.shape[0],
         *grad_h.stride(), *x.stride(), *p.stride(), *(p if q is None else q).stride(),
         STRENGTH=gates.strength, GAIN=gates.gain, TWO=q is not None,
         ROWS=(FEW_ROWS if few else BACKWARD_ROWS)[size],
+        FROM_START=resets is not None and reset_to == "h0" and h0 is not None,
         **shape,
     )  # fmt: skip
     if grad_angle is not None:

@@ -46,10 +46,10 @@ from cofm_triton.kernels.rows import across_lanes, chunk_rows, load_row, store_r
 
 @triton.jit
 def backward_tile(
-    state, grad_decay, grad_start, decay, h0, anew, g_row, g_step, before_row, a_row, a_step, reset, reset_step, dx_row,
+    state, grad_decay, grad_start, decay, h0, anew, g_row, g_step, before_row, a_row, a_step, reset, dx_row,
     da_row, h_step, mask, segment, rest, with_before,
     LAST: tl.constexpr, ROWS: tl.constexpr, GATED: tl.constexpr, SHARED: tl.constexpr, CUT: tl.constexpr,
-    FROM_START: tl.constexpr, COMPLEX: tl.constexpr, MASKED: tl.constexpr,
+    RESET_STEP: tl.constexpr, FROM_START: tl.constexpr, COMPLEX: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
     """`(mu, grad_decay, grad_start)` before a tile, whose rows are written; LAST, before `rest` rows.
 
@@ -64,7 +64,10 @@ def backward_tile(
     limit_before = tl.where(mask, with_before, 0) if MASKED else with_before
     first = first.to(tl.int64)
     # Load
-    bits = load_resets(reset + first * reset_step, reset_step, count, ROWS=ROWS, LAST=LAST) if CUT else 0
+    WIDTH: tl.constexpr = state.shape[1] // (2 if COMPLEX else 1) if SEGMENTS > 1 else 32
+    bits = ()
+    if CUT:
+        bits = load_resets(reset + first * RESET_STEP, count, STEP=RESET_STEP, ROWS=ROWS, WIDTH=WIDTH, LAST=LAST)
     gs = load_tile(g_row + first * g_step, g_step, mask, limit, ROWS=ROWS, LAST=LAST, MASKED=MASKED)
     hs = load_tile(before_row + first * h_step, h_step, mask, limit_before, ROWS=ROWS, LAST=LAST, MASKED=MASKED)
     gates = ()
@@ -75,7 +78,7 @@ def backward_tile(
         )  # fmt: skip
     # Compute: the state before every segment
     if CUT:
-        bits = reset_bits(bits)
+        bits = reset_bits(bits, ROWS=ROWS, WIDTH=WIDTH)
     mu = state
     if SEGMENTS > 1:
         ends, products = walk_segments(
@@ -192,10 +195,10 @@ def linear_scan_backward_kernel(
         whole = tl.maximum(n - 1, 0) // TILE
     for _ in range(whole):
         state, grad_decay, grad_start = backward_tile(
-            state, grad_decay, grad_start, decay, h0, anew, g_row, g_step, before_row, a_row, a_step, reset, -SIGN,
+            state, grad_decay, grad_start, decay, h0, anew, g_row, g_step, before_row, a_row, a_step, reset,
             dx_row, da_row, h_step, mask, segment, TILE, TILE,
-            LAST=False, ROWS=ROWS, GATED=GATED, SHARED=SHARED, CUT=CUT, FROM_START=FROM_START, COMPLEX=COMPLEX,
-            MASKED=MASKED,
+            LAST=False, ROWS=ROWS, GATED=GATED, SHARED=SHARED, CUT=CUT, RESET_STEP=-SIGN, FROM_START=FROM_START,
+            COMPLEX=COMPLEX, MASKED=MASKED,
         )  # fmt: skip
         g_row += TILE * g_step
         dx_row += TILE * h_step
@@ -214,10 +217,10 @@ def linear_scan_backward_kernel(
             h0 += load_row(h0_ptr + sequence.to(tl.int64) * D + c, mask, MASKED=MASKED).to(STATE)
     for _ in range(tl.cdiv(rest, SEGMENTS * SHORT)):
         state, grad_decay, grad_start = backward_tile(
-            state, grad_decay, grad_start, decay, h0, anew, g_row, g_step, before_row, a_row, a_step, reset, -SIGN,
+            state, grad_decay, grad_start, decay, h0, anew, g_row, g_step, before_row, a_row, a_step, reset,
             dx_row, da_row, h_step, mask, segment, tl.minimum(rest, SEGMENTS * SHORT), with_before,
-            LAST=True, ROWS=SHORT, GATED=GATED, SHARED=SHARED, CUT=CUT, FROM_START=FROM_START, COMPLEX=COMPLEX,
-            MASKED=MASKED,
+            LAST=True, ROWS=SHORT, GATED=GATED, SHARED=SHARED, CUT=CUT, RESET_STEP=-SIGN, FROM_START=FROM_START,
+            COMPLEX=COMPLEX, MASKED=MASKED,
         )  # fmt: skip
         g_row += SEGMENTS * SHORT * g_step
         dx_row += SEGMENTS * SHORT * h_step

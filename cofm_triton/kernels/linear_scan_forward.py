@@ -40,9 +40,9 @@ from cofm_triton.kernels.rows import across_lanes, chunk_rows, load_row
 
 @triton.jit
 def forward_tile(
-    state, decay, anew, x_row, x_step, a_row, a_step, reset, reset_step, h_row, h_step, mask, segment, rest,
+    state, decay, anew, x_row, x_step, a_row, a_step, reset, h_row, h_step, mask, segment, rest,
     LAST: tl.constexpr, ROWS: tl.constexpr, GATED: tl.constexpr, SHARED: tl.constexpr, CUT: tl.constexpr,
-    COMPLEX: tl.constexpr, MASKED: tl.constexpr,
+    RESET_STEP: tl.constexpr, COMPLEX: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
     """The state after a tile, whose rows are written; LAST, after `rest` rows."""
     SEGMENTS: tl.constexpr = state.shape[0]
@@ -52,7 +52,10 @@ def forward_tile(
     limit = tl.where(mask, count, 0) if MASKED else count
     first = first.to(tl.int64)
     # Load
-    bits = load_resets(reset + first * reset_step, reset_step, count, ROWS=ROWS, LAST=LAST) if CUT else 0
+    WIDTH: tl.constexpr = state.shape[1] // (2 if COMPLEX else 1) if SEGMENTS > 1 else 32
+    bits = ()
+    if CUT:
+        bits = load_resets(reset + first * RESET_STEP, count, STEP=RESET_STEP, ROWS=ROWS, WIDTH=WIDTH, LAST=LAST)
     xs = load_tile(x_row + first * x_step, x_step, mask, limit, ROWS=ROWS, LAST=LAST, MASKED=MASKED)
     gates = ()
     if GATED:
@@ -62,7 +65,7 @@ def forward_tile(
         )  # fmt: skip
     # Compute: the state before every segment
     if CUT:
-        bits = reset_bits(bits)
+        bits = reset_bits(bits, ROWS=ROWS, WIDTH=WIDTH)
     h = state
     if SEGMENTS > 1:
         ends, products = walk_segments(
@@ -152,8 +155,9 @@ def linear_scan_forward_kernel(
 
     for _ in range(n // TILE):
         state = forward_tile(
-            state, decay, anew, x_row, x_step, a_row, a_step, reset, SIGN, h_row, h_step, mask, segment, ROWS,
-            LAST=False, ROWS=ROWS, GATED=GATED, SHARED=SHARED, CUT=CUT, COMPLEX=COMPLEX, MASKED=MASKED,
+            state, decay, anew, x_row, x_step, a_row, a_step, reset, h_row, h_step, mask, segment, ROWS,
+            LAST=False, ROWS=ROWS, GATED=GATED, SHARED=SHARED, CUT=CUT, RESET_STEP=SIGN, COMPLEX=COMPLEX,
+            MASKED=MASKED,
         )  # fmt: skip
         x_row += TILE * x_step
         h_row += TILE * h_step
@@ -164,9 +168,10 @@ def linear_scan_forward_kernel(
     rest = n % TILE
     for _ in range(tl.cdiv(rest, SEGMENTS * SHORT)):
         state = forward_tile(
-            state, decay, anew, x_row, x_step, a_row, a_step, reset, SIGN, h_row, h_step, mask, segment,
+            state, decay, anew, x_row, x_step, a_row, a_step, reset, h_row, h_step, mask, segment,
             tl.minimum(rest, SEGMENTS * SHORT),
-            LAST=True, ROWS=SHORT, GATED=GATED, SHARED=SHARED, CUT=CUT, COMPLEX=COMPLEX, MASKED=MASKED,
+            LAST=True, ROWS=SHORT, GATED=GATED, SHARED=SHARED, CUT=CUT, RESET_STEP=SIGN, COMPLEX=COMPLEX,
+            MASKED=MASKED,
         )  # fmt: skip
         x_row += SEGMENTS * SHORT * x_step
         h_row += SEGMENTS * SHORT * h_step
@@ -189,7 +194,9 @@ def launch_forward(
     """Rows of all steps, one program per block of channels, chunk and sequence; arguments as the kernel's."""
     num_sequences = last.shape[0]
     gated, shared = decay.ndim == 3, has_shared_gates(decay, x)
-    rows = forward_rows(tiles, gates=gated + (shared and is_complex), is_complex=is_complex)
+    rows = forward_rows(
+        tiles, gates=gated + (shared and is_complex), is_complex=is_complex, with_resets=resets is not None
+    )
     launch(linear_scan_forward_kernel, (tiles.num_blocks * tiles.num_chunks * num_sequences,))(
         x, decay, start, ends, products, resets, seq_starts, h, last,
         x.shape[1], x.shape[2], tiles.num_blocks, tiles.num_chunks, num_sequences, tiles.chunk_length,

@@ -39,9 +39,9 @@ from cofm_triton.kernels.rows import across_lanes, chunk_rows, load_row
 
 @triton.jit
 def summary_tile(
-    state, product, decay, anew, x_row, x_step, a_row, a_step, reset, reset_step, mask, segment, rest,
+    state, product, decay, anew, x_row, x_step, a_row, a_step, reset, mask, segment, rest,
     LAST: tl.constexpr, ROWS: tl.constexpr, GATED: tl.constexpr, SHARED: tl.constexpr, CUT: tl.constexpr,
-    ADJOINT: tl.constexpr, COMPLEX: tl.constexpr, MASKED: tl.constexpr,
+    RESET_STEP: tl.constexpr, ADJOINT: tl.constexpr, COMPLEX: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
     """`(state, product)` after a tile; LAST, after `rest` rows."""
     SEGMENTS: tl.constexpr = state.shape[0]
@@ -51,7 +51,10 @@ def summary_tile(
     limit = tl.where(mask, count, 0) if MASKED else count
     first = first.to(tl.int64)
     # Load
-    bits = load_resets(reset + first * reset_step, reset_step, count, ROWS=ROWS, LAST=LAST) if CUT else 0
+    WIDTH: tl.constexpr = state.shape[1] // (2 if COMPLEX else 1) if SEGMENTS > 1 else 32
+    bits = ()
+    if CUT:
+        bits = load_resets(reset + first * RESET_STEP, count, STEP=RESET_STEP, ROWS=ROWS, WIDTH=WIDTH, LAST=LAST)
     xs = load_tile(x_row + first * x_step, x_step, mask, limit, ROWS=ROWS, LAST=LAST, MASKED=MASKED)
     gates = ()
     if GATED:
@@ -61,7 +64,7 @@ def summary_tile(
         )  # fmt: skip
     # Compute
     if CUT:
-        bits = reset_bits(bits)
+        bits = reset_bits(bits, ROWS=ROWS, WIDTH=WIDTH)
     ends, products = walk_segments(
         decay, xs, gates, bits, anew, limit, state,
         LAST=LAST, ROWS=ROWS, GATED=GATED, SHARED=SHARED, CUT=CUT, ADJOINT=ADJOINT, COMPLEX=COMPLEX,
@@ -129,8 +132,9 @@ def linear_scan_summary_kernel(
 
     for _ in range(n // TILE):
         state, product = summary_tile(
-            state, product, decay, anew, x_row, x_step, a_row, a_step, reset, WALK, mask, segment, TILE,
-            LAST=False, ROWS=ROWS, GATED=GATED, SHARED=SHARED, CUT=CUT, ADJOINT=ADJOINT, COMPLEX=COMPLEX, MASKED=MASKED,
+            state, product, decay, anew, x_row, x_step, a_row, a_step, reset, mask, segment, TILE,
+            LAST=False, ROWS=ROWS, GATED=GATED, SHARED=SHARED, CUT=CUT, RESET_STEP=WALK, ADJOINT=ADJOINT,
+            COMPLEX=COMPLEX, MASKED=MASKED,
         )  # fmt: skip
         x_row += TILE * x_step
         if GATED:
@@ -140,9 +144,10 @@ def linear_scan_summary_kernel(
     rest = n % TILE
     for _ in range(tl.cdiv(rest, SEGMENTS * SHORT)):
         state, product = summary_tile(
-            state, product, decay, anew, x_row, x_step, a_row, a_step, reset, WALK, mask, segment,
+            state, product, decay, anew, x_row, x_step, a_row, a_step, reset, mask, segment,
             tl.minimum(rest, SEGMENTS * SHORT),
-            LAST=True, ROWS=SHORT, GATED=GATED, SHARED=SHARED, CUT=CUT, ADJOINT=ADJOINT, COMPLEX=COMPLEX, MASKED=MASKED,
+            LAST=True, ROWS=SHORT, GATED=GATED, SHARED=SHARED, CUT=CUT, RESET_STEP=WALK, ADJOINT=ADJOINT,
+            COMPLEX=COMPLEX, MASKED=MASKED,
         )  # fmt: skip
         x_row += SEGMENTS * SHORT * x_step
         if GATED:
@@ -165,7 +170,9 @@ def launch_summary(
     """Summaries, one program per block of channels, chunk and sequence; arguments as the kernel's."""
     num_sequences, num_summaries = ends.shape[:2]
     gated, shared = decay.ndim == 3, has_shared_gates(decay, x)
-    rows = forward_rows(tiles, gates=gated + (shared and is_complex), is_complex=is_complex)
+    rows = forward_rows(
+        tiles, gates=gated + (shared and is_complex), is_complex=is_complex, with_resets=resets is not None
+    )
     launch(linear_scan_summary_kernel, (tiles.num_blocks * num_summaries * num_sequences,))(
         x, decay, start, resets, ends, products,
         x.shape[1], x.shape[2], tiles.num_blocks, num_summaries, num_sequences, tiles.chunk_length,

@@ -74,17 +74,28 @@ def load_gates(
 
 
 @triton.jit
-def load_resets(ptr, step, count, ROWS: tl.constexpr, LAST: tl.constexpr):
-    """The resets at `ptr`, `ptr + step`, ... of ROWS steps of each segment, (SEGMENTS, 32); LAST, of `count` steps."""
+def load_resets(ptr, count, STEP: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr, LAST: tl.constexpr):
+    """The resets at `ptr`, `ptr + STEP`, ... of ROWS steps of each segment, a tuple of (SEGMENTS, WIDTH); LAST, of
+    `count` steps.
+
+    A segment has as many lanes as resets of a part, the lanes of its rows. Otherwise bits would move between lanes in
+    every step.
+    """
     tl.static_assert(ROWS <= 32)
-    j = tl.arange(0, 32)[None, :]
-    return tl.load(ptr + j * step, mask=j < (count if LAST else ROWS), other=0)
+    resets = ()
+    for k in tl.static_range(0, ROWS, WIDTH):
+        j = k + tl.arange(0, WIDTH)[None, :]
+        resets = resets + (tl.load(ptr + j * STEP, mask=j < (count if LAST else ROWS), other=0),)
+    return resets
 
 
 @triton.jit
-def reset_bits(resets):
+def reset_bits(resets, ROWS: tl.constexpr, WIDTH: tl.constexpr):
     """Bit j of a word per segment, (SEGMENTS, 1): the reset of step j."""
-    return tl.sum(resets.to(tl.int32) << tl.arange(0, 32)[None, :], 1, keep_dims=True)
+    bits = tl.sum(resets[0].to(tl.int32) << tl.arange(0, WIDTH)[None, :], 1, keep_dims=True)
+    for k in tl.static_range(WIDTH, ROWS, WIDTH):
+        bits |= tl.sum(resets[k // WIDTH].to(tl.int32) << k + tl.arange(0, WIDTH)[None, :], 1, keep_dims=True)
+    return bits
 
 
 @triton.jit
@@ -199,8 +210,6 @@ def walk_segments(
         x = xs[j].to(like.dtype)
         if CUT and not ADJOINT:
             end = tl.where(is_reset(bits, j), anew, end)
-            product = tl.where(is_reset(bits, j), 0.0, product)
-            least = tl.where(is_reset(bits, j), 0.0, least)
         if ADJOINT:
             after = multiply_conj(decay, x + end, COMPLEX=COMPLEX)
         else:
@@ -209,8 +218,6 @@ def walk_segments(
         smaller = tl.minimum(least, tl.abs(decay))
         if CUT and ADJOINT:
             after = tl.where(is_reset(bits, j), 0.0, after)
-            longer = tl.where(is_reset(bits, j), 0.0, longer)
-            smaller = tl.where(is_reset(bits, j), 0.0, smaller)
         if LAST:
             after = tl.where(limit > j, after, end)
             longer = tl.where(limit > j, longer, product)
@@ -220,6 +227,8 @@ def walk_segments(
         least = smaller
     if not COMPLEX:
         product = tl.where((product == 0) & (least > 0), smallest_like(product), product)
+    if CUT:
+        product = tl.where(bits != 0, 0.0, product)
     return end, conjugate(product, COMPLEX=COMPLEX) if ADJOINT else product
 
 

@@ -25,6 +25,7 @@ from cofm_triton.ops.registration import register, register_derivative
 from cofm_triton.ops.shapes import (
     empty_states,
     fold_batch,
+    map_one_by_one,
     no_gradient,
     packed_starts,
     split_batch,
@@ -47,14 +48,15 @@ class Backend(Protocol):
 
     def forward(
         self, x: Tensor, p: Tensor, q: Tensor | None, rate: Tensor, turn: Tensor | None, h0: Tensor | None,
-        seq_starts: Tensor | None, *, gates: Gates, state_dtype: torch.dtype, num_sms: int, lanes: int,
+        seq_starts: Tensor | None, *, gates: Gates, resets: Tensor | None, reset_to: str, state_dtype: torch.dtype,
+        num_sms: int, lanes: int,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """`(h, h_last)`, (B, T, D) in x's dtype and (S, D)."""
 
     def backward(
         self, grad_h: Tensor, grad_last: Tensor | None, x: Tensor, p: Tensor, q: Tensor | None, rate: Tensor,
         turn: Tensor | None, h: Tensor, h0: Tensor | None, seq_starts: Tensor | None, *,
-        gates: Gates, state_dtype: torch.dtype, num_sms: int, lanes: int,
+        gates: Gates, resets: Tensor | None, reset_to: str, state_dtype: torch.dtype, num_sms: int, lanes: int,
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor | None, Tensor]:  # fmt: skip
         """`(grad_x, grad_p, grad_q, grad_rate, grad_angle, grad_h0)`: like x, p and q, (D,), (D,) terms of which a pair
         has two, and (S, D).
@@ -85,13 +87,15 @@ def apply_gated_rnn(
     seq_starts: Tensor | None,
     gates: str,
     backend: str,
+    resets: Tensor | None = None,
+    reset_to: str = "h0",
 ) -> tuple[Tensor, Tensor]:
     """`(h, h_last)` for checked arguments: rate (D,) and angle (D // 2,) in the state's dtype, backend resolved."""
     tensors = (x, rate_logit, input_logit, rate, angle, h0)
     if not torch.compiler.is_compiling() and wanted():
-        return composed(*tensors, seq_starts, gates, backend)
+        return composed(*tensors, seq_starts, resets, gates, reset_to, backend)
     call = gated_rnn_op if directly(*tensors) else _GatedRnn.apply
-    results: tuple[Tensor, Tensor] = call(*tensors, seq_starts, gates, backend)
+    results: tuple[Tensor, Tensor] = call(*tensors, seq_starts, resets, gates, reset_to, backend)
     return results
 
 
@@ -103,7 +107,9 @@ def composed(
     angle: Tensor | None,
     h0: Tensor | None,
     seq_starts: Tensor | None,
+    resets: Tensor | None,
     gates: str,
+    reset_to: str,
     backend: str,
 ) -> tuple[Tensor, Tensor]:
     """The same as gates in PyTorch and a scan: with all decays in memory, differentiable to any order."""
@@ -114,11 +120,12 @@ def composed(
     decay, gain = coefficients(gates_of(gates), rate, rate_logit.to(state), q)
     drive, start = gain * x.to(state), None if h0 is None else h0.to(state)
     if angle is None:
-        h, last = apply_linear_scan(drive, decay, start, seq_starts, False, backend)
+        h, last = apply_linear_scan(drive, decay, start, seq_starts, False, backend, resets, reset_to)
     else:
         cos, sin = angle.cos(), angle.sin()
         matrix = torch.stack((torch.stack((cos, -sin), -1), torch.stack((sin, cos), -1)), -2)
-        h, last = pair_scan(decay.unflatten(-1, (-1, 2)).unsqueeze(-1) * matrix, drive, start, seq_starts, False)
+        jacobian = decay.unflatten(-1, (-1, 2)).unsqueeze(-1) * matrix
+        h, last = pair_scan(jacobian, drive, start, seq_starts, False, resets, reset_to)
     return h.to(x.dtype), last.to(x.dtype if h0 is None else h0.dtype)
 
 
@@ -130,7 +137,9 @@ def gated_rnn(
     angle: Tensor | None,
     h0: Tensor | None,
     seq_starts: Tensor | None,
+    resets: Tensor | None,
     gates: str,
+    reset_to: str,
     backend: str,
 ) -> tuple[Tensor, Tensor]:
     """The forward pass: h (B, T, D) in x's dtype, h_last (S, D) in h0's dtype, x's when h0 is None."""
@@ -146,6 +155,8 @@ def gated_rnn(
         None if h0 is None else h0.to(state).contiguous(),
         packed_starts(seq_starts),
         gates=gates_of(gates),
+        resets=None if resets is None else resets.contiguous(),
+        reset_to=reset_to,
         state_dtype=state,
         num_sms=num_sms(x.device),
         lanes=lanes(x.device),
@@ -171,7 +182,9 @@ def gated_rnn_backward(
     h: Tensor,
     h0: Tensor | None,
     seq_starts: Tensor | None,
+    resets: Tensor | None,
     gates: str,
+    reset_to: str,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The adjoint: gradients of x, the logits, rate and angle like these, and grad_h0 (S, D) in the state's dtype.
@@ -195,6 +208,8 @@ def gated_rnn_backward(
         None if h0 is None else h0.to(state).contiguous(),
         packed_starts(seq_starts),
         gates=gates_of(gates),
+        resets=None if resets is None else resets.contiguous(),
+        reset_to=reset_to,
         state_dtype=state,
         num_sms=num_sms(x.device),
         lanes=lanes(x.device),
@@ -226,36 +241,36 @@ def _turn(angle: Tensor | None) -> Tensor | None:
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    *tensors, seq_starts, gates, backend = inputs
-    ctx.save_for_backward(*tensors, seq_starts, output[0])
-    ctx.options = (gates, backend)
+    *tensors, seq_starts, resets, gates, reset_to, backend = inputs
+    ctx.save_for_backward(*tensors, seq_starts, resets, output[0])
+    ctx.options = (gates, reset_to, backend)
     ctx.set_materialize_grads(False)
 
 
 def _backward(ctx: Any, grad_h: Tensor | None, grad_last: Tensor | None) -> tuple[Tensor | None, ...]:
-    *tensors, seq_starts, h = ctx.saved_tensors
-    nothing = (None,) * (TENSORS + 3)
+    *tensors, seq_starts, resets, h = ctx.saved_tensors
+    nothing, options = (None,) * (TENSORS + 5), (seq_starts, resets, *ctx.options)
     if grad_h is None and grad_last is None:
         return nothing
     if grad_h is None:
         grad_h = no_gradient(h)
     if torch.is_grad_enabled():
-        grads = _differentiable_backward(grad_h, grad_last, tensors, seq_starts, ctx.options)
+        grads = _differentiable_backward(grad_h, grad_last, tensors, options)
     else:
         *first, h0 = tensors
-        *grads, grad_h0 = gated_rnn_backward_op(grad_h, grad_last, *first, h, h0, seq_starts, *ctx.options)
+        *grads, grad_h0 = gated_rnn_backward_op(grad_h, grad_last, *first, h, h0, *options)
         grads.append(None if h0 is None else grad_h0.to(h0.dtype))
     return *(None if t is None else grad for t, grad in zip(tensors, grads, strict=True)), *nothing[TENSORS:]
 
 
 def _differentiable_backward(
-    grad_h: Tensor, grad_last: Tensor | None, tensors: list[Tensor | None], seq_starts: Tensor | None, options: Any
+    grad_h: Tensor, grad_last: Tensor | None, tensors: list[Tensor | None], options: tuple[Any, ...]
 ) -> list[Tensor | None]:
     """Gradients by all tensors that are given, as functions of them, by way of `composed`."""
     # Views, so that gradients stop at them, whatever the tensors were made of.
     views: list[Any] = [None if tensor is None else tensor.view_as(tensor) for tensor in tensors]
     tracked = [view for view in views if view is not None and view.requires_grad]
-    arguments: list[Any] = [*views, seq_starts, *options]
+    arguments: list[Any] = [*views, *options]
     results: Any = composed(*arguments)
     weights = (grad_h, grad_last)
     pulled = [
@@ -280,12 +295,16 @@ def _fold(arguments: tuple[Any, ...], in_dims: tuple[Any, ...], size: int, tenso
 
 
 def _gated_rnn_vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:
+    if in_dims[TENSORS + 1] is not None:  # channels share their resets
+        return map_one_by_one(gated_rnn_op, info, in_dims, arguments)
     results = gated_rnn_op(*_fold(arguments, in_dims, info.batch_size, TENSORS))
     return tuple(split_batch(result, info.batch_size, True) for result in results), (0, 0)
 
 
 def _gated_rnn_backward_vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:
     size = info.batch_size
+    if in_dims[TENSORS + 4] is not None:
+        return map_one_by_one(gated_rnn_backward_op, info, in_dims, arguments)
     grads = gated_rnn_backward_op(*_fold(arguments, in_dims, size, TENSORS + 3))
     split = (g.new_empty((size, 0)) if g.numel() == 0 and g.dim() == 1 else split_batch(g, size, True) for g in grads)
     return tuple(split), (0,) * len(grads)

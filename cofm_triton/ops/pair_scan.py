@@ -27,18 +27,18 @@ def pair_scan(
         h0: (S, D), zeros when None.
         seq_starts: (S,) start indices of packed sequences, or None.
         reverse: h0 enters at the end, and h_last is the state at the first step of every sequence.
-        resets: (B, T), True where a step goes on from the start state of its sequence, or None.
-        reset_to: the start state that resets mean, "h0" or "zero".
+        resets: (B, T), True where a step goes on from a start state, in the order of the recurrence, or None.
+        reset_to: which one, "h0" or "zero".
 
     Example:
         >>> pair_scan(torch.eye(2).expand(1, 3, 1, 2, 2), torch.ones(1, 3, 2), None, None, False)[1].tolist()
         [[3.0, 3.0]]
     """
-    # Where a sequence, or a piece of one, begins, its first state becomes a part of the drive, and the matrix is 0.
+    # Where a sequence or a piece of it begins, its first state becomes a part of the drive, and the matrix is 0.
     sequences = drive.shape[0] if seq_starts is None else seq_starts.shape[0]
     start = drive.new_zeros((sequences, drive.shape[2])) if h0 is None else h0
     entering = previous_states(torch.zeros_like(drive), start, seq_starts, reverse, resets, reset_to)
-    inner = 1 - previous_states(drive.new_zeros(drive.shape), torch.ones_like(start), seq_starts, reverse, resets)
+    inner = previous_states(torch.ones_like(drive), torch.zeros_like(start), seq_starts, reverse, resets, "zero")
     u = _pairs(drive) + _times(jacobian, _pairs(entering))
     matrices = jacobian * _pairs(inner).unsqueeze(-1)
     if reverse:

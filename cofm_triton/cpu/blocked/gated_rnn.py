@@ -18,18 +18,23 @@ from cofm_triton.step.gates import Gates, coefficients, gradients
 
 def forward(
     x: Tensor, p: Tensor, q: Tensor | None, rate: Tensor, turn: Tensor | None, h0: Tensor | None,
-    seq_starts: Tensor | None, *, gates: Gates, state_dtype: torch.dtype, num_sms: int = 1, lanes: int = 1,
+    seq_starts: Tensor | None, *, gates: Gates, state_dtype: torch.dtype, resets: Tensor | None = None,
+    reset_to: str = "h0", num_sms: int = 1, lanes: int = 1,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """`(h, h_last)` with T >= 1: h (B, T, D) in x's dtype, h_last (S, D) in the state's."""
     decay, gain = coefficients(gates, rate, p.to(state_dtype), None if q is None else q.to(state_dtype))
     drive = gain * x.to(state_dtype)
     if turn is None:
-        h, last = linear_scan.forward(drive, decay, h0, seq_starts, reverse=False, state_dtype=state_dtype)
+        h, last = linear_scan.forward(
+            drive, decay, h0, seq_starts, reverse=False, state_dtype=state_dtype, resets=resets, reset_to=reset_to
+        )
         return h.to(x.dtype), last
     h, lasts = torch.empty_like(x, memory_format=torch.contiguous_format), []
     for rows, span in spans(starts_of(seq_starts), x.shape[1]):
         state = start_states(x, h0, rows, seq_starts, state_dtype)
+        anew = state if reset_to == "h0" else torch.zeros_like(state)
         for t in range(span.start, span.stop):
+            state = state if resets is None else torch.where(resets[:, t, None], anew, state)
             state = torch.addcmul(drive[:, t], decay[:, t], _turned(turn, state))
             h[:, t] = state
         lasts.append(state)
@@ -39,7 +44,8 @@ def forward(
 def backward(
     grad_h: Tensor, grad_last: Tensor | None, x: Tensor, p: Tensor, q: Tensor | None, rate: Tensor,
     turn: Tensor | None, h: Tensor, h0: Tensor | None, seq_starts: Tensor | None, *,
-    gates: Gates, state_dtype: torch.dtype, num_sms: int = 1, lanes: int = 1,
+    gates: Gates, state_dtype: torch.dtype, resets: Tensor | None = None, reset_to: str = "h0", num_sms: int = 1,
+    lanes: int = 1,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor | None, Tensor]:  # fmt: skip
     """`(grad_x, grad_p, grad_q, grad_rate, grad_angle, grad_h0)` with T >= 1, see `ops/gated_rnn.py`.
 
@@ -51,10 +57,12 @@ def backward(
     if turn is None:
         adjoint, by_decay, grad_h0 = linear_scan.backward(
             grad_h.to(state_dtype), grad_last, decay, h.to(state_dtype), h0, seq_starts,
-            reverse=False, state_dtype=state_dtype,
+            reverse=False, state_dtype=state_dtype, resets=resets, reset_to=reset_to,
         )  # fmt: skip
     else:
-        adjoint, before, grad_h0 = _turned_adjoint(grad_h, grad_last, decay, turn, h, h0, seq_starts, state_dtype)
+        adjoint, before, grad_h0 = _turned_adjoint(
+            grad_h, grad_last, decay, turn, h, h0, seq_starts, resets, reset_to, state_dtype
+        )
         turned = _turned(turn, before)
         by_decay = adjoint * turned
         even, odd = (decay * adjoint).unflatten(-1, (-1, 2)).unbind(-1)
@@ -68,21 +76,28 @@ def backward(
 
 def _turned_adjoint(
     grad_h: Tensor, grad_last: Tensor | None, decay: Tensor, turn: Tensor, h: Tensor, h0: Tensor | None,
-    seq_starts: Tensor | None, state_dtype: torch.dtype,
+    seq_starts: Tensor | None, resets: Tensor | None, reset_to: str, state_dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """lambda and h[t-1] (B, T, D), and mu before the first steps (S, D)."""
     adjoint, before, starts = torch.empty_like(decay), torch.empty_like(decay), []
     cos, sin = turn
     for rows, span in spans(starts_of(seq_starts), h.shape[1]):
         mu = start_states(h, grad_last, rows, seq_starts, state_dtype)
+        start = start_states(h, h0, rows, seq_starts, state_dtype)
+        of_pieces, anew = torch.zeros_like(mu), start if reset_to == "h0" else torch.zeros_like(start)
         if span.start < span.stop:
             before[:, span] = h[:, span].to(state_dtype).roll(1, 1)
-            before[:, span.start] = start_states(h, h0, rows, seq_starts, state_dtype)
+            before[:, span.start] = start
         for t in reversed(range(span.start, span.stop)):
             adjoint[:, t] = grad_h[:, t].to(state_dtype) + mu
             decayed = decay[:, t] * adjoint[:, t]
             mu = cos * decayed + _swap(sin * decayed)
-        starts.append(mu)
+            if resets is not None:
+                cut = resets[:, t, None]
+                before[:, t] = torch.where(cut, anew, before[:, t])
+                of_pieces = torch.where(cut, of_pieces + mu, of_pieces)
+                mu = mu.masked_fill(cut, 0)
+        starts.append(mu + of_pieces if reset_to == "h0" else mu)
     return adjoint, before, torch.cat(starts)
 
 

@@ -28,19 +28,24 @@ from cofm_triton.cpu.jit.schedule import plan
 from cofm_triton.cpu.jit.streams import fence, streams
 from cofm_triton.cpu.jit.threads import launch, workers
 from cofm_triton.cpu.jit.vectors import load, store, swap
-from cofm_triton.cpu.packed import starts_of
+from cofm_triton.cpu.packed import Pieces, cuts_of, pieces
 from cofm_triton.step.gates import Gates
 
 
 def forward(
     x: Tensor, p: Tensor, q: Tensor | None, rate: Tensor, turn: Tensor | None, h0: Tensor | None,
-    seq_starts: Tensor | None, *, gates: Gates, state_dtype: torch.dtype, num_sms: int = 1, lanes: int = 1,
+    seq_starts: Tensor | Pieces | None, *, gates: Gates, state_dtype: torch.dtype, resets: Tensor | None = None,
+    reset_to: str = "h0", num_sms: int = 1, lanes: int = 1,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """`(h, h_last)` with T >= 1: h (B, T, D) in x's dtype, h_last (S, D) in the state's."""
+    if resets is not None and not isinstance(seq_starts, Pieces):
+        cut = pieces(resets, seq_starts, reverse=False, reset_to=reset_to)
+        h, last = forward(x, p, q, rate, turn, cut.starts(h0), cut, gates=gates, state_dtype=state_dtype)
+        return h, last[cut.last]
     dtype, read = x.dtype, _rows(x, p, q)
     batch, length, channels = x.shape
     h = empty(x.shape, read[0].tensor.dtype)
-    parts = plan(batch, length, starts_of(seq_starts), channels, None, workers())
+    parts = plan(batch, length, cuts_of(seq_starts), channels, None, workers())
     states = initial_states(h0, parts.sequence, channels, state_dtype)
     tensors = [*read, Rows(h)]
     launch(
@@ -52,15 +57,24 @@ def forward(
 
 def backward(
     grad_h: Tensor, grad_last: Tensor | None, x: Tensor, p: Tensor, q: Tensor | None, rate: Tensor,
-    turn: Tensor | None, h: Tensor, h0: Tensor | None, seq_starts: Tensor | None, *,
-    gates: Gates, state_dtype: torch.dtype, num_sms: int = 1, lanes: int = 1,
+    turn: Tensor | None, h: Tensor, h0: Tensor | None, seq_starts: Tensor | Pieces | None, *,
+    gates: Gates, state_dtype: torch.dtype, resets: Tensor | None = None, reset_to: str = "h0", num_sms: int = 1,
+    lanes: int = 1,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor | None, Tensor]:  # fmt: skip
     """`(grad_x, grad_p, grad_q, grad_rate, grad_angle, grad_h0)` with T >= 1, see `ops/gated_rnn.py`."""
+    if resets is not None and not isinstance(seq_starts, Pieces):
+        cut = pieces(resets, seq_starts, reverse=False, reset_to=reset_to)
+        given, start = cut.ends(grad_last), cut.starts(h0)
+        *grads, mu = backward(
+            grad_h, given, x, p, q, rate, turn, h, start, cut, gates=gates, state_dtype=state_dtype
+        )  # fmt: skip
+        by_x, by_p, by_q, by_rate, by_angle = grads
+        return by_x, by_p, by_q, by_rate, by_angle, cut.sum_at_start(mu)
     dtype, read = x.dtype, [*_rows(x, p, q), Rows(with_rows(grad_h)), Rows(with_rows(h))]
     batch, length, channels = x.shape
     grads = [empty(x.shape, read[0].tensor.dtype) for _ in range(2 if q is None else 3)]
     tensors = [*read, *(Rows(grads[i]) for i in (0, 1, -1))]  # without q, nothing is written to the last one
-    parts = plan(batch, length, starts_of(seq_starts), channels, None, workers())
+    parts = plan(batch, length, cuts_of(seq_starts), channels, None, workers())
     mus = initial_states(grad_last, parts.sequence, channels, state_dtype)
     # The earlier state of the adjoint's step k is the state at its step k + 1; the very last one is h0.
     firsts = initial_states(h0, parts.sequence, channels, state_dtype)

@@ -10,7 +10,7 @@ import torch
 from cofm_triton.evidence.benchmark.shapes import TARGETS
 from cofm_triton.evidence.case import Case
 from cofm_triton.evidence.compilation.launches import SPLIT, WHOLE, Options, meta, sequence
-from cofm_triton.evidence.draws import normal, randn, spread_rates
+from cofm_triton.evidence.draws import normal, randn, resets, spread_rates
 from cofm_triton.evidence.operator import Benchmark, Compilation, Operator, Validation
 from cofm_triton.evidence.problem import Problem
 from cofm_triton.evidence.tolerance import gated_rnn_bounds
@@ -22,9 +22,12 @@ from cofm_triton.step.gates import GATES, gates_of
 
 def gated_problem(
     batch: int, length: int, channels: int, *, dtype: torch.dtype = torch.float32, gates: str = "rg_lru",
-    turning: bool = False, states: bool = True, starts: list[int] | None = None, seed: int = 0,
+    turning: bool = False, states: bool = True, starts: list[int] | None = None,
+    reset_to: str | None = None, seed: int = 0,
 ) -> Problem:  # fmt: skip
-    """Rates from a hundredth to one, logits a few units wide; one channel more if they turn and are odd."""
+    """Rates from a hundredth to one, logits a few units wide; one channel more if they turn and are odd. Without
+    `reset_to`, no resets.
+    """
     state, seed = state_dtype(dtype), 10 * seed
     sequences, channels = batch if starts is None else len(starts), channels + (turning and channels % 2)
 
@@ -43,7 +46,10 @@ def gated_problem(
         "grad_h": normal(batch, length, channels, dtype=dtype, seed=seed + 6),
         "grad_last": normal(sequences, channels, dtype=state if states else dtype, seed=seed + 7),
     }
-    options = dict(gates=gates, seq_starts=None if starts is None else torch.tensor(starts))
+    options: dict[str, Any] = dict(gates=gates, seq_starts=None if starts is None else torch.tensor(starts))
+    options |= dict(resets=None, reset_to="h0")
+    if reset_to is not None:
+        options |= dict(resets=resets(batch, length, seed + 8), reset_to=reset_to)
     return Problem(OPERATOR, tensors, pulls, options)
 
 
@@ -56,7 +62,7 @@ def timed(case: Case, device: torch.device) -> Problem:
 
 def launch(
     dtype: torch.dtype = torch.float32, gates: str = "rg_lru", turning: bool = False, packed: bool = False,
-    length: int = 4096, width: int = 512, num_sms: int = WHOLE, sliced: bool = False,
+    length: int = 4096, width: int = 512, num_sms: int = WHOLE, sliced: bool = False, resets: bool = False,
 ) -> None:  # fmt: skip
     """Both passes."""
     from triton.runtime import driver
@@ -70,6 +76,7 @@ def launch(
     h0, q = meta(4 if packed else 1, width, dtype=state), x if row.has_input_logit else None
     warp = driver.active.get_current_target().warp_size
     options: dict[str, Any] = dict(gates=row, state_dtype=state, num_sms=num_sms, lanes=warp)
+    options["resets"] = meta(1, length, dtype=torch.bool) if resets else None
     gated_rnn.forward(x, x, q, rate, turn, h0, seq_starts, **options)
     h = meta(*x.shape, dtype=dtype)
     gated_rnn.backward(x, h0, x, x, q, rate, turn, h, h0, seq_starts, **options)
@@ -93,6 +100,8 @@ OPERATOR = Operator(
             "rg_lru+turning": partial(gated_problem, turning=True),
             "minlstm+packed": partial(gated_problem, gates="minlstm"),
             "mingru+turning+packed": partial(gated_problem, gates="mingru", turning=True),
+            "rg_lru+resets": partial(gated_problem, reset_to="zero"),
+            "s6+turning+packed+resets": partial(gated_problem, gates="s6", turning=True, reset_to="h0"),
         },
         dtypes=REAL_DTYPES,
     ),
@@ -115,6 +124,7 @@ OPERATOR = Operator(
             dict(width=500, packed=True),
             dict(dtype=torch.bfloat16, width=500, packed=True, turning=True),
             dict(sliced=True),
+            dict(dtype=torch.float32, turning=True, resets=True),
             dict(dtype=torch.float32, width=64, num_sms=SPLIT),
             dict(dtype=torch.bfloat16, width=64, num_sms=SPLIT),
         ],

@@ -10,7 +10,7 @@ Pairs that turn are bounded by their norms, which a turn keeps, and by the large
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from torch import Tensor
 from cofm_triton import reference
 from cofm_triton.evidence.tolerance.bound import LEVELS, Bound, bound_of, differentiate, rounding_of, storage_of
 from cofm_triton.ops.dtypes import state_dtype
-from cofm_triton.ops.shapes import previous_states
+from cofm_triton.ops.shapes import previous_states, resets_against, start_gradients
 from cofm_triton.step.gates import gates_of, strength
 
 # Of a strength, a gain or their slopes: at most three functions like exp, log1p or a quotient, four for each, and
@@ -73,6 +73,8 @@ def gated_rnn_bounds(
     *,
     gates: str = "rg_lru",
     seq_starts: Tensor | None = None,
+    resets: Tensor | None = None,
+    reset_to: str = "h0",
 ) -> dict[str, Bound]:
     """Exact results of `cofm_triton.gated_rnn` and the errors that any correct evaluation stays below.
 
@@ -87,6 +89,8 @@ def gated_rnn_bounds(
         grad_last: like h_last, derivative of a loss by it; None for zeros.
         gates: see `gated_rnn`.
         seq_starts: see `gated_rnn`.
+        resets: see `gated_rnn`.
+        reset_to: see `gated_rnn`.
 
     Returns:
         "h", "h_last", "grad_x", "grad_rate", "grad_rate_logit", "grad_h0" (as if h0 were zeros when None), and, where
@@ -108,7 +112,8 @@ def gated_rnn_bounds(
     pulls.append(torch.zeros_like(wide["h0"]) if grad_last is None else grad_last.double())
 
     def run(*tensors: Tensor) -> tuple[Tensor, Tensor]:
-        return reference.gated_rnn(**dict(zip(wide, tensors, strict=True)), gates=gates, seq_starts=seq_starts)
+        given: dict[str, Any] = dict(zip(wide, tensors, strict=True))
+        return reference.gated_rnn(**given, gates=gates, seq_starts=seq_starts, resets=resets, reset_to=reset_to)
 
     (h, last), found = differentiate(run, list(wide.values()), pulls)
     exact = dict(zip(wide, found, strict=True))
@@ -129,19 +134,24 @@ def gated_rnn_bounds(
     drive = size(formed.gain * inputs)
 
     # Forward: H, the states of magnitudes, and their errors.
-    reach, reach_last = reference.linear_scan(drive, decay, size(wide["h0"]), seq_starts=seq_starts)
-    before = previous_states(reach, size(wide["h0"]), seq_starts, False)
+    cuts: dict[str, Any] = dict(seq_starts=seq_starts, resets=resets)
+    reach, reach_last = reference.linear_scan(drive, decay, size(wide["h0"]), reset_to=reset_to, **cuts)
+    before = previous_states(reach, size(wide["h0"]), seq_starts, False, resets, reset_to)
     made = (decay_relative + steps * u) * decay * before + (relative + steps * u) * drive
-    e, e_last = reference.linear_scan(made, decay, zero, seq_starts=seq_starts)
-    e_before = previous_states(e + stored * reach, zero, seq_starts, False) + steps * u * before
+    e, e_last = reference.linear_scan(made, decay, zero, **cuts)
+    e_before = previous_states(e + stored * reach, zero, seq_starts, False, resets) + steps * u * before
 
     # Backward: Lambda, the magnitudes of the adjoint, and their errors.
     pull, pull_last = (size(tensor) for tensor in pulls)
-    mu, first = reference.linear_scan(decay * pull, decay, pull_last, reverse=True, seq_starts=seq_starts)
-    adjoint = pull + previous_states(mu, pull_last, seq_starts, True)
+    back, anew = resets_against(resets, seq_starts, True), "zero"
+    mu, first = reference.linear_scan(decay * pull, decay, pull_last, reverse=True, reset_to=anew, **cuts)
+    adjoint = pull + previous_states(mu, pull_last, seq_starts, True, back, anew)
     made = decay * adjoint * (decay_relative + (steps + 2) * u)
-    e_mu, e_first = reference.linear_scan(made, decay, zero, reverse=True, seq_starts=seq_starts)
-    e_adjoint = previous_states(e_mu, zero, seq_starts, True) + 2 * u * adjoint
+    e_mu, e_first = reference.linear_scan(made, decay, zero, reverse=True, **cuts)
+    e_adjoint = previous_states(e_mu, zero, seq_starts, True, back) + 2 * u * adjoint
+    first, e_first = (
+        start_gradients(m, f, seq_starts, False, resets, reset_to) for m, f in ((mu, first), (e_mu, e_first))
+    )
 
     # Gradients of exponent and strength, then of what they are made of.
     slack = relative + 3 * decay_relative + LEVELS * u
@@ -152,13 +162,14 @@ def gated_rnn_bounds(
     e_strength = wide["rate"] * e_exponent + formed.gain_by_strength * inputs * (e_adjoint + u * adjoint)
     by_q = formed.gain_by_q * adjoint * inputs
     few, count = LEVELS * u, x.shape[0] * x.shape[1]
+    pieces = 0 if resets is None else int(resets.sum(1).max())  # each has a part of h0's gradient
     errors = {
         "x": formed.gain * (e_adjoint + slack * adjoint),
         "rate": (formed.strength * (e_exponent + (slack + count * u) * by_exponent)).sum((0, 1)),
         "rate_logit": formed.slopes[0] * (e_strength + slack * by_strength),
         "input_logit": formed.slopes[1] * (e_strength + slack * by_strength)
         + formed.gain_by_q * e_adjoint * inputs + slack * by_q,
-        "h0": e_first + few * first,
+        "h0": e_first + (few + pieces * u) * first,
     }  # fmt: skip
     if angle is not None:
         turned = decay * (e_adjoint * before + adjoint * e_before + (slack + 2 * count * u) * adjoint * before)
