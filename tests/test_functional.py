@@ -347,23 +347,21 @@ def test_packed_rnn_scan(starts: list[int], reset_to: str | None, gated: bool, n
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("shape", [(2, 37, 3), (2, 9, 131)], ids=str)
 @pytest.mark.parametrize("dtype", REAL)
-@pytest.mark.parametrize("kind", ["gated", "gated h0", "h0", "zero", "pairs h0", "pairs zero", "exact gated"])
+@pytest.mark.parametrize("kind", ["gated", "h0", "pairs zero", "exact gated h0"])
 @pytest.mark.parametrize("states", [False, True])
-def test_rates_that_vary_and_resets(
-    states: bool, kind: str, dtype: torch.dtype, shape: tuple[int, int, int], backend: str
-) -> None:
+def test_rates_that_vary_and_resets(states: bool, kind: str, dtype: torch.dtype, backend: str) -> None:
     reset_to = next((word for word in ("h0", "zero") if word in kind), None)
     options: dict[str, Any] = dict(dtype=dtype, nonlinearity="tanh", states=states, reset_to=reset_to)
     if "exact" in kind:
         options.update(parameterization="softplus", discretization="exact")
+    wide = kind == "gated" and dtype == torch.float32
+    shape = (2, 9, 131) if wide else (2, 37, 3)
     if "pairs" in kind:
         problem = paired_problem(*shape, **options)
     else:
         problem = rnn_problem(*shape, gated="gated" in kind, **options)
-    problem.check(backend)
-    problem.strided().check(backend)
+    (problem if states else problem.strided()).check(backend)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
