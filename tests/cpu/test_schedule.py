@@ -41,9 +41,9 @@ def test_whole_sequences_when_time_cannot_be_split() -> None:
     assert (parts.tolist(), threads) == ([[0, 0, MIN_NUMBERS]], 1)
 
 
-def test_long_sequences_come_first() -> None:
-    parts, threads = share(np.array([10, 2 * MIN_NUMBERS, 20]), 1, None, 2)
-    assert parts[:, 0].tolist() == [1, 2, 0]
+def test_long_sequences_come_first_and_short_ones_in_the_order_of_memory() -> None:
+    parts, threads = share(np.array([10, MIN_NUMBERS, 20, 2 * MIN_NUMBERS]), 1, None, 2)
+    assert parts[:, 0].tolist() == [3, 1, 0, 2]
     assert threads == 2
 
 

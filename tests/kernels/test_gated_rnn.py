@@ -16,8 +16,9 @@ if not INSTALLED["triton"] or not (torch.cuda.is_available() or interpreting()):
 @pytest.mark.parametrize("gates", GATES)
 @pytest.mark.parametrize("turning", [False, True])
 @pytest.mark.parametrize("length", [1, 8, 13])
-def test_within_bounds(length: int, turning: bool, gates: str) -> None:
-    gated_problem(1, length, 6, gates=gates, turning=turning).check("triton")
+@pytest.mark.parametrize("reset_to", [None, "h0", "zero"])
+def test_within_bounds(reset_to: str | None, length: int, turning: bool, gates: str) -> None:
+    gated_problem(1, length, 6, gates=gates, turning=turning, reset_to=reset_to).check("triton")
 
 
 def test_wide_and_strided() -> None:
@@ -25,4 +26,4 @@ def test_wide_and_strided() -> None:
 
 
 def test_packed() -> None:
-    gated_problem(1, 13, 6, dtype=torch.float64, gates="minlstm", starts=[0, 7, 7, 9]).check("triton")
+    gated_problem(1, 13, 6, dtype=torch.float64, gates="minlstm", starts=[0, 7, 7, 9], reset_to="h0").check("triton")

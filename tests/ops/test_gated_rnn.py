@@ -20,11 +20,13 @@ from cofm_triton.step.gates import GATES
 STARTS = [0, 2, 2, 5]
 
 
-def small(gates: str, turning: bool = False, packed: bool = False, length: int = 6) -> Problem:
+def small(
+    gates: str, turning: bool = False, packed: bool = False, length: int = 6, reset_to: str | None = None
+) -> Problem:
     """Two channels in float64."""
     return gated_problem(
         1 if packed else 2, length, 2, dtype=torch.float64, gates=gates, turning=turning,
-        starts=STARTS if packed else None,
+        starts=STARTS if packed else None, reset_to=reset_to,
     )  # fmt: skip
 
 
@@ -51,8 +53,9 @@ def loss(h_and_last: tuple[Tensor, Tensor]) -> Tensor:
 )
 @pytest.mark.parametrize("turning", [False, True])
 @pytest.mark.parametrize("packed", [False, True])
-def test_derivatives(packed: bool, turning: bool, gates: str, backend: str) -> None:
-    run, inputs = call(small(gates, turning, packed), backend)
+@pytest.mark.parametrize("reset_to", [None, "h0", "zero"])
+def test_derivatives(reset_to: str | None, packed: bool, turning: bool, gates: str, backend: str) -> None:
+    run, inputs = call(small(gates, turning, packed, reset_to=reset_to), backend)
     assert gradcheck(run, inputs, check_forward_ad=True, check_batched_grad=backend != "triton", fast_mode=True)
     assert gradgradcheck(run, inputs, fast_mode=True)
 
@@ -61,11 +64,12 @@ def test_derivatives(packed: bool, turning: bool, gates: str, backend: str) -> N
 @pytest.mark.parametrize("gates", GATES)
 @pytest.mark.parametrize("turning", [False, True])
 @pytest.mark.parametrize("length", [0, 1, 6])
+@pytest.mark.parametrize("reset_to", [None, "h0", "zero"])
 def test_results_and_derivatives_are_those_of_the_definition(
-    length: int, turning: bool, gates: str, backend: str
+    reset_to: str | None, length: int, turning: bool, gates: str, backend: str
 ) -> None:
     """Of the fused backward pass, and of the composition that is differentiated once more."""
-    problem = small(gates, turning, length=length)
+    problem = small(gates, turning, length=length, reset_to=reset_to)
     (run, inputs), (expected, _) = call(problem, backend), call(problem, "reference")
     runs = [run, expected]
     torch.testing.assert_close(*(one(*inputs) for one in runs))
@@ -83,7 +87,7 @@ def test_results_and_derivatives_are_those_of_the_definition(
 @pytest.mark.parametrize("packed", [False, True])
 def test_vmap(packed: bool, backend: str) -> None:
     """Over some of the arguments: results, gradients, and forward mode against reverse mode."""
-    run, inputs = call(small("rg_lru", True, packed, length=5), backend)
+    run, inputs = call(small("rg_lru", True, packed, length=5, reset_to="zero"), backend)
     x, *others = (t.detach() for t in inputs)
     mapped, dims = torch.stack([x, 2 * x, -x], 1), (1, *[None] * len(others))
     gradient = grad(lambda *args: loss(run(*args)), argnums=tuple(range(len(inputs))))
@@ -99,16 +103,17 @@ def test_vmap(packed: bool, backend: str) -> None:
 @pytest.mark.parametrize("differentiated", [False, True])
 @pytest.mark.parametrize("gates", ["rg_lru", "mingru"])
 def test_operators_keep_pytorchs_rules(gates: str, differentiated: bool, backend: str) -> None:
-    problem = small(gates, turning=gates == "rg_lru")
+    problem = small(gates, turning=gates == "rg_lru", reset_to="h0" if gates == "rg_lru" else None)
     given = [t.float().requires_grad_(differentiated) for t in problem.tensors.values()]
     named = dict(zip(problem.tensors, given, strict=True))
     x, p, q, rate, angle, h0 = (
         named.get(name) for name in ("x", "rate_logit", "input_logit", "rate", "angle", "h0")
     )  # fmt: skip
-    opcheck(torch.ops.cofm_triton.gated_rnn.default, (x, p, q, rate, angle, h0, None, gates, backend))
+    rest = (None, problem.options["resets"], gates, "h0", backend)
+    opcheck(torch.ops.cofm_triton.gated_rnn.default, (x, p, q, rate, angle, h0, *rest))
     if not differentiated:
         backward = torch.ops.cofm_triton.gated_rnn_backward.default
-        opcheck(backward, (x, h0, x, p, q, rate, angle, x, h0, None, gates, backend))
+        opcheck(backward, (x, h0, x, p, q, rate, angle, x, h0, *rest))
 
 
 @pytest.mark.parametrize("backend", CPU_BACKENDS)
@@ -143,6 +148,7 @@ def test_errors_name_the_argument() -> None:
         ("rate must have shape", dict(gates="s6", rate=rate[:1])),
         ("angle must have shape", dict(gates="s6", angle=rate)),
         ("h0 must have shape", dict(gates="s6", h0=x)),
+        ("resets must have dtype", dict(gates="s6", resets=x[..., 0])),
     ]
     for message, changes in cases:
         with pytest.raises((TypeError, ValueError), match=message):

@@ -131,8 +131,10 @@ def share(lengths: Any, channels: int, read_cost: float | None, threads: int) ->
     threads = threads if lengths.sum() * channels >= MIN_NUMBERS else 1
     whole = count if read_cost is None else count - count % threads
     parts = np.zeros((whole, 3), np.int64)
-    # Threads take the next part when they are done with one: long ones come first.
-    parts[:, 0] = np.argsort(-lengths[:whole], kind="stable")
+    # Threads take the next part when they are done with one: long ones come first. Short ones stay in the order of
+    # memory, which is faster.
+    short = max(1, int(lengths.sum()) // (16 * threads))
+    parts[:, 0] = np.argsort(-(lengths[:whole] // short), kind="stable")
     parts[:, 2] = lengths[parts[:, 0]]
     rest = [split(sequence, int(lengths[sequence]), threads, read_cost or 1.0) for sequence in range(whole, count)]
     parts = np.concatenate((parts, *rest))

@@ -149,6 +149,8 @@ def _others() -> Iterator[Options]:
     yield dict(dtype=torch.complex64, gated=True)
     yield dict(dtype=torch.complex64, sliced=True)
     yield dict(width=FEW)
+    yield dict(resets=True)
+    yield dict(num_sms=SPLIT, resets=True)
 
 
 OPERATOR = Operator(
