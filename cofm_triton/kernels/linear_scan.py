@@ -30,8 +30,8 @@ from cofm_triton.kernels.linear_scan_summary import launch_summary
 
 
 def forward(
-    x: Any, decay: Any, h0: Any, seq_starts: Any, *, reverse: bool, state_dtype: Any, num_sms: int, lanes: int = LANES,
-    resets: Any = None, reset_to: str = "h0",
+    x: Any, decay: Any, h0: Any, seq_starts: Any, *, reverse: bool, state_dtype: Any, resets: Any = None,
+    reset_to: str = "h0", num_sms: int, lanes: int = LANES,
 ) -> tuple[Any, Any]:  # fmt: skip
     """`(h, h_last)` of a scan with T >= 1: h (B, T, D) in x's dtype, h_last (S, D) in the state's."""
     dtype, of_complex, is_complex = x.dtype, x.is_complex(), decay.is_complex()
@@ -48,7 +48,7 @@ def forward(
 
 def backward(
     grad_h: Any, grad_last: Any, decay: Any, h: Any, h0: Any, seq_starts: Any,
-    *, reverse: bool, state_dtype: Any, num_sms: int, lanes: int = LANES, resets: Any = None, reset_to: str = "h0",
+    *, reverse: bool, state_dtype: Any, resets: Any = None, reset_to: str = "h0", num_sms: int, lanes: int = LANES,
 ) -> tuple[Any, Any, Any]:  # fmt: skip
     """`(grad_x, grad_decay, grad_h0)` with T >= 1; grad_h0 (S, D) and a `(D,)` grad_decay in the state's dtype."""
     dtype, of_complex, gate_dtype, is_complex = h.dtype, h.is_complex(), decay.dtype, decay.is_complex()

@@ -53,13 +53,13 @@ class Backend(Protocol):
 
     def forward(
         self, x: Tensor, decay: Tensor, h0: Tensor | None, seq_starts: Tensor | None, *,
-        reverse: bool, resets: Tensor | None, reset_to: str, state_dtype: torch.dtype, num_sms: int, lanes: int,
+        reverse: bool, state_dtype: torch.dtype, resets: Tensor | None, reset_to: str, num_sms: int, lanes: int,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """`(h, h_last)`, (B, T, D) in x's dtype and (S, D)."""
 
     def backward(
         self, grad_h: Tensor, grad_last: Tensor | None, decay: Tensor, h: Tensor, h0: Tensor | None,
-        seq_starts: Tensor | None, *, reverse: bool, resets: Tensor | None, reset_to: str, state_dtype: torch.dtype,
+        seq_starts: Tensor | None, *, reverse: bool, state_dtype: torch.dtype, resets: Tensor | None, reset_to: str,
         num_sms: int, lanes: int,
     ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
         """`(grad_x, grad_decay, grad_h0)`; grad_decay (D,), or (B, T, D) of gates, of which an axis may be summed."""
