@@ -15,7 +15,7 @@ from cofm_triton.step.initialization import assign, whole
 from cofm_triton.step.modes import mode_gain, normalized_gain, step_size
 from cofm_triton.step.parameterization import parameterization, spread_weights
 
-_FASTEST = 5.0  # of linear states, in 1 / dt: units without memory, which the next layer's nonlinearity compares
+_FASTEST = 5.0  # of "ssm", in 1 / dt: units without memory, so that the nonlinearity behind sees inputs one by one
 
 
 @torch.no_grad()
@@ -37,7 +37,8 @@ def reset_direction(layer: Layer, recurrence: Recurrence, suffix: str, *, depth:
     if layer.learnable_dt:  # the steps are spread instead
         raw = spread_weights(2, kind, dt=layer.dt, max_time_scale=layer.max_time_scale)[1:].expand(count)
     else:
-        fastest = _FASTEST if layer.keeps_size and has_linear_state(layer) and is_exact(layer.discretization) else 1.0
+        is_fast = layer.keeps_size and recurrence.acts_on_output and is_exact(layer.discretization)
+        fastest = _FASTEST if is_fast else 1.0
         raw = spread_weights(count, kind, dt=layer.dt, max_time_scale=layer.max_time_scale, fastest=fastest)
     assign(rate, raw)
     recurrence.reset(layer, suffix)

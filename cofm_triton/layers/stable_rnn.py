@@ -255,13 +255,13 @@ class StableRNN(OptionsInState, UndecayedRecurrence, Layer):
         """Draw fresh weights.
 
         Rates are spread log-uniformly from one step to `max_time_scale` steps (`spread_rates`), so every
-        parameterisation starts stable; learnable steps are spread instead, at random. Exact linear recurrences start at
-        a fifth of a step: some units have no memory, and the nonlinearity behind them sees
-        inputs one by one. Angles per step are uniform in [0, max_angle), but every fourth pair of a linear recurrence,
-        from the slowest to the fastest, starts at angle 0: it sums up, over every time scale, which few random angles
-        are small enough for. Rows of U are uniform with the size that hands on the size of noise, and of constants, at
-        any depth (`fresh_size.py`). b starts at 0. P is a random orthogonal matrix, with the nonlinearity inside 1;
-        pairs of a fresh dense layer turn like those of an elementwise one, by the skew-symmetric part of weight_hh.
+        parameterisation starts stable; learnable steps are spread instead, at random. With "ssm" and exact steps they
+        start at a fifth of a step: some units have no memory, and the nonlinearity behind them sees inputs one by one.
+        Angles per step are uniform in [0, max_angle), but every fourth pair of a linear recurrence, from the slowest to
+        the fastest, starts at angle 0: it sums up, over every time scale, which few random angles are small enough for.
+        Rows of U are uniform with the size that hands on the size of noise, and of constants, at any depth
+        (`fresh_size.py`). b starts at 0. P is a random orthogonal matrix, with the nonlinearity inside 1; pairs of a
+        fresh dense layer turn like those of an elementwise one, by the skew-symmetric part of weight_hh.
 
         With normalize_input=False, U is uniform within 1 / sqrt(D), as in `nn.RNN`: its norm then stays bounded as D
         grows, which the paper's theorem assumes. weight_hh is then 0, as it is with Euler steps or if not constrained:
