@@ -12,48 +12,7 @@ costs the same for any number of sequences. Never expand the square: z is small,
 import torch
 from torch import Tensor
 
-from .linear_kernel import linear_kernel
 from .loss import temporal_weights
-from .model import Dynamics, Parameters
-
-
-def response(params: Parameters, length: int, dynamics: Dynamics) -> Tensor:
-    """Kernel of the model over the channels (x, 1), the read-out bias at lag 0 of the last one.
-
-    Returns:
-        (p, d + 1, T).
-
-    Raises:
-        ValueError: the activation is not linear.
-    """
-    kappa, kb = linear_kernel(params, length, dynamics)
-    if "readout.bias" in params:
-        at_zero = (torch.arange(length, device=kb.device) == 0).to(kb.dtype)
-        kb = kb + params["readout.bias"][:, None] * at_zero
-    return torch.cat([kappa, kb[:, None]], 1)
-
-
-def mismatch(model: Tensor, target: Tensor) -> Tensor:
-    """Difference of kernels z = [kappa - rho; kb]: the target has no bias channel.
-
-    Args:
-        model: (p, d + 1, T), from `response`.
-        target: broadcastable to (p, d, T), the target's kernel rho.
-    """
-    return torch.cat([model[:, :-1] - target, model[:, -1:]], 1)
-
-
-def sample_moments(inputs: Tensor) -> Tensor:
-    """R[(p, i), (q, j)] = mean_n of X_p[n, i] X_q[n, j] over the channels (x, 1).
-
-    Args:
-        inputs: (N, T, d).
-
-    Returns:
-        (d + 1, T, d + 1, T).
-    """
-    channels = torch.cat([inputs, torch.ones_like(inputs[..., :1])], -1)
-    return torch.einsum("nip,njq->piqj", channels, channels) / len(inputs)
 
 
 def population_moments(length: int, input_size: int = 1, std: float = 1.0) -> Tensor:
@@ -74,7 +33,7 @@ def gram(moments: Tensor) -> Tensor:
     """G, summed over the output times k as in the definition.
 
     Args:
-        moments: (C, T, C, T), from `sample_moments` or `population_moments`.
+        moments: (C, T, C, T), R.
 
     Returns:
         (C, T, C, T), symmetric: G[p, s, q, s'] = G[q, s', p, s].
@@ -92,46 +51,10 @@ def quadratic_error(z: Tensor, form: Tensor) -> Tensor:
     """E = z^T G z, averaged over the p outputs.
 
     Args:
-        z: (p, C, T), from `mismatch`.
+        z: (p, C, T), the difference of kernels.
         form: (C, T, C, T), from `gram`.
 
     Returns:
         Scalar.
     """
     return torch.einsum("ops,psqt,oqt->", z, form, z) / len(z)
-
-
-def cross_moment(inputs: Tensor, targets: Tensor) -> Tensor:
-    """r[p, s] = sum_{k, n} v_k^2 X_p[n, k - s] y[n, k] / (N T) of an arbitrary target.
-
-    Args:
-        inputs: (N, T, d).
-        targets: (N, T, p).
-
-    Returns:
-        (p, d + 1, T).
-    """
-    count, length, _ = inputs.shape
-    channels = torch.cat([inputs, torch.ones_like(inputs[..., :1])], -1)
-    weighted = temporal_weights(length).to(inputs)[:, None] ** 2 * targets / (count * length)
-    lags = [torch.einsum("nkp,nko->op", channels[:, : length - s], weighted[:, s:]) for s in range(length)]
-    return torch.stack(lags, 2)
-
-
-def arbitrary_target_error(model: Tensor, form: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
-    """Error z^T G z - 2 r^T z + mean (v y)^2 against targets that no kernel describes.
-
-    The terms cancel when the fit is good: use `mismatch` wherever the target's kernel is known.
-
-    Args:
-        model: (p, d + 1, T), from `response`.
-        form: (d + 1, T, d + 1, T), from `gram(sample_moments(inputs))`.
-        inputs: (N, T, d).
-        targets: (N, T, p).
-
-    Returns:
-        Scalar.
-    """
-    weights = temporal_weights(inputs.shape[1]).to(inputs)[:, None]
-    cross = (cross_moment(inputs, targets) * model).sum() / len(model)
-    return quadratic_error(model, form) - 2 * cross + ((weights * targets) ** 2).mean()
