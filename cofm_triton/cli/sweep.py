@@ -9,8 +9,6 @@ results are the same, bit for bit, in every case.
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import json
 import math
 from collections.abc import Iterator, Sequence
@@ -34,7 +32,7 @@ from cofm_triton.cli.options import (
 )
 from cofm_triton.cli.progress import Progress
 from cofm_triton.cli.table import aligned
-from cofm_triton.support.files import write_bytes, write_text
+from cofm_triton.support.files import write_bytes, write_table, write_text
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -352,16 +350,14 @@ def write_report(curves: Sequence[ModelCurve], config: dict[str, Any], out: Path
 
 
 def _write_errors(curves: Sequence[ModelCurve], path: Path) -> None:
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(("model", "radius", "direction", "error", "relative_error", "diverged"))
+    rows: list[tuple[object, ...]] = []
     for curve in curves:
         optional = {SLOW: curve.slow, WORST: curve.worst}
         named = {name: values.tolist() for name, values in optional.items() if values is not None}
         for r, (radius, errors) in enumerate(zip(curve.radii.tolist(), curve.random.tolist(), strict=True)):
             lines = [*enumerate(errors), *((name, values[r]) for name, values in named.items())]
-            table.writerows((curve.name, radius, j, e, e / curve.zero_error, int(e == math.inf)) for j, e in lines)
-    write_text(path, text.getvalue())
+            rows += ((curve.name, radius, j, e, e / curve.zero_error, int(e == math.inf)) for j, e in lines)
+    write_table(path, ("model", "radius", "direction", "error", "relative_error", "diverged"), rows)
 
 
 def _as_dict(curve: ModelCurve) -> dict[str, Any]:

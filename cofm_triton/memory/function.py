@@ -10,8 +10,6 @@ it is R / 2^20, which is as good as 0. norm="inf+1", of the paper's proofs (eq 4
 |x|_inf + 1 and needs no such care.
 """
 
-import csv
-import io
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -30,7 +28,7 @@ from cofm_triton.memory.search import NORMS
 from cofm_triton.modules.calls import check_module
 from cofm_triton.modules.module_state import cast
 from cofm_triton.support.figure_file import draw
-from cofm_triton.support.files import write_text
+from cofm_triton.support.files import write_table
 from cofm_triton.support.progress import Progress
 from cofm_triton.support.scalars import as_int, as_number, check_choice, check_int, check_number, described
 
@@ -106,12 +104,9 @@ class MemoryFunction:
 
     def to_csv(self, path: str | PathLike[str]) -> None:
         """Write step, time, memory and the input that gives it, one line per step, whole or not at all."""
-        text = io.StringIO()
-        table = csv.writer(text, lineterminator="\n")
-        table.writerow(("step", "time", "memory", *(f"x{i}" for i in range(self.argmax.shape[1]))))
-        rows = zip(self.steps.tolist(), self.times.tolist(), self.values.tolist(), self.argmax.tolist(), strict=True)
-        table.writerows((step, time, value, *point) for step, time, value, point in rows)
-        write_text(path, text.getvalue())
+        columns = (values.tolist() for values in (self.steps, self.times, self.values, self.argmax))
+        rows = [(*numbers, *point) for *numbers, point in zip(*columns, strict=True)]
+        write_table(path, ("step", "time", "memory", *(f"x{i}" for i in range(self.argmax.shape[1]))), rows)
 
     def plot(self, path_or_axes: "str | PathLike[str] | Axes") -> "Axes":
         """Draw M(t), its fit and the theorem's bound M(0) e^(-beta0 t).

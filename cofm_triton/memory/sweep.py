@@ -7,8 +7,6 @@ radius decay together: the envelope over directions shows whether they do, and f
 they no longer do.
 """
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from os import PathLike
@@ -26,7 +24,7 @@ from cofm_triton.modules.calls import check_module
 from cofm_triton.perturbation.copies import Copies
 from cofm_triton.perturbation.directions import Directions, check_moves
 from cofm_triton.support.figure_file import draw
-from cofm_triton.support.files import write_text
+from cofm_triton.support.files import write_table
 from cofm_triton.support.progress import Progress, check_progress, part
 
 if TYPE_CHECKING:
@@ -91,14 +89,13 @@ class MemorySweep:
 
     def to_csv(self, path: str | PathLike[str]) -> None:
         """Write radius, direction, step, time and memory, one line per value, whole or not at all."""
-        text = io.StringIO()
-        table = csv.writer(text, lineterminator="\n")
-        table.writerow(("radius", "direction", "step", "time", "memory"))
-        columns = list(zip(self.steps.tolist(), self.times.tolist(), strict=True))
-        for radius, curves in zip(self.radii.tolist(), self.values.tolist(), strict=True):
-            for direction, curve in enumerate(curves):
-                table.writerows((radius, direction, *column, m) for column, m in zip(columns, curve, strict=True))
-        write_text(path, text.getvalue())
+        rows = (
+            (radius, direction, step, time, memory)
+            for radius, curves in zip(self.radii.tolist(), self.values.tolist(), strict=True)
+            for direction, curve in enumerate(curves)
+            for step, time, memory in zip(self.steps.tolist(), self.times.tolist(), curve, strict=True)
+        )
+        write_table(path, ("radius", "direction", "step", "time", "memory"), rows)
 
     def plot(self, path_or_axes: "str | PathLike[str] | Axes") -> "Axes":
         """Draw the band between the envelopes of some radii, log-log.
@@ -202,13 +199,8 @@ def sweep_domain(
     radii: Tensor | Sequence[float],
     directions: int | Directions = 30,
     seed: int = 0,
-    radius: float = 1.0,
-    norm: str = "inf",
     ball: str = "inf",
-    min_radius: float | None = None,
-    samples: int | None = None,
-    input_size: int | None = None,
-    dt: float | None = None,
+    **options: Any,
 ) -> Domain:
     """The inputs that `memory_sweep` of the same arguments would look at: for parts of it made one by one.
 
@@ -218,38 +210,20 @@ def sweep_domain(
         radii: of the perturbations.
         directions: of the perturbations.
         seed: of the random directions.
-        radius: of the inputs.
-        norm: "inf" or "inf+1".
         ball: norm of the random directions.
-        min_radius: of the inputs.
-        samples: at most this many steps.
-        input_size: d.
-        dt: step, time.
+        options: radius, norm, min_radius, samples, input_size and dt.
 
     Raises:
         TypeError, ValueError: as `memory_sweep`.
 
     Example:
         >>> import cofm_triton as cofm
-        >>> sweep_domain(cofm.RNNFunctional(1, 4), 50, radii=[0.1]).smallest
+        >>> options = dict(radius=1.0, norm="inf", min_radius=None, samples=None, input_size=None, dt=None)
+        >>> sweep_domain(cofm.RNNFunctional(1, 4), 50, radii=[0.1], **options).smallest
         1.0
     """
-    return _prepared(
-        model,
-        length,
-        radii,
-        directions,
-        seed,
-        ball,
-        radius=radius,
-        inputs=None,
-        norm=norm,
-        min_radius=min_radius,
-        samples=samples,
-        input_size=input_size,
-        dt=dt,
-        initial_output=None,
-    )[2].domain
+    unused: dict[str, Any] = dict(inputs=None, initial_output=None)
+    return _prepared(model, length, radii, directions, seed, ball, **unused, **options)[2].domain
 
 
 def _prepared(

@@ -7,8 +7,6 @@ directions is a lower bound of the supremum, often a loose one; `search="gradien
 one (never a smaller one), and the curve keeps both.
 """
 
-import csv
-import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -22,8 +20,8 @@ from cofm_triton.perturbation.directions import Direction, Directions, check_mov
 from cofm_triton.perturbation.evaluator import ErrorEvaluator
 from cofm_triton.perturbation.worst_case import ascend, evaluations
 from cofm_triton.support.figure_file import draw
-from cofm_triton.support.files import write_text
-from cofm_triton.support.progress import Finished, Progress, counting
+from cofm_triton.support.files import write_table
+from cofm_triton.support.progress import Progress, counting
 from cofm_triton.support.scalars import check_real
 
 if TYPE_CHECKING:
@@ -87,16 +85,13 @@ class PerturbationCurve:
         diverged (0 or 1). Numbers are written so that reading them gives the same float64. The
         result of an ascent is a line of its own, direction "found".
         """
-        text = io.StringIO()
-        table = csv.writer(text, lineterminator="\n")
-        table.writerow(("model", "radius", "direction", "error", "diverged"))
-        for m, rows in enumerate(self.per_direction.tolist()):
-            for r, (radius, errors) in enumerate(zip(self.radii.tolist(), rows, strict=True)):
-                lines: list[tuple[int | str, float]] = list(enumerate(errors))
-                if self.found is not None:
-                    lines.append(("found", self.error[m, r].item()))
-                table.writerows((m, radius, j, e, int(e == torch.inf)) for j, e in lines)
-        write_text(path, text.getvalue())
+        rows = [
+            (m, radius, j, error, int(error == torch.inf))
+            for m, errors in enumerate(self.per_direction.tolist())
+            for r, radius in enumerate(self.radii.tolist())
+            for j, error in (*enumerate(errors[r]), *([("found", self.error[m, r].item())] if self.found else []))
+        ]
+        write_table(path, ("model", "radius", "direction", "error", "diverged"), rows)
 
     def plot(self, path_or_axes: "str | PathLike[str] | Axes") -> "Axes":
         """Draw error against radius, log-log: the mean, a band of quantiles and the maximum.
@@ -196,42 +191,15 @@ def perturbation_error(
         total += len(family) * len(grid) * evaluations()
     finished = counting(progress, total)
     errors = errors_of_family(evaluator, list(zip(family, all_directions, strict=True)), grid, finished)
-    curves = [
-        _curve(evaluator, model, grid, chosen, found, search, ball, finished)
-        for model, chosen, found in zip(family, all_directions, errors, strict=True)
-    ]
-    return _joined(curves)
-
-
-def _curve(
-    evaluator: ErrorEvaluator,
-    model: nn.Module,
-    radii: Tensor,
-    directions: Directions,
-    errors: Tensor,
-    search: str,
-    ball: str,
-    finished: Finished,
-) -> PerturbationCurve:
-    """The curve of one model, from its errors along directions, (radii, directions)."""
-    error = errors.amax(-1)[None]
-    found = None
+    per_direction, found = torch.stack(errors), None
+    error = per_direction.amax(-1)
     if search == "gradient":
-        worst = ascend(evaluator, model, radii, directions, errors, ball, finished=finished)
-        error, found = worst.error[None], [worst.perturbations]
-    return PerturbationCurve(radii, errors[None], error, error.isinf(), found)
-
-
-def _joined(curves: Sequence[PerturbationCurve]) -> PerturbationCurve:
-    """One curve per model, one below the other."""
-    found = [curve.found[0] for curve in curves if curve.found is not None]
-    return PerturbationCurve(
-        curves[0].radii,
-        torch.cat([curve.per_direction for curve in curves]),
-        torch.cat([curve.error for curve in curves]),
-        torch.cat([curve.diverged for curve in curves]),
-        found or None,
-    )
+        worst = [
+            ascend(evaluator, model, grid, chosen, known, ball, finished=finished)
+            for model, chosen, known in zip(family, all_directions, errors, strict=True)
+        ]
+        error, found = torch.stack([case.error for case in worst]), [case.perturbations for case in worst]
+    return PerturbationCurve(grid, per_direction, error, error.isinf(), found)
 
 
 def as_family(models: nn.Module | Iterable[nn.Module]) -> list[nn.Module]:
