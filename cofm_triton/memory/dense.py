@@ -62,11 +62,6 @@ class DenseHeavisideCells:
         """The smallest decay rate of each model's modes, (K,), 1 / time."""
         return -torch.linalg.eigvals(self.decay).abs().amax(1).log() / self.cells.dt
 
-    @property
-    def is_odd(self) -> bool:
-        """Whether -x answers as x does, up to the sign."""
-        return properties(self.cells.act_in).is_odd and not bool((self.cells.bias != 0).any())
-
     def kernel(self, steps: Tensor) -> Tensor:
         """v of linear models is kernel (x, 1): (K, p, d + 1, S) for steps (S,)."""
         drive = torch.cat((self.cells.encoder, self.cells.bias[..., None]), -1)

@@ -77,17 +77,6 @@ class HeavisideCells:
         largest = properties(self.cells.act_in).closed_step
         return largest == torch.inf or (largest > 0 and bool((self.cells.dt * self.cells.rate <= largest).all()))
 
-    @property
-    def is_odd(self) -> bool:
-        """Whether -x answers as x does, up to the sign."""
-        odd = all(properties(name).is_odd for name in (self.cells.act_in, self.cells.act_out))
-        return odd and not self.is_biased
-
-    @property
-    def is_biased(self) -> bool:
-        """Whether the answer does not vanish with the input."""
-        return bool((self.cells.bias != 0).any())
-
     def kernel(self, steps: Tensor) -> Tensor:
         """v of linear models is kernel (x, 1): (K, p, d + 1, S) for steps (S,)."""
         drive = torch.cat((self.cells.encoder, self.cells.bias[..., None]), -1)

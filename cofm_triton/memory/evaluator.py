@@ -162,7 +162,7 @@ class MemoryEvaluator:
         cells: Heaviside = kind.of(model, parameters)
         size = max(1, self._numbers // (_FEWEST_INPUTS * len(self.steps) * cells.held))
         count = len(self._segments(cells)) * self._turns(
-            odd=cells.is_odd, effort=_effort(cells), is_linear=cells.cells.is_linear
+            odd=cells.cells.is_odd, effort=_effort(cells), is_linear=cells.cells.is_linear
         )
         return [_Part(count, partial(self._fused, cells[k : k + size])) for k in range(0, cells.cells.count, size)]
 
@@ -198,7 +198,7 @@ class MemoryEvaluator:
         def response(inputs: Tensor) -> Tensor:
             return cells.increments(inputs, steps)
 
-        best = self._supremum(response, models, chunk, finished, odd=cells.is_odd, effort=_effort(cells))
+        best = self._supremum(response, models, chunk, finished, odd=cells.cells.is_odd, effort=_effort(cells))
         return best.values, best.points
 
     def _supremum(

@@ -76,6 +76,11 @@ class StackedCells:
         """Whether y is a linear (affine) functional of x."""
         return properties(self.act_in).is_linear and properties(self.act_out).is_linear
 
+    @property
+    def is_odd(self) -> bool:
+        """Whether -x answers as x does, up to the sign."""
+        return all(properties(name).is_odd for name in (self.act_in, self.act_out)) and not bool(self.bias.any())
+
     def __getitem__(self, models: slice | Tensor) -> "StackedCells":
         """Some of the models."""
         some = self._each(lambda value: value[models])

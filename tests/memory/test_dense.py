@@ -95,11 +95,11 @@ def test_odd_models_are_those_without_bias_whose_act_is_odd() -> None:
     for name in NONLINEARITIES:
         cells = random_cells(name, "linear", 5, 2, 3, 1)
         dense = DenseHeavisideCells(cells, torch.eye(5, dtype=torch.float64)[None])
-        assert not dense.is_odd
+        assert not dense.cells.is_odd
         unbiased = replace(dense, cells=replace(cells, bias=torch.zeros_like(cells.bias)))
-        assert unbiased.is_odd == (name != "relu")
+        assert unbiased.cells.is_odd == (name != "relu")
         x, steps = randn(1, 4, 2), torch.arange(3)
-        assert unbiased.is_odd == torch.equal(unbiased.increments(-x, steps), -unbiased.increments(x, steps))
+        assert unbiased.cells.is_odd == torch.equal(unbiased.increments(-x, steps), -unbiased.increments(x, steps))
 
 
 @pytest.mark.parametrize("recurrence", ["dense", "orthogonal"])

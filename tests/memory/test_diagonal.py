@@ -237,10 +237,10 @@ def test_slow_units_after_a_million_steps() -> None:
 def test_odd_and_biased() -> None:
     model = functional("tanh")
     parameters = copies(model)
-    assert not HeavisideCells.of(model, parameters).is_odd
+    assert not HeavisideCells.of(model, parameters).cells.is_odd
     parameters["rnn.bias_l0"] = torch.zeros_like(parameters["rnn.bias_l0"])
-    assert HeavisideCells.of(model, parameters).is_odd
-    assert not HeavisideCells.of(functional("relu"), parameters).is_odd
+    assert HeavisideCells.of(model, parameters).cells.is_odd
+    assert not HeavisideCells.of(functional("relu"), parameters).cells.is_odd
 
 
 def test_traffic() -> None:

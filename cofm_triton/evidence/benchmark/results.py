@@ -129,12 +129,9 @@ def read(path: Path) -> tuple[Results, dict[str, Any]]:
 
 def _from_names(content: dict[str, Any]) -> Record:
     """The inverse of `_with_names`."""
-    values: dict[str, Any] = {name: Spread(**value) if name in _SPREADS else value for name, value in content.items()}
-    return Record(**values)
+    return Record(**{**content, **{name: Spread(**content[name]) for name in _SPREADS}})
 
 
 def _with_names(entry: Record) -> dict[str, Any]:
     """A record as a dictionary, its spreads too."""
-    return {
-        name: getattr(entry, name)._asdict() if name in _SPREADS else value for name, value in asdict(entry).items()
-    }
+    return {**asdict(entry), **{name: getattr(entry, name)._asdict() for name in _SPREADS}}

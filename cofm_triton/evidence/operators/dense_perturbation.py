@@ -6,17 +6,14 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from cofm_triton.evidence.compilation.launches import Options, meta
+from cofm_triton.evidence.compilation.launches import Options
 from cofm_triton.evidence.operator import Compilation, Operator, Validation
 from cofm_triton.evidence.operators.perturbation import bounds, errors, sweep_problem
+from cofm_triton.evidence.operators.perturbation import launch as launch_sweep
 from cofm_triton.evidence.problem import Problem
 from cofm_triton.ops.perturbation import traffic
 from cofm_triton.step.activations import NONLINEARITIES
-from cofm_triton.step.stacked_cells import StackedCells
-
-MODELS, SEQUENCES, STEPS = 40, 300, 100
 
 
 def dense_sweep_problem(*shape: int, **options: Any) -> Problem:
@@ -24,22 +21,9 @@ def dense_sweep_problem(*shape: int, **options: Any) -> Problem:
     return sweep_problem(*shape, operator=OPERATOR, dense=True, **options)
 
 
-def launch(
-    units: int, dtype: torch.dtype = torch.float32, nonlinearity: str = "hardtanh", inputs: int = 1, outputs: int = 1,
-    sup: bool = False,
-) -> None:  # fmt: skip
+def launch(nonlinearity: str = "hardtanh", **options: Any) -> None:
     """Errors of a stack of models."""
-    from cofm_triton.kernels import dense_perturbation
-
-    def numbers(*shape: int) -> Tensor:
-        return meta(MODELS, *shape, dtype=torch.float64)
-
-    cells = StackedCells(
-        numbers(units, units), numbers(units, inputs), numbers(units), numbers(outputs, units), numbers(outputs),
-        dt=0.5, act_in=nonlinearity, act_out="linear",
-    )  # fmt: skip
-    x, targets = meta(SEQUENCES, STEPS, inputs, dtype=dtype), meta(SEQUENCES, STEPS, outputs, dtype=dtype)
-    dense_perturbation.sweep_errors(cells, x, targets, None if sup else meta(STEPS, dtype=torch.float64))
+    launch_sweep(act_in=nonlinearity, dense=True, **options)
 
 
 def elements(constants: Options) -> int:

@@ -16,6 +16,7 @@ from cofm_triton.evidence.problem import Problem
 from cofm_triton.evidence.tolerance import Bound, sweep_errors_bounds
 from cofm_triton.ops.backends import implementation
 from cofm_triton.ops.perturbation import traffic
+from cofm_triton.ops.sweeps import compiled_sweep
 from cofm_triton.step.activations import properties
 from cofm_triton.step.stacked_cells import StackedCells
 
@@ -88,20 +89,20 @@ def sweep_problem(
 
 def launch(
     units: int, dtype: torch.dtype = torch.float32, act_in: str = "linear", act_out: str = "linear", inputs: int = 1,
-    outputs: int = 1, sup: bool = False,
+    outputs: int = 1, sup: bool = False, dense: bool = False,
 ) -> None:  # fmt: skip
     """Errors of a stack of models."""
-    from cofm_triton.kernels import perturbation
 
     def numbers(*shape: int) -> Tensor:
         return meta(MODELS, *shape, dtype=torch.float64)
 
     cells = StackedCells(
-        numbers(units), numbers(units, inputs), numbers(units), numbers(outputs, units), numbers(outputs),
-        dt=0.5, act_in=act_in, act_out=act_out,
+        numbers(units, units) if dense else numbers(units), numbers(units, inputs), numbers(units),
+        numbers(outputs, units), numbers(outputs), dt=0.5, act_in=act_in, act_out=act_out,
     )  # fmt: skip
     x, targets = meta(SEQUENCES, STEPS, inputs, dtype=dtype), meta(SEQUENCES, STEPS, outputs, dtype=dtype)
-    perturbation.sweep_errors(cells, x, targets, None if sup else meta(STEPS, dtype=torch.float64))
+    weights = None if sup else meta(STEPS, dtype=torch.float64)
+    compiled_sweep("triton", dense=dense).sweep_errors(cells, x, targets, weights)
 
 
 def elements(constants: Options) -> int:

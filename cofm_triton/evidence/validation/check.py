@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,6 +15,7 @@ from cofm_triton.evidence.registry import validations
 from cofm_triton.evidence.tolerance import Bound
 from cofm_triton.evidence.validation.cases import draw
 from cofm_triton.evidence.validation.place import Place
+from cofm_triton.experiment.training import one_thread
 from cofm_triton.ops.dtypes import state_dtype
 
 
@@ -82,22 +82,11 @@ def check(case: Case, places: Iterable[Place]) -> Iterator[Outcome]:
     able = [place for place in places if place.backend in validations()[case.operator].backends]
     if not able:
         return
-    with _one_thread():
+    with one_thread():  # processes side by side: threads would wait, spinning, for processors that others hold
         problem = draw(case)
         bounds = problem.bounds()
     for place in able:
         yield _compare(case, problem, bounds, place)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Processes work side by side: threads of each would wait, spinning, for processors that the others hold."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _compare(case: Case, problem: Problem, bounds: dict[str, Bound], place: Place) -> Outcome:
