@@ -12,13 +12,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch.nn.functional as F
-from llvmlite import ir
-from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic
+from numba.extending import overload
 from torch import Tensor
 
-from cofm_triton.cpu.jit.compiled import entry
+from cofm_triton.cpu.jit.compiled import INLINED, entry
+from cofm_triton.cpu.jit.vectors import load, store, zeros
 
 PANEL_BYTES = 64
 TILE_ROWS = 4
@@ -31,52 +29,29 @@ def panels(matrix: Tensor) -> Tensor:
     return padded.unflatten(-1, (-1, columns)).transpose(-3, -2).contiguous()
 
 
-def _tile_product(_context: Any, rows: Any, panel: Any, out: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> None:
-        rows, panel, out = (
-            context.make_array(kind)(context, builder, value)
-            for kind, value in zip(signature.args, arguments, strict=True)
-        )
-        number = context.get_value_type(signature.args[0].dtype)
-        size = context.get_abi_sizeof(number)
-        vector = ir.VectorType(number, PANEL_BYTES // size)
-        terms = cgutils.unpack_tuple(builder, panel.shape)[0]
-        index = terms.type
-        row_size, out_size = (
-            builder.sdiv(cgutils.unpack_tuple(builder, array.strides)[0], index(size)) for array in (rows, out)
-        )
-
-        entry, zero = builder.block, ir.Constant(vector, [0.0] * vector.count)
-        loop, done = builder.append_basic_block("terms"), builder.append_basic_block("tile")
-        builder.branch(loop)
-        builder.position_at_end(loop)
-        k = builder.phi(index)
-        k.add_incoming(index(0), entry)
-        sums = [builder.phi(vector) for _ in range(TILE_ROWS)]
-        columns = builder.gep(panel.data, [builder.mul(k, index(vector.count))])
-        factors = builder.load(builder.bitcast(columns, vector.as_pointer()), align=size)
-        for r, total in enumerate(sums):
-            value = builder.load(builder.gep(rows.data, [builder.add(builder.mul(row_size, index(r)), k)]))
-            lane = builder.insert_element(ir.Constant(vector, ir.Undefined), value, ir.IntType(32)(0))
-            spread = builder.shuffle_vector(lane, lane, ir.Constant(ir.VectorType(ir.IntType(32), vector.count), None))
-            total.add_incoming(zero, entry)
-            product = builder.fmul(spread, factors, flags=("contract",))  # fused with the sum below
-            total.add_incoming(builder.fadd(total, product, flags=("contract",)), loop)
-        following = builder.add(k, index(1))
-        k.add_incoming(following, loop)
-        builder.cbranch(builder.icmp_signed("<", following, terms), loop, done)
-        builder.position_at_end(done)
-        for r, total in enumerate(sums):
-            place = builder.gep(out.data, [builder.mul(out_size, index(r))])
-            result = next(value for value, block in total.incomings if block is loop)
-            builder.store(result, builder.bitcast(place, vector.as_pointer()), align=size)
-
-    return types.void(rows, panel, out), generate
+def _tile(rows: Any, panel: Any, out: Any) -> None:
+    """`out[:, :columns] = rows @ panel` for the first TILE_ROWS rows, and a panel (K, columns)."""
+    raise TypeError("compiled code only")
 
 
-# `out[:, :columns] = rows @ panel` for the first TILE_ROWS rows of arrays whose columns lie next to each other, and a
-# panel (K, columns) with K >= 1.
-_tile: Any = intrinsic(_tile_product)
+@overload(_tile, jit_options=INLINED)
+def _tile_of(rows: Any, panel: Any, out: Any) -> Any:
+    lanes = (0,) * (8 * PANEL_BYTES // panel.dtype.bitwidth)
+
+    def tile(rows: Any, panel: Any, out: Any) -> None:
+        s0, s1, s2, s3 = zeros(lanes, panel), zeros(lanes, panel), zeros(lanes, panel), zeros(lanes, panel)
+        for k in range(panel.shape[0]):
+            factors = load(lanes, panel.ctypes.data + k * PANEL_BYTES, panel)
+            s0 = s0 + rows[0, k] * factors
+            s1 = s1 + rows[1, k] * factors
+            s2 = s2 + rows[2, k] * factors
+            s3 = s3 + rows[3, k] * factors
+        store(s0, out.ctypes.data, out, False)
+        store(s1, out.ctypes.data + out.strides[0], out, False)
+        store(s2, out.ctypes.data + 2 * out.strides[0], out, False)
+        store(s3, out.ctypes.data + 3 * out.strides[0], out, False)
+
+    return tile
 
 
 @entry
