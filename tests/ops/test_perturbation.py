@@ -68,11 +68,11 @@ def test_widths_that_do_not_fit_together_are_swept_one_by_one(monkeypatch: pytes
     """Where the widest model is too much for the kernel, narrow ones still take it."""
     seen: list[torch.Size] = []
 
-    def kernel_errors(cells: StackedCells, *data: torch.Tensor) -> torch.Tensor | None:
+    def kernel_errors(cells: StackedCells, x: torch.Tensor, y: torch.Tensor, w: torch.Tensor) -> torch.Tensor | None:
         if cells.rate.shape[1] > 4:
             return None
         seen.append(cells.rate.shape)
-        return blocked.sweep_errors(cells, *data)
+        return blocked.sweep_errors(cells, x, y, w)
 
     monkeypatch.setattr(ops, "resolve", lambda *_: "triton")
     monkeypatch.setattr(ops, "compiled_sweep", lambda *_, **__: types.SimpleNamespace(sweep_errors=kernel_errors))

@@ -12,7 +12,7 @@ the adjoint goes back over them. With g[t] = dy[t] and mu what arrives from late
     lambda[t] = mu[t] + act_out'(h[t]) c g[t],   dz[t] = dt act_in'(z[t]) lambda[t],   mu[t-1] = lambda[t] - a dz[t]
     da -= dz[t] h[t-1],   db += dz[t],   dU += dz[t] x[t],   dc += g[t] act_out(h[t]),   dx[t] = U^T dz[t]
 
-Units (2k, 2k + 1) of a pair, which also turn, take their steps together, a vector of each at a time:
+Units (2k, 2k + 1) of a pair, which also turn, go through a chunk together, each from its own state and the other's:
 
     z[t] = U x[t] + b - rate h[t-1] + turn swap(h[t-1]),   mu[t-1] = lambda[t] - rate dz[t] - turn swap(dz[t])
     dturn += dz[t] swap(h[t-1])
@@ -39,6 +39,7 @@ from cofm_triton.cpu.jit.vectors import load, store
 
 # Sequences side by side: a multiple of every vector, and few enough for a chunk to stay in the second-level cache.
 MIN_LANES, MAX_LANES = 16, 128
+# A step has too many arrays for the compiler to find out that none overlap: it is written in vectors.
 VECTOR = (0,) * MIN_LANES
 # Tasks that a batch is cut into at least, if it has the units: enough for the threads to end at about the same time.
 MIN_TASKS = 8
