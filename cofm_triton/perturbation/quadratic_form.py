@@ -110,6 +110,26 @@ class QuadraticForm:
         sums = _Sums.over(inputs, targets, kernel)
         return cls(sums.gram(weights), kernel, sums.cross(weights), sums.squares(weights), length)
 
+    @classmethod
+    def population(cls, kernel: Tensor, *, metric: Metric = "twe") -> "QuadraticForm":
+        """Quadratic form of the expected error on white inputs of unit variance.
+
+            E = sum_s V_s |kappa_s - rho_s|^2 + sum_ss' V_max(s, s') kb_s kb_s'
+            V_s = sum_{k >= s} v_k^2 / T
+
+        Args:
+            kernel: (p, d, T), the target's kernel rho.
+            metric: "twe", "mse", or weights (T,).
+        """
+        outputs, inputs, length = kernel.shape
+        tail = step_weights(length, metric).to(kernel.device).flip(0).cumsum(0).flip(0)
+        later = torch.arange(length, device=kernel.device)
+        constant = tail[torch.maximum(later[:, None], later)]
+        gram = torch.block_diag(*([torch.diag(tail)] * inputs), constant)
+        centre = torch.cat((kernel.double(), kernel.new_zeros(outputs, 1, length).double()), 1)
+        zero = centre.new_zeros(outputs)
+        return cls(gram, centre.flatten(1), torch.zeros_like(centre.flatten(1)), zero, length)
+
     def __call__(self, kernels: Tensor) -> Tensor:
         """Errors, mean over outputs: (K, p, d + 1, T) float64 -> (K,), differentiable."""
         gap = kernels.flatten(2) - self.centre
