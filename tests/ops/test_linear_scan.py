@@ -83,7 +83,7 @@ def scan(
 # (packed, reverse, gated, reset_to). Finite differences take a hundred calls, of which the interpreter does ten a
 # second.
 Flags = tuple[bool, bool, bool, str | None]
-FLAGS: list[Flags] = [(*flags, None) for flags in itertools.product((False, True), repeat=3)]
+FLAGS: list[Flags] = [(p, r, g, None) for p, r, g in itertools.product((False, True), repeat=3)]
 FLAGS += [
     (False, False, False, "h0"),
     (True, False, True, "zero"),
@@ -268,7 +268,7 @@ def test_operator_keeps_pytorchs_rules(packed: bool, gated: bool, differentiated
     x, decay, h0 = (t.detach().float() for t in arguments(backend, torch.float64, gated, packed))
     tensors = [t.requires_grad_(differentiated) for t in (x, decay, h0)]
     starts = torch.tensor(STARTS, device=x.device) if packed else None
-    for reverse, cuts in ((False, None), (True, resets(*x.shape[:2], 0).to(x.device))):
+    for reverse, cuts in ((False, None), (True, resets(x.shape[0], x.shape[1], 0).to(x.device))):
         rest = (starts, cuts, reverse, "zero" if packed else "h0", backend)
         opcheck(torch.ops.cofm_triton.linear_scan.default, (*tensors, *rest))
         opcheck(torch.ops.cofm_triton.linear_scan.default, (*tensors[:2], None, *rest))
