@@ -84,8 +84,8 @@ def scan(
     tensors = (Rows(x), gate_rows(a, x.shape), Rows(h))
     streamed = streams(tensors[2])
     chains = None
-    can_guess = held and guess is not None and not isinstance(starts, Pieces)
-    if can_guess and worth_a_guess(batch if starts is None else len(starts), length, threads):
+    given = batch if starts is None else len(starts)
+    if held and guess is not None and not isinstance(starts, Pieces) and worth_a_guess(given, length, threads):
         guessed = guess()
         chains = chain_plan(batch, length, starts, guessed, threads)
     parts = chains or plan(batch, length, starts, channels, read_cost, threads)

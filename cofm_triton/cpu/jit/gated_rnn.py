@@ -65,11 +65,8 @@ def backward(
     if resets is not None and not isinstance(seq_starts, Pieces):
         cut = pieces(resets, seq_starts, reverse=False, reset_to=reset_to)
         given, start = cut.ends(grad_last), cut.starts(h0)
-        *grads, mu = backward(
-            grad_h, given, x, p, q, rate, turn, h, start, cut, gates=gates, state_dtype=state_dtype
-        )  # fmt: skip
-        by_x, by_p, by_q, by_rate, by_angle = grads
-        return by_x, by_p, by_q, by_rate, by_angle, cut.sum_at_start(mu)
+        found = backward(grad_h, given, x, p, q, rate, turn, h, start, cut, gates=gates, state_dtype=state_dtype)
+        return *found[:5], cut.sum_at_start(found[5])
     dtype, read = x.dtype, [*_rows(x, p, q), Rows(with_rows(grad_h)), Rows(with_rows(h))]
     batch, length, channels = x.shape
     grads = [empty(x.shape, read[0].tensor.dtype) for _ in range(2 if q is None else 3)]
