@@ -29,7 +29,6 @@ def test_compiled_sweeps(backend: str, dense: bool) -> None:
         pytest.skip(f"{backend} is not installed")
     module = compiled_sweep(backend, dense=dense)
     assert names(module.sweep_errors) == names(CompiledSweepBackend.sweep_errors)
-    assert names(module.fits) == names(CompiledSweepBackend.fits)
 
 
 def test_the_sweep_in_pytorch_takes_the_same_and_a_callback() -> None:
