@@ -363,12 +363,15 @@ def _segment_rows(tiles: Tiles, read: int, quarters: int) -> int:
     return max(SHORT_ROWS, min(rows, MAX_WALK) if tiles.segments == 1 else rows)
 
 
-def rnn_rows(full: int, block: Channels, nonlinearity: str, *, resets: bool = False) -> int:
+def rnn_rows(full: int, block: Channels, nonlinearity: str, *, resets: bool = False, paired: bool = False) -> int:
     """Rows in flight of the nonlinear recurrence, `full` for blocks of full width, twice as many for narrower ones.
 
     Not of tanh: its step takes so long that its rows arrive in time, and twice as many take a minute to compile. Nor
-    where rows are masked, or sequences cut, which takes more scalar registers than gfx942 has.
+    where rows are masked, or sequences cut, which takes more scalar registers than gfx942 has: pairs that are cut have
+    fewer.
     """
+    if resets and paired:
+        return full * 3 // 4
     doubled = properties(nonlinearity).is_cheap and not block.masked and not resets
     return full * block.part if doubled else full
 
