@@ -268,7 +268,7 @@ def forward_chains(
         return None
     numbers = rows * sequences * block.num_blocks * block.block_d
     long = act.is_cheap and numbers * element_size > CACHED_BYTES
-    in_flight = rnn_rows(RNN_FORWARD_ROWS[max(4, element_size)], block, nonlinearity, resets=resets)
+    in_flight = rnn_rows(RNN_FORWARD_ROWS[max(4, element_size)], block, nonlinearity, resets=resets, paired=paired)
     if element_size == 8 and (paired or not act.is_cheap):
         in_flight = WIDE_CHAIN_ROWS // (1 + (paired and not act.is_cheap))
     return ForwardChains(chunks, numbers / MEMORY_BOUND if long else 0.0, in_flight)
@@ -368,12 +368,15 @@ def _segment_rows(tiles: Tiles, read: int, quarters: int) -> int:
     return max(SHORT_ROWS, min(rows, MAX_WALK) if tiles.segments == 1 else rows)
 
 
-def rnn_rows(full: int, block: Channels, nonlinearity: str, *, resets: bool = False) -> int:
+def rnn_rows(full: int, block: Channels, nonlinearity: str, *, resets: bool = False, paired: bool = False) -> int:
     """Rows in flight of the nonlinear recurrence, `full` for blocks of full width, twice as many for narrower ones.
 
     Not of tanh: its step takes so long that its rows arrive in time, and twice as many take a minute to compile. Nor
-    where rows are masked, or sequences cut, which takes more scalar registers than gfx942 has.
+    where rows are masked, or sequences cut, which takes more scalar registers than gfx942 has: pairs that are cut have
+    fewer.
     """
+    if resets and paired:
+        return full * 3 // 4
     doubled = properties(nonlinearity).is_cheap and not block.masked and not resets
     return full * block.part if doubled else full
 

@@ -227,7 +227,7 @@ def walk_forward(
         rnn_scan_chains.forward(x, w, turn, h0, seq_starts, resets, h, last, block.num_blocks, chains, dt=dt, **options)
         return
     full = (RNN_GATED_FORWARD_ROWS if gated else RNN_FORWARD_ROWS)[last.element_size()]
-    options.update(ROWS=rnn_rows(full, block, nonlinearity, resets=resets is not None))
+    options.update(ROWS=rnn_rows(full, block, nonlinearity, **flags))
     launch(rnn_scan_forward_kernel, (block.num_blocks * sequences,))(
         x, w, turn, h0, seq_starts, resets, h, last, x.shape[1], x.shape[2], block.num_blocks, sequences, dt,
         *x.stride(), *_strides(w), GATED=gated, **options,
@@ -267,7 +267,8 @@ def walk_backward(
     """Fill grad_x, of units and of pairs; `(grad_w, grad_turn, grad_h0)`, grad_turn None without turn."""
     (_, rows, channels), sequences, summary, gated = x.shape, grad_h0.shape[0], None, w.ndim == 3
     full = (RNN_GATED_BACKWARD_ROWS if gated else RNN_BACKWARD_ROWS)[grad_h0.element_size()]
-    options.update(ROWS=rnn_rows(full, block, options["NONLINEARITY"], resets=resets is not None), GATED=gated)
+    cut = dict(resets=resets is not None, paired=options["PAIRED"])
+    options.update(ROWS=rnn_rows(full, block, options["NONLINEARITY"], **cut), GATED=gated)
     length = chunk_length(rows if seq_starts is None else rows // max(1, sequences), sequences, block, num_sms)
     length = triton.cdiv(length, options["ROWS"]) * options["ROWS"] if length else rows
     chunks, programs = triton.cdiv(rows, length), block.num_blocks * sequences
@@ -275,7 +276,17 @@ def walk_backward(
     if chunks > 1:
         summary = grad_h0.new_empty((2 if turn is None else 3, sequences, chunks, channels))
         launch(rnn_scan_backward_summary_kernel, (programs * (chunks - 1),))(
-            grad_h, x, w, turn, h, h0, seq_starts, resets, summary, *sizes, **{**options, "ROWS": full}
+            grad_h,
+            x,
+            w,
+            turn,
+            h,
+            h0,
+            seq_starts,
+            resets,
+            summary,
+            *sizes,
+            **{**options, "ROWS": min(full, options["ROWS"])},
         )  # twice the rows spill on gfx942
     # One row per sequence and chunk: of coefficients that do not change in time, and of the start after cuts.
     planes = [not gated, turn is not None, options["TO_H0"]]
