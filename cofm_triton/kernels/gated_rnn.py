@@ -32,17 +32,20 @@ import triton.language as tl
 
 from cofm_triton.kernels.gates import formed, pulled
 from cofm_triton.kernels.interleaved import in_pairs, swap
-from cofm_triton.kernels.launch import LANES, NUM_WARPS, Channels, chains, has_aligned_rows, state_type
+from cofm_triton.kernels.launch import (
+    GATED_BACKWARD_LANE,
+    GATED_FORWARD_LANE,
+    GATED_FORWARD_ROWS,
+    LANES,
+    NUM_WARPS,
+    Channels,
+    chains,
+    gated_backward_rows,
+    has_aligned_rows,
+    state_type,
+)
 from cofm_triton.kernels.launches import launch
 from cofm_triton.kernels.rows import across_lanes, chunk_rows, live_row, load_last_rows, load_row, load_rows, store_row
-
-# Rows at a time, by bytes of the state. Backward, a block's x, g, logits and states are in registers together, of two
-# channels a lane: with four, nothing spills but turns, and a multiprocessor holds half as many programs.
-FORWARD_ROWS = {4: 8, 8: 2}
-FORWARD_LANE = 4
-BACKWARD_ROWS = {4: 4, 8: 2}
-FEW_ROWS = {4: 3, 8: 1}  # of "share", and of float64 that turns: these leave gfx942 fewer scalar registers
-BACKWARD_LANE = 2
 
 
 @triton.jit
@@ -293,13 +296,13 @@ def forward(
 ) -> tuple[Any, Any]:  # fmt: skip
     """`(h, h_last)` with T >= 1: h (B, T, D) in x's dtype, h_last (S, D) in the state's, which is also the rate's."""
     read = [x, p, *([] if q is None else [q])]
-    last, block, shape = _layout(read, turn, seq_starts, state_dtype, num_sms, lanes, FORWARD_LANE)
+    last, block, shape = _layout(read, turn, seq_starts, state_dtype, num_sms, lanes, GATED_FORWARD_LANE)
     h = x.new_empty(x.shape)
     launch(gated_rnn_forward_kernel, (block.num_blocks * last.shape[0],))(
         x, p, q, rate, turn, h0, resets, seq_starts, h, last,
         x.shape[1], x.shape[2], block.num_blocks, last.shape[0],
         *x.stride(), *p.stride(), *(p if q is None else q).stride(),
-        STRENGTH=gates.strength, GAIN=gates.gain, TWO=q is not None, ROWS=FORWARD_ROWS[last.element_size()],
+        STRENGTH=gates.strength, GAIN=gates.gain, TWO=q is not None, ROWS=GATED_FORWARD_ROWS[last.element_size()],
         FROM_START=resets is not None and reset_to == "h0" and h0 is not None, **shape,
     )  # fmt: skip
     return h, last
@@ -311,18 +314,17 @@ def backward(
 ) -> tuple[Any, Any, Any, Any, Any, Any]:  # fmt: skip
     """`(grad_x, grad_p, grad_q, grad_rate, grad_angle, grad_h0)` with T >= 1, see `ops/gated_rnn.py`."""
     read = [x, p, grad_h, *([] if q is None else [q])]
-    grad_h0, block, shape = _layout(read, turn, seq_starts, state_dtype, num_sms, lanes, BACKWARD_LANE)
+    grad_h0, block, shape = _layout(read, turn, seq_starts, state_dtype, num_sms, lanes, GATED_BACKWARD_LANE)
     grad_x, grad_p, grad_rate = x.new_empty(x.shape), x.new_empty(x.shape), grad_h0.new_empty(grad_h0.shape)
     grad_q = None if q is None else x.new_empty(x.shape)
     grad_angle = None if turn is None else grad_h0.new_empty(grad_h0.shape)
-    size = grad_h0.element_size()
-    few = gates.strength == "share" or (turn is not None and size > 4)
+    share, turning = gates.strength == "share", turn is not None
     launch(gated_rnn_backward_kernel, (block.num_blocks * grad_h0.shape[0],))(
         grad_h, x, p, q, rate, turn, h, h0, grad_last, resets, seq_starts, grad_x, grad_p, grad_q, grad_rate,
         grad_angle, grad_h0, x.shape[1], x.shape[2], block.num_blocks, grad_h0.shape[0],
         *grad_h.stride(), *x.stride(), *p.stride(), *(p if q is None else q).stride(),
         STRENGTH=gates.strength, GAIN=gates.gain, TWO=q is not None,
-        ROWS=(FEW_ROWS if few else BACKWARD_ROWS)[size],
+        ROWS=gated_backward_rows(grad_h0.element_size(), lanes, share=share, turning=turning),
         FROM_START=resets is not None and reset_to == "h0" and h0 is not None,
         **shape,
     )  # fmt: skip

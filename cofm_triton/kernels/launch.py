@@ -37,6 +37,12 @@ RNN_BACKWARD_ROWS = {4: 7, 8: 4}  # x and g; a block's recomputed h and slopes a
 RNN_GATED_FORWARD_ROWS = {4: 8, 8: 4}  # x and rates
 RNN_GATED_BACKWARD_ROWS = {4: 6, 8: 3}  # x, g and rates; h and slopes besides
 
+# Rows in flight of the gated recurrence, by bytes of the state, and channels of a lane. Backward, a block's x, g, logits
+# and states are in registers together: with four channels nothing spills but turns, and a multiprocessor holds half as
+# many programs.
+GATED_FORWARD_ROWS, GATED_FORWARD_LANE = {4: 8, 8: 2}, 4
+GATED_BACKWARD_ROWS, GATED_BACKWARD_LANE = {4: 4, 8: 3}, 2
+
 # The nonlinear recurrence in chains, parallel in time: `rnn_scan_chains.py`. Where no step saturates, two trajectories
 # come closer by a factor of exp(-forgets) a step. Their difference fades out, to the last bit, in FADES / forgets rows:
 # 16.6 until it is rounding (36.7 in float64), the rest until 10,000 channels have met, as simulated. Steps of which
@@ -379,6 +385,25 @@ def rnn_rows(full: int, block: Channels, nonlinearity: str, *, resets: bool = Fa
         return full * 3 // 4
     doubled = properties(nonlinearity).is_cheap and not block.masked and not resets
     return full * block.part if doubled else full
+
+
+def gated_backward_rows(size: int, lanes: int, *, share: bool, turning: bool) -> int:
+    """Rows in flight of the gated recurrence backward, of which h is read once: 3 are 7.33 elements of traffic.
+
+    Gates that are shares of one another, and float64, have no more than 3; float64 that turns has registers for 2, and
+    MI300X scalar registers for one less still.
+
+    Args:
+        size: bytes of the state.
+        lanes: of a warp.
+        share: whether gates are shares ("minlstm").
+        turning: whether channels turn in pairs.
+    """
+    if size == 8 and lanes > LANES:
+        return 1 if share or turning else 2
+    if size == 8 and turning:
+        return 2
+    return 3 if share else GATED_BACKWARD_ROWS[size]
 
 
 class Increments(NamedTuple):
