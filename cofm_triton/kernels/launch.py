@@ -37,9 +37,9 @@ RNN_BACKWARD_ROWS = {4: 7, 8: 4}  # x and g; a block's recomputed h and slopes a
 RNN_GATED_FORWARD_ROWS = {4: 8, 8: 4}  # x and rates
 RNN_GATED_BACKWARD_ROWS = {4: 6, 8: 3}  # x, g and rates; h and slopes besides
 
-# Rows in flight of the gated recurrence, by bytes of the state, and channels of a lane. Backward, a block's x, g, logits
-# and states are in registers together: with four channels nothing spills but turns, and a multiprocessor holds half as
-# many programs.
+# Rows in flight of the gated recurrence, by bytes of the state, and channels of a lane. Backward, a block's x, g,
+# logits and states are in registers together: with four channels nothing spills but turns, and a multiprocessor holds
+# half as many programs.
 GATED_FORWARD_ROWS, GATED_FORWARD_LANE = {4: 8, 8: 2}, 4
 GATED_BACKWARD_ROWS, GATED_BACKWARD_LANE = {4: 4, 8: 3}, 2
 
