@@ -91,6 +91,7 @@ def check_problem(
     problem = getattr(scan_cases, draw)(*shape, **options)
     problem = problem.with_(x=scale * problem.x)
     rank, given = ranks.get_local_rank(), {k: v for k, v in problem.options.items() if v is not None}
+    given.pop("reset_to", None)  # no resets over ranks
     mine = slices(shape[1], ranks.size(), cut)[rank]
     tensors = {
         name: (t[:, mine] if t.dim() == 3 else t).detach().requires_grad_() for name, t in problem.tensors.items()

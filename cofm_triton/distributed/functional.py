@@ -347,7 +347,7 @@ def _pairs_adjoint(
 
 def _gated(gates: str, backend: str, steps: Any, parameters: Any, start: Tensor) -> tuple[Tensor, Tensor]:
     x, p, *q = steps
-    return gated_rnn_op(x, p, q[0] if q else None, *parameters, start, None, gates, backend)
+    return gated_rnn_op(x, p, q[0] if q else None, *parameters, start, None, None, gates, "h0", backend)
 
 
 def _gated_adjoint(
@@ -356,7 +356,7 @@ def _gated_adjoint(
 ) -> Handed:  # fmt: skip
     x, p, *q = steps
     grad_x, grad_p, grad_q, *grads, grad_start = gated_rnn_backward_op(
-        grad_h, grad_last, x, p, q[0] if q else None, *parameters, h, start, None, gates, backend
+        grad_h, grad_last, x, p, q[0] if q else None, *parameters, h, start, None, None, gates, "h0", backend
     )
     return [grad_x, grad_p, grad_q][: len(steps)], grads, grad_start
 
