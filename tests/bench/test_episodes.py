@@ -50,6 +50,6 @@ def test_a_chunk_is_seen_again_as_it_was_acted(row: str) -> None:
 
 def test_a_short_run(capsys: pytest.CaptureFixture[str]) -> None:
     """Who only sees the last tower is right in two corridors of three."""
-    shares = episodes.main(["--rows", "resets", "--seeds", "0", "--updates", "60"])
+    shares = episodes.main(["--rows", "resets", "--seeds", "0", "--updates", "120"])
     assert shares["resets"] > 0.8
     assert [line.split(" | ")[0] for line in capsys.readouterr().out.splitlines()[2:]] == ["| resets"]
