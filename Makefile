@@ -1,5 +1,5 @@
 # Two commands do everything, from a bare machine on: `make reproduce` and `make test`.
-.PHONY: help setup reproduce test quick lint types pytest mutants bench gpu results build clean
+.PHONY: help setup reproduce test quick lint types pytest fuzz mutants bench gpu results build clean
 
 BIN := .venv/bin
 
@@ -9,6 +9,7 @@ help:
 	@echo 'make quick                              ruff, mypy and a slice of every test file: under two minutes'
 	@echo 'make lint | types | pytest              one of these checks alone'
 	@echo 'make pytest ARGS=tests/test_loss.py     one file of tests; ARGS=--every-case: every combination of parameters'
+	@echo 'make fuzz ARGS="--examples 20000"        calls that nobody thought of, against reference/'
 	@echo 'make mutants ARGS="FILE --most 20"      break a file in small ways, and see whether its tests notice'
 	@echo 'make bench [ARGS="-k targets"]          measure everything: a table and bench/results/bench.json'
 	@echo 'make gpu                                all that a GPU has to tell, into bench/results/; status 3 without one'
@@ -37,6 +38,9 @@ types: setup
 
 pytest: setup
 	$(BIN)/pytest -n 2 --dist worksteal $(ARGS)
+
+fuzz: setup
+	$(BIN)/pytest -n 2 --dist worksteal tests/test_fuzz.py $(ARGS)
 
 mutants: setup
 	PYTHONPATH=tests $(BIN)/python -m mutation $(ARGS)

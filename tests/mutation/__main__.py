@@ -30,8 +30,9 @@ PARTS = ("cofm_triton/kernels", "cofm_triton/cpu/jit", "cofm_triton/cpu/blocked"
 TESTS = {"kernels": ("kernels", "ops"), "jit": ("cpu", "ops"), "blocked": ("ops", "cpu")}
 # Whose tests see what has none of its own.
 SEEN_BY = {
-    "bits": "activation", "by_name": "nonlinearity", "forward": "linear_scan", "gates": "gated_rnn",
-    "interleaved": "linear_scan", "launches": "launch", "product": "dense_rnn", "region": "threads",
+    "bits": "activation", "blocks": "rnn_readout", "by_name": "nonlinearity", "forward": "linear_scan",
+    "gates": "gated_rnn", "interleaved": "linear_scan", "launches": "launch", "product": "dense_rnn",
+    "region": "threads",
 }  # fmt: skip
 COPIED = ("cofm_triton", "reference", "tests", "bench", "docs", "pyproject.toml", "README.md")
 

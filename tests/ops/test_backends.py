@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from sweep_cases import random_cells
+from torch import Tensor
 
 import cofm_triton as cofm
 from cofm_triton.ops import (
@@ -230,11 +231,12 @@ def test_operators_launch_on_the_gpu_of_their_tensors(current: list[int]) -> Non
 
 def test_sweeps_launch_on_the_gpu_of_their_tensors(current: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    backend = SimpleNamespace(
-        sampled_increments=lambda *_: seen.append(current[-1]),
-        sweep_errors=lambda *_: seen.append(current[-1]),
-        fits=lambda *_: True,
-    )
+
+    def computes(*_: Any) -> Tensor:
+        seen.append(current[-1])
+        return torch.zeros(2)
+
+    backend = SimpleNamespace(sampled_increments=computes, sweep_errors=computes)
     monkeypatch.setattr(memory_increment, "increment_backend", lambda _: backend)
     monkeypatch.setattr(perturbation, "compiled_sweep", lambda _, **__: backend)
     there: Any = Elsewhere()

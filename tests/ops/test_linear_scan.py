@@ -65,17 +65,16 @@ def arguments(
     return x, decay, h0
 
 
-def drawn_resets(x: Tensor) -> Tensor:
-    return resets(x.shape[0], x.shape[1], 0).to(x.device)
-
-
 def scan(
     backend: str, reverse: bool = False, packed: bool = False, reset_to: str | None = None
 ) -> Callable[..., tuple[Tensor, Tensor]]:
     starts = torch.tensor(STARTS, device=device_of(backend)) if packed else None
 
+    cuts: dict[str, Any] = dict(resets=None)
+    if reset_to is not None:
+        cuts = dict(resets=resets(1 if packed else 2, 6, 0).to(device_of(backend)), reset_to=reset_to)
+
     def run(x: Tensor, decay: Tensor, h0: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        cuts: dict[str, Any] = dict(resets=drawn_resets(x) if reset_to else None, reset_to=reset_to or "h0")
         return linear_scan(x, decay, h0, reverse=reverse, seq_starts=starts, backend=backend, **cuts)
 
     return run
@@ -269,7 +268,7 @@ def test_operator_keeps_pytorchs_rules(packed: bool, gated: bool, differentiated
     x, decay, h0 = (t.detach().float() for t in arguments(backend, torch.float64, gated, packed))
     tensors = [t.requires_grad_(differentiated) for t in (x, decay, h0)]
     starts = torch.tensor(STARTS, device=x.device) if packed else None
-    for reverse, cuts in ((False, None), (True, drawn_resets(x))):
+    for reverse, cuts in ((False, None), (True, resets(x.shape[0], x.shape[1], 0).to(x.device))):
         rest = (starts, cuts, reverse, "zero" if packed else "h0", backend)
         opcheck(torch.ops.cofm_triton.linear_scan.default, (*tensors, *rest))
         opcheck(torch.ops.cofm_triton.linear_scan.default, (*tensors[:2], None, *rest))

@@ -135,8 +135,13 @@ def test_no_number_is_looked_at() -> None:
 
 
 def orthogonal(nonlinearity: str = "tanh", **options: Any) -> StableRNN:
+    """With any P: a fresh one is 1 where the nonlinearity is inside."""
     torch.manual_seed(0)
-    return StableRNN(2, 4, nonlinearity=nonlinearity, batch_first=True, recurrence="orthogonal", **options)
+    layer = StableRNN(2, 4, nonlinearity=nonlinearity, batch_first=True, recurrence="orthogonal", **options)
+    for name, parameter in layer.named_parameters():
+        if name.startswith("basis"):
+            parameter.data.copy_(torch.nn.init.orthogonal_(torch.empty(parameter.shape, dtype=torch.float64)))
+    return layer
 
 
 @pytest.mark.parametrize("nonlinearity", ["linear", "tanh"])

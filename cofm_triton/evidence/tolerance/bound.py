@@ -58,10 +58,10 @@ def unit_roundoff(dtype: torch.dtype) -> float:
 
 
 def differentiate(run: Run, inputs: list[Tensor], weights: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """Results of `run`, and the gradients of `sum(weights * results)` by its inputs."""
+    """Results of `run`, and the gradients of `sum(weights * results)` by its inputs; zeros by what it never reads."""
     leaves = [tensor.detach().requires_grad_() for tensor in inputs]
     results = run(*leaves)
-    grads = torch.autograd.grad(results, leaves, weights)
+    grads = torch.autograd.grad(results, leaves, weights, allow_unused=True, materialize_grads=True)
     return [result.detach() for result in results], list(grads)
 
 

@@ -87,7 +87,7 @@ def linear_scan_bounds(
     e_term = adjoint_grads[1] + state_grads[1] + (few + storage_of(x.dtype) + storage_of(decay.dtype)) * grads[1]
     count = inputs[0].numel() / max(decay.numel(), 1)
     e_decay = e_term.sum_to_size(decay.shape) + count * u * grads[1].sum_to_size(decay.shape)
-    pieces = 0 if resets is None else int(resets.sum(1).max())  # each has a part of h0's gradient
+    pieces = 0 if resets is None or not len(resets) else int(resets.sum(1).max())  # each has a part of h0's gradient
     bounds = {
         "h": bound_of(exact[0], e + few * reach, x.dtype),
         "h_last": bound_of(exact[1], e_last + few * reach_last, last_dtype),
