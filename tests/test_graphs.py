@@ -20,6 +20,7 @@ from torch.export import Dim, ExportedProgram, export
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import cofm_triton as cofm
+from cofm_triton.evidence.operators.rnn_readout import readout_problem
 from cofm_triton.layers.rnn_functional import RNNFunctional
 from cofm_triton.layers.stable_rnn import RECURRENCES, StableRNN
 
@@ -376,7 +377,7 @@ class Recorder(TorchDispatchMode):
 def on_gpu(mode: FakeTensorMode, value: Any) -> Any:
     """A tensor without numbers, of the same layout, on a GPU; what is no tensor as it is there."""
     if not isinstance(value, Tensor):
-        return "triton" if value == "numba" else value
+        return "triton" if value == "torch" else value
     with mode:
         return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="cuda")
 
@@ -385,20 +386,25 @@ PROBLEMS = [
     linear_problem(2, 5, 4), linear_problem(2, 5, 4, pairs=True, gated=True), rnn_problem(2, 5, 4),
     paired_problem(2, 5, 2), gated_problem(2, 5, 4, turning=True), dense_problem(2, 5, 4),
 ]  # fmt: skip
+READOUTS = [readout_problem(2, 5, 4, act_in="tanh"), readout_problem(2, 5, 4, act_out="tanh", paired=True)]
 
 
 @pytest.mark.parametrize("problem", PROBLEMS, ids=lambda problem: problem.operator.name)
-def test_fake_tensors_of_a_gpu(problem: Problem) -> None:
-    """The choice is Triton's, and results and gradients without numbers look like those of the CPU."""
+def test_the_choice_for_tensors_of_a_gpu(problem: Problem) -> None:
     mode, recorder = FakeTensorMode(), Recorder()
     tensors = {name: on_gpu(mode, tensor) for name, tensor in problem.tensors.items()}
     with torch.no_grad(), mode, recorder:
         problem.operator.function(**tensors, **problem.options)
     (call,) = recorder.calls
     assert "triton" in call[1]
-    recorder = Recorder()
+
+
+@pytest.mark.parametrize("problem", PROBLEMS + READOUTS, ids=lambda problem: problem.operator.name)
+def test_fake_tensors_of_a_gpu(problem: Problem) -> None:
+    """Of every operator: results and gradients without numbers look like those of the CPU."""
+    mode, recorder = FakeTensorMode(), Recorder()
     with recorder:
-        problem.run("cpu")
+        problem.run("torch")
     assert len(recorder.calls) == 2  # a pass each
     for operator, arguments, results in recorder.calls:
         with torch.no_grad(), mode:
