@@ -67,11 +67,11 @@ def rnn_problems(draw: st.DrawFn) -> Problem:
 @st.composite
 def paired_problems(draw: st.DrawFn) -> Problem:
     """Of `rnn_scan` with frequencies."""
-    length, packed = draw(LENGTHS), draw(st.booleans())
+    length, packed, reset_to = draw(LENGTHS), draw(st.booleans()), draw(RESETS)
     return paired_problem(
         1 if packed else draw(BATCHES), length, draw(WIDTHS), dtype=draw(st.sampled_from(REAL)),
-        nonlinearity=draw(st.sampled_from(NONLINEARITIES)), states=draw(st.booleans()),
-        starts=draw(starts(length)) if packed else None, seed=draw(st.integers(0, 99)),
+        nonlinearity=draw(st.sampled_from(SMOOTH if reset_to else NONLINEARITIES)), states=draw(st.booleans()),
+        starts=draw(starts(length)) if packed else None, reset_to=reset_to, seed=draw(st.integers(0, 99)),
     )  # fmt: skip
 
 
@@ -93,7 +93,7 @@ def gated_problems(draw: st.DrawFn) -> Problem:
     return gated_problem(
         1 if packed else draw(BATCHES), length, draw(WIDTHS), dtype=draw(st.sampled_from(REAL)),
         gates=draw(st.sampled_from(GATES)), turning=draw(st.booleans()), states=draw(st.booleans()),
-        starts=draw(starts(length)) if packed else None, seed=draw(st.integers(0, 99)),
+        starts=draw(starts(length)) if packed else None, reset_to=draw(RESETS), seed=draw(st.integers(0, 99)),
     )  # fmt: skip
 
 

@@ -162,7 +162,7 @@ def gated_rnn_bounds(
     e_strength = wide["rate"] * e_exponent + formed.gain_by_strength * inputs * (e_adjoint + u * adjoint)
     by_q = formed.gain_by_q * adjoint * inputs
     few, count = LEVELS * u, x.shape[0] * x.shape[1]
-    pieces = 0 if resets is None else int(resets.sum(1).max())  # each has a part of h0's gradient
+    pieces = 0 if resets is None or not len(resets) else int(resets.sum(1).max())  # each has a part of h0's gradient
     errors = {
         "x": formed.gain * (e_adjoint + slack * adjoint),
         "rate": (formed.strength * (e_exponent + (slack + count * u) * by_exponent)).sum((0, 1)),
