@@ -1,4 +1,4 @@
-"""Processes that run test cases together: started once, since each imports PyTorch.
+"""Processes that run test cases together: started once, as copies of one that has imported PyTorch.
 
 A case is a function of a module beside this one. It is called in every process, with a mesh of one dimension whose
 ranks take part, and asserts what it has to; the processes that do not take part skip it.
@@ -7,7 +7,6 @@ ranks take part, and asserts what it has to; the processes that do not take part
 from __future__ import annotations
 
 import multiprocessing
-import os
 import sys
 import tempfile
 import traceback
@@ -15,10 +14,10 @@ from collections.abc import Callable
 from datetime import timedelta
 from importlib import import_module
 from multiprocessing.connection import Connection, wait
-from pathlib import Path
 from typing import Any
 
 RANKS = 4
+PRELOADED = ["torch.distributed.fsdp", "torch.distributed.tensor.parallel", "torch.testing", "cofm_triton.distributed"]
 PATIENCE = 120  # seconds, after which a case counts as hanging
 
 
@@ -28,6 +27,7 @@ class RankPool:
     def __init__(self) -> None:
         self._processes: list[Any] = []
         self._pipes: list[Connection] = []
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
 
     def run(self, case: Callable[..., None], ranks: int, **arguments: Any) -> None:
         """Call `case(mesh, **arguments)` on the first ranks; raises what any of them raises."""
@@ -52,12 +52,13 @@ class RankPool:
         return answer
 
     def _start(self) -> None:
-        spawn = multiprocessing.get_context("spawn")
-        store = tempfile.mkstemp(prefix="ranks")[1]
-        os.unlink(store)
+        server = multiprocessing.get_context("forkserver")
+        server.set_forkserver_preload(PRELOADED)
+        self._folder = tempfile.TemporaryDirectory()
+        store = f"{self._folder.name}/store"
         for rank in range(RANKS):
-            ours, theirs = spawn.Pipe()
-            process = spawn.Process(target=serve, args=(rank, store, theirs, sys.path), daemon=True)
+            ours, theirs = server.Pipe()
+            process = server.Process(target=serve, args=(rank, store, theirs, sys.path), daemon=True)
             process.start()
             theirs.close()
             self._processes.append(process)
@@ -65,12 +66,14 @@ class RankPool:
 
     def close(self) -> None:
         """End all processes."""
+        for pipe in self._pipes:
+            pipe.close()
         for process in self._processes:
             process.kill()
             process.join()
-        for pipe in self._pipes:
-            pipe.close()
-        self._processes, self._pipes = [], []
+        if self._folder is not None:
+            self._folder.cleanup()
+        self._processes, self._pipes, self._folder = [], [], None
 
 
 def serve(rank: int, store: str, pipe: Any, path: list[str]) -> None:
@@ -88,7 +91,6 @@ def serve(rank: int, store: str, pipe: Any, path: list[str]) -> None:
         try:
             module, name, ranks, arguments = pipe.recv()
         except EOFError:
-            Path(store).unlink(missing_ok=True)
             return
         try:
             if ranks not in meshes:

@@ -39,9 +39,10 @@ from cofm_triton.ops.checks import (
     check_states,
     check_step,
 )
-from cofm_triton.ops.dense_rnn import dense_rnn_backward_op, dense_rnn_op, linearize_dense
+from cofm_triton.ops.dense_rnn import dense_rnn_backward_op, dense_rnn_op
+from cofm_triton.ops.derivatives import keeps
 from cofm_triton.ops.dtypes import state_dtype
-from cofm_triton.ops.gated_rnn import gated_rnn_backward_op, gated_rnn_op
+from cofm_triton.ops.gated_rnn import gated_rnn_backward_op, gated_rnn_op, turned
 from cofm_triton.ops.paired_rnn_scan import paired_rnn_scan_backward_op, paired_rnn_scan_op
 from cofm_triton.ops.rnn_scan import rnn_scan_backward_op, rnn_scan_op
 from cofm_triton.step.activations import properties
@@ -120,8 +121,8 @@ def gated_rnn(
     """`cofm_triton.gated_rnn` of a sequence whose steps lie on many ranks.
 
     Without `angle` as `linear_scan` with the decays in memory. Pairs that turn have no summary of one number a channel:
-    with `angle` states go through the ranks in turn, a chunk of the batch after the other (`handover.py`), and
-    gradients cannot be differentiated again.
+    with `angle` states go through the ranks in turn, a chunk of the batch after the other (`handover.py`).
+    Differentiable to any order: second derivatives are those of summaries with a matrix for every pair (`affine.py`).
 
     Args:
         x: (B, T, D), and the logits likewise: this rank's slice.
@@ -160,7 +161,12 @@ def gated_rnn(
         h, last = apply_scan(gain * x.to(state), decay, start, ranks, False, chosen)
     else:
         steps = (x, rate_logit) if input_logit is None else (x, rate_logit, input_logit)
-        recurrence = Recurrence(partial(_gated, gates, chosen), partial(_gated_adjoint, gates, chosen), None)
+        recurrence = Recurrence(
+            partial(_gated, gates, chosen),
+            partial(_gated_adjoint, gates, chosen),
+            None,
+            composed=partial(_gated_again, gates, chosen),
+        )
         h, last = apply_recurrence(recurrence, ranks, "in turn", start, steps, (rate, angle.to(state)))
     return h.to(x.dtype), last.to(x.dtype if h0 is None else h0.dtype)
 
@@ -181,8 +187,9 @@ def rnn_scan(
 ) -> tuple[Tensor, Tensor]:
     """`cofm_triton.rnn_scan` of a sequence whose steps lie on many ranks, with the bits of one process.
 
-    Differentiable in x, rate, frequency and h0, through both results, once. The gradient of x has the bits of one
-    process, too; those of rate and frequency are sums over ranks, whose rounding depends on where slices end.
+    Differentiable in x, rate, frequency and h0, through both results, once. On the CPU gradients of x and h0 have the
+    bits of one process, too; on a GPU where one process runs their adjoint step by step (docs/backends.md). Those of
+    rate and frequency have its bounds: they are sums over all steps, of which every rank returns its share.
 
     Args:
         x: (B, T, D), this rank's slice.
@@ -248,9 +255,11 @@ def dense_rnn(
     group: Group | Ranks = None,
     backend: str | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """`cofm_triton.dense_rnn` of a sequence whose steps lie on many ranks: states in turn (`handover.py`).
+    """`cofm_triton.dense_rnn` of a sequence whose steps lie on many ranks, with the bits of one process.
 
-    Differentiable once. A batch of one sequence takes as long as on one rank: what is shared is memory.
+    States go through the ranks in turn (`handover.py`): a batch of one sequence takes as long as on one rank, what is
+    shared is memory. So does any batch with backend "torch", whose matrix products have other bits in smaller batches.
+    Differentiable once, with bits as `rnn_scan` says.
 
     Args:
         x: (B, T, D), this rank's slice.
@@ -275,9 +284,11 @@ def dense_rnn(
     check_nonlinearity(nonlinearity)
     check_precision(precision)
     ranks, start = _beginning(group, False, x, h0)
-    options = (dt, nonlinearity, precision, _resolved(backend, x))
-    recurrence = Recurrence(partial(_dense, *options), partial(_dense_adjoint, *options), None)
-    h, last = apply_recurrence(recurrence, ranks, "in turn", start, (x,), (weight.to(state_dtype(x.dtype)),))
+    chosen = _resolved(backend, x)
+    forward = partial(_dense, dt, nonlinearity, precision, chosen, keeps(x, weight, h0))
+    adjoint = partial(_dense_adjoint, dt, precision, chosen)
+    recurrence = Recurrence(forward, adjoint, None, whole_batch=chosen == "torch")  # BLAS adds by the number of rows
+    h, last = apply_recurrence(recurrence, ranks, "in turn", start, (x,), (weight,))
     return h, last.to(x.dtype if h0 is None else h0.dtype)
 
 
@@ -361,19 +372,29 @@ def _gated_adjoint(
     return [grad_x, grad_p, grad_q][: len(steps)], grads, grad_start
 
 
-def _dense(
-    dt: float, nonlinearity: str, precision: str, backend: str, steps: Any, parameters: Any, start: Tensor
+def _gated_again(
+    gates: str, backend: str, ranks: Ranks, h0: Tensor, steps: Any, parameters: Any
 ) -> tuple[Tensor, Tensor]:
-    h, last, _ = dense_rnn_op(*steps, *parameters, start, None, "h0", dt, nonlinearity, precision, backend, False)
-    return h, last
+    """By summaries, with all matrices in memory: what second derivatives are taken of."""
+    (x, p, *q), (rate, angle) = steps, parameters
+    state = rate.dtype
+    decay, gain = coefficients(gates_of(gates), rate, p.to(state), q[0].to(state) if q else None)
+    h, last = apply_scan(gain * x.to(state), turned(decay, angle), h0, ranks, False, backend)
+    return h.to(x.dtype), last
+
+
+def _dense(
+    dt: float, nonlinearity: str, precision: str, backend: str, keep: bool, steps: Any, parameters: Any, start: Tensor
+) -> tuple[Tensor, ...]:
+    """Slopes too: formed again by another product, they have other bits."""
+    return dense_rnn_op(*steps, *parameters, start, None, "h0", dt, nonlinearity, precision, backend, keep)
 
 
 def _dense_adjoint(
-    dt: float, nonlinearity: str, precision: str, backend: str, grad_h: Tensor, grad_last: Tensor | None, steps: Any,
-    parameters: Any, h: Tensor, start: Tensor,
+    dt: float, precision: str, backend: str, grad_h: Tensor, grad_last: Tensor | None, steps: Any, parameters: Any,
+    h: Tensor, start: Tensor,
 ) -> Handed:  # fmt: skip
-    (x,), (weight,) = steps, parameters
-    _, slope = linearize_dense(x, weight, h, start, None, "h0", nonlinearity)
+    (_x, slope), (weight,) = steps, parameters
     grad_x, grad_weight, grad_start = dense_rnn_backward_op(
         grad_h, grad_last, slope, weight, h, start, None, "h0", dt, precision, backend
     )

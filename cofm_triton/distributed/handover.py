@@ -9,7 +9,10 @@ those the ranks before them have ended in. A rank that started wrong runs again 
 wrong. The first rank is right from the beginning and each round puts at least one more right, so that the result is
 that of one process, whatever was guessed. (The rank before has the W steps: it sends one state instead of them.)
 
-The adjoint of such a recurrence forgets as fast, and goes the same way, from the last rank to the first.
+The adjoint of such a recurrence forgets as fast, and goes the same way, from the last rank to the first. What it
+reads are the numbers that one process reads, so that gradients of x and of h0 have its bits, too. Those of parameters
+are sums over all steps. A rank returns its share, and whoever adds up the shares, DDP or `all_reduce`, adds in another
+order than one process, whose own order depends on its threads. They are within the same bounds.
 
 The rule: with at least 4 sequences per rank, in turn, since then three quarters of the time or more are shared.
 Otherwise guessed, if the shortest slice has `MIN_PART` times the W steps that `cpu/guess.py` gives.
@@ -22,7 +25,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from cofm_triton.cpu.allocator import empty
 from cofm_triton.cpu.guess import MIN_PART
@@ -40,18 +42,24 @@ class Recurrence(NamedTuple):
     """What a rank computes by itself.
 
     Attributes:
-        forward: from steps, parameters and the start state: h and the last state, in the dtype of the start state.
-        adjoint: from grad_h, grad_last (or None), steps, parameters, h and the start state: gradients by the steps, by
-            the parameters, and by the start state, in its dtype.
+        forward: from steps, parameters and the start state: h, the last state in the dtype of the start state, and what
+            else of every step the adjoint reads.
+        adjoint: from grad_h, grad_last (or None), steps (with what else was kept), parameters, h and the start state:
+            gradients by the steps, by the parameters, and by the start state, in its dtype.
         guess: W, or None where states cannot be guessed.
+        whole_batch: whether a sequence has other bits in another batch, which then runs in one chunk.
+        composed: the same from ranks, h0, steps and parameters as functions with derivatives of every order; None where
+            there is one derivative.
     """
 
-    forward: Callable[[Steps, tuple[Any, ...], Tensor], tuple[Tensor, Tensor]]
+    forward: Callable[[Steps, tuple[Any, ...], Tensor], tuple[Tensor, ...]]
     adjoint: Callable[
         [Tensor, Tensor | None, Steps, tuple[Any, ...], Tensor, Tensor],
         tuple[list[Tensor], list[Tensor | None], Tensor],
     ]
     guess: int | None
+    whole_batch: bool = False
+    composed: Callable[[Ranks, Tensor, Steps, tuple[Any, ...]], tuple[Tensor, Tensor]] | None = None
 
 
 def apply_recurrence(
@@ -94,40 +102,72 @@ class _Handed(torch.autograd.Function):
         steps, parameters = tensors[:count], tensors[count:]
 
         def run(rows: slice, start: Tensor) -> Run:
-            h, last = recurrence.forward(tuple(step[rows] for step in steps), parameters, start)
-            return Run([h, start], [], last)
+            h, last, *kept = recurrence.forward(tuple(step[rows] for step in steps), parameters, start)
+            return Run([h, start, *kept], [], last)
 
         def guess(warm_up: int) -> Tensor:
             return recurrence.forward(tuple(step[:, -warm_up:] for step in steps), parameters, torch.zeros_like(h0))[1]
 
-        (h, start), _, last = _over(ranks, warm_up, h0, guess, run)
-        ctx.save_for_backward(h, start, *tensors)
-        ctx.options = (recurrence, ranks, warm_up, count)
+        (h, start, *kept), _, last = _over(ranks, warm_up, recurrence.whole_batch, h0, guess, run)
+        ctx.save_for_backward(h, start, h0, *parameters, *steps, *kept)
+        ctx.options = (recurrence, ranks, warm_up, len(parameters), count)
         ctx.set_materialize_grads(False)
         return h, last
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_h: Tensor | None, grad_last: Tensor | None) -> tuple[Any, ...]:
         """Takes part in what ranks tell each other whatever the gradients are."""
-        h, start, *tensors = ctx.saved_tensors
-        recurrence, ranks, warm_up, count = ctx.options
-        steps, parameters, back = tuple(tensors[:count]), tuple(tensors[count:]), ranks.turned()
-        grad = no_gradient(h) if grad_h is None else grad_h
-        given = back.sum(torch.zeros_like(start) if grad_last is None else grad_last)
+        grads = (_differentiable if torch.is_grad_enabled() else _fused)(ctx, grad_h, grad_last)
+        return None, None, None, None, *grads
 
-        def run(rows: slice, arrived: Tensor) -> Run:
-            part = tuple(step[rows] for step in steps)
-            by_steps, sums, end = recurrence.adjoint(grad[rows], arrived, part, parameters, h[rows], start[rows])
-            return Run([*by_steps, end], sums, end)
 
-        def guess(warm_up: int) -> Tensor:
-            part = tuple(step[:, :warm_up] for step in steps)
-            return recurrence.adjoint(grad[:, :warm_up], None, part, parameters, h[:, :warm_up], start)[2]
+def _fused(ctx: Any, grad_h: Tensor | None, grad_last: Tensor | None) -> tuple[Any, ...]:
+    """Gradients by h0, steps and parameters."""
+    h, start, _h0, *tensors = ctx.saved_tensors
+    recurrence, ranks, warm_up, constants, _count = ctx.options
+    parameters, steps = tuple(tensors[:constants]), tensors[constants:]
+    back, start = ranks.turned(), _as_kept(start, h, ranks)
+    grad = no_gradient(h) if grad_h is None else grad_h
+    given = back.sum(torch.zeros_like(start) if grad_last is None else grad_last)
 
-        (*by_steps, grad_h0), by_parameters, _ = _over(back, warm_up, given, guess, run)
-        grad_h0 = grad_h0 if ranks.index == 0 else torch.zeros_like(grad_h0)
-        return None, None, None, None, grad_h0, *by_steps, *by_parameters
+    def run(rows: slice, arrived: Tensor) -> Run:
+        part = tuple(step[rows] for step in steps)
+        by_steps, sums, end = recurrence.adjoint(grad[rows], arrived, part, parameters, h[rows], start[rows])
+        return Run([*by_steps, end], sums, end)
+
+    def guess(warm_up: int) -> Tensor:
+        part = tuple(step[:, :warm_up] for step in steps)
+        return recurrence.adjoint(grad[:, :warm_up], None, part, parameters, h[:, :warm_up], start)[2]
+
+    (*by_steps, grad_h0), by_parameters, _ = _over(back, warm_up, recurrence.whole_batch, given, guess, run)
+    grad_h0 = grad_h0 if ranks.index == 0 else torch.zeros_like(grad_h0)
+    return grad_h0, *by_steps, *by_parameters
+
+
+def _differentiable(ctx: Any, grad_h: Tensor | None, grad_last: Tensor | None) -> list[Tensor | None]:
+    """The same as functions of what was given."""
+    h, _start, h0, *tensors = ctx.saved_tensors
+    recurrence, ranks, _, constants, count = ctx.options
+    given = [h0, *tensors[constants : constants + count], *tensors[:constants]]
+    if recurrence.composed is None:
+        raise RuntimeError(
+            "nonlinear recurrences over ranks can be differentiated once: leave create_graph=True away, or run them in "
+            "one process"
+        )
+    views = [tensor.view_as(tensor) for tensor in given]  # gradients stop at them, whatever the tensors were made of
+    results = recurrence.composed(ranks, views[0], tuple(views[1 : 1 + count]), tuple(views[1 + count :]))
+    tracked = [view for view in views if view.requires_grad]
+    pulls = (no_gradient(h) if grad_h is None else grad_h, torch.zeros_like(h0) if grad_last is None else grad_last)
+    grads = iter(torch.autograd.grad(results, tracked, pulls, create_graph=True, materialize_grads=True))
+    return [next(grads) if view.requires_grad else None for view in views]
+
+
+def _as_kept(start: Tensor, h: Tensor, ranks: Ranks) -> Tensor:
+    """The state before a slice as the adjoint of one process reads it: from h, in 16 bits, unless it is h0."""
+    if h.dtype == start.dtype:
+        return start
+    (lengths,) = ranks.gather(torch.tensor([h.shape[1]], device=h.device))
+    return start.to(h.dtype).to(start.dtype) if lengths[: ranks.index].any() else start
 
 
 class Run(NamedTuple):
@@ -145,18 +185,20 @@ class Run(NamedTuple):
 
 
 def _over(
-    ranks: Ranks, warm_up: int | None, first: Tensor, guess: Callable[[int], Tensor],
+    ranks: Ranks, warm_up: int | None, whole_batch: bool, first: Tensor, guess: Callable[[int], Tensor],
     run: Callable[[slice, Tensor], Run],
 ) -> Run:  # fmt: skip
     """All rows from their right start states, and the state after the last rank."""
-    return _in_turn(ranks, first, run) if warm_up is None else _guessed(ranks, first, guess(warm_up), run)
+    if warm_up is None:
+        return _in_turn(ranks, 1 if whole_batch else SEQUENCES * ranks.count, first, run)
+    return _guessed(ranks, first, guess(warm_up), run)
 
 
-def _in_turn(ranks: Ranks, first: Tensor, run: Callable[[slice, Tensor], Run]) -> Run:
+def _in_turn(ranks: Ranks, chunks: int, first: Tensor, run: Callable[[slice, Tensor], Run]) -> Run:
     batch, is_last = first.shape[0], ranks.index == ranks.count - 1
     if batch == 0:
         return run(slice(None), first)
-    size = -(-batch // (SEQUENCES * ranks.count))
+    size = -(-batch // chunks)
     whole: list[Tensor] = []
     sums_of, ends, sent = [], [], []
     for begin in range(0, batch, size):

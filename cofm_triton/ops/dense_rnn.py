@@ -76,8 +76,6 @@ def apply_dense_rnn(
     precision: str, backend: str,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """`(h, h_last)` for checked arguments: weight (D, D) in x's dtype or the state's, backend resolved."""
-    if torch.version.hip is not None:
-        precision = "ieee"  # AMD's compiler has no products of TF32 numbers in threes
     run = dense_rnn_op if directly(x, weight, h0) else _DenseRNN.apply
     keep = keeps(x, weight, h0)
     h, last, _slope = run(x, weight, h0, resets, reset_to, dt, nonlinearity, precision, backend, keep)
@@ -103,7 +101,7 @@ def dense_rnn(
         reset_to=reset_to,
         dt=dt,
         nonlinearity=nonlinearity,
-        precision=precision,
+        precision=_for_compiler(precision),
         keep=keep,
         state_dtype=state,
         lanes=lanes(x.device),
@@ -115,6 +113,11 @@ def _for_kernels(weight: Tensor, backend: str, state: torch.dtype) -> Tensor:
     """In the state's dtype, except that Triton's kernels hold bfloat16 as it is."""
     as_it_is = backend == "triton" and weight.dtype == torch.bfloat16
     return (weight if as_it_is else weight.to(state)).contiguous()
+
+
+def _for_compiler(precision: str) -> str:
+    """AMD's has no products of TF32 numbers in threes."""
+    return "ieee" if torch.version.hip is not None else precision
 
 
 def _dense_rnn_fake(
@@ -154,7 +157,7 @@ def dense_rnn_backward(
         None if resets is None else resets.contiguous(),
         reset_to=reset_to,
         dt=dt,
-        precision=precision,
+        precision=_for_compiler(precision),
         lanes=lanes(h.device),
     )
     before = previous_states(h.to(state), h0, None, False, resets, reset_to)

@@ -122,11 +122,15 @@ def composed(
     if angle is None:
         h, last = apply_linear_scan(drive, decay, start, seq_starts, False, backend, resets, reset_to)
     else:
-        cos, sin = angle.cos(), angle.sin()
-        matrix = torch.stack((torch.stack((cos, -sin), -1), torch.stack((sin, cos), -1)), -2)
-        jacobian = decay.unflatten(-1, (-1, 2)).unsqueeze(-1) * matrix
-        h, last = pair_scan(jacobian, drive, start, seq_starts, False, resets, reset_to)
+        h, last = pair_scan(turned(decay, angle), drive, start, seq_starts, False, resets, reset_to)
     return h.to(x.dtype), last.to(x.dtype if h0 is None else h0.dtype)
+
+
+def turned(decay: Tensor, angle: Tensor) -> Tensor:
+    """What every step multiplies pairs by: (B, T, D // 2, 2, 2) of decays (B, T, D) and angles (D // 2,)."""
+    cos, sin = angle.cos(), angle.sin()
+    matrix = torch.stack((torch.stack((cos, -sin), -1), torch.stack((sin, cos), -1)), -2)
+    return decay.unflatten(-1, (-1, 2)).unsqueeze(-1) * matrix
 
 
 def gated_rnn(

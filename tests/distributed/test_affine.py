@@ -36,6 +36,16 @@ def test_messages_do_not_grow_with_time(pool: RankPool, gated: bool) -> None:
     pool.run(rank_cases.check_messages, 4, gated=gated)
 
 
-@pytest.mark.parametrize(("gated", "pairs"), [(False, False), (True, False), (False, True), (True, True)])
-def test_third_derivatives(pool: RankPool, gated: bool, pairs: bool) -> None:
-    pool.run(rank_cases.check_third_derivatives, 4, gated=gated, pairs=pairs)
+@pytest.mark.parametrize(
+    ("draw", "options"),
+    [
+        ("linear_problem", dict()),
+        ("linear_problem", dict(gated=True)),
+        ("linear_problem", dict(pairs=True)),
+        ("linear_problem", dict(gated=True, pairs=True)),
+        ("gated_problem", dict(turning=True)),
+    ],
+    ids=str,
+)
+def test_third_derivatives(pool: RankPool, draw: str, options: dict[str, bool]) -> None:
+    pool.run(rank_cases.check_third_derivatives, 4, draw=draw, **options)

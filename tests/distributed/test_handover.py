@@ -1,14 +1,19 @@
 """Recurrences that hand states on: the bits of one process, whichever way."""
 
+from typing import Any
+
 import pytest
 import rank_cases
 import torch
 from rank_pool import RankPool
+from scan_cases import TRITON
 
 IN_TURN = ({"isend", "recv", "broadcast"}, {"isend", "recv", "broadcast", "all_reduce"})
 GUESSED = ({"all_gather"}, {"all_gather", "all_reduce"})
-# The rule asks how long the slices are.
-BY_RULE = (IN_TURN[0] | {"all_gather"}, IN_TURN[1])
+# The rule asks how long the slices are, and the adjoint of 16 bits whether they have steps.
+BY_RULE = (IN_TURN[0] | {"all_gather"}, IN_TURN[1] | {"all_gather"})
+STATES = ("h", "h_last")
+ROWS = (*STATES, "grad_x", "grad_rate_logit", "grad_input_logit", "grad_h0")  # what is no sum over steps
 
 
 @pytest.mark.parametrize("ranks", [2, 4])
@@ -25,24 +30,43 @@ def test_rnn_scan(
     """Inputs of size 100 saturate the units, which then forget nothing: all guesses are wrong."""
     messages = IN_TURN if handover == "in turn" else GUESSED
     case = dict(draw=draw, shape=(batch, length, 3), cut=cut, scale=scale, nonlinearity=nonlinearity)
-    pool.run(rank_cases.check_problem, ranks, handover=handover, messages=messages, bits=True, **case)
+    pool.run(rank_cases.check_problem, ranks, handover=handover, messages=messages, bits=ROWS, **case)
 
 
 @pytest.mark.parametrize("ranks", [2, 4])
 @pytest.mark.parametrize(
-    ("draw", "options"),
+    ("draw", "bits", "options"),
     [
-        ("rnn_problem", dict(dtype=torch.bfloat16)),
-        ("rnn_problem", dict(parameterization="softplus", discretization="exact", states=False)),
-        ("paired_problem", dict(dtype=torch.float64)),
-        ("dense_problem", dict(nonlinearity="tanh")),
-        ("gated_problem", dict(gates="rg_lru", turning=True)),
-        ("gated_problem", dict(gates="s6", turning=True)),
+        ("rnn_problem", ROWS, dict(dtype=torch.bfloat16, nonlinearity="tanh")),
+        ("rnn_problem", ROWS, dict(parameterization="softplus", discretization="exact", states=False)),
+        ("paired_problem", ROWS, dict(dtype=torch.float64)),
+        ("paired_problem", ROWS, dict(dtype=torch.bfloat16)),
+        ("dense_problem", ROWS, dict(nonlinearity="tanh")),
+        ("dense_problem", ROWS, dict(dtype=torch.bfloat16)),
+        ("gated_problem", ROWS, dict(gates="rg_lru", turning=True)),
+        ("gated_problem", ROWS, dict(gates="s6", turning=True, dtype=torch.float16)),
+        # PyTorch's adjoint of channels goes in blocks of time, and so do some of Triton's.
+        ("rnn_problem", STATES, dict(backend="torch", nonlinearity="tanh")),
+        ("dense_problem", ROWS, dict(backend="torch", nonlinearity="tanh")),
+        ("gated_problem", (), dict(backend="torch", turning=True)),
     ],
+    ids=str,
 )
-@pytest.mark.parametrize("cut", ["even", "uneven"])
-def test_gradients(pool: RankPool, ranks: int, draw: str, options: dict[str, object], cut: str) -> None:
-    pool.run(rank_cases.check_problem, ranks, draw=draw, shape=(3, 13, 3), cut=cut, messages=BY_RULE, **options)
+@pytest.mark.parametrize(("batch", "length", "cut"), [(3, 13, "even"), (17, 6, "uneven"), (5, 2, "even")])
+def test_bits(
+    pool: RankPool, ranks: int, draw: str, bits: tuple[str, ...], options: dict[str, Any], batch: int, length: int,
+    cut: str,
+) -> None:  # fmt: skip
+    """Chunks of a batch have other sizes than the batch; the first slice may be empty, and its end is h0."""
+    case = dict(draw=draw, shape=(batch, length, 6), cut=cut, messages=BY_RULE, bits=bits)
+    pool.run(rank_cases.check_problem, ranks, **case, **options)
+
+
+@pytest.mark.parametrize("backend", TRITON)
+@pytest.mark.parametrize("draw", ["rnn_problem", "dense_problem"])
+def test_bits_of_kernels(pool: RankPool, draw: str, backend: str) -> None:
+    case = dict(draw=draw, shape=(3, 5, 6), cut="even", messages=BY_RULE, bits=STATES, nonlinearity="tanh")
+    pool.run(rank_cases.check_problem, 2, **case, backend=backend)
 
 
 def test_gates_that_do_not_turn_have_a_summary(pool: RankPool) -> None:
@@ -52,3 +76,7 @@ def test_gates_that_do_not_turn_have_a_summary(pool: RankPool) -> None:
 
 def test_rule(pool: RankPool) -> None:
     pool.run(rank_cases.check_rule, 2)
+
+
+def test_second_derivatives_are_refused(pool: RankPool) -> None:
+    pool.run(rank_cases.check_once, 2)
