@@ -1,4 +1,4 @@
-"""Processes that run test cases together: started once, as copies of one that has imported PyTorch.
+"""Processes that run test cases together: started once, as copies of one that has imported all they need.
 
 A case is a function of a module beside this one. It is called in every process, with a mesh of one dimension whose
 ranks take part, and asserts what it has to; the processes that do not take part skip it.
@@ -7,6 +7,7 @@ ranks take part, and asserts what it has to; the processes that do not take part
 from __future__ import annotations
 
 import multiprocessing
+import os
 import sys
 import tempfile
 import traceback
@@ -15,9 +16,10 @@ from datetime import timedelta
 from importlib import import_module
 from multiprocessing.connection import Connection, wait
 from typing import Any
+from unittest.mock import patch
 
 RANKS = 4
-PRELOADED = ["torch.distributed.fsdp", "torch.distributed.tensor.parallel", "torch.testing", "cofm_triton.distributed"]
+CASES = ["rank_cases", "sharded_cases"]
 PATIENCE = 120  # seconds, after which a case counts as hanging
 
 
@@ -53,13 +55,14 @@ class RankPool:
 
     def _start(self) -> None:
         server = multiprocessing.get_context("forkserver")
-        server.set_forkserver_preload(PRELOADED)
+        server.set_forkserver_preload(CASES)
         self._folder = tempfile.TemporaryDirectory()
         store = f"{self._folder.name}/store"
         for rank in range(RANKS):
             ours, theirs = server.Pipe()
-            process = server.Process(target=serve, args=(rank, store, theirs, sys.path), daemon=True)
-            process.start()
+            process = server.Process(target=serve, args=(rank, store, theirs), daemon=True)
+            with patch.dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)):  # where the first one finds the cases
+                process.start()
             theirs.close()
             self._processes.append(process)
             self._pipes.append(ours)
@@ -76,9 +79,8 @@ class RankPool:
         self._processes, self._pipes, self._folder = [], [], None
 
 
-def serve(rank: int, store: str, pipe: Any, path: list[str]) -> None:
+def serve(rank: int, store: str, pipe: Any) -> None:
     """Run cases until the pipe ends."""
-    sys.path[:] = path
     import torch
     import torch.distributed as dist
     from torch.distributed.device_mesh import DeviceMesh

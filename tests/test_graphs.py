@@ -10,14 +10,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import fake_gpu
 import pytest
 import torch
+from fake_gpu import Recorder
 from scan_cases import Problem, dense_problem, gated_problem, linear_problem, paired_problem, rnn_problem
 from torch import Tensor, nn
 from torch._dynamo.testing import EagerAndRecordGraphs
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import Dim, ExportedProgram, export
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import cofm_triton as cofm
 from cofm_triton.evidence.operators.rnn_readout import readout_problem
@@ -105,27 +106,6 @@ def test_exported_functional(strict: bool, train: bool, grad: bool, dims: tuple[
         torch.testing.assert_close(gradients(graph, x), gradients(module, x), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.slow
-def test_an_exported_program_runs_elsewhere(tmp_path: Path) -> None:
-    """In a process that only imports the package, on a machine without the compiled path."""
-    module = RNNFunctional(3, 5, nonlinearity="tanh")
-    program = export(module, inputs(module, *EXAMPLE), dynamic_shapes=({0: BATCH, 1: TIME},))
-    torch.export.save(program, tmp_path / "model.pt2")
-    (x,) = inputs(module, 2, 17)
-    torch.save(x, tmp_path / "x.pt")
-    code = (
-        "import sys; sys.modules['numba'] = None\n"
-        "import torch, cofm_triton\n"
-        "from cofm_triton.ops import backends; backends.INSTALLED['numba'] = False\n"
-        f"folder = {str(tmp_path)!r}\n"
-        "model = torch.export.load(folder + '/model.pt2').module()\n"
-        "torch.save(model(torch.load(folder + '/x.pt')).detach(), folder + '/y.pt')"
-    )
-    done = subprocess.run([sys.executable, "-c", code], env=dict(os.environ), capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    torch.testing.assert_close(torch.load(tmp_path / "y.pt"), module(x).detach())
-
-
 def test_a_backend_that_was_asked_for_stays() -> None:
     """And graphs of today's sizes keep nothing for a backward pass either."""
     for backend, name in ((None, "auto"), ("torch", "torch")):
@@ -174,6 +154,12 @@ def test_exported_operators(function: Any, dims: Any, example: Any, other: Any) 
 
 
 # --- torch.compile ------------------------------------------------------------------------------
+
+# What takes inductor's time is not what is tested: no header for many kernels, no vectors, no processes of its own.
+QUICKLY = {
+    "compile_threads": 1, "cpp.simdlen": 1, "cpp_cache_precompile_headers": False,
+    "aot_inductor.precompile_headers": False, "aot_inductor.compile_wrapper_opt_level": "O0",
+}  # fmt: skip
 
 
 def marked(x: Tensor) -> Tensor:
@@ -230,10 +216,10 @@ def test_batches_of_a_compiled_model_keep_their_operator() -> None:
 @pytest.mark.filterwarnings("ignore")  # of PyTorch's compiler about itself
 def test_training_steps_compiled_once_by_inductor() -> None:
     """A step of a layer with both passes, for any batch and length; the optimiser changes what it reads."""
-    module = StableRNN(3, 5, batch_first=True)
+    module = StableRNN(3, 5, batch_first=True, oscillating=False)
     optimizer = torch.optim.SGD(module.parameters(), 0.1)
     compiled = torch.compile(module, fullgraph=True, dynamic=True)
-    with torch._dynamo.config.patch(error_on_recompile=True):
+    with torch._dynamo.config.patch(error_on_recompile=True), torch._inductor.config.patch(QUICKLY):
         for batch, length in zip(
             (9, 2, 64, 4, 5, 17, 8, 7, 12, 30), (11, 2, 7, 120, 300, 16, 33, 3, 50, 20), strict=True
         ):
@@ -247,23 +233,31 @@ def test_training_steps_compiled_once_by_inductor() -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of PyTorch's compiler about itself
-def test_a_package_runs_without_the_source(tmp_path: Path) -> None:
-    """Compiled ahead of time, for any batch and length, in a process that has the operators and not the model."""
-    module = StableRNN(3, 5, batch_first=True).eval()
-    with torch.no_grad():
-        program = export(module, inputs(module, *EXAMPLE), dynamic_shapes=({0: BATCH, 1: TIME},))
-        package = torch._inductor.aoti_compile_and_package(program, package_path=str(tmp_path / "model.pt2"))
-    (x,) = inputs(module, 4, 17)
+def test_programs_run_elsewhere(tmp_path: Path) -> None:
+    """For any batch and length, in a process without the compiled path: a package that was compiled ahead of time, by
+    the operators alone, without the source of the model, and an exported program.
+    """
+    dims, package, program = ({0: BATCH, 1: TIME},), tmp_path / "package.pt2", tmp_path / "program.pt2"
+    layer, model = StableRNN(3, 5, batch_first=True, oscillating=False).eval(), RNNFunctional(3, 5, nonlinearity="tanh")
+    with torch.no_grad(), torch._inductor.config.patch(QUICKLY):
+        exported = export(layer, inputs(layer, *EXAMPLE), dynamic_shapes=dims)
+        torch._inductor.aoti_compile_and_package(exported, package_path=str(package))
+    torch.export.save(export(model, inputs(model, *EXAMPLE), dynamic_shapes=dims), program)
+    (x,) = inputs(layer, 4, 17)
     torch.save(x, tmp_path / "x.pt")
     code = (
-        "import sys, torch, cofm_triton.ops\n"
-        f"x, run = torch.load({str(tmp_path / 'x.pt')!r}), torch._inductor.aoti_load_package({package!r})\n"
-        f"torch.save(run(x), {str(tmp_path / 'y.pt')!r})\n"
-        "assert 'cofm_triton.layers' not in sys.modules"
+        "import sys; sys.modules['numba'] = None\n"
+        "import torch, cofm_triton.ops\n"
+        "from cofm_triton.ops import backends; backends.INSTALLED['numba'] = False\n"
+        f"x = torch.load({str(tmp_path / 'x.pt')!r})\n"
+        f"by_package = torch._inductor.aoti_load_package({str(package)!r})(x)\n"
+        "assert 'cofm_triton.layers' not in sys.modules\n"
+        f"y = torch.export.load({str(program)!r}).module()(x).detach()\n"
+        f"torch.save((*by_package, y), {str(tmp_path / 'y.pt')!r})"
     )
     done = subprocess.run([sys.executable, "-c", code], env=dict(os.environ), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    torch.testing.assert_close(tuple(torch.load(tmp_path / "y.pt")), module(x))
+    torch.testing.assert_close(torch.load(tmp_path / "y.pt"), (*layer(x), model(x)))
 
 
 # --- torch.jit ----------------------------------------------------------------------------------
@@ -357,22 +351,6 @@ def test_onnx_says_what_to_do(module: nn.Module) -> None:
 
 # --- fake tensors of a GPU ----------------------------------------------------------------------
 
-# PyTorch without CUDA can neither index such tensors nor record their gradients: layers are not run with them.
-
-
-class Recorder(TorchDispatchMode):
-    """Our operators, as they are called."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls: list[tuple[Any, tuple[Any, ...], Any]] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        results = func(*args, **(kwargs or {}))
-        if func.namespace == "cofm_triton":
-            self.calls.append((func, args, results))
-        return results
-
 
 def on_gpu(mode: FakeTensorMode, value: Any) -> Any:
     """A tensor without numbers, of the same layout, on a GPU; what is no tensor as it is there."""
@@ -411,3 +389,9 @@ def test_fake_tensors_of_a_gpu(problem: Problem) -> None:
             fakes = operator(*(on_gpu(mode, argument) for argument in arguments))
         for fake, result in zip(fakes, results, strict=True):
             assert (fake.shape, fake.dtype, fake.device.type) == (result.shape, result.dtype, "cuda")
+
+
+@pytest.mark.slow
+def test_layers_on_fake_tensors_of_a_gpu(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, fake_gpu.__file__, str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
