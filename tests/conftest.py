@@ -1,9 +1,11 @@
 """What every test relies on: where Triton kernels run, and how hypothesis draws its examples."""
 
 import os
+import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -51,6 +53,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left_out = set(items) - set(chosen)
     config.hook.pytest_deselected(items=[item for item in items if item in left_out])
     items[:] = chosen
+
+
+@pytest.fixture(scope="session", autouse=True)
+def temporary_files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What libraries and processes of tests leave behind lies in pytest's folder, which goes after three sessions."""
+    folder = str(tmp_path_factory.mktemp("t"))
+    with patch.dict(os.environ, TMPDIR=folder), patch.object(tempfile, "tempdir", folder):
+        yield
 
 
 @pytest.fixture(scope="session")

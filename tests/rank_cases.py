@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
 import cofm_triton as cofm
+from bench import ranks as bench_ranks
 from bench.ranks import counted
 from cofm_triton import distributed
 from cofm_triton.cpu.guess import guess_steps
@@ -122,6 +123,15 @@ def check_messages(ranks: DeviceMesh, gated: bool) -> None:
         assert calls == [("all_gather", 4 * count) for count in numbers]
 
 
+def check_cuts(ranks: DeviceMesh) -> None:
+    """A decay of zero is what a reset to zero is, wherever slices end."""
+    x, decay, begins = torch.randn(2, 9, 3), torch.rand(3), torch.rand(2, 9) < 0.3
+    mine = slices(9, ranks.size(), "even")[ranks.get_local_rank()]
+    exact, last = cofm.linear_scan(x, decay, resets=begins, reset_to="zero")
+    h, found = distributed.linear_scan(x[:, mine], decay * ~begins[:, mine, None], group=ranks)
+    torch.testing.assert_close((joined(h, ranks), found), (exact, last))
+
+
 def check_third_derivatives(ranks: DeviceMesh, draw: str, **options: Any) -> None:
     """Those of one process; with a slice that has no steps."""
     length = 5
@@ -194,6 +204,7 @@ def check_layer(ranks: DeviceMesh, cut: str, model: str, **options: Any) -> None
     x = torch.randn(2, 9, 3, dtype=torch.float64)
     mine = slices(9, ranks.size(), cut)[ranks.get_local_rank()]
     alone, together = made, distributed.shard_time(copy.deepcopy(made), ranks)
+    by_itself(ranks, lambda: alone(x))
     for again in (together, copy.deepcopy(together)):
         check_same_model(ranks, alone, again, x, mine)
     assert alone.state_dict().keys() == together.state_dict().keys()
@@ -216,3 +227,16 @@ def check_same_model(ranks: DeviceMesh, alone: nn.Module, together: nn.Module, x
     torch.testing.assert_close(joined(shares[0], ranks), exact[0])
     for grad, share in zip(exact[1:], shares[1:], strict=True):
         torch.testing.assert_close(total(share, ranks), grad)
+
+
+def check_costs(ranks: DeviceMesh) -> None:
+    """Tables of the benchmark: what is sent does not grow with time."""
+    length = 2048
+    found = bench_ranks.measure(length, 1)
+    for row in bench_ranks.ROWS:
+        few, many = found[row.name, length // bench_ranks.SHORTER], found[row.name, length]
+        if row.handover != "guessed":  # guesses on slices as short as these are wrong
+            assert [(cost.messages, cost.sent) for cost in few] == [(cost.messages, cost.sent) for cost in many]
+    messages = list(bench_ranks.message_table({1: found, 4: found}, length))
+    assert "| `linear_scan` | 4 | 1 all_gather | 768 | 768 | 1 all_gather | 512 | 512 |" in messages
+    assert len(list(bench_ranks.time_table({4: found}, length))) == 2 + 2 * len(bench_ranks.ROWS)

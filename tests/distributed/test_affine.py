@@ -36,6 +36,10 @@ def test_messages_do_not_grow_with_time(pool: RankPool, gated: bool) -> None:
     pool.run(rank_cases.check_messages, 4, gated=gated)
 
 
+def test_a_decay_of_zero_cuts(pool: RankPool) -> None:
+    pool.run(rank_cases.check_cuts, 4)
+
+
 @pytest.mark.parametrize(
     ("draw", "options"),
     [
