@@ -16,7 +16,7 @@ import torch
 from fake_gpu import Recorder
 from scan_cases import Problem, dense_problem, gated_problem, linear_problem, paired_problem, rnn_problem
 from torch import Tensor, nn
-from torch._dynamo.testing import EagerAndRecordGraphs
+from torch._dynamo.testing import CompileCounter, EagerAndRecordGraphs
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import Dim, ExportedProgram, export
 
@@ -162,6 +162,9 @@ QUICKLY = {
 }  # fmt: skip
 
 
+TEN_SIZES = list(zip((9, 2, 64, 4, 5, 17, 8, 7, 12, 30), (11, 2, 7, 120, 300, 16, 33, 3, 50, 20), strict=True))
+
+
 def marked(x: Tensor) -> Tensor:
     torch._dynamo.mark_dynamic(x, 0)
     torch._dynamo.mark_dynamic(x, 1)
@@ -189,9 +192,8 @@ def test_functional_compiled_once_for_ten_lengths(train: bool, how: str) -> None
 
 def check_compiled_once(module: nn.Module, how: str, backend: str) -> None:
     compiled = torch.compile(module, backend=backend, fullgraph=True, dynamic=True if how == "dynamic" else None)
-    sizes = zip((9, 2, 64, 4, 5, 17, 8, 7, 12, 30), (11, 2, 7, 120, 300, 16, 33, 3, 50, 20), strict=True)
     with torch._dynamo.config.patch(error_on_recompile=True):
-        for batch, length in sizes:
+        for batch, length in TEN_SIZES:
             x = torch.randn(batch, length, 3)
             result = compiled(marked(x) if how == "marked" else x)
             torch.testing.assert_close(result, module(x))
@@ -200,6 +202,15 @@ def check_compiled_once(module: nn.Module, how: str, backend: str) -> None:
                     torch.autograd.grad(y.square().mean(), list(module.parameters())) for y in (result, module(x))
                 )
                 torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_compiled_twice_where_nothing_is_said() -> None:
+    """For the first sizes, and then for all: PyTorch finds out that they vary."""
+    module, counter = StableRNN(3, 5, batch_first=True), CompileCounter()
+    compiled = torch.compile(module, backend=counter, fullgraph=True)
+    for batch, length in TEN_SIZES:
+        compiled(torch.randn(batch, length, 3))
+    assert counter.frame_count == 2
 
 
 @pytest.mark.slow
@@ -220,9 +231,7 @@ def test_training_steps_compiled_once_by_inductor() -> None:
     optimizer = torch.optim.SGD(module.parameters(), 0.1)
     compiled = torch.compile(module, fullgraph=True, dynamic=True)
     with torch._dynamo.config.patch(error_on_recompile=True), torch._inductor.config.patch(QUICKLY):
-        for batch, length in zip(
-            (9, 2, 64, 4, 5, 17, 8, 7, 12, 30), (11, 2, 7, 120, 300, 16, 33, 3, 50, 20), strict=True
-        ):
+        for batch, length in TEN_SIZES:
             x = torch.randn(batch, length, 3)
             output, _ = compiled(x)
             torch.testing.assert_close(output, module(x)[0])
