@@ -9,6 +9,7 @@ They are called like those of `cofm_triton`, on all ranks of a group at once. Wh
 - Gradients are those of the sum of all ranks' losses. Each rank has its share of those of parameters, h0 included, as
   in data parallelism: their sum over ranks is the gradient, which DDP, FSDP2 or `all_reduce` form.
 - All ranks run the backward pass: one whose loss depends on no output adds `0 * h.sum()` to it.
+- There are no `resets` and no `seq_starts`. Where a decay is 0, `linear_scan` starts anew from zero.
 - Arguments are checked on every rank alone, and nothing is sent to compare them. As with every collective, an error on
   one rank leaves the others waiting until the group's timeout, and B, D and dtypes must be the same everywhere.
 """

@@ -50,7 +50,7 @@ def test_rnn_scan(
         ("dense_problem", ROWS, dict(backend="torch", nonlinearity="tanh")),
         ("gated_problem", (), dict(backend="torch", turning=True)),
     ],
-    ids=str,
+    ids=lambda value: {ROWS: "rows", STATES: "states"}.get(value, "bounds") if isinstance(value, tuple) else str(value),
 )
 @pytest.mark.parametrize(("batch", "length", "cut"), [(3, 13, "even"), (17, 6, "uneven"), (5, 2, "even")])
 def test_bits(
