@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -125,7 +126,7 @@ def load_model(path: str | os.PathLike[str], device: torch.device | str | None =
     Raises:
         ImportError: safetensors is not installed.
         FileNotFoundError, PermissionError: no such file, or not for this user.
-        ValueError: the file is no model file.
+        ValueError: the file is no model file, or one that a later version wrote.
 
     Example:
         >>> save_model("example.safetensors", RNNFunctional(1, 4))
@@ -134,20 +135,23 @@ def load_model(path: str | os.PathLike[str], device: torch.device | str | None =
     """
     header, tensors = _read(path)
     with _refusing(path):
+        _check_version(header.get("version", __version__))
         sizes, options = tuple(header[name] for name in _SIZES), _modern(header["options"])
         _check_count(sizes, options, sum(tensor.numel() for tensor in tensors.values()))
-        try:
-            model = _build(
-                sizes, options, tensors["rnn.rate_l0"].dtype, "cpu"
-            )  # another device is no fault of the file
-        except (TypeError, ValueError) as error:  # a later version may know more
-            written = f"cofm_triton {header.get('version')} wrote it, this is {__version__}"
-            raise ValueError(f"{error} ({written})") from error
+        model = _build(sizes, options, tensors["rnn.rate_l0"].dtype, "cpu")  # another device is no fault of the file
         tensors.setdefault("rnn._extra_state", model.rnn.get_extra_state())  # earlier versions wrote none
         for name, parameter in model.named_parameters():
             parameter.data = parameter.data.to(tensors.get(name, parameter).dtype)
         model.load_state_dict(tensors)
     return model.to(device)
+
+
+def _check_version(written: Any) -> None:
+    """Raise ValueError if a later version wrote the file, to which the same options may mean something else."""
+    numbers = [re.match(r"(\d+)\.(\d+)", version) for version in (str(written), __version__)]
+    theirs, ours = (None if found is None else tuple(map(int, found.groups())) for found in numbers)
+    if theirs is None or ours is None or theirs > ours:
+        raise ValueError(f"cofm_triton {written} wrote it, this is {__version__}: update it")
 
 
 def _modern(options: Any) -> Any:

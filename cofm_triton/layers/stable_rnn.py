@@ -489,9 +489,9 @@ class StableRNN(OptionsInState, UndecayedRecurrence, Layer):
     def _stack(self, x: Tensor, h0: Tensor | None, lengths: Tensor | None, episodes: Episodes) -> tuple[Tensor, Tensor]:
         """All layers and directions: x (B, T, d), h0 (layers * directions, B, D), lengths (B,)."""
         states: list[Tensor] = []
-        backward = (
-            episodes._replace(resets=reverse_resets(episodes.resets, lengths)) if self.bidirectional else episodes
-        )
+        backward = episodes
+        if self.bidirectional:  # not `_replace`, which the compiler of PyTorch 2.8 does not follow
+            backward = Episodes(reverse_resets(episodes.resets, lengths), episodes.reset_to)
         for layer, suffixes in enumerate(self._suffixes):
             if layer > 0:
                 x = F.dropout(x, self.dropout, self.training)

@@ -46,10 +46,11 @@ def behaves_as(module: nn.Module, kind: Kind, *, or_inherits: bool = False) -> b
         or_inherits: whether a subclass that inherits `forward` will do.
     """
     cls = type_before_parametrizations(module)
+    names = frozenset(kind.methods)  # the same set; the compiler of PyTorch 2.8 fails to guard one that it is handed
     return (
         (cls is kind.cls or (or_inherits and _inherits(cls, kind.cls)))
         and kind.cls.forward is kind.forward
-        and kind.methods.isdisjoint(module.__dict__)
+        and names.isdisjoint(module.__dict__)
         and not has_hooks(module)
     )
 

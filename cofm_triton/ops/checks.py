@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cofm_triton.ops.derivatives import transforming
 from cofm_triton.ops.dtypes import DTYPES, PRECISIONS, REAL_DTYPES, complex_state_dtype, state_dtype
 from cofm_triton.step.activations import properties
 from cofm_triton.step.pairs import in_pairs
@@ -144,7 +145,8 @@ def check_seq_starts(seq_starts: Any, x: Tensor) -> None:
     if x.shape[0] != 1:
         raise ValueError(f"seq_starts packs sequences into one row: x must have B = 1, got B = {x.shape[0]}")
     if seq_starts.device.type == "cpu" and not torch.compiler.is_compiling():
-        values = seq_starts.tolist()
+        # PyTorch 2.8 cannot list a tensor inside `torch.func`, where it has no storage; it can read its entries.
+        values = [int(start) for start in seq_starts] if transforming() else seq_starts.tolist()
         if values[0] != 0 or any(a > b for a, b in zip(values, [*values[1:], x.shape[1]], strict=True)):
             raise ValueError(f"seq_starts must start with 0 and not decrease up to T = {x.shape[1]}, got {values}")
 

@@ -101,7 +101,12 @@ def copy(path: Path, files: BlockFiles) -> None:
     BlockFiles(path.parent, "another job").write("block", {"value": torch.zeros(1)})
 
 
-@pytest.mark.parametrize("fault", [swap, change, strip, copy])
+def replace(path: Path, files: BlockFiles) -> None:
+    """By numbers that numpy does not know."""
+    save_file({"value": torch.zeros(1, dtype=torch.bfloat16)}, path)
+
+
+@pytest.mark.parametrize("fault", [swap, change, strip, copy, replace])
 def test_what_the_job_has_not_written_is_found_out(tmp_path: Path, fault: Callable[[Path, BlockFiles], None]) -> None:
     files = BlockFiles(tmp_path, "job")
     blocks = [Block("block", lambda: {"value": torch.zeros(1)}), Block("other", lambda: {"value": torch.ones(1)})]

@@ -85,7 +85,14 @@ def test_states(starts: torch.Tensor | None) -> None:
 @pytest.mark.parametrize("values", [[0], [0, 0], [0, 5], [0, 5, 5], [0, 1, 2, 3, 4]])
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
 def test_sequence_starts(values: list[int], dtype: torch.dtype) -> None:
-    check_seq_starts(torch.tensor(values, dtype=dtype), X)
+    starts = torch.tensor(values, dtype=dtype)
+    check_seq_starts(starts, X)
+
+    def inside(x: torch.Tensor) -> torch.Tensor:
+        check_seq_starts(starts, x)
+        return x.sum()
+
+    torch.func.grad(inside)(X)
 
 
 @pytest.mark.parametrize("values", [[1], [-1], [0, -1], [0, 3, 2], [0, 6], [5, 0]])

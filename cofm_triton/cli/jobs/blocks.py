@@ -92,11 +92,13 @@ _REMEDY = "remove it, and the next run computes it again"
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:
-    """A hash of names, dtypes, shapes and numbers."""
+    """A hash of names, dtypes, shapes and numbers, of any dtype: a strange file may hold what numpy does not know."""
+    import torch
+
     digest = hashlib.sha256()
     for name, value in sorted(tensors.items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
-        digest.update(value.numpy().tobytes())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -60,7 +60,7 @@ class Episodes(NamedTuple):
 
     def keywords(self) -> dict[str, Any]:
         """For a function of `functional`; none where no sequence is cut."""
-        return {} if self.resets is None else self._asdict()
+        return {} if self.resets is None else dict(resets=self.resets, reset_to=self.reset_to)
 
 
 class Weights(NamedTuple):
