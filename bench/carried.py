@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from pydoc_data.topics import topics
 from statistics import mean
 from time import process_time
@@ -60,6 +61,7 @@ class Reader(nn.Module):
         return self.head(output), h
 
 
+@lru_cache
 def corpus() -> tuple[Tensor, Tensor, int]:
     """Training and held-out text as numbers, and how many characters there are; rare ones count as one."""
     text = "\n".join(topics[name] for name in sorted(topics))
