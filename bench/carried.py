@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 import cofm_triton as cofm
 
-CHARACTERS_A_STEP, WIDTH, LONG = 1024, 128, 1024
+CHARACTERS_A_STEP, WIDTH, LONG = 1024, 64, 1024
 WINDOWS = ((0, 32), (32, 256), (256, LONG))
 
 
@@ -109,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, list[list[float]]]
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--rows", nargs="+", default=tuple(ROWS), choices=tuple(ROWS))
     parser.add_argument("--seeds", nargs="+", type=int, default=(0, 1, 2))
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=400)
     options = parser.parse_args(arguments)
     windows = " | ".join(f"{first + 1} to {last}" for first, last in WINDOWS)
     print(f"| states, chunk | {windows} | CPU s |\n|{' --- |' * (2 + len(WINDOWS))}")

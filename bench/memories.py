@@ -1,10 +1,10 @@
 """How trained sequence models forget, all in one figure: nn.RNN, nn.GRU, nn.LSTM, ours, a Transformer, and an SSM.
 
     python bench/memories.py                                   # trains, draws bench/results/memories.png, the table
-    cofm memory bench.memories:gru bench.memories:ssm --length 200   # the command's figure of some of them
+    cofm memory bench.memories:gru bench.memories:ssm --length 100   # the command's figure of some of them
 
-Every model learns the target of polynomial memory (`pol`, 200 steps) from fresh sequences, in the same way; then
-`memory_function` looks at all 200 steps. What was trained is kept in out/memories.
+Every model learns the target of polynomial memory (`pol`, 100 steps) from fresh sequences, in the same way; then
+`memory_function` looks at all 100 steps. What was trained is kept in out/memories.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 import cofm_triton as cofm
 from cofm_triton.cli.table import aligned
 
-FOLDER, LENGTH, WIDTH, BATCH = Path("out/memories"), 200, 16, 32
+FOLDER, LENGTH, WIDTH, BATCH = Path("out/memories"), 100, 16, 16
 FIGURE = Path(__file__).parent / "results" / "memories.png"
 
 
@@ -67,7 +67,7 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-def trained(name: str, steps: int = 1000, folder: Path = FOLDER) -> nn.Module:
+def trained(name: str, steps: int = 300, folder: Path = FOLDER) -> nn.Module:
     """A model, trained, or as it was kept."""
     torch.manual_seed(0)
     model, path = MODELS[name](), folder / f"{name}-{steps}.pt"
@@ -103,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """Draw the figure and print the table; the memory functions by name."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--models", nargs="+", default=tuple(MODELS), choices=tuple(MODELS))
-    parser.add_argument("--steps", type=int, default=1000, help="of training (default: 1000)")
+    parser.add_argument("--steps", type=int, default=300, help="of training (default: 300)")
     parser.add_argument("--figure", type=Path, default=FIGURE)
     parser.add_argument("--folder", type=Path, default=FOLDER)
     options = parser.parse_args(arguments)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 KINDS = {"real": False, "oscillating": True}
 SUMMARY, RUNS = "stablessm.json", "trainings.csv"
 FIGURES = tuple(f"{name}.{suffix}" for name in ("ratios", "learning-rates") for suffix in ("png", "svg"))
-_RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+_RATES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 _BETA = 0.1  # of the modulus: a tenth of what a raw weight may be
 
 
@@ -60,8 +60,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--target", default="pol", help="a target of cofm.targets (default: pol)")
     parser.add_argument("--length", type=positive, default=100, metavar="T", help="steps of time (default: 100)")
-    parser.add_argument("--width", type=positive, default=16, metavar="M", help="units (default: 16)")
-    parser.add_argument("--steps", type=positive, default=200, metavar="N", help="training steps (default: 200)")
+    parser.add_argument("--width", type=positive, default=8, metavar="M", help="units (default: 8)")
+    parser.add_argument("--steps", type=positive, default=150, metavar="N", help="training steps (default: 150)")
     parser.add_argument("--seeds", type=positive, default=3, metavar="N", help="trainings of each kind (default: 3)")
     add_common_options(parser, out="out/stablessm")
     parser.add_argument("--overwrite", action="store_true", help="replace a run with other settings in --out")
@@ -172,7 +172,7 @@ def write_report(trainings: Mapping[Run, Training], config: dict[str, Any], out:
     found = [_summary(kind, name, trainings) for kind, name in product(KINDS, config["parameterizations"])]
     text = {"config": config, "summary": [{key: _json(value) for key, value in row.items()} for row in found]}
     write_text(out / SUMMARY, json.dumps(text, indent=1, allow_nan=False) + "\n")
-    _draw(trainings, config, out)
+    _draw(trainings, found, config, out)
     columns = {
         "units": "kind", "f": "parameterization", "sup bound": "gradient_bound", "g(0.1)": "modulus",
         "largest ratio": "largest_ratio", "C": "constant", "stable up to": "stable_up_to", "best loss": "best_loss",
@@ -188,20 +188,20 @@ def _summary(kind: str, name: str, trainings: Mapping[Run, Training]) -> dict[st
     from cofm_triton.step.parameterization import parameterization
 
     mine = {run: training for run, training in trainings.items() if run[:2] == (kind, name)}
-    losses: dict[float, list[float]] = {}
+    by_rate: dict[float, list[Training]] = {}
     for run, training in mine.items():
-        losses.setdefault(run.learning_rate, []).append(training.final)
-    stable = [rate for rate in losses if all(max(losses[lower]) < 1 for lower in losses if lower <= rate)]
-    middle = {rate: median(values) for rate, values in losses.items()}
+        by_rate.setdefault(run.learning_rate, []).append(training)
+    fails = [rate for rate, some in by_rate.items() if not all(training.is_stable for training in some)]
+    stable = [rate for rate in by_rate if rate < min(fails, default=math.inf)]
+    middle = {rate: median(training.final for training in some) for rate, some in by_rate.items()}
     best = min(middle, key=lambda rate: middle[rate])
-    smallest = min(losses)
     return {
         "kind": kind,
         "parameterization": name,
         "gradient_bound": gradient_bound(name),
         "modulus": parameterization(name).modulus(_BETA),
-        "largest_ratio": max(_positive(t)[1].max().item() for run, t in mine.items() if run.learning_rate == smallest),
-        "constant": max(training.constant for run, training in mine.items() if run.learning_rate == smallest),
+        "largest_ratio": max(max(_positive(training)[1].tolist(), default=0.0) for training in by_rate[best]),
+        "constant": max(training.constant for training in by_rate[best]),
         "stable_up_to": max(stable, default=0.0),
         "best_loss": middle[best],
         "best_learning_rate": best,
@@ -214,16 +214,16 @@ def _positive(training: Training) -> tuple[Any, Any, Any]:
     return training.rates[kept], training.ratios[kept], training.constant * training.bounds[kept]
 
 
-def _draw(trainings: Mapping[Run, Training], config: dict[str, Any], out: Path) -> None:
-    """Ratios of the first seed at the lowest learning rate, where all are stable; losses of all, medians of seeds."""
+def _draw(
+    trainings: Mapping[Run, Training], found: Sequence[dict[str, Any]], config: dict[str, Any], out: Path
+) -> None:
+    """Ratios of the first seed at the best learning rate; losses of all, medians of seeds."""
     from cofm_triton.experiment.figures import LossCurve, RatioCloud, plot_learning_rates, plot_ratios
 
-    lowest, seed = min(config["learning_rates"]), config["seed"]
-    clouds, curves = [], []
-    for kind, name in product(KINDS, config["parameterizations"]):
-        clouds.append(
-            RatioCloud(name, kind, *(c.tolist() for c in _positive(trainings[Run(kind, name, lowest, seed)])))
-        )
+    seed, clouds, curves = config["seed"], [], []
+    for row in found:
+        kind, name, best = row["kind"], row["parameterization"], row["best_learning_rate"]
+        clouds.append(RatioCloud(name, kind, *(c.tolist() for c in _positive(trainings[Run(kind, name, best, seed)]))))
         losses = [
             median(trainings[Run(kind, name, rate, seed + k)].final for k in range(config["seeds"]))
             for rate in config["learning_rates"]
@@ -247,9 +247,9 @@ def _explained(found: Sequence[dict[str, Any]]) -> str:
     ]
     return ";\n".join(lines) + (
         ".\n\nsup bound: of |f'| / (f^2 |w|) over rates of 0.01 to 0.1. g(0.1): how far a rate moves, relative to\n"
-        "itself, as its weight moves by 0.1. largest ratio: |dL/dw| / |w| measured at the lowest learning rate, C\n"
+        "itself, as its weight moves by 0.1. largest ratio: |dL/dw| / |w| measured at the best learning rate, C\n"
         "the factor with which the bound holds there. stable up to: the largest learning rate up to which every seed\n"
-        "ends better than the zero model. best loss: median of seeds, over the zero model's.\n"
+        "ends no worse than it began. best loss: median of seeds, over the zero model's.\n"
     )
 
 
