@@ -104,7 +104,7 @@ def _rounds(steps: int | None, fade: float) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--units", type=int, default=8)
+    parser.add_argument("--units", type=int, default=4)
     parser.add_argument("--acts", nargs="+", default=ACTS, choices=ACTS)
     parser.add_argument("--rates", nargs="+", type=float, default=RATES)
     parser.add_argument("--scales", nargs="+", type=float, default=SCALES)

@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--target", default="pol", help="a target of cofm.targets (default: pol)")
     parser.add_argument("--length", type=positive, default=100, metavar="T", help="steps of time (default: 100)")
-    parser.add_argument("--width", type=positive, default=8, metavar="M", help="units (default: 8)")
+    parser.add_argument("--width", type=positive, default=16, metavar="M", help="units (default: 16)")
     parser.add_argument("--steps", type=positive, default=150, metavar="N", help="training steps (default: 150)")
     parser.add_argument("--seeds", type=positive, default=3, metavar="N", help="trainings of each kind (default: 3)")
     add_common_options(parser, out="out/stablessm")

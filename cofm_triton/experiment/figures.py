@@ -148,7 +148,10 @@ def plot_ratios(clouds: Sequence[RatioCloud], title: str, paths: Sequence[os.Pat
         axes.set_title(name, fontsize=9)
         _set_ticks(axes)
         axes.label_outer()
-    handles = [_line(_colour(i, len(labels)), "-", f"{label}: bound") for i, label in enumerate(labels)]
+    handles = [
+        _line(_colour(i, len(labels)), "-", f"{label}: measured (points), bound (line)")
+        for i, label in enumerate(labels)
+    ]
     _finish(figure, handles, "gradient over weight |dL/dw| / |w|", paths)
 
 

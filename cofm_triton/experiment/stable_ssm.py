@@ -74,7 +74,7 @@ def recorded_training(
     target: str = "pol",
     length: int = 100,
     sequences: int = 32,
-    width: int = 8,
+    width: int = 16,
     steps: int = 150,
     seed: int = 0,
 ) -> Training:
@@ -99,7 +99,7 @@ def recorded_training(
     Example:
         >>> training = recorded_training("exp", learning_rate=0.01, steps=3, length=20)
         >>> training.ratios.shape
-        torch.Size([3, 8])
+        torch.Size([3, 16])
     """
     learning_rate, steps = check_number("learning_rate", learning_rate), check_int("steps", steps, 1)
     check_choice("optimizer", optimizer, OPTIMIZERS)

@@ -41,7 +41,7 @@ class LyapunovExponent:
     """The largest exponent along each sequence, float64 on the CPU.
 
     Attributes:
-        values: (N,), 1 / step; -inf where a difference went away for good.
+        values: (N,), 1 / step; -inf where a difference went away for good, NaN where states overflowed.
         steps: that were averaged over.
     """
 
@@ -105,6 +105,7 @@ def warm_up_steps(exponent: float, dtype: torch.dtype = torch.float32) -> int | 
     return max(1, math.ceil((_MEETING - math.log(eps)) / -exponent))
 
 
+@torch.no_grad()
 def lyapunov_exponent(
     model: nn.Module | Step,
     inputs: Tensor,
@@ -159,7 +160,6 @@ def lyapunov_exponent(
     start = None if hx is None else _in_double(hx)
     # cuDNN's recurrent layers have no forward mode.
     with (
-        torch.no_grad(),
         EvaluationMode(model),
         OtherTensors(model, dtype=torch.float64),
         torch.backends.cudnn.flags(enabled=False),
