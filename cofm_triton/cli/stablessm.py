@@ -23,6 +23,7 @@ from cofm_triton.cli.jobs.run import run_job
 from cofm_triton.cli.options import add_common_options, name_list, number_list, positive
 from cofm_triton.cli.progress import Progress
 from cofm_triton.cli.table import aligned
+from cofm_triton.step.activations import NONLINEARITIES
 from cofm_triton.step.parameterizations import PARAMETERIZATIONS
 from cofm_triton.support.files import write_table, write_text
 
@@ -33,6 +34,8 @@ KINDS = {"real": False, "oscillating": True}
 SUMMARY, RUNS = "stablessm.json", "trainings.csv"
 FIGURES = tuple(f"{name}.{suffix}" for name in ("ratios", "learning-rates") for suffix in ("png", "svg"))
 _RATES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+_TRAINING = ("optimizer", "nonlinearity", "target", "length", "sequences", "width", "steps")  # options of each training
+_KINDS = ("parameterizations", "learning_rates", "seeds", "seed")
 _BETA = 0.1  # of the modulus: a tenth of what a raw weight may be
 
 
@@ -58,8 +61,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="sgd",
         help="sgd: what the theory speaks of; adam: steps that do not grow with gradients (default: sgd)",
     )
+    parser.add_argument(
+        "--nonlinearity",
+        choices=NONLINEARITIES,
+        default="linear",
+        help="of the states before the read-out; a bounded one hides states that grow (default: linear)",
+    )
     parser.add_argument("--target", default="pol", help="a target of cofm.targets (default: pol)")
     parser.add_argument("--length", type=positive, default=100, metavar="T", help="steps of time (default: 100)")
+    parser.add_argument(
+        "--sequences", type=positive, default=32, metavar="N", help="all in every training step (default: 32)"
+    )
     parser.add_argument("--width", type=positive, default=16, metavar="M", help="units (default: 16)")
     parser.add_argument("--steps", type=positive, default=150, metavar="N", help="training steps (default: 150)")
     parser.add_argument("--seeds", type=positive, default=3, metavar="N", help="trainings of each kind (default: 3)")
@@ -114,8 +126,7 @@ class StableSSM:
 
     def config(self) -> dict[str, Any]:
         """What the results depend on, JSON values."""
-        names = ("parameterizations", "learning_rates", "optimizer", "target", "length", "width", "steps", "seeds")
-        chosen = {name: getattr(self._arguments, name) for name in (*names, "seed")}
+        chosen = {name: getattr(self._arguments, name) for name in (*_TRAINING, *_KINDS)}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in chosen.items()}
 
     def files(self) -> list[str]:
@@ -145,7 +156,7 @@ class StableSSM:
     def _train(self, run: Run) -> Result:
         from cofm_triton.experiment.stable_ssm import recorded_training
 
-        options = {name: getattr(self._arguments, name) for name in ("optimizer", "target", "length", "width", "steps")}
+        options = {name: getattr(self._arguments, name) for name in _TRAINING}
         training = recorded_training(
             run.parameterization,
             learning_rate=run.learning_rate,

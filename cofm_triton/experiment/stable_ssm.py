@@ -1,7 +1,7 @@
 """StableSSM's experiment: how training depends on f in rate = f(w) (arXiv 2311.14495).
 
-A linear state-space model learns a target of long memory with each f, from the same first rates, at learning rates that
-are too small, right, and too large. Its outputs have no bound, so that nothing hides a state that grows. Two questions:
+A state-space model learns a target of long memory with each f, from the same first rates, at learning rates that are
+too small, right, and too large. Two questions:
 
 - How large are gradients over weights, |dL/dw| / |w|, beside their bound C |f'| / (f^2 |w|)?
 - Up to which learning rate is training stable?
@@ -71,6 +71,7 @@ def recorded_training(
     learning_rate: float,
     oscillating: bool = False,
     optimizer: str = "sgd",
+    nonlinearity: str = "linear",
     target: str = "pol",
     length: int = 100,
     sequences: int = 32,
@@ -85,6 +86,7 @@ def recorded_training(
         learning_rate: of all steps.
         oscillating: whether units turn in pairs.
         optimizer: "sgd", of whose steps the theory speaks, or "adam".
+        nonlinearity: of the states before the read-out; a bounded one hides a state that grows.
         target: a name of `cofm.targets`.
         length: T, steps of time.
         sequences: N.
@@ -104,7 +106,8 @@ def recorded_training(
     learning_rate, steps = check_number("learning_rate", learning_rate), check_int("steps", steps, 1)
     check_choice("optimizer", optimizer, OPTIMIZERS)
     model = initial_model(
-        width, parameterization=parameterization, recurrence="ssm", oscillating=oscillating, seed=seed
+        width, parameterization=parameterization, recurrence="ssm", oscillating=oscillating, seed=seed,
+        nonlinearity=nonlinearity,
     )  # fmt: skip
     recorder, losses = GradientRecorder(model), torch.full((steps,), math.inf, dtype=torch.float64)
     kind = torch.optim.SGD if optimizer == "sgd" else torch.optim.Adam
