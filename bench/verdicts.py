@@ -27,7 +27,7 @@ from cofm_triton.cli.jobs.provenance import provenance
 from cofm_triton.cli.progress import Progress
 from cofm_triton.cli.reproduction.folder import Cell, RunFolder
 from cofm_triton.cli.reproduction.report import CellVerdict
-from cofm_triton.cli.reproduction.settings import PRESETS, TARGETS, Settings
+from cofm_triton.cli.reproduction.settings import PAPER_TARGETS, PRESETS, Settings
 from cofm_triton.cli.reproduction.stages import cells, run_stages
 from cofm_triton.perturbation.verdict import MAX_RADIUS, judge
 from cofm_triton.support.files import write_text
@@ -93,7 +93,7 @@ def section(result: dict[str, Any]) -> str:
         "",
         f"| target | rate | {' | '.join(NONLINEARITIES)} | slope: lowest, median, highest | scatter of log r |",
         "| --- " * (4 + len(NONLINEARITIES)) + "|",
-        *(_row(list(zip(records, verdicts, strict=True)), *kind) for kind in product(TARGETS, PARAMETERIZATIONS)),
+        *(_row(list(zip(records, verdicts, strict=True)), *kind) for kind in product(PAPER_TARGETS, PARAMETERIZATIONS)),
         "",
     ]
     for record, v in zip(records, verdicts, strict=True):

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from cofm_triton.layers.rnn_functional import RNNFunctional
     from cofm_triton.layers.stable_rnn import StableRNN
     from cofm_triton.loss import temporal_weights, temporally_weighted_mse
+    from cofm_triton.memory.contraction import contraction_bound
     from cofm_triton.memory.function import MemoryFunction, memory_function, plot_memory
+    from cofm_triton.memory.lyapunov import LyapunovExponent, lyapunov_exponent, warm_up_steps
     from cofm_triton.memory.sweep import MemorySweep, memory_sweep
     from cofm_triton.ops.backends import SlowBackendWarning
     from cofm_triton.optim import parameter_groups
@@ -31,7 +33,9 @@ else:
             "layers.rnn_functional": ["RNNFunctional"],
             "layers.stable_rnn": ["StableRNN"],
             "loss": ["temporal_weights", "temporally_weighted_mse"],
+            "memory.contraction": ["contraction_bound"],
             "memory.function": ["MemoryFunction", "memory_function", "plot_memory"],
+            "memory.lyapunov": ["LyapunovExponent", "lyapunov_exponent", "warm_up_steps"],
             "memory.sweep": ["MemorySweep", "memory_sweep"],
             "ops.backends": ["SlowBackendWarning"],
             "optim": ["parameter_groups"],
@@ -43,6 +47,7 @@ else:
 
 __all__ = [
     "PARAMETERIZATIONS",
+    "LyapunovExponent",
     "MemoryFunction",
     "MemorySweep",
     "PerturbationCurve",
@@ -53,9 +58,11 @@ __all__ = [
     "StabilityVerdict",
     "StableRNN",
     "__version__",
+    "contraction_bound",
     "dense_rnn",
     "gated_rnn",
     "linear_scan",
+    "lyapunov_exponent",
     "memory_function",
     "memory_sweep",
     "parameter_groups",
@@ -67,6 +74,7 @@ __all__ = [
     "targets",
     "temporal_weights",
     "temporally_weighted_mse",
+    "warm_up_steps",
 ]
 
 

@@ -211,7 +211,7 @@ print(json.dumps([(getattr(cofm_triton, name), new())[1] for name in {[name for 
         assert not OPTIONAL & {module.split(".")[0] for module in modules}, name
 
 
-@pytest.mark.parametrize("command", ["", "reproduce", "sweep", "memory", "bench", "kernels", "validate"])
+@pytest.mark.parametrize("command", ["", "reproduce", "sweep", "memory", "stablessm", "bench", "kernels", "validate"])
 def test_help_needs_no_torch(command: str) -> None:
     """The installed command and `python -m` answer without what computes."""
     words = [*command.split(), "--help"]

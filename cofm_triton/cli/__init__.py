@@ -22,6 +22,7 @@ COMMANDS: dict[str, str] = {
     "reproduce": "the paper's experiment: train models, perturb them, decide which are stable",
     "sweep": "errors of perturbed models, over radii and directions",
     "memory": "memory functions of models and how fast they decay, before and after perturbation",
+    "stablessm": "gradients over weights and stable learning rates of every parameterization",
     "bench": "time against sequence length, beside a copy and other libraries",
     "kernels": "what the compiler makes of each GPU kernel; needs no GPU",
     "validate": "compare every operator with its definition in float64, on every backend present",

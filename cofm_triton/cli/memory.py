@@ -261,7 +261,7 @@ def write_report(
     """
     from cofm_triton.memory.function import plot_memory
 
-    rows: list[tuple[str, ...]] = [("model", "radius", "decay", "rate", "margin", "beta0", "within bound")]
+    rows: list[tuple[str, ...]] = [("model", "radius", "decay", "rate", "on halves", "margin", "beta0", "within bound")]
     models: list[dict[str, Any]] = []
     for name, memory in functions.items():
         memory.to_csv(out / f"memory-{name}.csv")
@@ -287,7 +287,8 @@ def write_report(
     write_text(out / SUMMARY, json.dumps({"config": config, "models": models}, indent=1, allow_nan=False) + "\n")
     return aligned(rows) + (
         "\nradius: of the perturbation; the fit is that of the largest memory there. rate: of an exponential,\n"
-        "1 / time, or the exponent of a polynomial. margin: how much better this law fits than the other;\n"
+        "1 / time, or the exponent of a polynomial. on halves: of the record's later part; where they differ, the law\n"
+        "still bends, and says little beyond the record. margin: how much better this law fits than the other;\n"
         "undecided below 0.5. beta0: decay rate of the model's slowest mode. within bound: whether the memory\n"
         "decays at least as fast, as Theorem 3.9 demands of stable approximations.\n"
     )
@@ -312,10 +313,12 @@ def _envelope_fit(sweep: MemorySweep, r: int) -> DecayFit | None:
 
 def _row(fit: DecayFit | None) -> tuple[str, ...]:
     if fit is None:
-        return ("too short", "-", "-", "-", "-")
+        return ("too short", "-", "-", "-", "-", "-")
     bound = "-" if math.isnan(fit.beta0) else f"{fit.beta0:.4g}"
     within = "-" if math.isnan(fit.beta0) else ("yes" if fit.within_bound else "no")
-    return (fit.decay, f"{fit.rate:.4g}", f"{fit.margin:.2f}", bound, within)
+    halves = "-" if math.isnan(fit.interval[0]) else "{:.3g} to {:.3g}".format(*fit.interval)
+    decay = fit.decay if fit.is_clear else f"undecided ({fit.decay})"
+    return (decay, f"{fit.rate:.4g}", halves, f"{fit.margin:.2f}", bound, within)
 
 
 def _as_dict(fit: DecayFit | None) -> dict[str, Any]:
@@ -325,4 +328,6 @@ def _as_dict(fit: DecayFit | None) -> dict[str, Any]:
     names = ("rate", "exponent", "shift", "scale", "margin", "r_squared", "beta0")
     numbers = {name: value if math.isfinite(value := getattr(fit, name)) else None for name in names}
     within = None if math.isnan(fit.beta0) else fit.within_bound
-    return {"decay": fit.decay, **numbers, "window": list(fit.window), "within_bound": within}
+    halves = None if math.isnan(fit.interval[0]) else list(fit.interval)
+    shown = {"clear": fit.is_clear, **numbers, "interval": halves, "window": list(fit.window), "within_bound": within}
+    return {"decay": fit.decay, **shown}

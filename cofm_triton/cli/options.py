@@ -129,10 +129,17 @@ def radius_list(text: str) -> tuple[float, ...]:
     return _distinct(tuple(_number(word, positive=False) for word in text.split(",")), text)
 
 
-def name_list(known: tuple[str, ...]) -> Callable[[str], tuple[str, ...]]:
-    """Converter of comma-separated names, each one of `known` and none twice."""
+def number_list(text: str) -> tuple[float, ...]:
+    """Converter of comma-separated finite numbers > 0, none twice, in ascending order."""
+    return tuple(sorted(_distinct(tuple(_number(word, positive=True) for word in text.split(",")), text)))
+
+
+def name_list(known: tuple[str, ...], every: str = "") -> Callable[[str], tuple[str, ...]]:
+    """Converter of comma-separated names, each one of `known` and none twice; `every` stands for all of them."""
 
     def convert(text: str) -> tuple[str, ...]:
+        if every and text == every:
+            return known
         names = tuple(text.split(","))
         for name in names:
             if name not in known:

@@ -73,9 +73,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for option, known in _NAMES.items():
         parser.add_argument(
             f"--{option}",
-            type=name_list(known),
+            type=name_list(known, every="all"),
             metavar="A,B",
-            help=f"instead of the preset's, from {', '.join(known)}",
+            help=f"instead of the preset's, from {', '.join(known)}; or all",
         )
     parser.add_argument("--widths", type=width_list, metavar="M,M", help="hidden units, instead of the preset's")
     add_common_options(parser, out="out/reproduce-PRESET, -RECURRENCE behind it unless it is the paper's")

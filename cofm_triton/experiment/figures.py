@@ -21,6 +21,7 @@ _RANDOM, _SLOW, _WORST = "#0072B2", "#009E73", "#D55E00"  # Okabe and Ito: safe 
 _COLUMNS = 3  # panels side by side
 _TITLE = 40  # characters over a panel
 _LEGEND_COLUMNS = 4  # at most
+_OVERFLOWED = 10.0  # where losses beyond it are drawn
 _LOWEST, _HIGH = 1e-9, 1e5  # relative errors shown; beyond lies rounding, or growth without bound
 
 
@@ -87,6 +88,101 @@ class SweepCurve:
     high: Sequence[float]
     slow: Sequence[float] = ()
     worst: Sequence[float] = ()
+
+
+@dataclass(frozen=True)
+class RatioCloud:
+    """Gradients over weights of one training, a point for each step and unit.
+
+    Attributes:
+        panel: the one it belongs to, by title.
+        label: of what differs within a panel.
+        rates: f(w).
+        ratios: |dL/dw| / |w|, as many.
+        bounds: of the ratios, as many.
+    """
+
+    panel: str
+    label: str
+    rates: Sequence[float]
+    ratios: Sequence[float]
+    bounds: Sequence[float]
+
+
+@dataclass(frozen=True)
+class LossCurve:
+    """Final losses of trainings over their learning rates.
+
+    Attributes:
+        column: of the panel it belongs to, by label.
+        label: in the legend.
+        learning_rates: ascending.
+        losses: over that of the zero model; infinite for trainings that overflowed.
+    """
+
+    column: str
+    label: str
+    learning_rates: Sequence[float]
+    losses: Sequence[float]
+    row: str = ""
+
+
+def plot_ratios(clouds: Sequence[RatioCloud], title: str, paths: Sequence[os.PathLike[str]]) -> None:
+    """Draw |dL/dw| / |w| over the rate, a panel for each title: points, and their bounds as lines.
+
+    Arguments and errors as `plot_errors`.
+    """
+    labels = list(dict.fromkeys(cloud.label for cloud in clouds))
+    titles = list(dict.fromkeys(cloud.panel for cloud in clouds))
+    figure, grid = _grid(-(-len(titles) // _COLUMNS), min(len(titles), _COLUMNS), title)
+    panels = dict(zip(titles, grid.flat, strict=False))
+    for cloud in clouds:
+        axes, colour = panels[cloud.panel], _colour(labels.index(cloud.label), len(labels))
+        axes.plot(cloud.rates, cloud.ratios, ".", markersize=1.5, color=colour, alpha=0.4, rasterized=True)
+        points = sorted(zip(cloud.rates, cloud.bounds, strict=True))
+        axes.plot([rate for rate, _ in points], [bound for _, bound in points], linewidth=1, color=colour)
+    for axes in grid.flat[len(titles) :]:
+        axes.set_visible(False)
+    for name, axes in panels.items():
+        axes.set(xscale="log", yscale="log", xlabel="rate f(w)")
+        axes.set_title(name, fontsize=9)
+        _set_ticks(axes)
+        axes.label_outer()
+    handles = [
+        _line(_colour(i, len(labels)), "-", f"{label}: measured (points), bound (line)")
+        for i, label in enumerate(labels)
+    ]
+    _finish(figure, handles, "gradient over weight |dL/dw| / |w|", paths)
+
+
+def plot_learning_rates(curves: Sequence[LossCurve], title: str, paths: Sequence[os.PathLike[str]]) -> None:
+    """Draw final losses over learning rates, a panel for each column label, a colour for each curve label.
+
+    Arguments and errors as `plot_errors`.
+    """
+    labels = list(dict.fromkeys(curve.label for curve in curves))
+    figure, panels = _panels(curves, title)
+    for curve in curves:
+        rank = labels.index(curve.label)
+        panels[curve.row, curve.column].plot(
+            curve.learning_rates,
+            [min(loss, _OVERFLOWED) for loss in curve.losses],
+            color=_colour(rank, len(labels)),
+            marker=_MARKERS[rank % len(_MARKERS)],
+            markersize=4,
+            linewidth=1.2,
+            label=curve.label,
+        )
+    for axes in panels.values():
+        axes.set(xscale="log", yscale="log", xlabel="learning rate", ylim=(None, _OVERFLOWED))
+        axes.axhline(1.0, color="0.35", linewidth=0.9, linestyle=(0, (4, 2)))
+        _set_ticks(axes)
+        axes.label_outer()
+    handles = [
+        *next(iter(panels.values())).get_legend_handles_labels()[0],
+        _line("0.35", (0, (4, 2)), "error of the zero model"),
+    ]
+    _finish(figure, handles, "final loss (top: overflowed)", paths)
 
 
 def plot_errors(curves: Sequence[ErrorCurve], title: str, paths: Sequence[os.PathLike[str]]) -> None:
@@ -226,7 +322,7 @@ def _on_logarithmic_axes(
 
 
 def _panels(
-    curves: Sequence[ErrorCurve] | Sequence[RadiusCurve], title: str
+    curves: Sequence[ErrorCurve | RadiusCurve | LossCurve], title: str
 ) -> tuple[Figure, dict[tuple[str, str], Axes]]:
     """A grid of axes with shared scales, by row and column label."""
     rows = list(dict.fromkeys(curve.row for curve in curves))

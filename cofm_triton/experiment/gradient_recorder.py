@@ -57,7 +57,7 @@ class GradientRecorder:
         self._rows: dict[str, list[Tensor]] = {name: [] for name in self._rates}
 
     def record(self) -> None:
-        """Keep weights, gradients and bounds of this step, (3, units) numbers a layer.
+        """Keep weights, gradients, bounds and rates of this step, (4, units) numbers a layer.
 
         Raises:
             ValueError: a rate has no gradient.
@@ -66,24 +66,30 @@ class GradientRecorder:
             if weight.grad is None:
                 raise ValueError(f"model must have gradients: call record() after backward(), got none for {name}")
             w = weight.detach().double()
-            self._rows[name].append(torch.stack([w.abs(), weight.grad.double().abs(), f.gradient_scale(w)]).cpu())
+            row = [w.abs(), weight.grad.double().abs(), f.gradient_scale(w), f.rate(w)]
+            self._rows[name].append(torch.stack(row).cpu())
 
     @property
     def ratios(self) -> dict[str, Tensor]:
         """|dL/dw| / |w| of every unit, {parameter name: (steps, units)} float64; infinite at w = 0."""
-        return {name: gradient / weight for name, (weight, gradient, _) in self._columns()}
+        return {name: gradient / weight for name, (weight, gradient, _, _) in self._columns()}
 
     @property
     def bounds(self) -> dict[str, Tensor]:
         """|f'(w)| / (f(w)^2 |w|), the bound of the ratios but for the factor `constant`; shaped like them."""
-        return {name: scale / weight for name, (weight, _, scale) in self._columns()}
+        return {name: scale / weight for name, (weight, _, scale, _) in self._columns()}
+
+    @property
+    def rates(self) -> dict[str, Tensor]:
+        """f(w), 1 / time; shaped like the ratios."""
+        return {name: rate for name, (_, _, _, rate) in self._columns()}
 
     @property
     def constant(self) -> float:
         """The smallest C with which the bound holds at all steps and units; NaN before the first step."""
         shares = [
             (gradient / scale)[gradient > 0].max().item()
-            for _, (_, gradient, scale) in self._columns()
+            for _, (_, gradient, scale, _) in self._columns()
             if bool((gradient > 0).any())
         ]
         return max(shares, default=math.nan)
@@ -115,11 +121,11 @@ class GradientRecorder:
 
         return draw(path_or_axes, plot)
 
-    def _columns(self) -> list[tuple[str, tuple[Tensor, Tensor, Tensor]]]:
-        """|w|, |dL/dw| and |f'| / f^2 by name, (steps, units) each."""
+    def _columns(self) -> list[tuple[str, tuple[Tensor, Tensor, Tensor, Tensor]]]:
+        """|w|, |dL/dw|, |f'| / f^2 and f by name, (steps, units) each."""
         found = []
         for name, rows in self._rows.items():
             if rows:
-                weight, gradient, scale = torch.stack(rows, 1)
-                found.append((name, (weight, gradient, scale)))
+                weight, gradient, scale, rate = torch.stack(rows, 1)
+                found.append((name, (weight, gradient, scale, rate)))
         return found

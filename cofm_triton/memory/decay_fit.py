@@ -11,6 +11,10 @@ margin: below about 0.5 the record cannot tell, above 1 one curve is clearly bet
 a shift beyond the record is an exponential as far as the record shows, hence the bound.
 A record that ends before its slowest mode decays may look polynomial: the verdict is about the times
 covered, so ask for a length of several times the slowest time scale.
+
+A memory function has no noise, so there is no standard error. What a finite record cannot tell is how
+the curve goes on; `interval` shows how much it still bends: the better law is fitted to the early and to
+the late half of the window as well. A law that holds has the same rate in both.
 """
 
 import math
@@ -51,6 +55,7 @@ class DecayFit:
         margin: how much better the fit is than the other one, log of the ratio of residuals.
         r_squared: share of the variance of log M that the fit explains.
         window: first and last time fitted.
+        interval: smallest and largest rate of this law on the window and its two halves; NaN where nothing is fitted.
         beta0: slowest decay rate of the model, 1 / time: the theorem's bound, NaN if unknown.
     """
 
@@ -63,6 +68,7 @@ class DecayFit:
     r_squared: float
     window: tuple[float, float]
     beta0: float = math.nan
+    interval: tuple[float, float] = (math.nan, math.nan)
 
     @property
     def is_clear(self) -> bool:
@@ -93,7 +99,9 @@ class DecayFit:
             return "no decay"
         law = f"exp(-{self.rate:.4g} t)" if self.decay == "exponential" else f"(t + {self.shift:.4g})^-{self.rate:.4g}"
         bound = "" if math.isnan(self.beta0) else f", beta0 {self.beta0:.4g}"
-        return f"{self.decay}, {law}, margin {self.margin:.2f}{bound}"
+        halves = "" if math.isnan(self.interval[0]) else ", {:.3g} to {:.3g} on halves".format(*self.interval)
+        unsure = "" if self.is_clear else "undecided: "
+        return f"{unsure}{self.decay}, {law}{halves}, margin {self.margin:.2f}{bound}"
 
 
 def fit_decay(times: Tensor, values: Tensor, *, floor: float = 0.0, beta0: float = math.nan) -> DecayFit:
@@ -160,9 +168,17 @@ def _decide(t: Tensor, log: Tensor, beta0: float) -> DecayFit:
     window = (t[0].item(), t[-1].item())
     margin = abs(math.log(max(other, _EXACT) / max(miss, _EXACT)))
     if miss <= max(other, _EXACT):
-        return DecayFit("exponential", rate, exponent, shift, math.exp(level), margin, explained, window, beta0)
-    scale = math.exp(min(height, 700.0))
-    return DecayFit("polynomial", exponent, exponent, shift, scale, margin, explained, window, beta0)
+        interval, scale = _on_halves(t, log, rate), math.exp(level)
+        return DecayFit("exponential", rate, exponent, shift, scale, margin, explained, window, beta0, interval)
+    interval, scale = _on_halves(torch.log(t + shift), log, exponent), math.exp(min(height, 700.0))
+    return DecayFit("polynomial", exponent, exponent, shift, scale, margin, explained, window, beta0, interval)
+
+
+def _on_halves(x: Tensor, y: Tensor, slope: float) -> tuple[float, float]:
+    """Smallest and largest of the slope of y over x, and of those on the early and the late half, by x."""
+    early = x <= (x[0] + x[-1]) / 2
+    slopes = [slope, *(_line(x[half], y[half])[0] for half in (early, ~early) if int(half.sum()) > 1)]
+    return min(slopes), max(slopes)
 
 
 def _is_decay(fall: float, variance: float, explained: float) -> bool:

@@ -42,7 +42,7 @@ def draw_named_memory(axes: "Axes", times: Tensor, values: Tensor, fit: DecayFit
     drawn = [torch.as_tensor(np.asarray(held.get_ydata(), dtype=float)) for held in axes.lines]
     longest = max((torch.as_tensor(np.asarray(held.get_xdata(), dtype=float)) for held in axes.lines), key=torch.max)
     _finish(axes, torch.nn.utils.rnn.pad_sequence(drawn, batch_first=True), longest, logarithmic=True)
-    axes.set_title("Memory M(t), and the law that fits its later part (dashed)")
+    axes.set_title("Memory M(t), and the law that fits its later part (dashed) [rate on its halves]", fontsize="medium")
 
 
 def _law(fit: DecayFit | None) -> str:
@@ -50,7 +50,8 @@ def _law(fit: DecayFit | None) -> str:
         return "too short"
     if not fit.is_clear:
         return "undecided"
-    return {"exponential": f"exp(-{fit.rate:.3g} t)", "polynomial": f"t^-{fit.rate:.3g}"}.get(fit.decay, "no decay")
+    law = {"exponential": f"exp(-{fit.rate:.3g} t)", "polynomial": f"t^-{fit.rate:.3g}"}.get(fit.decay, "no decay")
+    return law if fit.interval[0] != fit.interval[0] else f"{law} [{fit.interval[0]:.3g}, {fit.interval[1]:.3g}]"
 
 
 def plot_sweep(axes: "Axes", times: Tensor, radii: Tensor, lower: Tensor, upper: Tensor) -> None:

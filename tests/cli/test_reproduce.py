@@ -20,7 +20,7 @@ from cofm_triton.cli.reproduce import UNDECIDED, add_arguments, settings_from
 from cofm_triton.cli.reproduction import report, stages
 from cofm_triton.cli.reproduction.folder import Cell, RunFolder
 from cofm_triton.cli.reproduction.report import CellVerdict, verdict_table, with_outcome
-from cofm_triton.cli.reproduction.settings import PARAMETERIZATIONS, PRESETS, RECURRENCES, Settings
+from cofm_triton.cli.reproduction.settings import PARAMETERIZATIONS, PRESETS, RECURRENCES, TARGETS, Settings
 from cofm_triton.experiment.training import initial_model
 from cofm_triton.layers.stable_rnn import RECURRENCES as ALL_RECURRENCES
 from cofm_triton.loss import temporally_weighted_mse
@@ -175,6 +175,7 @@ def test_verdicts_follow_from_their_radii(finished: Path, tiny: Settings) -> Non
         polynomial_direct = (r["target"], r["parameterization"]) == ("pol", "direct")
         assert r["theory"] == ("unstable" if polynomial_direct else "stable")
     assert "verdict" in (finished / "verdict.txt").read_text()
+    assert "Diagonal RNN" in (finished / "published.txt").read_text()
     for name in ("exp", "pol", "exp-radii", "pol-radii"):
         for suffix in ("png", "svg"):
             assert (finished / f"{name}.{suffix}").stat().st_size > 1000
@@ -391,6 +392,20 @@ def test_table_judges_the_largest_width_and_counts_the_others() -> None:
     assert "0.0800 0.0400 0.0200 0.0100" in lines[2] and "-1.00 +- 0.10" in lines[2]
     assert [v.cell.parameterization for v in with_outcome(verdicts, "wrong")] == ["softplus"]
     assert [v.cell.parameterization for v in with_outcome(verdicts, "undecided")] == ["exp"]
+
+
+def test_what_theory_says_of_every_target() -> None:
+    """It is about memory that decays; of a sine only that rates themselves cannot be near 0 stably."""
+    assert tuple(TARGETS) == targets.TARGETS
+    kinds = [[CellVerdict(Cell(name, "tanh", f, 8), judge([1, 2, 4], [1.0] * 3), None) for f in ("relu", "lru")]
+             for name in TARGETS]  # fmt: skip
+    told = dict(zip(TARGETS, [[v.theory for v in pair] for pair in kinds], strict=True))
+    assert told.pop("pol") == ["unstable", "stable"] and told.pop("sin") == ["unstable", "-"]
+    assert all(pair == ["stable", "stable"] for pair in told.values())
+    assert kinds[-1][1].outcome == "-"
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    assert parser.parse_args(["--targets", "all"]).targets == TARGETS
 
 
 @pytest.mark.parametrize(("found", "status"), [("theory", 0), ("stable", 1), ("undecided", UNDECIDED)])

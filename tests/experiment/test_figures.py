@@ -7,7 +7,18 @@ import pytest
 from matplotlib.figure import Figure
 
 from cofm_triton.experiment import figures as plotting
-from cofm_triton.experiment.figures import ErrorCurve, RadiusCurve, SweepCurve, plot_errors, plot_radii, plot_sweeps
+from cofm_triton.experiment.figures import (
+    ErrorCurve,
+    LossCurve,
+    RadiusCurve,
+    RatioCloud,
+    SweepCurve,
+    plot_errors,
+    plot_learning_rates,
+    plot_radii,
+    plot_ratios,
+    plot_sweeps,
+)
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -41,7 +52,17 @@ def draw_sweeps(paths: list[Path]) -> None:
     plot_sweeps(curves, "Sweeps", paths)
 
 
-@pytest.mark.parametrize("draw", [draw_errors, draw_radii, draw_sweeps])
+def draw_ratios(paths: list[Path]) -> None:
+    names = ("direct", "exp", "lru", "inverse")
+    plot_ratios([RatioCloud(n, k, [1.0, 0.1], [2.0, 3.0], [4.0, 5.0]) for n in names for k in "ab"], "Ratios", paths)
+
+
+def draw_learning_rates(paths: list[Path]) -> None:
+    curves = [LossCurve("real", name, [0.01, 0.1, 1.0], [0.5, 0.1, math.inf]) for name in ("direct", "exp")]
+    plot_learning_rates(curves, "Learning rates", paths)
+
+
+@pytest.mark.parametrize("draw", [draw_errors, draw_radii, draw_sweeps, draw_ratios, draw_learning_rates])
 def test_writes_whole_png_and_svg_with_equal_bytes_each_time(
     tmp_path: Path, draw: Callable[[list[Path]], None]
 ) -> None:

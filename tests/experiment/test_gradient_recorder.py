@@ -39,6 +39,7 @@ def test_ratios_and_bounds(kind: str) -> None:
     torch.testing.assert_close(recorder.ratios["rnn.rate_l1"], gradient.abs() / w.abs(), rtol=0, atol=0)
     raw = w.clone().requires_grad_()
     f = reference.parameterization(kind).rate(raw)
+    torch.testing.assert_close(recorder.rates["rnn.rate_l1"], f.detach())
     (slope,) = torch.autograd.grad(f.sum(), raw)
     scale = torch.where(slope == 0, 0, slope.abs() / f**2).detach()
     torch.testing.assert_close(recorder.bounds["rnn.rate_l1"], scale / w.abs())

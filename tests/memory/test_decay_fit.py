@@ -36,6 +36,7 @@ def test_every_exponential(rate: float, scale: float, dt: float, length: int) ->
     fit = fit_decay(t, scale * torch.exp(-rate * t))
     assert fit.decay == "exponential"
     assert fit.rate == pytest.approx(rate, rel=1e-6)
+    assert fit.interval == pytest.approx((rate, rate), rel=1e-6)
 
 
 @given(exponent=st.floats(0.3, 5), shift=st.floats(0.5, 20), scale=st.floats(1e-6, 1e6), length=st.integers(60, 600))
@@ -45,6 +46,19 @@ def test_every_polynomial(exponent: float, shift: float, scale: float, length: i
     assert fit.decay == "polynomial"
     assert fit.rate == fit.exponent == pytest.approx(exponent, rel=1e-3)
     torch.testing.assert_close(fit.curve(t), scale * (t + shift) ** -exponent, rtol=1e-3, atol=0)
+
+
+def test_the_interval_holds_the_rates_of_both_halves() -> None:
+    """Of an exponential that turns into a slower one: each half's; of a power: the exponent twice."""
+    t = times(100)
+    bent = torch.where(t < 57, torch.exp(-0.2 * t), torch.exp(-0.15 * t - 0.05 * 57))
+    fit = fit_decay(t, bent)
+    assert fit.decay == "exponential" and fit.window == (25.0, 89.0)  # the middle is at 57
+    assert fit.interval == pytest.approx((0.15, 0.2), rel=1e-2)
+    assert fit.interval[0] < fit.rate < fit.interval[1] and "0.15 to 0.2 on halves" in str(fit)
+    power = fit_decay(t, (t + 3) ** -1.2)
+    assert power.interval == pytest.approx((1.2, 1.2), rel=1e-3)
+    assert math.isnan(fit_decay(t, torch.ones(100, dtype=torch.float64)).interval[0])
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -58,7 +58,11 @@ def test_several_on_one_pair_of_axes(tmp_path: Path) -> None:
     plot_memory({"power": power, "exponential": exponential, "short": memory_function(model(), 3)}, axes)
     first, fit, second, other, third = axes.get_lines()
     assert first.get_color() == fit.get_color() != second.get_color() == other.get_color() != third.get_color()
-    assert labels(axes) == ["power: t^-1.5", "exponential: exp(-0.01 t)", "short: too short"]
+    assert labels(axes) == [
+        "power: t^-1.5 [1.5, 1.5]",
+        "exponential: exp(-0.01 t) [0.01, 0.01]",
+        "short: too short",
+    ]
     assert axes.get_xlim()[1] == 599 and axes.get_xscale() == "symlog"
     plot_memory({"power": power}, tmp_path / "one.svg")
     assert (tmp_path / "one.svg").stat().st_size > 1000

@@ -47,7 +47,7 @@ class RunFolder(ResultFolder):
     def report(targets: Sequence[str]) -> list[str]:
         """Names of the files of the report."""
         figures = [f"{name}{kind}.{suffix}" for name in targets for kind in ("", "-radii") for suffix in ("png", "svg")]
-        return ["errors.csv", "summary.csv", "verdicts.csv", "verdict.txt", *figures]
+        return ["errors.csv", "summary.csv", "verdicts.csv", "verdict.txt", "published.txt", *figures]
 
     def model(self, cell: Cell, length: int) -> Path:
         """A trained model."""

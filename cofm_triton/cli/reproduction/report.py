@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from cofm_triton.cli.reproduction.folder import Cell, RunFolder
+from cofm_triton.cli.reproduction.published import Found, comparison
 from cofm_triton.cli.reproduction.settings import Settings
 from cofm_triton.cli.reproduction.stages import ERROR_COLUMNS, SLOW, cells
 from cofm_triton.cli.table import aligned
@@ -39,6 +40,8 @@ _REAL_RATES = ("diagonal", "ssm", "orthogonal")
 """Recurrences whose modes have a rate and nothing else: moving raw rates of "exp" rescales the time of all of them.
 With "direct" the kernel is multiplied by exp(beta t) whatever the modes do beside decaying."""
 _QUANTILES = (0.1, 0.5, 0.9)
+OPEN = "-"
+"""No prediction: the theory is about memory that decays."""
 
 
 @dataclass(frozen=True)
@@ -58,14 +61,19 @@ class CellVerdict:
 
     @property
     def theory(self) -> str:
-        """What the paper proves: only stable parameterisations learn slow memory stably."""
-        if target(self.cell.target).decay == "exponential":
+        """What the paper proves: only stable parameterisations learn slow memory stably; "-" of memory that stays."""
+        decay = target(self.cell.target).decay
+        if decay in ("exponential", "compact"):
             return "stable"
-        return "stable" if math.isfinite(parameterization(self.cell.parameterization).modulus(0.1)) else "unstable"
+        if not math.isfinite(parameterization(self.cell.parameterization).modulus(0.1)):
+            return "unstable"
+        return "stable" if decay == "polynomial" else OPEN
 
     @property
     def outcome(self) -> str:
-        """What the trained models say about the prediction: "right", "undecided" or "wrong"."""
+        """What trained models say about the prediction: "right", "undecided", "wrong", or "-" where there is none."""
+        if self.theory == OPEN:
+            return OPEN
         if self.trained.verdict == "undecided":
             return "undecided"
         return "right" if self.trained.verdict == self.theory else "wrong"
@@ -96,7 +104,23 @@ def write_report(settings: Settings, folder: RunFolder) -> list[CellVerdict]:
     for name in settings.targets:
         _draw(settings, folder, name, tables, verdicts)
     write_text(folder.root / "verdict.txt", verdict_table(verdicts))
+    write_text(folder.root / "published.txt", _beside_published(settings, tables, verdicts))
     return verdicts
+
+
+def _beside_published(settings: Settings, tables: dict[Cell, _Table], verdicts: Sequence[CellVerdict]) -> str:
+    """The authors' results and ours."""
+    found = [
+        Found(v.cell.target, v.cell.nonlinearity, v.cell.parameterization, v.trained.verdict) for v in _widest(verdicts)
+    ]
+    alike = settings.recurrence == "diagonal" and not settings.oscillating and settings.sweep_horizon == 100
+    errors = {
+        cell.width: np.maximum.accumulate(table.random.max(1)).tolist()
+        for cell, table in tables.items()
+        if alike and (cell.target, cell.nonlinearity, cell.parameterization) == ("exp", "hardtanh", "direct")
+    }
+    radii: list[float] = next(iter(tables.values())).radii.tolist()
+    return comparison(settings.recurrence, found, radii, errors)
 
 
 def verdict_table(verdicts: Sequence[CellVerdict]) -> str:

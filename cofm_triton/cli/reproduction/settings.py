@@ -9,9 +9,10 @@ from cofm_triton.step.activations import NONLINEARITIES as ALL_NONLINEARITIES
 from cofm_triton.step.activations import properties
 from cofm_triton.step.parameterizations import PARAMETERIZATIONS
 
-__all__ = ["NONLINEARITIES", "OSCILLATING", "PARAMETERIZATIONS", "RECURRENCES", "TARGETS", "Settings"]
+__all__ = ["NONLINEARITIES", "OSCILLATING", "PAPER_TARGETS", "PARAMETERIZATIONS", "RECURRENCES", "TARGETS", "Settings"]
 
-TARGETS = ("exp", "pol")
+TARGETS = ("exp", "pol", "shift", "twoparts", "airy", "sin")  # of cofm.targets, which imports torch
+PAPER_TARGETS = TARGETS[:2]
 # The paper's hypotheses: linear ones, and bounded acts inside the recurrence.
 NONLINEARITIES = tuple(name for name in ALL_NONLINEARITIES if properties(name).is_linear or properties(name).is_bounded)
 RECURRENCES = ("diagonal", "ssm", "orthogonal", "dense")
@@ -46,7 +47,7 @@ class Settings:
     """
 
     preset: str
-    targets: tuple[str, ...] = TARGETS
+    targets: tuple[str, ...] = PAPER_TARGETS
     nonlinearities: tuple[str, ...] = ("linear", "hardtanh")
     parameterizations: tuple[str, ...] = ("direct", "exp", "softplus")
     recurrence: str = "diagonal"
