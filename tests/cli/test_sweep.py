@@ -107,7 +107,7 @@ def test_killed_job_continues_to_the_same_bytes(folder: Path, whole: dict[str, b
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize("count", [3])
 def test_several_processes_give_the_bits_of_one(
     folder: Path, whole: dict[str, bytes], tmp_path: Path, count: int
 ) -> None:
