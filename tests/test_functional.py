@@ -49,6 +49,12 @@ SHAPES = (
 # Triton's interpreter does about ten thousand rows a second: there, every remainder of a block, and every width once.
 FEW_SHAPES = (*((2, length, 3) for length in range(10)), (2, 33, 40), (1, 33, 1), (1, 17, 129), (1, 300, 3), (0, 4, 2))
 SHAPES_BY_BACKEND = for_backends(CPU_BACKENDS, SHAPES) + for_backends(TRITON, FEW_SHAPES)
+# A step's rule does not see the width: code for every width is compiled for one nonlinearity.
+NONLINEAR = [
+    (backend, shape, act)
+    for (backend, shape), act in itertools.product(SHAPES_BY_BACKEND, NONLINEARITIES)
+    if act == "tanh" or shape[2] in (3, 129)
+]
 # Ordinary, single-step and empty sequences, at both ends too.
 STARTS = ([0], [0, 7, 19, 27, 93], [0, 0, 3, 3, 10], [0, 1, 2, 50, 100, 100])
 
@@ -73,8 +79,7 @@ def test_linear_scan_of_any_shape(shape: tuple[int, int, int], reverse: bool, ga
     linear_problem(*shape, gated=gated, reverse=reverse).check(backend)
 
 
-@pytest.mark.parametrize(("backend", "shape"), SHAPES_BY_BACKEND)
-@pytest.mark.parametrize("nonlinearity", NONLINEARITIES)
+@pytest.mark.parametrize(("backend", "shape", "nonlinearity"), NONLINEAR)
 def test_rnn_scan_of_any_shape(shape: tuple[int, int, int], nonlinearity: str, backend: str) -> None:
     rnn_problem(*shape, nonlinearity=nonlinearity).check(backend)
 

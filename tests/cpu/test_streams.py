@@ -13,8 +13,8 @@ from cofm_triton.cpu.jit import streams
 from cofm_triton.cpu.jit.rows import Rows
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64, torch.complex64])
-@pytest.mark.parametrize("channels", [64, 192, 200])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.complex64])
+@pytest.mark.parametrize("channels", [64, 200])
 @pytest.mark.parametrize("kind", ["linear", "gated", "reverse", "packed", "rnn"])
 def test_streamed_results_are_the_same(
     kind: str, channels: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
