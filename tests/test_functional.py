@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -49,12 +50,14 @@ SHAPES = (
 # Triton's interpreter does about ten thousand rows a second: there, every remainder of a block, and every width once.
 FEW_SHAPES = (*((2, length, 3) for length in range(10)), (2, 33, 40), (1, 33, 1), (1, 17, 129), (1, 300, 3), (0, 4, 2))
 SHAPES_BY_BACKEND = for_backends(CPU_BACKENDS, SHAPES) + for_backends(TRITON, FEW_SHAPES)
-# A step's rule does not see the width: code for every width is compiled for one nonlinearity.
-NONLINEAR = [
-    (backend, shape, act)
-    for (backend, shape), act in itertools.product(SHAPES_BY_BACKEND, NONLINEARITIES)
-    if act == "tanh" or shape[2] in (3, 129)
-]
+
+
+def nonlinear(shapes: Sequence[Any]) -> list[tuple[Any, str]]:
+    """A step's rule does not see the width: code for every width is compiled for one nonlinearity."""
+    return [(s, act) for s, act in itertools.product(shapes, NONLINEARITIES) if act == "tanh" or s[2] in (3, 129)]
+
+
+NONLINEAR = for_backends(CPU_BACKENDS, nonlinear(SHAPES)) + for_backends(TRITON, nonlinear(FEW_SHAPES))
 # Ordinary, single-step and empty sequences, at both ends too.
 STARTS = ([0], [0, 7, 19, 27, 93], [0, 0, 3, 3, 10], [0, 1, 2, 50, 100, 100])
 
@@ -79,8 +82,9 @@ def test_linear_scan_of_any_shape(shape: tuple[int, int, int], reverse: bool, ga
     linear_problem(*shape, gated=gated, reverse=reverse).check(backend)
 
 
-@pytest.mark.parametrize(("backend", "shape", "nonlinearity"), NONLINEAR)
-def test_rnn_scan_of_any_shape(shape: tuple[int, int, int], nonlinearity: str, backend: str) -> None:
+@pytest.mark.parametrize(("backend", "case"), NONLINEAR)
+def test_rnn_scan_of_any_shape(case: tuple[tuple[int, int, int], str], backend: str) -> None:
+    shape, nonlinearity = case
     rnn_problem(*shape, nonlinearity=nonlinearity).check(backend)
 
 
