@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scan_cases import BACKENDS, Problem
 
-CALLS = {"triton": 30, "numba": 60}  # the interpreter and the compiler take their time
+CALLS = {"triton": 30}  # the interpreter takes its time
 SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large]
 
 
@@ -43,7 +43,7 @@ def check(problem: Problem, backend: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_results_and_gradients(backend: str, examples: int | None) -> None:
-    @drawn(CALLS.get(backend, 100), examples)
+    @drawn(CALLS.get(backend, 60), examples)
     @given(problem=problems())
     def run(problem: Problem) -> None:
         check(problem, backend)

@@ -37,7 +37,7 @@ def test_a_short_run(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeyp
     ]
     first = memories.main(words)
     kept = {path.name for path in tmp_path.iterdir()}
-    assert kept == {"SSM-2.pt", "m.png"}
+    assert kept == {"SSM-2.pt", "nn.RNN-2.pt", "m.png"}
     again = memories.main(words)
     assert torch.equal(first["SSM"].values, again["SSM"].values)
     assert capsys.readouterr().out.count("SSM") == 2

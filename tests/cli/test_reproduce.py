@@ -397,8 +397,8 @@ def test_table_judges_the_largest_width_and_counts_the_others() -> None:
 def test_what_theory_says_of_every_target() -> None:
     """It is about memory that decays; of a sine only that rates themselves cannot be near 0 stably."""
     assert tuple(TARGETS) == targets.TARGETS
-    kinds = [[CellVerdict(Cell(name, "tanh", f, 8), judge([1, 2, 4], [1.0] * 3), None) for f in ("relu", "lru")]
-             for name in TARGETS]  # fmt: skip
+    judged = judge([1, 2, 4], [1.0] * 3, [0.0] * 3)
+    kinds = [[CellVerdict(Cell(name, "tanh", f, 8), judged, None) for f in ("relu", "lru")] for name in TARGETS]
     told = dict(zip(TARGETS, [[v.theory for v in pair] for pair in kinds], strict=True))
     assert told.pop("pol") == ["unstable", "stable"] and told.pop("sin") == ["unstable", "-"]
     assert all(pair == ["stable", "stable"] for pair in told.values())

@@ -56,7 +56,7 @@ def test_nan_is_not_dropped_from_a_maximum() -> None:
         model.readout.weight.copy_(torch.tensor([[1.0, -1.0]]))  # infinity minus infinity
     x, y = cofm.targets.generate("exp", 4, 400, dtype=torch.float32)
     moved = [{"0.rnn.rate_l0": torch.tensor([-1.0, -1.0])}]
-    options = dict(directions=moved, dtype=torch.float32)
-    curve = cofm.perturbation_error(nn.Sequential(model), x, y, radii=[0.0, 5.0, 0.01], **options)
+    radii = [0.0, 5.0, 0.01]
+    curve = cofm.perturbation_error(nn.Sequential(model), x, y, radii=radii, directions=moved, dtype=torch.float32)
     assert curve.error[0, 1] == math.inf and bool(curve.diverged[0, 1])
     assert bool(curve.error[0, [0, 2]].isfinite().all()) and curve.running_max[0, 1] == math.inf

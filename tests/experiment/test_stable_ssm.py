@@ -1,6 +1,7 @@
 """StableSSM's experiment: trainings against a plain loop, overflow, the criterion in closed form."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from cofm_triton.experiment.training import initial_model
 @pytest.mark.parametrize("oscillating", [False, True])
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_a_training_is_a_plain_loop(optimizer: str, oscillating: bool) -> None:
-    options = dict(oscillating=oscillating, seed=3)
+    options: dict[str, Any] = dict(oscillating=oscillating, seed=3)
     found = recorded_training(
         "exp", learning_rate=0.1, optimizer=optimizer, length=20, sequences=4, width=4, steps=3, **options
     )

@@ -61,7 +61,7 @@ def test_no_step_moves_states_apart_by_more(kind: str) -> None:
 def test_pairs_reach_the_bound_at_the_corners_of_their_slopes(nonlinearity: str) -> None:
     """Slopes of 0 and 1 in all combinations, which some inputs come as near to as one likes."""
     layer = cofm.StableRNN(1, 2, recurrence="diagonal", nonlinearity=nonlinearity, dtype=torch.float64)
-    cell = layer._cell.cell(layer, "_l0")
+    cell: Any = layer._cell.cell(layer, "_l0")
     back = cell.back[0].detach()
     turn = torch.tensor([[back.real, -back.imag], [back.imag, back.real]], dtype=torch.float64)
     eye = torch.eye(2, dtype=torch.float64)
@@ -89,7 +89,10 @@ def test_bounded_inputs_contract(kind: str) -> None:
 
 def test_torch_rnn_and_errors() -> None:
     layer = nn.RNN(2, 3, num_layers=2)
-    norms = [torch.linalg.matrix_norm(value.detach().double(), 2) for value in (layer.weight_hh_l0, layer.weight_hh_l1)]
+    norms = [
+        torch.linalg.matrix_norm(layer.get_parameter(name).detach().double(), 2)
+        for name in ("weight_hh_l0", "weight_hh_l1")
+    ]
     assert contraction_bound(layer) == pytest.approx(max(norms).item())
     assert contraction_bound(cofm.RNNFunctional(1, 3, nonlinearity="linear")) < 1
     with pytest.raises(TypeError, match=r"layer must be a StableRNN, RNNFunctional or nn.RNN, got GRU"):
