@@ -54,7 +54,7 @@ class Row(NamedTuple):
     batch: int
     parameters: Callable[[int, int], Tensor]
     handover: str | None = None
-    options: dict[str, Any] = {}  # noqa: RUF012  # a tuple's fields are not changed
+    options: dict[str, Any] | None = None
 
 
 def constant(batch: int, length: int) -> Tensor:
@@ -128,7 +128,9 @@ def costs(row: Row, length: int, rounds: int) -> tuple[Cost, Cost]:
     x = torch.randn(row.batch, steps, WIDTH, requires_grad=True)
     tensors = x, row.parameters(row.batch, steps).requires_grad_()
     handover = {} if row.handover is None or ranks == 1 else {"handover": row.handover}
-    run = partial(getattr(distributed if ranks > 1 else cofm, row.function), *tensors, **row.options, **handover)
+    run = partial(
+        getattr(distributed if ranks > 1 else cofm, row.function), *tensors, **(row.options or {}), **handover
+    )
     passes: tuple[list[Cost], list[Cost]] = ([], [])
     for _ in range(rounds + 1):
         (h, _last), forward = timed(run)

@@ -160,19 +160,10 @@ def plot_learning_rates(curves: Sequence[LossCurve], title: str, paths: Sequence
 
     Arguments and errors as `plot_errors`.
     """
-    labels = list(dict.fromkeys(curve.label for curve in curves))
     figure, panels = _panels(curves, title)
-    for curve in curves:
-        rank = labels.index(curve.label)
-        panels[curve.row, curve.column].plot(
-            curve.learning_rates,
-            [min(loss, _OVERFLOWED) for loss in curve.losses],
-            color=_colour(rank, len(labels)),
-            marker=_MARKERS[rank % len(_MARKERS)],
-            markersize=4,
-            linewidth=1.2,
-            label=curve.label,
-        )
+    for curve, look in zip(curves, _looks([curve.label for curve in curves]), strict=True):
+        values = [min(loss, _OVERFLOWED) for loss in curve.losses]
+        panels[curve.row, curve.column].plot(curve.learning_rates, values, **look)
     for axes in panels.values():
         axes.set(xscale="log", yscale="log", xlabel="learning rate", ylim=(None, _OVERFLOWED))
         axes.axhline(1.0, color="0.35", linewidth=0.9, linestyle=(0, (4, 2)))
@@ -222,19 +213,10 @@ def plot_radii(curves: Sequence[RadiusCurve], title: str, paths: Sequence[os.Pat
 
     Arguments and errors as `plot_errors`.
     """
-    labels = list(dict.fromkeys(curve.label for curve in curves))
     figure, panels = _panels(curves, title)
-    for curve in curves:
-        rank = labels.index(curve.label)
-        panels[curve.row, curve.column].plot(
-            curve.horizons,
-            [radius if radius > 0 else math.nan for radius in curve.radii],
-            color=_colour(rank, len(labels)),
-            marker=_MARKERS[rank % len(_MARKERS)],
-            markersize=4,
-            linewidth=1.2,
-            label=curve.label,
-        )
+    for curve, look in zip(curves, _looks([curve.label for curve in curves]), strict=True):
+        values = [radius if radius > 0 else math.nan for radius in curve.radii]
+        panels[curve.row, curve.column].plot(curve.horizons, values, **look)
     for axes in panels.values():
         axes.set(xscale="log", yscale="log", xlabel="horizon T")
         if not any(radius > 0 for curve in curves for radius in curve.radii):
@@ -319,6 +301,21 @@ def _on_logarithmic_axes(
         return [min(max(values[i], limits[0] / 10), limits[1] * 10) for i in keep]
 
     return [radii[i] for i in keep], shown
+
+
+def _looks(labels: Sequence[str]) -> list[dict[str, Any]]:
+    """Of lines, by their labels: a colour and a marker for each label."""
+    ranks = {label: rank for rank, label in enumerate(dict.fromkeys(labels))}
+    return [
+        dict(
+            color=_colour(ranks[label], len(ranks)),
+            marker=_MARKERS[ranks[label] % len(_MARKERS)],
+            markersize=4,
+            linewidth=1.2,
+            label=label,
+        )
+        for label in labels
+    ]
 
 
 def _panels(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 import torch.distributed as dist
 from rank_pool import RankPool
 from torch import nn
+from torch._C._distributed_c10d import FileStore
 
 from cofm_triton.distributed import shard_time
 from cofm_triton.layers.stable_rnn import StableRNN
@@ -40,8 +42,8 @@ def test_models(pool: RankPool, model: str) -> None:
 
 
 @pytest.fixture
-def one_rank() -> Iterator[None]:
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]  # PyTorch lists no HashStore
+def one_rank(tmp_path: Path) -> Iterator[None]:
+    dist.init_process_group("gloo", store=FileStore(str(tmp_path / "store"), 1), rank=0, world_size=1)
     yield
     dist.destroy_process_group()
 

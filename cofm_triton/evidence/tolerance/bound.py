@@ -104,7 +104,10 @@ def bounds_of_pieces(
         resets: (B, T).
         reset_to: "h0" or "zero".
     """
-    shape, cut = tensors[0].shape, pieces(resets, seq_starts, reverse=False, reset_to=reset_to)
+    shape = tensors[0].shape
+    if shape[0] == 0:  # nothing to cut
+        return dict(bounds(*tensors, h0, grad_h, grad_last, seq_starts=seq_starts))
+    cut = pieces(resets, seq_starts, reverse=False, reset_to=reset_to)
 
     def in_one_row(tensor: Tensor) -> Tensor:
         return tensor.reshape(1, -1, tensor.shape[2]) if tensor.dim() == 3 else tensor
