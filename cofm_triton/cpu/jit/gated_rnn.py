@@ -49,7 +49,7 @@ def forward(
     states = initial_states(h0, parts.sequence, channels, state_dtype)
     tensors = [*read, Rows(h)]
     launch(
-        _forward, parts.threads, len(states), constant(gates.name), _flag(turn is not None), _left_over(channels),
+        _forward, parts.threads, len(states), constant(gates.name), flag(turn is not None), left_over(channels),
         *parts.walk(tensors, False), streams(tensors[-1]), states, _coefficients(rate, turn),
     )  # fmt: skip
     return h.to(dtype), torch.from_numpy(states[parts.last])
@@ -77,8 +77,8 @@ def backward(
     firsts = initial_states(h0, parts.sequence, channels, state_dtype)
     rates, angles = (initial_states(None, parts.sequence, channels, state_dtype) for _ in range(2))
     launch(
-        _backward, parts.threads, len(mus), constant(gates.name), _flag(turn is not None), _flag(q is not None),
-        _left_over(channels), *parts.walk(tensors, True), all(map(streams, tensors[5:])), mus, firsts, parts.inner,
+        _backward, parts.threads, len(mus), constant(gates.name), flag(turn is not None), flag(q is not None),
+        left_over(channels), *parts.walk(tensors, True), all(map(streams, tensors[5:])), mus, firsts, parts.inner,
         _coefficients(rate, turn), rates, angles,
     )  # fmt: skip
     grad_x, grad_p, *grad_q = (grad.to(dtype) for grad in grads)
@@ -102,12 +102,12 @@ def _coefficients(rate: Tensor, turn: Tensor | None) -> Any:
     return rows
 
 
-def _flag(is_set: bool) -> tuple[int, ...]:
+def flag(is_set: bool) -> tuple[int, ...]:
     """A tuple whose length compiled code knows."""
     return (0,) * is_set
 
 
-def _left_over(channels: int) -> tuple[int, ...]:
+def left_over(channels: int) -> tuple[int, ...]:
     """A tuple as long as what whole blocks leave of a row, and not used where that is nothing."""
     return (0,) * (channels % len(BLOCK) or 1)
 

@@ -28,7 +28,7 @@ SAMPLES = {
     )
 }  # fmt: skip
 # Without a dimension, which no array of states or inputs is.
-_SHARED_SAMPLES = {dtype: np.empty((), sample.dtype) for dtype, sample in SAMPLES.items()}
+SHARED_SAMPLES = {dtype: np.empty((), sample.dtype) for dtype, sample in SAMPLES.items()}
 
 
 class Rows:
@@ -42,7 +42,7 @@ class Rows:
         dtype, strides = tensor.dtype, tensor.stride()
         size = dtype.itemsize
         self.stride_b, self.step = (strides[0] * size, strides[1] * size) if len(strides) == 3 else (0, 0)
-        self.sample = (_SHARED_SAMPLES if shared else SAMPLES)[dtype]
+        self.sample = (SHARED_SAMPLES if shared else SAMPLES)[dtype]
 
     def at(self, b: Any, t: Any) -> Any:
         """Address of row t of sequence b; arrays of them give an array."""

@@ -15,10 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cofm_triton.layers.autocast import autocasts
 from cofm_triton.layers.cell import affine
 from cofm_triton.layers.padding import drive, final_state, initial_state
 from cofm_triton.layers.recurrences.contract import Episodes, Layer, Weights, weights_of
 from cofm_triton.layers.recurrences.elementwise import Elementwise, frequency_of, per_unit
+from cofm_triton.ops.backends import INSTALLED, implementation
+from cofm_triton.ops.derivatives import observed
 from cofm_triton.ops.dtypes import state_dtype
 from cofm_triton.step.coefficients import modes_of
 from cofm_triton.step.gates import Gates, coefficients, gates_of, strength
@@ -34,6 +37,7 @@ class GatedCell(NamedTuple):
         rate: dt f(w), (D,), in the dtype of the states.
         turn: exp(i angle) of pairs, complex (D / 2,), or None.
         gates: their row.
+        compiled: the step of one core, with copies of these, or None.
     """
 
     encoder: Tensor
@@ -41,9 +45,15 @@ class GatedCell(NamedTuple):
     rate: Tensor
     turn: Tensor | None
     gates: Gates
+    compiled: Any = None
 
     def advance(self, x: Tensor, h: Tensor | None, width: int, *, in_place: bool) -> tuple[Tensor, torch.dtype]:
         """h' of x (B, d) and h (B, width), as `Cell.advance`."""
+        if in_place and self.compiled is not None and not observed((x, h)) and not autocasts(x.device):
+            start = x.new_zeros(x.shape[0], len(self.rate)) if h is None else F.pad(h, (0, len(self.rate) - width))
+            if self.compiled.takes(x, start):
+                z = self.compiled(x, start)
+                return (z if width == z.shape[1] else z[:, :width].contiguous()), x.dtype
         e, state = affine(x, self.encoder, self.bias), self.rate.dtype
         values, *logits = e.to(state).unflatten(1, (-1, len(self.rate))).unbind(1)
         decay, gain = coefficients(self.gates, self.rate, logits[0], logits[1] if len(logits) > 1 else None)
@@ -93,9 +103,8 @@ class Gated(Elementwise):
         rate, angle = _per_step(layer, suffix, state_dtype(weight.dtype))
         layout: Any = dict(memory_format=torch.contiguous_format)
         turn = None if angle is None else torch.polar(torch.ones_like(angle), angle)
-        return GatedCell(
-            weight.T.clone(**layout), None if bias is None else bias.clone(), rate.clone(), turn, _gates(layer)
-        )
+        made = weight.T.clone(**layout), None if bias is None else bias.clone(), rate.clone(), turn, _gates(layer)
+        return GatedCell(*made, _compiled(layer.backend, *made))
 
     @torch.no_grad()
     def margin(self, layer: Layer, suffix: str) -> float:
@@ -126,6 +135,16 @@ def _per_step(layer: Layer, suffix: str, state: torch.dtype) -> tuple[Tensor, Te
     modes = modes_of(layer, weights_of(layer, suffix).rate, frequency_of(layer, suffix))
     angle = None if modes.frequency is None else (layer.dt * modes.frequency).to(state)
     return per_unit(layer, layer.dt * modes.rate).to(state), angle
+
+
+def _compiled(backend: str | None, encoder: Tensor, *rest: Any) -> Any:
+    """The step of one core, where numba may compute it, and nobody asks for derivatives by coefficients."""
+    if backend not in (None, "cpu", "numba") or not INSTALLED["numba"] or encoder.device.type != "cpu":
+        return None
+    module = implementation("numba", "gated_step")
+    if encoder.dtype not in module.DTYPES or observed((encoder, *rest)):
+        return None
+    return module.GatedStep(encoder, *rest)
 
 
 def _gates(layer: Layer) -> Gates:
