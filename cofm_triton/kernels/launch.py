@@ -79,6 +79,14 @@ SPLIT_ROWS = 8192  # if it takes longer than the second launch
 SPLIT_PROGRAMS = 2  # per multiprocessor, in chunks of time
 FOLD_ROWS = 16  # summaries that one segment of a program adds up
 
+# Coefficients of modes, and rows of the encoder.
+MODES = 4  # of a program, and as many warps: a lane has the numbers of one mode, some sixty of float64
+MODE_COLUMNS = 128  # of the encoder at once, four a lane
+MODE_PIECES = 128  # of a gradient at once
+
+# Numbers that do not see each other.
+ELEMENTS, ELEMENT_WARPS = 1024, 4  # of a program: eight a lane, two accesses of 16 bytes
+
 # Sweeps over models.
 UNIT_STEP = 8  # units come in eights, so that few widths need a compilation of their own
 MAX_SINGLE_UNITS = 16  # wider models go by groups of units, 16 bytes each: a short program compiles in seconds

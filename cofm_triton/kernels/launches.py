@@ -18,11 +18,15 @@ STREAM = object()  # stands for the current stream in the arguments of a launch
 
 
 class Launched(NamedTuple):
-    """A launch that `call(*arguments, **options)` makes again; that of a compiled kernel, past Triton's binder."""
+    """A launch that `call(*arguments, **options)` makes again; that of a compiled kernel, past Triton's binder.
+
+    `is_bare`: the call is one of a C function, which takes addresses in place of tensors.
+    """
 
     call: Callable[..., Any]
     arguments: tuple[Any, ...]
     options: dict[str, Any]
+    is_bare: bool = False
 
 
 def launch(kernel: Any, grid: tuple[int]) -> Callable[..., Any]:
@@ -54,7 +58,7 @@ def _bare(launched: Launched) -> Launched:
         return launched
     handed: list[Launched] = []
     asked: Any = copy(launcher)
-    asked.launch = lambda *arguments, **options: handed.append(Launched(launcher.launch, arguments, options))
+    asked.launch = lambda *arguments, **options: handed.append(Launched(launcher.launch, arguments, options, True))
     asked(*launched.arguments)
     return handed[0]
 

@@ -49,8 +49,11 @@ def forward(
 def backward(
     grad_h: Any, grad_last: Any, decay: Any, h: Any, h0: Any, seq_starts: Any,
     *, reverse: bool, state_dtype: Any, resets: Any = None, reset_to: str = "h0", num_sms: int, lanes: int = LANES,
+    summed: bool = True,
 ) -> tuple[Any, Any, Any]:  # fmt: skip
-    """`(grad_x, grad_decay, grad_h0)` with T >= 1; grad_h0 (S, D) and a `(D,)` grad_decay in the state's dtype."""
+    """`(grad_x, grad_decay, grad_h0)` with T >= 1; grad_h0 (S, D) and a `(D,)` grad_decay in the state's dtype. Not
+    `summed`, the latter is in (S, chunks, D) pieces, of which complex ones are pairs of channels.
+    """
     dtype, of_complex, gate_dtype, is_complex = h.dtype, h.is_complex(), decay.dtype, decay.is_complex()
     decay, state_dtype = _coefficients(decay, h), _real_dtype(h, state_dtype)
     grad_end, h, h0 = (_reals(tensor) for tensor in (grad_last, h, h0))
@@ -70,8 +73,9 @@ def backward(
     )  # fmt: skip
     if from_start:
         grad_start = grad_start.sum(1)
-    grad_decay = grad_decay if gated else grad_decay.sum((0, 1))
-    grad_decay = grad_decay.view(gate_dtype) if gate_dtype.is_complex else grad_decay
+    if summed:
+        grad_decay = grad_decay if gated else grad_decay.sum((0, 1))
+        grad_decay = grad_decay.view(gate_dtype) if gate_dtype.is_complex else grad_decay
     return (grad_x.view(dtype), grad_decay, grad_start.view(dtype)) if of_complex else (grad_x, grad_decay, grad_start)
 
 

@@ -1,4 +1,5 @@
-"""Coefficients of a step from raw parameters, all of a layer's in one launch, and their gradients in another.
+"""Coefficients of a step from raw parameters, and the encoder with its gain: all of a layer's in one launch, and their
+gradients in another.
 
 Index i is a mode: a unit or a pair of them. The equations are those of `step/modes.py`, `step/oscillation.py` and
 `step/coefficients.py`, whose names are used. With z = x + i theta = dt (r + i w) and m = 1 - l, where l is the decay:
@@ -10,6 +11,13 @@ r = s f(w) and, in linear states, w = s u q with the unit u of the pair; pairs w
 bound(x) (2 / pi) atan(q).
 All depend on (x, theta) by analytic functions of z, or on |l|: dm/dx = D, dm/dtheta = i D. All is float64 on the way,
 and rounded once. The derivatives of the coefficients are kept for the gradients, some hundred bytes a mode.
+
+With an encoder, row i of U is a unit's: U'[i] = gain[i] U[i], b'[i] = gain[i] b[i]. With G = dL/dU' and c = dL/db':
+
+    dL/dU[i] = gain[i] G[i]    dL/db[i] = gain[i] c[i]    dL/dgain[i] = sum over k of G[i, k] U[i, k] + c[i] b[i]
+
+A program owns a few modes. Gradients by the first coefficient come in pieces, one for each sequence and chunk, which it
+sums up. Traffic in elements per element of U: 2, and 3 backward.
 Source: arXiv 2303.06349, section 3; defined in `reference/oscillation.py` and `reference/discretization.py`.
 """
 
@@ -22,10 +30,10 @@ import triton
 import triton.language as tl
 
 from cofm_triton.kernels.elementary import atan, complement, sin_cos
+from cofm_triton.kernels.launch import MODE_COLUMNS, MODE_PIECES, MODES
 from cofm_triton.kernels.launches import launch
 from cofm_triton.kernels.parameterization import derivative, function
 
-BLOCK = 64  # modes of a program: two a lane, with many numbers of float64 for each
 # Numbers of a mode: parts of both coefficients, and the derivative of each by w, q and log dt.
 PARTS, VARIABLES = 4, 3
 _SERIES_TERMS = tl.constexpr(18)  # of phi, for |z| < 1/2: the first one left out is below 1e-22
@@ -228,17 +236,21 @@ def mode_coefficients_kernel(
     w_ptr,  # (M,)
     q_ptr,  # (F,), F = M, or M - 1 where the last mode does not turn; read if PAIRED
     log_dt_ptr,  # (M,), read if LEARNED
-    first_ptr,  # out: parts of the first coefficient, `first_step` apart, those of a mode `first_gap`; see `forward`
+    weight_ptr,  # (D, d), U, D = 2 M if PAIRED, else M; None: no encoder
+    bias_ptr,  # (D,), b; None: there is none
+    first_ptr, turn_ptr,  # out: parts of the first coefficient, those of modes `step` apart; see `forward`
     second_ptr,  # out: (M,); PAIRED (M, 2), complex or twice the same; None: unwanted
     slopes_ptr,  # out: (VARIABLES, PARTS, M) float64; None: unwanted
-    M: tl.int64, F: tl.int64, first_step: tl.int64, first_gap: tl.int64, dt: tl.float64,
+    gained_ptr, gained_bias_ptr,  # out: U', (D, d) contiguous, and b'
+    M: tl.int64, F: tl.int64, step: tl.int64, dt: tl.float64,
     unit_first: tl.float64, unit_rise: tl.float64,  # see `unit_steps`
+    d: tl.int64, stride_row: tl.int64, stride_column: tl.int64,
     PARAMETERIZATION: tl.constexpr, EXACT: tl.constexpr, LINEAR: tl.constexpr, PAIRED: tl.constexpr,
     BOUNDED: tl.constexpr, LEARNED: tl.constexpr, GAIN: tl.constexpr, COMPLEX_GAIN: tl.constexpr,
-    COUNT: tl.constexpr, BLOCK: tl.constexpr,
+    COUNT: tl.constexpr, MODES: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """Both coefficients, and their derivatives; COUNT = PARTS * VARIABLES."""
-    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    """Both coefficients, and their derivatives; COUNT = PARTS * VARIABLES. Then U' and b'."""
+    i = tl.program_id(0).to(tl.int64) * MODES + tl.arange(0, MODES)
     there = i < M
     w = tl.load(w_ptr + i, mask=there, other=0.0).to(tl.float64)
     q = w
@@ -255,102 +267,173 @@ def mode_coefficients_kernel(
         EXACT=EXACT, LINEAR=LINEAR, PAIRED=PAIRED, BOUNDED=BOUNDED, LEARNED=LEARNED, GAIN=GAIN,
         PARAMETERIZATION=PARAMETERIZATION,
     )  # fmt: skip
-    tl.store(first_ptr + i * first_step, found[0].to(first_ptr.dtype.element_ty), mask=there)
+    store_rounded(first_ptr + i * step, found[0], there)
     if PAIRED:
-        tl.store(first_ptr + first_gap + i * first_step, found[1].to(first_ptr.dtype.element_ty), mask=there)
+        store_rounded(turn_ptr + i * step, found[1], there)
         if not LINEAR:
-            tl.store(first_ptr + i * first_step + 1, found[0].to(first_ptr.dtype.element_ty), mask=there)
-            turned = -found[1]
-            tl.store(first_ptr + first_gap + i * first_step + 1, turned.to(first_ptr.dtype.element_ty), mask=there)
+            store_rounded(first_ptr + i * step + 1, found[0], there)
+            store_rounded(turn_ptr + i * step + 1, -found[1], there)
     if second_ptr is not None:
         if PAIRED:
-            other = found[3] if COMPLEX_GAIN else found[2]
-            tl.store(second_ptr + 2 * i, found[2].to(second_ptr.dtype.element_ty), mask=there)
-            tl.store(second_ptr + 2 * i + 1, other.to(second_ptr.dtype.element_ty), mask=there)
+            store_rounded(second_ptr + 2 * i, found[2], there)
+            store_rounded(second_ptr + 2 * i + 1, found[3] if COMPLEX_GAIN else found[2], there)
         else:
-            tl.store(second_ptr + i, found[2].to(second_ptr.dtype.element_ty), mask=there)
+            store_rounded(second_ptr + i, found[2], there)
     if slopes_ptr is not None:
-        for k in tl.static_range(COUNT):
-            tl.store(slopes_ptr + k * M + i, found[4 + k], mask=there)
+        for part in tl.static_range(COUNT):
+            tl.store(slopes_ptr + part * M + i, found[4 + part], mask=there)
+    if weight_ptr is not None:
+        gain = found[2].to(weight_ptr.dtype.element_ty)
+        CHANNELS: tl.constexpr = 2 if PAIRED else 1
+        for channel in tl.static_range(CHANNELS):
+            row = CHANNELS * i + channel
+            for start in range(0, d, COLUMNS):
+                k = start + tl.arange(0, COLUMNS)
+                inside = there[:, None] & (k < d)[None, :]
+                values = tl.load(weight_ptr + row[:, None] * stride_row + k[None, :] * stride_column, mask=inside)
+                tl.store(gained_ptr + row[:, None] * d + k[None, :], gain[:, None] * values, mask=inside)
+            if bias_ptr is not None:
+                tl.store(gained_bias_ptr + row, gain * tl.load(bias_ptr + row, mask=there), mask=there)
+
+
+@triton.jit
+def store_rounded(pointer, value, mask):
+    """Store in the dtype of the memory."""
+    tl.store(pointer, value.to(pointer.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def summed_pieces(pointer, i, there, step, pieces, piece_step, MODES: tl.constexpr, PIECES: tl.constexpr):
+    """The sum over pieces (rows `piece_step` apart) of the numbers of modes i, `step` apart."""
+    total = tl.zeros((PIECES, MODES), tl.float64)
+    for start in range(0, pieces, PIECES):
+        piece = start + tl.arange(0, PIECES).to(tl.int64)
+        inside = (piece < pieces)[:, None] & there[None, :]
+        at = pointer + piece[:, None] * piece_step + i[None, :] * step
+        total += tl.load(at, mask=inside, other=0.0).to(tl.float64)
+    return tl.sum(total, 0)
 
 
 @triton.jit
 def mode_gradients_kernel(
-    grad_first_ptr, grad_second_ptr,  # as `first_ptr` and `second_ptr` of the kernel above; None: zero
+    grad_first_ptr, grad_turn_ptr,  # pieces, each as `first_ptr` and `turn_ptr` of the kernel above; None: zero
+    grad_second_ptr,  # as `second_ptr`; None: zero, or, with an encoder, what follows from its gradients
     slopes_ptr,  # (VARIABLES, PARTS, M) float64
+    weight_ptr, bias_ptr, gain_ptr,  # as above, `gain_ptr` as `second_ptr`
+    grad_gained_ptr,  # (D, d), contiguous: G, and out: dL/dU
+    grad_bias_ptr,  # (D,): c, and out: dL/db; None: there is none
     grad_w_ptr, grad_q_ptr, grad_log_dt_ptr,  # out: as the parameters
-    M: tl.int64, F: tl.int64, first_step: tl.int64, first_gap: tl.int64,
+    M: tl.int64, F: tl.int64, step: tl.int64, pieces: tl.int64, piece_step: tl.int64,
+    d: tl.int64, stride_row: tl.int64, stride_column: tl.int64,
     LINEAR: tl.constexpr, PAIRED: tl.constexpr, LEARNED: tl.constexpr, COMPLEX_GAIN: tl.constexpr,
-    PARTS: tl.constexpr, BLOCK: tl.constexpr,
+    PARTS: tl.constexpr, MODES: tl.constexpr, COLUMNS: tl.constexpr, PIECES: tl.constexpr,
 ):  # fmt: skip
-    """Gradients by w, q and log dt."""
-    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    """Gradients by w, q and log dt, and by U and b in the place of those by U' and b'."""
+    i = tl.program_id(0).to(tl.int64) * MODES + tl.arange(0, MODES)
     there = i < M
-    zero = tl.zeros((BLOCK,), tl.float64)
+    zero = tl.zeros((MODES,), tl.float64)
     first = zero
-    first_turned = zero
+    turn = zero
     second = zero
-    second_turned = zero
+    second_turn = zero
     if grad_first_ptr is not None:
-        first = tl.load(grad_first_ptr + i * first_step, mask=there, other=0.0).to(tl.float64)
+        first = summed_pieces(grad_first_ptr, i, there, step, pieces, piece_step, MODES=MODES, PIECES=PIECES)
         if PAIRED:
-            at = grad_first_ptr + i * first_step
-            first_turned = tl.load(at + first_gap, mask=there, other=0.0).to(tl.float64)
+            turn = summed_pieces(grad_turn_ptr, i, there, step, pieces, piece_step, MODES=MODES, PIECES=PIECES)
             if not LINEAR:
-                first += tl.load(at + 1, mask=there, other=0.0).to(tl.float64)
-                first_turned -= tl.load(at + first_gap + 1, mask=there, other=0.0).to(tl.float64)
+                first += summed_pieces(
+                    grad_first_ptr + 1, i, there, step, pieces, piece_step, MODES=MODES, PIECES=PIECES
+                )
+                turn -= summed_pieces(grad_turn_ptr + 1, i, there, step, pieces, piece_step, MODES=MODES, PIECES=PIECES)
+    CHANNELS: tl.constexpr = 2 if PAIRED else 1
+    if weight_ptr is not None:
+        for channel in tl.static_range(CHANNELS):
+            row = CHANNELS * i + channel
+            gain = tl.load(gain_ptr + row, mask=there, other=0.0)
+            products = tl.zeros((MODES, COLUMNS), gain.dtype)
+            for start in range(0, d, COLUMNS):
+                k = start + tl.arange(0, COLUMNS)
+                inside = there[:, None] & (k < d)[None, :]
+                at = weight_ptr + row[:, None] * stride_row + k[None, :] * stride_column
+                values = tl.load(at, mask=inside, other=0.0)
+                to = grad_gained_ptr + row[:, None] * d + k[None, :]
+                grad = tl.load(to, mask=inside, other=0.0)
+                products += grad * values
+                tl.store(to, gain[:, None] * grad, mask=inside)
+            second += tl.sum(products, 1).to(tl.float64)
+            if bias_ptr is not None:
+                grad_bias = tl.load(grad_bias_ptr + row, mask=there, other=0.0)
+                second += (grad_bias * tl.load(bias_ptr + row, mask=there, other=0.0)).to(tl.float64)
+                tl.store(grad_bias_ptr + row, gain * grad_bias, mask=there)
     if grad_second_ptr is not None:
         if PAIRED:
             second = tl.load(grad_second_ptr + 2 * i, mask=there, other=0.0).to(tl.float64)
-            second_turned = tl.load(grad_second_ptr + 2 * i + 1, mask=there, other=0.0).to(tl.float64)
+            second_turn = tl.load(grad_second_ptr + 2 * i + 1, mask=there, other=0.0).to(tl.float64)
             if not COMPLEX_GAIN:
-                second += second_turned
-                second_turned = zero
+                second += second_turn
+                second_turn = zero
         else:
             second = tl.load(grad_second_ptr + i, mask=there, other=0.0).to(tl.float64)
     at = slopes_ptr + i
     for variable in tl.static_range(3):
         row = at + variable * PARTS * M
         grad = first * tl.load(row, mask=there, other=0.0)
-        grad += first_turned * tl.load(row + M, mask=there, other=0.0)
+        grad += turn * tl.load(row + M, mask=there, other=0.0)
         grad += second * tl.load(row + 2 * M, mask=there, other=0.0)
-        grad += second_turned * tl.load(row + 3 * M, mask=there, other=0.0)
+        grad += second_turn * tl.load(row + 3 * M, mask=there, other=0.0)
         if variable == 0:
-            tl.store(grad_w_ptr + i, grad.to(grad_w_ptr.dtype.element_ty), mask=there)
+            store_rounded(grad_w_ptr + i, grad, there)
         if PAIRED:
             if variable == 1:
-                tl.store(grad_q_ptr + i, grad.to(grad_q_ptr.dtype.element_ty), mask=i < F)
+                store_rounded(grad_q_ptr + i, grad, i < F)
         if LEARNED:
             if variable == 2:
-                tl.store(grad_log_dt_ptr + i, grad.to(grad_log_dt_ptr.dtype.element_ty), mask=there)
+                store_rounded(grad_log_dt_ptr + i, grad, there)
 
 
-def forward(w: Any, q: Any, log_dt: Any, first: Any, second: Any, slopes: Any, kind: Any) -> None:
-    """Writes what the kernel gives. Of pairs, parts of `first` are neighbours in linear states, (M, 2); otherwise they
-    are rows (2, 2 M) with a number for each channel, of which the second of a pair is turned the other way.
+def forward(
+    w: Any, q: Any, log_dt: Any, first: Any, turn: Any, second: Any, slopes: Any, kind: Any, weight: Any = None,
+    bias: Any = None, gained: Any = None, gained_bias: Any = None,
+) -> None:  # fmt: skip
+    """Writes what the kernel gives. `first` and `turn`, real and imaginary part, are (M,) views of any stride, in
+    nonlinear states of pairs rows (2 M,) with a number for each channel, of which the second of a pair is turned the
+    other way. `turn` is None where units are single.
     """
-    launch(mode_coefficients_kernel, (-(-w.shape[0] // BLOCK),))(
-        w, q, log_dt, first, second, slopes, *_sizes(w, q, kind), kind.dt, *kind.units,
-        PARAMETERIZATION=kind.parameterization, EXACT=kind.exact, LINEAR=kind.linear, PAIRED=q is not None,
+    paired = q is not None
+    launch(mode_coefficients_kernel, (-(-w.shape[0] // MODES),))(
+        w, q, log_dt, weight, bias, first, turn, second, slopes, gained, gained_bias, *_sizes(w, q),
+        2 if paired and not kind.linear else first.stride(0), kind.dt, *kind.units, *_columns(weight),
+        PARAMETERIZATION=kind.parameterization, EXACT=kind.exact, LINEAR=kind.linear, PAIRED=paired,
         BOUNDED=kind.bounded, LEARNED=log_dt is not None, GAIN=kind.gain, COMPLEX_GAIN=kind.complex_gain,
-        COUNT=PARTS * VARIABLES, BLOCK=BLOCK, num_warps=1,
+        COUNT=PARTS * VARIABLES, MODES=MODES, COLUMNS=MODE_COLUMNS, num_warps=MODES,
     )  # fmt: skip
 
 
 def backward(
-    grad_w: Any, grad_q: Any, grad_log_dt: Any, grad_first: Any, grad_second: Any, slopes: Any, kind: Any
-) -> None:
-    """Writes the gradients by w, q and log dt; those of the coefficients lie as `forward` writes the coefficients."""
-    launch(mode_gradients_kernel, (-(-grad_w.shape[0] // BLOCK),))(
-        grad_first, grad_second, slopes, grad_w, grad_q, grad_log_dt, *_sizes(grad_w, grad_q, kind),
-        LINEAR=kind.linear, PAIRED=grad_q is not None, LEARNED=grad_log_dt is not None,
-        COMPLEX_GAIN=kind.complex_gain, PARTS=PARTS, BLOCK=BLOCK, num_warps=1,
+    grad_w: Any, grad_q: Any, grad_log_dt: Any, grad_first: Any, grad_turn: Any, grad_second: Any, slopes: Any,
+    kind: Any, weight: Any = None, bias: Any = None, gain: Any = None, grad_gained: Any = None, grad_bias: Any = None,
+) -> None:  # fmt: skip
+    """Writes the gradients by w, q and log dt; those of the coefficients lie as `forward` writes the coefficients, but
+    for those by the first one, (pieces, ...). `grad_gained` and `grad_bias`, contiguous, become gradients by U and b.
+    """
+    paired = grad_q is not None
+    layout = (0, 0, 0)
+    if grad_first is not None:
+        rows = paired and not kind.linear
+        layout = (2 if rows else grad_first.stride(1), grad_first.shape[0], grad_first.stride(0))
+    launch(mode_gradients_kernel, (-(-grad_w.shape[0] // MODES),))(
+        grad_first, grad_turn, grad_second, slopes, weight, bias, gain, grad_gained, grad_bias, grad_w, grad_q,
+        grad_log_dt, *_sizes(grad_w, grad_q), *layout, *_columns(weight),
+        LINEAR=kind.linear, PAIRED=paired, LEARNED=grad_log_dt is not None, COMPLEX_GAIN=kind.complex_gain,
+        PARTS=PARTS, MODES=MODES, COLUMNS=MODE_COLUMNS, PIECES=MODE_PIECES, num_warps=MODES,
     )  # fmt: skip
 
 
-def _sizes(w: Any, q: Any, kind: Any) -> tuple[int, int, int, int]:
-    """Modes, free frequencies, and how far the parts of the first coefficient are apart: of two modes, and of one."""
-    modes = w.shape[0]
-    if q is None:
-        return modes, 0, 1, 0
-    return modes, q.shape[0], 2, 1 if kind.linear else 2 * modes
+def _sizes(w: Any, q: Any) -> tuple[int, int]:
+    """Modes and free frequencies."""
+    return w.shape[0], 0 if q is None else q.shape[0]
+
+
+def _columns(weight: Any) -> tuple[int, int, int]:
+    """Inputs of the encoder, and its strides."""
+    return (0, 0, 0) if weight is None else (weight.shape[1], *weight.stride())

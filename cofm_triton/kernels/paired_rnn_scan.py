@@ -33,12 +33,15 @@ def forward(
 def backward(
     grad_h: Any, grad_last: Any, x: Any, pull: Any, turn: Any, h: Any, h0: Any, seq_starts: Any, *,
     dt: float, nonlinearity: str, state_dtype: Any, num_sms: int, lanes: int, resets: Any = None, reset_to: str = "h0",
+    summed: bool = True,
 ) -> tuple[Any, Any, Any, Any]:  # fmt: skip
-    """`(grad_x, grad_pull, grad_turn, grad_h0)` with T >= 1; (D,), (D,) and (S, D) in the state's dtype."""
+    """`(grad_x, grad_pull, grad_turn, grad_h0)` with T >= 1; (D,), (D,), or both in pieces, and (S, D) in the state's
+    dtype.
+    """
     x, grad_h = _in_pairs(x), _in_pairs(grad_h)
     grad_x, grad_h0, block, shape = buffers([x, grad_h], seq_starts, state_dtype, num_sms, pair_lanes=lanes)
     grad_pull, grad_turn, grad_h0 = walk_backward(
-        grad_h, grad_last, x, pull, turn, h, h0, seq_starts, resets, grad_x, grad_h0, block, num_sms, dt=dt,
+        grad_h, grad_last, x, pull, turn, h, h0, seq_starts, resets, grad_x, grad_h0, block, num_sms, summed, dt=dt,
         NONLINEARITY=nonlinearity, TO_H0=starts_from_h0(h0, resets, reset_to), **PLAIN, **shape,
     )  # fmt: skip
     return grad_x, grad_pull, grad_turn, grad_h0

@@ -247,13 +247,13 @@ def _strides(w: Any) -> tuple[int, int, int]:
 def backward(
     grad_h: Any, grad_last: Any, x: Any, w: Any, h: Any, h0: Any, seq_starts: Any, *,
     dt: float, nonlinearity: str, parameterization: str, discretization: str, state_dtype: Any, num_sms: int,
-    resets: Any = None, reset_to: str = "h0",
+    resets: Any = None, reset_to: str = "h0", summed: bool = True,
 ) -> tuple[Any, Any, Any]:  # fmt: skip
-    """`(grad_x, grad_w, grad_h0)` with T >= 1: grad_w like w, grad_h0 (S, D) in the state's dtype."""
+    """`(grad_x, grad_w, grad_h0)` with T >= 1: grad_w like w, or in pieces; grad_h0 (S, D) in the state's dtype."""
     read = [x, grad_h, w] if w.ndim == 3 else [x, grad_h]
     grad_x, grad_h0, block, shape = buffers(read, seq_starts, state_dtype, num_sms)
     grad_w, _, grad_h0 = walk_backward(
-        grad_h, grad_last, x, w, None, h, h0, seq_starts, resets, grad_x, grad_h0, block, num_sms, dt=dt,
+        grad_h, grad_last, x, w, None, h, h0, seq_starts, resets, grad_x, grad_h0, block, num_sms, summed, dt=dt,
         NONLINEARITY=nonlinearity, PARAMETERIZATION=parameterization, EXACT=discretization == "exact",
         TO_H0=starts_from_h0(h0, resets, reset_to), **shape,
     )  # fmt: skip
@@ -262,9 +262,11 @@ def backward(
 
 def walk_backward(
     grad_h: Any, grad_last: Any, x: Any, w: Any, turn: Any, h: Any, h0: Any, seq_starts: Any, resets: Any, grad_x: Any,
-    grad_h0: Any, block: Channels, num_sms: int, *, dt: float, **options: Any,
+    grad_h0: Any, block: Channels, num_sms: int, summed: bool = True, *, dt: float, **options: Any,
 ) -> tuple[Any, Any, Any]:  # fmt: skip
-    """Fill grad_x, of units and of pairs; `(grad_w, grad_turn, grad_h0)`, grad_turn None without turn."""
+    """Fill grad_x, of units and of pairs; `(grad_w, grad_turn, grad_h0)`, grad_turn None without turn. Not `summed`,
+    gradients of coefficients that do not change in time are in (S, chunks, D) pieces.
+    """
     (_, rows, channels), sequences, summary, gated = x.shape, grad_h0.shape[0], None, w.ndim == 3
     full = (RNN_GATED_BACKWARD_ROWS if gated else RNN_BACKWARD_ROWS)[grad_h0.element_size()]
     cut = dict(resets=resets is not None, paired=options["PAIRED"])
@@ -299,11 +301,10 @@ def walk_backward(
     )  # fmt: skip
     if by_start is not None:
         grad_h0 = grad_h0 + by_start.sum(1)
-    return (
-        grad_w if gated else grad_w.sum((0, 1)),
-        None if by_turn is None else by_turn.sum((0, 1)),
-        grad_h0,
-    )
+    if summed:
+        grad_w = grad_w if gated else grad_w.sum((0, 1))
+        by_turn = None if by_turn is None else by_turn.sum((0, 1))
+    return grad_w, by_turn, grad_h0
 
 
 def buffers(

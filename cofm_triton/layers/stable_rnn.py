@@ -516,8 +516,7 @@ class StableRNN(OptionsInState, UndecayedRecurrence, Layer):
         self, suffix: str, x: Tensor, h0: Tensor | None, lengths: Tensor | None, episodes: Episodes
     ) -> tuple[Tensor, Tensor]:
         """One direction of one layer: x (B, T, d) to output (B, T, D) and state (B, D)."""
-        h, h_last = self._cell.run(self, suffix, x, h0, lengths, episodes)
-        return (activation(self.nonlinearity)(h) if self._cell.acts_on_output else h), h_last
+        return self._cell.run(self, suffix, x, h0, lengths, episodes)
 
     def __prepare_scriptable__(self) -> StableRNN:
         raise RuntimeError(NO_SCRIPT)

@@ -1,6 +1,7 @@
-"""One direction of an elementwise layer at once: coefficients, encoder and scan in one `autograd.Function`, on GPUs.
+"""One direction of an elementwise layer at once: coefficients, encoder, scan and the output's act in one
+`autograd.Function`, on GPUs.
 
-    h = scan(gain (U x + b))
+    h = scan(gain (U x + b)),   output = h or act(h)
 
 One by one, each part has a node in autograd's graph, at every call, which takes the host as long as some launches. Here
 all that a pass does is one launch plan (`launch_plan.py`). Second derivatives and what is no plain eager code take the
@@ -9,6 +10,8 @@ parts one by one.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from math import prod
 from typing import Any, NamedTuple
 
 import torch
@@ -17,20 +20,15 @@ from torch import Tensor
 from torch.nn.utils import parametrize
 
 from cofm_triton.ops.backends import implementation, lanes, num_sms, on_device
-from cofm_triton.ops.derivatives import is_plain, keeps
-from cofm_triton.ops.launch_plan import Planned
-from cofm_triton.ops.linear_scan import apply_linear_scan, linear_scan, linear_scan_backward
-from cofm_triton.ops.mode_coefficients import (
-    Kind,
-    backward_coefficients,
-    composed_coefficients,
-    forward_coefficients,
-    is_fused,
-    kind_of,
-)
-from cofm_triton.ops.paired_rnn_scan import apply_paired_rnn_scan, backend_of
-from cofm_triton.ops.rnn_scan import apply_rnn_scan, rnn_scan, rnn_scan_backward
+from cofm_triton.ops.derivatives import differentiating, exporting, is_plain, keeps
+from cofm_triton.ops.launch_plan import Planned, Signature, signature
+from cofm_triton.ops.linear_scan import apply_linear_scan
+from cofm_triton.ops.mode_coefficients import Kind, composed_coefficients, empty_gradients, kind_of, parts_of
+from cofm_triton.ops.paired_rnn_scan import apply_paired_rnn_scan
+from cofm_triton.ops.rnn_scan import apply_rnn_scan
+from cofm_triton.step.activation import activation
 from cofm_triton.step.coefficients import Options
+from cofm_triton.step.parameterizations import PARAMETERIZATIONS
 
 _DTYPES = (torch.float32, torch.float64)
 _BACKEND = "triton"
@@ -56,28 +54,70 @@ class Inputs(NamedTuple):
         return self[:-1]
 
 
-def runs_at_once(options: Options, backend: str | None, inputs: Inputs) -> bool:
-    """Whether `elementwise_layer` takes these inputs."""
+class Known(NamedTuple):
+    """What calls of one kind and signature share, made once; it stands for them in the keys of plans.
+
+    Attributes:
+        kind: of the layer.
+        fits: whether it is computed at once.
+    """
+
+    kind: Kind
+    fits: bool
+
+    __hash__, __eq__ = object.__hash__, object.__eq__  # type: ignore[assignment]  # one for each signature
+
+
+class Call(NamedTuple):
+    """A call of a layer that is computed at once."""
+
+    inputs: Inputs
+    known: Known
+
+
+_known: dict[tuple[Kind, Signature], Known] = {}
+_MOST = 2**12  # entries, a kilobyte each
+# The hooks that are about to see what is saved; a PyTorch that does not tell has some always.
+_hooks: Any = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", lambda _: True)
+
+
+def at_once(options: Options, inputs: Inputs) -> Call | None:
+    """The call, if `elementwise_layer` takes it, in Triton."""
+    if torch.compiler.is_compiling() or exporting() or differentiating() or getattr(parametrize, "_cache_enabled", 0):
+        return None
+    key = signature(inputs)
+    if key is None or torch.is_autocast_enabled(inputs.x.device.type):
+        return None
+    for tensor in inputs:
+        if tensor is not None and tensor.is_neg():
+            return None
+    kind = kind_of(options, inputs.free)
+    known = _known.get((kind, key))
+    if known is None:
+        if len(_known) >= _MOST:
+            _known.clear()
+        known = _known[kind, key] = Known(kind, _is_one(options, kind, inputs))
+    return Call(inputs, known) if known.fits else None
+
+
+def _is_one(options: Options, kind: Kind, inputs: Inputs) -> bool:
+    """Whether kernels can do the layer: a known f, tensors that are plain, of one dtype, of shapes that fit."""
     x, weight, bias, raw, free, log_dt, h0, resets = inputs
-    if not is_fused(options, backend, raw, free, log_dt) or bool(getattr(parametrize, "_cache_enabled", False)):
-        return False
-    kind = kind_of(options, free)
     if kind.complex_gain or (log_dt is not None and not kind.linear) or x.numel() == 0:
         return False
     modes = weight.shape[0] if free is None else weight.shape[0] // 2
-    given = [tensor for tensor in (x, weight, bias, h0) if tensor is not None]
+    given = [tensor for tensor in (x, weight, bias, raw, free, log_dt, h0) if tensor is not None]
     alike = raw.dtype in _DTYPES and all(is_plain(tensor) and tensor.dtype == raw.dtype for tensor in given)
     whole = raw.shape[0] == modes and weight.shape[0] == (modes if free is None else 2 * modes)
-    alike = alike and (resets is None or is_plain(resets))
-    return alike and whole and not torch.is_autocast_enabled(x.device.type)
+    dense = all(tensor.is_contiguous() for tensor in (raw, free, log_dt, bias) if tensor is not None)
+    known = options.parameterization in PARAMETERIZATIONS and (resets is None or is_plain(resets))
+    return alike and whole and dense and known
 
 
-def elementwise_layer(options: Options, inputs: Inputs, reset_to: str) -> tuple[Tensor, Tensor]:
-    """All states (B, T, D) and the last one (B, D), differentiable; before the nonlinearity of the output."""
-    kind = kind_of(options, inputs.free)
-    keep = keeps(*[tensor for tensor in inputs.numbers if tensor is not None])
-    h, last = _Layer.apply(*inputs, (kind, options, reset_to, keep))
-    return h, last
+def elementwise_layer(options: Options, call: Call, reset_to: str, act: str | None) -> tuple[Tensor, Tensor]:
+    """The output (B, T, D), act of the states if it is given, and the last state (B, D), differentiable."""
+    output, last = _Layer.apply(*call.inputs, (call.known, options, reset_to, act, keeps(*call.inputs.numbers)))
+    return output, last
 
 
 def composed_layer(options: Options, inputs: Inputs, reset_to: str) -> tuple[Tensor, Tensor]:
@@ -96,119 +136,180 @@ def composed_layer(options: Options, inputs: Inputs, reset_to: str) -> tuple[Ten
     return apply_paired_rnn_scan(e, first[0], first[1], inputs.h0, None, *kinds, **episodes)
 
 
+def composed_output(
+    options: Options, inputs: Inputs, reset_to: str, act: str | None
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """`composed_layer` with act of the states."""
+    h, last = composed_layer(options, inputs, reset_to)
+    return h if act is None else activation(act)(h), last
+
+
 def _forward(
     x: Tensor, weight: Tensor, bias: Tensor | None, raw: Tensor, free: Tensor | None, log_dt: Tensor | None,
-    h0: Tensor | None, resets: Tensor | None, kind: Kind, nonlinearity: str, reset_to: str, keep: bool,
+    h0: Tensor | None, resets: Tensor | None, kind: Kind, nonlinearity: str, reset_to: str, act: str | None, keep: bool,
 ) -> tuple[Tensor | None, ...]:  # fmt: skip
-    """h and the last state, and what the backward pass reads: e, U with the gain, both coefficients, their slopes."""
-    first, second, slopes = forward_coefficients(raw, free, log_dt, kind, keep)
-    gained = weight
+    """Output and last state, and what the backward pass reads: the states where they are not the output, e, U with the
+    gain, and what `_made` finds.
+    """
+    made = raw.new_empty(_numbers(raw, free, kind, keep), dtype=torch.float64)
+    first, second, slopes = _made(made, raw, free, kind, keep)
+    encoder: tuple[Any, ...] = ()
+    gained, gained_bias = weight, bias
     if second is not None:
-        gained, bias = _gain().forward(weight, bias, second)
-    e = F.linear(x, gained, bias)
-    if kind.linear:
-        h, last = linear_scan(e, _decay(first, free), h0, None, resets, False, reset_to, _BACKEND)
-        return h, last, None, gained, first, second, slopes  # the scan's backward pass does without e
-    if free is None:
-        h, last = rnn_scan(e, first, h0, None, resets, kind.dt, nonlinearity, reset_to, _BACKEND, "auto")
-    else:
-        (pull, turn), start = first.unbind(), None if h0 is None else h0.contiguous()
-        kinds = _of_pairs(e, kind, nonlinearity, resets, reset_to)
-        h, last = backend_of(_BACKEND).forward(e, pull, turn, start, None, **kinds)
-    return h, last, e, gained, first, second, slopes
+        gained, gained_bias = weight.new_empty(weight.shape), None if bias is None else bias.new_empty(bias.shape)
+        encoder = (weight, bias, gained, gained_bias)
+    parts = parts_of(first, free is not None, kind.linear)
+    _kernels().forward(raw, free, log_dt, *parts, second, slopes, kind, *encoder)
+    e, start = F.linear(x, gained, gained_bias), None if h0 is None else h0.contiguous()
+    options = _options(x, kind, free, nonlinearity, resets, reset_to)
+    h, last = _scan(kind, free).forward(e, *_taken(first, kind, free), start, None, **options)
+    output = h if act is None else activation(act)(h)
+    return output, last, None if act is None else h, None if kind.linear else e, gained, made
 
 
-def _gain() -> Any:
-    return implementation(_BACKEND, "mode_coefficients_gain")
+def _kernels() -> Any:
+    return implementation(_BACKEND, "mode_coefficients")
 
 
-def _of_pairs(e: Tensor, kind: Kind, nonlinearity: str, resets: Tensor | None, reset_to: str) -> dict[str, Any]:
-    device = e.device
-    return dict(
-        dt=kind.dt, nonlinearity=nonlinearity, state_dtype=e.dtype, num_sms=num_sms(device), lanes=lanes(device),
-        resets=None if resets is None else resets.contiguous(), reset_to=reset_to,
+def _scan(kind: Kind, free: Tensor | None) -> Any:
+    """The module that runs the recurrence of a kind."""
+    name = "linear_scan" if kind.linear else "rnn_scan" if free is None else "paired_rnn_scan"
+    return implementation(_BACKEND, name)
+
+
+def _options(
+    x: Tensor, kind: Kind, free: Tensor | None, nonlinearity: str, resets: Tensor | None, reset_to: str
+) -> dict[str, Any]:
+    """Of either pass of that recurrence."""
+    options: dict[str, Any] = dict(
+        state_dtype=x.dtype, num_sms=num_sms(x.device), resets=None if resets is None else resets.contiguous(),
+        reset_to=reset_to,
     )  # fmt: skip
+    if kind.linear:
+        return dict(options, reverse=False, lanes=lanes(x.device))
+    options.update(dt=kind.dt, nonlinearity=nonlinearity)
+    if free is None:
+        return dict(options, parameterization="direct", discretization="euler")
+    return dict(options, lanes=lanes(x.device))
 
 
-def _decay(first: Tensor, free: Tensor | None) -> Tensor:
-    return first if free is None else torch.view_as_complex(first)
+def _taken(first: Tensor, kind: Kind, free: Tensor | None) -> tuple[Tensor, ...]:
+    """The first coefficient as that recurrence takes it."""
+    if free is None:
+        return (first,)
+    return (torch.view_as_complex(first),) if kind.linear else first.unbind()
+
+
+def _numbers(raw: Tensor, free: Tensor | None, kind: Kind, keep: bool) -> int:
+    """How many of float64 have room for what `_made` finds."""
+    kernels, modes, units = _kernels(), raw.shape[0], raw.shape[0] * (1 if free is None else 2)
+    coefficients = units if free is None or kind.linear else 2 * units
+    gains = 0 if kind.gain == "nothing" else units
+    kept = kernels.VARIABLES * kernels.PARTS * modes if keep else 0
+    found: int = kept - (coefficients + gains) * raw.element_size() // -8
+    return found
+
+
+def _made(
+    made: Tensor, raw: Tensor, free: Tensor | None, kind: Kind, keep: bool
+) -> tuple[Tensor, Tensor | None, Tensor | None]:  # fmt: skip
+    """What a kernel writes into one piece of memory: both coefficients and, if they are kept, their derivatives. Three
+    tensors would be asked for, saved and looked at one by one.
+    """
+    kernels, modes = _kernels(), raw.shape[0]
+    kept = kernels.VARIABLES * kernels.PARTS * modes if keep else 0
+    slopes = made[:kept].view(kernels.VARIABLES, kernels.PARTS, modes) if keep else None
+    shape = (modes,) if free is None else (modes, 2) if kind.linear else (2, 2 * modes)
+    rest, count, units = made[kept:].view(raw.dtype), prod(shape), modes if free is None else 2 * modes
+    second = None if kind.gain == "nothing" else rest[count : count + units]
+    return rest[:count].view(shape), second, slopes
 
 
 def _backward(
     x: Tensor, weight: Tensor, bias: Tensor | None, raw: Tensor, free: Tensor | None, log_dt: Tensor | None,
-    h0: Tensor | None, resets: Tensor | None, h: Tensor, e: Tensor | None, gained: Tensor, first: Tensor,
-    second: Tensor | None, slopes: Tensor, grad_h: Tensor, grad_last: Tensor | None, kind: Kind, nonlinearity: str,
-    reset_to: str, with_grad_x: bool,
+    h0: Tensor | None, resets: Tensor | None, h: Tensor, e: Tensor | None, gained: Tensor, made: Tensor,
+    grad_h: Tensor, grad_last: Tensor | None, kind: Kind, nonlinearity: str, reset_to: str, act: str | None,
+    with_grad_x: bool,
 ) -> tuple[Tensor | None, ...]:  # fmt: skip
     """Gradients by `Inputs.numbers`."""
-    if e is None:
-        decay = _decay(first, free)
-        found = linear_scan_backward(grad_h, grad_last, decay, h, h0, None, resets, False, reset_to, _BACKEND)
-        grad_e, grad_first, grad_h0 = found
-        grad_first = grad_first if free is None else torch.view_as_real(grad_first)
-    elif free is None:
-        kinds = (kind.dt, nonlinearity, reset_to, _BACKEND)
-        found = rnn_scan_backward(grad_h, grad_last, e, first, h, h0, None, resets, *kinds)
-        grad_e, grad_first, grad_h0 = found
-    else:
-        (pull, turn), end = first.unbind(), None if grad_last is None else grad_last.contiguous()
-        start, pairs = None if h0 is None else h0.contiguous(), _of_pairs(e, kind, nonlinearity, resets, reset_to)
-        grad_e, by_pull, by_turn, grad_h0 = backend_of(_BACKEND).backward(
-            grad_h, end, e, pull, turn, h, start, None, **pairs
-        )
-        grad_first = torch.stack((by_pull, by_turn))
+    first, second, slopes = _made(made, raw, free, kind, True)
+    if act is not None:
+        grad_h = implementation(_BACKEND, "activation_gradient").backward(grad_h, h, act)
+    given = () if e is None else (e,)  # a linear scan's backward pass does without
+    start, end = (None if states is None else states.contiguous() for states in (h0, grad_last))
+    options = _options(x, kind, free, nonlinearity, resets, reset_to)
+    grad_e, *pieces, grad_h0 = _scan(kind, free).backward(
+        grad_h, end, *given, *_taken(first, kind, free), h, start, None, summed=False, **options
+    )
     rows = grad_e.flatten(0, 1)
-    grad_x = (rows @ gained).view(x.shape) if with_grad_x else None
+    grad_x = grad_e @ gained if with_grad_x else None
     grad_weight = rows.mT @ x.flatten(0, 1)
     grad_bias = None if bias is None else rows.sum(0)
-    grad_second = None if second is None else _gain().backward(grad_weight, grad_bias, weight, bias, second)
-    by_modes = backward_coefficients(raw, free, log_dt, grad_first, grad_second, slopes, kind)
+    by_first = [piece.flatten(0, 1) for piece in pieces]
+    if free is None:
+        by_first.append(None)
+    elif kind.linear:
+        by_first = list(parts_of(by_first[0].unflatten(-1, (-1, 2)), True, True))
+    encoder = () if second is None else (weight, bias, second, grad_weight, grad_bias)
+    by_modes = empty_gradients(raw, free, log_dt)
+    _kernels().backward(*by_modes, *by_first, None, slopes, kind, *encoder)
     return grad_x, grad_weight, grad_bias, *by_modes, None if h0 is None else grad_h0
 
 
 _forward_planned, _backward_planned = Planned(_forward), Planned(_backward)
 
 
+def _places(tensors: Iterable[Tensor | None]) -> list[int | None]:
+    """Where they lie."""
+    return [None if tensor is None else tensor.data_ptr() for tensor in tensors]
+
+
 class _Layer(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
-        *tensors, (kind, options, reset_to, keep) = inputs
+        *tensors, (known, options, reset_to, act, keep) = inputs
+        given = known.kind, options.nonlinearity, reset_to, act, keep
         with on_device(tensors[0].device):
-            h, last, *made = _forward_planned(*tensors, kind, options.nonlinearity, reset_to, keep)
-        ctx.save_for_backward(*tensors, h, *made)
-        ctx.layer = (kind, options, reset_to)
+            output, last, h, *made = _forward_planned.known((known, *given), *tensors, *given)
+        ctx.save_for_backward(*tensors, output if h is None else h, *made)
+        ctx.layer, ctx.places = (known, options, reset_to, act), None if _hooks(True) else _places(tensors)
         ctx.set_materialize_grads(False)
-        return h, last
+        return output, last
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
-        grad_h, grad_last = grads
-        kind, options, reset_to = ctx.layer
+        grad_output, grad_last = grads
+        known, options, reset_to, act = ctx.layer
         tensors = ctx.saved_tensors
         inputs, h = Inputs(*tensors[:8]), tensors[8]
-        if grad_h is None:
+        if grad_output is None:
             if grad_last is None:
                 return (None,) * 9
-            grad_h = h.new_zeros(h.shape[-1:]).expand(h.shape)
+            grad_output = h.new_zeros(h.shape[-1:]).expand(h.shape)
         without = None, None  # resets and options
         if torch.is_grad_enabled():
-            return *_differentiable_backward(options, inputs, reset_to, grad_h, grad_last), *without
-        given = grad_h, grad_last, kind, options.nonlinearity, reset_to, ctx.needs_input_grad[0]
+            return *_differentiable_backward(options, inputs, reset_to, act, grad_output, grad_last), *without
+        arguments = *tensors, grad_output, grad_last
+        given = known.kind, options.nonlinearity, reset_to, act, ctx.needs_input_grad[0]
+        # Hooks may give something else back than was saved, and `.data` of a parameter may be something else by now.
+        key = signature(arguments[len(tensors) :] if ctx.places == _places(inputs) else arguments)
         with on_device(h.device):
-            return *_backward_planned(*tensors, *given), *without
+            found = _backward_planned.known(None if key is None else (known, key, *given), *arguments, *given)
+        return *found, *without
 
 
 def _differentiable_backward(
-    options: Options, inputs: Inputs, reset_to: str, grad_h: Tensor, grad_last: Tensor | None
-) -> tuple[Tensor | None, ...]:
+    options: Options, inputs: Inputs, reset_to: str, act: str | None, grad_output: Tensor, grad_last: Tensor | None
+) -> tuple[Tensor | None, ...]:  # fmt: skip
     """The same by the parts."""
 
     def run(*there: Tensor) -> tuple[Tensor, ...]:
         rest = iter(there)
         given: list[Any] = [None if tensor is None else next(rest) for tensor in inputs.numbers]
-        found = composed_layer(options, Inputs(*given)._replace(resets=inputs.resets), reset_to)
+        found = composed_output(options, Inputs(*given)._replace(resets=inputs.resets), reset_to, act)
         return found if grad_last is not None else found[:1]
 
     there = [tensor for tensor in inputs.numbers if tensor is not None]
-    found = iter(torch.func.vjp(run, *there)[1]((grad_h,) if grad_last is None else (grad_h, grad_last)))
+    grads = (grad_output,) if grad_last is None else (grad_output, grad_last)
+    found = iter(torch.func.vjp(run, *there)[1](grads))
     return tuple(None if tensor is None else next(found) for tensor in inputs.numbers)

@@ -74,6 +74,7 @@ class _Notes(TorchFunctionMode):
         self.known: dict[str, Any] = {}  # constants
         self.lines: list[_Line] = []
         self.names: dict[int, str] = {}  # of tensors, by their `id`
+        self.places: dict[int, tuple[str, int]] = {}  # of views, by their `id`: whose memory it is, bytes from there
         self.held: list[Any] = []  # lest another tensor gets the `id` of one that is gone
         self.arguments = [self.named(argument) for argument in arguments]
         device = next(argument.get_device() for argument in arguments if isinstance(argument, Tensor))
@@ -86,21 +87,22 @@ class _Notes(TorchFunctionMode):
         if name in _LOOKS:
             raise Unplannable(name)
         if name == "new_empty":  # room takes the least time to make where all is said about it
-            func, args = torch.empty_strided, (result.shape, result.stride())
-            options = dict(dtype=result.dtype, device=result.device)
+            func, args, options = _room(result)
         changes = name == "__setitem__" or (name.endswith("_") and not name.endswith("__")) or "out" in options
         if changes or (_tensors(result) and not any(result is argument for argument in args)):
             self.note(func, args, options, result)
         return result
 
     def launched(self, launch: Any) -> None:
-        """Note a launch."""
-        self.note(launch.call, launch.arguments, launch.options, None)
+        """Note a launch; what launches a compiled kernel takes addresses, so that nobody makes views for it."""
+        self.note(launch.call, launch.arguments, launch.options, None, self.address if launch.is_bare else None)
 
-    def note(self, call: Callable[..., Any], arguments: Any, options: dict[str, Any], result: Any) -> None:
-        """Note a call, and the names of what it makes."""
+    def note(
+        self, call: Callable[..., Any], arguments: Any, options: dict[str, Any], result: Any, tensor: Any = None
+    ) -> None:  # fmt: skip
+        """Note a call, and the names of what it makes; `tensor` writes tensors among its arguments."""
         used: set[str] = set()
-        parts = [self.written(argument, used) for argument in arguments]
+        parts = [self.written(argument, used, tensor) for argument in arguments]
         parts += [f"{name}={self.written(value, used)}" for name, value in options.items()]
         made, target = [], ""
         if isinstance(result, (tuple, list)):
@@ -109,6 +111,8 @@ class _Notes(TorchFunctionMode):
         elif isinstance(result, Tensor) and id(result) not in self.names:
             made = [self.named(result)]
             target = f"{made[0]} = "
+        for part in result if isinstance(result, (tuple, list)) else (result,):
+            self.place(part, arguments)
         self.lines.append(_Line(f"{target}{self.constant(call)}({', '.join(parts)})", set(made), used))
 
     def named(self, value: Any) -> str:
@@ -119,15 +123,35 @@ class _Notes(TorchFunctionMode):
             self.names[id(value)] = name
         return name
 
+    def place(self, result: Any, arguments: Any) -> None:
+        """Note whether a result is a view of an argument, and where in its memory."""
+        if not isinstance(result, Tensor) or id(result) in self.places:
+            return
+        memory = result.untyped_storage().data_ptr()
+        for whole in arguments:
+            if isinstance(whole, Tensor) and whole is not result and whole.untyped_storage().data_ptr() == memory:
+                name, offset = self.places.get(id(whole), (self.names[id(whole)], 0))
+                self.places[id(result)] = name, offset + result.data_ptr() - whole.data_ptr()
+                return
+
+    def address(self, tensor: Tensor, used: set[str]) -> str:
+        """The address of a tensor as Python."""
+        name, offset = self.places.get(id(tensor)) or (self.written(tensor, used), 0)
+        used.add(name)
+        return f"{name}.data_ptr()" + (f" + {offset}" if offset else "")
+
     def constant(self, value: Any) -> str:
         """A name for a constant."""
         name = f"c{next(self.numbers)}"
         self.known[name] = value
         return name
 
-    def written(self, value: Any, used: set[str]) -> str:
-        """A value as Python; `used` gets the names in it."""
+    def written(self, value: Any, used: set[str], tensor: Any = None) -> str:
+        """A value as Python, by `tensor` if it is one; `used` gets the names in it."""
         if isinstance(value, Tensor):
+            if tensor is not None:
+                written: str = tensor(value, used)
+                return written
             if id(value) not in self.names:
                 raise Unplannable("a tensor from elsewhere")
             used.add(self.names[id(value)])
@@ -136,7 +160,7 @@ class _Notes(TorchFunctionMode):
             used.add("stream")
             return "stream"
         if _tensors(value):
-            parts = "".join(f"{self.written(part, used)}, " for part in value)
+            parts = "".join(f"{self.written(part, used, tensor)}, " for part in value)
             return f"({parts})" if isinstance(value, tuple) else f"[{parts}]"
         if isinstance(value, torch.Size):
             return repr(tuple(value))  # PyTorch reads a tuple sooner
@@ -160,6 +184,18 @@ class _Notes(TorchFunctionMode):
             spent = sorted((used | made) & ours - wanted)
             wanted |= used
             yield text + (f"; del {', '.join(spent)}" if spent else "")
+
+
+def _room(like: Tensor) -> tuple[Callable[..., Tensor], tuple[Any, ...], dict[str, Any]]:
+    """What asks for room like a tensor's: PyTorch's quickest way, which its compiler's programs go, on the current
+    device; where there is none, the usual one, which takes twice as long.
+    """
+    guards = getattr(getattr(torch._C, "_dynamo", None), "guards", None)
+    quick = getattr(guards, f"_empty_strided_{like.device.type}", None)
+    layout = tuple(like.shape), like.stride()
+    if quick is None:
+        return torch.empty_strided, layout, dict(dtype=like.dtype, device=like.device)
+    return quick, (*layout, like.dtype), {}
 
 
 def _tensors(value: Any) -> bool:
@@ -211,8 +247,11 @@ class Planned:
 
     def __call__(self, *arguments: Any) -> Any:
         """The results of the operator."""
+        return self.known(signature(arguments), *arguments)
+
+    def known(self, key: Signature | None, *arguments: Any) -> Any:
+        """The same with the signature at hand, or something as telling: equal keys mean equal signatures."""
         launches = implementation("triton", "launches")
-        key = signature(arguments)
         if key is None or not self.enabled or launches.followed():
             return self.operator(*arguments)
         plan = self.plans.get(key)

@@ -151,6 +151,13 @@ def composed_coefficients(
     return first, second if free is None or second.is_complex() else second.repeat_interleave(2)
 
 
+def parts_of(first: Tensor, paired: bool, linear: bool) -> tuple[Tensor, Tensor | None]:
+    """Real and imaginary part of the first coefficient, or of pieces of its gradient, as the kernels take them."""
+    if not paired:
+        return first, None
+    return (first[..., 0], first[..., 1]) if linear else (first[0], first[1])
+
+
 def forward_coefficients(
     raw: Tensor, free: Tensor | None, log_dt: Tensor | None, kind: Kind, keep: bool
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
@@ -164,7 +171,7 @@ def forward_coefficients(
         second = raw.new_empty((modes,) if free is None else (modes, 2), dtype=dtype)
     if keep:
         slopes = raw.new_empty((kernels.VARIABLES, kernels.PARTS, modes), dtype=torch.float64)
-    kernels.forward(raw, free, log_dt, first, second, slopes, kind)
+    kernels.forward(raw, free, log_dt, *parts_of(first, free is not None, kind.linear), second, slopes, kind)
     return first, second, slopes
 
 
@@ -173,10 +180,19 @@ def backward_coefficients(
     slopes: Tensor, kind: Kind,
 ) -> tuple[Tensor | None, ...]:  # fmt: skip
     """Gradients by the parameters; those by the coefficients like the results of `forward_coefficients`."""
-    grads = [None if tensor is None else tensor.new_empty(tensor.shape) for tensor in (raw, free, log_dt)]
-    given = (None if grad is None else grad.contiguous() for grad in (grad_first, grad_second))
-    implementation("triton", "mode_coefficients").backward(*grads, *given, slopes, kind)
-    return tuple(grads)
+    grads = empty_gradients(raw, free, log_dt)
+    second = None if grad_second is None else grad_second.contiguous()
+    first = turn = None
+    if grad_first is not None:
+        first, turn = parts_of(grad_first.contiguous(), free is not None, kind.linear)
+        first, turn = first.unsqueeze(0), None if turn is None else turn.unsqueeze(0)  # one piece
+    implementation("triton", "mode_coefficients").backward(*grads, first, turn, second, slopes, kind)
+    return grads
+
+
+def empty_gradients(*parameters: Tensor | None) -> tuple[Tensor | None, ...]:
+    """Room for the gradient of each."""
+    return tuple(None if tensor is None else tensor.new_empty(tensor.shape) for tensor in parameters)
 
 
 _forward_planned, _backward_planned = Planned(forward_coefficients), Planned(backward_coefficients)

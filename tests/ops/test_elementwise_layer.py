@@ -13,7 +13,7 @@ from torch.nn.utils import parametrize
 import cofm_triton as cofm
 from cofm_triton.layers.recurrences import elementwise
 from cofm_triton.ops import backends
-from cofm_triton.ops.elementwise_layer import Inputs, elementwise_layer, runs_at_once
+from cofm_triton.ops.elementwise_layer import Inputs, at_once, elementwise_layer
 
 pytestmark = pytest.mark.skipif(
     not (backends.INSTALLED["triton"] and (backends.interpreting() or torch.cuda.is_available())),
@@ -53,14 +53,14 @@ def test_a_layer_at_once_is_its_parts(case: str, monkeypatch: pytest.MonkeyPatch
     episodes: dict[str, Any] = dict(resets=resets, reset_to="h0" if "pairs" in case else "zero")
     made = []
 
-    def at_once(*given: Any) -> tuple[Tensor, Tensor]:
+    def counted(*given: Any) -> tuple[Tensor, Tensor]:
         made.append(given)
         return elementwise_layer(*given)
 
-    monkeypatch.setattr(elementwise, "elementwise_layer", at_once)
+    monkeypatch.setattr(elementwise, "elementwise_layer", counted)
     found = [results(model, x, hx, **episodes) for _ in range(3)][-1]
     assert len(made) == 3
-    monkeypatch.setattr(elementwise, "runs_at_once", lambda *_: False)
+    monkeypatch.setattr(elementwise, "at_once", lambda *_: None)
     monkeypatch.setattr(elementwise, "is_fused", lambda *_: False)
     for one, other in zip(found, results(model, x, hx, **episodes), strict=True):
         torch.testing.assert_close(one, other)  # both in float64, off by roundings of it
@@ -79,7 +79,7 @@ def test_who_runs_at_once() -> None:
         free = getattr(model, "frequency_l0", None)
         log_dt = getattr(model, "log_dt_l0", None)
         inputs = Inputs(x, model.weight_ih_l0, model.bias_l0, model.rate_l0, free, log_dt, h0)
-        return runs_at_once(model, model.backend, inputs)
+        return at_once(model, inputs) is not None
 
     x = torch.randn(2, 3, 3, dtype=torch.float64, device=DEVICE)
     assert takes(layer(), x) and takes(layer(), x, x.new_zeros(2, 4))
@@ -89,6 +89,7 @@ def test_who_runs_at_once() -> None:
     assert not takes(layer(normalize_input=False), x)  # a complex gain
     assert not takes(layer(recurrence="diagonal", nonlinearity="tanh", learnable_dt=True), x)
     assert not takes(layer(), x[:, :0])
+    assert not takes(layer(), torch._neg_view(x))
     assert takes(layer(torch.float32), x.float())
     with torch.autocast(DEVICE, dtype=torch.bfloat16):
         assert not takes(layer(torch.float32), x.float())

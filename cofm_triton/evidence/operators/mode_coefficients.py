@@ -15,24 +15,27 @@ def launch(
     gain: str = "normalized", linear: bool = True, paired: bool = True, learned: bool = False, bounded: bool = False,
     exact: bool = True, parameterization: str = "softplus", dtype: torch.dtype = torch.float32,
 ) -> None:  # fmt: skip
-    """Coefficients, and their gradients; the gain inside an encoder."""
-    from cofm_triton.kernels import mode_coefficients, mode_coefficients_gain
+    """Coefficients and their gradients, with the encoder where a layer is computed at once."""
+    from cofm_triton.kernels import mode_coefficients
 
     kind = Kind(parameterization, exact, linear, bounded, gain, paired and gain == "hold", 1.0, (-3.4, 0.01))
-    raw, parts = meta(MODES, dtype=dtype), meta(MODES, 2, dtype=dtype)
+    raw, pairs, pieces = meta(MODES, dtype=dtype), meta(MODES, 2, dtype=dtype), 4
     free, log_dt = meta(MODES - 1, dtype=dtype) if paired else None, raw if learned else None
-    rows = meta(2, 2 * MODES, dtype=dtype)
-    first, second = (
-        (raw if not paired else parts if linear else rows),
-        (None if gain == "nothing" else parts if paired else raw),
-    )
+    shape = (MODES,) if not paired else (MODES, 2) if linear else (2 * MODES,)
+    parts = [meta(*shape, dtype=dtype), meta(*shape, dtype=dtype) if paired and not linear else None]
+    grads = [meta(pieces, *shape, dtype=dtype), meta(pieces, *shape, dtype=dtype) if paired and not linear else None]
+    if paired and linear:
+        parts, grads = ([tensors[0][..., 0], tensors[0][..., 1]] for tensors in (parts, grads))
+    second = None if gain == "nothing" else pairs if paired else raw
     slopes = meta(mode_coefficients.VARIABLES, mode_coefficients.PARTS, MODES, dtype=torch.float64)
-    mode_coefficients.forward(raw, free, log_dt, first, second, slopes, kind)
-    mode_coefficients.backward(raw, free, log_dt, first, second, slopes, kind)
-    if second is not None and not kind.complex_gain:
+    apart = kind.complex_gain or (learned and not linear) or dtype.itemsize < 4
+    if second is None or apart:
+        mode_coefficients.forward(raw, free, log_dt, *parts, second, slopes, kind)
+        mode_coefficients.backward(raw, free, log_dt, *grads, second, slopes, kind)
+    else:
         weight, bias = meta(second.numel(), MODES, dtype=dtype), meta(second.numel(), dtype=dtype) if bounded else None
-        mode_coefficients_gain.forward(weight, bias, second)
-        mode_coefficients_gain.backward(weight, bias, weight, bias, second)
+        mode_coefficients.forward(raw, free, log_dt, *parts, second, slopes, kind, weight, bias, weight, bias)
+        mode_coefficients.backward(raw, free, log_dt, *grads, None, slopes, kind, weight, bias, second, weight, bias)
 
 
 def bytes_per_element(kernel: str, constants: Options, options: Options) -> None:
@@ -56,6 +59,6 @@ OPERATOR = Operator(
             dict(gain="paper", paired=False, exact=False, parameterization="lru"),
         ],
         bytes_per_element=bytes_per_element,
-        elements=lambda constants: int(constants["BLOCK"]),
+        elements=lambda constants: int(constants["MODES"]),
     ),
 )

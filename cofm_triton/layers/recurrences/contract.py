@@ -107,7 +107,7 @@ class Recurrence(ABC):
     def run(
         self, layer: Layer, suffix: str, x: Tensor, h0: Tensor | None, lengths: Tensor | None, episodes: Episodes
     ) -> tuple[Tensor, Tensor]:
-        """All states and the last one.
+        """The output, all states or act of them, and the last state.
 
         Args:
             layer: options and parameters.

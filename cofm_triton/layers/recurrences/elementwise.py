@@ -22,8 +22,10 @@ from cofm_triton.layers.padding import drive, final_state, initial_state
 from cofm_triton.layers.recurrences.contract import Episodes, Layer, Recurrence, Shapes, Weights, weights_of
 from cofm_triton.ops.backends import takes_triton
 from cofm_triton.ops.dtypes import state_dtype
-from cofm_triton.ops.elementwise_layer import Inputs, elementwise_layer, runs_at_once
+from cofm_triton.ops.elementwise_layer import Inputs, at_once, elementwise_layer
 from cofm_triton.ops.mode_coefficients import fused_coefficients, is_fused
+from cofm_triton.step.activation import activation
+from cofm_triton.step.activations import properties
 from cofm_triton.step.coefficients import (
     Modes,
     free_frequency,
@@ -89,13 +91,24 @@ class Elementwise(Recurrence):
             weight, bias, raw = weights_of(layer, suffix)
             modes = (raw, frequency_of(layer, suffix), _log_dt(layer, suffix))
             inputs = Inputs(x, weight, bias, *modes, h0, episodes.resets)
-            if runs_at_once(layer, layer.backend, inputs):
-                return elementwise_layer(layer, inputs, episodes.reset_to)
+            call = at_once(layer, inputs)
+            if call is not None:
+                return elementwise_layer(layer, call, episodes.reset_to, self.act(layer))
         if h0 is not None and layer.oscillating and width % 2:
             h0 = F.pad(h0, (0, 1))
         scan = _scan_linear if has_linear_state(layer) else _scan_nonlinear
         e, h, h_last = scan(layer, suffix, x, h0, lengths, episodes)
-        return h[..., :width].to(e.dtype), final_state(h, h_last, lengths)[..., :width]
+        return self.output(layer, h[..., :width].to(e.dtype)), final_state(h, h_last, lengths)[..., :width]
+
+    def act(self, layer: Layer) -> str | None:
+        """The nonlinearity of the output, where it has one."""
+        has_one = self.acts_on_output and not properties(layer.nonlinearity).is_linear
+        return layer.nonlinearity if has_one else None
+
+    def output(self, layer: Layer, h: Tensor) -> Tensor:
+        """Of states."""
+        act = self.act(layer)
+        return h if act is None else activation(act)(h)
 
     def cell(self, layer: Layer, suffix: str) -> StepCell:
         """Units with learnable steps have the recurrence of h / s, brought to h."""

@@ -95,7 +95,7 @@ class Gated(Elementwise):
             **episodes.keywords(),
             backend=layer.backend,
         )
-        return h[..., :width].to(e.dtype), final_state(h, h_last, lengths)[..., :width]
+        return self.output(layer, h[..., :width].to(e.dtype)), final_state(h, h_last, lengths)[..., :width]
 
     def cell(self, layer: Layer, suffix: str) -> GatedCell:
         """Gates are made in every step."""
