@@ -96,7 +96,7 @@ class Fenced(TorchFunctionMode):
 
     def array(self, shape: Any, dtype: Any) -> Any:
         """An array of NumPy that nobody has written."""
-        shape, dtype = tuple(np.atleast_1d(shape)), np.dtype(dtype)
+        shape, dtype = tuple(np.atleast_1d(shape).tolist()), np.dtype(dtype)
         room = Room(prod(shape) * dtype.itemsize, self.fence)
         self.rooms.append(room)
         return np.frombuffer(room.block, dtype, prod(shape), room.begin).reshape(shape)
