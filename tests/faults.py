@@ -314,13 +314,16 @@ def _mounted(place: Path, options: str) -> Iterator[bool]:
             subprocess.run(["umount", "-l", str(place)], check=True)
 
 
-def check(name: str, kills: int, seed: int = 0) -> tuple[list[str], str]:
+FAULTS = ("full_disk", "small_disk", "read_only", "two_writers")
+
+
+def check(name: str, kills: int, faults: Sequence[str], seed: int) -> tuple[list[str], str]:
     """What is found about a command, and what was done."""
     with tempfile.TemporaryDirectory() as folder:
         test = Check(name, Path(folder), seed)
         ends = test.kills(kills)
-        for fault in (test.full_disk, test.small_disk, test.read_only, test.two_writers):
-            fault()
+        for fault in faults:
+            getattr(test, fault)()
     return list(dict.fromkeys(test.found)), f"{kills} kills over {ends} runs of {test.seconds:.1f} s"
 
 
@@ -328,13 +331,14 @@ def main(words: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="faults", description=re.split(r"\n\n", __doc__ or "")[0])
     parser.add_argument("--commands", default=",".join(COMMANDS), help="default: %(default)s")
     parser.add_argument("--kills", type=int, default=50, help="of every command (default: %(default)s)")
+    parser.add_argument("--faults", default=",".join(FAULTS), help="besides kills (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default: %(default)s)")
     arguments = parser.parse_args(words)
     for name in IMPORTED:  # once, for all runs
         import_module(name)
     findings = 0
     for name in arguments.commands.split(","):
-        found, done = check(name, arguments.kills, arguments.seed)
+        found, done = check(name, arguments.kills, arguments.faults.split(","), arguments.seed)
         print(f"{name}: {done}; {len(found)} findings", *found, sep="\n  ", flush=True)
         findings += len(found)
     return 1 if findings else 0
