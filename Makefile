@@ -1,5 +1,5 @@
 # Two commands do everything, from a bare machine on: `make reproduce` and `make test`.
-.PHONY: help setup reproduce test quick lint types pytest fuzz mutants bench gpu results build clean
+.PHONY: help setup reproduce test quick lint types pytest fuzz mutants faults matrix bench gpu results build clean
 
 BIN := .venv/bin
 
@@ -11,6 +11,8 @@ help:
 	@echo 'make pytest ARGS=tests/test_loss.py     one file of tests; ARGS=--every-case: every combination of parameters'
 	@echo 'make fuzz ARGS="--examples 20000"        calls that nobody thought of, against reference/'
 	@echo 'make mutants ARGS="FILE --most 20"      break a file in small ways, and see whether its tests notice'
+	@echo 'make faults ARGS="--commands memory"     kill commands, fill their disk, let two write: what is left?'
+	@echo 'make matrix                             the quick tests on the oldest and the newest releases, each in its own .nox'
 	@echo 'make bench [ARGS="-k targets"]          measure everything: a table and bench/results/bench.json'
 	@echo 'make gpu                                all that a GPU has to tell, into bench/results/; status 3 without one'
 	@echo 'make results                            write bench/RESULTS.md from the files in bench/results/'
@@ -45,6 +47,13 @@ fuzz: setup
 mutants: setup
 	PYTHONPATH=tests $(BIN)/python -m mutation $(ARGS)
 
+faults: setup
+	$(BIN)/python tests/faults.py $(ARGS)
+
+matrix: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[matrix]'
+	$(BIN)/python -m nox $(ARGS)
+
 bench: setup
 	$(BIN)/pytest bench --benchmark-only --benchmark-quiet --results bench/results/bench.json $(ARGS)
 
@@ -58,5 +67,5 @@ build: setup
 	$(BIN)/python -m build
 
 clean:
-	rm -rf .venv dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .nox dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find cofm_triton reference tests -name __pycache__ -prune -exec rm -rf {} +

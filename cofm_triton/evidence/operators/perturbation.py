@@ -128,7 +128,7 @@ OPERATOR = Operator(
         draws=inside_and_out(sweep_problem, largest=True),
         dtypes=(torch.float32, torch.float64),
         functions={"forward": "sweep_errors"},
-        largest=40,  # a program's registers hold no more float64 states
+        largest=32,  # a GPU thread's registers hold no more float64 states
         result=torch.float64,
     ),
     compilation=Compilation(

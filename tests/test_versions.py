@@ -1,0 +1,30 @@
+"""The table of docs/versions.md, and the releases that `make matrix` takes for the oldest ones."""
+
+from versions import OUTCOMES, PACKAGES, PAGE, with_row
+
+PAGE_BEFORE = """Text.
+
+| a | b | c | d | e | passed | failed | skipped |
+| --- | --- | --- | --- | --- | --- | --- | --- |
+| 3.9.2 | 2.8.0 | 3.4.0 | 0.61.0 | 1.26.4 | 1 | 2 | 3 |
+| 3.10.1 | 2.8.0 | 3.4.0 | 0.61.0 | 1.26.4 | 4 | 5 | 6 |
+
+More.
+"""
+
+
+def test_a_row_of_the_same_versions_is_replaced_and_a_new_one_finds_its_place() -> None:
+    old = ["3.9.2", "2.8.0", "3.4.0", "0.61.0", "1.26.4", "7", "8", "9"]
+    new = ["3.10.1", "2.13.0+cpu", "3.9.0", "0.61.0", "1.26.4", "10", "0", "0"]
+    lines = with_row(with_row(PAGE_BEFORE, old), new).splitlines()
+    assert lines[:4] == PAGE_BEFORE.splitlines()[:4] and lines[-2:] == ["", "More."]
+    assert lines[4:-2] == [
+        "| 3.10.1 | 2.13.0+cpu | 3.9.0 | 0.61.0 | 1.26.4 | 10 | 0 | 0 |",
+        "| 3.10.1 | 2.8.0 | 3.4.0 | 0.61.0 | 1.26.4 | 4 | 5 | 6 |",
+        "| 3.9.2 | 2.8.0 | 3.4.0 | 0.61.0 | 1.26.4 | 7 | 8 | 9 |",
+    ]
+
+
+def test_the_page_has_a_row_for_each_column() -> None:
+    heading = next(line for line in PAGE.read_text().splitlines() if line.startswith("|"))
+    assert heading.count("|") - 1 == 1 + len(PACKAGES) + len(OUTCOMES)
