@@ -26,6 +26,7 @@ COMMANDS: dict[str, str] = {
     "bench": "time against sequence length, beside a copy and other libraries",
     "kernels": "what the compiler makes of each GPU kernel; needs no GPU",
     "validate": "compare every operator with its definition in float64, on every backend present",
+    "info": "versions, devices, backends and caches: what a report of a fault should say",
 }
 """Each command, which is a module of this folder, and what it does."""
 
