@@ -26,7 +26,7 @@ _PACKAGES = {
 FASTEST = "auto"
 NO_ONNX = (
     "ONNX has no operator for these recurrences. Export one step, `layer.prepared().step` in a module of your own, and "
-    "call it once per time step (docs/distributed.md#onnx); or use torch.export, whose programs keep the recurrence"
+    "call it once per time step (docs/howto/export.md#onnx); or use torch.export, whose programs keep the recurrence"
 )
 # Devices that Triton drives under these PyTorch device types.
 _TRITON_DEVICES: tuple[str, ...] = ("cuda", "xpu")
