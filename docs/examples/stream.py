@@ -1,6 +1,6 @@
 """A stream, one step at a time: a predictor that was trained on whole sequences watches a signal for surprises.
 
-    python docs/examples/stream.py    # some seconds
+python docs/examples/stream.py    # some seconds
 """
 
 from __future__ import annotations
