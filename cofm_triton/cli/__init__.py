@@ -26,6 +26,7 @@ COMMANDS: dict[str, str] = {
     "bench": "time against sequence length, beside a copy and other libraries",
     "kernels": "what the compiler makes of each GPU kernel; needs no GPU",
     "validate": "compare every operator with its definition in float64, on every backend present",
+    "info": "versions, devices, backends and caches: what a report of a fault should say",
 }
 """Each command, which is a module of this folder, and what it does."""
 
@@ -74,5 +75,21 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     for name, purpose in COMMANDS.items():
         command = commands.add_parser(name, help=purpose, description=f"{name}: {purpose}.")
         if name in words:
-            import_module(f"{__name__}.{name}").add_arguments(command)
+            _declare(command, name)
     return parser
+
+
+def parser_of(name: str) -> argparse.ArgumentParser:
+    """The parser of one command, with all its options.
+
+    Example:
+        >>> parser_of("validate").parse_args(["--exhaustive"]).exhaustive
+        True
+    """
+    parser = argparse.ArgumentParser(prog=f"cofm {name}", description=f"{name}: {COMMANDS[name]}.")
+    _declare(parser, name)
+    return parser
+
+
+def _declare(parser: argparse.ArgumentParser, name: str) -> None:
+    import_module(f"{__name__}.{name}").add_arguments(parser)

@@ -65,7 +65,8 @@ class ChannelParallel(ParallelStyle):
 
     For one layer in one direction with an elementwise recurrence ("ssm" or "diagonal") and without gates, whose units,
     or pairs of units, can be shared out evenly. Deeper stacks are several layers with a `RowwiseParallel` linear
-    between. Parameters become `DTensor`s, sharded along their first axis. h0 and h_n have this rank's units.
+    between. Parameters become tensors of class `DTensor`, sharded along their first axis. h0 and h_n have this rank's
+    units.
 
     Raises:
         TypeError: the module is no `StableRNN`, or is wrapped already.

@@ -6,11 +6,11 @@ import os
 import platform
 import sys
 from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import torch
+
+from cofm_triton.support.system import processor_name, processors, versions
 
 PACKAGES = (
     "cofm-triton", "torch", "triton", "numba", "numpy",
@@ -27,11 +27,6 @@ def load() -> float | None:
     return os.getloadavg()[0] / processors() if hasattr(os, "getloadavg") else None
 
 
-def processors() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def describe(device: torch.device, load_before: float | None) -> dict[str, Any]:
     """Machine, versions and date, ready for JSON.
 
@@ -41,14 +36,14 @@ def describe(device: torch.device, load_before: float | None) -> dict[str, Any]:
     """
     return {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name(),
         "device_type": device.type,
         "threads": torch.get_num_threads(),
         "processors": processors(),
         "load_before": load_before,
         "system": f"{platform.system()} {platform.machine()}",
         "python": sys.version.split()[0],
-        "versions": {name: found for name in PACKAGES if (found := _version(name))},
+        "versions": versions(PACKAGES),
     }
 
 
@@ -58,20 +53,3 @@ def caption(where: dict[str, Any]) -> str:
     busy = f"; busy: {load:.1f} processes per processor" if load is not None and load > BUSY else ""
     listed = ", ".join(f"{name} {number}" for name, number in where["versions"].items())
     return f"{where['device']}, {where['threads']} threads, {where['date']}{busy}; {listed}"
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def _processor() -> str:
-    """The processor's name; Linux keeps it in a file, other systems in `platform`."""
-    information = Path("/proc/cpuinfo")
-    if information.exists():
-        for line in information.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

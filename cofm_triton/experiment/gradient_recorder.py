@@ -71,7 +71,7 @@ class GradientRecorder:
 
     @property
     def ratios(self) -> dict[str, Tensor]:
-        """|dL/dw| / |w| of every unit, {parameter name: (steps, units)} float64; infinite at w = 0."""
+        """By names of parameters, |dL/dw| / |w| of every unit, (steps, units) float64; infinite at w = 0."""
         return {name: gradient / weight for name, (weight, gradient, _, _) in self._columns()}
 
     @property

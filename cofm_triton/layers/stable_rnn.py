@@ -139,8 +139,7 @@ class StableRNN(OptionsInState, UndecayedRecurrence, Layer):
         log_dt_l0: of layers with learnable steps, the logarithm of dt[i], like rate_l0.
         basis_l0: (D, D), of "orthogonal": P if not constrained, otherwise the free matrix that P is made of. `basis()`
             gives P; `cayley.cayley_inverse(P)` is a free matrix for a given P.
-        weight_hh_l0: (D, D), of "dense".
-        Layer k has the suffix `_l{k}`, the backward direction `_l{k}_reverse`.
+        weight_hh_l0: (D, D), of "dense". Layer k has the suffix `_l{k}`, the backward direction `_l{k}_reverse`.
 
     Weight decay:
         pulls raw rates to 0, where units forget at once. Give optimisers with decay, such as `torch.optim.AdamW`, the

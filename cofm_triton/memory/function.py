@@ -43,7 +43,8 @@ class Settings:
     Attributes:
         steps: (S,) int64, k.
         dt: step, time.
-        radius, min_radius: R and r; for given inputs the largest and smallest |x|_inf among them.
+        radius: R; for given inputs the largest |x|_inf among them.
+        min_radius: r; for given inputs the smallest |x|_inf among them.
         norm: "inf" or "inf+1".
     """
 

@@ -50,7 +50,7 @@ class LyapunovExponent:
 
     @property
     def largest(self) -> float:
-        """Of all sequences: the one that forgets most slowly."""
+        """The exponent of the sequence that forgets most slowly."""
         return self.values.max().item()
 
     @property

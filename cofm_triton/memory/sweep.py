@@ -63,12 +63,12 @@ class MemorySweep:
 
     @property
     def upper(self) -> Tensor:
-        """Envelope: the largest memory over directions, (R, S)."""
+        """The largest memory over directions, an envelope, (R, S)."""
         return self.values.amax(1)
 
     @property
     def lower(self) -> Tensor:
-        """Envelope: the smallest memory over directions, (R, S)."""
+        """The smallest memory over directions, an envelope, (R, S)."""
         return self.values.amin(1)
 
     @property

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import os
 import warnings
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 
 from cofm_triton.ops.derivatives import exporting
+from cofm_triton.support.system import interpreting as interpreting
 
 # "cpu" stands for the faster of the two that can run on the CPU.
 BACKENDS = ("triton", "cpu", "numba", "torch", "reference")
@@ -26,7 +26,7 @@ _PACKAGES = {
 FASTEST = "auto"
 NO_ONNX = (
     "ONNX has no operator for these recurrences. Export one step, `layer.prepared().step` in a module of your own, and "
-    "call it once per time step (docs/distributed.md#onnx); or use torch.export, whose programs keep the recurrence"
+    "call it once per time step (docs/howto/export.md#onnx); or use torch.export, whose programs keep the recurrence"
 )
 # Devices that Triton drives under these PyTorch device types.
 _TRITON_DEVICES: tuple[str, ...] = ("cuda", "xpu")
@@ -45,11 +45,6 @@ class SlowBackendWarning(UserWarning):
         >>> import warnings
         >>> warnings.simplefilter("ignore", SlowBackendWarning)
     """
-
-
-def interpreting() -> bool:
-    """Whether Triton kernels run in Triton's interpreter, on CPU tensors (`TRITON_INTERPRET=1`)."""
-    return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes", "y")
 
 
 def resolve(backend: str | None, device: torch.device) -> str:

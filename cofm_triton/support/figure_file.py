@@ -12,17 +12,28 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_DPI = 150
-_REPEATABLE: dict[Any, Any] = {"svg.hashsalt": "cofm_triton"}
+FORMATS = ("png", "svg", "pdf")
+"""Of the figures that commands write: for looking, for pages, for papers."""
+COLOURS = ("#000000", "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
+"""Of Okabe and Ito: safe for colour-blind eyes. Their yellow is too light for lines."""
 STYLE: dict[Any, Any] = {
+    "figure.dpi": 200,
+    "savefig.dpi": 200,
     "font.size": 9,
+    "axes.titlesize": "medium",
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
     "grid.alpha": 0.3,
     "grid.linewidth": 0.5,
+    "legend.frameon": False,
+    "legend.fontsize": "small",
+    "lines.linewidth": 1.5,
+    "lines.markersize": 4,
+    "axes.prop_cycle": f"cycler('color', {list(COLOURS)})",
 }
 """Of all figures: settings of matplotlib."""
+_REPEATABLE: dict[Any, Any] = {"svg.hashsalt": "cofm_triton"}
 
 
 def save_figure(figure: Figure, paths: Sequence[str | os.PathLike[str]]) -> None:
@@ -40,7 +51,7 @@ def save_figure(figure: Figure, paths: Sequence[str | os.PathLike[str]]) -> None
 
     for path in paths:
         with matplotlib.rc_context(_REPEATABLE), atomic_path(path) as part:
-            figure.savefig(part, dpi=_DPI, metadata=_undated(os.fspath(path)))
+            figure.savefig(part, dpi=STYLE["savefig.dpi"], metadata=_undated(os.fspath(path)))
 
 
 def draw(path_or_axes: str | os.PathLike[str] | Axes, plot: Callable[[Axes], object]) -> Axes:
