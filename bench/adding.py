@@ -36,9 +36,7 @@ RATES = (0.003, 0.03)
 # Seeds of the data, apart from those of the weights.
 VALIDATION_SEED, TEST_SEED, TRAINING_SEED = 1_000_001, 1_000_002, 1_000_003
 ROWS = {
-    "ssm": Row(
-        learning.stable(2), learning.grid(RATES, "tanh", "relu", turning=(1.0, 0.01)), Settings(0.03, "relu", 0.01)
-    ),
+    "ssm": Row(learning.stable(2), learning.grid(RATES, "tanh", "relu"), Settings(0.03, "relu")),
     "diagonal": Row(
         learning.stable(recurrence="diagonal"), learning.grid(RATES, "tanh", "relu"), Settings(0.03, "relu")
     ),

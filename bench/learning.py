@@ -27,11 +27,10 @@ else:  # run as a script
 
 
 class Settings(NamedTuple):
-    """What is chosen for every layer by itself: largest learning rate, nonlinearity, share of it for frequencies."""
+    """What is chosen for every layer by itself: largest learning rate and nonlinearity."""
 
     rate: float
     nonlinearity: str
-    turning: float = 1.0
 
 
 class Sizes(NamedTuple):
@@ -84,9 +83,9 @@ class Model(nn.Module):
         return self.head(output[:, since:])
 
 
-def grid(rates: Sequence[float], *nonlinearities: str, turning: Sequence[float] = (1.0,)) -> list[Settings]:
+def grid(rates: Sequence[float], *nonlinearities: str) -> list[Settings]:
     """All combinations."""
-    return [Settings(*combined) for combined in product(rates, nonlinearities, turning)]
+    return [Settings(*combined) for combined in product(rates, nonlinearities)]
 
 
 def stable(layers: int = 1, **options: Any) -> Make:
@@ -134,10 +133,8 @@ def fit(
 
     They add up over threads, and do not depend on what else the machine does.
     """
-    rate, turning = settings.rate, settings.turning * settings.rate
-    groups = cofm.parameter_groups(model, weight_decay=0.01, frequency_lr=turning)
-    optimizer = torch.optim.AdamW(groups, rate)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, [rate, rate, turning], steps)
+    optimizer = torch.optim.AdamW(cofm.parameter_groups(model, weight_decay=0.01), settings.rate)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.rate, steps)
     seconds = 0.0
     for _ in range(steps):
         inputs, targets = next(batches)
@@ -197,18 +194,12 @@ class Experiment:
         best: Settings = self.score.best(finite or tried, key=tried.__getitem__)
         return best
 
-    @staticmethod
-    def _rates(settings: Settings) -> str:
-        """That of frequencies where it is another one."""
-        turning = "" if settings.turning == 1 else f", frequencies {settings.turning * settings.rate:g}"
-        return f"{settings.rate:g}{turning}"
-
     def _line(self, runs: Sequence[Result]) -> str:
         """A layer trained with several seeds: mean and range of the score, median of the time."""
         first, form = runs[0], self.score.form
         scores, seconds = [run.score for run in runs], sorted(run.seconds for run in runs)[len(runs) // 2]
         return (
-            f"| {first.name} | {first.settings.nonlinearity} | {self._rates(first.settings)} | {first.parameters:,} "
+            f"| {first.name} | {first.settings.nonlinearity} | {first.settings.rate:g} | {first.parameters:,} "
             f"| {sum(scores) / len(scores):{form}} | {min(scores):{form}} to {max(scores):{form}} "
             f"| {1000 * seconds:.1f} |"
         )

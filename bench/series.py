@@ -35,11 +35,7 @@ WINDOW, WARM_UP, BATCH = 6 * YEAR, 2 * YEAR, 16
 RATES = (0.003, 0.01, 0.03)
 LINEAR_TOO = learning.grid(RATES, "linear", "tanh", "relu")
 ROWS = {
-    "ssm": Row(
-        learning.stable(),
-        learning.grid(RATES, "linear", "tanh", "relu", turning=(1.0, 0.1)),
-        Settings(0.03, "linear", 0.1),
-    ),
+    "ssm": Row(learning.stable(), LINEAR_TOO, Settings(0.03, "linear")),
     "ssm, 2 layers": Row(learning.stable(2), LINEAR_TOO, Settings(0.03, "linear")),
     "diagonal": Row(
         learning.stable(recurrence="diagonal"), learning.grid(RATES, "tanh", "relu"), Settings(0.03, "tanh")

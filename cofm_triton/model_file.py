@@ -38,8 +38,8 @@ _OPTIONS = (
     "constrained",
     "oscillating",
     "normalize_input",
-    "max_angle",  # of weights that are drawn anew
     "max_time_scale",
+    "max_angle",  # of weights that are drawn anew
     "learnable_dt",
     "gated",
     "dt_min",

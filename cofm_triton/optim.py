@@ -5,10 +5,6 @@ unit that forgets within a step or two. With AdamW's decay of 0.01 to 0.1, a slo
 thousand steps, whatever the data say. Frequencies, weight_hh and the raw matrix of a basis make units turn, and at 0
 nothing turns; a free basis P near 0 shrinks W = P^T diag(rate) P. So no parameter of the recurrence is decayed. Neither
 are biases and the gains of norms, as usual.
-
-Frequencies may have a learning rate of their own. A step of Adam moves every parameter by about the learning rate,
-whatever its gradient. A pair that remembers n steps sees its phase move by n times that: with 0.01, one that summed up
-over 1,000 steps is a rhythm of 600 steps after the first.
 """
 
 from __future__ import annotations
@@ -23,12 +19,9 @@ from cofm_triton.support.scalars import check_not_negative
 
 # Of `StableRNN`: raw rates and what turns; with what parametrisations and old-style hooks make of the names.
 _RECURRENT = re.compile(r"(parametrizations\.)?(rate|frequency|log_dt|basis|weight_hh)_l\d")
-_FREQUENCY = re.compile(r"(parametrizations\.)?frequency_l\d")
 
 
-def parameter_groups(
-    model: nn.Module, weight_decay: float = 0.01, *, frequency_lr: float | None = None
-) -> list[dict[str, Any]]:
+def parameter_groups(model: nn.Module, weight_decay: float = 0.01) -> list[dict[str, Any]]:
     """Groups of parameters for `torch.optim`, with weight decay and without.
 
     Without decay: the recurrent parameters of every `StableRNN`; parameters that other modules name in a method
@@ -38,17 +31,14 @@ def parameter_groups(
     Args:
         model: any module, with cofm layers anywhere inside.
         weight_decay: of the first group, >= 0.
-        frequency_lr: learning rate of the frequencies of turning pairs, >= 0. Where a model has to sum up over long
-            times, a hundredth of the others'; where it looks for rhythms, the same. None: that of the optimiser.
 
     Returns:
-        Two groups, `{"params": [...], "weight_decay": ...}`: with decay, without decay. With `frequency_lr` a third
-        one, also without decay, with `"lr"`; schedulers that take a rate for each group need that too. Any may be
-        empty. Every trainable parameter is in one of them, once, in the order of `named_parameters`.
+        Two groups, `{"params": [...], "weight_decay": ...}`: with decay, without decay. Either may be empty. Every
+        trainable parameter is in one of them, once, in the order of `named_parameters`.
 
     Raises:
-        TypeError: `model` is no module, or `weight_decay` or `frequency_lr` no number.
-        ValueError: one of these is negative or not finite, or the model has nothing to train.
+        TypeError: `model` is no module, or `weight_decay` no number.
+        ValueError: `weight_decay` is negative or not finite, or the model has nothing to train.
 
     Example:
         >>> import cofm_triton as cofm
@@ -63,31 +53,15 @@ def parameter_groups(
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     weight_decay = check_not_negative("weight_decay", weight_decay)
-    frequencies = set() if frequency_lr is None else _frequencies(model)
     without = _without_decay(model)
     decayed: list[nn.Parameter] = []
     kept: list[nn.Parameter] = []
-    turning: list[nn.Parameter] = []
     for parameter in model.parameters():
         if parameter.requires_grad:
-            own = turning if id(parameter) in frequencies else kept if id(parameter) in without else decayed
-            own.append(parameter)
-    if not decayed and not kept and not turning:
+            (kept if id(parameter) in without else decayed).append(parameter)
+    if not decayed and not kept:
         raise ValueError(f"model must have parameters to train, {type(model).__name__} has none")
-    groups: list[dict[str, Any]] = [
-        {"params": decayed, "weight_decay": weight_decay},
-        {"params": kept, "weight_decay": 0.0},
-    ]
-    if frequency_lr is not None:
-        rate = check_not_negative("frequency_lr", frequency_lr)
-        groups.append({"params": turning, "weight_decay": 0.0, "lr": rate})
-    return groups
-
-
-def _frequencies(model: nn.Module) -> set[int]:
-    """Identities of the frequencies of all layers."""
-    layers = (module for module in model.modules() if isinstance(module, UndecayedRecurrence))
-    return {id(p) for layer in layers for name, p in layer.named_parameters() if _FREQUENCY.match(name)}
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]
 
 
 def _without_decay(model: nn.Module) -> set[int]:

@@ -8,7 +8,8 @@ The model is a function of its parameters, which are named as in `RNNFunctional`
 The two biases may be missing. Oscillating models have one rate for every pair of units (2k, 2k+1), the last one of an
 odd D being single, and
 
-    rnn.frequency_l0 (D // 2,)  radians per time; with act inside the recurrence a free number, `turning_frequency`
+    rnn.frequency_l0 (D // 2,)  radians per time, in units of `frequency_unit`;
+                                with act inside the recurrence a free number, `turning_frequency`
 
 Two recurrences have a matrix besides:
 
@@ -32,7 +33,7 @@ from .discretization import (
 )
 from .linear_scan import linear_scan
 from .nonlinearity import nonlinearity as lookup_nonlinearity
-from .oscillation import effective_pair, mode_decay, mode_gain, normalized_gain, turning_frequency
+from .oscillation import effective_pair, frequency_unit, mode_decay, mode_gain, normalized_gain, turning_frequency
 from .parameterization import lru_normalization
 from .parameterization import parameterization as lookup_parameterization
 from .rnn_scan import rnn_scan
@@ -58,6 +59,7 @@ class Dynamics:
         oscillating: whether units are pairs that turn ("diagonal" and "ssm").
         normalize_input: whether the gain of a unit is sqrt(1 - |l|^2), where relu is inside the recurrence |1 - l|;
             "paper": e is multiplied by sqrt(1 - f(w)^2) (the paper's LRU).
+        max_time_scale: memory of the slowest fresh pair in steps, which gives frequencies of linear states their units.
 
     Raises:
         ValueError: unknown recurrence.
@@ -71,6 +73,7 @@ class Dynamics:
     constrained: bool = True
     oscillating: bool = False
     normalize_input: bool | str = False
+    max_time_scale: float = 1000.0
 
     def __post_init__(self) -> None:
         """Refuse an unknown recurrence at once; the other names are checked where they are used."""
@@ -112,7 +115,8 @@ class Dynamics:
         if not self.oscillating:
             return None
         rate, raw = self._unit_rate(params), params["rnn.frequency_l0"]
-        raw = torch.cat((raw, raw.new_zeros(len(rate) - len(raw))))
+        unit = frequency_unit(len(raw), self.max_time_scale).to(raw) if self.linear_state else 1
+        raw = torch.cat((unit * raw, raw.new_zeros(len(rate) - len(raw))))
         if self.linear_state:
             return raw
         return turning_frequency(raw, rate, self.nonlinearity, self.dt, self.discretization)

@@ -172,6 +172,22 @@ def normalized_gain(rate: Tensor, frequency: Tensor | None, dt: float, discretiz
     return (1 - decay.abs().square()).clamp(min=0).sqrt()
 
 
+def frequency_unit(pairs: int, max_time_scale: float) -> Tensor:
+    """What the frequencies of linear pairs are measured in, radians per time, (pairs,) float64.
+
+        u[k] = max_time_scale^((p[k] - 1) / 2),   p[k] = k / (pairs - 1), of a single pair 1 / 2
+
+    Pair k of a fresh layer remembers about max_time_scale^(1 - p[k]) steps: the slower it is, the less a step of an
+    optimiser that moves every parameter alike moves its frequency.
+
+    Example:
+        >>> frequency_unit(3, 10_000.0).tolist(), frequency_unit(1, 10_000.0).tolist()
+        ([0.01, 0.1, 1.0], [0.1])
+    """
+    place = torch.arange(pairs, dtype=torch.float64) / (pairs - 1) if pairs > 1 else torch.full((pairs,), 0.5).double()
+    return max_time_scale ** ((place - 1) / 2)
+
+
 def turning_frequency(raw: Tensor, rate: Tensor, nonlinearity: str, dt: float, discretization: str) -> Tensor:
     """The frequency w of a nonlinear pair from its free parameter, radians per time.
 

@@ -134,25 +134,6 @@ def test_parametrised_rates_are_rates() -> None:
     assert set(decayed) == {f"parametrizations.weight_ih_l0.original{i}" for i in (0, 1)}
 
 
-def test_frequencies_with_a_learning_rate_of_their_own() -> None:
-    """Of every layer, parametrised ones too, and of nothing else that has this name."""
-    model = nn.ModuleDict({"layer": StableRNN(2, 4, 2, bidirectional=True), "other": nn.Module()})
-    model["other"].register_parameter("frequency_l0", nn.Parameter(torch.ones(2)))
-    nn.utils.parametrize.register_parametrization(model["layer"], "frequency_l0", nn.Identity())
-    of = {id(parameter): name for name, parameter in model.named_parameters()}
-    decayed, kept, turning = parameter_groups(model, frequency_lr=1e-4)
-    assert {of[id(p)] for p in turning["params"]} == {
-        "layer.parametrizations.frequency_l0.original",
-        *(f"layer.frequency_{suffix}" for suffix in ("l0_reverse", "l1", "l1_reverse")),
-    }
-    assert (turning["weight_decay"], turning["lr"]) == (0.0, 1e-4)
-    assert len(decayed["params"]) + len(kept["params"]) + len(turning["params"]) == len(of)
-    rates = [group["lr"] for group in torch.optim.AdamW([decayed, kept, turning], lr=0.01).param_groups]
-    assert rates == [0.01, 0.01, 1e-4]
-    with pytest.raises(ValueError, match="frequency_lr must be >= 0 and finite"):
-        parameter_groups(model, frequency_lr=-1.0)
-
-
 def test_groups_may_be_empty_but_not_both() -> None:
     torch.optim.AdamW(parameter_groups(nn.Embedding(2, 3)), fused=True)
     torch.optim.AdamW(parameter_groups(nn.LayerNorm(3)))

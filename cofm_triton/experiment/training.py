@@ -37,7 +37,13 @@ from cofm_triton.perturbation.quadratic_form import QuadraticForm
 from cofm_triton.step.activation import activation
 from cofm_triton.step.activations import properties
 from cofm_triton.step.cayley import cayley_inverse
-from cofm_triton.step.coefficients import constrained_matrix, free_frequency, matrix_coefficients, step_coefficients
+from cofm_triton.step.coefficients import (
+    constrained_matrix,
+    free_frequency,
+    matrix_coefficients,
+    modes_of,
+    step_coefficients,
+)
 from cofm_triton.step.discretization import effective_rate, is_exact, linear_decay, linear_gain
 from cofm_triton.step.oscillation import effective_pair
 from cofm_triton.step.pairs import as_reals
@@ -105,6 +111,7 @@ def initial_model(
         oscillating=oscillating,
         dt=dt,
         discretization=discretization,
+        max_time_scale=INITIAL_RATES[1] / INITIAL_RATES[0],
         dtype=torch.float64,
     )
     generator = torch.Generator().manual_seed(seed * 1_000_003 + width)
@@ -174,6 +181,7 @@ def with_nonlinearity(model: RNNFunctional, nonlinearity: str) -> RNNFunctional:
         constrained=rnn.constrained,
         dt=rnn.dt,
         discretization=rnn.discretization,
+        max_time_scale=rnn.max_time_scale,
         dtype=rnn.rate_l0.dtype,
         device=rnn.rate_l0.device,
     )
@@ -186,8 +194,10 @@ def with_nonlinearity(model: RNNFunctional, nonlinearity: str) -> RNNFunctional:
         bent.rnn.weight_ih_l0.copy_(encoder)
         _bias(bent).copy_(bias)
         if rnn.oscillating:
-            frequency = model.get_parameter("rnn.frequency_l0")
-            bent.get_parameter("rnn.frequency_l0").copy_(free_frequency(bent.rnn, rnn.rate_l0, frequency))
+            free = model.get_parameter("rnn.frequency_l0")
+            turns = modes_of(rnn, rnn.rate_l0, free).frequency
+            assert turns is not None  # an oscillating model has them
+            bent.get_parameter("rnn.frequency_l0").copy_(free_frequency(bent.rnn, rnn.rate_l0, turns[: len(free)]))
     return bent
 
 

@@ -6,7 +6,8 @@ Index i is a mode: a unit or a pair of them. The equations are those of `step/mo
     linear state       first = l         second = gain
     nonlinear act      first = m / dt    second = what the input is multiplied by
 
-r = s f(w) and, in linear states, w = s q; pairs with the nonlinearity inside turn by bound(x) (2 / pi) atan(q).
+r = s f(w) and, in linear states, w = s u q with the unit u of the pair; pairs with the nonlinearity inside turn by
+bound(x) (2 / pi) atan(q).
 All depend on (x, theta) by analytic functions of z, or on |l|: dm/dx = D, dm/dtheta = i D. All is float64 on the way,
 and rounded once. The derivatives of the coefficients are kept for the gradients, some hundred bytes a mode.
 Source: arXiv 2303.06349, section 3; defined in `reference/oscillation.py` and `reference/discretization.py`.
@@ -84,7 +85,7 @@ def contracting(x, EXACT: tl.constexpr):
 
 @triton.jit
 def of_mode(
-    w, q, log_dt, dt,
+    w, q, unit, log_dt, dt,
     EXACT: tl.constexpr, LINEAR: tl.constexpr, PAIRED: tl.constexpr, BOUNDED: tl.constexpr,
     LEARNED: tl.constexpr, GAIN: tl.constexpr, PARAMETERIZATION: tl.constexpr,
 ):  # fmt: skip
@@ -101,8 +102,8 @@ def of_mode(
     theta_s = x * 0.0  # by log dt, with x held
     if PAIRED:
         if LINEAR:
-            theta = dt * s * q
-            theta_q = dt * s
+            theta_q = dt * s * unit
+            theta = theta_q * q
             theta_s = theta
         else:
             bound = x * 0.0 + _QUARTER_TURN
@@ -231,6 +232,7 @@ def mode_coefficients_kernel(
     second_ptr,  # out: (M,); PAIRED (M, 2), complex or twice the same; None: unwanted
     slopes_ptr,  # out: (VARIABLES, PARTS, M) float64; None: unwanted
     M: tl.int64, F: tl.int64, first_step: tl.int64, first_gap: tl.int64, dt: tl.float64,
+    unit_first: tl.float64, unit_rise: tl.float64,  # see `unit_steps`
     PARAMETERIZATION: tl.constexpr, EXACT: tl.constexpr, LINEAR: tl.constexpr, PAIRED: tl.constexpr,
     BOUNDED: tl.constexpr, LEARNED: tl.constexpr, GAIN: tl.constexpr, COMPLEX_GAIN: tl.constexpr,
     COUNT: tl.constexpr, BLOCK: tl.constexpr,
@@ -240,13 +242,16 @@ def mode_coefficients_kernel(
     there = i < M
     w = tl.load(w_ptr + i, mask=there, other=0.0).to(tl.float64)
     q = w
+    unit = w
     log_dt = w
     if PAIRED:
         q = tl.load(q_ptr + i, mask=i < F, other=0.0).to(tl.float64)
+        if LINEAR:
+            unit = tl.exp(unit_first + unit_rise * i.to(tl.float64))
     if LEARNED:
         log_dt = tl.load(log_dt_ptr + i, mask=there, other=0.0).to(tl.float64)
     found = of_mode(
-        w, q, log_dt, dt,
+        w, q, unit, log_dt, dt,
         EXACT=EXACT, LINEAR=LINEAR, PAIRED=PAIRED, BOUNDED=BOUNDED, LEARNED=LEARNED, GAIN=GAIN,
         PARAMETERIZATION=PARAMETERIZATION,
     )  # fmt: skip
@@ -325,7 +330,7 @@ def forward(w: Any, q: Any, log_dt: Any, first: Any, second: Any, slopes: Any, k
     are rows (2, 2 M) with a number for each channel, of which the second of a pair is turned the other way.
     """
     launch(mode_coefficients_kernel, (-(-w.shape[0] // BLOCK),))(
-        w, q, log_dt, first, second, slopes, *_sizes(w, q, kind), kind.dt,
+        w, q, log_dt, first, second, slopes, *_sizes(w, q, kind), kind.dt, *kind.units,
         PARAMETERIZATION=kind.parameterization, EXACT=kind.exact, LINEAR=kind.linear, PAIRED=q is not None,
         BOUNDED=kind.bounded, LEARNED=log_dt is not None, GAIN=kind.gain, COMPLEX_GAIN=kind.complex_gain,
         COUNT=PARTS * VARIABLES, BLOCK=BLOCK, num_warps=1,

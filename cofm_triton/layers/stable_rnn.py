@@ -60,7 +60,7 @@ from cofm_triton.ops.checks import check_seq_starts
 from cofm_triton.ops.dtypes import REAL_DTYPES, state_dtype
 from cofm_triton.optim import UndecayedRecurrence
 from cofm_triton.step.activation import activation
-from cofm_triton.step.coefficients import largest_angle
+from cofm_triton.step.coefficients import largest_angle, unit_span
 from cofm_triton.step.discretization import is_exact
 from cofm_triton.step.parameterization import Parameterization
 from cofm_triton.step.parameterization import parameterization as look_up_parameterization
@@ -115,7 +115,8 @@ class StableRNN(OptionsInState, UndecayedRecurrence, Layer):
             sqrt(1 - rate^2), the LRU cell of the paper's code; needs parameterization "lru", recurrence "diagonal" and
             oscillating=False.
         max_time_scale: memory of the slowest unit of a fresh layer, in steps. Oscillating layers learn sequences that
-            are much shorter as well; without oscillation set it to about their length.
+            are much shorter as well; without oscillation set it to about their length. Frequencies of linear
+            recurrences are in units made of it, see frequency_l0.
         learnable_dt: whether every unit, or pair, has a step dt[i] = exp(log_dt_l0) of its own, as in S4, S5 and mamba:
             an elementwise recurrence, fresh rates that are all the fastest, and fresh steps that are log-uniform.
         dt_min, dt_max: between which fresh learnable steps are, time; None: dt / max_time_scale, and dt, so that units
@@ -131,8 +132,10 @@ class StableRNN(OptionsInState, UndecayedRecurrence, Layer):
             With gates, further D rows for the rate's logits and, for "rg_lru" and "minlstm", D for the input's.
         bias_l0: b, (D,), with gates as many as U has rows; None without bias.
         rate_l0: w, the raw recurrent weight, (D,), or (D / 2 rounded up,) if oscillating: one for each pair.
-        frequency_l0: of oscillating layers, (D // 2,): radians per time; where the nonlinearity is inside, a free
-            number q, and a step turns the pair by atan(q) (`oscillation.bounded_angle`).
+        frequency_l0: of oscillating layers, (D // 2,): radians per time, in units that rise from
+            1 / sqrt(max_time_scale) for the first pair, the slowest, to 1 for the last (`step/coefficients.py` says
+            why); 1 per time with learnable steps. Where the nonlinearity is inside, a free number q, and a step turns
+            the pair by atan(q) (`oscillation.bounded_angle`).
         log_dt_l0: of layers with learnable steps, the logarithm of dt[i], like rate_l0.
         basis_l0: (D, D), of "orthogonal": P if not constrained, otherwise the free matrix that P is made of. `basis()`
             gives P; `cayley.cayley_inverse(P)` is a free matrix for a given P.
@@ -272,6 +275,10 @@ class StableRNN(OptionsInState, UndecayedRecurrence, Layer):
         for layer, suffixes in enumerate(self._suffixes):
             for suffix in suffixes:
                 reset_direction(self, self._cell, suffix, depth=layer)
+
+    def _options(self) -> dict[str, Any]:
+        """The time scale gives weights a meaning where frequencies have units."""
+        return super()._options() | ({} if unit_span(self) != 1 else {"max_time_scale": None})
 
     def _load_from_state_dict(self, *arguments: Any) -> None:
         """Weights of earlier versions too."""

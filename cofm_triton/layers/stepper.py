@@ -109,7 +109,7 @@ _difference = ctypes.CDLL("msvcrt" if os.name == "nt" else None).memcmp
 _difference.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
 _options = attrgetter(
     "nonlinearity", "parameterization", "recurrence", "dt", "discretization", "constrained", "oscillating",
-    "normalize_input", "learnable_dt", "gated", "num_layers",
+    "normalize_input", "max_time_scale", "learnable_dt", "gated", "num_layers",
 )  # fmt: skip
 
 

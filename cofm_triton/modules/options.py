@@ -33,6 +33,7 @@ OPTIONS: dict[str, Any] = {
     "constrained": True,
     "normalize_input": False,
     "oscillating": False,
+    "max_time_scale": None,  # that of units of frequencies; None: there are none
     "learnable_dt": False,
     "gated": False,
 }

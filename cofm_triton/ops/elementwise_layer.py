@@ -61,7 +61,7 @@ def runs_at_once(options: Options, backend: str | None, inputs: Inputs) -> bool:
     x, weight, bias, raw, free, log_dt, h0, resets = inputs
     if not is_fused(options, backend, raw, free, log_dt) or bool(getattr(parametrize, "_cache_enabled", False)):
         return False
-    kind = kind_of(options, free is not None)
+    kind = kind_of(options, free)
     if kind.complex_gain or (log_dt is not None and not kind.linear) or x.numel() == 0:
         return False
     modes = weight.shape[0] if free is None else weight.shape[0] // 2
@@ -74,7 +74,7 @@ def runs_at_once(options: Options, backend: str | None, inputs: Inputs) -> bool:
 
 def elementwise_layer(options: Options, inputs: Inputs, reset_to: str) -> tuple[Tensor, Tensor]:
     """All states (B, T, D) and the last one (B, D), differentiable; before the nonlinearity of the output."""
-    kind = kind_of(options, inputs.free is not None)
+    kind = kind_of(options, inputs.free)
     keep = keeps(*[tensor for tensor in inputs.numbers if tensor is not None])
     h, last = _Layer.apply(*inputs, (kind, options, reset_to, keep))
     return h, last
@@ -87,7 +87,7 @@ def composed_layer(options: Options, inputs: Inputs, reset_to: str) -> tuple[Ten
     if second is not None:
         weight, bias = second.unsqueeze(1) * weight, None if bias is None else second * bias
     e = F.linear(inputs.x, weight, bias)
-    if kind_of(options, inputs.free is not None).linear:
+    if kind_of(options, inputs.free).linear:
         return apply_linear_scan(e, first, inputs.h0, None, False, _BACKEND, inputs.resets, reset_to)
     kinds = (options.dt, options.nonlinearity, _BACKEND)
     episodes: dict[str, Any] = dict(resets=inputs.resets, reset_to=reset_to)

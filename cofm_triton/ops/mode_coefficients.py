@@ -24,6 +24,8 @@ from cofm_triton.step.coefficients import (
     linear_coefficients,
     modes_of,
     stretch_of,
+    unit_span,
+    unit_steps,
 )
 from cofm_triton.step.discretization import effective_rate, is_exact
 from cofm_triton.step.oscillation import effective_pair
@@ -42,6 +44,7 @@ class Kind(NamedTuple):
             zero-order hold; "paper", of the LRU cell of the paper's code; "nothing".
         complex_gain: whether it is complex.
         dt: step, time.
+        units: of frequencies, see `unit_steps`.
     """
 
     parameterization: str
@@ -51,20 +54,21 @@ class Kind(NamedTuple):
     gain: str
     complex_gain: bool
     dt: float
+    units: tuple[float, float]
 
 
-def kind_of(options: Options, paired: bool) -> Kind:
-    """The kind of a layer whose units are single or paired."""
+def kind_of(options: Options, free: Tensor | None) -> Kind:
+    """The kind of a layer with these frequencies; None: units are single."""
     return _kind(
         options.parameterization, options.discretization, options.recurrence, options.nonlinearity,
-        options.normalize_input, options.dt, paired,
+        options.normalize_input, options.dt, unit_span(options), None if free is None else free.shape[0],
     )  # fmt: skip
 
 
 @cache
 def _kind(
     parameterization: str, discretization: str, recurrence: str, nonlinearity: str, normalize: bool | str, dt: float,
-    paired: bool,
+    span: float, pairs: int | None,
 ) -> Kind:  # fmt: skip
     act = properties(nonlinearity)
     linear = recurrence == "ssm" or act.is_linear
@@ -74,8 +78,17 @@ def _kind(
         gain = "rising" if not linear and act.values[0] >= 0 else "normalized"
     else:
         gain = "hold" if linear else "nothing"
-    complex_gain = paired and gain == "hold"
-    return Kind(parameterization, is_exact(discretization), linear, act.is_bounded, gain, complex_gain, dt)
+    complex_gain = pairs is not None and gain == "hold"
+    return Kind(
+        parameterization,
+        is_exact(discretization),
+        linear,
+        act.is_bounded,
+        gain,
+        complex_gain,
+        dt,
+        unit_steps(span, pairs or 0),
+    )
 
 
 def is_fused(options: Options, backend: str | None, *parameters: Tensor | None) -> bool:
@@ -111,7 +124,7 @@ def fused_coefficients(
         imaginary part.
         What the input of every unit is multiplied by, (M,); for pairs (2 M,), or complex (M,). None: nothing.
     """
-    kind = kind_of(options, free is not None)
+    kind = kind_of(options, free)
     keep = keeps(*(tensor for tensor in (raw, free, log_dt) if tensor is not None))
     first, second = _Coefficients.apply(raw, free, log_dt, kind, options, keep)
     return first, second

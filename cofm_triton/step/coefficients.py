@@ -16,6 +16,12 @@ A unit with a learnable step dt[i] = s dt is a unit whose time runs s times as f
 where that is a parameter, it takes steps of length dt. What is left of s multiplies the gain of a linear state; of a
 nonlinear one the recurrence is that of h / s.
 
+Frequencies of linear states have units: w = u q, where q is the parameter. Adam moves every parameter by about the
+learning rate, whatever its gradient. A pair that remembers n steps sees its phase move by n times that, so that slow
+pairs lose theirs unless they have a smaller unit. From the slowest pair of a fresh layer to the fastest u rises from
+1 / sqrt(max_time_scale) to 1, evenly in its logarithm. (With learnable steps s does this, where nonlinearities are
+inside q is bounded: u = 1.)
+
 Recurrences with a matrix ("orthogonal", "dense") have this form with a matrix A in place of a, `matrix_coefficients`.
 """
 
@@ -51,6 +57,9 @@ class Options(Protocol):
     discretization: str
     normalize_input: bool | str
     constrained: bool
+    oscillating: bool
+    learnable_dt: bool
+    max_time_scale: float
 
 
 class Modes(NamedTuple):
@@ -103,6 +112,33 @@ def largest_angle(options: Options) -> float:
     return math.pi if has_linear_state(options) else math.pi / 2
 
 
+def unit_span(options: Options) -> float:
+    """The largest unit of frequencies in those of the smallest; 1: units are 1."""
+    has_units = options.oscillating and has_linear_state(options) and not options.learnable_dt
+    return math.sqrt(options.max_time_scale) if has_units else 1.0
+
+
+def unit_steps(span: float, pairs: int) -> tuple[float, float]:
+    """The logarithm of the first pair's unit, and what it rises by from pair to pair; a single pair is in the middle.
+
+    Example:
+        >>> unit_steps(math.e, 3), unit_steps(math.e, 1)
+        ((-1.0, 0.5), (-0.5, 0.0))
+    """
+    whole = math.log(span)
+    return (-whole, whole / (pairs - 1)) if pairs > 1 else (-whole / 2, 0.0)
+
+
+def _units(options: Options, like: Tensor) -> Tensor | float:
+    """u, one for each frequency of `like`, (..., m)."""
+    span, pairs = unit_span(options), like.shape[-1]
+    if span == 1:
+        return 1.0
+    first, rise = unit_steps(span, pairs)
+    places = torch.arange(pairs, dtype=torch.float64, device=like.device)
+    return places.mul(rise).add(first).exp().to(like.dtype)
+
+
 def rates(options: Options, raw: Tensor) -> Tensor:
     """f(w), the shape of w, float32 at least, 1 / time."""
     return parameterization(options.parameterization).rate(raw)
@@ -130,7 +166,7 @@ def modes_of(options: Options, raw: Tensor, free: Tensor | None, stretch: Tensor
 
 def _frequency(options: Options, rate: Tensor, free: Tensor, stretch: Tensor | None) -> Tensor:
     """Radians per time, one for every rate."""
-    frequency = F.pad(free, (0, rate.shape[-1] - free.shape[-1]))
+    frequency = F.pad(_units(options, free) * free, (0, rate.shape[-1] - free.shape[-1]))
     if has_linear_state(options):
         return frequency if stretch is None else stretch * frequency
     return bounded_angle(frequency, angle_bound(options, rate)) / options.dt
@@ -147,7 +183,7 @@ def free_frequency(options: Options, raw: Tensor, frequency: Tensor) -> Tensor:
         frequency: radians per time, (..., m), or (..., m - 1) where the last unit is single.
     """
     if has_linear_state(options):
-        return frequency
+        return frequency / _units(options, frequency)
     bound = angle_bound(options, rates(options, raw).to(frequency.dtype))
     if isinstance(bound, Tensor):
         bound = bound[..., : frequency.shape[-1]]

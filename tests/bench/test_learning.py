@@ -49,7 +49,7 @@ def test_training_takes_as_many_batches_as_steps() -> None:
 
     model = learning.Model(nn.RNN(1, 4, batch_first=True), 4, 1)
     before = loss(model, *next(batches()))
-    assert learning.fit(model, batches(), loss, steps=20, settings=learning.Settings(0.01, "tanh", 0.5)) > 0
+    assert learning.fit(model, batches(), loss, steps=20, settings=learning.Settings(0.01, "tanh")) > 0
     assert len(taken) == 21
     assert loss(model, *next(batches())) < before
 

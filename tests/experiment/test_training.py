@@ -18,6 +18,7 @@ from cofm_triton.layers.rnn_functional import RNNFunctional
 from cofm_triton.loss import temporally_weighted_mse
 from cofm_triton.memory.function import memory_function
 from cofm_triton.perturbation.quadratic_form import QuadraticForm
+from cofm_triton.step.coefficients import modes_of
 from cofm_triton.step.modes import mode_decay
 from cofm_triton.step.parameterization import PARAMETERIZATIONS, parameterization
 
@@ -54,8 +55,8 @@ def mixed_models(discretization: str = "exact", nonlinearity: str = "linear", **
 def test_initial_pairs_are_fast_and_stable(name: str, discretization: str, dt: float) -> None:
     options: dict[str, Any] = {"dt": dt, "discretization": discretization, "oscillating": True}
     model = initial_model(33, parameterization=name, recurrence="ssm", **options)
-    frequency = model.get_parameter("rnn.frequency_l0").detach()
-    decay = mode_decay(parameterization(name).rate(model.rnn.rate_l0).detach()[:-1], frequency, dt, discretization)
+    modes = modes_of(model.rnn, model.rnn.rate_l0.detach(), model.get_parameter("rnn.frequency_l0").detach())
+    decay = mode_decay(*modes)[:-1]
     assert (decay.abs() < 0.95).all()
     assert 0 < float(decay.angle().abs().max()) <= math.pi / 2 + 0.1
 

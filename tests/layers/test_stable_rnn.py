@@ -56,7 +56,7 @@ def tolerance(dtype: torch.dtype, length: int) -> float:
 
 def dynamics(rnn: StableRNN) -> reference.Dynamics:
     names = ["parameterization", "recurrence", "nonlinearity", "dt", "discretization", "constrained", "normalize_input"]
-    names += ["oscillating"]
+    names += ["oscillating", "max_time_scale"]
     return reference.Dynamics(**{name: getattr(rnn, name) for name in names})
 
 

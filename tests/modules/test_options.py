@@ -31,6 +31,7 @@ OTHERS: list[dict[str, Any]] = [
     {"normalize_input": True},
     {"oscillating": True},
     {"learnable_dt": True},
+    {"max_time_scale": 50.0, "oscillating": True, "nonlinearity": "linear"},
     {"gated": "mingru", "recurrence": "ssm", "normalize_input": True},
 ]
 

@@ -24,9 +24,9 @@ DEVICE = "cpu" if backends.interpreting() else "cuda"
 Parameters = list[Tensor | None]
 
 
-def layer(**options: Any) -> cofm.StableRNN:
+def layer(width: int = 5, **options: Any) -> cofm.StableRNN:
     torch.manual_seed(0)
-    return cofm.StableRNN(2, 5, backend="triton", device=DEVICE, **options)
+    return cofm.StableRNN(2, width, backend="triton", device=DEVICE, **options)
 
 
 def parameters(model: cofm.StableRNN) -> Parameters:
@@ -54,7 +54,7 @@ def kinds() -> list[dict[str, Any]]:
                 )
             )  # fmt: skip
     paper = dict(recurrence="diagonal", oscillating=False, normalize_input="paper", parameterization="lru")
-    return [*found, *(dict(paper, nonlinearity=act) for act in ("linear", "tanh"))]
+    return [*found, *(dict(paper, nonlinearity=act) for act in ("linear", "tanh")), dict(width=2)]
 
 
 def one_rounding(actual: Tensor, exact: Tensor, largest: Tensor) -> None:

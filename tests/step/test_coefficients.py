@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import product
 from typing import Any
 
@@ -10,10 +11,10 @@ import torch
 from torch import Tensor
 
 from cofm_triton.layers.stable_rnn import StableRNN
-from cofm_triton.reference import Dynamics, hidden
+from cofm_triton.reference import Dynamics, frequency_unit, hidden
 from cofm_triton.step.activation import activation
 from cofm_triton.step.activations import NONLINEARITIES
-from cofm_triton.step.coefficients import Step, in_modes, step_coefficients
+from cofm_triton.step.coefficients import Step, free_frequency, in_modes, modes_of, step_coefficients, unit_span
 from cofm_triton.step.pairs import as_complex, as_reals
 
 OPTIONS = list(product(["diagonal", "ssm"], NONLINEARITIES, ["euler", "exact"]))
@@ -97,3 +98,34 @@ def test_copies_have_them_as_each_alone(recurrence: str, name: str, oscillating:
 def test_a_single_unit_gets_a_partner_at_zero() -> None:
     assert in_modes(torch.tensor([1.0, 2.0, 3.0])).tolist() == [1 + 2j, 3 + 0j]
     assert in_modes(torch.tensor([1.0, 2.0])).tolist() == [1 + 2j]
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 9])
+@pytest.mark.parametrize("scale", [1.5, 50.0, 1e4])
+def test_frequencies_of_linear_states_have_units(width: int, scale: float) -> None:
+    """Those of the definition, the slowest pair first, in copies of a layer too."""
+    rnn = StableRNN(1, width, max_time_scale=scale, dtype=torch.float64)
+    pairs, modes = width // 2, -(-width // 2)
+    raw, free = randn(3, modes), randn(3, pairs, seed=1)
+    found = modes_of(rnn, raw, free).frequency
+    assert found is not None and found.shape == raw.shape and not found[:, pairs:].any()
+    torch.testing.assert_close(found[:, :pairs], frequency_unit(pairs, scale) * free, rtol=1e-14, atol=0)
+    torch.testing.assert_close(free_frequency(rnn, raw, found[:, :pairs]), free, rtol=1e-14, atol=0)
+
+
+@pytest.mark.parametrize("options", [dict(learnable_dt=True), dict(recurrence="diagonal"), dict(oscillating=False)])
+def test_other_frequencies_have_none(options: dict[str, Any]) -> None:
+    assert unit_span(StableRNN(1, 4, **options)) == 1
+
+
+@pytest.mark.parametrize("gated", [False, True])
+def test_fresh_pairs_turn_alike_whatever_their_units(gated: bool) -> None:
+    angles = []
+    for scale in (20.0, 1e4):
+        torch.manual_seed(0)
+        rnn = StableRNN(2, 17, max_time_scale=scale, gated=gated, dtype=torch.float64)
+        found = modes_of(rnn, rnn.rate_l0, rnn.get_parameter("frequency_l0")).frequency
+        assert found is not None
+        angles.append(found)
+    torch.testing.assert_close(*angles, rtol=1e-14, atol=0)
+    assert 2 < float(angles[0].max()) < math.pi and float(angles[0].min()) == 0

@@ -18,7 +18,7 @@ def launch(
     """Coefficients, and their gradients; the gain inside an encoder."""
     from cofm_triton.kernels import mode_coefficients, mode_coefficients_gain
 
-    kind = Kind(parameterization, exact, linear, bounded, gain, paired and gain == "hold", 1.0)
+    kind = Kind(parameterization, exact, linear, bounded, gain, paired and gain == "hold", 1.0, (-3.4, 0.01))
     raw, parts = meta(MODES, dtype=dtype), meta(MODES, 2, dtype=dtype)
     free, log_dt = meta(MODES - 1, dtype=dtype) if paired else None, raw if learned else None
     rows = meta(2, 2 * MODES, dtype=dtype)

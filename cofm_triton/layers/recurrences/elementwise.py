@@ -26,6 +26,7 @@ from cofm_triton.ops.elementwise_layer import Inputs, elementwise_layer, runs_at
 from cofm_triton.ops.mode_coefficients import fused_coefficients, is_fused
 from cofm_triton.step.coefficients import (
     Modes,
+    free_frequency,
     has_linear_state,
     input_scale,
     largest_angle,
@@ -72,7 +73,8 @@ class Elementwise(Recurrence):
         nn.init.uniform_(frequency, 0, layer.max_angle)
         if has_linear_state(layer):
             turns = torch.arange(len(frequency), device=frequency.device) % FADING_PAIRS != 0
-            assign(frequency, whole(frequency) * turns)
+            raw = whole(weights_of(layer, suffix).rate)
+            assign(frequency, free_frequency(layer, raw, whole(frequency) * turns))
             frequency.div_(layer.dt if log_dt is None else log_dt[: len(frequency)].exp())
         else:
             frequency.mul_(math.pi / 2 / largest_angle(layer)).tan_()  # the inverse of `bounded_angle`
