@@ -1,10 +1,10 @@
 """How trained sequence models forget, all in one figure: nn.RNN, nn.GRU, nn.LSTM, ours, a Transformer, and an SSM.
 
     python bench/memories.py                                   # trains, draws bench/results/memories.png, the table
-    cofm memory bench.memories:gru bench.memories:ssm --length 100   # the command's figure of some of them
+    cofm memory bench.memories:gru bench.memories:ssm --length 100 --warm-up 100   # the command's figure, of two
 
 Every model learns the target of polynomial memory (`pol`, 100 steps) from fresh sequences, in the same way; then
-`memory_function` looks at all 100 steps. What was trained is kept in out/memories.
+`memory_function` looks at all 100 steps, after 100 of zero input. What was trained is kept in out/memories.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import cofm_triton as cofm
@@ -39,12 +40,17 @@ class Reader(nn.Module):
 
 
 class CausalTransformer(nn.Module):
-    """One layer that sees the past, with the attention's bias against distance of ALiBi (arXiv 2108.12409)."""
+    """One layer that sees the past, with the attention's bias against distance of ALiBi (arXiv 2108.12409).
+
+    By hand, since `nn.TransformerEncoderLayer` in evaluation mode takes a mask of numbers for one of yes and no.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.heads, self.into = 2, nn.Linear(1, WIDTH)
-        self.block = nn.TransformerEncoderLayer(WIDTH, self.heads, 2 * WIDTH, dropout=0.0, batch_first=True)
+        self.attention, self.out = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
+        self.norms = nn.ModuleList([nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)])
+        self.feed = nn.Sequential(nn.Linear(WIDTH, 2 * WIDTH), nn.ReLU(), nn.Linear(2 * WIDTH, WIDTH))
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, T, 1) to (N, T, width)."""
@@ -52,8 +58,13 @@ class CausalTransformer(nn.Module):
         distance = (steps[:, None] - steps).to(x.dtype)
         slopes = torch.tensor([2.0 ** -(4 * (k + 1)) for k in range(self.heads)], dtype=x.dtype, device=x.device)
         bias = torch.where(distance >= 0, -slopes[:, None, None] * distance, -torch.inf)
-        mask = bias.repeat(len(x), 1, 1)  # (N heads, T, T)
-        return cast(Tensor, self.block(self.into(x), src_mask=mask))
+        h = self.into(x)
+        query, key, value = (
+            part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.attention(h).chunk(3, -1)
+        )
+        seen = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)  # (N, heads, T, width / heads)
+        h = self.norms[0](h + self.out(seen.transpose(1, 2).flatten(2)))
+        return cast(Tensor, self.norms[1](h + self.feed(h)))
 
 
 MODELS: dict[str, Callable[[], nn.Module]] = {
@@ -111,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     rows = [("model", "error", "decay", "rate", "on halves", "margin")]
     for name in options.models:
         model = trained(name, options.steps, options.folder)
-        memories[name] = memory = cofm.memory_function(model, LENGTH)
+        memories[name] = memory = cofm.memory_function(model, LENGTH, warm_up=LENGTH)
         fit = memory.fit()
         halves = "{:.3g} to {:.3g}".format(*fit.interval)
         decay = fit.decay if fit.is_clear else "undecided"

@@ -22,6 +22,7 @@ from cofm_triton.cli.jobs.run import run_job
 from cofm_triton.cli.options import (
     UsageError,
     add_common_options,
+    not_negative,
     positive,
     positive_number,
     radius_list,
@@ -80,6 +81,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--input-size", type=positive, metavar="D", help="input features of a module without an attribute input_size"
     )
     parser.add_argument("--dt", type=positive_number, help="time step of models that are not cofm's (default: 1)")
+    parser.add_argument(
+        "--warm-up",
+        type=not_negative,
+        metavar="W",
+        default=0,
+        help="steps of zero input before the record: biases settle, and attention looks back at them (default: 0)",
+    )
     add_common_options(parser, out="out/memory")
     parser.add_argument("--overwrite", action="store_true", help="replace a run with other settings in --out")
 
@@ -113,7 +121,8 @@ class MemoryJob:
         self._identities = [model.as_dict() for model in models]
         self._modules = {model.name: model.module for model in models}
         self._options = {
-            name: getattr(arguments, name) for name in ("radius", "min_radius", "norm", "samples", "input_size", "dt")
+            name: getattr(arguments, name)
+            for name in ("radius", "min_radius", "norm", "samples", "input_size", "dt", "warm_up")
         }
         self._smallest = {name: self._smallest_input(name) for name in self._modules}
 

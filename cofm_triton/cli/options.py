@@ -102,6 +102,15 @@ def positive(text: str) -> int:
     return _integer(text, 1)
 
 
+def not_negative(text: str) -> int:
+    """An integer >= 0.
+
+    Raises:
+        argparse.ArgumentTypeError: anything else.
+    """
+    return _integer(text, 0)
+
+
 def positive_number(text: str) -> float:
     """A finite number > 0.
 

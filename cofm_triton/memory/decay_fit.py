@@ -97,6 +97,8 @@ class DecayFit:
     def __str__(self) -> str:
         if self.decay == "none":
             return "no decay"
+        if math.isinf(self.rate):
+            return f"ends: 0 after t = {self.window[1]:.4g}"
         law = f"exp(-{self.rate:.4g} t)" if self.decay == "exponential" else f"(t + {self.shift:.4g})^-{self.rate:.4g}"
         bound = "" if math.isnan(self.beta0) else f", beta0 {self.beta0:.4g}"
         halves = "" if math.isnan(self.interval[0]) else ", {:.3g} to {:.3g} on halves".format(*self.interval)

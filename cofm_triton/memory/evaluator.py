@@ -3,7 +3,7 @@
     linear one-layer models      closed form, the exact sup                  `diagonal.py`, `search.linear_supremum`
     other one-layer models       increments, never a difference, and search  `diagonal.py`, `search.search`
     with a dense recurrence      both of the above with a matrix             `dense.py`
-    any other module             differences of its float64 outputs, search  `module.py`
+    any other module, warm-ups   differences of its float64 outputs, search  `module.py`
 
 A value that is not finite counts as infinite, so that no maximum can lose it.
 """
@@ -11,7 +11,7 @@ A value that is not finite counts as infinite, so that no maximum can lose it.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -95,7 +95,8 @@ class MemoryEvaluator:
         norm: "inf" or "inf+1".
         probe: parameters of some copies, by which to judge whether there is a bias.
         inputs: (n, d) float64, the sup is over these alone.
-        rest: y[-1] of a module that is no `RNNFunctional`, a number or (p,); None: see `_at_rest`.
+        rest: y[-1] of a module that is no `RNNFunctional`, a number or (p,); None: see `ModuleAnswers.at_rest`.
+        warm_up: steps of zero input before step 0, >= 0.
     """
 
     def __init__(
@@ -111,8 +112,9 @@ class MemoryEvaluator:
         probe: Parameters,
         inputs: Tensor | None = None,
         rest: Tensor | float | None = None,
+        warm_up: int = 0,
     ) -> None:
-        self.model, self.size, self.dt, self.rest = model, size, dt, rest
+        self.model, self.size, self.dt, self.rest, self.warm_up = model, size, dt, rest, warm_up
         self.device = next((p.device for p in model.parameters()), torch.device("cpu"))
         self.steps = steps.to(self.device)
         self.inputs = None if inputs is None else inputs.to(self.device)
@@ -123,13 +125,17 @@ class MemoryEvaluator:
             whole_ball = norm != "inf" or not self._is_biased(probe)
             min_radius = radius * SMALLEST_SHARE if whole_ball else radius
         self.domain = Domain(min_radius, radius, norm)
-        if not is_stackable(model):
+        if not self._has_closed_increments(model):
             self._answers.check(radius)
 
     @cached_property
     def _answers(self) -> ModuleAnswers:
         """What calls a module of another kind."""
-        return ModuleAnswers(self.model, self.size, self.steps, self.dt, self.rest)
+        return ModuleAnswers(self.model, self.size, self.steps, self.dt, self.rest, self.warm_up)
+
+    def _has_closed_increments(self, model: nn.Module) -> TypeGuard[RNNFunctional]:
+        """Whether increments of its outputs are known without a difference: from the state 0 alone."""
+        return self.warm_up == 0 and is_stackable(model)
 
     @torch.no_grad()
     def __call__(self, parameters: Parameters, progress: Progress | None = None) -> Memory:
@@ -139,7 +145,7 @@ class MemoryEvaluator:
             parameters: {name: (K, *shape)}, every parameter of the model, real ones in float64.
             progress: called as `progress(done, total)`, in turns of the searches.
         """
-        if is_stackable(self.model):
+        if self._has_closed_increments(self.model):
             parts = self._ours(self.model, parameters)
         else:
             count = self._turns(odd=False, effort=SHARED)
@@ -152,7 +158,7 @@ class MemoryEvaluator:
 
     def _is_biased(self, parameters: Parameters) -> bool:
         """Whether the answer of any of K copies does not vanish with the input."""
-        if is_stackable(self.model):
+        if self._has_closed_increments(self.model):
             return BIAS in parameters and bool((parameters[BIAS] != 0).any())
         return self._answers.is_biased(parameters)
 
@@ -223,7 +229,7 @@ class MemoryEvaluator:
             return increments[None]
 
         wide = max((length for p in self.model.parameters() for length in p.shape), default=1)
-        chunk = max(1, self._numbers // (answers.length * max(wide, self.size)))
+        chunk = max(1, self._numbers // ((answers.length + self.warm_up) * max(wide, self.size)))
         best = self._supremum(response, 1, chunk, finished, odd=False, effort=SHARED)
         floor = answers.rounding(largest) / (best.points.abs().amax() + NORMS[self.domain.norm])
         return best.values, best.points, answers.slowest(parameters), floor[None]

@@ -1,5 +1,6 @@
 """Figures of memory functions."""
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -50,6 +51,8 @@ def _law(fit: DecayFit | None) -> str:
         return "too short"
     if not fit.is_clear:
         return "undecided"
+    if math.isinf(fit.rate):
+        return f"ends at t = {fit.window[1]:.3g}"
     law = {"exponential": f"exp(-{fit.rate:.3g} t)", "polynomial": f"t^-{fit.rate:.3g}"}.get(fit.decay, "no decay")
     return law if fit.interval[0] != fit.interval[0] else f"{law} [{fit.interval[0]:.3g}, {fit.interval[1]:.3g}]"
 

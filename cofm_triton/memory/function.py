@@ -188,6 +188,7 @@ def memory_function(
     input_size: int | None = None,
     dt: float | None = None,
     initial_output: Tensor | float | None = None,
+    warm_up: int = 0,
     progress: Progress | None = None,
 ) -> MemoryFunction:
     """Memory function of a model, see the module's equation.
@@ -212,6 +213,9 @@ def memory_function(
         dt: step of a module that has none of its own, time; 1 if None.
         initial_output: y[-1] of a module that is no read-out of a `StableRNN`'s states, as `RNNFunctional` is, a number
             or (p,); None: its output under zero input if that is constant, else 0.
+        warm_up: W >= 0 steps of zero input before step 0. Definition 3.1 has zeros for ever: they do nothing to a model
+            that rests at the state 0, but lead one with a bias to where it rests, and are what attention looks back at.
+            With W > 0 every model is evaluated as other modules are, and y[-1] is its last output under the zeros.
         progress: called as `progress(done, total)`, in turns of the search.
 
     Returns:
@@ -242,6 +246,7 @@ def memory_function(
         input_size=input_size,
         dt=dt,
         initial_output=initial_output,
+        warm_up=warm_up,
     )
     memory = evaluator(parameters, progress)
     slowest, floor = memory.slowest[0].item(), memory.floor[0].item()
@@ -261,6 +266,7 @@ def evaluator_of(
     input_size: int | None,
     dt: float | None,
     initial_output: Tensor | float | None,
+    warm_up: int,
 ) -> MemoryEvaluator:
     """What computes memories with the options of `memory_function`, checked.
 
@@ -276,6 +282,7 @@ def evaluator_of(
         input_size: as for `memory_function`.
         dt: as for `memory_function`.
         initial_output: as for `memory_function`.
+        warm_up: as for `memory_function`.
 
     Raises:
         TypeError, ValueError: as `memory_function`.
@@ -291,6 +298,9 @@ def evaluator_of(
         if min_radius > radius:
             raise ValueError(f"min_radius must not exceed radius, {radius!r}, got {min_radius!r}")
     size = _input_size(model, input_size, inputs)
+    warm_up = check_int("warm_up", warm_up, 0)
+    if initial_output is not None and warm_up:
+        raise ValueError(f"initial_output must be None with a warm-up, got {initial_output!r} and warm_up={warm_up}")
     if initial_output is not None and reads_out_states(model):
         raise ValueError("initial_output must be None for an RNNFunctional: it is the read-out of the state 0")
     if initial_output is not None:
@@ -306,6 +316,7 @@ def evaluator_of(
         probe=probe,
         inputs=_inputs(inputs, size),
         rest=initial_output,
+        warm_up=warm_up,
     )
 
 

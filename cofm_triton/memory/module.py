@@ -27,11 +27,14 @@ class ModuleAnswers:
         size: d.
         steps: (S,) int64, ascending from 0.
         dt: step, time.
-        rest: y[-1] of a module that is no `RNNFunctional`, a number or (p,); None: see `_at_rest`.
+        rest: y[-1] of a module that is no `RNNFunctional`, a number or (p,); None: see `at_rest`.
+        warm_up: steps of zero input before step 0, >= 0.
     """
 
-    def __init__(self, model: nn.Module, size: int, steps: Tensor, dt: float, rest: Tensor | float | None) -> None:
-        self.model, self.size, self.steps, self.dt, self.rest = model, size, steps, dt, rest
+    def __init__(
+        self, model: nn.Module, size: int, steps: Tensor, dt: float, rest: Tensor | float | None, warm_up: int = 0
+    ) -> None:
+        self.model, self.size, self.steps, self.dt, self.rest, self.warm_up = model, size, steps, dt, rest, warm_up
         self.length = int(steps[-1]) + 1
 
     def check(self, radius: float) -> None:
@@ -47,7 +50,13 @@ class ModuleAnswers:
             return any(not _is_constant(self._silence(some)) for some in each_copy(parameters))
 
     def at_rest(self, parameters: Parameters) -> Tensor:
-        """y[-1], (p,) or a number: what our models read out of the state 0; a module's constant answer to 0, or 0."""
+        """y[-1], (p,) or a number.
+
+        The last output of a warm-up; without one, what our models read out of the state 0; a module's constant answer
+        to 0, or 0.
+        """
+        if self.warm_up:
+            return self._called(parameters, self._zeros(1, self.warm_up))[0, -1]
         if self.rest is not None:
             rest = torch.as_tensor(self.rest, dtype=torch.float64, device=self.steps.device)
             outputs = self._silence(parameters).shape[1]
@@ -85,11 +94,20 @@ class ModuleAnswers:
     def _outputs(self, parameters: Parameters, inputs: Tensor) -> Tensor:
         """Outputs (n, T, p) of one copy under Heaviside inputs (n, d)."""
         x = inputs[:, None].expand(-1, self.length, -1)
+        if self.warm_up:
+            x = torch.cat((self._zeros(len(x), self.warm_up), x), 1)
+        return self._called(parameters, x)[:, self.warm_up :]
+
+    def _called(self, parameters: Parameters, x: Tensor) -> Tensor:
+        """Outputs (n, T, p) of one copy, for inputs (n, T, d)."""
         with self._moved(parameters):
             y = first_tensor(self.model(x))
         if y.shape[:2] != x.shape[:2]:
             raise ValueError(f"model must map {tuple(x.shape)} to (N, T, p) of the same N and T, got {tuple(y.shape)}")
         return y
+
+    def _zeros(self, n: int, length: int) -> Tensor:
+        return torch.zeros(n, length, self.size, dtype=torch.float64, device=self.steps.device)
 
     def _moved(self, parameters: Parameters) -> OtherTensors:
         """The module as one copy of it, in float64."""
@@ -97,7 +115,7 @@ class ModuleAnswers:
 
     def _silence(self, parameters: Parameters) -> Tensor:
         """Outputs (T, p) of one copy under zero input."""
-        return self._outputs(parameters, torch.zeros(1, self.size, dtype=torch.float64, device=self.steps.device))[0]
+        return self._outputs(parameters, self._zeros(1, 1)[:, 0])[0]
 
 
 def _is_constant(outputs: Tensor) -> bool:

@@ -122,6 +122,7 @@ def memory_sweep(
     input_size: int | None = None,
     dt: float | None = None,
     initial_output: Tensor | float | None = None,
+    warm_up: int = 0,
     progress: Progress | None = None,
 ) -> MemorySweep:
     """Memory functions of `theta + radii[i] * directions[j]`, all copies together.
@@ -145,6 +146,7 @@ def memory_sweep(
         input_size: as for `memory_function`.
         dt: as for `memory_function`.
         initial_output: as for `memory_function`.
+        warm_up: as for `memory_function`.
         progress: called as `progress(done, total)`, in perturbed copies.
 
     Returns:
@@ -176,6 +178,7 @@ def memory_sweep(
         input_size=input_size,
         dt=dt,
         initial_output=initial_output,
+        warm_up=warm_up,
     )
     values = torch.empty(len(grid), copies.count, len(evaluator.steps), dtype=torch.float64, device="cpu")
     slowest = torch.empty(values.shape[:2], dtype=torch.float64, device="cpu")
@@ -211,7 +214,7 @@ def sweep_domain(
         directions: of the perturbations.
         seed: of the random directions.
         ball: norm of the random directions.
-        options: radius, norm, min_radius, samples, input_size and dt.
+        options: radius, norm, min_radius, samples, input_size, dt and warm_up.
 
     Raises:
         TypeError, ValueError: as `memory_sweep`.
@@ -219,6 +222,7 @@ def sweep_domain(
     Example:
         >>> import cofm_triton as cofm
         >>> options = dict(radius=1.0, norm="inf", min_radius=None, samples=None, input_size=None, dt=None)
+        >>> options["warm_up"] = 0
         >>> sweep_domain(cofm.RNNFunctional(1, 4), 50, radii=[0.1], **options).smallest
         1.0
     """

@@ -96,6 +96,7 @@ def test_wrong_usage_is_status_2(folder: Path, tmp_path: Path, capsys: pytest.Ca
         (["--ball", "l2"], "ball: inf there, l2 now"),
         (["--input-size", "1"], "input_size: None there, 1 now"),
         (["--dt", "1"], "dt: None there, 1.0 now"),
+        (["--warm-up", "5"], "warm_up: 0 there, 5 now"),
         (["--seed", "1"], "seed: 0 there, 1 now"),
     ],
 )

@@ -144,7 +144,9 @@ def test_underflow_and_rounding_end_the_record() -> None:
 def test_ends_and_constants() -> None:
     t = times(50)
     assert fit_decay(t, torch.zeros(50)).rate == math.inf
-    assert fit_decay(t, torch.where(t < 7, 1.0, 0.0)).rate == math.inf
+    compact = fit_decay(t, torch.where(t < 7, 1.0, 0.0))
+    assert compact.rate == math.inf
+    assert str(compact) == "ends: 0 after t = 6"
     assert fit_decay(t, torch.ones(50)).decay == "none"
     assert fit_decay(t, torch.exp(t)).decay == "none"
     assert fit_decay(t, torch.where(t > 40, torch.inf, 1.0)).decay == "none"

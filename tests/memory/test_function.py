@@ -322,6 +322,48 @@ class Delay(nn.Module):
         return nn.functional.pad(x, (0, 0, 5, 0))[:, : x.shape[1], :1]
 
 
+@pytest.mark.parametrize("nonlinearity", ["linear", "tanh"])
+def test_a_warm_up_changes_nothing_at_rest(nonlinearity: str) -> None:
+    """Zeros leave the state 0 where it is; only rounding differs, since outputs are subtracted."""
+    model = functional(nonlinearity=nonlinearity)
+    x = torch.tensor([[1.0, -0.5]], dtype=torch.float64)
+    cold, warm = (memory_function(model, 20, inputs=x, warm_up=steps) for steps in (0, 7))
+    assert cold.floor == 0 < warm.floor
+    torch.testing.assert_close(cold.values, warm.values, rtol=0, atol=warm.floor)
+
+
+class Biased(nn.Module):
+    """One unit, h' = h / 2 + x + 1, that rests at 2."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        states = [torch.zeros_like(x[:, 0])]
+        for step in x.unbind(1):
+            states.append(states[-1] / 2 + step + 1)
+        return torch.stack(states[1:], 1)
+
+
+def test_a_warm_up_leads_to_where_a_model_rests() -> None:
+    """From rest a unit step is answered by 2^-k."""
+    memory = memory_function(Biased(), 6, inputs=torch.ones(1, 1), input_size=1, warm_up=60)
+    torch.testing.assert_close(memory.values, 0.5 ** torch.arange(6, dtype=torch.float64), rtol=0, atol=1e-14)
+
+
+class Mean(nn.Module):
+    """Attention that weighs all of the past alike."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.cumsum(1) / torch.arange(1, x.shape[1] + 1, dtype=x.dtype)[:, None]
+
+
+def test_a_warm_up_is_what_attention_looks_back_at() -> None:
+    """After W zeros the mean of k + 1 ones is (k + 1) / (W + k + 1); without, a constant, whatever it attends to."""
+    without = memory_function(Mean(), 6, inputs=torch.ones(1, 1), input_size=1)
+    assert without.values[1:].max() == 0
+    warm = memory_function(Mean(), 6, inputs=torch.ones(1, 1), input_size=1, warm_up=4)
+    k = torch.arange(6, dtype=torch.float64)
+    torch.testing.assert_close(warm.values, (k + 1) / (k + 5) - k / (k + 4))
+
+
 def test_models_with_another_read_out() -> None:
     """Where the output starts is the bias of a linear read-out alone."""
     plain = functional(bias=1.0)
@@ -421,6 +463,9 @@ def test_csv(tmp_path: Path) -> None:
         (dict(input_size=3), ValueError, "input_size"),
         (dict(dt=2.0), ValueError, "dt"),
         (dict(initial_output=0.0), ValueError, "initial_output"),
+        (dict(warm_up=-1), ValueError, "warm_up"),
+        (dict(warm_up=1.5), TypeError, "warm_up"),
+        (dict(model=Delay(), input_size=2, initial_output=0.0, warm_up=1), ValueError, "initial_output must be None"),
         (dict(model=Delay(), input_size=2, initial_output=math.nan), ValueError, "initial_output must be finite"),
         (dict(model=Delay(), input_size=2, initial_output="x"), TypeError, "initial_output must be a number"),
         (dict(model=Delay(), input_size=2, initial_output=torch.zeros(3)), ValueError, "must have 1 numbers or one"),
