@@ -445,6 +445,14 @@ def layout(q: Any, kind: Any, keep: bool) -> Layout:
     return Layout(q is not None, kind.linear, kind.gain != "nothing", PARTS * VARIABLES if keep else 0)
 
 
+def encodes(q: Any, kind: Any) -> bool:
+    """Whether `forward` takes an encoder: the gain is real, and the kernel does not spill, as exact pairs of states that
+    only rise do with some f: eight bytes on sm_80, two scalar registers on gfx942.
+    """
+    spills = q is not None and kind.gain == "rising" and kind.exact
+    return not (kind.complex_gain or spills)
+
+
 def forward(
     w: Any, q: Any, log_dt: Any, made: Any, kind: Any, keep: bool, weight: Any = None, bias: Any = None,
     gained: Any = None, gained_bias: Any = None,

@@ -102,7 +102,7 @@ def at_once(options: Options, inputs: Inputs) -> Call | None:
 def _is_one(options: Options, kind: Kind, inputs: Inputs) -> bool:
     """Whether kernels can do the layer: a known f, tensors that are plain, of one dtype, of shapes that fit."""
     x, weight, bias, raw, free, log_dt, h0, resets = inputs
-    if kind.complex_gain or (log_dt is not None and not kind.linear) or x.numel() == 0:
+    if (log_dt is not None and not kind.linear) or x.numel() == 0 or not _kernels().encodes(free, kind):
         return False
     modes = weight.shape[0] if free is None else weight.shape[0] // 2
     given = [tensor for tensor in (x, weight, bias, raw, free, log_dt, h0) if tensor is not None]

@@ -14,7 +14,7 @@ pytest.importorskip("numba")
 from cofm_triton.cpu.jit import linear_scan, rnn_scan
 from cofm_triton.cpu.jit.alone import alone
 from cofm_triton.cpu.jit.chains import CHAINS, MIN_STEPS
-from cofm_triton.cpu.jit.schedule import MIN_NUMBERS
+from cofm_triton.cpu.sizes import MIN_NUMBERS
 
 
 def _apart(x: Tensor) -> Tensor:

@@ -27,7 +27,8 @@ def launch(
     first, turn = meta(pieces, MODES * (2 if paired else 1), dtype=dtype), None
     if paired:
         first, turn = (first[:, ::2], first[:, 1::2]) if linear else (first, first)
-    apart = second is None or kind.complex_gain or (learned and not linear) or dtype.itemsize < 4
+    alone = (learned and not linear) or dtype.itemsize < 4
+    apart = second is None or alone or not mode_coefficients.encodes(free, kind)
     encoder = []
     if not apart:
         encoder = [meta(len(second), MODES, dtype=dtype), meta(len(second), dtype=dtype) if bounded else None]
