@@ -446,8 +446,8 @@ def layout(q: Any, kind: Any, keep: bool) -> Layout:
 
 
 def encodes(q: Any, kind: Any) -> bool:
-    """Whether `forward` takes an encoder: the gain is real, and the kernel does not spill, as exact pairs of states that
-    only rise do with some f: eight bytes on sm_80, two scalar registers on gfx942.
+    """Whether `forward` takes an encoder: the gain is real, and nothing spills, as exact pairs of states that only rise
+    do with some f, eight bytes on sm_80 and two scalar registers on gfx942.
     """
     spills = q is not None and kind.gain == "rising" and kind.exact
     return not (kind.complex_gain or spills)

@@ -124,11 +124,8 @@ class Derivative:
             return output
 
         def backward_small(ctx: Any, *grads: Any) -> Any:
-            needed = ctx.needs_input_grad
             found = ctx.small.gradients(grads, ctx.saved_tensors)
-            if found is None:
-                return *backward(ctx, *grads)[: len(needed) - 1], None
-            return *[grad if need else None for grad, need in zip(found, needed, strict=False)], None
+            return *(backward(ctx, *grads)[: len(ctx.needs_input_grad) - 1] if found is None else found), None
 
         @signed
         def forward_alone(*inputs: Any) -> Any:

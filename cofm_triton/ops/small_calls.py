@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from cofm_triton.cpu.sizes import MIN_NUMBERS
-from cofm_triton.ops.backends import fastest
+from cofm_triton.ops.backends import INSTALLED
 from cofm_triton.ops.derivatives import is_plain, watched
 from cofm_triton.ops.launch_plan import Signature, signature
 
@@ -31,17 +31,17 @@ def signature_of(tensors: tuple[Any, ...], options: tuple[Any, ...]) -> Signatur
         tensors: tensors or None, the first one a tensor if the call is right.
         options: equal ones have equal types, too.
     """
-    if torch.compiler.is_compiling() or watched():
-        return None
     x = tensors[0]
-    if not isinstance(x, Tensor) or not is_plain(x) or x.numel() >= MIN_NUMBERS or fastest(x.device) != "numba":
+    if torch.compiler.is_compiling() or not INSTALLED["numba"] or not isinstance(x, Tensor) or not x.is_cpu:
+        return None
+    if watched() or not is_plain(x) or x.numel() >= MIN_NUMBERS:
         return None
     found: list[Any] = [options, *map(type, options)]
     for tensor in tensors:
         if tensor is None:
             found.append(None)
         elif isinstance(tensor, Tensor) and is_plain(tensor):
-            found += (tensor.dtype, tensor.shape, tensor.stride(), tensor.get_device())
+            found += (tensor.dtype, tensor.shape, tensor.stride(), tensor.is_cpu)
         else:
             return None
     try:
@@ -66,7 +66,9 @@ class Small:
         self.compute, self.options, self.choose = compute, options, choose
         self.pulls: dict[Signature | None, Compute | None] = {None: None}
 
-    def gradients(self, grads: tuple[Tensor | None, ...], kept: tuple[Tensor | None, ...]) -> tuple[Tensor, ...] | None:
+    def gradients(
+        self, grads: tuple[Tensor | None, ...], kept: tuple[Tensor | None, ...]
+    ) -> tuple[Tensor | None, ...] | None:
         """All gradients; None where the operator's own rule is needed."""
         if grads[0] is None or torch.is_grad_enabled() or watched():
             return None

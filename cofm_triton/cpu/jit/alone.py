@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import add
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,29 +24,29 @@ class Alone(NamedTuple):
     Attributes:
         lanes: of the rows.
         offsets: (B, tensors), bytes from the beginning of each tensor to the row where a sequence begins.
+        begin: the only row of these; None: there are several.
         inner: (B,) of the steps of each sequence, those after which it has another one.
         rest: what follows the places in `Plan.walk`.
-        shape: (B, D), of states.
-        dtype: of states, numpy's.
+        nothing: (B, D), states that are zero, to be read.
     """
 
     lanes: tuple[int, ...]
     offsets: Any
+    begin: list[int] | None
     inner: Any
     rest: tuple[Any, ...]
-    shape: tuple[int, int]
-    dtype: Any
+    nothing: Any
 
     def places(self, *tensors: Tensor) -> Any:
         """(B, tensors), addresses of the rows where sequences begin."""
-        begin = [tensor.data_ptr() for tensor in tensors]
-        if len(self.offsets) > 1:
-            return self.offsets + np.array(begin)
-        return np.array([[here + far for here, far in zip(begin, self.offsets[0].tolist(), strict=True)]])
+        whole = [tensor.data_ptr() for tensor in tensors]
+        if self.begin is None:
+            return self.offsets + np.array(whole)
+        return np.array((list(map(add, self.begin, whole)),))
 
     def states(self, given: Tensor | None) -> Any:
-        """(B, D), those that are given or zeros."""
-        return np.zeros(self.shape, self.dtype) if given is None else given.detach().numpy().copy()
+        """(B, D), those that are given or zeros, to be changed."""
+        return (self.nothing if given is None else given.detach().numpy()).copy()
 
     def total(self, sums: Any) -> Any:
         """(D,) of (B, D), added up in the order of sequences."""
@@ -67,5 +68,6 @@ def alone(reverse: bool, states: tuple[Tensor | None, ...], *tensors: Tensor) ->
     parts = plan(batch, length, None, channels, None, 1)
     rows = [Rows(torch.empty_like(tensor, device="meta")) for tensor in tensors]  # at address 0
     offsets, *rest = parts.walk(rows, reverse)
-    shape = (batch, channels)
-    return Alone(row_lanes(channels), offsets, parts.inner, tuple(rest), shape, SAMPLES[first.dtype].dtype)
+    begin = offsets[0].tolist() if batch == 1 else None
+    nothing = np.zeros((batch, channels), SAMPLES[first.dtype].dtype)
+    return Alone(row_lanes(channels), offsets, begin, parts.inner, tuple(rest), nothing)

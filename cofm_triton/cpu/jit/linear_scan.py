@@ -88,16 +88,17 @@ def small_forward(x: Tensor, decay: Tensor, h0: Tensor | None, reverse: bool) ->
 def small_backward(
     reverse: bool, grad_h: Tensor, grad_last: Tensor | None, decay: Tensor, h: Tensor, h0: Tensor | None, *_: None
 ) -> Callable[..., Any] | None:  # fmt: skip
-    """What computes `backward` of tensors like these, if the call is a small one."""
+    """What computes `backward` of tensors like these, if the call is a small one; grad_h0 is None without h0."""
     if in_pairs(h, decay):
         whole = small_backward(reverse, as_pairs(grad_h), _pairs(grad_last), decay, as_pairs(h), _pairs(h0))
 
         def of_pairs(
             grad_h: Tensor, grad_last: Tensor | None, decay: Tensor, h: Tensor, h0: Tensor | None, *_: None
-        ) -> tuple[Tensor, ...]:  # fmt: skip
+        ) -> tuple[Tensor | None, ...]:  # fmt: skip
             assert whole is not None
             found = whole(as_pairs(grad_h), _pairs(grad_last), decay, as_pairs(h), _pairs(h0))
-            return as_numbers(found[0], h.dtype), found[1], as_numbers(found[2], h.dtype)
+            grad_h0 = None if h0 is None else as_numbers(found[2], h.dtype)
+            return as_numbers(found[0], h.dtype), found[1], grad_h0
 
         return None if whole is None else of_pairs
     kept = None if decay.dim() > 1 else alone(not reverse, (grad_last, h0), grad_h, h, decay, h)
@@ -106,12 +107,14 @@ def small_backward(
 
     def call(
         grad_h: Tensor, grad_last: Tensor | None, decay: Tensor, h: Tensor, h0: Tensor | None, *_: None
-    ) -> tuple[Tensor, ...]:
+    ) -> tuple[Tensor | None, ...]:
         gates, grad_x = decay.conj().resolve_conj() if decay.is_complex() else decay, torch.empty_like(h)
-        mus, firsts, sums = kept.states(grad_last), kept.states(h0), kept.states(None)
+        mus, sums = kept.states(grad_last), kept.states(None)
+        firsts = kept.nothing if h0 is None else h0.detach().numpy()
         rows = (kept.places(grad_h, h, gates, grad_x), *kept.rest)
         _adjoint_held(0, 0, 1, len(mus), (kept.lanes, *rows, False, mus, firsts, kept.inner, sums))
-        return grad_x, torch.from_numpy(kept.total(sums)), torch.from_numpy(mus)
+        grad_h0 = None if h0 is None else torch.from_numpy(mus)
+        return grad_x, torch.from_numpy(kept.total(sums)), grad_h0
 
     return call
 

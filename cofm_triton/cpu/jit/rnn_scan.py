@@ -97,27 +97,28 @@ def small_forward(rule: _Rule, x: Tensor, w: Tensor, h0: Tensor | None) -> Calla
 def small_backward(
     rule: _Rule, grad_h: Tensor, grad_last: Tensor | None, x: Tensor, w: Tensor, h: Tensor, h0: Tensor | None, *_: None
 ) -> Callable[..., Any] | None:  # fmt: skip
-    """What computes `backward` of tensors like these, if the call is a small one."""
+    """What computes `backward` of tensors like these, if the call is a small one; grad_h0 is None without h0."""
     dt, nonlinearity, *kinds = rule
     rate = step_rate(w, dt, *kinds)
     kept, varies = alone(True, (grad_last, h0), grad_h, x, h, x, rate, rate), (0,) if w.dim() == 3 else ()
     if kept is None:
         return None
-    act, step, guesses = constant(nonlinearity), kept.dtype.type(dt), kept.states(None)
+    act, step, guesses = constant(nonlinearity), kept.nothing.dtype.type(dt), kept.states(None)
 
     def call(
         grad_h: Tensor, grad_last: Tensor | None, x: Tensor, w: Tensor, h: Tensor, h0: Tensor | None, *_: None
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         rate, grad_x = step_rate(w, dt, *kinds), torch.empty_like(x)
         grad_rate = torch.empty_like(rate) if varies else rate
-        mus, firsts, sums = kept.states(grad_last), kept.states(h0), kept.states(None)
+        mus, sums = kept.states(grad_last), kept.states(None)
+        firsts = kept.nothing if h0 is None else h0.detach().numpy()
         rows = (kept.places(grad_h, x, h, grad_x, rate, grad_rate), *kept.rest)
         of_states = (False, step, mus, firsts, sums, kept.inner, guesses, 0)
         _adjoint_held(0, 0, 1, len(mus), (act, varies, kept.lanes, *rows, *of_states))
         grad_w = grad_rate if varies else torch.from_numpy(kept.total(sums))
         if rate is not w:
             grad_w = grad_w * step_rate_slope(w, dt, *kinds)
-        return grad_x, grad_w, torch.from_numpy(mus)
+        return grad_x, grad_w, None if h0 is None else torch.from_numpy(mus)
 
     return call
 
