@@ -23,10 +23,11 @@ from cofm_triton.ops.checks import (
 from cofm_triton.ops.dense_rnn import apply_dense_rnn
 from cofm_triton.ops.dtypes import state_dtype
 from cofm_triton.ops.gated_rnn import apply_gated_rnn
-from cofm_triton.ops.linear_scan import apply_linear_scan
+from cofm_triton.ops.linear_scan import apply_linear_scan, small_linear_scan
 from cofm_triton.ops.paired_rnn_scan import apply_paired_rnn_scan
-from cofm_triton.ops.rnn_scan import apply_rnn_scan
+from cofm_triton.ops.rnn_scan import apply_rnn_scan, small_rnn_scan
 from cofm_triton.ops.shapes import resets_against
+from cofm_triton.ops.small_calls import Kept, signature_of
 from cofm_triton.step.discretization import is_exact
 from cofm_triton.step.gates import gates_of
 from cofm_triton.step.oscillation import effective_pair
@@ -38,6 +39,7 @@ from cofm_triton.support.scalars import check_bool
 
 SOLVERS = ("auto", "sequential")
 PLAIN = ("direct", "euler")  # rates as they are
+_LINEAR, _RNN = Kept(), Kept()
 
 
 def linear_scan(
@@ -109,6 +111,10 @@ def linear_scan(
     Source: arXiv 2305.19190, Eq. (1) with linear sigma and diagonal W, complex for oscillating modes; defined in
     `cofm_triton.reference.linear_scan`.
     """
+    key = signature_of((x, decay, h0), (reverse, seq_starts, resets, reset_to, backend))
+    if (small := _LINEAR.calls.get(key)) is not None:
+        found: tuple[Tensor, Tensor] = small(x, decay, h0)
+        return found
     check_sequence("x", x, allow_complex=True)
     check_decay("decay", decay, x)
     reverse = check_bool("reverse", reverse)
@@ -121,6 +127,9 @@ def linear_scan(
 
         cuts = dict(seq_starts=seq_starts, resets=resets)
         return definition(x, decay, h0, reverse=reverse, reset_to=reset_to, **cuts)
+    if key not in _LINEAR.calls and chosen == "numba":
+        is_whole = seq_starts is None and resets is None
+        _LINEAR.keep(key, small_linear_scan(x, decay, h0, reverse) if is_whole else None)
     decay = _one_or_three_axes(decay, x)
     if reverse:
         resets = resets_against(resets, seq_starts, reverse)
@@ -320,6 +329,13 @@ def rnn_scan(
     Source: arXiv 2305.19190, Eq. (1) with W = -diag(rate), Euler's method; `cofm_triton.reference.rnn_scan`. Pairs:
     the real modal form of any W that is diagonalisable over the complex numbers; `cofm_triton.reference.oscillation`.
     """
+    options = (
+        frequency, dt, nonlinearity, solver, parameterization, discretization, seq_starts, resets, reset_to, backend
+    )  # fmt: skip
+    key = signature_of((x, rate, h0), options)
+    if (small := _RNN.calls.get(key)) is not None:
+        found: tuple[Tensor, Tensor] = small(x, rate, h0)
+        return found
     check_sequence("x", x, allow_complex=False)
     if frequency is None:
         check_rates("rate", rate, x)
@@ -362,6 +378,9 @@ def rnn_scan(
         kinds = PLAIN
     elif rate.dtype != state:
         rate = rate.to(state)
+    if key not in _RNN.calls and chosen == "numba":
+        is_whole = seq_starts is None and resets is None
+        _RNN.keep(key, small_rnn_scan(x, rate, h0, dt, nonlinearity, *kinds) if is_whole else None)
     return apply_rnn_scan(x, rate, h0, seq_starts, dt, nonlinearity, chosen, solver, *kinds, resets, reset_to)
 
 

@@ -24,7 +24,7 @@ Source: arXiv 2303.06349, section 3; defined in `reference/oscillation.py` and `
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import triton
 import triton.language as tl
@@ -236,20 +236,18 @@ def mode_coefficients_kernel(
     w_ptr,  # (M,)
     q_ptr,  # (F,), F = M, or M - 1 where the last mode does not turn; read if PAIRED
     log_dt_ptr,  # (M,), read if LEARNED
+    made_ptr,  # out, float64: see `Layout`
     weight_ptr,  # (D, d), U, D = 2 M if PAIRED, else M; None: no encoder
     bias_ptr,  # (D,), b; None: there is none
-    first_ptr, turn_ptr,  # out: parts of the first coefficient, those of modes `step` apart; see `forward`
-    second_ptr,  # out: (M,); PAIRED (M, 2), complex or twice the same; None: unwanted
-    slopes_ptr,  # out: (VARIABLES, PARTS, M) float64; None: unwanted
     gained_ptr, gained_bias_ptr,  # out: U', (D, d) contiguous, and b'
-    M: tl.int64, F: tl.int64, step: tl.int64, dt: tl.float64,
+    M: tl.int64, F: tl.int64, dt: tl.float64,
     unit_first: tl.float64, unit_rise: tl.float64,  # see `unit_steps`
     d: tl.int64, stride_row: tl.int64, stride_column: tl.int64,
     PARAMETERIZATION: tl.constexpr, EXACT: tl.constexpr, LINEAR: tl.constexpr, PAIRED: tl.constexpr,
     BOUNDED: tl.constexpr, LEARNED: tl.constexpr, GAIN: tl.constexpr, COMPLEX_GAIN: tl.constexpr,
-    COUNT: tl.constexpr, MODES: tl.constexpr, COLUMNS: tl.constexpr,
+    KEPT: tl.constexpr, MADE: tl.constexpr, MODES: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """Both coefficients, and their derivatives; COUNT = PARTS * VARIABLES. Then U' and b'."""
+    """Both coefficients, and KEPT derivatives. Then U' and b'."""
     i = tl.program_id(0).to(tl.int64) * MODES + tl.arange(0, MODES)
     there = i < M
     w = tl.load(w_ptr + i, mask=there, other=0.0).to(tl.float64)
@@ -267,24 +265,26 @@ def mode_coefficients_kernel(
         EXACT=EXACT, LINEAR=LINEAR, PAIRED=PAIRED, BOUNDED=BOUNDED, LEARNED=LEARNED, GAIN=GAIN,
         PARAMETERIZATION=PARAMETERIZATION,
     )  # fmt: skip
-    store_rounded(first_ptr + i * step, found[0], there)
+    for part in tl.static_range(KEPT):
+        tl.store(made_ptr + part * M + i, found[4 + part], mask=there)
+    first_ptr = coefficients_at(made_ptr, M, KEPT=KEPT, MADE=MADE)
+    CHANNELS: tl.constexpr = 2 if PAIRED else 1
+    FIRST: tl.constexpr = 4 if PAIRED and (not LINEAR) else CHANNELS
+    store_rounded(first_ptr + CHANNELS * i, found[0], there)
     if PAIRED:
-        store_rounded(turn_ptr + i * step, found[1], there)
-        if not LINEAR:
-            store_rounded(first_ptr + i * step + 1, found[0], there)
-            store_rounded(turn_ptr + i * step + 1, -found[1], there)
-    if second_ptr is not None:
-        if PAIRED:
-            store_rounded(second_ptr + 2 * i, found[2], there)
-            store_rounded(second_ptr + 2 * i + 1, found[3] if COMPLEX_GAIN else found[2], there)
+        if LINEAR:
+            store_rounded(first_ptr + 2 * i + 1, found[1], there)
         else:
-            store_rounded(second_ptr + i, found[2], there)
-    if slopes_ptr is not None:
-        for part in tl.static_range(COUNT):
-            tl.store(slopes_ptr + part * M + i, found[4 + part], mask=there)
+            store_rounded(first_ptr + 2 * i + 1, found[0], there)
+            store_rounded(first_ptr + 2 * (M + i), found[1], there)
+            store_rounded(first_ptr + 2 * (M + i) + 1, -found[1], there)
+    if GAIN != "nothing":
+        second_ptr = first_ptr + FIRST * M
+        store_rounded(second_ptr + CHANNELS * i, found[2], there)
+        if PAIRED:
+            store_rounded(second_ptr + 2 * i + 1, found[3] if COMPLEX_GAIN else found[2], there)
     if weight_ptr is not None:
         gain = found[2].to(weight_ptr.dtype.element_ty)
-        CHANNELS: tl.constexpr = 2 if PAIRED else 1
         for channel in tl.static_range(CHANNELS):
             row = CHANNELS * i + channel
             for start in range(0, d, COLUMNS):
@@ -294,6 +294,12 @@ def mode_coefficients_kernel(
                 tl.store(gained_ptr + row[:, None] * d + k[None, :], gain[:, None] * values, mask=inside)
             if bias_ptr is not None:
                 tl.store(gained_bias_ptr + row, gain * tl.load(bias_ptr + row, mask=there), mask=there)
+
+
+@triton.jit
+def coefficients_at(made_ptr, M, KEPT: tl.constexpr, MADE: tl.constexpr):
+    """Where the coefficients begin, behind KEPT derivatives of M modes."""
+    return (made_ptr + KEPT * M).to(tl.pointer_type(MADE), bitcast=True)
 
 
 @triton.jit
@@ -316,17 +322,18 @@ def summed_pieces(pointer, i, there, step, pieces, piece_step, MODES: tl.constex
 
 @triton.jit
 def mode_gradients_kernel(
-    grad_first_ptr, grad_turn_ptr,  # pieces, each as `first_ptr` and `turn_ptr` of the kernel above; None: zero
-    grad_second_ptr,  # as `second_ptr`; None: zero, or, with an encoder, what follows from its gradients
-    slopes_ptr,  # (VARIABLES, PARTS, M) float64
-    weight_ptr, bias_ptr, gain_ptr,  # as above, `gain_ptr` as `second_ptr`
+    grad_first_ptr, grad_turn_ptr,  # pieces of gradients by parts of the first coefficient, modes `step` apart; None: 0
+    grad_second_ptr,  # as the second coefficient; None: zero, or, with an encoder, what follows from its gradients
+    made_ptr,  # what the kernel above made
+    weight_ptr, bias_ptr,  # as above
     grad_gained_ptr,  # (D, d), contiguous: G, and out: dL/dU
     grad_bias_ptr,  # (D,): c, and out: dL/db; None: there is none
     grad_w_ptr, grad_q_ptr, grad_log_dt_ptr,  # out: as the parameters
     M: tl.int64, F: tl.int64, step: tl.int64, pieces: tl.int64, piece_step: tl.int64,
     d: tl.int64, stride_row: tl.int64, stride_column: tl.int64,
     LINEAR: tl.constexpr, PAIRED: tl.constexpr, LEARNED: tl.constexpr, COMPLEX_GAIN: tl.constexpr,
-    PARTS: tl.constexpr, MODES: tl.constexpr, COLUMNS: tl.constexpr, PIECES: tl.constexpr,
+    PARTS: tl.constexpr, KEPT: tl.constexpr, MADE: tl.constexpr, MODES: tl.constexpr, COLUMNS: tl.constexpr,
+    PIECES: tl.constexpr,
 ):  # fmt: skip
     """Gradients by w, q and log dt, and by U and b in the place of those by U' and b'."""
     i = tl.program_id(0).to(tl.int64) * MODES + tl.arange(0, MODES)
@@ -346,7 +353,9 @@ def mode_gradients_kernel(
                 )
                 turn -= summed_pieces(grad_turn_ptr + 1, i, there, step, pieces, piece_step, MODES=MODES, PIECES=PIECES)
     CHANNELS: tl.constexpr = 2 if PAIRED else 1
+    FIRST: tl.constexpr = 4 if PAIRED and (not LINEAR) else CHANNELS
     if weight_ptr is not None:
+        gain_ptr = coefficients_at(made_ptr, M, KEPT=KEPT, MADE=MADE) + FIRST * M
         for channel in tl.static_range(CHANNELS):
             row = CHANNELS * i + channel
             gain = tl.load(gain_ptr + row, mask=there, other=0.0)
@@ -374,7 +383,7 @@ def mode_gradients_kernel(
                 second_turn = zero
         else:
             second = tl.load(grad_second_ptr + i, mask=there, other=0.0).to(tl.float64)
-    at = slopes_ptr + i
+    at = made_ptr + i
     for variable in tl.static_range(3):
         row = at + variable * PARTS * M
         grad = first * tl.load(row, mask=there, other=0.0)
@@ -391,42 +400,97 @@ def mode_gradients_kernel(
                 store_rounded(grad_log_dt_ptr + i, grad, there)
 
 
-def forward(
-    w: Any, q: Any, log_dt: Any, first: Any, turn: Any, second: Any, slopes: Any, kind: Any, weight: Any = None,
-    bias: Any = None, gained: Any = None, gained_bias: Any = None,
-) -> None:  # fmt: skip
-    """Writes what the kernel gives. `first` and `turn`, real and imaginary part, are (M,) views of any stride, in
-    nonlinear states of pairs rows (2 M,) with a number for each channel, of which the second of a pair is turned the
-    other way. `turn` is None where units are single.
+class Layout(NamedTuple):
+    """What is made of a layer's M modes lies in one piece of memory: derivatives, first and second coefficient.
+
+    Attributes:
+        paired: whether modes are pairs.
+        linear: whether the state is.
+        gain: whether there is a second coefficient.
+        kept: how many derivatives of each mode are kept: all or none.
     """
-    paired = q is not None
+
+    paired: bool
+    linear: bool
+    gain: bool
+    kept: int
+
+    @property
+    def first(self) -> int:
+        """Numbers of the first coefficient, for each mode."""
+        return (2 if self.linear else 4) if self.paired else 1
+
+    @property
+    def second(self) -> int:
+        """Numbers of the second one."""
+        return (2 if self.paired else 1) if self.gain else 0
+
+    def room(self, modes: int, itemsize: int) -> int:
+        """How many of float64 it takes with coefficients of so many bytes."""
+        return self.kept * modes - (self.first + self.second) * modes * itemsize // -8
+
+    def parts(self, made: Any, modes: int, dtype: Any) -> tuple[Any, Any]:
+        """First and second coefficient as views. Of pairs the first one is (M, 2), real and imaginary part, in linear
+        states; otherwise it is two such rows (2, 2 M) with a number for each channel, of which the second of a pair is
+        turned the other way. The second one, (M,) or (2 M,), is twice the same for a pair, or complex.
+        """
+        rest, count = made[self.kept * modes :].view(dtype), self.first * modes
+        shape = (modes,) if not self.paired else (modes, 2) if self.linear else (2, 2 * modes)
+        second = rest[count : count + self.second * modes] if self.gain else None
+        return rest[:count].view(shape), second
+
+
+def layout(q: Any, kind: Any, keep: bool) -> Layout:
+    """Of what `forward` makes, with derivatives if they are to be kept."""
+    return Layout(q is not None, kind.linear, kind.gain != "nothing", PARTS * VARIABLES if keep else 0)
+
+
+def encodes(q: Any, kind: Any) -> bool:
+    """Whether `forward` takes an encoder: the gain is real, and nothing spills, as exact pairs of states that only rise
+    do with some f, eight bytes on sm_80 and two scalar registers on gfx942.
+    """
+    spills = q is not None and kind.gain == "rising" and kind.exact
+    return not (kind.complex_gain or spills)
+
+
+def forward(
+    w: Any, q: Any, log_dt: Any, made: Any, kind: Any, keep: bool, weight: Any = None, bias: Any = None,
+    gained: Any = None, gained_bias: Any = None,
+) -> None:  # fmt: skip
+    """Writes what the kernel gives."""
     launch(mode_coefficients_kernel, (-(-w.shape[0] // MODES),))(
-        w, q, log_dt, weight, bias, first, turn, second, slopes, gained, gained_bias, *_sizes(w, q),
-        2 if paired and not kind.linear else first.stride(0), kind.dt, *kind.units, *_columns(weight),
-        PARAMETERIZATION=kind.parameterization, EXACT=kind.exact, LINEAR=kind.linear, PAIRED=paired,
+        w, q, log_dt, made, weight, bias, gained, gained_bias, *_sizes(w, q), kind.dt, *kind.units, *_columns(weight),
+        PARAMETERIZATION=kind.parameterization, EXACT=kind.exact, LINEAR=kind.linear, PAIRED=q is not None,
         BOUNDED=kind.bounded, LEARNED=log_dt is not None, GAIN=kind.gain, COMPLEX_GAIN=kind.complex_gain,
-        COUNT=PARTS * VARIABLES, MODES=MODES, COLUMNS=MODE_COLUMNS, num_warps=MODES,
+        KEPT=layout(q, kind, keep).kept, MADE=_made_type(w), MODES=MODES, COLUMNS=MODE_COLUMNS, num_warps=MODES,
     )  # fmt: skip
 
 
 def backward(
-    grad_w: Any, grad_q: Any, grad_log_dt: Any, grad_first: Any, grad_turn: Any, grad_second: Any, slopes: Any,
-    kind: Any, weight: Any = None, bias: Any = None, gain: Any = None, grad_gained: Any = None, grad_bias: Any = None,
+    grad_w: Any, grad_q: Any, grad_log_dt: Any, grad_first: Any, grad_turn: Any, grad_second: Any, made: Any, kind: Any,
+    weight: Any = None, bias: Any = None, grad_gained: Any = None, grad_bias: Any = None,
 ) -> None:  # fmt: skip
-    """Writes the gradients by w, q and log dt; those of the coefficients lie as `forward` writes the coefficients, but
-    for those by the first one, (pieces, ...). `grad_gained` and `grad_bias`, contiguous, become gradients by U and b.
+    """Writes the gradients by w, q and log dt. `grad_first` and `grad_turn` are pieces (P, M) of the gradients by real
+    and imaginary part, strides of any size, or (P, 2 M) of two rows; `grad_gained` and `grad_bias`, contiguous, become
+    gradients by U and b.
     """
     paired = grad_q is not None
-    layout = (0, 0, 0)
+    steps = (0, 0, 0)
     if grad_first is not None:
         rows = paired and not kind.linear
-        layout = (2 if rows else grad_first.stride(1), grad_first.shape[0], grad_first.stride(0))
+        steps = (2 if rows else grad_first.stride(1), grad_first.shape[0], grad_first.stride(0))
     launch(mode_gradients_kernel, (-(-grad_w.shape[0] // MODES),))(
-        grad_first, grad_turn, grad_second, slopes, weight, bias, gain, grad_gained, grad_bias, grad_w, grad_q,
-        grad_log_dt, *_sizes(grad_w, grad_q), *layout, *_columns(weight),
+        grad_first, grad_turn, grad_second, made, weight, bias, grad_gained, grad_bias, grad_w, grad_q, grad_log_dt,
+        *_sizes(grad_w, grad_q), *steps, *_columns(weight),
         LINEAR=kind.linear, PAIRED=paired, LEARNED=grad_log_dt is not None, COMPLEX_GAIN=kind.complex_gain,
-        PARTS=PARTS, MODES=MODES, COLUMNS=MODE_COLUMNS, PIECES=MODE_PIECES, num_warps=MODES,
+        PARTS=PARTS, KEPT=PARTS * VARIABLES, MADE=_made_type(grad_w), MODES=MODES, COLUMNS=MODE_COLUMNS,
+        PIECES=MODE_PIECES, num_warps=MODES,
     )  # fmt: skip
+
+
+def _made_type(w: Any) -> Any:
+    """The dtype of coefficients made of w: float32 at least."""
+    return tl.float64 if w.element_size() == 8 else tl.float32
 
 
 def _sizes(w: Any, q: Any) -> tuple[int, int]:

@@ -102,15 +102,24 @@ def keeps(*tensors: Tensor | None) -> bool:
     return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
 
 
+def watched() -> bool:
+    """Whether PyTorch traces, inside `torch.func`, forward mode, modes and profilers.
+
+    Example:
+        >>> watched()
+        False
+    """
+    return bool(_tracing() or _modes() > 0 or _profiling() or differentiating())
+
+
 def observed(arguments: Sequence[Any]) -> bool:
-    """True while PyTorch compiles or traces, inside `torch.func`, modes and profilers, where autograd records, and for
-    tensors that are not plain ones.
+    """True while PyTorch compiles, where calls are watched or autograd records, and for tensors that are not plain.
 
     Example:
         >>> observed((torch.ones(2), None, 0.5)), observed((torch.nn.Parameter(torch.ones(2)),))
         (False, True)
     """
-    if torch.compiler.is_compiling() or _tracing() or _modes() > 0 or _profiling() or differentiating():
+    if torch.compiler.is_compiling() or watched():
         return True
     recording = torch.is_grad_enabled()
     for argument in arguments:

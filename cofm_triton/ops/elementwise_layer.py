@@ -11,7 +11,6 @@ parts one by one.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from math import prod
 from typing import Any, NamedTuple
 
 import torch
@@ -103,7 +102,7 @@ def at_once(options: Options, inputs: Inputs) -> Call | None:
 def _is_one(options: Options, kind: Kind, inputs: Inputs) -> bool:
     """Whether kernels can do the layer: a known f, tensors that are plain, of one dtype, of shapes that fit."""
     x, weight, bias, raw, free, log_dt, h0, resets = inputs
-    if kind.complex_gain or (log_dt is not None and not kind.linear) or x.numel() == 0:
+    if (log_dt is not None and not kind.linear) or x.numel() == 0 or not _kernels().encodes(free, kind):
         return False
     modes = weight.shape[0] if free is None else weight.shape[0] // 2
     given = [tensor for tensor in (x, weight, bias, raw, free, log_dt, h0) if tensor is not None]
@@ -149,17 +148,18 @@ def _forward(
     h0: Tensor | None, resets: Tensor | None, kind: Kind, nonlinearity: str, reset_to: str, act: str | None, keep: bool,
 ) -> tuple[Tensor | None, ...]:  # fmt: skip
     """Output and last state, and what the backward pass reads: the states where they are not the output, e, U with the
-    gain, and what `_made` finds.
+    gain, and the coefficients.
     """
-    made = raw.new_empty(_numbers(raw, free, kind, keep), dtype=torch.float64)
-    first, second, slopes = _made(made, raw, free, kind, keep)
+    kernels, modes = _kernels(), raw.shape[0]
+    layout = kernels.layout(free, kind, keep)
+    made = raw.new_empty(layout.room(modes, raw.element_size()), dtype=torch.float64)
+    first, second = layout.parts(made, modes, raw.dtype)
     encoder: tuple[Any, ...] = ()
     gained, gained_bias = weight, bias
     if second is not None:
         gained, gained_bias = weight.new_empty(weight.shape), None if bias is None else bias.new_empty(bias.shape)
         encoder = (weight, bias, gained, gained_bias)
-    parts = parts_of(first, free is not None, kind.linear)
-    _kernels().forward(raw, free, log_dt, *parts, second, slopes, kind, *encoder)
+    kernels.forward(raw, free, log_dt, made, kind, keep, *encoder)
     e, start = F.linear(x, gained, gained_bias), None if h0 is None else h0.contiguous()
     options = _options(x, kind, free, nonlinearity, resets, reset_to)
     h, last = _scan(kind, free).forward(e, *_taken(first, kind, free), start, None, **options)
@@ -200,31 +200,6 @@ def _taken(first: Tensor, kind: Kind, free: Tensor | None) -> tuple[Tensor, ...]
     return (torch.view_as_complex(first),) if kind.linear else first.unbind()
 
 
-def _numbers(raw: Tensor, free: Tensor | None, kind: Kind, keep: bool) -> int:
-    """How many of float64 have room for what `_made` finds."""
-    kernels, modes, units = _kernels(), raw.shape[0], raw.shape[0] * (1 if free is None else 2)
-    coefficients = units if free is None or kind.linear else 2 * units
-    gains = 0 if kind.gain == "nothing" else units
-    kept = kernels.VARIABLES * kernels.PARTS * modes if keep else 0
-    found: int = kept - (coefficients + gains) * raw.element_size() // -8
-    return found
-
-
-def _made(
-    made: Tensor, raw: Tensor, free: Tensor | None, kind: Kind, keep: bool
-) -> tuple[Tensor, Tensor | None, Tensor | None]:  # fmt: skip
-    """What a kernel writes into one piece of memory: both coefficients and, if they are kept, their derivatives. Three
-    tensors would be asked for, saved and looked at one by one.
-    """
-    kernels, modes = _kernels(), raw.shape[0]
-    kept = kernels.VARIABLES * kernels.PARTS * modes if keep else 0
-    slopes = made[:kept].view(kernels.VARIABLES, kernels.PARTS, modes) if keep else None
-    shape = (modes,) if free is None else (modes, 2) if kind.linear else (2, 2 * modes)
-    rest, count, units = made[kept:].view(raw.dtype), prod(shape), modes if free is None else 2 * modes
-    second = None if kind.gain == "nothing" else rest[count : count + units]
-    return rest[:count].view(shape), second, slopes
-
-
 def _backward(
     x: Tensor, weight: Tensor, bias: Tensor | None, raw: Tensor, free: Tensor | None, log_dt: Tensor | None,
     h0: Tensor | None, resets: Tensor | None, h: Tensor, e: Tensor | None, gained: Tensor, made: Tensor,
@@ -232,7 +207,8 @@ def _backward(
     with_grad_x: bool,
 ) -> tuple[Tensor | None, ...]:  # fmt: skip
     """Gradients by `Inputs.numbers`."""
-    first, second, slopes = _made(made, raw, free, kind, True)
+    kernels = _kernels()
+    first, second = kernels.layout(free, kind, True).parts(made, raw.shape[0], raw.dtype)
     if act is not None:
         grad_h = implementation(_BACKEND, "activation_gradient").backward(grad_h, h, act)
     given = () if e is None else (e,)  # a linear scan's backward pass does without
@@ -250,9 +226,9 @@ def _backward(
         by_first.append(None)
     elif kind.linear:
         by_first = list(parts_of(by_first[0].unflatten(-1, (-1, 2)), True, True))
-    encoder = () if second is None else (weight, bias, second, grad_weight, grad_bias)
+    encoder = () if second is None else (weight, bias, grad_weight, grad_bias)
     by_modes = empty_gradients(raw, free, log_dt)
-    _kernels().backward(*by_modes, *by_first, None, slopes, kind, *encoder)
+    kernels.backward(*by_modes, *by_first, None, made, kind, *encoder)
     return grad_x, grad_weight, grad_bias, *by_modes, None if h0 is None else grad_h0
 
 

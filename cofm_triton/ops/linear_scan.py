@@ -19,6 +19,7 @@ through an `autograd.Function` around them, since PyTorch offers forward mode an
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -42,6 +43,7 @@ from cofm_triton.ops.shapes import (
     start_gradients,
     states_of_nothing,
 )
+from cofm_triton.ops.small_calls import Small
 from cofm_triton.step.pairs import as_complex, as_reals, in_pairs
 
 
@@ -307,6 +309,17 @@ linear_scan_backward_op = register(
     linear_scan_backward, fake=_linear_scan_backward_fake, vmap=_linear_scan_backward_vmap
 )
 _LinearScan = register_derivative(linear_scan_op, _setup_context, _backward, _jvp)
+
+
+def small_linear_scan(x: Tensor, decay: Tensor, h0: Tensor | None, reverse: bool) -> Any:
+    """What computes calls with tensors like these, x, decay and h0, on the compiled backend, if they are small ones."""
+    if x.numel() == 0:
+        return None
+    module = implementation("numba", "linear_scan")
+    compute = module.small_forward(x, decay, h0, reverse)
+    options = (None, None, reverse, "h0", "numba")
+    choose = partial(module.small_backward, reverse)
+    return None if compute is None else _LinearScan.of_small(Small(compute, options, choose))
 
 
 def traffic(batch: int, length: int, channels: int, itemsize: int, *, gated: bool, backward: bool) -> int:

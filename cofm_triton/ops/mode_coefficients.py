@@ -152,7 +152,7 @@ def composed_coefficients(
 
 
 def parts_of(first: Tensor, paired: bool, linear: bool) -> tuple[Tensor, Tensor | None]:
-    """Real and imaginary part of the first coefficient, or of pieces of its gradient, as the kernels take them."""
+    """Real and imaginary part of a gradient by the first coefficient, or of pieces of it, as the kernels take them."""
     if not paired:
         return first, None
     return (first[..., 0], first[..., 1]) if linear else (first[0], first[1])
@@ -160,24 +160,18 @@ def parts_of(first: Tensor, paired: bool, linear: bool) -> tuple[Tensor, Tensor 
 
 def forward_coefficients(
     raw: Tensor, free: Tensor | None, log_dt: Tensor | None, kind: Kind, keep: bool
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Both coefficients as the kernel writes them, and their derivatives if they are to be kept."""
-    kernels, modes = implementation("triton", "mode_coefficients"), raw.shape[0]
-    dtype = torch.promote_types(raw.dtype, torch.float32)
-    shape = (modes,) if free is None else (modes, 2) if kind.linear else (2, 2 * modes)
-    first = raw.new_empty(shape, dtype=dtype)
-    second = slopes = None
-    if kind.gain != "nothing":
-        second = raw.new_empty((modes,) if free is None else (modes, 2), dtype=dtype)
-    if keep:
-        slopes = raw.new_empty((kernels.VARIABLES, kernels.PARTS, modes), dtype=torch.float64)
-    kernels.forward(raw, free, log_dt, *parts_of(first, free is not None, kind.linear), second, slopes, kind)
-    return first, second, slopes
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Both coefficients as the kernel writes them, and the memory in which they lie."""
+    kernels, dtype = implementation("triton", "mode_coefficients"), torch.promote_types(raw.dtype, torch.float32)
+    layout = kernels.layout(free, kind, keep)
+    made = raw.new_empty(layout.room(raw.shape[0], dtype.itemsize), dtype=torch.float64)
+    kernels.forward(raw, free, log_dt, made, kind, keep)
+    return *layout.parts(made, raw.shape[0], dtype), made
 
 
 def backward_coefficients(
     raw: Tensor, free: Tensor | None, log_dt: Tensor | None, grad_first: Tensor | None, grad_second: Tensor | None,
-    slopes: Tensor, kind: Kind,
+    made: Tensor, kind: Kind,
 ) -> tuple[Tensor | None, ...]:  # fmt: skip
     """Gradients by the parameters; those by the coefficients like the results of `forward_coefficients`."""
     grads = empty_gradients(raw, free, log_dt)
@@ -186,7 +180,7 @@ def backward_coefficients(
     if grad_first is not None:
         first, turn = parts_of(grad_first.contiguous(), free is not None, kind.linear)
         first, turn = first.unsqueeze(0), None if turn is None else turn.unsqueeze(0)  # one piece
-    implementation("triton", "mode_coefficients").backward(*grads, first, turn, second, slopes, kind)
+    implementation("triton", "mode_coefficients").backward(*grads, first, turn, second, made, kind)
     return grads
 
 
@@ -206,19 +200,19 @@ class _Coefficients(torch.autograd.Function):
         ctx: Any, raw: Tensor, free: Tensor | None, log_dt: Tensor | None, kind: Kind, options: Options, keep: bool
     ) -> tuple[Tensor, Tensor | None]:
         with on_device(raw.device):
-            first, second, slopes = _forward_planned(raw, free, log_dt, kind, keep)
-        ctx.save_for_backward(raw, free, log_dt, slopes)
+            first, second, made = _forward_planned(raw, free, log_dt, kind, keep)
+        ctx.save_for_backward(raw, free, log_dt, made)
         ctx.kind, ctx.layer = kind, options
         ctx.set_materialize_grads(False)
         if free is None:
             return first, second
         if second is not None:
-            second = torch.view_as_complex(second) if kind.complex_gain else second.view(-1)
+            second = torch.view_as_complex(second.view(-1, 2)) if kind.complex_gain else second
         return torch.view_as_complex(first) if kind.linear else first[:, ::2], second
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
-        *parameters, slopes = ctx.saved_tensors
+        *parameters, made = ctx.saved_tensors
         if all(grad is None for grad in grads):
             return (None,) * 6
         if torch.is_grad_enabled():
@@ -226,8 +220,8 @@ class _Coefficients(torch.autograd.Function):
         reals = [torch.view_as_real(g.resolve_conj()) if g is not None and g.is_complex() else g for g in grads]
         if reals[0] is not None and parameters[1] is not None and not ctx.kind.linear:
             reals[0] = torch.stack((reals[0], torch.zeros_like(reals[0])), -1)  # all by the first channel of a pair
-        with on_device(slopes.device):
-            return *_backward_planned(*parameters, *reals, slopes, ctx.kind), None, None, None
+        with on_device(made.device):
+            return *_backward_planned(*parameters, *reals, made, ctx.kind), None, None, None
 
 
 def _differentiable_backward(options: Options, parameters: Any, grads: Any) -> tuple[Tensor | None, ...]:

@@ -17,6 +17,7 @@ from torch import Tensor
 from cofm_triton.ops.backends import FASTEST, fastest, is_current, on_device
 from cofm_triton.ops.derivatives import observed, signed, transforming
 from cofm_triton.ops.launch_plan import Planned
+from cofm_triton.ops.small_calls import Small
 
 NAMESPACE = "cofm_triton"
 _LIBRARY = torch.library.Library(NAMESPACE, "FRAGMENT")
@@ -103,6 +104,7 @@ class Derivative:
     Attributes:
         plain: for plain eager code, forward mode included.
         transformed: for `torch.func`.
+        small: for what `of_small` gives. PyTorch looks at every argument of a function: it has a few only.
     """
 
     def __init__(
@@ -114,6 +116,17 @@ class Derivative:
             setup_context(ctx, inputs, output)
             return output
 
+        def forward_small(ctx: Any, *given: Any) -> Any:
+            *tensors, small = given
+            output = small.compute(*tensors)
+            setup_context(ctx, (*tensors, *small.options), output)
+            ctx.small = small
+            return output
+
+        def backward_small(ctx: Any, *grads: Any) -> Any:
+            found = ctx.small.gradients(grads, ctx.saved_tensors)
+            return *(backward(ctx, *grads)[: len(ctx.needs_input_grad) - 1] if found is None else found), None
+
         @signed
         def forward_alone(*inputs: Any) -> Any:
             return operator(*inputs)
@@ -123,10 +136,25 @@ class Derivative:
         self.plain: Any = type(name, base, {**rules, "forward": staticmethod(forward)})
         apart = dict(forward=staticmethod(forward_alone), setup_context=staticmethod(setup_context))
         self.transformed: Any = type(name, base, {**rules, **apart, "generate_vmap_rule": True})
+        small = dict(forward=staticmethod(forward_small), backward=staticmethod(backward_small))
+        self.small: Any = type(name, base, small)
 
     def apply(self, *inputs: Any) -> Any:
         """The operator's results."""
         return (self.transformed if transforming() else self.plain).apply(*inputs)
+
+    def of_small(self, small: Small) -> Callable[..., Any]:
+        """The results of a small call of tensors, with these derivatives."""
+        apply, compute = self.small.apply, small.compute
+
+        def call(*tensors: Tensor | None) -> Any:
+            if torch.is_grad_enabled():
+                for tensor in tensors:
+                    if tensor is not None and tensor.requires_grad:
+                        return apply(*tensors, small)
+            return compute(*tensors)
+
+        return call
 
 
 def register_derivative(

@@ -14,6 +14,7 @@ and relu act' is PyTorch's subgradient, 0.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -37,6 +38,7 @@ from cofm_triton.ops.shapes import (
     start_gradients,
     states_of_nothing,
 )
+from cofm_triton.ops.small_calls import Small
 from cofm_triton.step.activation import activation_slope
 from cofm_triton.step.parameterizations import PARAMETERIZATIONS
 from cofm_triton.step.step_rate import step_rate, step_rate_slope
@@ -286,6 +288,19 @@ def _rnn_scan_backward_vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any
 rnn_scan_op = register(rnn_scan, fake=_rnn_scan_fake, vmap=_rnn_scan_vmap)
 rnn_scan_backward_op = register(rnn_scan_backward, fake=_rnn_scan_backward_fake, vmap=_rnn_scan_backward_vmap)
 _RnnScan = register_derivative(rnn_scan_op, _setup_context, _backward, _jvp)
+
+
+def small_rnn_scan(x: Tensor, w: Tensor, h0: Tensor | None, dt: float, nonlinearity: str, *kinds: str) -> Any:
+    """What computes calls with tensors like these, x, w and h0, on the compiled backend, if they are small ones; kinds
+    are parameterization and discretization.
+    """
+    if x.numel() == 0:
+        return None
+    module, rule = implementation("numba", "rnn_scan"), (dt, nonlinearity, *kinds)
+    compute = module.small_forward(rule, x, w, h0)
+    options = (None, None, dt, nonlinearity, "h0", "numba", "auto", *kinds)
+    choose = partial(module.small_backward, rule)
+    return None if compute is None else _RnnScan.of_small(Small(compute, options, choose))
 
 
 def traffic(batch: int, length: int, channels: int, itemsize: int, *, gated: bool = False, backward: bool) -> int:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 from torch.func import functional_call, grad
 from torch.nn.utils import parametrize
 
@@ -72,6 +74,28 @@ def test_one_result_is_asked_for(index: int) -> None:
     x = torch.randn(2, 3, 3, dtype=torch.float64, device=DEVICE)
     grads = torch.autograd.grad(model(x)[index].sum(), list(model.parameters()))
     assert all(slope.isfinite().all() and slope.any() for slope in grads)
+
+
+@pytest.mark.parametrize("change", ["data", "hooks"])
+def test_what_was_saved_comes_back_in_another_layout(change: str) -> None:
+    """After plans are made: `.data` of a parameter is something else, or hooks on what is saved give copies back."""
+    model = layer(**CASES["ssm"])
+    x = torch.randn(2, 3, 3, dtype=torch.float64, device=DEVICE)
+
+    def transposed(tensor: Tensor) -> Tensor:
+        return tensor.mT.contiguous().mT if tensor.dim() > 1 else tensor
+
+    def slopes(changed: bool) -> tuple[Tensor, ...]:
+        hooks = saved_tensors_hooks(lambda tensor: tensor, transposed if changed else lambda tensor: tensor)
+        with hooks if change == "hooks" else nullcontext():
+            loss = model(x)[0].square().sum()
+        if changed and change == "data":
+            model.weight_ih_l0.data = transposed(model.weight_ih_l0.data)
+        return torch.autograd.grad(loss, list(model.parameters()))
+
+    found = [slopes(False) for _ in range(3)]
+    for one, other in zip(found[0], slopes(True), strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_who_runs_at_once() -> None:

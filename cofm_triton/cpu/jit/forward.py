@@ -73,10 +73,6 @@ def scan(
         state_dtype: of the state.
         read_cost: time of a step that is not stored over that of one that is.
     """
-    if seq_starts is None and (small := alone(reverse, x, a, x)) is not None:
-        h, states = torch.empty_like(x), initial_states(h0, small.parts.sequence, x.shape[2], state_dtype)
-        launch(_forward_held, 1, len(states), rule, small.lanes, *small.walk(x, a, h), False, states)
-        return h, torch.from_numpy(states)
     dtype, x = x.dtype, with_rows(x)
     h = empty_like(x)
     (batch, length, channels), starts, threads = x.shape, cuts_of(seq_starts), workers()
@@ -100,6 +96,24 @@ def scan(
         kernel = _forward_held if held else _forward
         launch(kernel, parts.threads, len(states), rule, lanes, *rows, streamed, states)
     return in_dtype(h, dtype), torch.from_numpy(parts.at_end(states))
+
+
+def small_scan(
+    rule: tuple[Any, ...], reverse: bool, x: Tensor, a: Tensor, h0: Tensor | None
+) -> Callable[..., tuple[Tensor, Tensor]] | None:
+    """What `scan` does with x, a and h0 like these, if the call is a small one."""
+    kept = alone(reverse, (h0,), x, a, x)
+    if kept is None:
+        return None
+
+    def call(x: Tensor, a: Tensor, h0: Tensor | None) -> tuple[Tensor, Tensor]:
+        h, states = torch.empty_like(x), kept.states(h0)
+        _forward_held(
+            0, 0, 1, len(states), (rule, kept.lanes, kept.places(x, a, h), *kept.rest, False, states)
+        )  # fmt: skip
+        return h, torch.from_numpy(states)
+
+    return call
 
 
 def initial_states(states: Tensor | None, sequence: Any, channels: int, state_dtype: torch.dtype) -> Any:

@@ -10,6 +10,7 @@ Pairs of real channels with a complex decay are read as complex numbers, without
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -20,7 +21,7 @@ from cofm_triton.cpu.allocator import empty, empty_like
 from cofm_triton.cpu.guess import LINEAR_MARGIN, guess_steps
 from cofm_triton.cpu.jit.alone import alone
 from cofm_triton.cpu.jit.compiled import entry, inlined, inner
-from cofm_triton.cpu.jit.forward import initial_states, scan
+from cofm_triton.cpu.jit.forward import initial_states, scan, small_scan
 from cofm_triton.cpu.jit.region import each
 from cofm_triton.cpu.jit.rows import (
     BLOCK,
@@ -70,6 +71,58 @@ def forward(
     )  # fmt: skip
 
 
+def small_forward(x: Tensor, decay: Tensor, h0: Tensor | None, reverse: bool) -> Callable[..., Any] | None:
+    """What computes `forward` of tensors like these, x, decay and h0, if the call is a small one."""
+    if not in_pairs(x, decay):
+        return small_scan((), reverse, x, decay, h0)
+    whole = small_scan((), reverse, as_pairs(x), decay, _pairs(h0))
+
+    def call(x: Tensor, decay: Tensor, h0: Tensor | None) -> tuple[Tensor, Tensor]:
+        assert whole is not None
+        z, last = whole(as_pairs(x), decay, _pairs(h0))
+        return as_numbers(z, x.dtype), as_numbers(last, x.dtype)
+
+    return None if whole is None else call
+
+
+def small_backward(
+    reverse: bool, grad_h: Tensor, grad_last: Tensor | None, decay: Tensor, h: Tensor, h0: Tensor | None, *_: None
+) -> Callable[..., Any] | None:  # fmt: skip
+    """What computes `backward` of tensors like these, if the call is a small one; grad_h0 is None without h0."""
+    if in_pairs(h, decay):
+        whole = small_backward(reverse, as_pairs(grad_h), _pairs(grad_last), decay, as_pairs(h), _pairs(h0))
+
+        def of_pairs(
+            grad_h: Tensor, grad_last: Tensor | None, decay: Tensor, h: Tensor, h0: Tensor | None, *_: None
+        ) -> tuple[Tensor | None, ...]:  # fmt: skip
+            assert whole is not None
+            found = whole(as_pairs(grad_h), _pairs(grad_last), decay, as_pairs(h), _pairs(h0))
+            grad_h0 = None if h0 is None else as_numbers(found[2], h.dtype)
+            return as_numbers(found[0], h.dtype), found[1], grad_h0
+
+        return None if whole is None else of_pairs
+    kept = None if decay.dim() > 1 else alone(not reverse, (grad_last, h0), grad_h, h, decay, h)
+    if kept is None:
+        return None
+
+    def call(
+        grad_h: Tensor, grad_last: Tensor | None, decay: Tensor, h: Tensor, h0: Tensor | None, *_: None
+    ) -> tuple[Tensor | None, ...]:
+        gates, grad_x = decay.conj().resolve_conj() if decay.is_complex() else decay, torch.empty_like(h)
+        mus, sums = kept.states(grad_last), kept.states(None)
+        firsts = kept.nothing if h0 is None else h0.detach().numpy()
+        rows = (kept.places(grad_h, h, gates, grad_x), *kept.rest)
+        _adjoint_held(0, 0, 1, len(mus), (kept.lanes, *rows, False, mus, firsts, kept.inner, sums))
+        grad_h0 = None if h0 is None else torch.from_numpy(mus)
+        return grad_x, torch.from_numpy(kept.total(sums)), grad_h0
+
+    return call
+
+
+def _pairs(states: Tensor | None) -> Tensor | None:
+    return None if states is None else as_pairs(states)
+
+
 def _guess(decay: Tensor) -> int | None:
     return guess_steps(numbers(decay), LINEAR_MARGIN)
 
@@ -104,16 +157,12 @@ def _constant_backward(
     seq_starts: Tensor | Pieces | None, reverse: bool, state_dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     dtype, channels, gates = h.dtype, h.shape[2], decay.conj().resolve_conj() if decay.is_complex() else decay
+    h, grad_h = with_rows(h), with_rows(grad_h)
+    grad_x, vector = empty_like(h), row_lanes(channels)
     # Steps of the adjoint count from the end of the sequence.
-    if seq_starts is None and (small := alone(not reverse, grad_h, h, gates, h)) is not None:
-        grad_x, parts, vector, streamed = torch.empty_like(h), small.parts, small.lanes, False
-        rows = small.walk(grad_h, h, gates, grad_x)
-    else:
-        h, grad_h = with_rows(h), with_rows(grad_h)
-        grad_x, vector = empty_like(h), row_lanes(channels)
-        parts = plan(h.shape[0], h.shape[1], cuts_of(seq_starts), channels, READ_COST[False], workers())
-        tensors = (Rows(grad_h), Rows(h), gate_rows(gates, h.shape), Rows(grad_x))
-        rows, streamed = parts.walk(tensors, not reverse), streams(tensors[3])
+    parts = plan(h.shape[0], h.shape[1], cuts_of(seq_starts), channels, READ_COST[False], workers())
+    tensors = (Rows(grad_h), Rows(h), gate_rows(gates, h.shape), Rows(grad_x))
+    rows, streamed = parts.walk(tensors, not reverse), streams(tensors[3])
     mus = initial_states(grad_last, parts.sequence, channels, state_dtype)
     # The earlier state of the adjoint's step k is the state at its step k + 1; the very last one is h0.
     firsts = initial_states(h0, parts.sequence, channels, state_dtype)

@@ -12,6 +12,7 @@ one address, and their gradient is summed in a register.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -27,7 +28,7 @@ from cofm_triton.cpu.jit.alone import alone
 from cofm_triton.cpu.jit.bits import like
 from cofm_triton.cpu.jit.chains import chain_plan, worth_a_guess
 from cofm_triton.cpu.jit.compiled import OPTIONS, entry, inlined, inner
-from cofm_triton.cpu.jit.forward import initial_states, scan
+from cofm_triton.cpu.jit.forward import initial_states, scan, small_scan
 from cofm_triton.cpu.jit.region import each
 from cofm_triton.cpu.jit.rows import (
     BLOCK,
@@ -77,6 +78,51 @@ def forward(
     )  # fmt: skip
 
 
+_Rule = tuple[float, str, str, str]  # dt, nonlinearity, parameterization, discretization
+
+
+def small_forward(rule: _Rule, x: Tensor, w: Tensor, h0: Tensor | None) -> Callable[..., Any] | None:
+    """What computes `forward` of tensors like these, if the call is a small one."""
+    dt, nonlinearity, *kinds = rule
+    act = constant(nonlinearity), SAMPLES.get(x.dtype, SAMPLES[torch.float32]).dtype.type(dt)
+    whole = small_scan(act, False, x, step_rate(w, dt, *kinds), h0)
+
+    def call(x: Tensor, w: Tensor, h0: Tensor | None) -> tuple[Tensor, Tensor]:
+        assert whole is not None
+        return whole(x, step_rate(w, dt, *kinds), h0)
+
+    return None if whole is None else call
+
+
+def small_backward(
+    rule: _Rule, grad_h: Tensor, grad_last: Tensor | None, x: Tensor, w: Tensor, h: Tensor, h0: Tensor | None, *_: None
+) -> Callable[..., Any] | None:  # fmt: skip
+    """What computes `backward` of tensors like these, if the call is a small one; grad_h0 is None without h0."""
+    dt, nonlinearity, *kinds = rule
+    rate = step_rate(w, dt, *kinds)
+    kept, varies = alone(True, (grad_last, h0), grad_h, x, h, x, rate, rate), (0,) if w.dim() == 3 else ()
+    if kept is None:
+        return None
+    act, step, guesses = constant(nonlinearity), kept.nothing.dtype.type(dt), kept.states(None)
+
+    def call(
+        grad_h: Tensor, grad_last: Tensor | None, x: Tensor, w: Tensor, h: Tensor, h0: Tensor | None, *_: None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        rate, grad_x = step_rate(w, dt, *kinds), torch.empty_like(x)
+        grad_rate = torch.empty_like(rate) if varies else rate
+        mus, sums = kept.states(grad_last), kept.states(None)
+        firsts = kept.nothing if h0 is None else h0.detach().numpy()
+        rows = (kept.places(grad_h, x, h, grad_x, rate, grad_rate), *kept.rest)
+        of_states = (False, step, mus, firsts, sums, kept.inner, guesses, 0)
+        _adjoint_held(0, 0, 1, len(mus), (act, varies, kept.lanes, *rows, *of_states))
+        grad_w = grad_rate if varies else torch.from_numpy(kept.total(sums))
+        if rate is not w:
+            grad_w = grad_w * step_rate_slope(w, dt, *kinds)
+        return grad_x, grad_w, None if h0 is None else torch.from_numpy(mus)
+
+    return call
+
+
 def _guess(nonlinearity: str, rate: Tensor, step: Any) -> int | None:
     """Steps of a guess, from the factor by which a step multiplies a difference between two states, or two adjoints,
     where act' is 1. A unit of relu whose state has outgrown its input hardly moves, and guesses would be wrong.
@@ -105,25 +151,19 @@ def backward(
     dtype, channels, rate = x.dtype, x.shape[2], step_rate(w, dt, parameterization, discretization)
     varies = (0,) if rate.dim() == 3 else ()
     step, held, guessed = SAMPLES[state_dtype].dtype.type(dt), channels <= MAX_HELD, 0
-    if seq_starts is None and (small := alone(True, grad_h, x, h, x, rate, rate)) is not None:
-        grad_x, grad_rate, parts, lanes, streamed = torch.empty_like(x), rate, small.parts, small.lanes, False
-        if varies:
-            grad_rate = torch.empty_like(rate)
-        rows = small.walk(grad_h, x, h, grad_x, rate, grad_rate)
-    else:
-        x, h, grad_h = with_rows(x), with_rows(h), with_rows(grad_h)
-        grad_x, rates, (batch, length, _) = empty_like(x), gate_rows(rate, x.shape), x.shape
-        grad_rate = empty(x.shape, rates.tensor.dtype) if varies else rates.tensor
-        starts, threads, lanes = cuts_of(seq_starts), workers(), row_lanes(channels)
-        parts = plan(batch, length, starts, channels, None, threads)
-        can_guess = held and not varies and not isinstance(starts, Pieces) and properties(nonlinearity).is_restoring
-        if can_guess and worth_a_guess(len(parts.last), length, threads, 1):
-            steps = _guess(nonlinearity, rate, step)
-            chains = chain_plan(batch, length, starts, steps, threads, 1)
-            if chains is not None and steps is not None:
-                parts, guessed = chains, steps
-        tensors = (Rows(grad_h), Rows(x), Rows(h), Rows(grad_x), rates, Rows(grad_rate))
-        rows, streamed = parts.walk(tensors, True), streams(tensors[3]) and (not varies or streams(tensors[5]))
+    x, h, grad_h = with_rows(x), with_rows(h), with_rows(grad_h)
+    grad_x, rates, (batch, length, _) = empty_like(x), gate_rows(rate, x.shape), x.shape
+    grad_rate = empty(x.shape, rates.tensor.dtype) if varies else rates.tensor
+    starts, threads, lanes = cuts_of(seq_starts), workers(), row_lanes(channels)
+    parts = plan(batch, length, starts, channels, None, threads)
+    can_guess = held and not varies and not isinstance(starts, Pieces) and properties(nonlinearity).is_restoring
+    if can_guess and worth_a_guess(len(parts.last), length, threads, 1):
+        steps = _guess(nonlinearity, rate, step)
+        chains = chain_plan(batch, length, starts, steps, threads, 1)
+        if chains is not None and steps is not None:
+            parts, guessed = chains, steps
+    tensors = (Rows(grad_h), Rows(x), Rows(h), Rows(grad_x), rates, Rows(grad_rate))
+    rows, streamed = parts.walk(tensors, True), streams(tensors[3]) and (not varies or streams(tensors[5]))
     mus = initial_states(grad_last, parts.sequence, channels, state_dtype)
     firsts = initial_states(h0, parts.sequence, channels, state_dtype)
     sums = initial_states(None, parts.sequence, channels, state_dtype)

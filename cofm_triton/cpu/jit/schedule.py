@@ -19,9 +19,8 @@ import numpy as np
 
 from cofm_triton.cpu import packed
 from cofm_triton.cpu.jit.rows import Rows
+from cofm_triton.cpu.sizes import MIN_NUMBERS
 
-# Below this many numbers a second thread costs more than it saves.
-MIN_NUMBERS = 2**15
 # A plan takes 100 bytes for each sequence. Plans of many sequences are not kept: they are cheap beside their pass.
 KEPT_PLANS, MAX_KEPT_SEQUENCES = 64, 1024
 

@@ -143,3 +143,4 @@ def _take_cpu_for_gpu() -> None:
     """The package takes the CPU for a GPU that Triton drives."""
     backends._TRITON_DEVICES += ("cpu",)
     backends.INTERPRETED_MULTIPROCESSORS = DEVICE.multiprocessors
+    backends.INSTALLED["numba"] = False  # what small calls on the CPU are looked at for, no call on a GPU is

@@ -19,23 +19,22 @@ def launch(
     from cofm_triton.kernels import mode_coefficients
 
     kind = Kind(parameterization, exact, linear, bounded, gain, paired and gain == "hold", 1.0, (-3.4, 0.01))
-    raw, pairs, pieces = meta(MODES, dtype=dtype), meta(MODES, 2, dtype=dtype), 4
+    raw, pieces = meta(MODES, dtype=dtype), 4
     free, log_dt = meta(MODES - 1, dtype=dtype) if paired else None, raw if learned else None
-    shape = (MODES,) if not paired else (MODES, 2) if linear else (2 * MODES,)
-    parts = [meta(*shape, dtype=dtype), meta(*shape, dtype=dtype) if paired and not linear else None]
-    grads = [meta(pieces, *shape, dtype=dtype), meta(pieces, *shape, dtype=dtype) if paired and not linear else None]
-    if paired and linear:
-        parts, grads = ([tensors[0][..., 0], tensors[0][..., 1]] for tensors in (parts, grads))
-    second = None if gain == "nothing" else pairs if paired else raw
-    slopes = meta(mode_coefficients.VARIABLES, mode_coefficients.PARTS, MODES, dtype=torch.float64)
-    apart = kind.complex_gain or (learned and not linear) or dtype.itemsize < 4
-    if second is None or apart:
-        mode_coefficients.forward(raw, free, log_dt, *parts, second, slopes, kind)
-        mode_coefficients.backward(raw, free, log_dt, *grads, second, slopes, kind)
-    else:
-        weight, bias = meta(second.numel(), MODES, dtype=dtype), meta(second.numel(), dtype=dtype) if bounded else None
-        mode_coefficients.forward(raw, free, log_dt, *parts, second, slopes, kind, weight, bias, weight, bias)
-        mode_coefficients.backward(raw, free, log_dt, *grads, None, slopes, kind, weight, bias, second, weight, bias)
+    layout = mode_coefficients.layout(free, kind, True)
+    made = meta(layout.room(MODES, max(4, dtype.itemsize)), dtype=torch.float64)
+    _, second = layout.parts(made, MODES, torch.promote_types(dtype, torch.float32))
+    first, turn = meta(pieces, MODES * (2 if paired else 1), dtype=dtype), None
+    if paired:
+        first, turn = (first[:, ::2], first[:, 1::2]) if linear else (first, first)
+    alone = (learned and not linear) or dtype.itemsize < 4
+    apart = second is None or alone or not mode_coefficients.encodes(free, kind)
+    encoder = []
+    if not apart:
+        encoder = [meta(len(second), MODES, dtype=dtype), meta(len(second), dtype=dtype) if bounded else None]
+    mode_coefficients.forward(raw, free, log_dt, made, kind, True, *encoder, *encoder)
+    given = second if apart else None
+    mode_coefficients.backward(raw, free, log_dt, first, turn, given, made, kind, *encoder, *encoder)
 
 
 def bytes_per_element(kernel: str, constants: Options, options: Options) -> None:
