@@ -1,6 +1,6 @@
 """How often the horizon test is right: models trained from many seeds, judged against the theory.
 
-    python bench/verdicts.py --preset default --seeds 20     # hours, on two cores; finished models are kept
+    python bench/verdicts.py --preset default --seeds 20     # an hour; finished models are kept
     python bench/verdicts.py --preset smoke --seeds 20       # minutes
     python bench/verdicts.py                                 # the page anew, from bench/results/verdicts-*.json
 
@@ -147,13 +147,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--preset", choices=tuple(PRESETS), help="none: the page anew, from results that are there")
     parser.add_argument("--seeds", type=int, default=20, metavar="N", help="0 to N - 1 (default: 20)")
+    parser.add_argument("--anew", action="store_true", help="train seeds that the results have, too")
     parser.add_argument(
         "--out", type=Path, default=Path("out/verdicts"), help="keeps the models (default: out/verdicts)"
     )
     arguments = parser.parse_args()
     if arguments.preset:
-        records = []
-        for seed in range(arguments.seeds):
+        path = FOLDER / "results" / f"verdicts-{arguments.preset}.json"
+        records = [] if arguments.anew else _known(path, arguments.preset)
+        known = {record["seed"] for record in records}
+        for seed in sorted(set(range(arguments.seeds)) - known):
             settings = settings_of(arguments.preset, seed)
             records += records_of(settings, arguments.out / arguments.preset / str(seed))
             print(f"{arguments.preset}: seed {seed} of {arguments.seeds}", flush=True)
@@ -161,10 +164,16 @@ def main() -> None:
             "preset": arguments.preset,
             "horizons": list(PRESETS[arguments.preset].horizons),
             **provenance("cpu"),
-            "records": records,
+            "records": sorted(records, key=lambda record: record["seed"]),
         }
-        write_text(FOLDER / "results" / f"verdicts-{arguments.preset}.json", _lines(result))
+        write_text(path, _lines(result))
     write_page()
+
+
+def _known(path: Path, preset: str) -> list[dict[str, Any]]:
+    """Records of an earlier run with the same horizons."""
+    result = json.loads(path.read_text()) if path.exists() else {"horizons": None}
+    return result["records"] if result["horizons"] == list(PRESETS[preset].horizons) else []
 
 
 def _lines(result: dict[str, Any]) -> str:
