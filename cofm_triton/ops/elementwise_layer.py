@@ -209,6 +209,7 @@ def _backward(
     """Gradients by `Inputs.numbers`."""
     kernels = _kernels()
     first, second = kernels.layout(free, kind, True).parts(made, raw.shape[0], raw.dtype)
+    h = h.contiguous()  # as it was, unless hooks on what is saved have changed that
     if act is not None:
         grad_h = implementation(_BACKEND, "activation_gradient").backward(grad_h, h, act)
     given = () if e is None else (e,)  # a linear scan's backward pass does without
