@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import gc
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from importlib.util import find_spec
 from time import perf_counter
 from typing import Any
@@ -67,10 +68,10 @@ def microseconds(call: Call, rounds: int) -> float:
 
 def scans() -> Iterator[tuple[str, Scan]]:
     """The floor, and ours."""
-    yield "floor", _Floor.apply  # type: ignore[misc]  # PyTorch does not say what it gives
+    yield "floor", _Floor.apply
     yield "linear_scan", cofm.linear_scan
     for name in ("linear", "hardtanh", "relu", "tanh"):
-        yield f"rnn_scan, {name}", lambda x, a, name=name: cofm.rnn_scan(x, a, dt=0.5, nonlinearity=name)
+        yield f"rnn_scan, {name}", partial(cofm.rnn_scan, dt=0.5, nonlinearity=name)
 
 
 def passes(scan: Scan) -> tuple[Call, Call]:
@@ -131,13 +132,13 @@ def step_rows(rounds: int, widths: Sequence[int]) -> Iterator[str]:
     for width in widths:
         x, h = torch.randn(1, width), torch.randn(1, width)
         cell = nn.RNNCell(width, width)
-        cells[width] = microseconds(lambda x=x, h=h, cell=cell: cell(x, h), rounds)  # type: ignore[misc]
+        cells[width] = microseconds(partial(cell, x, h), rounds)
         rows[names[0]] += [f"{cells[width]:.1f}", ""]
         for name, options in LAYERS.items():
             layer = cofm.StableRNN(width, width, **options)
             hx = h.unsqueeze(0)
             for step in (layer.prepared().step, layer.step):
-                time = microseconds(lambda step=step, x=x, hx=hx: step(x, hx), rounds)  # type: ignore[misc]
+                time = microseconds(partial(step, x, hx), rounds)
                 rows[name].append(f"{time / cells[width]:.2f}")
     for name in names:
         yield f"| {name} | {' | '.join(rows[name])} |"

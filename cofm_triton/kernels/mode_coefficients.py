@@ -87,7 +87,8 @@ def contracting(x, EXACT: tl.constexpr):
     else:
         least = tl.where(x < 1.0, x, 2.0 - x)
         bound = tl.where(least > 0, tl.where(least < quarter, least, quarter), 0.0)
-        slope = tl.where((least > 0) & (least < quarter), tl.where(x < 1.0, 1.0, -1.0), 0.0)
+        side = tl.where(x < 1.0, 1.0, tl.where(x > 1.0, -1.0, 0.0))  # at the kink, where fresh units are, PyTorch's
+        slope = tl.where((least > 0) & (least < quarter), side, 0.0)
     return bound, slope
 
 

@@ -11,6 +11,7 @@ parts one by one.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -53,7 +54,8 @@ class Inputs(NamedTuple):
         return self[:-1]
 
 
-class Known(NamedTuple):
+@dataclass(frozen=True, eq=False)  # equal to itself alone
+class Known:
     """What calls of one kind and signature share, made once; it stands for them in the keys of plans.
 
     Attributes:
@@ -63,8 +65,6 @@ class Known(NamedTuple):
 
     kind: Kind
     fits: bool
-
-    __hash__, __eq__ = object.__hash__, object.__eq__  # type: ignore[assignment]  # one for each signature
 
 
 class Call(NamedTuple):
@@ -82,7 +82,12 @@ _hooks: Any = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", la
 
 def at_once(options: Options, inputs: Inputs) -> Call | None:
     """The call, if `elementwise_layer` takes it, in Triton."""
-    if torch.compiler.is_compiling() or exporting() or differentiating() or getattr(parametrize, "_cache_enabled", 0):
+    if (
+        torch.compiler.is_compiling()
+        or exporting()
+        or differentiating()
+        or getattr(parametrize, "_cache_enabled", False)
+    ):
         return None
     key = signature(inputs)
     if key is None or torch.is_autocast_enabled(inputs.x.device.type):
@@ -209,6 +214,7 @@ def _backward(
     """Gradients by `Inputs.numbers`."""
     kernels = _kernels()
     first, second = kernels.layout(free, kind, True).parts(made, raw.shape[0], raw.dtype)
+    h = h.contiguous()  # as it was, unless hooks on what is saved have changed that
     if act is not None:
         grad_h = implementation(_BACKEND, "activation_gradient").backward(grad_h, h, act)
     given = () if e is None else (e,)  # a linear scan's backward pass does without

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 pytest.importorskip("numba")
 
 from cofm_triton.cpu.jit.rows import Rows
-from cofm_triton.cpu.jit.schedule import MAX_KEPT_SEQUENCES, MIN_NUMBERS, Plan, plan, sequences, share, split
+from cofm_triton.cpu.jit.schedule import MAX_KEPT_SEQUENCES, Plan, plan, sequences, share, split
+from cofm_triton.cpu.sizes import MIN_NUMBERS
 
 
 @pytest.mark.parametrize("read_cost", [None, 0.4, 1.0])

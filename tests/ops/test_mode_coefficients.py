@@ -88,6 +88,20 @@ def test_values_and_gradients(options: dict[str, Any]) -> None:
             one_rounding(one, other, rights.abs().amax() + other.abs().amax())
 
 
+def test_subgradients_at_the_largest_angle() -> None:
+    """Euler pairs of relu: the bound of the angle has a kink where dt * rate = 1, as it is in fresh layers."""
+    options = dict(recurrence="diagonal", nonlinearity="relu", discretization="euler", parameterization="exp")
+    model = layer(4, dtype=torch.float64, **options)
+    some = parameters(model)
+    assert some[0] is not None and some[0].detach().eq(0).any()  # exp(0) = 1
+
+    def slopes(made: Any) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(made(model, *some)[0].square().sum(), given(some))
+
+    for one, other in zip(slopes(fused_coefficients), slopes(composed_coefficients), strict=True):
+        torch.testing.assert_close(one, other)
+
+
 def test_second_derivatives_are_those_of_pytorch() -> None:
     model = layer(dtype=torch.float64)
     some = parameters(model)

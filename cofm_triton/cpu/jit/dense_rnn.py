@@ -24,8 +24,8 @@ from cofm_triton.cpu.jit.compiled import entry, inlined
 from cofm_triton.cpu.jit.forward import initial_states
 from cofm_triton.cpu.jit.product import TILE_ROWS, multiply, panels
 from cofm_triton.cpu.jit.rows import Rows, aligned, numbers, row, with_rows
-from cofm_triton.cpu.jit.schedule import MIN_NUMBERS
 from cofm_triton.cpu.jit.threads import run, workers
+from cofm_triton.cpu.sizes import MIN_NUMBERS
 
 # Sequences that go through time together. They share each reading of the weight; the states of more of them would not
 # fit into the first-level cache.

@@ -33,9 +33,9 @@ from torch import Tensor
 from cofm_triton.cpu.jit.activation import activate, constant, slope
 from cofm_triton.cpu.jit.blocks import blocked
 from cofm_triton.cpu.jit.compiled import entry, inlined, summing
-from cofm_triton.cpu.jit.schedule import MIN_NUMBERS
 from cofm_triton.cpu.jit.threads import spread, workers
 from cofm_triton.cpu.jit.vectors import load, store
+from cofm_triton.cpu.sizes import MIN_NUMBERS
 
 # Sequences side by side: a multiple of every vector, and few enough for a chunk to stay in the second-level cache.
 MIN_LANES, MAX_LANES = 16, 128

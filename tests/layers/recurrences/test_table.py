@@ -8,6 +8,7 @@ from cofm_triton.layers.recurrences import matrix
 from cofm_triton.layers.recurrences.contract import Episodes, Layer
 from cofm_triton.layers.recurrences.table import RECURRENCES, recurrence
 from cofm_triton.layers.stable_rnn import StableRNN
+from cofm_triton.step.activation import activation
 
 
 @pytest.mark.parametrize("name", RECURRENCES)
@@ -24,12 +25,13 @@ def test_shapes_are_those_of_a_layer(name: str, width: int) -> None:
 def test_runs_and_margins(name: str) -> None:
     layer = StableRNN(2, 5, recurrence=name, dtype=torch.float64)
     cell, x = recurrence(name), torch.randn(3, 4, 2, dtype=torch.float64)
-    h, last = cell.run(layer, "_l0", x, None, None, Episodes())
-    assert h.shape == (3, 4, 5) and last.shape == (3, 5)
-    torch.testing.assert_close(h[:, -1], last)
+    output, last = cell.run(layer, "_l0", x, None, None, Episodes())
+    assert output.shape == (3, 4, 5) and last.shape == (3, 5)
+    act = activation(layer.nonlinearity) if cell.acts_on_output else torch.clone
+    torch.testing.assert_close(output[:, -1], act(last))
     lengths = torch.tensor([4, 1, 2])
     _, ends = cell.run(layer, "_l0", x, None, lengths, Episodes())
-    torch.testing.assert_close(ends, h[torch.arange(3), lengths - 1])
+    torch.testing.assert_close(output[torch.arange(3), lengths - 1], act(ends))
     assert cell.margin(layer, "_l0") == layer.stability_margin() > 0
 
 
