@@ -348,9 +348,10 @@ def forward_rows(tiles: Tiles, *, gates: int, is_complex: bool, with_resets: boo
     """Rows of a segment of a linear scan's tile, forward, and of the tiles of what is left, at most ROWS - 1 rows.
 
     `gates` is how many numbers a lane reads for a gate: 0, 1, or 2 of a complex one that all channels share. Masks of
-    resets take scalar registers of gfx942, as many as gates would take others.
+    resets take scalar registers of gfx942, as many as gates would take others. Eight of complex128 spill on sm_90.
     """
-    rows = _segment_rows(tiles, 1 + gates + (with_resets and tiles.segments > 1), 2 if is_complex else 4)
+    quarters = 4 if not is_complex else 2 if tiles.room >= TILE_WORDS // 2 else 1
+    rows = _segment_rows(tiles, 1 + gates + (with_resets and tiles.segments > 1), quarters)
     if tiles.segments > 1:
         return dict(ROWS=rows, SHORT=min(SHORT_ROWS, rows))
     return dict(ROWS=rows, SHORT=min(SHORT_ROWS, rows - 1) if is_complex else rows - 1)
