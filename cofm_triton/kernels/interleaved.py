@@ -58,6 +58,51 @@ def multiply_conj(a, b, COMPLEX: tl.constexpr):
 
 
 @triton.jit
+def multiply_add(a, b, c, COMPLEX: tl.constexpr):
+    """a * b + c, channel by channel, in fused products, which compilers do not make of complex ones by themselves."""
+    if COMPLEX:
+        real, imaginary = parts(a)
+        total = tl.fma(tl.interleave(real, real), b, c)
+        total = tl.fma(tl.interleave(-imaginary, imaginary), swap(b), total)
+    else:
+        total = a * b + c
+    return total
+
+
+@triton.jit
+def multiply_conj_add(a, b, c, COMPLEX: tl.constexpr):
+    """conj(a) * b + c, likewise."""
+    if COMPLEX:
+        real, imaginary = parts(a)
+        total = tl.fma(tl.interleave(real, real), b, c)
+        total = tl.fma(tl.interleave(imaginary, -imaginary), swap(b), total)
+    else:
+        total = a * b + c
+    return total
+
+
+@triton.jit
+def add_products(sums, a, b, COMPLEX: tl.constexpr):
+    """Sums of products of which `sum_conj` makes the sum of conj(a) * b: of parts alike, and of parts crossed."""
+    alike, crossed = sums
+    if COMPLEX:
+        alike, crossed = tl.fma(a, b, alike), tl.fma(a, swap(b), crossed)
+    else:
+        alike += a * b
+    return alike, crossed
+
+
+@triton.jit
+def sum_conj(sums, COMPLEX: tl.constexpr):
+    """The sum of conj(a) * b, see `add_products`."""
+    total, crossed = sums
+    if COMPLEX:
+        (real, imaginary), (ahead, behind) = parts(total), parts(crossed)
+        total = tl.interleave(real + imaginary, ahead - behind)
+    return total
+
+
+@triton.jit
 def conjugate(row, COMPLEX: tl.constexpr):
     """conj(row), channel by channel."""
     if COMPLEX:

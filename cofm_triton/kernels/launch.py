@@ -356,17 +356,19 @@ def forward_rows(tiles: Tiles, *, gates: int, is_complex: bool, with_resets: boo
     """Rows of a segment of a linear scan's tile, forward, and of the tiles of what is left, at most ROWS - 1 rows.
 
     `gates` is how many numbers a lane reads for a gate: 0, 1, or 2 of a complex one that all channels share. Masks of
-    resets take scalar registers of gfx942, as many as gates would take others.
+    resets take scalar registers of gfx942, as many as gates would take others. Eight of complex128 spill on sm_90.
     """
-    rows = _segment_rows(tiles, 1 + gates + (with_resets and tiles.segments > 1), 2 if is_complex else 4)
+    quarters = 4 if not is_complex else 2 if tiles.room >= TILE_WORDS // 2 else 1
+    rows = _segment_rows(tiles, 1 + gates + (with_resets and tiles.segments > 1), quarters)
     if tiles.segments > 1:
         return dict(ROWS=rows, SHORT=min(SHORT_ROWS, rows))
     return dict(ROWS=rows, SHORT=min(SHORT_ROWS, rows - 1) if is_complex else rows - 1)
 
 
 def backward_rows(tiles: Tiles, *, gates: int, is_complex: bool) -> dict[str, int]:
-    """As `forward_rows`, of the backward walk, which may leave ROWS rows."""
-    rows = _segment_rows(tiles, 2 + gates, 3 if is_complex else 4)
+    """As `forward_rows`, of the backward walk, which may leave ROWS rows. Eight of float64 gates spill on sm_90."""
+    wide_gates = gates > 0 and tiles.room < TILE_WORDS
+    rows = _segment_rows(tiles, 2 + gates, 3 if is_complex else 2 if wide_gates else 4)
     return dict(ROWS=rows, SHORT=min(SHORT_ROWS, rows) if tiles.segments > 1 or is_complex else rows)
 
 
@@ -378,7 +380,8 @@ def _segment_rows(tiles: Tiles, read: int, quarters: int) -> int:
     room = tiles.room * quarters // 4 if tiles.segments > 1 else tiles.room
     rows = room // read // SHORT_ROWS * SHORT_ROWS
     if tiles.segments > 1:
-        rows = min(rows, MAX_SEGMENT, triton.next_power_of_2(triton.cdiv(tiles.chunk_length, tiles.segments)))
+        most = MAX_SEGMENT - SHORT_ROWS * tiles.masked  # masks take registers
+        rows = min(rows, most, triton.next_power_of_2(triton.cdiv(tiles.chunk_length, tiles.segments)))
     return max(SHORT_ROWS, min(rows, MAX_WALK) if tiles.segments == 1 else rows)
 
 

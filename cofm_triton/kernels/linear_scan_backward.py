@@ -25,7 +25,14 @@ from typing import Any
 import triton
 import triton.language as tl
 
-from cofm_triton.kernels.interleaved import conjugate, in_pairs, multiply_conj
+from cofm_triton.kernels.interleaved import (
+    add_products,
+    conjugate,
+    in_pairs,
+    multiply_conj,
+    multiply_conj_add,
+    sum_conj,
+)
 from cofm_triton.kernels.launch import FOLD_ROWS, Tiles, backward_rows, has_shared_gates, state_type
 from cofm_triton.kernels.launches import launch
 from cofm_triton.kernels.linear_scan_tile import (
@@ -89,11 +96,17 @@ def backward_tile(
     # Compute and store, row by row
     dx_row += first * h_step
     da_row += first * h_step
+    FUSED: tl.constexpr = COMPLEX and not (LAST or CUT)  # g + mu in one: nothing stops mu between rows
+    adjoint = mu
     for j in tl.static_range(ROWS):
+        if FUSED and j > 0:
+            adjoint = multiply_conj_add(decay, adjoint, gs[j].to(mu.dtype), COMPLEX=COMPLEX)  # decay of row j - 1
+        else:
+            adjoint = gs[j].to(mu.dtype) + mu
         if GATED:
             decay = gate_row(gates, j, mu, SHARED=SHARED, COMPLEX=COMPLEX)
-        adjoint = gs[j].to(mu.dtype) + mu
-        after = multiply_conj(decay, adjoint, COMPLEX=COMPLEX)
+        if not FUSED or j == ROWS - 1:
+            after = multiply_conj(decay, adjoint, COMPLEX=COMPLEX)
         before = hs[j].to(mu.dtype)
         if LAST:
             before = tl.where(with_before > j, before, h0)
@@ -104,13 +117,18 @@ def backward_tile(
             after = tl.where(is_reset(bits, j), 0.0, after)
         if LAST:
             after = tl.where(limit > j, after, mu)
-        mu = after
+        if not FUSED or j == ROWS - 1:
+            mu = after
         store_tile_row(dx_row + j * h_step, adjoint, mask, limit, j, LAST=LAST, MASKED=MASKED)
-        by_decay = multiply_conj(before, adjoint, COMPLEX=COMPLEX)
         if GATED:
+            by_decay = multiply_conj(before, adjoint, COMPLEX=COMPLEX)
             store_tile_row(da_row + j * h_step, by_decay, mask, limit, j, LAST=LAST, MASKED=MASKED)
         else:
-            grad_decay += tl.where(limit > j, by_decay, 0.0) if LAST else by_decay
+            sums = add_products(grad_decay, before, adjoint, COMPLEX=COMPLEX)
+            if LAST:
+                alike = tl.where(limit > j, sums[0], grad_decay[0])
+                sums = alike, tl.where(limit > j, sums[1], grad_decay[1])
+            grad_decay = sums
     return mu if SEGMENTS == 1 else state, grad_decay, grad_start
 
 
@@ -172,7 +190,7 @@ def linear_scan_backward_kernel(
 
     # Load: the decay, and the adjoint that the chunk starts from
     state = tl.zeros((SEGMENTS, BLOCK_D), STATE)
-    decay, grad_decay, grad_start, h0, anew = state, state, state, state, state
+    decay, grad_decay, grad_start, h0, anew = state, (state, state), state, state, state
     if not GATED:
         decay += load_row(a_row, mask, MASKED=MASKED).to(STATE)
     if CUT and FROM_START:
@@ -243,7 +261,8 @@ def linear_scan_backward_kernel(
         first_row = grad_start_ptr + sequence.to(tl.int64) * D + c + tl.zeros((SEGMENTS, 1), tl.int32)
         tl.store(first_row, state, mask=mask & (segment == 0))
     if not GATED:
-        store_row(grad_decay_ptr + chunk_row, tl.sum(grad_decay, 0, keep_dims=True), mask, MASKED=MASKED)
+        total = sum_conj(grad_decay, COMPLEX=COMPLEX)
+        store_row(grad_decay_ptr + chunk_row, tl.sum(total, 0, keep_dims=True), mask, MASKED=MASKED)
 
 
 def launch_backward(

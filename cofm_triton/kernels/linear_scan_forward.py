@@ -19,7 +19,7 @@ from typing import Any
 import triton
 import triton.language as tl
 
-from cofm_triton.kernels.interleaved import in_pairs, multiply
+from cofm_triton.kernels.interleaved import in_pairs, multiply_add
 from cofm_triton.kernels.launch import FOLD_ROWS, Tiles, forward_rows, has_shared_gates, state_type
 from cofm_triton.kernels.launches import launch
 from cofm_triton.kernels.linear_scan_tile import (
@@ -80,7 +80,7 @@ def forward_tile(
             decay = gate_row(gates, j, h, SHARED=SHARED, COMPLEX=COMPLEX)
         if CUT:
             h = tl.where(is_reset(bits, j), anew, h)
-        after = multiply(decay, h, COMPLEX=COMPLEX) + xs[j].to(h.dtype)
+        after = multiply_add(decay, h, xs[j].to(h.dtype), COMPLEX=COMPLEX)
         h = tl.where(limit > j, after, h) if LAST else after
         store_tile_row(h_row + j * h_step, h, mask, limit, j, LAST=LAST, MASKED=MASKED)
     return h if SEGMENTS == 1 else state
