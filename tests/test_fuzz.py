@@ -11,13 +11,27 @@ from typing import Any
 import pytest
 import torch
 from fuzz_calls import CALLS, NOT_CALLED, wrong_calls
-from fuzz_cases import problems, spoiled
+from fuzz_cases import models, problems, spoiled
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 from scan_cases import BACKENDS, Problem
+from torch import Tensor
 
 import cofm_triton
+from cofm_triton import reference
+from cofm_triton.layers.rnn_functional import RNNFunctional
+from cofm_triton.reference import Dynamics
 
+KINDS = (
+    "parameterization",
+    "recurrence",
+    "nonlinearity",
+    "dt",
+    "discretization",
+    "constrained",
+    "normalize_input",
+    "oscillating",
+)
 SCANS = {"triton": 30}  # the interpreter takes its time
 SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large]
 
@@ -53,6 +67,48 @@ def test_results_and_gradients(backend: str, drawn: Any) -> None:
     @given(problem=problems())
     def run(problem: Problem) -> None:
         check(problem, backend)
+
+    run()
+
+
+def test_models_errors_and_memories(drawn: Any) -> None:
+    @drawn(40)
+    @given(model=models(), length=st.integers(1, 17), number=st.integers(0, 99))
+    def run(model: RNNFunctional, length: int, number: int) -> None:
+        generator = torch.Generator().manual_seed(number)
+        x, y = (torch.randn(3, length, size, generator=generator, dtype=torch.float64)
+                for size in (model.rnn.input_size, model.readout.out_features))  # fmt: skip
+        params, dynamics = (
+            dict(model.named_parameters()),
+            Dynamics(**{name: getattr(model.rnn, name) for name in KINDS}),
+        )
+        units = model.rnn.hidden_size + model.rnn.input_size
+
+        def assert_close(actual: Tensor, expected: Tensor) -> None:
+            """A step rounds a sum over units and inputs, and some functions; the sums of a gradient all steps again."""
+            roundings = 16 * length * (length + units)
+            size = max(1.0, float(expected.abs().max()))
+            torch.testing.assert_close(actual, expected, rtol=0, atol=roundings * size * torch.finfo(x.dtype).eps)
+
+        outputs = model(x), reference.rnn_functional(params, x, dynamics)
+        assert_close(*outputs)
+        ours, theirs = (torch.autograd.grad(output, [*params.values()], y, allow_unused=True) for output in outputs)
+        for mine, other in zip(ours, theirs, strict=True):
+            assert (mine is None) == (other is None)
+            if mine is not None and other is not None:
+                assert_close(mine, other)
+        moved = {name: torch.randn(p.shape, generator=generator, dtype=p.dtype) for name, p in params.items()}
+        params = {name: p.detach() for name, p in params.items()}
+        curve = cofm_triton.perturbation_error(model, x, y, radii=[0.0, 0.1], directions=[moved], dtype=torch.float64)
+        defined = reference.perturbation_error(
+            lambda p: reference.temporally_weighted_mse(reference.rnn_functional(p, x, dynamics), y),
+            params, [moved], torch.tensor([0.0, 0.1]),
+        )  # fmt: skip
+        assert_close(curve.per_direction[0], defined.per_direction)
+        inputs = x[:, 0]
+        memory = cofm_triton.memory_function(model, length, inputs=inputs)
+        wanted = reference.memory_function(reference.increments(params, inputs, length, dynamics), inputs)
+        assert_close(memory.values, wanted.values)
 
     run()
 
