@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cofm_triton.support.scalars import check_int, check_not_negative
-from cofm_triton.support.tensors import check_tensor
+from cofm_triton.support.tensors import check_real_tensor, check_tensor
 
 
 def temporal_weights(
@@ -123,9 +123,7 @@ def check_weights(name: str, weights: object, length: int | None = None) -> Tens
     Raises:
         TypeError, ValueError: as for `memory_bias`, or another length.
     """
-    if not isinstance(weights, Tensor) or not weights.is_floating_point():
-        given = weights.dtype if isinstance(weights, Tensor) else type(weights).__name__
-        raise TypeError(f"{name} must be a real floating-point tensor, got {given}")
+    weights = check_real_tensor(name, weights)
     if weights.dim() != 1 or len(weights) != (length or len(weights)) or not len(weights):
         wanted = "(T,)" if length is None else f"(T,) = ({length},)"
         raise ValueError(f"{name} must have the shape {wanted}, got {tuple(weights.shape)}")

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from cofm_triton.support.scalars import check_choice, check_int, check_number
+from cofm_triton.support.tensors import check_real_tensor
 
 INPUTS = ("white", "cumsum")
 
@@ -64,9 +65,7 @@ class Target:
         Raises:
             TypeError: `s` is not a real floating-point tensor.
         """
-        if not isinstance(s, Tensor) or not s.is_floating_point():
-            given = s.dtype if isinstance(s, Tensor) else type(s).__name__
-            raise TypeError(f"s must be a real floating-point tensor, got {given}")
+        check_real_tensor("s", s)
         wide = s.to(torch.promote_types(s.dtype, torch.float32))
         value = self._rho(wide.clamp(min=0))  # the unused branch must not overflow
         return torch.where(wide < 0, torch.zeros_like(value), value).to(s.dtype)
@@ -107,9 +106,7 @@ class Target:
             TypeError: an argument has the wrong type.
             ValueError: `inputs` is not 3-dimensional, or `dt` not positive and finite.
         """
-        if not isinstance(inputs, Tensor) or not inputs.is_floating_point():
-            given = inputs.dtype if isinstance(inputs, Tensor) else type(inputs).__name__
-            raise TypeError(f"inputs must be a real floating-point tensor, got {given}")
+        check_real_tensor("inputs", inputs)
         if inputs.dim() != 3:
             raise ValueError(f"inputs must have the shape (N, T, d), got {tuple(inputs.shape)}")
         kernel = self.kernel(inputs.shape[1], dt=dt, device=inputs.device)

@@ -1,6 +1,7 @@
 """What every test relies on: where Triton kernels run, and how hypothesis draws its examples."""
 
 import os
+import secrets
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -34,8 +35,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--every-case", action="store_true", help=every)
     examples = "calls that tests/test_fuzz.py draws anew, in place of some"
     parser.addoption("--examples", type=int, help=examples)
+    seed = "of those calls, to draw the same ones again (default: another one every time)"
+    parser.addoption("--fuzz-seed", type=int, default=secrets.randbits(32), help=seed)
     quick = f"at most {QUICK} cases of every test file, none of them marked as slow"
     parser.addoption("--quick", action="store_true", help=quick)
+
+
+def pytest_report_header(config: pytest.Config) -> str | None:
+    """What repeats the calls that are drawn anew."""
+    return f"repeat with --fuzz-seed={config.option.fuzz_seed}" if config.option.examples else None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

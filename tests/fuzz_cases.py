@@ -20,6 +20,7 @@ from scan_cases import (
 )
 from torch import Tensor
 
+from cofm_triton.layers.rnn_functional import RNNFunctional
 from cofm_triton.step.activations import NONLINEARITIES, properties
 from cofm_triton.step.gates import GATES
 from cofm_triton.step.parameterizations import PARAMETERIZATIONS
@@ -104,6 +105,25 @@ def problems(draw: st.DrawFn) -> Problem:
     left_out = draw(st.sets(st.sampled_from(sorted(problem.pulls))))
     problem = problem.with_(**dict.fromkeys(left_out))
     return problem.strided() if draw(st.booleans()) else problem
+
+
+@st.composite
+def models(draw: st.DrawFn) -> RNNFunctional:
+    """Models of every kind, with weights of size one and rates near those of a fresh model, in float64."""
+    recurrence = draw(st.sampled_from(["diagonal", "ssm", "orthogonal", "dense"]))
+    pairs = recurrence in ("diagonal", "ssm") and draw(st.booleans())
+    model = RNNFunctional(
+        draw(st.integers(1, 3)), 2 * draw(st.integers(1, 3)) - (not pairs), draw(st.integers(1, 2)),
+        recurrence=recurrence, oscillating=pairs, nonlinearity=draw(st.sampled_from(NONLINEARITIES)),
+        parameterization=draw(st.sampled_from(PARAMETERIZATIONS)), dt=draw(st.sampled_from([0.1, 0.5])),
+        discretization=draw(st.sampled_from(["euler", "exact"])), bias=draw(st.booleans()), dtype=torch.float64,
+    )  # fmt: skip
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 99)))
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            noise = torch.randn(value.shape, generator=generator, dtype=value.dtype)
+            value.copy_(value + 0.3 * noise if "rate" in name or "frequency" in name else 0.5 * noise)
+    return model
 
 
 @dataclass(frozen=True)

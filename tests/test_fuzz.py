@@ -1,6 +1,7 @@
 """Every call gives what `reference/` gives, within derived bounds, or an error that names the wrong argument.
 
-Some hundred calls, always the same; `make fuzz ARGS="--examples 20000"` draws as many new ones.
+Some hundred calls, always the same, so that chance stops nobody's work; `make fuzz ARGS="--examples 20000"` draws as
+many new ones, and prints the seed that repeats them.
 """
 
 from __future__ import annotations
@@ -9,29 +10,48 @@ from typing import Any
 
 import pytest
 import torch
-from fuzz_cases import problems, spoiled
-from hypothesis import HealthCheck, given, settings
+from fuzz_calls import CALLS, NOT_CALLED, wrong_calls
+from fuzz_cases import models, problems, spoiled
+from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 from scan_cases import BACKENDS, Problem
+from torch import Tensor
 
-CALLS = {"triton": 30}  # the interpreter takes its time
+import cofm_triton
+from cofm_triton import reference
+from cofm_triton.layers.rnn_functional import RNNFunctional
+from cofm_triton.reference import Dynamics
+
+KINDS = (
+    "parameterization",
+    "recurrence",
+    "nonlinearity",
+    "dt",
+    "discretization",
+    "constrained",
+    "normalize_input",
+    "oscillating",
+)
+SCANS = {"triton": 30}  # the interpreter takes its time
 SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large]
 
 
 @pytest.fixture
-def examples(request: pytest.FixtureRequest) -> Any:
-    """How many calls are drawn anew, if it was said."""
-    return request.config.getoption("examples")
+def drawn(request: pytest.FixtureRequest) -> Any:
+    """Decorators that draw so many calls, or as many new ones as were asked for."""
+    examples, number = request.config.option.examples, request.config.option.fuzz_seed
 
+    def decorator(count: int) -> Any:
+        chosen = settings(
+            max_examples=examples or count,
+            derandomize=examples is None,
+            deadline=None,
+            suppress_health_check=SLOW,
+            database=None,
+        )
+        return lambda test: chosen(test if examples is None else seed(number)(test))
 
-def drawn(count: int, examples: int | None) -> settings:
-    return settings(
-        max_examples=examples or count,
-        derandomize=examples is None,
-        deadline=None,
-        suppress_health_check=SLOW,
-        database=None,
-    )
+    return decorator
 
 
 def check(problem: Problem, backend: str) -> None:
@@ -42,8 +62,8 @@ def check(problem: Problem, backend: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_results_and_gradients(backend: str, examples: int | None) -> None:
-    @drawn(CALLS.get(backend, 60), examples)
+def test_results_and_gradients(backend: str, drawn: Any) -> None:
+    @drawn(SCANS.get(backend, 60))
     @given(problem=problems())
     def run(problem: Problem) -> None:
         check(problem, backend)
@@ -51,8 +71,50 @@ def test_results_and_gradients(backend: str, examples: int | None) -> None:
     run()
 
 
-def test_wrong_tensors_are_named(examples: int | None) -> None:
-    @drawn(150, examples)
+def test_models_errors_and_memories(drawn: Any) -> None:
+    @drawn(40)
+    @given(model=models(), length=st.integers(1, 17), number=st.integers(0, 99))
+    def run(model: RNNFunctional, length: int, number: int) -> None:
+        generator = torch.Generator().manual_seed(number)
+        x, y = (torch.randn(3, length, size, generator=generator, dtype=torch.float64)
+                for size in (model.rnn.input_size, model.readout.out_features))  # fmt: skip
+        params, dynamics = (
+            dict(model.named_parameters()),
+            Dynamics(**{name: getattr(model.rnn, name) for name in KINDS}),
+        )
+        units = model.rnn.hidden_size + model.rnn.input_size
+
+        def assert_close(actual: Tensor, expected: Tensor) -> None:
+            """A step rounds a sum over units and inputs, and some functions; the sums of a gradient all steps again."""
+            roundings = 16 * length * (length + units)
+            size = max(1.0, float(expected.abs().max()))
+            torch.testing.assert_close(actual, expected, rtol=0, atol=roundings * size * torch.finfo(x.dtype).eps)
+
+        outputs = model(x), reference.rnn_functional(params, x, dynamics)
+        assert_close(*outputs)
+        ours, theirs = (torch.autograd.grad(output, [*params.values()], y, allow_unused=True) for output in outputs)
+        for mine, other in zip(ours, theirs, strict=True):
+            assert (mine is None) == (other is None)
+            if mine is not None and other is not None:
+                assert_close(mine, other)
+        moved = {name: torch.randn(p.shape, generator=generator, dtype=p.dtype) for name, p in params.items()}
+        params = {name: p.detach() for name, p in params.items()}
+        curve = cofm_triton.perturbation_error(model, x, y, radii=[0.0, 0.1], directions=[moved], dtype=torch.float64)
+        defined = reference.perturbation_error(
+            lambda p: reference.temporally_weighted_mse(reference.rnn_functional(p, x, dynamics), y),
+            params, [moved], torch.tensor([0.0, 0.1]),
+        )  # fmt: skip
+        assert_close(curve.per_direction[0], defined.per_direction)
+        inputs = x[:, 0]
+        memory = cofm_triton.memory_function(model, length, inputs=inputs)
+        wanted = reference.memory_function(reference.increments(params, inputs, length, dynamics), inputs)
+        assert_close(memory.values, wanted.values)
+
+    run()
+
+
+def test_wrong_tensors_of_scans_are_named(drawn: Any) -> None:
+    @drawn(150)
     @given(data=st.data())
     def run(data: st.DataObject) -> None:
         problem = data.draw(problems())
@@ -69,3 +131,22 @@ def test_wrong_tensors_are_named(examples: int | None) -> None:
         assert all(torch.equal(value, problem[name]) or value.isnan().any() for name, value in before.items())
 
     run()
+
+
+@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.filterwarnings("ignore")
+def test_wrong_arguments_are_named(name: str) -> None:
+    call = CALLS[name]
+    call.then(call.function(**call.make()))
+    for argument, how, arguments in wrong_calls(name):
+        try:
+            call.then(call.function(**arguments))
+        except (TypeError, ValueError) as error:
+            # Of two that do not fit together, either one; of a function that looks up a name, its own; of a model, its
+            # input.
+            known = {argument, *arguments, name, "input"}
+            assert any(word in str(error) for word in known), (argument, how, str(error))
+
+
+def test_every_public_function_is_tried() -> None:
+    assert set(cofm_triton.__all__) == set(CALLS) | NOT_CALLED

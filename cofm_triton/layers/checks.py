@@ -174,10 +174,19 @@ def check_input(
 ) -> None:
     """Input of so many dimensions that fits the layer's weights."""
     _check_features(layer, x, dims, name, kinds)
-    weight = layer.weight_ih_l0
+    check_place(layer.weight_ih_l0, x)
+
+
+def fits(weight: Tensor, x: Tensor) -> bool:
+    """Whether products of an input with a weight can be formed."""
+    return x.device == weight.device and (x.dtype == weight.dtype or autocasts(x.device))
+
+
+def check_place(weight: Tensor, x: Tensor) -> None:
+    """Input on the device and of the dtype of a weight."""
     if x.device != weight.device:
         raise ValueError(f"StableRNN input device ({x.device}) does not match weight device ({weight.device})")
-    if x.dtype != weight.dtype and not autocasts(x.device):
+    if not fits(weight, x):
         raise ValueError(
             f"StableRNN input dtype ({x.dtype}) does not match weight dtype "
             f"({weight.dtype}). Convert input: input.to({weight.dtype}), or convert model: "

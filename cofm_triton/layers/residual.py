@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cofm_triton.layers.checks import check_place, check_size, fits
 from cofm_triton.layers.sequence import TensorOrPacked, at_every_step
 from cofm_triton.layers.stable_rnn import StableRNN
 
@@ -75,8 +76,8 @@ class ResidualBlock(nn.Module):
 
     def _normed(self, x: Tensor) -> Tensor:
         """norm(x) where it can be formed; the layer says what is wrong with anything else."""
-        fits = isinstance(x, Tensor) and x.is_floating_point() and x.dim() > 0 and x.shape[-1] == self.rnn.input_size
-        return self.norm(x) if fits and x.device == self.norm.weight.device else x
+        is_row = isinstance(x, Tensor) and x.is_floating_point() and x.dim() > 0
+        return self.norm(x) if is_row and x.shape[-1] == self.rnn.input_size and fits(self.norm.weight, x) else x
 
     def _added(self, x: Tensor, h: Tensor) -> Tensor:
         return x + self.dropout(F.glu(self.mix(h), -1))
@@ -117,10 +118,9 @@ class ResidualStack(nn.Module):
         **options: Any,
     ) -> None:
         super().__init__()
+        input_size, num_layers = check_size("input_size", input_size), check_size("num_layers", num_layers)
         blocks = (ResidualBlock(size, hidden_size, dropout=dropout, **options) for _ in range(num_layers))
         self.blocks = nn.ModuleList(blocks)
-        if not self.blocks:
-            raise ValueError(f"num_layers must be greater than zero, got {num_layers}")
         place = {name: options[name] for name in ("device", "dtype") if name in options}
         self.encoder = nn.Linear(input_size, size, **place)
 
@@ -149,6 +149,7 @@ class ResidualStack(nn.Module):
             raise TypeError(f"input must be a torch.Tensor or PackedSequence, got {type(x).__name__}")
         if x.dim() == 0 or x.shape[-1] != self.encoder.in_features:
             raise ValueError(f"input must have {self.encoder.in_features} features, got shape {tuple(x.shape)}")
+        check_place(self.encoder.weight, x)
         return self.encoder(x)
 
     def _starts(self, hx: Tensor | None) -> list[Tensor | None]:

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from cofm_triton.support.scalars import check_not_negative, check_real
+from cofm_triton.support.tensors import check_real_tensor
 
 _BEGIN, _END = 0.25, 0.9  # of the record; the envelope of its last stretch looks at too few steps
 _FEWEST = 6  # points that are worth a fit of three parameters
@@ -232,9 +233,7 @@ def _golden(function: Callable[[float], float], low: float, high: float) -> floa
 
 def _check(times: Tensor, values: Tensor) -> None:
     for name, value in (("times", times), ("values", values)):
-        if not isinstance(value, Tensor) or not value.is_floating_point():
-            given = value.dtype if isinstance(value, Tensor) else type(value).__name__
-            raise TypeError(f"{name} must be a real floating-point tensor, got {given}")
+        check_real_tensor(name, value)
         if value.dim() != 1 or value.shape != times.shape:
             raise ValueError(
                 f"{name} must have shape (n,), that of times, {tuple(times.shape)}, got {tuple(value.shape)}"

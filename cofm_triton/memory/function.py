@@ -31,6 +31,7 @@ from cofm_triton.support.figure_file import draw
 from cofm_triton.support.files import write_table
 from cofm_triton.support.progress import Progress
 from cofm_triton.support.scalars import as_int, as_number, check_choice, check_int, check_number, described
+from cofm_triton.support.tensors import check_real_tensor
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -394,9 +395,7 @@ def _input_size(model: nn.Module, input_size: int | None, inputs: Tensor | None)
 def _inputs(inputs: Tensor | None, size: int) -> Tensor | None:
     if inputs is None:
         return None
-    if not isinstance(inputs, Tensor) or not inputs.is_floating_point():
-        given = inputs.dtype if isinstance(inputs, Tensor) else type(inputs).__name__
-        raise TypeError(f"inputs must be a real floating-point tensor, got {given}")
+    check_real_tensor("inputs", inputs)
     if inputs.dim() != 2 or len(inputs) == 0 or inputs.shape[1] != size:
         raise ValueError(f"inputs must have shape (n, d) = (n, {size}) with n >= 1, got {tuple(inputs.shape)}")
     if not bool(inputs.isfinite().all()):

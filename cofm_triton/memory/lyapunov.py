@@ -27,6 +27,7 @@ from cofm_triton.modules.calls import check_module
 from cofm_triton.modules.module_state import EvaluationMode, OtherTensors
 from cofm_triton.support.progress import Progress, counting
 from cofm_triton.support.scalars import check_dtype, check_int, check_real
+from cofm_triton.support.tensors import check_real_tensor
 
 State = Tensor | tuple[Tensor, ...]
 Step = Callable[[Tensor, Any], Any]
@@ -243,9 +244,7 @@ def _stepwise(step: Step) -> Step:
 
 
 def _checked(inputs: Tensor) -> Tensor:
-    if not isinstance(inputs, Tensor) or not inputs.is_floating_point():
-        given = inputs.dtype if isinstance(inputs, Tensor) else type(inputs).__name__
-        raise TypeError(f"inputs must be a real floating-point tensor, got {given}")
+    check_real_tensor("inputs", inputs)
     if inputs.dim() != 3 or len(inputs) == 0 or inputs.shape[1] < 3:
         raise ValueError(f"inputs must have shape (N, T, d) with N >= 1 and T >= 3, got {tuple(inputs.shape)}")
     return inputs.detach().double()

@@ -257,7 +257,7 @@ def as_family(models: nn.Module | Iterable[nn.Module]) -> list[nn.Module]:
     """
     if isinstance(models, nn.Module) and not isinstance(models, nn.ModuleList):
         return [models]
-    if isinstance(models, type) or not isinstance(models, Iterable):
+    if isinstance(models, (type, Tensor)) or not isinstance(models, Iterable):
         raise TypeError(f"models must be a torch.nn.Module or a list of them, got {models!r}")
     family = list(models)
     if not family:

@@ -26,7 +26,7 @@ from cofm_triton.step.activations import properties
 from cofm_triton.step.stacked_cells import StackedCells
 from cofm_triton.support.progress import Finished, ignore
 from cofm_triton.support.scalars import check_choice
-from cofm_triton.support.tensors import check_tensor
+from cofm_triton.support.tensors import check_holds_numbers, check_tensor
 
 METRICS = ("twe", "mse", "sup")
 
@@ -229,6 +229,7 @@ def _check_data(inputs: Tensor, targets: Tensor, *, own: bool) -> None:
     """Raises TypeError or ValueError unless the data are as they should be, targets only in number for an own loss."""
     for name, value in (("inputs", inputs), ("targets", targets)):
         check_tensor(name, value)
+        check_holds_numbers(name, value)
         if own and name == "targets":
             if value.shape[:1] != inputs.shape[:1] or value.device != inputs.device:
                 raise ValueError(

@@ -63,6 +63,7 @@ def draw(path_or_axes: str | os.PathLike[str] | Axes, plot: Callable[[Axes], obj
 
     Raises:
         ImportError: matplotlib is not installed.
+        TypeError: neither a path nor axes.
     """
     try:
         import matplotlib
@@ -74,6 +75,8 @@ def draw(path_or_axes: str | os.PathLike[str] | Axes, plot: Callable[[Axes], obj
     if isinstance(path_or_axes, Axes):
         plot(path_or_axes)
         return path_or_axes
+    if not isinstance(path_or_axes, (str, os.PathLike)):
+        raise TypeError(f"path_or_axes must be a path or matplotlib axes, got {type(path_or_axes).__name__}")
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(6.0, 4.2), layout="constrained")
         axes: Axes = figure.subplots()

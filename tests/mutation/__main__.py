@@ -62,20 +62,52 @@ def _survivors(
 ) -> Iterator[bool]:
     """Whether each mutant lives on without an argument; a line of the table for each."""
     tests = tests or mirrors(file)
-    begin = time.monotonic()
-    if not tests or _run(copy, tests, None) != "survived":
-        print(f"{file}: {'its tests fail as it is' if tests else 'no tests of its name'}", flush=True)
+    if not tests:
+        print(f"{file}: no tests of its name", flush=True)
         yield True
         return
-    limit = 60 + 3 * (time.monotonic() - begin)
+    trial = Trial(copy, file, text, tests)
     for mutant in chosen:
-        (copy / file).write_text(mutant.text)
-        outcome = _run(copy, tests, limit)
-        (copy / file).write_text(text)
+        outcome = trial.outcome(mutant)
         why = EQUIVALENT.get((file, mutant.name)) if outcome == "survived" else None
         shown = "equivalent" if why else outcome
         print(f"{shown:10} {file}:{mutant.line} {mutant.kind}: {mutant.name}", flush=True)
-        yield outcome == "survived" and why is None
+        yield outcome in ("survived", "untested") and why is None
+
+
+class Trial:
+    """The tests of a file: first a slice, in which most mutants die, then all of them.
+
+    Args:
+        copy: the checkout that is broken.
+        file: the file that is.
+        text: what it is when whole.
+        tests: files of tests.
+    """
+
+    def __init__(self, copy: Path, file: str, text: str, tests: Sequence[str]) -> None:
+        self._copy, self._path, self._text = copy, copy / file, text
+        self._slices = ((*tests, "--quick"), tuple(tests))
+        self._limits: dict[tuple[str, ...], float] = {}
+
+    def outcome(self, mutant: Mutant) -> str:
+        """What becomes of a mutant: "killed", "timed out", "survived", or "untested": the tests fail as it is."""
+        found = "survived"
+        for tests in self._slices:
+            if found == "survived" and (found := self._take_time(tests)) == "survived":
+                self._path.write_text(mutant.text)
+                found = _run(self._copy, tests, self._limits[tests])
+                self._path.write_text(self._text)
+        return found
+
+    def _take_time(self, tests: tuple[str, ...]) -> str:
+        """What becomes of the whole file; once, to know how long the tests take."""
+        if tests not in self._limits:
+            begin = time.monotonic()
+            if _run(self._copy, tests, None) != "survived":
+                return "untested"
+            self._limits[tests] = 60 + 3 * (time.monotonic() - begin)
+        return "survived"
 
 
 def spread(chosen: Sequence[Mutant], most: int, seed: int) -> list[Mutant]:

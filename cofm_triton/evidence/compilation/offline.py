@@ -138,12 +138,15 @@ class _Known(NamedTuple):
 
 
 def _compile_unknown(known: Container[str], source: Any, target: Any, options: dict[str, Any]) -> Any:
-    """`triton.compile`, but for what is known by the name that it would be cached under."""
+    """`triton.compile`, but for what is known by the name that it would be cached under; Triton 3.4 tells no name."""
     import triton
     from triton._C.libtriton import get_cache_invalidating_env_vars
     from triton.compiler import make_backend
-    from triton.runtime.cache import get_cache_key
 
+    try:
+        from triton.runtime.cache import get_cache_key
+    except ImportError:
+        return triton.compile(source, target=target, options=options)
     backend = make_backend(target)
     key = get_cache_key(source, backend, backend.parse_options(dict(options)), get_cache_invalidating_env_vars())
     name = hashlib.sha256(key.encode()).hexdigest()
