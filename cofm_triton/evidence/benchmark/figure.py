@@ -1,4 +1,4 @@
-"""One figure: time over that of a copy of the input, as sequences grow, ours and the nearest peers'."""
+"""One figure: time as sequences grow, ours and the nearest peers', beside a copy of the input."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
-from cofm_triton.evidence.benchmark.contract import FORWARD, FORWARD_BACKWARD
+from cofm_triton.evidence.benchmark.contract import FORWARD_BACKWARD
 from cofm_triton.evidence.benchmark.results import OURS, Record
 from cofm_triton.evidence.benchmark.shapes import FIXED_BATCH_STUDY
 from cofm_triton.support.figure_file import COLOURS, STYLE, save_figure
@@ -16,14 +16,15 @@ from cofm_triton.support.figure_file import COLOURS, STYLE, save_figure
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-MOST_LINES = 5  # of a panel, both of ours among them
+MOST_LINES = 5  # of a panel, ours and the copy among them
+COPY = "copy of the input"
 COLUMNS = 3  # panels side by side
 MARKERS = "s^DvPX<>p"
 LETTERS_PER_INCH = 14  # of the caption
 
 
 def draw(path: Path, records: Sequence[Record], caption: str) -> None:
-    """A panel per operator: forward + backward at a fixed batch, our forward pass dashed, the nearest peers.
+    """A panel per operator: forward + backward at a fixed batch, ours, the nearest peers, a copy.
 
     Args:
         path: of the file; its suffix chooses the format.
@@ -49,25 +50,23 @@ def draw(path: Path, records: Sequence[Record], caption: str) -> None:
             if i + columns >= len(operators):  # nothing below it
                 axes.set_xlabel("sequence length T")
                 axes.tick_params(labelbottom=True)
-        figure.supylabel("time / time of a copy", fontsize="medium")
+        figure.supylabel("time, ms", fontsize="medium")
         handles: dict[str, Any] = {}
         for axes in panels.flat:
             lines, labels = axes.get_legend_handles_labels()
             handles |= dict(zip(labels, lines, strict=True))
         figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4)
-        title = f"Training step (forward + backward) in copies of its input, {FIXED_BATCH_STUDY}: lower is faster"
-        figure.suptitle(title, fontsize="medium")
-        figure.text(0.5, -0.005, fill(caption, int(LETTERS_PER_INCH * figure.get_figwidth())), ha="center", va="top",
-                    fontsize="x-small", color="0.4")  # fmt: skip
+        title = f"Training step (forward + backward), {FIXED_BATCH_STUDY}: lower is faster"
+        figure.suptitle(f"{title}\n{fill(caption, int(LETTERS_PER_INCH * figure.get_figwidth()))}", fontsize="small")
         save_figure(figure, [path])
 
 
 def nearest_peers(records: Sequence[Record]) -> list[str]:
     """Names of those that come nearest to our time, or below it, in the mean over the lengths that they did."""
-    ours = dict(zip(*_curve(records, OURS, FORWARD_BACKWARD), strict=True))
+    ours = dict(zip(*_curve(records, OURS), strict=True))
 
     def distance(name: str) -> float:
-        theirs = dict(zip(*_curve(records, name, FORWARD_BACKWARD), strict=True))
+        theirs = dict(zip(*_curve(records, name), strict=True))
         logs = [math.log(theirs[length] / ours[length]) for length in theirs if length in ours]
         return sum(logs) / len(logs) if logs else math.inf
 
@@ -85,20 +84,23 @@ def _looks(names: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 def _panel(axes: Axes, records: Sequence[Record], peers: Sequence[str], looks: dict[str, dict[str, Any]]) -> None:
     for name in peers:
-        axes.plot(*_curve(records, name, FORWARD_BACKWARD), label=name, linewidth=1, **looks[name])
-    ours: dict[str, Any] = dict(color=COLOURS[0], marker="o")
-    axes.plot(*_curve(records, OURS, FORWARD_BACKWARD), label=OURS, linewidth=2.5, **ours)
-    axes.plot(*_curve(records, OURS, FORWARD), label=f"{OURS}, forward alone", linestyle="--", linewidth=1.2, **ours)
-    axes.axhline(1, color="0.5", linewidth=0.8)
-    axes.text(0.99, 1.05, "a copy", transform=axes.get_yaxis_transform(), ha="right", fontsize="small", color="0.4")
+        axes.plot(*_curve(records, name), label=name, linewidth=1, **looks[name])
+    axes.plot(*_curve(records, OURS), label=OURS, linewidth=2.5, color=COLOURS[0], marker="o")
+    copies = {_length(r): 1e3 * r.copy_seconds.median for r in records if _is(r, OURS)}
+    axes.plot(sorted(copies), [copies[length] for length in sorted(copies)], label=COPY, color="0.5", linestyle=":")
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
 
 
-def _curve(records: Sequence[Record], name: str, pass_name: str) -> tuple[list[int], list[float]]:
-    points = sorted(
-        (int(record.size.split("x")[1]), record.ratio.median)
-        for record in records
-        if (record.contestant, record.pass_name) == (name, pass_name)
-    )
-    return [length for length, _ in points], [ratio for _, ratio in points]
+def _curve(records: Sequence[Record], name: str) -> tuple[list[int], list[float]]:
+    """Lengths, and milliseconds of forward + backward."""
+    points = sorted((_length(record), 1e3 * record.seconds.median) for record in records if _is(record, name))
+    return [length for length, _ in points], [time for _, time in points]
+
+
+def _is(record: Record, name: str) -> bool:
+    return (record.contestant, record.pass_name) == (name, FORWARD_BACKWARD)
+
+
+def _length(record: Record) -> int:
+    return int(record.size.split("x")[1])
