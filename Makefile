@@ -1,5 +1,5 @@
 # Two commands do everything, from a bare machine on: `make reproduce` and `make test`.
-.PHONY: help setup reproduce test quick lint types pytest fuzz mutants faults matrix bench gpu results build clean
+.PHONY: help setup reproduce test quick lint types pytest docs fuzz mutants faults matrix bench gpu results build clean
 
 BIN := .venv/bin
 
@@ -9,6 +9,7 @@ help:
 	@echo 'make quick                              ruff, mypy and a slice of every test file: under two minutes'
 	@echo 'make lint | types | pytest              one of these checks alone'
 	@echo 'make pytest ARGS=tests/test_loss.py     one file of tests; ARGS=--every-case: every combination of parameters'
+	@echo 'make docs                               the site of the documentation, strictly, in out/site'
 	@echo 'make fuzz ARGS="--examples 20000"        calls that nobody thought of, against reference/'
 	@echo 'make mutants ARGS="FILE --most 20"      break a file in small ways, and see whether its tests notice'
 	@echo 'make faults ARGS="--commands memory"     kill commands, fill their disk, let two write: what is left?'
@@ -36,10 +37,14 @@ lint: setup
 	$(BIN)/ruff check .
 
 types: setup
-	$(BIN)/mypy cofm_triton tests bench
+	$(BIN)/mypy cofm_triton tests bench docs/site docs/examples docs/figures
 
 pytest: setup
 	$(BIN)/pytest -n 2 --dist worksteal $(ARGS)
+
+docs: setup
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going --conf-dir docs/site . out/site
+	@echo 'Site: out/site/index.html'
 
 fuzz: setup
 	$(BIN)/pytest -n 2 --dist worksteal tests/test_fuzz.py $(ARGS)

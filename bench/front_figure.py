@@ -1,6 +1,6 @@
 """The figure of README.md: a training step of one linear scan against the length of its sequence.
 
-    python bench/front_figure.py     # reads bench/results/scaling.json, writes bench/results/front.png
+    python bench/front_figure.py     # reads bench/results/scaling.json, writes front.png and scaling.png beside it
 
 One sequence of 32 channels in float32, forward + backward, medians in milliseconds. Of the peers in `scaling.json` it
 shows those that a user of PyTorch would reach for, and JAX, the fastest of the others. Lines end where one run took
@@ -13,8 +13,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+from cofm_triton.evidence.benchmark import figure as scaling_figure
+from cofm_triton.evidence.benchmark.results import read
+from cofm_triton.evidence.machine import caption
+from cofm_triton.support.figure_file import STYLE, save_figure
+
 FOLDER = Path(__file__).parent / "results"
-SOURCE, FIGURE = FOLDER / "scaling.json", FOLDER / "front.png"
+SOURCE, FIGURE, SCALING = FOLDER / "scaling.json", FOLDER / "front.png", FOLDER / "scaling.png"
 OPERATOR, STUDY, PASS = "linear_scan", "fixed batch", "forward + backward"
 # Name in the file, name in the figure, colour (Okabe and Ito: safe for colour-blind eyes), marker.
 LINES = (
@@ -49,27 +54,30 @@ def draw(source: Path, figure_file: Path) -> None:
         source: the JSON file that `cofm bench` wrote.
         figure_file: to write; its suffix chooses the format.
     """
+    import matplotlib
     from matplotlib.figure import Figure
 
     content = json.loads(source.read_text(encoding="utf-8"))
     machine = content["machine"]
-    figure = Figure(figsize=(7.0, 4.2), layout="constrained")
-    axes = figure.subplots()
-    for contestant, label, colour, marker in LINES:
-        width = 2.5 if contestant == "cofm" else 1.2
-        style: dict[str, Any] = dict(color=colour, marker=marker, linewidth=width, markersize=5)
-        axes.plot(*curve(content["records"], contestant), label=label, **style)
-    axes.set_xscale("log", base=2)
-    axes.set_yscale("log")
-    axes.set_xlabel("sequence length T")
-    axes.set_ylabel("time of a training step, ms")
-    axes.grid(alpha=0.3, linewidth=0.5)
-    axes.legend(frameon=False, fontsize="small")
-    where = f"{machine['device']}, {machine['threads']} threads, {machine['date'][:10]}, no GPU"
-    axes.set_title(f"Linear scan, forward + backward, B = 1, D = 32, float32\n{where}", fontsize="medium")
-    figure.savefig(figure_file, dpi=130)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(7.0, 3.6), layout="constrained")
+        axes = figure.subplots()
+        for contestant, label, colour, marker in LINES:
+            width = 2.5 if contestant == "cofm" else 1.2
+            style: dict[str, Any] = dict(color=colour, marker=marker, linewidth=width, markersize=5)
+            axes.plot(*curve(content["records"], contestant), label=label, **style)
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        axes.set_xlabel("sequence length T")
+        axes.set_ylabel("time of a training step, ms")
+        figure.legend(loc="outside right center")
+        where = f"{machine['device']}, {machine['threads']} threads, {machine['date'][:10]}, no GPU"
+        axes.set_title(f"Linear scan, forward + backward, B = 1, D = 32, float32\n{where}")
+        save_figure(figure, [figure_file])
 
 
 if __name__ == "__main__":
     draw(SOURCE, FIGURE)
-    print(f"Figure: {FIGURE}")
+    results, machine = read(SOURCE)
+    scaling_figure.draw(SCALING, results.records, caption(machine))
+    print(f"Figures: {FIGURE}, {SCALING}")

@@ -29,6 +29,7 @@ from cofm_triton.cli.options import (
 )
 from cofm_triton.cli.progress import Progress
 from cofm_triton.cli.table import aligned
+from cofm_triton.support.figure_file import FORMATS
 from cofm_triton.support.files import write_text
 
 if TYPE_CHECKING:
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
 
 
 SUMMARY = "memory.json"
-FIGURES = ("png", "svg")
 TOGETHER = "memories"
 """Figure of all models."""
 
@@ -137,8 +137,8 @@ class MemoryJob:
         kinds = ("memory", "sweep") if self._radii else ("memory",)
         return [
             SUMMARY,
-            *(f"{kind}-{name}.{suffix}" for kind in kinds for name in self._modules for suffix in ("csv", *FIGURES)),
-            *(f"{TOGETHER}.{suffix}" for suffix in FIGURES if len(self._modules) > 1),
+            *(f"{kind}-{name}.{suffix}" for kind in kinds for name in self._modules for suffix in ("csv", *FORMATS)),
+            *(f"{TOGETHER}.{suffix}" for suffix in FORMATS if len(self._modules) > 1),
         ]
 
     def headline(self) -> str:
@@ -274,7 +274,7 @@ def write_report(
     models: list[dict[str, Any]] = []
     for name, memory in functions.items():
         memory.to_csv(out / f"memory-{name}.csv")
-        for suffix in FIGURES:
+        for suffix in FORMATS:
             memory.plot(out / f"memory-{name}.{suffix}")
         fit = _fit(memory)
         rows.append((name, "-", *_row(fit)))
@@ -283,7 +283,7 @@ def write_report(
             continue
         sweep = sweeps[name]
         sweep.to_csv(out / f"sweep-{name}.csv")
-        for suffix in FIGURES:
+        for suffix in FORMATS:
             sweep.plot(out / f"sweep-{name}.{suffix}")
         for r, radius in enumerate(sweep.radii.tolist()):
             worst = _envelope_fit(sweep, r)
@@ -291,7 +291,7 @@ def write_report(
             diverged = int(sweep.diverged[r].sum())
             models[-1]["perturbed"].append({"radius": radius, "diverged": diverged, **_as_dict(worst)})
     if len(functions) > 1:
-        for suffix in FIGURES:
+        for suffix in FORMATS:
             plot_memory(functions, out / f"{TOGETHER}.{suffix}")
     write_text(out / SUMMARY, json.dumps({"config": config, "models": models}, indent=1, allow_nan=False) + "\n")
     return aligned(rows) + (

@@ -25,6 +25,7 @@ from cofm_triton.cli.progress import Progress
 from cofm_triton.cli.table import aligned
 from cofm_triton.step.activations import NONLINEARITIES
 from cofm_triton.step.parameterizations import PARAMETERIZATIONS
+from cofm_triton.support.figure_file import FORMATS
 from cofm_triton.support.files import write_table, write_text
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 KINDS = {"real": False, "oscillating": True}
 SUMMARY, RUNS = "stablessm.json", "trainings.csv"
-FIGURES = tuple(f"{name}.{suffix}" for name in ("ratios", "learning-rates") for suffix in ("png", "svg"))
+FIGURES = tuple(f"{name}.{suffix}" for name in ("ratios", "learning-rates") for suffix in FORMATS)
 _RATES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 _TRAINING = ("optimizer", "nonlinearity", "target", "length", "sequences", "width", "steps")  # options of each training
 _KINDS = ("parameterizations", "learning_rates", "seeds", "seed")
@@ -240,7 +241,7 @@ def _draw(
             for rate in config["learning_rates"]
         ]
         curves.append(LossCurve(f"{kind} units", name, config["learning_rates"], losses))
-    ratios, rates = FIGURES[:2], FIGURES[2:]
+    ratios, rates = FIGURES[: len(FORMATS)], FIGURES[len(FORMATS) :]
     plot_ratios(clouds, "Gradients over weights while training (arXiv 2311.14495)", [out / name for name in ratios])
     title = f"Training with {config['optimizer']} at growing learning rates, target {config['target']}"
     plot_learning_rates(curves, title, [out / name for name in rates])

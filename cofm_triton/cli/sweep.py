@@ -32,6 +32,7 @@ from cofm_triton.cli.options import (
 )
 from cofm_triton.cli.progress import Progress
 from cofm_triton.cli.table import aligned
+from cofm_triton.support.figure_file import FORMATS
 from cofm_triton.support.files import write_bytes, write_table, write_text
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 _TOLERATED = 0.1  # of the zero model's error, as in the horizon test
 SLOW, WORST = "slow", "worst"
 """Stand in the column "direction" for the slow direction and for what ascent found."""
-ERRORS, SUMMARY, FIGURES = "errors.csv", "sweep.json", ("sweep.png", "sweep.svg")
+ERRORS, SUMMARY, FIGURES = "errors.csv", "sweep.json", tuple(f"sweep.{suffix}" for suffix in FORMATS)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

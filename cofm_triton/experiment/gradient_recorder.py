@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from cofm_triton.perturbation.directions import raw_rates
 from cofm_triton.step.parameterization import parameterization
-from cofm_triton.support.figure_file import draw
+from cofm_triton.support.figure_file import draw, legend_below
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -117,7 +117,7 @@ class GradientRecorder:
             axes.plot(steps, bound.numpy(), "--", color=line.get_color(), linewidth=1)
             axes.set(xlabel="step", ylabel="|dL/dw| / |w|", yscale="log")
             axes.set_title("Gradient over weight, the largest of all units; dashed: its bound", fontsize="medium")
-            axes.legend(fontsize="small")
+            legend_below(axes, columns=2)
 
         return draw(path_or_axes, plot)
 

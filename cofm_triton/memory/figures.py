@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from cofm_triton.memory.decay_fit import DecayFit
+from cofm_triton.support.figure_file import COLOURS, legend_below
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,20 +17,20 @@ _DECADES = 16  # shown below the largest value of the first step
 _GROWTH = 6  # decades shown above it: a memory that grows for ever leaves room for those that decay
 _HIGHEST = 1e100  # growth without bound beyond it is not drawn
 _MOST_BANDS = 5
-_COLOURS = ("#000000", "#0072B2", "#E69F00", "#009E73", "#CC79A7")  # Okabe and Ito: safe for colour-blind eyes
-
 _DASHES = ("-", "--", "-.", ":", "-")  # curves of small radii lie on one another: all of them show
 
 
 def draw_memory(axes: "Axes", times: Tensor, values: Tensor, fit: DecayFit | None, beta0: float, title: str) -> None:
     """M(t), its fit where there is one, and the theorem's bound M(0) e^(-beta0 t); times and values (S,)."""
-    axes.plot(times.numpy(), _shown(values), color=_COLOURS[0], label="memory M(t)")
+    axes.plot(times.numpy(), _shown(values), color=COLOURS[0], label="memory M(t)")
     if fit is not None:
         late = times >= fit.window[0]
-        axes.plot(times[late].numpy(), _shown(fit.curve(times[late])), "--", color=_COLOURS[1], label=f"fit: {fit}")
+        axes.plot(
+            times[late].numpy(), _shown(fit.curve(times[late])), "--", color=COLOURS[1], label=f"fit: {_law(fit)}"
+        )
     if beta0 > 0:
         bound = values[0] * torch.exp(-beta0 * times)
-        axes.plot(times.numpy(), _shown(bound), ":", color=_COLOURS[2], label=f"theorem: exp(-{beta0:.3g} t)")
+        axes.plot(times.numpy(), _shown(bound), ":", color=COLOURS[2], label=f"theorem: exp(-{beta0:.3g} t)")
     _finish(axes, values, times, logarithmic=fit is not None and fit.decay == "polynomial")
     axes.set_title(title)
 
@@ -61,7 +62,7 @@ def plot_sweep(axes: "Axes", times: Tensor, radii: Tensor, lower: Tensor, upper:
     """The band between envelopes over directions, (radii, S), of at most five radii."""
     count = len(radii)
     picked = torch.linspace(0, count - 1, min(count, _MOST_BANDS), device="cpu").round().long().tolist()
-    for colour, dashes, r in zip(_COLOURS, _DASHES, picked, strict=False):
+    for colour, dashes, r in zip(COLOURS, _DASHES, picked, strict=False):
         axes.plot(times.numpy(), _shown(upper[r]), dashes, color=colour, label=f"radius {radii[r]:.3g}")
         axes.fill_between(times.numpy(), _shown(lower[r]), _shown(upper[r]), color=colour, alpha=0.15, linewidth=0)
     _finish(axes, upper[picked], times, logarithmic=True)
@@ -86,5 +87,4 @@ def _finish(axes: "Axes", values: Tensor, times: Tensor, logarithmic: bool) -> N
         start = first.max().item() if len(first) else finite.max().item()
         top = min(finite.max().item(), start * 10.0**_GROWTH)
         axes.set_ylim(max(min(finite.min().item(), top) / 2, start * 10.0**-_DECADES), top * 2)
-    axes.grid(alpha=0.3, linewidth=0.5)
-    axes.legend(fontsize="small")
+    legend_below(axes)

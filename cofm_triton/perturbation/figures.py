@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cofm_triton.support.figure_file import legend_below
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -42,4 +44,4 @@ def plot_verdict(axes: Axes, verdict: StabilityVerdict, bound: float, errors: fl
     axes.set_xticks(ticks, [f"{t:g}" for t in ticks])
     axes.set_xticks([], minor=True)
     axes.set_title("What counts is the slope at the longest horizon, not the height", fontsize="medium")
-    axes.legend(fontsize="small")
+    legend_below(axes, columns=3)

@@ -33,6 +33,7 @@ STYLE: dict[Any, Any] = {
     "axes.prop_cycle": f"cycler('color', {list(COLOURS)})",
 }
 """Of all figures: settings of matplotlib."""
+_LABELS = 0.42  # inches that the labels below an axis take
 _REPEATABLE: dict[Any, Any] = {"svg.hashsalt": "cofm_triton"}
 
 
@@ -52,6 +53,27 @@ def save_figure(figure: Figure, paths: Sequence[str | os.PathLike[str]]) -> None
     for path in paths:
         with matplotlib.rc_context(_REPEATABLE), atomic_path(path) as part:
             figure.savefig(part, dpi=STYLE["savefig.dpi"], metadata=_undated(os.fspath(path)))
+
+
+def legend_below(axes: Axes, columns: int = 1) -> None:
+    """A legend under the label of the axis below, where it hides no data.
+
+    Args:
+        axes: that hold labelled lines.
+        columns: side by side.
+
+    Example:
+        >>> from matplotlib.figure import Figure
+        >>> axes = Figure().subplots()
+        >>> line = axes.plot([1, 2], label="data")
+        >>> legend_below(axes)
+    """
+    from matplotlib.transforms import ScaledTranslation
+
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    below = axes.transAxes + ScaledTranslation(0, -_LABELS, figure.dpi_scale_trans)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 0), bbox_transform=below, ncols=columns)
 
 
 def draw(path_or_axes: str | os.PathLike[str] | Axes, plot: Callable[[Axes], object]) -> Axes:

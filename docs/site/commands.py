@@ -14,7 +14,7 @@ from cofm_triton.cli import parser_of
 
 def usage(parser: argparse.ArgumentParser) -> nodes.literal_block:
     """How the command is called."""
-    text = parser.format_usage().removeprefix("usage: ").rstrip()
+    text = " ".join(parser.format_usage().removeprefix("usage: ").split())
     return nodes.literal_block(text, text, language="text")
 
 

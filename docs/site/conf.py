@@ -38,6 +38,7 @@ autodoc_typehints = "none"  # types are in the signature's annotations and, with
 autodoc_member_order = "bysource"
 napoleon_use_rtype = False
 napoleon_use_ivar = True
+smartquotes = False  # names of options are code
 nitpicky = True
 nitpick_ignore = [("py:class", "torch.Tensor")]
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from cofm_triton.cli.jobs.folder import ResultFolder
 from cofm_triton.cli.options import UsageError
+from cofm_triton.support.figure_file import FORMATS
 from cofm_triton.support.files import write_text
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class RunFolder(ResultFolder):
     @staticmethod
     def report(targets: Sequence[str]) -> list[str]:
         """Names of the files of the report."""
-        figures = [f"{name}{kind}.{suffix}" for name in targets for kind in ("", "-radii") for suffix in ("png", "svg")]
+        figures = [f"{name}{kind}.{suffix}" for name in targets for kind in ("", "-radii") for suffix in FORMATS]
         return ["errors.csv", "summary.csv", "verdicts.csv", "verdict.txt", "published.txt", *figures]
 
     def model(self, cell: Cell, length: int) -> Path:

@@ -20,6 +20,7 @@ from cofm_triton.cli.table import aligned
 from cofm_triton.experiment.figures import ErrorCurve, RadiusCurve, plot_errors, plot_radii
 from cofm_triton.perturbation.verdict import BOUND, LIMITS, MAX_RADIUS, StabilityVerdict, judge, stability_verdict
 from cofm_triton.step.parameterization import parameterization
+from cofm_triton.support.figure_file import FORMATS
 from cofm_triton.support.files import write_text
 from cofm_triton.targets import target
 
@@ -289,13 +290,13 @@ def _draw(
     plot_errors(
         errors,
         f"Error under parameter perturbation: target {name} ({memory})",
-        [root / f"{name}.png", root / f"{name}.svg"],
+        [root / f"{name}.{suffix}" for suffix in FORMATS],
     )
     radii = [_radius_curve(v) for v in _widest(verdicts) if v.cell.target == name]
     plot_radii(
         radii,
         f"How far the recurrent weights can slow down: target {name} ({memory}); the slope counts, not the height",
-        [root / f"{name}-radii.png", root / f"{name}-radii.svg"],
+        [root / f"{name}-radii.{suffix}" for suffix in FORMATS],
     )
 
 
