@@ -30,12 +30,13 @@ from cofm_triton.cpu.jit.rows import BLOCK, Rows, aligned, block_at, numbers, wi
 from cofm_triton.cpu.jit.schedule import plan
 from cofm_triton.cpu.jit.streams import fence, streams
 from cofm_triton.cpu.jit.threads import launch, workers
-from cofm_triton.cpu.jit.vectors import distribute, load, store, swap
+from cofm_triton.cpu.jit.vectors import distribute, load, size_of, store, swap
 from cofm_triton.cpu.packed import Pieces, cuts_of, pieces
 from cofm_triton.step.gates import Gates
 
 # Numbers of a chunk: with them, at most six factors of each stay in 32 KB.
 CHUNK = 512
+SPAN = (0,) * 64
 
 
 def forward(
@@ -150,26 +151,25 @@ def _form_blocks(
     decays: int, drives: int, sk: Any,
 ) -> None:  # fmt: skip
     for c in range(begin, end, len(lanes)):
-        at = c * sk.itemsize
-        logits = load(lanes, p + c * pk.itemsize, pk), load(lanes, q + c * qk.itemsize, qk)
+        at = c * size_of(sk)
+        logits = load(lanes, p + c * size_of(pk), pk), load(lanes, q + c * size_of(qk), qk)
         decay, gain = formed(kind, load(lanes, rates + at, sk), logits[0], logits[1])
         store(decay, decays + at, sk, False)
-        store(gain * load(lanes, x + c * xk.itemsize, xk), drives + at, sk, False)
+        store(gain * load(lanes, x + c * size_of(xk), xk), drives + at, sk, False)
 
 
 @inner
 def _form(
-    kind: Any, lanes: Any, runs: int, size: int, x: int, x_step: int, xk: Any, p: int, p_step: int, pk: Any, q: int,
-    q_step: int, qk: Any, rates: int, decays: int, drives: int, sk: Any,
+    kind: Any, lanes: Any, begin: int, end: int, runs: int, size: int, x: int, x_step: int, xk: Any, p: int,
+    p_step: int, pk: Any, q: int, q_step: int, qk: Any, rates: int, decays: int, drives: int, sk: Any,
 ) -> None:  # fmt: skip
-    """Decays, and gains times inputs, of a chunk."""
-    wide = size - size % len(BLOCK)
+    """Decays, and gains times inputs, of numbers [begin, end) of each run."""
     for r in range(runs):
-        at = r * size * sk.itemsize
-        x_row, p_row, q_row = x + r * x_step, p + r * p_step, q + r * q_step
-        to = rates + at, decays + at, drives + at, sk
-        _form_blocks(kind, BLOCK, 0, wide, x_row, xk, p_row, pk, q_row, qk, *to)
-        _form_blocks(kind, lanes, wide, size, x_row, xk, p_row, pk, q_row, qk, *to)
+        at = r * size * size_of(sk)
+        _form_blocks(
+            kind, lanes, begin, end, x + r * x_step, xk, p + r * p_step, pk, q + r * q_step, qk, rates + at,
+            decays + at, drives + at, sk,
+        )  # fmt: skip
 
 
 @inlined
@@ -178,18 +178,18 @@ def _recur_blocks(
     h_step: int, hk: Any, streamed: bool, state: int, sk: Any, turns: int, turn_step: int,
 ) -> None:  # fmt: skip
     for c in range(begin, end, len(lanes)):
-        place = c * sk.itemsize
+        place = c * size_of(sk)
         held = load(lanes, state + place, sk)
         cos, sin = held, held
         if len(turning) == 1:
             cos, sin = load(lanes, turns + place, sk), load(lanes, turns + turn_step + place, sk)
         for t in range(rows):
-            at = t * size * rk.itemsize + place
+            at = t * size * size_of(rk) + place
             before = held
             if len(turning) == 1:
                 before = cos * held + sin * swap(held)
             held = load(lanes, decays + at, rk) * before + load(lanes, drives + at, rk)
-            store(held, h + t * h_step + c * hk.itemsize, hk, streamed)
+            store(held, h + t * h_step + c * size_of(hk), hk, streamed)
         store(held, state + place, sk, False)
 
 
@@ -208,22 +208,25 @@ def _forward_part(
     is_flat: bool,
 ) -> None:  # fmt: skip
     (x, p, q, h), state = (places[i, 0], places[i, 1], places[i, 2], places[i, 3]), states[i]
-    rates, row = coefficients.ctypes.data, coefficients.shape[1] * state.itemsize
+    rates, row = coefficients.ctypes.data, coefficients.shape[1] * size_of(state)
     fit = coefficients.shape[1] // state.size
     room, decays = _room(state, 2)
-    drives = decays + CHUNK * state.itemsize
+    drives = decays + CHUNK * size_of(state)
     for t in range(0, counts[i], fit):
         rows = min(fit, counts[i] - t)
         for c in range(0, state.size, CHUNK):
-            width, at = min(CHUNK, state.size - c), c * state.itemsize
+            width, at = min(CHUNK, state.size - c), c * size_of(state)
             runs, size = _runs(is_flat, rows, width)
-            _form(
-                kind, lanes, runs, size, x + t * x_step + c * xk.itemsize, x_step, xk,
-                p + t * p_step + c * pk.itemsize, p_step, pk, q + t * q_step + c * qk.itemsize, q_step, qk,
-                rates + at, decays, drives, room,
+            wide = size - size % len(BLOCK)
+            read = (
+                runs, size, x + t * x_step + c * size_of(xk), x_step, xk, p + t * p_step + c * size_of(pk), p_step, pk,
+                q + t * q_step + c * size_of(qk), q_step, qk, rates + at, decays, drives, room,
             )  # fmt: skip
+            _form(kind, SPAN, 0, wide, *read)
+            if wide < size:
+                _form(kind, lanes, wide, size, *read)
             _recur(
-                turning, lanes, rows, width, decays, drives, room, h + t * h_step + c * hk.itemsize, h_step, hk,
+                turning, lanes, rows, width, decays, drives, room, h + t * h_step + c * size_of(hk), h_step, hk,
                 streamed, state.ctypes.data + at, state, rates + row + at, row,
             )  # fmt: skip
     fence()
@@ -236,14 +239,14 @@ def _pull_blocks(
 ) -> None:  # fmt: skip
     for k in range((end - begin) // len(lanes)):
         c = block_at(k, lanes, begin, end, step)
-        at = c * sk.itemsize
-        earlier, to = load(lanes, before + c * hk.itemsize, hk), factors + at
+        at = c * size_of(sk)
+        earlier, to = load(lanes, before + c * size_of(hk), hk), factors + at
         if len(turning) == 1:
             cos, sin = load(lanes, rates + row + at, sk), load(lanes, rates + 2 * row + at, sk)
             earlier = cos * earlier + sin * swap(earlier)
-        logits = load(lanes, p + c * pk.itemsize, pk), load(lanes, q + c * qk.itemsize, qk)
+        logits = load(lanes, p + c * size_of(pk), pk), load(lanes, q + c * size_of(qk), qk)
         decay, gain, by_p, by_q, by_rate = pulled(
-            kind, load(lanes, rates + at, sk), logits[0], logits[1], earlier, load(lanes, x + c * xk.itemsize, xk)
+            kind, load(lanes, rates + at, sk), logits[0], logits[1], earlier, load(lanes, x + c * size_of(xk), xk)
         )  # fmt: skip
         store(decay, to, sk, False)
         store(gain, to + size, sk, False)
@@ -264,13 +267,13 @@ def _pull(
     """Decays, and by what lambda is multiplied in gradients, of a chunk from its last row on; arrays of `CHUNK`."""
     wide = size - size % len(BLOCK)
     for r in range(runs):
-        at = (runs - 1 - r) * size * sk.itemsize
+        at = (runs - 1 - r) * size * size_of(sk)
         rows = (
             x_step, x + r * x_step, xk, p + r * p_step, pk, q + r * q_step, qk, before + r * h_step, hk, rates + at,
-            row, factors + at, CHUNK * sk.itemsize, sk,
+            row, factors + at, CHUNK * size_of(sk), sk,
         )  # fmt: skip
         _pull_blocks(kind, turning, second, lanes, wide, size, *rows)
-        _pull_blocks(kind, turning, second, BLOCK, 0, wide, *rows)
+        _pull_blocks(kind, turning, second, SPAN, 0, wide, *rows)
 
 
 @inlined
@@ -279,17 +282,17 @@ def _adjoint_blocks(
     g_step: int, gk: Any, dx: int, dp: int, dq: int, d_step: int, dk: Any, streamed: bool, mu: int, rates: int,
     angles: int, sk: Any, turns: int, turn_step: int,
 ) -> None:  # fmt: skip
-    room = CHUNK * rk.itemsize
+    room = CHUNK * size_of(rk)
     for k in range((end - begin) // len(lanes)):
         c = block_at(k, lanes, begin, end, g_step)
-        place = c * sk.itemsize
+        place = c * size_of(sk)
         held, sums, turned = load(lanes, mu + place, sk), load(lanes, rates + place, sk), load(lanes, angles + place, sk)
         cos, sin = held, held
         if len(turning) == 1:
             cos, sin = load(lanes, turns + place, sk), load(lanes, turns + turn_step + place, sk)
         for t in range(rows):
-            at, to = factors + (rows - 1 - t) * size * rk.itemsize + place, t * d_step + c * dk.itemsize
-            given, decay = load(lanes, g + t * g_step + c * gk.itemsize, gk), load(lanes, at, rk)
+            at, to = factors + (rows - 1 - t) * size * size_of(rk) + place, t * d_step + c * size_of(dk)
+            given, decay = load(lanes, g + t * g_step + c * size_of(gk), gk), load(lanes, at, rk)
             adjoint = given + held
             store(adjoint * load(lanes, at + room, rk), dx + to, dk, streamed)
             store(adjoint * load(lanes, at + 2 * room, rk), dp + to, dk, streamed)
@@ -325,7 +328,7 @@ def _backward_part(
     x, p, q, h, g = places[i, 0], places[i, 1], places[i, 2], places[i, 3], places[i, 4]
     dx, dp, dq = places[i, 5], places[i, 6], places[i, 7]
     mu, first = mus[i], firsts[i]
-    given, row = coefficients.ctypes.data, coefficients.shape[1] * mu.itemsize
+    given, row = coefficients.ctypes.data, coefficients.shape[1] * size_of(mu)
     fit = coefficients.shape[1] // mu.size
     room, factors = _room(mu, 6)
     t = 0
@@ -333,23 +336,23 @@ def _backward_part(
         rows = min(fit, inner[i] - t) if t < inner[i] else counts[i] - t
         for panel in range((mu.size - 1) // CHUNK, -1, -1):
             c = panel * CHUNK
-            width, at = min(CHUNK, mu.size - c), c * mu.itemsize
+            width, at = min(CHUNK, mu.size - c), c * size_of(mu)
             runs, size = _runs(is_flat, rows, width)
             # A run begins at its lowest address, which is in its last row.
             end = t + rows // runs - 1
             read = (
-                runs, size, x + end * x_step + c * xk.itemsize, x_step, xk, p + end * p_step + c * pk.itemsize, p_step,
-                pk, q + end * q_step + c * qk.itemsize, q_step, qk,
+                runs, size, x + end * x_step + c * size_of(xk), x_step, xk, p + end * p_step + c * size_of(pk), p_step,
+                pk, q + end * q_step + c * size_of(qk), q_step, qk,
             )  # fmt: skip
             to = given + at, row, factors, room
             if t < inner[i]:
-                before = h + (end + 1) * h_step + c * hk.itemsize
+                before = h + (end + 1) * h_step + c * size_of(hk)
                 _pull(kind, turning, second, lanes, *read, before, h_step, hk, *to)
             else:
                 _pull(kind, turning, second, lanes, *read, first.ctypes.data + at, 0, first, *to)
-            over = t * d_step + c * dk.itemsize
+            over = t * d_step + c * size_of(dk)
             _adjoint(
-                turning, second, lanes, rows, width, factors, room, g + t * g_step + c * gk.itemsize, g_step, gk,
+                turning, second, lanes, rows, width, factors, room, g + t * g_step + c * size_of(gk), g_step, gk,
                 dx + over, dp + over, dq + over, d_step, dk, streamed, mu.ctypes.data + at, rates[i].ctypes.data + at,
                 angles[i].ctypes.data + at, mu, given + row + at, row,
             )  # fmt: skip

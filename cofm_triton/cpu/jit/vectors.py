@@ -184,6 +184,13 @@ def _load(_context: Any, lanes: Any, address: Any, sample: Any) -> Any:
     return vector(lanes, address, sample), generate
 
 
+def _size_of(_context: Any, sample: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return ir.IntType(64)(context.get_abi_sizeof(context.get_data_type(sample.dtype)))
+
+    return types.int64(sample), generate
+
+
 def _alignment(context: Any, stored: Any, memory: Any) -> int:
     """Alignment of numbers in memory; a pair of bfloat16 needs that of one."""
     return 2 if stored == types.int32 else int(context.get_abi_sizeof(memory.element))
@@ -307,6 +314,8 @@ load: Any = intrinsic(_load)
 # `store(value, address, sample, streamed)`: a vector to an address, rounded as `sample` stores it, past the cache if
 # `streamed`.
 store: Any = intrinsic(_store)
+# Bytes of a number as `sample` stores it: a constant, which the compiler builds addresses with.
+size_of: Any = intrinsic(_size_of)
 # The complex conjugate of a vector, real ones as they are.
 conjugate: Any = intrinsic(_conjugate)
 # `distribute(a, b, c)`: a b + a c, in which only the multiplication of b and one addition wait for b.
