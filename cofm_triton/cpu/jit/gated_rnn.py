@@ -13,14 +13,16 @@ Gradients are lambda times factors that do not depend on it. Those of rate and a
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 import torch
+from numba.extending import overload
 from torch import Tensor
 
 from cofm_triton.cpu.allocator import empty
-from cofm_triton.cpu.jit.compiled import entry, inlined, inner
+from cofm_triton.cpu.jit.compiled import INLINED, entry, inlined, inner
 from cofm_triton.cpu.jit.forward import initial_states
 from cofm_triton.cpu.jit.gates import constant, formed, pulled
 from cofm_triton.cpu.jit.region import each
@@ -33,8 +35,8 @@ from cofm_triton.cpu.jit.walk import walk, walk_back
 from cofm_triton.cpu.packed import Pieces, cuts_of, pieces
 from cofm_triton.step.gates import Gates
 
-# Numbers that are done together: gates have many intermediate results, and wait for each other's.
-BLOCK = (0,) * 64
+# Bytes of numbers that are done together: four wide registers, so that operations on one fill the waits of others.
+BLOCK_BYTES = 256
 
 
 def forward(
@@ -53,9 +55,9 @@ def forward(
     parts = plan(batch, length, cuts_of(seq_starts), channels, None, workers())
     states = initial_states(h0, parts.sequence, channels, state_dtype)
     tensors = [*read, Rows(h)]
-    group, lanes_left = _lanes(tensors)
+    group, lanes_left = _lanes(tensors, state_dtype)
     launch(
-        _forward_wide if channels > len(BLOCK) else _forward, parts.threads, len(states), constant(gates.name),
+        _forward_wide if len(group) < channels else _forward, parts.threads, len(states), constant(gates.name),
         _flag(turn is not None), group, lanes_left, *parts.walk(tensors, False), streams(tensors[-1]), states,
         _coefficients(rate, turn, len(group)),
     )  # fmt: skip
@@ -82,11 +84,11 @@ def backward(
     mus = initial_states(grad_last, parts.sequence, channels, state_dtype)
     # The earlier state of the adjoint's step k is the state at its step k + 1; the very last one is h0.
     firsts = initial_states(h0, parts.sequence, channels, state_dtype)
-    group, lanes_left = _lanes(tensors)
+    group, lanes_left = _lanes(tensors, state_dtype)
     width = max(channels, len(group))
     rates, angles = (initial_states(None, parts.sequence, width, state_dtype) for _ in range(2))
     launch(
-        _backward_wide if channels > len(BLOCK) else _backward, parts.threads, len(mus), constant(gates.name),
+        _backward_wide if len(group) < channels else _backward, parts.threads, len(mus), constant(gates.name),
         _flag(turn is not None), _flag(q is not None), group, lanes_left, *parts.walk(tensors, True),
         all(map(streams, tensors[5:])), mus, firsts, parts.inner, _coefficients(rate, turn, len(group)), rates, angles,
     )  # fmt: skip
@@ -94,7 +96,8 @@ def backward(
     grad_rate, grad_angle = (torch.from_numpy(parts.total(sums)).view(-1, channels).sum(0) for sums in (rates, angles))
     if turn is not None:
         grad_angle[0::2].neg_()
-    return grad_x, grad_p, grad_q[0] if grad_q else None, grad_rate, None if turn is None else grad_angle, torch.from_numpy(mus[parts.last])
+    grad_h0 = torch.from_numpy(mus[parts.last])
+    return grad_x, grad_p, grad_q[0] if grad_q else None, grad_rate, None if turn is None else grad_angle, grad_h0
 
 
 def _rows(x: Tensor, p: Tensor, q: Tensor | None) -> list[Rows]:
@@ -102,22 +105,22 @@ def _rows(x: Tensor, p: Tensor, q: Tensor | None) -> list[Rows]:
     return [Rows(with_rows(tensor)) for tensor in (x, p, p if q is None else q)]
 
 
-def _lanes(tensors: list[Rows]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _lanes(tensors: list[Rows], state_dtype: torch.dtype) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Tuples as long as what is done together, and as what is left over: of narrow rows, several and one; of wide ones,
     a block and what blocks leave (not used where that is nothing).
     """
-    channels = tensors[0].tensor.shape[2]
-    if channels > len(BLOCK):
-        return BLOCK, (0,) * (channels % len(BLOCK) or 1)
+    channels, most = tensors[0].tensor.shape[2], BLOCK_BYTES // state_dtype.itemsize
+    if channels > most:
+        return (0,) * most, (0,) * (channels % most or 1)
     follows = all(rows.step == channels * rows.tensor.itemsize for rows in tensors)
-    return (0,) * (channels * (len(BLOCK) // channels if follows else 1)), (0,) * channels
+    return (0,) * (channels * (most // channels if follows else 1)), (0,) * channels
 
 
 def _coefficients(rate: Tensor, turn: Tensor | None, together: int) -> Any:
     """Rates, cos and sin of numbers that are done together; the latter are not read where nothing turns."""
     rows = max(together // len(rate), 1)
     found = aligned((3, rows, len(rate)), numbers(rate).dtype)
-    found[0] = numbers(rate)
+    found[0] = numbers(rate) * (1 / math.log(2))
     found[1:] = 0 if turn is None else numbers(turn)[:, None]
     return found.reshape(3, -1)
 
@@ -200,13 +203,9 @@ def _forward_wide_part(
     rates, size, at = coefficients.ctypes.data, state.size, state.ctypes.data
     row, wide = size * size_of(state), size - size % len(block)
     for t in range(counts[i]):
-        x_row, p_row, q_row, h_row = x + t * x_step, p + t * p_step, q + t * q_step, h + t * h_step
-        _forward_blocks(
-            kind, turning, block, 0, wide, x_row, xk, p_row, pk, q_row, qk, h_row, hk, streamed, at, state, rates, row
-        )
-        _forward_blocks(
-            kind, turning, lanes, wide, size, x_row, xk, p_row, pk, q_row, qk, h_row, hk, streamed, at, state, rates, row
-        )
+        rows = x + t * x_step, xk, p + t * p_step, pk, q + t * q_step, qk, h + t * h_step, hk, streamed
+        _forward_blocks(kind, turning, block, 0, wide, *rows, at, state, rates, row)
+        _forward_blocks(kind, turning, lanes, wide, size, *rows, at, state, rates, row)
     fence()
 
 
@@ -235,12 +234,20 @@ def _backward_step(
     return held, sums + adjoint * by_rate, turned
 
 
-@inlined
 def _earlier(lanes: Any, has_row: bool, h: int, hk: Any, first: int, sk: Any) -> Any:
     """h[t-1], from its row or, before the first step, from where a sequence starts."""
-    if has_row:
-        return load(lanes, h, hk)
-    return load(lanes, first, sk)
+    raise TypeError("compiled code only")
+
+
+@overload(_earlier, jit_options=INLINED)
+def _earlier_overload(lanes: Any, has_row: Any, h: Any, hk: Any, first: Any, sk: Any) -> Any:
+    def by_address(lanes: Any, has_row: Any, h: Any, hk: Any, first: Any, sk: Any) -> Any:
+        return load(lanes, h if has_row else np.int64(first), hk)
+
+    def by_branch(lanes: Any, has_row: Any, h: Any, hk: Any, first: Any, sk: Any) -> Any:
+        return load(lanes, h, hk) if has_row else load(lanes, first, sk)
+
+    return by_address if hk.dtype == sk.dtype else by_branch  # a branch in the loop may cost more than its arithmetic
 
 
 @inner
@@ -297,7 +304,7 @@ def _backward_blocks(
         held, sums, turned = _backward_step(
             kind, turning, second, lanes, held, sums, turned, cos, swap(sin), x + c * size_of(xk), xk,
             p + c * size_of(pk), pk, q + c * size_of(qk), qk,
-            load(lanes, h + c * size_of(hk), hk), g + c * size_of(gk), gk, dx + to,
+            _earlier(lanes, has_row, h + c * size_of(hk), hk, first + at, sk), g + c * size_of(gk), gk, dx + to,
             dp + to, dq + to, dk, streamed, given + at, row, sk,
         )  # fmt: skip
         store(held, mu + at, sk, False)
@@ -321,7 +328,7 @@ def _backward_wide_part(
     row, wide = size * size_of(mu), size - size % len(block)
     for t in range(counts[i]):
         x_row, p_row, q_row, g_row = x + t * x_step, p + t * p_step, q + t * q_step, g + t * g_step
-        has_row, h_row, over = t < inner[i], h + (t + 1) * h_step if t < inner[i] else np.int64(first), t * d_step
+        has_row, h_row, over = t < inner[i], h + (t + 1) * h_step, t * d_step
         _backward_blocks(
             kind, turning, second, lanes, wide, size, x_step, x_row, xk, p_row, pk, q_row, qk, has_row, h_row, hk,
             first, g_row, gk, dx + over, dp + over, dq + over, dk, streamed, at, rate, angle, given, row, mu,

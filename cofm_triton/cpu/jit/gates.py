@@ -1,7 +1,9 @@
 """Gates inside compiled loops, on float32 or float64 vectors: the rows of `step/gates.py`.
 
-    formed(kind, rate, p, q)                          (decay, gain)
-    pulled(kind, rate, p, q, by_decay, by_gain)       (decay, gain, dp, dq, drate): what the latter make of gradients
+    formed(kind, bits, p, q)                          (decay, gain)
+    pulled(kind, bits, p, q, by_decay, by_gain)       (decay, gain, dp, dq, drate): what the latter make of gradients
+
+bits is rate / ln 2, so that decay = 2^(-bits s).
 
 `kind` is what `constant` gives, a tuple whose length is the index of the row: the compiler makes one loop for each row
 that is used. All is straight-line arithmetic, which the compiler vectorises: exp and log1p are polynomials.
@@ -26,7 +28,7 @@ _REAL: Any = {types.float32: np.float32, types.float64: np.float64}
 
 
 class _Fit(NamedTuple):
-    """Numbers of `_functions` for one type, coefficients from the highest power down.
+    """Numbers of `functions` for one type, coefficients from the highest power down.
 
     Attributes:
         rise: of (2^f - 1) / f on |f| <= 1/2.
@@ -70,20 +72,21 @@ def constant(name: str) -> tuple[int, ...]:
     return (0,) * GATES.index(name)
 
 
-def _functions(real: Any) -> tuple[Any, Any, Any]:
+def functions(real: Any) -> tuple[Any, Any, Any]:
     """Functions of a type of numbers.
 
-    decayed(x)    exp(-x) and 1 - exp(-x), x >= 0, each accurate relative to itself
+    decayed(t)    2^-t and 1 - 2^-t, t >= 0, each accurate relative to itself
     grown(z)      exp(-z), and 1 + exp(-z), the reciprocal of sigmoid(z); never infinite
     softplus(z)   with its slope
 
     exp(-x) = 2^t = 2^n 2^f with an integer n: adding a large number to t rounds it to n, and leaves the exponent of 2^n
     in the last bits. Below the least of them, 2^n is 0.
     """
-    choose, like, power = bits.choose, bits.like, bits.power
+    choose, like, power, fuse = bits.choose, bits.like, bits.power, bits.fuse
     limits = np.finfo(real)
     magic = real(1.5 * 2.0**limits.nmant - (int(limits.minexp) - 1))
     one, two, zero, least, most = real(1), real(2), real(0), real(limits.minexp - 1), real(-limits.minexp)
+    far = -least
     log2e = real(1 / math.log(2))
     shift = (np.int32 if real is np.float32 else np.int64)(limits.nmant)
     rise, raise_, log = (tuple(map(real, fit)) for fit in _FITS[real])
@@ -102,11 +105,10 @@ def _functions(real: Any) -> tuple[Any, Any, Any]:
         return value
 
     @inlined
-    def decayed(x: Any) -> Any:
-        t = -(x * log2e)
-        scale, f = split(choose(t < least, like(t, least), t))
+    def decayed(t: Any) -> Any:
+        scale, f = split(-choose(t > far, like(t, far), t))
         c = f * polynomial(rise, f)
-        return scale * c + scale, (one - scale) - scale * c
+        return fuse(scale, c, scale), fuse(-scale, c, one - scale)
 
     @inlined
     def grown(z: Any) -> Any:
@@ -119,7 +121,7 @@ def _functions(real: Any) -> tuple[Any, Any, Any]:
     @inlined
     def softplus(z: Any) -> Any:
         """max(z, 0) + log1p(e), e = exp(-|z|), log1p(e) = log((1 + s) / (1 - s)), s = e / (2 + e); slope sigmoid(z)."""
-        e = decayed(abs(z))[0]
+        e = decayed(abs(z) * log2e)[0]
         near, far = e + one, e + two
         r = one / (near * far)  # one division for both quotients
         s = e * near * r
@@ -133,9 +135,9 @@ def _functions(real: Any) -> tuple[Any, Any, Any]:
 def _bodies(name: str, real: Any) -> tuple[Any, Any]:
     """`formed` and `pulled` of a row."""
     row = gates_of(name)
-    decayed, grown, softplus = _functions(real)
+    decayed, grown, softplus = functions(real)
     choose, like = bits.choose, bits.like
-    zero, one, tiny = real(0), real(1), real(np.finfo(real).tiny)
+    zero, one, ln2, tiny = real(0), real(1), real(math.log(2)), real(np.finfo(real).tiny)
 
     @inlined
     def by_sigmoid(p: Any, q: Any) -> Any:
@@ -157,15 +159,9 @@ def _bodies(name: str, real: Any) -> tuple[Any, Any]:
     strength = {"sigmoid": by_sigmoid, "softplus": by_softplus, "share": by_share}[row.strength]
 
     @inlined
-    def variance(decay: Any, complement: Any) -> Any:
-        """1 - decay^2, never 0: there a gradient would be 0 times infinity."""
-        square = complement * (decay + one)
-        return choose(square < tiny, like(square, tiny), square)
-
-    @inlined
     def formed_variance(rate: Any, p: Any, q: Any) -> Any:
         decay, complement = decayed(rate * strength(p, q)[0])
-        return decay, bits.root(variance(decay, complement)) / grown(q)[1]
+        return decay, bits.root(complement * (decay + one)) / grown(q)[1]
 
     @inlined
     def formed_complement(rate: Any, p: Any, q: Any) -> Any:
@@ -180,21 +176,22 @@ def _bodies(name: str, real: Any) -> tuple[Any, Any]:
     def pulled_variance(rate: Any, p: Any, q: Any, by_decay: Any, by_gain: Any) -> Any:
         s, slope, _ = strength(p, q)
         decay, complement = decayed(rate * s)
-        square = variance(decay, complement)
+        square = complement * (decay + one)
+        square = choose(square < tiny, like(square, tiny), square)  # a gradient would be 0 times infinity
         e, whole = grown(q)
         r = one / (whole * square)  # one division for 1 / whole = sigmoid(q) and 1 / square
         share = square * r
         gain = bits.root(square) * share
         by_size = by_gain * gain
         by_exponent = decay * (by_size * decay * (whole * r) - by_decay)
-        return decay, gain, rate * by_exponent * slope, by_size * (e * share), s * by_exponent
+        return decay, gain, rate * (ln2 * by_exponent * slope), by_size * (e * share), s * by_exponent
 
     @inlined
     def pulled_complement(rate: Any, p: Any, q: Any, by_decay: Any, by_gain: Any) -> Any:
         s, slope, slope_q = strength(p, q)
         decay, complement = decayed(rate * s)
         by_exponent = decay * (by_gain - by_decay)
-        by_strength = rate * by_exponent
+        by_strength = rate * (ln2 * by_exponent)
         return decay, complement, by_strength * slope, by_strength * slope_q, s * by_exponent
 
     @inlined
@@ -202,7 +199,7 @@ def _bodies(name: str, real: Any) -> tuple[Any, Any]:
         s, slope, slope_q = strength(p, q)
         decay = decayed(rate * s)[0]
         by_exponent = -(decay * by_decay)
-        by_strength = rate * by_exponent + by_gain
+        by_strength = rate * (ln2 * by_exponent) + by_gain
         return decay, s, by_strength * slope, by_strength * slope_q, s * by_exponent
 
     return {

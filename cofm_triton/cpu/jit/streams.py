@@ -13,7 +13,7 @@ from numba import types
 from numba.extending import intrinsic
 
 # The alignment that rows need to be streamed.
-VECTOR_BYTES = 64
+VECTOR_BYTES = 32
 # Results larger than this have left a core's share of the last-level cache before anybody reads them.
 MIN_BYTES = 2**23
 
