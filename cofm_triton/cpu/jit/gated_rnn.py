@@ -30,7 +30,7 @@ from cofm_triton.cpu.jit.rows import Rows, aligned, block_at, numbers, with_rows
 from cofm_triton.cpu.jit.schedule import plan
 from cofm_triton.cpu.jit.streams import fence, streams
 from cofm_triton.cpu.jit.threads import launch, workers
-from cofm_triton.cpu.jit.vectors import load, size_of, store, swap
+from cofm_triton.cpu.jit.vectors import align_spills, load, size_of, store, swap
 from cofm_triton.cpu.jit.walk import walk, walk_back
 from cofm_triton.cpu.packed import Pieces, cuts_of, pieces
 from cofm_triton.step.gates import Gates
@@ -157,6 +157,7 @@ def _forward_part(
     coefficients: Any,
 ) -> None:  # fmt: skip
     """Narrow rows, several at a time, then one by one."""
+    align_spills()
     (x, p, q, h), state = (places[i, 0], places[i, 1], places[i, 2], places[i, 3]), states[i]
     rates, row, rows = coefficients.ctypes.data, coefficients.shape[1] * size_of(state), len(group) // len(lanes)
     held = load(lanes, state.ctypes.data, state)
@@ -199,6 +200,7 @@ def _forward_wide_part(
     coefficients: Any,
 ) -> None:  # fmt: skip
     """Wide rows, block by block."""
+    align_spills()
     (x, p, q, h), state = (places[i, 0], places[i, 1], places[i, 2], places[i, 3]), states[i]
     rates, size, at = coefficients.ctypes.data, state.size, state.ctypes.data
     row, wide = size * size_of(state), size - size % len(block)
@@ -258,6 +260,7 @@ def _backward_part(
     inner: Any, coefficients: Any, rates: Any, angles: Any,
 ) -> None:  # fmt: skip
     """h[t-1] of step t is the next row of h, that of steps from `inner` on (one at most) is in `firsts`."""
+    align_spills()
     x, p, q, h, g = places[i, 0], places[i, 1], places[i, 2], places[i, 3], places[i, 4]
     dx, dp, dq = places[i, 5], places[i, 6], places[i, 7]
     mu, first, rate, angle = mus[i], firsts[i].ctypes.data, rates[i].ctypes.data, angles[i].ctypes.data
@@ -321,6 +324,7 @@ def _backward_wide_part(
     inner: Any, coefficients: Any, rates: Any, angles: Any,
 ) -> None:  # fmt: skip
     """As `_backward_part`, for wide rows, block by block."""
+    align_spills()
     x, p, q, h, g = places[i, 0], places[i, 1], places[i, 2], places[i, 3], places[i, 4]
     dx, dp, dq = places[i, 5], places[i, 6], places[i, 7]
     mu, first, rate, angle = mus[i], firsts[i].ctypes.data, rates[i].ctypes.data, angles[i].ctypes.data

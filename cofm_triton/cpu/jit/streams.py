@@ -14,6 +14,8 @@ from numba.extending import intrinsic
 
 # The alignment that rows need to be streamed.
 VECTOR_BYTES = 32
+# Of memory in a cache.
+LINE_BYTES = 64
 # Results larger than this have left a core's share of the last-level cache before anybody reads them.
 MIN_BYTES = 2**23
 
