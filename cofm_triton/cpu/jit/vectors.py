@@ -337,7 +337,7 @@ swap: Any = intrinsic(_swap)
 zeros: Any = intrinsic(_zeros)
 # The sum of a vector's lanes, a vector of one.
 total: Any = intrinsic(_total)
-# Lets a function keep vectors that find no register at cache lines of the stack. The compiler thinks of it too late, and
+# Lets a function keep vectors that find no register at cache lines of the stack, of which the compiler thinks too late:
 # a vector across two lines takes twice as long.
 align_spills: Any = intrinsic(_align_spills)
 # Whether two vectors are the same, bit for bit.
