@@ -30,7 +30,7 @@ from cofm_triton.cpu.jit.rows import Rows, aligned, block_at, numbers, with_rows
 from cofm_triton.cpu.jit.schedule import plan
 from cofm_triton.cpu.jit.streams import fence, streams
 from cofm_triton.cpu.jit.threads import launch, workers
-from cofm_triton.cpu.jit.vectors import align_spills, load, size_of, store, swap
+from cofm_triton.cpu.jit.vectors import load, size_of, store, swap
 from cofm_triton.cpu.jit.walk import walk, walk_back
 from cofm_triton.cpu.packed import Pieces, cuts_of, pieces
 from cofm_triton.step.gates import Gates
@@ -157,7 +157,6 @@ def _forward_part(
     coefficients: Any,
 ) -> None:  # fmt: skip
     """Narrow rows, several at a time, then one by one."""
-    align_spills()
     (x, p, q, h), state = (places[i, 0], places[i, 1], places[i, 2], places[i, 3]), states[i]
     rates, row, rows = coefficients.ctypes.data, coefficients.shape[1] * size_of(state), len(group) // len(lanes)
     held = load(lanes, state.ctypes.data, state)
@@ -200,7 +199,6 @@ def _forward_wide_part(
     coefficients: Any,
 ) -> None:  # fmt: skip
     """Wide rows, block by block."""
-    align_spills()
     (x, p, q, h), state = (places[i, 0], places[i, 1], places[i, 2], places[i, 3]), states[i]
     rates, size, at = coefficients.ctypes.data, state.size, state.ctypes.data
     row, wide = size * size_of(state), size - size % len(block)
@@ -260,7 +258,6 @@ def _backward_part(
     inner: Any, coefficients: Any, rates: Any, angles: Any,
 ) -> None:  # fmt: skip
     """h[t-1] of step t is the next row of h, that of steps from `inner` on (one at most) is in `firsts`."""
-    align_spills()
     x, p, q, h, g = places[i, 0], places[i, 1], places[i, 2], places[i, 3], places[i, 4]
     dx, dp, dq = places[i, 5], places[i, 6], places[i, 7]
     mu, first, rate, angle = mus[i], firsts[i].ctypes.data, rates[i].ctypes.data, angles[i].ctypes.data
@@ -296,7 +293,7 @@ def _backward_part(
 @inlined
 def _backward_blocks(
     kind: Any, turning: Any, second: Any, lanes: Any, begin: int, end: int, step: int, x: int, xk: Any, p: int,
-    pk: Any, q: int, qk: Any, has_row: bool, h: int, hk: Any, first: int, g: int, gk: Any, dx: int, dp: int, dq: int,
+    pk: Any, q: int, qk: Any, before: int, hk: Any, g: int, gk: Any, dx: int, dp: int, dq: int,
     dk: Any, streamed: bool, mu: int, rate: int, angle: int, given: int, row: int, sk: Any,
 ) -> None:  # fmt: skip
     for k in range((end - begin) // len(lanes)):
@@ -307,7 +304,7 @@ def _backward_blocks(
         held, sums, turned = _backward_step(
             kind, turning, second, lanes, held, sums, turned, cos, swap(sin), x + c * size_of(xk), xk,
             p + c * size_of(pk), pk, q + c * size_of(qk), qk,
-            _earlier(lanes, has_row, h + c * size_of(hk), hk, first + at, sk), g + c * size_of(gk), gk, dx + to,
+            load(lanes, before + c * size_of(hk), hk), g + c * size_of(gk), gk, dx + to,
             dp + to, dq + to, dk, streamed, given + at, row, sk,
         )  # fmt: skip
         store(held, mu + at, sk, False)
@@ -324,23 +321,24 @@ def _backward_wide_part(
     inner: Any, coefficients: Any, rates: Any, angles: Any,
 ) -> None:  # fmt: skip
     """As `_backward_part`, for wide rows, block by block."""
-    align_spills()
     x, p, q, h, g = places[i, 0], places[i, 1], places[i, 2], places[i, 3], places[i, 4]
     dx, dp, dq = places[i, 5], places[i, 6], places[i, 7]
-    mu, first, rate, angle = mus[i], firsts[i].ctypes.data, rates[i].ctypes.data, angles[i].ctypes.data
+    mu, first, rate, angle = mus[i], firsts[i], rates[i].ctypes.data, angles[i].ctypes.data
     given, size, at = coefficients.ctypes.data, mu.size, mu.ctypes.data
     row, wide = size * size_of(mu), size - size % len(block)
     for t in range(counts[i]):
-        x_row, p_row, q_row, g_row = x + t * x_step, p + t * p_step, q + t * q_step, g + t * g_step
-        has_row, h_row, over = t < inner[i], h + (t + 1) * h_step, t * d_step
-        _backward_blocks(
-            kind, turning, second, lanes, wide, size, x_step, x_row, xk, p_row, pk, q_row, qk, has_row, h_row, hk,
-            first, g_row, gk, dx + over, dp + over, dq + over, dk, streamed, at, rate, angle, given, row, mu,
+        over = t * d_step
+        read = (x_step, x + t * x_step, xk, p + t * p_step, pk, q + t * q_step, qk)
+        to = (
+            g + t * g_step, gk, dx + over, dp + over, dq + over, dk, streamed, at, rate, angle, given, row, mu,
         )  # fmt: skip
-        _backward_blocks(
-            kind, turning, second, block, 0, wide, x_step, x_row, xk, p_row, pk, q_row, qk, has_row, h_row, hk,
-            first, g_row, gk, dx + over, dp + over, dq + over, dk, streamed, at, rate, angle, given, row, mu,
-        )  # fmt: skip
+        before = h + (t + 1) * h_step
+        if t < inner[i]:
+            _backward_blocks(kind, turning, second, lanes, wide, size, *read, before, hk, *to)
+            _backward_blocks(kind, turning, second, block, 0, wide, *read, before, hk, *to)
+        else:
+            _backward_blocks(kind, turning, second, lanes, wide, size, *read, first.ctypes.data, first, *to)
+            _backward_blocks(kind, turning, second, block, 0, wide, *read, first.ctypes.data, first, *to)
     fence()
 
 

@@ -25,7 +25,7 @@ from numba.core.typing.templates import AbstractTemplate, infer_global
 from numba.extending import intrinsic, lower_builtin, lower_cast, models, register_model
 
 from cofm_triton.cpu.jit import bfloat16
-from cofm_triton.cpu.jit.streams import LINE_BYTES, VECTOR_BYTES, mark_streamed
+from cofm_triton.cpu.jit.streams import VECTOR_BYTES, mark_streamed
 
 REAL: dict[Any, Any] = {types.float32: ir.FloatType(), types.float64: ir.DoubleType()}
 # What else a vector may hold: truth values of comparisons, and the bits of floating-point numbers.
@@ -308,17 +308,6 @@ def _same(_context: Any, a: Any, b: Any) -> Any:
     return types.boolean(a, a), generate
 
 
-def _align_spills(_context: Any) -> Any:
-    def generate(context: Any, builder: Any, _signature: Any, _arguments: Any) -> Any:
-        place = cgutils.alloca_once(builder, ir.IntType(64))
-        place.align = LINE_BYTES
-        nothing = ir.FunctionType(ir.VoidType(), (place.type,))
-        builder.asm(nothing, "", "r", (place,), True)  # no instruction, but the compiler keeps what it may read
-        return context.get_dummy_value()
-
-    return types.void(), generate
-
-
 # `load(lanes, address, sample)`: the vector at an address, one lane for each entry of the tuple `lanes`, of numbers
 # stored as in the array `sample`, in the state's dtype; with a sample of two axes, the number there in every lane.
 load: Any = intrinsic(_load)
@@ -337,8 +326,5 @@ swap: Any = intrinsic(_swap)
 zeros: Any = intrinsic(_zeros)
 # The sum of a vector's lanes, a vector of one.
 total: Any = intrinsic(_total)
-# Lets a function keep vectors that find no register at cache lines of the stack, of which the compiler thinks too late:
-# a vector across two lines takes twice as long.
-align_spills: Any = intrinsic(_align_spills)
 # Whether two vectors are the same, bit for bit.
 same: Any = intrinsic(_same)
