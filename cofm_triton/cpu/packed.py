@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -54,33 +55,35 @@ def pieces(resets: Tensor, seq_starts: Tensor | None, *, reverse: bool, reset_to
         >>> cut.spans.tolist(), cut.from_start.tolist(), cut.last.tolist()
         ([[0, 0, 2], [0, 2, 1]], [True, False], [1])
     """
-    batch, length = resets.shape
+    (batch, length), flags = resets.shape, resets.numpy()
     if seq_starts is None:
-        row, first = torch.arange(batch), torch.zeros(batch, dtype=torch.int64)
+        row, first = np.arange(batch), np.zeros(batch, np.int64)
         count = first + length
     else:
         times = [time for _, time in spans(starts_of(seq_starts), length)]
-        first, count = torch.tensor([(time.start, time.stop - time.start) for time in times]).T
-        row = torch.zeros_like(first)
-    filled = (count > 0).nonzero().squeeze(1)
+        first, count = np.array([(time.start, time.stop - time.start) for time in times], np.int64).T
+        row = np.zeros_like(first)
+    filled = np.flatnonzero(count > 0)
+    at = row[filled] * length + first[filled]
     # Where pieces begin in memory: at a reset, backwards one row above it.
-    begins = resets.new_zeros((batch, length + 1))
-    begins[:, reverse : length + reverse] = resets
+    begins = np.zeros((batch, length + 1), np.bool_)
+    begins[:, reverse : length + reverse] = flags
     begins[row[filled], first[filled]] = True
-    begin = begins[:, :length].reshape(-1).nonzero().squeeze(1)
-    rows = begin.diff(append=begin.new_tensor([batch * length]))
-    sequence = filled[torch.searchsorted((row * length + first)[filled], begin, right=True) - 1]
-    is_reset = resets.reshape(-1)[begin + rows - 1 if reverse else begin]
-    from_start = ~is_reset if reset_to == "zero" else torch.ones_like(is_reset)
+    begin = np.flatnonzero(begins[:, :length])
+    rows = np.diff(begin, append=batch * length)
+    sequence = filled[np.searchsorted(at, begin, side="right") - 1]
+    is_reset = flags.reshape(-1)[begin + rows - 1 if reverse else begin]
     # A sequence without steps is one piece, which ends where it starts.
-    empty = (count == 0).nonzero().squeeze(1)
-    sequence = torch.cat((sequence, empty))
-    order = torch.arange(len(sequence))
-    last = torch.empty_like(first).scatter_reduce_(
-        0, sequence, order, "amin" if reverse else "amax", include_self=False
-    )
-    at = torch.cat((torch.stack((begin // length, begin % length, rows), 1), begin.new_zeros((len(empty), 3))))
-    return Pieces(at, sequence, torch.cat((from_start, from_start.new_ones(len(empty)))), last)
+    empty = np.flatnonzero(count == 0)
+    cut, total = len(sequence), len(sequence) + len(empty)
+    of, from_start, found = np.concatenate((sequence, empty)), np.ones(total, np.bool_), np.zeros((total, 3), np.int64)
+    if reset_to == "zero":
+        from_start[:cut] = ~is_reset
+    found[:cut, 0], found[:cut, 1], found[:cut, 2] = begin // length, begin % length, rows
+    last, order = np.empty(len(first), np.int64), np.arange(total)
+    ends = order[::-1] if reverse else order  # of one sequence's pieces, what is written last stays
+    last[of[ends]] = ends
+    return Pieces(*map(torch.from_numpy, (found, of, from_start, last)))
 
 
 def starts_of(seq_starts: Tensor | None) -> tuple[int, ...] | None:

@@ -17,6 +17,15 @@ def test_within_bounds(turning: bool, gates: str, backend: str) -> None:
     gated_problem(2, 30, 40, gates=gates, turning=turning).check(backend)
 
 
+@pytest.mark.parametrize("channels", [1, 6, 64, 70, 130])
+@pytest.mark.parametrize("strided", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_narrow_and_wide_rows(dtype: torch.dtype, strided: bool, channels: int) -> None:
+    """Several rows in one vector, and what is left over of them; blocks of one row, and what blocks leave."""
+    problem = gated_problem(2, 51, channels, turning=channels > 1, dtype=dtype)
+    (problem.strided() if strided else problem).check("numba")
+
+
 @pytest.mark.parametrize("backend", CPU_BACKENDS)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_other_dtypes_and_strides(dtype: torch.dtype, backend: str) -> None:

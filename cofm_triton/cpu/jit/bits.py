@@ -12,7 +12,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from cofm_triton.cpu.jit.vectors import INTEGER_OF, Vector
+from cofm_triton.cpu.jit.vectors import INTEGER_OF, Vector, fused
 
 
 def _each(change: Any, value: Any) -> Any:
@@ -75,6 +75,16 @@ def _root(_context: Any, value: Any) -> Any:
     return value(value), generate
 
 
+def _fuse(_context: Any, a: Any, b: Any, c: Any) -> Any:
+    if not isinstance(a, Vector):
+        return None
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return fused(builder, *arguments)
+
+    return a(a, a, a), generate
+
+
 # The float with the bits `bits(value) << shift`.
 power: Any = intrinsic(_power)
 # `magnitude` with the sign of `sign`, numbers or vectors of one type.
@@ -82,6 +92,9 @@ signed: Any = intrinsic(_signed)
 # `yes if condition else no` of two numbers or vectors of one type, both computed: data that saturate at random defeat
 # branch prediction, and a branch on them costs more than the arithmetic it saves.
 choose: Any = intrinsic(_choose)
+# `fuse(a, b, c)`: a b + c of vectors, rounded once where the machine can. The compiler fuses a product by itself unless
+# it is used twice.
+fuse: Any = intrinsic(_fuse)
 # The square root, one instruction.
 root: Any = intrinsic(_root)
 # `number` in the type of `value`; in every lane of it if that is a vector.

@@ -9,13 +9,14 @@ the result.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from cofm_triton.cpu.jit.compiled import entry, inlined
-from cofm_triton.cpu.jit.gated_rnn import flag, left_over
+from cofm_triton.cpu.jit.gated_rnn import flag
 from cofm_triton.cpu.jit.gates import constant, formed
 from cofm_triton.cpu.jit.rows import BLOCK, SAMPLES, SHARED_SAMPLES
 from cofm_triton.cpu.jit.vectors import load, store, swap
@@ -45,16 +46,16 @@ class GatedStep:
         panels = encoder.view(self.inputs, *shape).movedim(2, 0)  # unit, input, part
         whole = panels[:wide].unflatten(0, (-1, len(BLOCK))).permute(0, 2, 3, 1)
         self._panels = torch.cat((whole.flatten(), panels[wide:].permute(1, 2, 0).flatten()))
-        self._rows = torch.zeros(shape[0] + 3, self.width, dtype=self.dtype)  # b, then rate, cos and sin
+        self._rows = torch.zeros(shape[0] + 3, self.width, dtype=self.dtype)  # b, then bits, cos and sin
         if bias is not None:
             self._rows[:-3] = bias.view(shape)
-        self._rows[-3] = rate
+        self._rows[-3] = rate / math.log(2)
         if turn is not None:
             self._rows[-2] = turn.real.repeat_interleave(2)
             self._rows[-1] = torch.stack((-turn.imag, turn.imag), 1).flatten()
         self._known = (
-            constant(gates.name), flag(turn is not None), (0,) * shape[0], left_over(self.width), self.inputs,
-            self.width, SAMPLES[self.dtype], SHARED_SAMPLES[self.dtype],
+            constant(gates.name), flag(turn is not None), (0,) * shape[0], (0,) * (self.width % len(BLOCK) or 1),
+            self.inputs, self.width, SAMPLES[self.dtype], SHARED_SAMPLES[self.dtype],
         )  # fmt: skip
 
     def takes(self, x: Tensor, h: Tensor) -> bool:

@@ -1,7 +1,9 @@
 """Gates inside compiled loops, on float32 or float64 vectors: the rows of `step/gates.py`.
 
-    formed(kind, rate, p, q)                          (decay, gain)
-    pulled(kind, rate, p, q, by_decay, by_gain)       (decay, gain, dp, dq, drate): what the latter make of gradients
+    formed(kind, bits, p, q)                          (decay, gain)
+    pulled(kind, bits, p, q, by_decay, by_gain)       (decay, gain, dp, dq, drate): what the latter make of gradients
+
+bits is rate / ln 2, so that decay = 2^(-bits s).
 
 `kind` is what `constant` gives, a tuple whose length is the index of the row: the compiler makes one loop for each row
 that is used. All is straight-line arithmetic, which the compiler vectorises: exp and log1p are polynomials.
@@ -25,21 +27,44 @@ from cofm_triton.step.gates import GATES, gates_of
 _REAL: Any = {types.float32: np.float32, types.float64: np.float64}
 
 
-class _Exp(NamedTuple):
-    """ln 2 as high + low, of which n * high is exact for every n that occurs; terms; from where on exp(-x) is 0."""
+class _Fit(NamedTuple):
+    """Numbers of `functions` for one type, coefficients from the highest power down.
 
-    high: float
-    low: float
-    degree: int
-    limit: float
+    Attributes:
+        rise: of (2^f - 1) / f on |f| <= 1/2.
+        power: as `rise`, where only the error beside 2^f counts.
+        log: of log((1 + s) / (1 - s)) / s in s^2 <= 1/9.
+    """
+
+    rise: tuple[float, ...]
+    power: tuple[float, ...]
+    log: tuple[float, ...]
 
 
-_EXP = {
-    np.float32: _Exp(0.693145751953125, 1.4286068203094173e-06, 7, 87.0),
-    np.float64: _Exp(0.6931471805598903, 5.497923018708371e-14, 13, 708.0),
+# Minimax in float32, rounded to it: errors of at most 1.2e-8 and 4.0e-9 of rise and log, and of 9.2e-8 of 2^f. Taylor
+# in float64, where the first term left out is below a tenth of a rounding.
+_TAYLOR = tuple(math.log(2) ** n / math.factorial(n) for n in range(14, 0, -1))
+_FITS = {
+    np.float32: _Fit(
+        (
+            0.00015403522411361337,
+            0.0013390735257416964,
+            0.009618237614631653,
+            0.05550357326865196,
+            0.24022649228572845,
+            0.6931471824645996,
+        ),
+        (
+            0.0013264756416901946,
+            0.009671498090028763,
+            0.05550733581185341,
+            0.24022242426872253,
+            0.6931470036506653,
+        ),
+        (0.2817832827568054, 0.27960604429244995, 0.40024909377098083, 0.6666631698608398, 2.0),
+    ),
+    np.float64: _Fit(_TAYLOR, _TAYLOR[1:], tuple(2 / (2 * k + 1) for k in range(16, -1, -1))),
 }
-# Terms of the series of log1p in s^2 <= 1/9, s = x / (2 + x): the first one left out is below a tenth of a rounding.
-_LOG_TERMS = {np.float32: 8, np.float64: 17}
 
 
 def constant(name: str) -> tuple[int, ...]:
@@ -47,69 +72,78 @@ def constant(name: str) -> tuple[int, ...]:
     return (0,) * GATES.index(name)
 
 
-def _functions(real: Any) -> tuple[Any, Any, Any]:
-    """`decayed(x)`, (exp(-x), 1 - exp(-x)) for x >= 0, `sigmoid(z)` and `softplus(z)`, each with its slope."""
-    choose, like, power = bits.choose, bits.like, bits.power
-    limits, numbers = np.finfo(real), _EXP[real]
-    # Adding it rounds to an integer n, and leaves the exponent of 2^n in the last bits.
-    magic = real(1.5 * 2.0**limits.nmant + 2 ** (int(limits.nexp) - 1) - 1)
-    one, two, cap = real(1), real(2), real(numbers.limit)
-    log2e, high, low = real(1 / math.log(2)), real(numbers.high), real(numbers.low)
-    first, *rest = (real(1 / math.factorial(n)) for n in range(numbers.degree, 1, -1))
-    terms = tuple(rest)
+def functions(real: Any) -> tuple[Any, Any, Any]:
+    """Functions of a type of numbers.
+
+    decayed(t)    2^-t and 1 - 2^-t, t >= 0, each accurate relative to itself
+    grown(z)      exp(-z), and 1 + exp(-z), the reciprocal of sigmoid(z); never infinite
+    softplus(z)   with its slope
+
+    exp(-x) = 2^t = 2^n 2^f with an integer n: adding a large number to t rounds it to n, and leaves the exponent of 2^n
+    in the last bits. Below the least of them, 2^n is 0.
+    """
+    choose, like, power, fuse = bits.choose, bits.like, bits.power, bits.fuse
+    limits = np.finfo(real)
+    magic = real(1.5 * 2.0**limits.nmant - (int(limits.minexp) - 1))
+    one, two, zero, least, most = real(1), real(2), real(0), real(limits.minexp - 1), real(-limits.minexp)
+    far = -least
+    log2e = real(1 / math.log(2))
     shift = (np.int32 if real is np.float32 else np.int64)(limits.nmant)
-    last, *others = (real(2 / (2 * k + 1)) for k in range(_LOG_TERMS[real] - 1, -1, -1))
-    series = tuple(others)
+    rise, raise_, log = (tuple(map(real, fit)) for fit in _FITS[real])
 
     @inlined
-    def decayed(x: Any) -> Any:
-        """exp(-x) = 2^n p(r) + 2^n, -x = n ln 2 + r, p the Taylor polynomial of expm1."""
-        near = choose(x > cap, like(x, cap), x)
-        shifted = magic - near * log2e
-        n = shifted - magic
-        r = -near - n * high - n * low
-        p = first
-        for term in terms:
-            p = p * r + term
-        p = p * r * r + r
-        scale = power(shifted, shift)
-        decay = choose(x > cap, like(x, real(0)), scale * p + scale)
-        return decay, (one - scale) - scale * p
+    def split(t: Any) -> Any:
+        """2^n and f."""
+        shifted = t + magic
+        return power(shifted, shift), t - (shifted - magic)
 
     @inlined
-    def sigmoid(z: Any) -> Any:
-        e = decayed(abs(z))[0]
-        r = one / (e + one)
-        return choose(z < real(0), e * r, like(z, one) * r), e * r * r
+    def polynomial(fit: Any, x: Any) -> Any:
+        value = like(x, fit[0])
+        for term in fit[1:]:
+            value = value * x + term
+        return value
+
+    @inlined
+    def decayed(t: Any) -> Any:
+        scale, f = split(-choose(t > far, like(t, far), t))
+        c = f * polynomial(rise, f)
+        return fuse(scale, c, scale), fuse(-scale, c, one - scale)
+
+    @inlined
+    def grown(z: Any) -> Any:
+        t = -(z * log2e)
+        t = choose(t < least, like(t, least), t)
+        scale, f = split(choose(t > most, like(t, most), t))
+        c = f * polynomial(raise_, f) + one
+        return scale * c, scale * c + one
 
     @inlined
     def softplus(z: Any) -> Any:
-        """max(z, 0) + log1p(exp(-|z|)), log1p(e) = 2 artanh(e / (2 + e)); its slope is the sigmoid."""
-        e = decayed(abs(z))[0]
-        s = e / (e + two)
-        square = s * s
-        total = last
-        for term in series:
-            total = total * square + term
-        r = one / (e + one)
-        positive = choose(z < real(0), like(z, real(0)), z)
-        return positive + s * total, choose(z < real(0), e * r, like(z, one) * r)
+        """max(z, 0) + log1p(e), e = exp(-|z|), log1p(e) = log((1 + s) / (1 - s)), s = e / (2 + e); slope sigmoid(z)."""
+        e = decayed(abs(z) * log2e)[0]
+        near, far = e + one, e + two
+        r = one / (near * far)  # one division for both quotients
+        s = e * near * r
+        positive = choose(z < zero, like(z, zero), z)
+        return positive + s * polynomial(log, s * s), choose(z < zero, e, like(z, one)) * far * r
 
-    return decayed, sigmoid, softplus
+    return decayed, grown, softplus
 
 
 @cache
 def _bodies(name: str, real: Any) -> tuple[Any, Any]:
     """`formed` and `pulled` of a row."""
     row = gates_of(name)
-    decayed, sigmoid, softplus = _functions(real)
+    decayed, grown, softplus = functions(real)
     choose, like = bits.choose, bits.like
-    zero, one, tiny = real(0), real(1), real(np.finfo(real).tiny)
+    zero, one, ln2, tiny = real(0), real(1), real(math.log(2)), real(np.finfo(real).tiny)
 
     @inlined
     def by_sigmoid(p: Any, q: Any) -> Any:
-        s, slope = sigmoid(p)
-        return s, slope, like(p, zero)
+        e, whole = grown(p)
+        s = one / whole
+        return s, e * s * s, like(p, zero)
 
     @inlined
     def by_softplus(p: Any, q: Any) -> Any:
@@ -125,15 +159,9 @@ def _bodies(name: str, real: Any) -> tuple[Any, Any]:
     strength = {"sigmoid": by_sigmoid, "softplus": by_softplus, "share": by_share}[row.strength]
 
     @inlined
-    def root(decay: Any, complement: Any) -> Any:
-        """sqrt(1 - decay^2), never 0: there a gradient would be 0 times infinity."""
-        square = complement * (decay + one)
-        return bits.root(choose(square < tiny, like(square, tiny), square))
-
-    @inlined
     def formed_variance(rate: Any, p: Any, q: Any) -> Any:
         decay, complement = decayed(rate * strength(p, q)[0])
-        return decay, root(decay, complement) * sigmoid(q)[0]
+        return decay, bits.root(complement * (decay + one)) / grown(q)[1]
 
     @inlined
     def formed_complement(rate: Any, p: Any, q: Any) -> Any:
@@ -148,17 +176,22 @@ def _bodies(name: str, real: Any) -> tuple[Any, Any]:
     def pulled_variance(rate: Any, p: Any, q: Any, by_decay: Any, by_gain: Any) -> Any:
         s, slope, _ = strength(p, q)
         decay, complement = decayed(rate * s)
-        size = root(decay, complement)
-        share, share_slope = sigmoid(q)
-        by_exponent = decay * (by_gain * share * (decay / size) - by_decay)
-        return decay, size * share, rate * by_exponent * slope, by_gain * size * share_slope, s * by_exponent
+        square = complement * (decay + one)
+        square = choose(square < tiny, like(square, tiny), square)  # a gradient would be 0 times infinity
+        e, whole = grown(q)
+        r = one / (whole * square)  # one division for 1 / whole = sigmoid(q) and 1 / square
+        share = square * r
+        gain = bits.root(square) * share
+        by_size = by_gain * gain
+        by_exponent = decay * (by_size * decay * (whole * r) - by_decay)
+        return decay, gain, rate * (ln2 * by_exponent * slope), by_size * (e * share), s * by_exponent
 
     @inlined
     def pulled_complement(rate: Any, p: Any, q: Any, by_decay: Any, by_gain: Any) -> Any:
         s, slope, slope_q = strength(p, q)
         decay, complement = decayed(rate * s)
         by_exponent = decay * (by_gain - by_decay)
-        by_strength = rate * by_exponent
+        by_strength = rate * (ln2 * by_exponent)
         return decay, complement, by_strength * slope, by_strength * slope_q, s * by_exponent
 
     @inlined
@@ -166,7 +199,7 @@ def _bodies(name: str, real: Any) -> tuple[Any, Any]:
         s, slope, slope_q = strength(p, q)
         decay = decayed(rate * s)[0]
         by_exponent = -(decay * by_decay)
-        by_strength = rate * by_exponent + by_gain
+        by_strength = rate * (ln2 * by_exponent) + by_gain
         return decay, s, by_strength * slope, by_strength * slope_q, s * by_exponent
 
     return {

@@ -26,7 +26,6 @@ from cofm_triton.cpu.jit.region import each
 from cofm_triton.cpu.jit.rows import (
     BLOCK,
     MAX_HELD,
-    SINGLE,
     Rows,
     across,
     as_numbers,
@@ -289,7 +288,8 @@ def _adjoint_part(
             g_step, g + t * g_step, gk, first.ctypes.data, first, gate + t * gate_step, ak, dx + t * dx_step, dxk,
             False, *sums,
         )  # fmt: skip
-        _adjoint_row(SINGLE, 0, size, *last)  # one row: not worth compiling wider blocks once more
+        _adjoint_row(BLOCK, 0, wide, *last)
+        _adjoint_row(lanes, wide, size, *last)
     fence()
 
 
@@ -371,7 +371,7 @@ def _adjoint_gated_part(
             g_step, g + t * g_step, gk, first.ctypes.data, first, gate + t * gate_step, ak, dx + t * dx_step, dxk,
             da + t * da_step, dak, False, mu.ctypes.data, mu,
         )  # fmt: skip
-        shared = _adjoint_gated_row(SINGLE, 0, size, *last)
+        shared = _adjoint_gated_row(BLOCK, 0, wide, *last) + _adjoint_gated_row(lanes, wide, size, *last)
         if dak.ndim == 0:
             store(shared, da + t * da_step, dak, False)
     fence()

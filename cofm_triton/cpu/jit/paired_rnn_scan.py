@@ -25,7 +25,17 @@ from cofm_triton.cpu.jit.bits import like
 from cofm_triton.cpu.jit.compiled import entry, inlined, inner
 from cofm_triton.cpu.jit.forward import initial_states, scan
 from cofm_triton.cpu.jit.region import each
-from cofm_triton.cpu.jit.rows import BLOCK, MAX_HELD, SAMPLES, Rows, block_at, in_dtype, numbers, row_lanes, with_rows
+from cofm_triton.cpu.jit.rows import (
+    BLOCK,
+    MAX_HELD,
+    SAMPLES,
+    Rows,
+    block_at,
+    in_dtype,
+    numbers,
+    row_lanes,
+    with_rows,
+)
 from cofm_triton.cpu.jit.schedule import plan
 from cofm_triton.cpu.jit.streams import fence, streams
 from cofm_triton.cpu.jit.threads import launch, workers
@@ -35,8 +45,6 @@ from cofm_triton.step.activations import properties
 
 # Time of a step that is not stored, relative to one that is: only the store is saved.
 READ_COST = 0.7
-# The narrowest vector that holds whole pairs.
-PAIR = (0, 0)
 
 
 def forward(
@@ -187,7 +195,8 @@ def _adjoint_part(
         g_step, g + inner * g_step, gk, x + inner * x_step, xk, first.ctypes.data, first, dx + inner * dx_step, dxk,
         False, *states,
     )  # fmt: skip
-    _adjoint_row(act, PAIR, 0, size, *last)  # one row: not worth compiling wider blocks once more
+    _adjoint_row(act, BLOCK, 0, wide, *last)
+    _adjoint_row(act, lanes, wide, size, *last)
     fence()
 
 

@@ -34,7 +34,6 @@ from cofm_triton.cpu.jit.rows import (
     BLOCK,
     MAX_HELD,
     SAMPLES,
-    SINGLE,
     Rows,
     across,
     block_at,
@@ -326,7 +325,8 @@ def _adjoint_part(
         g_step, g + inner * g_step, gk, x + inner * x_step, xk, first.ctypes.data, first, dx + inner * dx_step, dxk,
         rate + inner * rate_step, rk, drate + inner * drate_step, drk, False, *states,
     )  # fmt: skip
-    _adjoint_row(act, varies, SINGLE, 0, size, *last)  # one row: not worth compiling wider blocks once more
+    _adjoint_row(act, varies, BLOCK, 0, wide, *last)
+    _adjoint_row(act, varies, lanes, wide, size, *last)
     fence()
 
 

@@ -125,7 +125,7 @@ def row(address: int, sample: Any, channels: int) -> Any:
 # Rows of up to so many channels are one vector, compiled for their width, with the state in registers. Wider rows are
 # done in blocks, with the state in memory; the channels that are left after whole blocks are one more vector.
 MAX_HELD = 64
-BLOCK, SINGLE = (0,) * 32, (0,)
+BLOCK = (0,) * 32
 
 
 def row_lanes(channels: int) -> tuple[int, ...]:

@@ -105,7 +105,7 @@ def _add(builder: Any, element: Any, a: Any, b: Any) -> Any:
     return builder.fadd(a, b)
 
 
-def _fused(builder: Any, a: Any, b: Any, c: Any) -> Any:
+def fused(builder: Any, a: Any, b: Any, c: Any) -> Any:
     """a b + c, rounded once where the machine can: so the compiler does not choose which of two products is fused."""
     bits = 32 if a.type.element == ir.FloatType() else 64
     function = ir.FunctionType(a.type, (a.type,) * 3)
@@ -116,8 +116,8 @@ def _fused(builder: Any, a: Any, b: Any, c: Any) -> Any:
 def _multiply(builder: Any, element: Any, a: Any, b: Any) -> Any:
     if element in types.complex_domain:
         (a_re, a_im), (b_re, b_im) = _parts(builder, a), _parts(builder, b)
-        real = _fused(builder, a_re, b_re, builder.fneg(builder.fmul(a_im, b_im)))
-        return _complex(builder, real, _fused(builder, a_re, b_im, builder.fmul(a_im, b_re)))
+        real = fused(builder, a_re, b_re, builder.fneg(builder.fmul(a_im, b_im)))
+        return _complex(builder, real, fused(builder, a_re, b_im, builder.fmul(a_im, b_re)))
     return builder.fmul(a, b)
 
 
@@ -184,6 +184,13 @@ def _load(_context: Any, lanes: Any, address: Any, sample: Any) -> Any:
     return vector(lanes, address, sample), generate
 
 
+def _size_of(_context: Any, sample: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return ir.IntType(64)(context.get_abi_sizeof(context.get_data_type(sample.dtype)))
+
+    return types.int64(sample), generate
+
+
 def _alignment(context: Any, stored: Any, memory: Any) -> int:
     """Alignment of numbers in memory; a pair of bfloat16 needs that of one."""
     return 2 if stored == types.int32 else int(context.get_abi_sizeof(memory.element))
@@ -241,7 +248,7 @@ def _sum_of_products(_context: Any, a: Any, b: Any, c: Any) -> Any:
         if a.element in types.complex_domain:
             a_times = [_multiply(builder, a.element, arguments[0], other) for other in arguments[1:]]
             return _add(builder, a.element, *a_times)
-        return _fused(builder, arguments[0], arguments[1], builder.fmul(arguments[0], arguments[2]))
+        return fused(builder, arguments[0], arguments[1], builder.fmul(arguments[0], arguments[2]))
 
     return a(a, a, a), generate
 
@@ -307,6 +314,8 @@ load: Any = intrinsic(_load)
 # `store(value, address, sample, streamed)`: a vector to an address, rounded as `sample` stores it, past the cache if
 # `streamed`.
 store: Any = intrinsic(_store)
+# Bytes of a number as `sample` stores it: a constant, which the compiler builds addresses with.
+size_of: Any = intrinsic(_size_of)
 # The complex conjugate of a vector, real ones as they are.
 conjugate: Any = intrinsic(_conjugate)
 # `distribute(a, b, c)`: a b + a c, in which only the multiplication of b and one addition wait for b.
