@@ -7,7 +7,10 @@ small enough for its errors not to matter: with exp2 and the inverse root both t
 off, up or down, every float32 |z| from it to 10 has its tanh within 2.4 units of the exact one, every one from 1e-4 to
 1 within 1: found by going through all of them. Smaller z come out as z, larger ones as 1, as they should.
 
-Compiled loops of the CPU: `tanh|z| = e / (e + 1)` with e = (exp(2 |z|) - 1) / 2, see `_half_expm1`.
+Compiled loops of the CPU: `tanh|z| = e / (e + 1)` with e = (exp(2 |z|) - 1) / 2, see `_half_expm1`: 22 operations and a
+division for 16 numbers. A thread of a Zen 4 does 3.1e9 units a second so, where a clamp's does 14e9. Tried in C with
+the same recurrence around it, and not faster: the quotient by the approximate reciprocal and a step of Newton (2.8e9),
+and polynomials of degree 5 or 6 on 32 pieces whose coefficients are looked up in registers (2.9e9 and 2.6e9).
 """
 
 from __future__ import annotations
