@@ -24,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
@@ -130,6 +130,15 @@ class Run:
                     found.append(int(path.parent.name))
         return found
 
+    def leaves_nobody(self) -> bool:
+        """Whether its processes end before long."""
+        end = time.monotonic() + WORKS
+        while self.descendants():
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.05)
+        return True
+
     @property
     def said(self) -> str:
         """Its output, once it has ended."""
@@ -193,7 +202,7 @@ class Check:
             run = self.run(out)
             if run.killed_after(self.random.uniform(0, self.seconds)):
                 count -= 1
-                self.expect(_soon(lambda run=run: not run.descendants()), "its processes outlive it")
+                self.expect(run.leaves_nobody(), "its processes outlive it")
                 for path in torn(self.folder / out):
                     self.expect(False, f"a kill left {path.name} torn")
                 continue
@@ -286,16 +295,6 @@ def torn(root: Path) -> Iterator[Path]:
                     assert content.endswith(b"\n") and len(rows) == 1
         except (AssertionError, SafetensorError, ValueError):
             yield path
-
-
-def _soon(holds: Callable[[], bool]) -> bool:
-    """Whether something holds before long."""
-    end = time.monotonic() + WORKS
-    while time.monotonic() < end:
-        if holds():
-            return True
-        time.sleep(0.05)
-    return False
 
 
 @contextmanager

@@ -304,7 +304,7 @@ def stability_verdict(
     if target is not None:
         if inputs is not None or targets is not None:
             raise ValueError("inputs and targets must not be given with target")
-        if isinstance(horizons, Tensor) or not isinstance(horizons, Iterable):
+        if not isinstance(horizons, Iterable) or getattr(horizons, "ndim", 1) != 1:
             raise TypeError(f"horizons must be a list of lengths, got {horizons!r}")
         threshold, max_radius = _check_search(threshold, max_radius)
         lengths = sorted(check_int("horizons", length, 1) for length in horizons)
