@@ -172,8 +172,11 @@ def main() -> None:
 
 def _known(path: Path, preset: str) -> list[dict[str, Any]]:
     """Records of an earlier run with the same horizons."""
-    result = json.loads(path.read_text()) if path.exists() else {"horizons": None}
-    return result["records"] if result["horizons"] == list(PRESETS[preset].horizons) else []
+    if not path.exists():
+        return []
+    result = json.loads(path.read_text())
+    records: list[dict[str, Any]] = result["records"]
+    return records if result["horizons"] == list(PRESETS[preset].horizons) else []
 
 
 def _lines(result: dict[str, Any]) -> str:

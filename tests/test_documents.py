@@ -8,8 +8,9 @@ import pytest
 REPOSITORY = Path(__file__).parents[1]
 PAGES = [
     *(REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "bench/README.md")),
-    *sorted((REPOSITORY / "docs").glob("*.md")),
+    *sorted((REPOSITORY / "docs").rglob("*.md")),
 ]
+INDEX = "docs/index.md"
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 
@@ -30,6 +31,19 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert not lost
 
 
-def test_every_page_is_linked_from_the_readme() -> None:
+def test_the_readme_leads_to_every_page() -> None:
+    """By itself, or by the index of the documentation, whose tables of contents name pages without a suffix."""
     readme = PAGES[0].read_text(encoding="utf-8")
-    assert not [page for page in PAGES[1:] if f"({page.relative_to(REPOSITORY).as_posix()})" not in readme]
+    index = {
+        (REPOSITORY / "docs" / line).resolve() for line in PAGES[0].parent.joinpath(INDEX).read_text().splitlines()
+    }
+    lost = [
+        page
+        for page in PAGES[1:]
+        if f"({page.relative_to(REPOSITORY).as_posix()})" not in readme and page.with_suffix("") not in index
+    ]
+    assert f"({INDEX})" in readme and lost == [REPOSITORY / "docs" / "examples" / "programs.md"]
+
+
+def test_the_readme_fits_on_a_few_screens() -> None:
+    assert len(PAGES[0].read_text(encoding="utf-8").splitlines()) <= 120

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.nn.parallel import DistributedDataParallel
 
 import cofm_triton as cofm
@@ -38,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     dist.init_process_group("gloo")
     rank, ranks = dist.get_rank(), dist.get_world_size()
-    mesh = dist.init_device_mesh("cpu", (ranks,), mesh_dim_names=("time",))
+    mesh = init_device_mesh("cpu", (ranks,), mesh_dim_names=("time",))
     torch.manual_seed(0)
     model = DistributedDataParallel(shard_time(cofm.RNNFunctional(1, 32, nonlinearity="linear"), mesh["time"]))
     optimizer = torch.optim.AdamW(cofm.parameter_groups(model.module), lr=0.01)

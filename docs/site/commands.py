@@ -6,8 +6,8 @@ import argparse
 from collections.abc import Iterator
 
 from docutils import nodes
-from docutils.parsers.rst import Directive
 from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
 
 from cofm_triton.cli import parser_of
 
@@ -30,7 +30,7 @@ def entries(parser: argparse.ArgumentParser) -> Iterator[nodes.definition_list_i
         yield nodes.definition_list_item("", term, nodes.definition("", nodes.paragraph("", text)))
 
 
-class Command(Directive):
+class Command(SphinxDirective):
     """Usage, and a list of all arguments."""
 
     required_arguments = 1

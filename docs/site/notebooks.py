@@ -22,12 +22,15 @@ def run(code: str, names: dict[str, Any]) -> str:
     from matplotlib import pyplot
 
     tree, printed = ast.parse(code), io.StringIO()
-    last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+    last = tree.body[-1] if tree.body else None
     with redirect_stdout(printed):
-        exec(compile(tree, "cell", "exec"), names)
-        value = eval(compile(ast.Expression(last.value), "cell", "eval"), names) if last else None
-        if value is not None and not code.rstrip().endswith(";"):
-            print(repr(value))
+        if isinstance(last, ast.Expr):
+            exec(compile(ast.Module(tree.body[:-1], []), "cell", "exec"), names)
+            value = eval(compile(ast.Expression(last.value), "cell", "eval"), names)
+            if value is not None and not code.rstrip().endswith(";"):
+                print(repr(value))
+        else:
+            exec(compile(tree, "cell", "exec"), names)
     text = f"```text\n{printed.getvalue()}```\n" if printed.getvalue() else ""
     for number in pyplot.get_fignums():
         file = io.BytesIO()
