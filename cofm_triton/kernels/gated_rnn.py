@@ -324,7 +324,9 @@ def backward(
         grad_angle, grad_h0, x.shape[1], x.shape[2], block.num_blocks, grad_h0.shape[0],
         *grad_h.stride(), *x.stride(), *p.stride(), *(p if q is None else q).stride(),
         STRENGTH=gates.strength, GAIN=gates.gain, TWO=q is not None,
-        ROWS=gated_backward_rows(grad_h0.element_size(), lanes, share=share, turning=turning),
+        ROWS=gated_backward_rows(
+            grad_h0.element_size(), lanes, share=share, turning=turning, resets=resets is not None
+        ),
         FROM_START=resets is not None and reset_to == "h0" and h0 is not None,
         **shape,
     )  # fmt: skip

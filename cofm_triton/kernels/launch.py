@@ -365,10 +365,15 @@ def forward_rows(tiles: Tiles, *, gates: int, is_complex: bool, with_resets: boo
     return dict(ROWS=rows, SHORT=min(SHORT_ROWS, rows - 1) if is_complex else rows - 1)
 
 
-def backward_rows(tiles: Tiles, *, gates: int, is_complex: bool) -> dict[str, int]:
-    """As `forward_rows`, of the backward walk, which may leave ROWS rows. Eight of float64 gates spill on sm_90."""
+def backward_rows(tiles: Tiles, *, gates: int, is_complex: bool, with_resets: bool = False) -> dict[str, int]:
+    """As `forward_rows`, of the backward walk, which may leave ROWS rows.
+
+    Eight of float64 gates spill on sm_90, and pairs with resets in the fewest: both have half.
+    """
     wide_gates = gates > 0 and tiles.room < TILE_WORDS
     rows = _segment_rows(tiles, 2 + gates, 3 if is_complex else 2 if wide_gates else 4)
+    if with_resets and is_complex and tiles.segments > 1 and rows == SHORT_ROWS:
+        rows //= 2
     return dict(ROWS=rows, SHORT=min(SHORT_ROWS, rows) if tiles.segments > 1 or is_complex else rows)
 
 
@@ -398,23 +403,24 @@ def rnn_rows(full: int, block: Channels, nonlinearity: str, *, resets: bool = Fa
     return full * block.part if doubled else full
 
 
-def gated_backward_rows(size: int, lanes: int, *, share: bool, turning: bool) -> int:
+def gated_backward_rows(size: int, lanes: int, *, share: bool, turning: bool, resets: bool = False) -> int:
     """Rows in flight of the gated recurrence backward, of which h is read once: 3 are 7.33 elements of traffic.
 
     Gates that are shares of one another, and float64, have no more than 3; float64 that turns has registers for 2, and
-    MI300X scalar registers for one less still.
+    MI300X scalar registers for one less still. With resets, its scalar registers hold masks of 3.
 
     Args:
         size: bytes of the state.
         lanes: of a warp.
         share: whether gates are shares ("minlstm").
         turning: whether channels turn in pairs.
+        resets: whether there are any.
     """
     if size == 8 and lanes > LANES:
         return 1 if share or turning else 2
     if size == 8 and turning:
         return 2
-    return 3 if share else GATED_BACKWARD_ROWS[size]
+    return 3 if share or (resets and lanes > LANES) else GATED_BACKWARD_ROWS[size]
 
 
 class Increments(NamedTuple):

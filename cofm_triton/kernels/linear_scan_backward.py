@@ -273,7 +273,8 @@ def launch_backward(
     """Gradients of all steps, one program per block of channels, chunk and sequence; arguments as the kernel's."""
     num_sequences = grad_start.shape[0]
     gated, shared = decay.ndim == 3, has_shared_gates(decay, grad_h)
-    rows = backward_rows(tiles, gates=gated + (shared and is_complex), is_complex=is_complex)
+    reads = gated + (shared and is_complex)
+    rows = backward_rows(tiles, gates=reads, is_complex=is_complex, with_resets=resets is not None)
     launch(linear_scan_backward_kernel, (tiles.num_blocks * tiles.num_chunks * num_sequences,))(
         grad_h, h, decay, h0, grad_end, ends, products, resets, seq_starts, grad_x, grad_decay, grad_start,
         grad_h.shape[1], grad_h.shape[2], tiles.num_blocks, tiles.num_chunks, num_sequences, tiles.chunk_length,
