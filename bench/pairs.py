@@ -58,7 +58,7 @@ def instructions(recurrence: Recurrence, target: str) -> dict[str, tuple[float, 
     return {name: (found[0], found[1]) for name, found in counts.items()}
 
 
-def turns(recurrence: Recurrence, shape: tuple[int, ...], seconds: float) -> dict[str, Turns]:
+def turns(recurrence: Recurrence, shape: tuple[int, int, int], seconds: float) -> dict[str, Turns]:
     """Both passes of pairs, timed by turns with those of single units."""
     runs = []
     for operator in (recurrence.single, recurrence.paired):
@@ -78,10 +78,11 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, default=4.0, help="of measuring, for each pass")
     parser.add_argument("--targets", nargs="*", default=list(DEVICES), choices=DEVICES, metavar="TARGET")
     arguments = parser.parse_args(given)
+    b, t, d = arguments.shape
     load = machine.load()
     print("| recurrence, CPU | pass | single, ms | pairs, ms | ratio | range |\n| --- | --- | --- | --- | --- | --- |")
     for recurrence in RECURRENCES:
-        for name, turn in turns(recurrence, tuple(arguments.shape), arguments.seconds).items():
+        for name, turn in turns(recurrence, (b, t, d), arguments.seconds).items():
             single, paired = 1e3 * turn.yardstick_seconds().median, 1e3 * turn.candidate_seconds().median
             low, middle, high = turn.ratio()
             print(f"| {recurrence.single} | {name} | {single:.3g} | {paired:.3g} | {middle:.2f} ", end="")

@@ -115,8 +115,8 @@ class StableRNN(OptionsInState, UndecayedRecurrence, Layer):
             sqrt(1 - rate^2), the LRU cell of the paper's code; needs parameterization "lru", recurrence "diagonal" and
             oscillating=False.
         max_time_scale: memory of the slowest unit of a fresh layer, in steps. Oscillating layers learn sequences that
-            are much shorter as well; without oscillation set it to about their length. Frequencies of linear
-            recurrences are in units made of it, see frequency_l0.
+            are much shorter as well; for longer ones, or without oscillation, set it to their length. Units of
+            frequencies are made of it, see frequency_l0.
         learnable_dt: whether every unit, or pair, has a step dt[i] = exp(log_dt_l0) of its own, as in S4, S5 and mamba:
             an elementwise recurrence, fresh rates that are all the fastest, and fresh steps that are log-uniform.
         dt_min, dt_max: between which fresh learnable steps are, time; None: dt / max_time_scale, and dt, so that units
