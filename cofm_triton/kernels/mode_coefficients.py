@@ -447,10 +447,10 @@ def layout(q: Any, kind: Any, keep: bool) -> Layout:
 
 
 def encodes(q: Any, kind: Any) -> bool:
-    """Whether `forward` takes an encoder: the gain is real, and nothing spills, as exact pairs of states that only rise
-    do with some f, eight bytes on sm_80 and two scalar registers on gfx942.
+    """Whether `forward` takes an encoder: the gain is real, and nothing spills, as exact pairs would where states only
+    rise (two scalar registers on gfx942, eight bytes on sm_80) or f is relu (eight bytes on sm_80).
     """
-    spills = q is not None and kind.gain == "rising" and kind.exact
+    spills = q is not None and kind.exact and (kind.gain == "rising" or kind.parameterization == "relu")
     return not (kind.complex_gain or spills)
 
 

@@ -112,6 +112,7 @@ def test_who_runs_at_once() -> None:
     assert not takes(layer(hidden=5), x)  # the single unit has a partner
     assert not takes(layer(normalize_input=False), x)  # a complex gain
     assert not takes(layer(recurrence="diagonal", nonlinearity="tanh", learnable_dt=True), x)
+    assert not takes(layer(recurrence="diagonal", nonlinearity="relu"), x)  # the kernel would spill
     assert not takes(layer(), x[:, :0])
     assert not takes(layer(), torch._neg_view(x))
     assert takes(layer(torch.float32), x.float())

@@ -52,6 +52,8 @@ OPERATOR = Operator(
             dict(gain="hold", learned=True, parameterization="exp", dtype=torch.float64),
             dict(gain="hold", paired=False, exact=False, parameterization="direct", dtype=torch.bfloat16),
             dict(gain="rising", linear=False, learned=True, parameterization="inverse"),
+            dict(gain="rising", linear=False, parameterization="lru"),
+            dict(parameterization="relu"),
             dict(gain="rising", linear=False, paired=False, exact=False, parameterization="relu"),
             dict(gain="normalized", linear=False, exact=False, dtype=torch.float64),
             dict(gain="nothing", linear=False, bounded=True),
