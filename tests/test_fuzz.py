@@ -103,7 +103,7 @@ def test_models_errors_and_memories(drawn: Drawn) -> None:
             if mine is not None and other is not None:
                 assert_close(mine, other)
         moved = {name: torch.randn(p.shape, generator=generator, dtype=p.dtype) for name, p in params.items()}
-        params = {name: p.detach() for name, p in params.items()}
+        weights = {name: p.detach() for name, p in params.items()}
         curve = cofm_triton.perturbation_error(model, x, y, radii=[0.0, 0.1], directions=[moved], dtype=torch.float64)
         defined = reference.perturbation_error(
             lambda p: reference.temporally_weighted_mse(reference.rnn_functional(p, x, dynamics), y),
@@ -112,7 +112,7 @@ def test_models_errors_and_memories(drawn: Drawn) -> None:
         assert_close(curve.per_direction[0], defined.per_direction)
         inputs = x[:, 0]
         memory = cofm_triton.memory_function(model, length, inputs=inputs)
-        wanted = reference.memory_function(reference.increments(params, inputs, length, dynamics), inputs)
+        wanted = reference.memory_function(reference.increments(weights, inputs, length, dynamics), inputs)
         assert_close(memory.values, wanted.values)
 
     run()
