@@ -6,6 +6,7 @@ many new ones, and prints the seed that repeats them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -36,12 +37,16 @@ SCANS = {"triton": 30}  # the interpreter takes its time
 SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large]
 
 
+Test = Callable[..., None]
+Drawn = Callable[[int], Callable[[Test], Test]]
+
+
 @pytest.fixture
-def drawn(request: pytest.FixtureRequest) -> Any:
+def drawn(request: pytest.FixtureRequest) -> Drawn:
     """Decorators that draw so many calls, or as many new ones as were asked for."""
     examples, number = request.config.option.examples, request.config.option.fuzz_seed
 
-    def decorator(count: int) -> Any:
+    def decorator(count: int) -> Callable[[Test], Test]:
         chosen = settings(
             max_examples=examples or count,
             derandomize=examples is None,
@@ -62,7 +67,7 @@ def check(problem: Problem, backend: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_results_and_gradients(backend: str, drawn: Any) -> None:
+def test_results_and_gradients(backend: str, drawn: Drawn) -> None:
     @drawn(SCANS.get(backend, 60))
     @given(problem=problems())
     def run(problem: Problem) -> None:
@@ -71,7 +76,7 @@ def test_results_and_gradients(backend: str, drawn: Any) -> None:
     run()
 
 
-def test_models_errors_and_memories(drawn: Any) -> None:
+def test_models_errors_and_memories(drawn: Drawn) -> None:
     @drawn(40)
     @given(model=models(), length=st.integers(1, 17), number=st.integers(0, 99))
     def run(model: RNNFunctional, length: int, number: int) -> None:
@@ -98,7 +103,7 @@ def test_models_errors_and_memories(drawn: Any) -> None:
             if mine is not None and other is not None:
                 assert_close(mine, other)
         moved = {name: torch.randn(p.shape, generator=generator, dtype=p.dtype) for name, p in params.items()}
-        params = {name: p.detach() for name, p in params.items()}
+        weights = {name: p.detach() for name, p in params.items()}
         curve = cofm_triton.perturbation_error(model, x, y, radii=[0.0, 0.1], directions=[moved], dtype=torch.float64)
         defined = reference.perturbation_error(
             lambda p: reference.temporally_weighted_mse(reference.rnn_functional(p, x, dynamics), y),
@@ -107,13 +112,13 @@ def test_models_errors_and_memories(drawn: Any) -> None:
         assert_close(curve.per_direction[0], defined.per_direction)
         inputs = x[:, 0]
         memory = cofm_triton.memory_function(model, length, inputs=inputs)
-        wanted = reference.memory_function(reference.increments(params, inputs, length, dynamics), inputs)
+        wanted = reference.memory_function(reference.increments(weights, inputs, length, dynamics), inputs)
         assert_close(memory.values, wanted.values)
 
     run()
 
 
-def test_wrong_tensors_of_scans_are_named(drawn: Any) -> None:
+def test_wrong_tensors_of_scans_are_named(drawn: Drawn) -> None:
     @drawn(150)
     @given(data=st.data())
     def run(data: st.DataObject) -> None:
