@@ -102,6 +102,10 @@ class StabilityVerdict:
     margin: float
     reason: str
 
+    def __str__(self) -> str:
+        """What a reader wants first; `repr` has all the numbers."""
+        return f"{self.verdict}: {self.reason}"
+
     def plot(self, path_or_axes: "str | PathLike[str] | Axes", *, label: str | None = None) -> "Axes":
         """Draw r(T), and the slope at the longest horizon beside the one that decides.
 

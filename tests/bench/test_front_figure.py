@@ -1,10 +1,15 @@
 """The README's figure shows the medians of its file, from the shortest sequence to the longest."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from bench.front_figure import LINES, OPERATOR, PASS, SOURCE, STUDY, curve, draw
+from cofm_triton.evidence.benchmark.figure import MOST_LINES, nearest_peers
+from cofm_triton.evidence.benchmark.results import Record, read
+
+KEY = (OPERATOR, STUDY, "cofm", PASS, "1x256x32")
 
 
 def record(contestant: str, length: int, milliseconds: float, **other: str) -> dict[str, Any]:
@@ -31,3 +36,17 @@ def test_every_line_has_points() -> None:
 def test_draw(tmp_path: Path) -> None:
     draw(SOURCE, tmp_path / "front.png")
     assert (tmp_path / "front.png").stat().st_size > 10_000
+
+
+def test_a_panel_of_the_other_figure_has_the_nearest_peers() -> None:
+    """Who is faster than we are comes first."""
+    results, _ = read(SOURCE)
+    (first,) = [r for r in results.records if (r.operator, r.study, r.contestant, r.pass_name, r.size) == KEY]
+    ours = first.seconds.median
+
+    def peer(name: str, seconds: float) -> Record:
+        return replace(first, contestant=name, seconds=first.seconds._replace(median=seconds))
+
+    slow = [peer(f"slow {k}", (2 + k) * ours) for k in range(4)]
+    assert nearest_peers([*slow, first, peer("fast", ours / 2)]) == ["fast", "slow 0", "slow 1"]
+    assert MOST_LINES == 5

@@ -403,3 +403,8 @@ def test_errors_of_the_radius() -> None:
         judge((1, 2), (0.1, 0.1), (0.0,))
     with pytest.raises(ValueError, match="scatter must be >= 0"):
         judge((1, 2), (0.1, 0.1), (0.0, 0.0), scatter=-0.1)
+
+
+def test_printed_it_is_one_line() -> None:
+    verdict = stability_verdict(target="exp", horizons=(10, 20, 40))
+    assert str(verdict) == f"{verdict.verdict}: {verdict.reason}"
