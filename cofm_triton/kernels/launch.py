@@ -393,7 +393,7 @@ def gated_backward_rows(size: int, lanes: int, *, share: bool, turning: bool, re
     """Rows in flight of the gated recurrence backward, of which h is read once: 3 are 7.33 elements of traffic.
 
     Gates that are shares of one another, and float64, have no more than 3; float64 that turns has registers for 2, and
-    MI300X scalar registers for one less still. With resets, its scalar registers hold masks of 3.
+    MI300X scalar registers for one less still, and in float32, where their masks take some, with resets.
 
     Args:
         size: bytes of the state.
@@ -406,7 +406,8 @@ def gated_backward_rows(size: int, lanes: int, *, share: bool, turning: bool, re
         return 1 if share or turning else 2
     if size == 8 and turning:
         return 2
-    return 3 if share or (resets and lanes > LANES) else GATED_BACKWARD_ROWS[size]
+    rows = 3 if share else GATED_BACKWARD_ROWS[size]
+    return rows - (resets and lanes > LANES)
 
 
 class Increments(NamedTuple):
