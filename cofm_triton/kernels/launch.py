@@ -348,9 +348,11 @@ def forward_rows(tiles: Tiles, *, gates: int, is_complex: bool, with_resets: boo
     """Rows of a segment of a linear scan's tile, forward, and of the tiles of what is left, at most ROWS - 1 rows.
 
     `gates` is how many numbers a lane reads for a gate: 0, 1, or 2 of a complex one that all channels share. Masks of
-    resets take scalar registers of gfx942, as many as gates would take others.
+    resets take scalar registers of gfx942, as many as gates would take others; pairs with resets have half the rows, or
+    sm_80 spills.
     """
-    rows = _segment_rows(tiles, 1 + gates + (with_resets and tiles.segments > 1), 2 if is_complex else 4)
+    cut = with_resets and tiles.segments > 1
+    rows = _segment_rows(tiles, 1 + gates + cut, 2 - cut if is_complex else 4)
     if tiles.segments > 1:
         return dict(ROWS=rows, SHORT=min(SHORT_ROWS, rows))
     return dict(ROWS=rows, SHORT=min(SHORT_ROWS, rows - 1) if is_complex else rows - 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -171,7 +172,7 @@ def test_pieces_run_together_have_the_bits_of_each_alone(
     x, rate, h0 = torch.randn(1, 9500, 5), torch.rand(5) + 0.1, torch.randn(9, 5)
     used = watch(forward, "piece_plan", monkeypatch)
 
-    def run(x: Tensor, h0: Tensor, **cuts: Tensor) -> tuple[Tensor, Tensor]:
+    def run(x: Tensor, h0: Tensor, **cuts: Any) -> tuple[Tensor, Tensor]:
         return cofm.rnn_scan(x, rate, h0, nonlinearity=nonlinearity, backend="numba", **cuts)
 
     h, last = run(x, h0, seq_starts=torch.tensor(starts))

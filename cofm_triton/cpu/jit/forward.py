@@ -83,22 +83,22 @@ def scan(
     held, lanes = channels <= MAX_HELD, row_lanes(channels)
     tensors = (Rows(x), gate_rows(a, x.shape), Rows(h))
     streamed = streams(tensors[2])
-    chains, guessed = None, 0
+    chains, guessed = None, None
     count = batch if starts is None else len(starts.spans) if isinstance(starts, Pieces) else len(starts)
     if held and guess is not None:
         if not isinstance(starts, Pieces) and worth_a_guess(count, length, threads):
             guessed = guess()
             chains = chain_plan(batch, length, starts, guessed, threads)
         if not chains and starts is not None and count >= CHAINS * threads and channels <= MAX_TOGETHER:
-            guessed, chains = 0, piece_plan(batch, length, starts, threads)
+            guessed, chains = None, piece_plan(batch, length, starts, threads)
     parts = chains or plan(batch, length, starts, channels, read_cost, threads)
     states = initial_states(h0, parts.sequence, channels, state_dtype)
     rows = parts.walk(tensors, reverse)
     if chains:
         states[parts.begins > 0] = 0
         guesses, groups = states.copy(), -(-len(states) // CHAINS)
-        launch(_chains, parts.threads, groups, rule, lanes, *rows, streamed, states, guesses, guessed)
-        if guessed:
+        launch(_chains, parts.threads, groups, rule, lanes, *rows, streamed, states, guesses, guessed or 0)
+        if guessed is not None:
             _settle(rule, lanes, *rows, streamed, states, guesses)
     else:
         kernel = _forward_held if held else _forward
