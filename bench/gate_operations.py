@@ -58,13 +58,13 @@ def operations(compiled: Any) -> tuple[Counter[str], int]:
     """Instructions of the longest loop by kind, for one register of numbers, and how many numbers that has."""
     code = next(iter(compiled.inspect_asm().values())).split("\n")
     labels = {line[:-1]: at for at, line in enumerate(code) if line.startswith(".L") and line.endswith(":")}
-    loops = []
+    loops: list[list[str]] = []
     for at, line in enumerate(code):
         jump = re.match(r"\tj\w+\t(\.L\w+)", line)
         if jump and labels.get(jump[1], at) < at:
             loops.append(code[labels[jump[1]] : at])
-    body = [line.split()[0] for line in max(loops, key=lambda lines: sum("div" in line for line in lines))]
-    text = "\n".join(max(loops, key=len))
+    longest = max(loops, key=len)
+    body, text = [line.split()[0] for line in longest], "\n".join(longest)
     numbers = 16 if "%zmm" in text else 8 if "%ymm" in text else 4
     registers = len(LANES) // numbers
     found = Counter({kind: sum(bool(re.match(mask, op)) for op in body) for kind, mask in KINDS.items()})

@@ -356,10 +356,12 @@ def forward_rows(tiles: Tiles, *, gates: int, is_complex: bool, with_resets: boo
     """Rows of a segment of a linear scan's tile, forward, and of the tiles of what is left, at most ROWS - 1 rows.
 
     `gates` is how many numbers a lane reads for a gate: 0, 1, or 2 of a complex one that all channels share. Masks of
-    resets take scalar registers of gfx942, as many as gates would take others. Eight of complex128 spill on sm_90.
+    resets take scalar registers of gfx942, as many as gates would take others; pairs with resets have half the rows, or
+    sm_80 spills, and so have pairs of float64, on sm_90.
     """
-    quarters = 4 if not is_complex else 2 if tiles.room >= TILE_WORDS // 2 else 1
-    rows = _segment_rows(tiles, 1 + gates + (with_resets and tiles.segments > 1), quarters)
+    cut = with_resets and tiles.segments > 1
+    halved = cut or tiles.room < TILE_WORDS // 2
+    rows = _segment_rows(tiles, 1 + gates + cut, 4 if not is_complex else 1 if halved else 2)
     if tiles.segments > 1:
         return dict(ROWS=rows, SHORT=min(SHORT_ROWS, rows))
     return dict(ROWS=rows, SHORT=min(SHORT_ROWS, rows - 1) if is_complex else rows - 1)
@@ -407,7 +409,7 @@ def gated_backward_rows(size: int, lanes: int, *, share: bool, turning: bool, re
     """Rows in flight of the gated recurrence backward, of which h is read once: 3 are 7.33 elements of traffic.
 
     Gates that are shares of one another, and float64, have no more than 3; float64 that turns has registers for 2, and
-    MI300X scalar registers for one less still. With resets, its scalar registers hold masks of 3.
+    MI300X scalar registers for one less still, and in float32, where their masks take some, with resets.
 
     Args:
         size: bytes of the state.
@@ -420,7 +422,8 @@ def gated_backward_rows(size: int, lanes: int, *, share: bool, turning: bool, re
         return 1 if share or turning else 2
     if size == 8 and turning:
         return 2
-    return 3 if share or (resets and lanes > LANES) else GATED_BACKWARD_ROWS[size]
+    rows = 3 if share else GATED_BACKWARD_ROWS[size]
+    return rows - (resets and lanes > LANES)
 
 
 class Increments(NamedTuple):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -159,3 +161,28 @@ def test_no_guess_for_what_cannot_be_cut() -> None:
     assert not worth_a_guess(2 * MAX_SEQUENCES + 1, 10**6, 2) and not worth_a_guess(0, 10**6, 2)
     # One part a thread: nothing to cut where every thread has a sequence.
     assert worth_a_guess(1, 2 * MIN_STEPS, 2, 1) and not worth_a_guess(2, 10**6, 2, 1)
+
+
+@pytest.mark.parametrize("nonlinearity", ["tanh", "linear"])
+def test_pieces_run_together_have_the_bits_of_each_alone(
+    nonlinearity: str, two_threads: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nine packed sequences of unequal lengths, some empty: two groups of four, one that is left. And resets."""
+    starts = [0, 300, 300, 1000, 1001, 4000, 4007, 9000, 9000]
+    x, rate, h0 = torch.randn(1, 9500, 5), torch.rand(5) + 0.1, torch.randn(9, 5)
+    used = watch(forward, "piece_plan", monkeypatch)
+
+    def run(x: Tensor, h0: Tensor, **cuts: Any) -> tuple[Tensor, Tensor]:
+        return cofm.rnn_scan(x, rate, h0, nonlinearity=nonlinearity, backend="numba", **cuts)
+
+    h, last = run(x, h0, seq_starts=torch.tensor(starts))
+    resets = torch.zeros(1, 9500, dtype=torch.bool)
+    resets[:, starts[1:8]] = True
+    resets[:, ::97] = True
+    cut, _ = run(x, h0[:1], resets=resets)
+    assert len(used) == 2
+    for k, (start, end) in enumerate(pairwise([*starts, 9500])):
+        one, one_last = run(x[:, start:end], h0[k : k + 1])
+        assert torch.equal(h[:, start:end], one) and torch.equal(last[k : k + 1], one_last)
+    for start, end in pairwise([*resets[0].nonzero().flatten().tolist(), 9500]):
+        assert torch.equal(cut[:, start:end], run(x[:, start:end], h0[:1])[0])

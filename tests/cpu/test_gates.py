@@ -38,6 +38,7 @@ def evaluated(real: Any, which: int, z: Any) -> tuple[Any, Any]:
 
 def arguments(real: Any, largest: float) -> Any:
     """Of float32 every 4096th number below `largest`, of float64 as many: all exponents, and 2048 mantissas of each."""
+    found: Any
     if real is np.float32:
         found = np.arange(0, 2**31 - 2**23, 2**12, dtype=np.uint32).view(np.float32)
     else:

@@ -107,6 +107,9 @@ def test_time_is_shared_out_where_channels_are_few(
         assert forward["ROWS"] <= most
         # Forward `n % ROWS` rows are left: a mask that never holds makes Triton 3.9 fail.
         assert forward["SHORT"] < forward["ROWS"] or tiles.segments > 1
+        for found, rule in ((forward, forward_rows), (backward, backward_rows)):
+            cut = rule(tiles, gates=gates, is_complex=pairs, with_resets=True)
+            assert 2 <= cut["ROWS"] <= found["ROWS"] and 1 <= cut["SHORT"] <= cut["ROWS"]
 
 
 @pytest.mark.parametrize("shape", [(8, 4096, 256), (2, 4096, 512), (1, 2048, 64), (2, 65536, 512)])

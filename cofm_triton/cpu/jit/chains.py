@@ -10,6 +10,8 @@ latency of a step, however many cores there are. But a recurrence that contracts
 
 So all results are those of the sequential recurrence, bit for bit. A wrong guess costs time only.
 
+Sequences that are cut by resets, or packed, have their pieces run together in the same way, without a guess.
+
 The adjoint of a nonlinear recurrence forgets as fast. Memory limits it, not latency, so each thread has one part at a
 time. A part with a wrong guess is run again from its beginning, because its share of the rates' gradient is wrong too.
 """
@@ -23,9 +25,11 @@ from typing import Any
 import numpy as np
 
 from cofm_triton.cpu.guess import MIN_PART
-from cofm_triton.cpu.jit.schedule import KEPT_PLANS, Plan, consecutive, sequences
+from cofm_triton.cpu.jit.schedule import KEPT_PLANS, Cuts, Plan, consecutive, sequences
 
 CHAINS = 4  # spelled out in `forward._chains_part`, each in a register of its own
+# Pieces of rows of at most so many channels run together: wider ones have several registers, which hide the latency.
+MAX_TOGETHER = 16
 # With more sequences than this for each thread, the threads are busy anyway, and nothing is cut.
 MAX_SEQUENCES = 2
 # Cutting pays if the parts of a thread have `MIN_PART` times the steps of a guess, and each has `MIN_STEPS`.
@@ -65,6 +69,14 @@ def chained(lengths: Any, guessed: int | None, threads: int, chains: int = CHAIN
         return none
     parts = [equal_parts(sequence, length, count) for sequence, length in enumerate(lengths.tolist())]
     return np.concatenate(parts), len(lengths) * count // chains
+
+
+def piece_plan(batch: int, length: int, starts: Cuts, threads: int) -> Plan:
+    """Pieces, or packed sequences, whole and in the order of their lengths: four that run together end together."""
+    spans = sequences(starts, batch, length)
+    order = np.argsort(-spans[:, 2], kind="stable")
+    parts = np.stack((order, np.zeros_like(order), spans[order, 2]), 1)
+    return Plan(spans, parts, max(1, min(threads, len(parts) // CHAINS)))
 
 
 def equal_parts(sequence: int, length: int, count: int) -> Any:

@@ -32,7 +32,7 @@ from torch import Tensor
 from cofm_triton.cpu.allocator import empty_like
 from cofm_triton.cpu.jit.activation import activate
 from cofm_triton.cpu.jit.alone import alone
-from cofm_triton.cpu.jit.chains import CHAINS, chain_plan, worth_a_guess
+from cofm_triton.cpu.jit.chains import CHAINS, MAX_TOGETHER, chain_plan, piece_plan, worth_a_guess
 from cofm_triton.cpu.jit.compiled import OPTIONS, entry, inlined, inner
 from cofm_triton.cpu.jit.region import each
 from cofm_triton.cpu.jit.rows import (
@@ -79,19 +79,23 @@ def scan(
     held, lanes = channels <= MAX_HELD, row_lanes(channels)
     tensors = (Rows(x), gate_rows(a, x.shape), Rows(h))
     streamed = streams(tensors[2])
-    chains = None
-    given = batch if starts is None else len(starts)
-    if held and guess is not None and not isinstance(starts, Pieces) and worth_a_guess(given, length, threads):
-        guessed = guess()
-        chains = chain_plan(batch, length, starts, guessed, threads)
+    chains, guessed = None, None
+    count = batch if starts is None else len(starts.spans) if isinstance(starts, Pieces) else len(starts)
+    if held and guess is not None:
+        if not isinstance(starts, Pieces) and worth_a_guess(count, length, threads):
+            guessed = guess()
+            chains = chain_plan(batch, length, starts, guessed, threads)
+        if not chains and starts is not None and count >= CHAINS * threads and channels <= MAX_TOGETHER:
+            guessed, chains = None, piece_plan(batch, length, starts, threads)
     parts = chains or plan(batch, length, starts, channels, read_cost, threads)
     states = initial_states(h0, parts.sequence, channels, state_dtype)
     rows = parts.walk(tensors, reverse)
     if chains:
         states[parts.begins > 0] = 0
-        guesses = np.zeros_like(states)
-        launch(_chains, parts.threads, len(states) // CHAINS, rule, lanes, *rows, streamed, states, guesses, guessed)
-        _settle(rule, lanes, *rows, streamed, states, guesses)
+        guesses, groups = states.copy(), -(-len(states) // CHAINS)
+        launch(_chains, parts.threads, groups, rule, lanes, *rows, streamed, states, guesses, guessed or 0)
+        if guessed is not None:
+            _settle(rule, lanes, *rows, streamed, states, guesses)
     else:
         kernel = _forward_held if held else _forward
         launch(kernel, parts.threads, len(states), rule, lanes, *rows, streamed, states)
@@ -231,45 +235,53 @@ def _chains_part(
     i: int, rule: Any, lanes: Any, places: Any, begins: Any, counts: Any, x_step: int, xk: Any, a_step: int, ak: Any,
     h_step: int, hk: Any, streamed: bool, states: Any, guesses: Any, guessed: int,
 ) -> None:  # fmt: skip
-    """The i-th group of `chains.CHAINS` parts, with coefficients that do not change over time."""
-    first = CHAINS * i
-    steps = counts[first]
-    held, wrong, size = states[first].ctypes.data, guesses[first].ctypes.data, len(lanes) * states.itemsize
-    coefficients, start = _coefficients(rule, lanes, places[first, 1], ak), load(lanes, held, states)
-    p = q = r = s = load(lanes, wrong, guesses)
-    x0, x1, x2, x3 = places[first, 0], places[first + 1, 0], places[first + 2, 0], places[first + 3, 0]
-    h0, h1, h2, h3 = places[first, 2], places[first + 1, 2], places[first + 2, 2], places[first + 3, 2]
-    # The first part of a sequence has nothing before it to guess from: its chain idles on the rows of another one.
-    earliest = x0 if begins[first] else x1
-    for t in range(-guessed, 0):
-        at = t * x_step
-        p = _next(rule, coefficients, load(lanes, earliest + at, xk), p)
-        q = _next(rule, coefficients, load(lanes, x1 + at, xk), q)
-        r = _next(rule, coefficients, load(lanes, x2 + at, xk), r)
-        s = _next(rule, coefficients, load(lanes, x3 + at, xk), s)
-    if not begins[first]:
-        p = start
-    store(p, wrong, guesses, False)
-    store(q, wrong + size, guesses, False)
-    store(r, wrong + 2 * size, guesses, False)
-    store(s, wrong + 3 * size, guesses, False)
-    for t in range(steps):
-        at, to = t * x_step, t * h_step
-        p = _next(rule, coefficients, load(lanes, x0 + at, xk), p)
-        q = _next(rule, coefficients, load(lanes, x1 + at, xk), q)
-        r = _next(rule, coefficients, load(lanes, x2 + at, xk), r)
-        s = _next(rule, coefficients, load(lanes, x3 + at, xk), s)
-        store(p, h0 + to, hk, streamed)
-        store(q, h1 + to, hk, streamed)
-        store(r, h2 + to, hk, streamed)
-        store(s, h3 + to, hk, streamed)
-    for t in range(steps, counts[first + 3]):
-        s = _next(rule, coefficients, load(lanes, x3 + t * x_step, xk), s)
-        store(s, h3 + t * h_step, hk, streamed)
-    store(p, held, states, False)
-    store(q, held + size, states, False)
-    store(r, held + 2 * size, states, False)
-    store(s, held + 3 * size, states, False)
+    """The i-th group of `chains.CHAINS` parts, with coefficients that do not change over time: together for as long as
+    the shortest one takes, then each alone.
+    """
+    first, end, steps, size = CHAINS * i, min(CHAINS * (i + 1), counts.size), 0, len(lanes) * states.itemsize
+    coefficients = _coefficients(rule, lanes, places[first, 1], ak)
+    if end == first + CHAINS:
+        steps = counts[first:end].min()
+        held, wrong = states[first].ctypes.data, guesses[first].ctypes.data
+        start, p = load(lanes, held, states), load(lanes, wrong, guesses)
+        q, r = load(lanes, wrong + size, guesses), load(lanes, wrong + 2 * size, guesses)
+        s = load(lanes, wrong + 3 * size, guesses)
+        x0, x1, x2, x3 = places[first, 0], places[first + 1, 0], places[first + 2, 0], places[first + 3, 0]
+        h0, h1, h2, h3 = places[first, 2], places[first + 1, 2], places[first + 2, 2], places[first + 3, 2]
+        # The first part of a sequence has nothing before it to guess from: its chain idles on the rows of another one.
+        earliest = x0 if begins[first] else x1
+        for t in range(-guessed, 0):
+            at = t * x_step
+            p = _next(rule, coefficients, load(lanes, earliest + at, xk), p)
+            q = _next(rule, coefficients, load(lanes, x1 + at, xk), q)
+            r = _next(rule, coefficients, load(lanes, x2 + at, xk), r)
+            s = _next(rule, coefficients, load(lanes, x3 + at, xk), s)
+        if not begins[first]:
+            p = start
+        store(p, wrong, guesses, False)
+        store(q, wrong + size, guesses, False)
+        store(r, wrong + 2 * size, guesses, False)
+        store(s, wrong + 3 * size, guesses, False)
+        for t in range(steps):
+            at, to = t * x_step, t * h_step
+            p = _next(rule, coefficients, load(lanes, x0 + at, xk), p)
+            q = _next(rule, coefficients, load(lanes, x1 + at, xk), q)
+            r = _next(rule, coefficients, load(lanes, x2 + at, xk), r)
+            s = _next(rule, coefficients, load(lanes, x3 + at, xk), s)
+            store(p, h0 + to, hk, streamed)
+            store(q, h1 + to, hk, streamed)
+            store(r, h2 + to, hk, streamed)
+            store(s, h3 + to, hk, streamed)
+        store(p, held, states, False)
+        store(q, held + size, states, False)
+        store(r, held + 2 * size, states, False)
+        store(s, held + 3 * size, states, False)
+    for k in range(first, end):
+        alone = load(lanes, states[k].ctypes.data, states)
+        for t in range(steps, counts[k]):
+            alone = _next(rule, coefficients, load(lanes, places[k, 0] + t * x_step, xk), alone)
+            store(alone, places[k, 2] + t * h_step, hk, streamed)
+        store(alone, states[k].ctypes.data, states, False)
     fence()
 
 

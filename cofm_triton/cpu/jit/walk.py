@@ -38,7 +38,7 @@ def _walk(a: Any, held: Any, turning: Any, back: bool) -> Any:
             swap = shuffled(builder, value, value, swapped)
             return fused(builder, cos, value, builder.fmul(sin, swap))
 
-        found = []
+        found: list[Any] = []
         for k in reversed(range(rows)) if back else range(rows):
             if back:
                 found.insert(0, held)

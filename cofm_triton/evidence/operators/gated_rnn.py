@@ -125,6 +125,8 @@ OPERATOR = Operator(
             dict(dtype=torch.bfloat16, width=500, packed=True, turning=True),
             dict(sliced=True),
             dict(dtype=torch.float32, turning=True, resets=True),
+            dict(dtype=torch.bfloat16, resets=True),
+            dict(gates="minlstm", resets=True),
             dict(dtype=torch.float32, width=64, num_sms=SPLIT),
             dict(dtype=torch.bfloat16, width=64, num_sms=SPLIT),
         ],

@@ -151,6 +151,7 @@ def _others() -> Iterator[Options]:
     yield dict(width=FEW)
     yield dict(resets=True)
     yield dict(num_sms=SPLIT, resets=True)
+    yield dict(pairs=True, num_sms=SPLIT, resets=True)
 
 
 OPERATOR = Operator(
