@@ -341,6 +341,21 @@ def test_kernels_know_no_torch() -> None:
         assert "torch" not in {module.split(".")[0] for module in modules}, source
 
 
+def test_the_oldest_triton_can_read_the_kernels() -> None:
+    """Before 3.5 a kernel with `(a, b), c = ...` cannot be hashed: its reader of names takes a target for a name."""
+    for source in sources(PACKAGE / "kernels"):
+        for function in ast.walk(ast.parse(source.read_text())):
+            if isinstance(function, ast.FunctionDef) and any("jit" in ast.dump(it) for it in function.decorator_list):
+                lines = [node.lineno for node in ast.walk(function) if isinstance(node, ast.Assign) and _nests(node)]
+                assert not lines, f"{source.name}: {lines}"
+
+
+def _nests(node: ast.Assign) -> bool:
+    """Whether a target has targets inside."""
+    parts = [part for target in node.targets if isinstance(target, ast.Tuple) for part in target.elts]
+    return any(isinstance(part, (ast.Tuple, ast.List)) for part in parts)
+
+
 def test_dependencies_point_one_way() -> None:
     graph = import_graph()
     assert set(graph) == set(RANK)  # every part has its row

@@ -97,7 +97,8 @@ def sum_conj(sums, COMPLEX: tl.constexpr):
     """The sum of conj(a) * b, see `add_products`."""
     total, crossed = sums
     if COMPLEX:
-        (real, imaginary), (ahead, behind) = parts(total), parts(crossed)
+        real, imaginary = parts(total)
+        ahead, behind = parts(crossed)
         total = tl.interleave(real + imaginary, ahead - behind)
     return total
 
