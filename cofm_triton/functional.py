@@ -112,7 +112,7 @@ def linear_scan(
     `cofm_triton.reference.linear_scan`.
     """
     key = signature_of((x, decay, h0), (reverse, seq_starts, resets, reset_to, backend))
-    if (small := _LINEAR.calls.get(key)) is not None:
+    if key is not None and (small := _LINEAR.calls.get(key)) is not None:
         found: tuple[Tensor, Tensor] = small(x, decay, h0)
         return found
     check_sequence("x", x, allow_complex=True)
@@ -333,7 +333,7 @@ def rnn_scan(
         frequency, dt, nonlinearity, solver, parameterization, discretization, seq_starts, resets, reset_to, backend
     )  # fmt: skip
     key = signature_of((x, rate, h0), options)
-    if (small := _RNN.calls.get(key)) is not None:
+    if key is not None and (small := _RNN.calls.get(key)) is not None:
         found: tuple[Tensor, Tensor] = small(x, rate, h0)
         return found
     check_sequence("x", x, allow_complex=False)

@@ -179,14 +179,14 @@ OPTIONAL = {"llvmlite", "matplotlib", "numba", "safetensors", "tqdm", "triton"}
 
 # What a public name may load beside the operators and what they stand on. Each follows on the ones before.
 NEEDS: list[tuple[str, set[str]]] = [
-    ("__version__", {"_version", "ops", "step", "support"}),
+    ("__version__", {"_version", "cpu", "ops", "step", "support"}),
     ("parameterization", set()),
     ("linear_scan", {"functional"}),
     ("targets", {"targets"}),
     ("temporal_weights", {"loss"}),
     ("parameter_groups", {"optim"}),
     ("StableRNN", {"layers", "modules"}),
-    ("perturbation_error", {"cpu", "perturbation"}),
+    ("perturbation_error", {"perturbation"}),
     ("memory_function", {"memory"}),
 ]
 

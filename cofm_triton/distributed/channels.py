@@ -34,12 +34,13 @@ class ChannelSharded(StableRNN):
         resets: Tensor | None = None, reset_to: str = "zero",
     ) -> tuple[TensorOrPacked, Tensor]:  # fmt: skip
         """As that of the layer: `input` is whole, hx and what is returned have D / n units."""
-        width = self.hidden_size
+        width, pairs = self.hidden_size, self.hidden_size // 2
         self._local, self.hidden_size = True, width // self._channels.size()
+        self.pair_places = (self._channels.get_local_rank() * (pairs // self._channels.size()), pairs)
         try:
             return super().forward(self._whole(input), hx, seq_starts=seq_starts, resets=resets, reset_to=reset_to)
         finally:
-            self._local, self.hidden_size = False, width
+            self._local, self.hidden_size, self.pair_places = False, width, None
 
     def _whole(self, input: TensorOrPacked) -> Any:
         """The input, with a gradient that is summed over ranks."""

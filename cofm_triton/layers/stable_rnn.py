@@ -173,6 +173,8 @@ class StableRNN(OptionsInState, UndecayedRecurrence, Layer):
         (torch.Size([2, 7, 5]), torch.Size([1, 2, 5]))
     """
 
+    pair_places: tuple[int, int] | None = None
+
     def __init__(
         self,
         input_size: int,

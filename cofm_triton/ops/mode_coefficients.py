@@ -62,13 +62,14 @@ def kind_of(options: Options, free: Tensor | None) -> Kind:
     return _kind(
         options.parameterization, options.discretization, options.recurrence, options.nonlinearity,
         options.normalize_input, options.dt, unit_span(options), None if free is None else free.shape[0],
+        options.pair_places,
     )  # fmt: skip
 
 
 @cache
 def _kind(
     parameterization: str, discretization: str, recurrence: str, nonlinearity: str, normalize: bool | str, dt: float,
-    span: float, pairs: int | None,
+    span: float, pairs: int | None, places: tuple[int, int] | None,
 ) -> Kind:  # fmt: skip
     act = properties(nonlinearity)
     linear = recurrence == "ssm" or act.is_linear
@@ -87,7 +88,7 @@ def _kind(
         gain,
         complex_gain,
         dt,
-        unit_steps(span, pairs or 0),
+        unit_steps(span, pairs or 0, places),
     )
 
 

@@ -60,6 +60,7 @@ class Options(Protocol):
     oscillating: bool
     learnable_dt: bool
     max_time_scale: float
+    pair_places: tuple[int, int] | None  # of a part of a layer: its first pair, and how many the layer has
 
 
 class Modes(NamedTuple):
@@ -118,15 +119,23 @@ def unit_span(options: Options) -> float:
     return math.sqrt(options.max_time_scale) if has_units else 1.0
 
 
-def unit_steps(span: float, pairs: int) -> tuple[float, float]:
+def unit_steps(span: float, pairs: int, places: tuple[int, int] | None = None) -> tuple[float, float]:
     """The logarithm of the first pair's unit, and what it rises by from pair to pair; a single pair is in the middle.
 
+    Args:
+        span: see `unit_span`.
+        pairs: how many there are.
+        places: of pairs that are a part of a layer's, see `Options.pair_places`.
+
     Example:
-        >>> unit_steps(math.e, 3), unit_steps(math.e, 1)
-        ((-1.0, 0.5), (-0.5, 0.0))
+        >>> unit_steps(math.e, 3), unit_steps(math.e, 1), unit_steps(math.e, 1, (1, 3))
+        ((-1.0, 0.5), (-0.5, 0.0), (-0.5, 0.5))
     """
-    whole = math.log(span)
-    return (-whole, whole / (pairs - 1)) if pairs > 1 else (-whole / 2, 0.0)
+    (before, total), whole = places or (0, pairs), math.log(span)
+    if total == 1:
+        return -whole / 2, 0.0
+    rise = whole / (total - 1)
+    return before * rise - whole, rise
 
 
 def _units(options: Options, like: Tensor) -> Tensor | float:
@@ -134,7 +143,7 @@ def _units(options: Options, like: Tensor) -> Tensor | float:
     span, pairs = unit_span(options), like.shape[-1]
     if span == 1:
         return 1.0
-    first, rise = unit_steps(span, pairs)
+    first, rise = unit_steps(span, pairs, options.pair_places)
     places = torch.arange(pairs, dtype=torch.float64, device=like.device)
     return places.mul(rise).add(first).exp().to(like.dtype)
 

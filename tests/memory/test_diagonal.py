@@ -11,7 +11,7 @@ from torch import Tensor
 from cofm_triton.layers.rnn_functional import RNNFunctional
 from cofm_triton.memory.diagonal import HeavisideCells, slowest_decay
 from cofm_triton.ops.memory_increment import traffic
-from cofm_triton.reference import Dynamics, increments
+from cofm_triton.reference import Dynamics, frequency_unit, increments
 from cofm_triton.step.activation import bodies
 from cofm_triton.step.activations import NONLINEARITIES
 
@@ -144,7 +144,7 @@ def test_digits_of_pairs_survive_down_to_1e_30(name: str, angle: float, raw: flo
     found = HeavisideCells.of(model, parameters).increments(torch.ones(1, 1, 1).double(), steps)[0, 0, :, 0]
     with mpmath.workdps(400):
         act = {"tanh": mpmath.tanh, "relu": lambda z: max(z, 0), "hardtanh": lambda z: min(max(z, -1), 1)}[name]
-        mode = mpmath.mpc(mpmath.exp(raw), angle)
+        mode = mpmath.mpc(mpmath.exp(raw), angle * frequency_unit(1, model.rnn.max_time_scale).item())
         decay = mpmath.exp(-mode)
         drive = mpmath.mpc(*model.rnn.weight_ih_l0[:, 0].tolist()) / mode  # g / (1 - l) = 1 / mode
         for value, k in zip(found.tolist(), steps.tolist(), strict=True):

@@ -191,7 +191,10 @@ def test_every_backend_has_the_signature_of_the_protocol(operator: ModuleType, b
     module = operator.backend_of(backend)
     for name, function in vars(operator.Backend).items():
         if inspect.isfunction(function) and not name.startswith("_"):
-            assert parameters(getattr(module, name)) == parameters(function)
+            found = parameters(getattr(module, name))
+            own = [given for given in found if given[0] == "summed"]  # Triton's leave sums to the kernel of a layer
+            assert [given for given in found if given not in own] == parameters(function)
+            assert not own or backend == "triton"
 
 
 def test_the_cpu_counts_as_one_multiprocessor() -> None:

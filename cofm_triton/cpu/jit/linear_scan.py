@@ -19,7 +19,7 @@ from torch import Tensor
 
 from cofm_triton.cpu.allocator import empty, empty_like
 from cofm_triton.cpu.guess import LINEAR_MARGIN, guess_steps
-from cofm_triton.cpu.jit.alone import alone
+from cofm_triton.cpu.jit.alone import DTYPES, alone
 from cofm_triton.cpu.jit.compiled import entry, inlined, inner
 from cofm_triton.cpu.jit.forward import initial_states, scan, small_scan
 from cofm_triton.cpu.jit.region import each
@@ -74,7 +74,8 @@ def small_forward(x: Tensor, decay: Tensor, h0: Tensor | None, reverse: bool) ->
     """What computes `forward` of tensors like these, x, decay and h0, if the call is a small one."""
     if not in_pairs(x, decay):
         return small_scan((), reverse, x, decay, h0)
-    whole = small_scan((), reverse, as_pairs(x), decay, _pairs(h0))
+    # As complex numbers: 16 bit would have to be rounded after the call.
+    whole = small_scan((), reverse, as_pairs(x), decay, _pairs(h0)) if x.dtype in DTYPES else None
 
     def call(x: Tensor, decay: Tensor, h0: Tensor | None) -> tuple[Tensor, Tensor]:
         assert whole is not None
@@ -89,6 +90,8 @@ def small_backward(
 ) -> Callable[..., Any] | None:  # fmt: skip
     """What computes `backward` of tensors like these, if the call is a small one; grad_h0 is None without h0."""
     if in_pairs(h, decay):
+        if h.dtype not in DTYPES:
+            return None
         whole = small_backward(reverse, as_pairs(grad_h), _pairs(grad_last), decay, as_pairs(h), _pairs(h0))
 
         def of_pairs(
