@@ -127,7 +127,7 @@ def linear_scan(
 
         cuts = dict(seq_starts=seq_starts, resets=resets)
         return definition(x, decay, h0, reverse=reverse, reset_to=reset_to, **cuts)
-    if key not in _LINEAR.calls and chosen == "numba":
+    if key is not None and key not in _LINEAR.calls and chosen == "numba":
         is_whole = seq_starts is None and resets is None
         _LINEAR.keep(key, small_linear_scan(x, decay, h0, reverse) if is_whole else None)
     decay = _one_or_three_axes(decay, x)
@@ -378,7 +378,7 @@ def rnn_scan(
         kinds = PLAIN
     elif rate.dtype != state:
         rate = rate.to(state)
-    if key not in _RNN.calls and chosen == "numba":
+    if key is not None and key not in _RNN.calls and chosen == "numba":
         is_whole = seq_starts is None and resets is None
         _RNN.keep(key, small_rnn_scan(x, rate, h0, dt, nonlinearity, *kinds) if is_whole else None)
     return apply_rnn_scan(x, rate, h0, seq_starts, dt, nonlinearity, chosen, solver, *kinds, resets, reset_to)

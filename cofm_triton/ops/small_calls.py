@@ -89,10 +89,10 @@ class Kept:
     """Small calls of a function, by signature. What differs in layout only gets another entry."""
 
     def __init__(self) -> None:
-        self.calls: dict[Signature | None, Compute | None] = {None: None}
+        self.calls: dict[Signature, Compute | None] = {}
 
-    def keep(self, key: Signature | None, call: Compute | None) -> None:
+    def keep(self, key: Signature, call: Compute | None) -> None:
         """Keep what computes calls of a signature; None: nothing does it better than the function."""
         if len(self.calls) >= MAX_CALLS:
-            self.calls = {None: None}
+            self.calls = {}
         self.calls[key] = call
