@@ -173,8 +173,6 @@ class StableRNN(OptionsInState, UndecayedRecurrence, Layer):
         (torch.Size([2, 7, 5]), torch.Size([1, 2, 5]))
     """
 
-    pair_places: tuple[int, int] | None = None
-
     def __init__(
         self,
         input_size: int,

@@ -38,6 +38,7 @@ class Layer(nn.Module):
     keeps_size: bool = False  # whether rows of a fresh U are sized as `fresh_size.py` says
     learnable_dt: bool = False  # layers that earlier versions have pickled have no such attribute
     gated: bool | str = False
+    pair_places: tuple[int, int] | None = None
     dt_min: float | None = None
     dt_max: float | None = None
 
