@@ -79,5 +79,5 @@ def draw(source: Path, figure_file: Path) -> None:
 if __name__ == "__main__":
     draw(SOURCE, FIGURE)
     results, machine = read(SOURCE)
-    scaling_figure.draw(SCALING, results.records, caption(machine))
+    scaling_figure.draw([SCALING], results.records, caption(machine))
     print(f"Figures: {FIGURE}, {SCALING}")

@@ -14,9 +14,11 @@ from pathlib import Path
 
 from cofm_triton.cli.options import UsageError, add_common_options, make_folder, require, resolve_device
 from cofm_triton.cli.progress import Progress
+from cofm_triton.support.figure_file import FORMATS
 
 PRESETS = ("smoke", "quick", "full")
-JSON, TABLE, FIGURE = "scaling.json", "scaling.txt", "scaling.png"
+JSON, TABLE = "scaling.json", "scaling.txt"
+FIGURES = tuple(f"scaling.{suffix}" for suffix in FORMATS)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Measure, print the table, write table, JSON and figure.
+    """Measure, print the table, write table, JSON and figures.
 
     Returns:
         0, whatever the times are.
@@ -74,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
     print("\n".join(lines))
     write_text(out / TABLE, "\n".join(lines) + "\n")
     results.write(out / JSON, where, arguments.preset == "smoke")
-    figure.draw(out / FIGURE, results.records, machine.caption(where))
+    figure.draw([out / name for name in FIGURES], results.records, machine.caption(where))
     print(f"Results: {out}")
     progress.line(f"{time.perf_counter() - start:.0f} s")
     return 0

@@ -8,14 +8,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cofm_triton.support.figure_file import STYLE, save_figure
+from cofm_triton.support.figure_file import COLOURS, STYLE, save_figure
 
 if TYPE_CHECKING:
     import numpy as np
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_COLOURS = "viridis"  # ordered, and safe for colour-blind eyes
+_ORDERED = "viridis"  # of widths; safe for colour-blind eyes
 _MARKERS = "osD^vP*X"
 _RANDOM, _SLOW, _WORST = "#0072B2", "#009E73", "#D55E00"  # Okabe and Ito: safe for colour-blind eyes
 _COLUMNS = 3  # panels side by side
@@ -137,7 +137,7 @@ def plot_ratios(clouds: Sequence[RatioCloud], title: str, paths: Sequence[os.Pat
     figure, grid = _grid(-(-len(titles) // _COLUMNS), min(len(titles), _COLUMNS), title)
     panels = dict(zip(titles, grid.flat, strict=False))
     for cloud in clouds:
-        axes, colour = panels[cloud.panel], _colour(labels.index(cloud.label), len(labels))
+        axes, colour = panels[cloud.panel], _named_colour(labels.index(cloud.label))
         axes.plot(cloud.rates, cloud.ratios, ".", markersize=1.5, color=colour, alpha=0.4, rasterized=True)
         points = sorted(zip(cloud.rates, cloud.bounds, strict=True))
         axes.plot([rate for rate, _ in points], [bound for _, bound in points], linewidth=1, color=colour)
@@ -149,8 +149,7 @@ def plot_ratios(clouds: Sequence[RatioCloud], title: str, paths: Sequence[os.Pat
         _set_ticks(axes)
         axes.label_outer()
     handles = [
-        _line(_colour(i, len(labels)), "-", f"{label}: measured (points), bound (line)")
-        for i, label in enumerate(labels)
+        _line(_named_colour(i), "-", f"{label}: measured (points), bound (line)") for i, label in enumerate(labels)
     ]
     _finish(figure, handles, "gradient over weight |dL/dw| / |w|", paths)
 
@@ -161,11 +160,14 @@ def plot_learning_rates(curves: Sequence[LossCurve], title: str, paths: Sequence
     Arguments and errors as `plot_errors`.
     """
     figure, panels = _panels(curves, title)
+    overflowed = any(loss >= _OVERFLOWED for curve in curves for loss in curve.losses)
     for curve, look in zip(curves, _looks([curve.label for curve in curves]), strict=True):
         values = [min(loss, _OVERFLOWED) for loss in curve.losses]
         panels[curve.row, curve.column].plot(curve.learning_rates, values, **look)
     for axes in panels.values():
-        axes.set(xscale="log", yscale="log", xlabel="learning rate", ylim=(None, _OVERFLOWED))
+        axes.set(xscale="log", yscale="log", xlabel="learning rate")
+        if overflowed:
+            axes.set_ylim(None, _OVERFLOWED)
         axes.axhline(1.0, color="0.35", linewidth=0.9, linestyle=(0, (4, 2)))
         _set_ticks(axes)
         axes.label_outer()
@@ -173,7 +175,8 @@ def plot_learning_rates(curves: Sequence[LossCurve], title: str, paths: Sequence
         *next(iter(panels.values())).get_legend_handles_labels()[0],
         _line("0.35", (0, (4, 2)), "error of the zero model"),
     ]
-    _finish(figure, handles, "final loss (top: overflowed)", paths)
+    top = f" (top: {_OVERFLOWED:g} or more)" if overflowed else ""
+    _finish(figure, handles, f"final loss over the zero model's{top}", paths)
 
 
 def plot_errors(curves: Sequence[ErrorCurve], title: str, paths: Sequence[os.PathLike[str]]) -> None:
@@ -308,7 +311,7 @@ def _looks(labels: Sequence[str]) -> list[dict[str, Any]]:
     ranks = {label: rank for rank, label in enumerate(dict.fromkeys(labels))}
     return [
         dict(
-            color=_colour(ranks[label], len(ranks)),
+            color=_named_colour(ranks[label]),
             marker=_MARKERS[ranks[label] % len(_MARKERS)],
             markersize=4,
             linewidth=1.2,
@@ -369,7 +372,12 @@ def _draw_errors(axes: Axes, curve: ErrorCurve, limits: tuple[float, float], ran
 def _colour(rank: int, count: int) -> Any:
     import matplotlib
 
-    return matplotlib.colormaps[_COLOURS](0.85 * rank / max(count - 1, 1))
+    return matplotlib.colormaps[_ORDERED](0.85 * rank / max(count - 1, 1))
+
+
+def _named_colour(rank: int) -> str:
+    """Of what has a name and no order."""
+    return COLOURS[rank % len(COLOURS)]
 
 
 def _line(colour: str, style: Any, label: str) -> Any:

@@ -78,7 +78,7 @@ def _finish(axes: "Axes", values: Tensor, times: Tensor, logarithmic: bool) -> N
     axes.set(xlabel="time t", ylabel="M(t)", yscale="log")
     if len(times) > 1:
         if logarithmic:
-            axes.set_xscale("symlog", linthresh=times[1].item())
+            axes.set_xscale("symlog", linthresh=times[1].item(), linscale=0.3)
         axes.set_xlim(0, times[-1].item())
     finite = values[values.isfinite() & (values > 0)]
     if len(finite):

@@ -26,7 +26,8 @@ def test_smoke_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     content = json.loads((tmp_path / bench.JSON).read_text())
     ours = {(r["study"], r["size"], r["pass_name"]) for r in content["records"] if r["contestant"] == "cofm"}
     assert len(ours) == 2 * 2 * len(scaling.PRESETS["smoke"].exponents)
-    assert (tmp_path / bench.FIGURE).read_bytes().startswith(b"\x89PNG")
+    beginnings = [(tmp_path / name).read_bytes()[:5] for name in bench.FIGURES]
+    assert beginnings == [b"\x89PNG\r", b"<?xml", b"%PDF-"]
 
 
 def test_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,11 +23,11 @@ MARKERS = "s^DvPX<>p"
 LETTERS_PER_INCH = 14  # of the caption
 
 
-def draw(path: Path, records: Sequence[Record], caption: str) -> None:
+def draw(paths: Sequence[Path], records: Sequence[Record], caption: str) -> None:
     """A panel per operator: forward + backward at a fixed batch, ours, the nearest peers, a copy.
 
     Args:
-        path: of the file; its suffix chooses the format.
+        paths: of the files; their suffixes choose the formats.
         records: of scaling studies.
         caption: machine, versions and date.
     """
@@ -58,7 +58,7 @@ def draw(path: Path, records: Sequence[Record], caption: str) -> None:
         figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4)
         title = f"Training step (forward + backward), {FIXED_BATCH_STUDY}: lower is faster"
         figure.suptitle(f"{title}\n{fill(caption, int(LETTERS_PER_INCH * figure.get_figwidth()))}", fontsize="small")
-        save_figure(figure, [path])
+        save_figure(figure, paths)
 
 
 def nearest_peers(records: Sequence[Record]) -> list[str]:
