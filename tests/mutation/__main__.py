@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -46,33 +46,37 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--tests", nargs="+", help="tests to run (default: those of the file's name)")
     arguments = parser.parse_args(words)
     files = arguments.files or [str(path.relative_to(ROOT)) for part in PARTS for path in (ROOT / part).glob("*.py")]
+    table = ["| file | broken | died | equivalent | survived |", "| --- | --- | --- | --- | --- |"]
     left = 0
     with tempfile.TemporaryDirectory() as folder:
         copy = _copied(Path(folder))
         for file in sorted(files):
             text = (ROOT / file).read_text()
             chosen = [mutant for mutant in mutants(text) if arguments.match in f"{mutant.name} {mutant.kind}"]
-            left += sum(_survivors(copy, file, text, spread(chosen, arguments.most, arguments.seed), arguments.tests))
+            trials = _outcomes(copy, file, text, spread(chosen, arguments.most, arguments.seed), arguments.tests)
+            found = Counter(trials)
+            counts = found.total(), found["killed"] + found["timed out"], found["equivalent"]
+            table.append(f"| `{file}` | {' | '.join(map(str, counts))} | {found['survived']} |")
+            left += found["survived"] + found["untested"]
+    print(*table, sep="\n")
     print(f"{left} survivors without an argument")
     return 1 if left else 0
 
 
-def _survivors(
-    copy: Path, file: str, text: str, chosen: Iterable[Mutant], tests: Sequence[str] | None
-) -> Iterator[bool]:
-    """Whether each mutant lives on without an argument; a line of the table for each."""
+def _outcomes(copy: Path, file: str, text: str, chosen: Iterable[Mutant], tests: Sequence[str] | None) -> Iterator[str]:
+    """What becomes of each mutant, a line printed for each: as `Trial.outcome`, or "equivalent"."""
     tests = tests or mirrors(file)
     if not tests:
         print(f"{file}: no tests of its name", flush=True)
-        yield True
+        yield "untested"
         return
     trial = Trial(copy, file, text, tests)
     for mutant in chosen:
         outcome = trial.outcome(mutant)
-        why = EQUIVALENT.get((file, mutant.name)) if outcome == "survived" else None
-        shown = "equivalent" if why else outcome
-        print(f"{shown:10} {file}:{mutant.line} {mutant.kind}: {mutant.name}", flush=True)
-        yield outcome in ("survived", "untested") and why is None
+        if outcome == "survived" and (file, mutant.name) in EQUIVALENT:
+            outcome = "equivalent"
+        print(f"{outcome:10} {file}:{mutant.line} {mutant.kind}: {mutant.name}", flush=True)
+        yield outcome
 
 
 class Trial:
