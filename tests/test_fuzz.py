@@ -76,11 +76,9 @@ def test_results_and_gradients(backend: str, drawn: Drawn) -> None:
     run()
 
 
-def test_models_errors_and_memories(drawn: Drawn, request: pytest.FixtureRequest) -> None:
-    if request.config.option.examples is None:
-        pytest.skip("a part of `make fuzz` alone, until it has run through once")
-
-    @drawn(40)
+@pytest.mark.slow
+def test_models_errors_and_memories(drawn: Drawn) -> None:
+    @drawn(15)
     @given(model=models(), length=st.integers(1, 17), number=st.integers(0, 99))
     def run(model: RNNFunctional, length: int, number: int) -> None:
         generator = torch.Generator().manual_seed(number)
@@ -110,7 +108,7 @@ def test_models_errors_and_memories(drawn: Drawn, request: pytest.FixtureRequest
         curve = cofm_triton.perturbation_error(model, x, y, radii=[0.0, 0.1], directions=[moved], dtype=torch.float64)
         defined = reference.perturbation_error(
             lambda p: reference.temporally_weighted_mse(reference.rnn_functional(p, x, dynamics), y),
-            params, [moved], torch.tensor([0.0, 0.1], dtype=torch.float64),
+            weights, [moved], torch.tensor([0.0, 0.1], dtype=torch.float64),
         )  # fmt: skip
         assert_close(curve.per_direction[0], defined.per_direction)
         if model.rnn.recurrence in ("diagonal", "ssm"):  # whose increments are defined
