@@ -134,7 +134,7 @@ def test_every_axis_shows_two_numbers_or_more(
 
 
 def test_long_titles_fit_the_figure() -> None:
-    figure, _ = figures._grid(1, 2, "how far the recurrent weights can slow down before a model fails " * 3)
+    figure, _ = plotting._grid(1, 2, "how far the recurrent weights can slow down before a model fails " * 3)
     figure.canvas.draw()
     assert figure._suptitle is not None  # type: ignore[attr-defined]  # it has no public name
     box = figure._suptitle.get_window_extent()  # type: ignore[attr-defined]
