@@ -138,4 +138,4 @@ def test_long_titles_fit_the_figure() -> None:
     figure.canvas.draw()
     assert figure._suptitle is not None  # type: ignore[attr-defined]  # it has no public name
     box = figure._suptitle.get_window_extent()  # type: ignore[attr-defined]
-    assert 0 <= box.x0 and box.x1 <= figure.bbox.width
+    assert box.x0 >= 0 and box.x1 <= figure.bbox.width
