@@ -6,9 +6,10 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
-from cofm_triton.support.figure_file import COLOURS, STYLE, save_figure
+from cofm_triton.support.figure_file import COLOURS, STYLE, log_ticks, save_figure
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,6 +21,7 @@ _MARKERS = "osD^vP*X"
 _RANDOM, _SLOW, _WORST = "#0072B2", "#009E73", "#D55E00"  # Okabe and Ito: safe for colour-blind eyes
 _COLUMNS = 3  # panels side by side
 _TITLE = 40  # characters over a panel
+_LETTERS = 12  # of a title, per inch
 _LEGEND_COLUMNS = 4  # at most
 _OVERFLOWED = 10.0  # where losses beyond it are drawn
 _LOWEST, _HIGH = 1e-9, 1e5  # relative errors shown; beyond lies rounding, or growth without bound
@@ -146,7 +148,7 @@ def plot_ratios(clouds: Sequence[RatioCloud], title: str, paths: Sequence[os.Pat
     for name, axes in panels.items():
         axes.set(xscale="log", yscale="log", xlabel="rate f(w)")
         axes.set_title(name, fontsize=9)
-        _set_ticks(axes)
+        log_ticks(axes)
         axes.label_outer()
     handles = [
         _line(_named_colour(i), "-", f"{label}: measured (points), bound (line)") for i, label in enumerate(labels)
@@ -169,7 +171,7 @@ def plot_learning_rates(curves: Sequence[LossCurve], title: str, paths: Sequence
         if overflowed:
             axes.set_ylim(None, _OVERFLOWED)
         axes.axhline(1.0, color="0.35", linewidth=0.9, linestyle=(0, (4, 2)))
-        _set_ticks(axes)
+        log_ticks(axes)
         axes.label_outer()
     handles = [
         *next(iter(panels.values())).get_legend_handles_labels()[0],
@@ -200,7 +202,7 @@ def plot_errors(curves: Sequence[ErrorCurve], title: str, paths: Sequence[os.Pat
     for axes in panels.values():
         axes.axhline(1.0, color="0.35", linewidth=0.9, linestyle=(0, (4, 2)))
         axes.set(xscale="log", yscale="log", ylim=limits, xlabel="perturbation radius β")
-        _set_ticks(axes)
+        log_ticks(axes)
         axes.label_outer()
     handles = [
         *next(iter(panels.values())).get_legend_handles_labels()[0],
@@ -224,7 +226,7 @@ def plot_radii(curves: Sequence[RadiusCurve], title: str, paths: Sequence[os.Pat
         axes.set(xscale="log", yscale="log", xlabel="horizon T")
         if not any(radius > 0 for curve in curves for radius in curve.radii):
             axes.set_ylim(1e-3, 1)  # a logarithmic axis cannot choose limits for no data
-        _set_ticks(axes)
+        log_ticks(axes)
         ticks = sorted({horizon for curve in curves for horizon in curve.horizons})
         axes.set_xticks(ticks, [str(tick) for tick in ticks])
         axes.label_outer()
@@ -248,7 +250,7 @@ def plot_sweeps(curves: Sequence[SweepCurve], title: str, paths: Sequence[os.Pat
         axes.set_visible(i < len(curves))
         if not any(radius > 0 for curve in curves for radius in curve.radii):
             axes.set_xlim(1e-3, 1)  # a logarithmic axis cannot choose limits for no data
-        _set_ticks(axes)
+        log_ticks(axes)
         if i + grid.shape[1] >= len(curves):  # nothing below it
             axes.set_xlabel("perturbation radius β")
             axes.tick_params(labelbottom=True)
@@ -274,19 +276,6 @@ def _draw_sweep(axes: Axes, curve: SweepCurve, limits: tuple[float, float]) -> N
     axes.axhline(1.0, color="0.35", linewidth=0.9, linestyle=(0, (4, 2)))
     axes.set(xscale="log", yscale="log", ylim=limits)
     axes.set_title(_shortened(curve.name), fontsize=9)
-
-
-def _set_ticks(axes: Axes) -> None:
-    """Label powers of ten, and numbers between them if the axis has less than two powers."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
-
-    # Side by side, more numbers would run together.
-    for axis, between in ((axes.xaxis, (1, 2, 3, 5, 7)), (axes.yaxis, range(1, 10))):
-        low, high = axis.get_view_interval()
-        axis.set_minor_locator(NullLocator())
-        if high < 100 * low:
-            axis.set_major_locator(LogLocator(subs=between if high < 10 * low else (1, 2, 5)))
-            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def _shortened(name: str) -> str:
@@ -348,7 +337,7 @@ def _grid(rows: int, columns: int, title: str) -> tuple[Figure, np.ndarray[Any, 
         figure = Figure(figsize=(1.0 + 2.9 * max(columns, 2), 1.5 + 2.4 * rows), layout="constrained")
         FigureCanvasAgg(figure)
         grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(fill(title, int(_LETTERS * figure.get_figwidth())), fontsize=11)
     return figure, grid
 
 

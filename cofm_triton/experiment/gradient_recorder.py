@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from cofm_triton.perturbation.directions import raw_rates
 from cofm_triton.step.parameterization import parameterization
-from cofm_triton.support.figure_file import draw, legend_below
+from cofm_triton.support.figure_file import draw, legend_below, log_ticks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -116,6 +116,7 @@ class GradientRecorder:
             (line,) = axes.plot(steps, largest.numpy(), label=label or "largest |dL/dw| / |w|")
             axes.plot(steps, bound.numpy(), "--", color=line.get_color(), linewidth=1)
             axes.set(xlabel="step", ylabel="|dL/dw| / |w|", yscale="log")
+            log_ticks(axes)
             axes.set_title("Gradient over weight, the largest of all units; dashed: its bound", fontsize="medium")
             legend_below(axes, columns=2)
 

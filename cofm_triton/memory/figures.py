@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cofm_triton.memory.decay_fit import DecayFit
-from cofm_triton.support.figure_file import COLOURS, legend_below
+from cofm_triton.support.figure_file import COLOURS, legend_below, log_ticks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -87,4 +87,5 @@ def _finish(axes: "Axes", values: Tensor, times: Tensor, logarithmic: bool) -> N
         start = first.max().item() if len(first) else finite.max().item()
         top = min(finite.max().item(), start * 10.0**_GROWTH)
         axes.set_ylim(max(min(finite.min().item(), top) / 2, start * 10.0**-_DECADES), top * 2)
+    log_ticks(axes)
     legend_below(axes)

@@ -20,7 +20,7 @@ from cofm_triton.perturbation.directions import Direction, Directions, check_mov
 from cofm_triton.perturbation.evaluator import ErrorEvaluator
 from cofm_triton.perturbation.quadratic_form import Metric
 from cofm_triton.perturbation.worst_case import ascend, evaluations
-from cofm_triton.support.figure_file import draw, legend_below
+from cofm_triton.support.figure_file import draw, legend_below, log_ticks
 from cofm_triton.support.files import write_table
 from cofm_triton.support.progress import Progress, counting
 from cofm_triton.support.scalars import check_real
@@ -127,6 +127,7 @@ class PerturbationCurve:
             band = (low[m, shown].numpy(), high[m, shown].numpy())
             axes.fill_between(radii, *band, color=line.get_color(), alpha=0.2, linewidth=0)
         axes.set(xscale="log", yscale="log", xlabel="radius of the perturbation", ylabel="error")
+        log_ticks(axes)
         axes.set_title("Largest error (line), 10 to 90 % of directions (band)")
         legend_below(axes, columns=4)
 

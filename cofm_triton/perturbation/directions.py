@@ -197,7 +197,7 @@ def raw_rates(model: nn.Module) -> list[tuple[str, nn.Parameter, str]]:
     if not found:
         raise ValueError(
             "model must hold a cofm recurrent layer to have a slow direction: "
-            f"no rate parameter in {type(model).__name__}"
+            f'no rate parameter in {type(model).__name__}; search="random" takes any module'
         )
     return found
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cofm_triton.support.figure_file import legend_below
+from cofm_triton.support.figure_file import legend_below, log_ticks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,7 +38,8 @@ def plot_verdict(axes: Axes, verdict: StabilityVerdict, bound: float, errors: fl
         axes.plot(span, limit, color="0.35", linestyle=":", label=f"T^({bound:+.1f}): unstable if steeper")
     if not known:  # a logarithmic axis cannot choose limits for no data
         axes.set(xlim=(verdict.horizons[0], verdict.horizons[-1]), ylim=(1e-3, 1))
-    axes.set(xscale="log", yscale="log", xlabel="horizon T", ylabel="slow-direction radius r(T)")
+    axes.set(xscale="log", yscale="log", xlabel="horizon T", ylabel="radius r(T)")
+    log_ticks(axes)
     marked = [np.asarray(held.get_xdata(), dtype=float) for held in axes.lines if held.get_marker() == _MARKER]
     ticks = np.unique(np.concatenate(marked)).tolist()
     axes.set_xticks(ticks, [f"{t:g}" for t in ticks])

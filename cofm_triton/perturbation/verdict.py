@@ -445,7 +445,7 @@ def _doubt(horizons: Sequence[int], radii: Sequence[float], resolutions: Sequenc
     """Why the radii say nothing about a slope; empty if they do."""
     missed = [t for t, r in zip(horizons, radii, strict=True) if not r > 0]
     if missed:
-        return f"the unperturbed error exceeds the threshold at T = {missed}"
+        return f"the unperturbed error exceeds the threshold at T = {missed}: train longer, or raise threshold"
     lost = [t for t, r, least in zip(horizons, radii, resolutions, strict=True) if r < least]
     if lost:
         return (

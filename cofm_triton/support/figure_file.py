@@ -76,6 +76,31 @@ def legend_below(axes: Axes, columns: int = 1) -> None:
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, 0), bbox_transform=below, ncols=columns)
 
 
+def log_ticks(axes: Axes) -> None:
+    """On logarithmic axes, label powers of ten, and plain numbers between them where there is less than two powers.
+
+    Args:
+        axes: that hold their data, or have their limits.
+
+    Example:
+        >>> from matplotlib.figure import Figure
+        >>> axes = Figure().subplots()
+        >>> line = axes.loglog([1, 2], [2, 3])
+        >>> log_ticks(axes)
+    """
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    # Side by side, more numbers would run together.
+    for axis, between in ((axes.xaxis, (1, 2, 3, 5, 7)), (axes.yaxis, range(1, 10))):
+        if axis.get_scale() != "log":
+            continue
+        low, high = axis.get_view_interval()
+        axis.set_minor_locator(NullLocator())
+        if high < 100 * low:
+            axis.set_major_locator(LogLocator(subs=between if high < 10 * low else (1, 2, 5)))
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
 def draw(path_or_axes: str | os.PathLike[str] | Axes, plot: Callable[[Axes], object]) -> Axes:
     """Draw on given axes, or on new ones that are written to a file.
 

@@ -131,3 +131,11 @@ def test_every_axis_shows_two_numbers_or_more(
             low, high = axis.get_view_interval()
             assert sum(low <= tick <= high for tick in axis.get_majorticklocs()) >= 2
             assert all(label.get_text() for label in axis.get_majorticklabels())
+
+
+def test_long_titles_fit_the_figure() -> None:
+    figure, _ = plotting._grid(1, 2, "how far the recurrent weights can slow down before a model fails " * 3)
+    figure.canvas.draw()
+    assert figure._suptitle is not None  # type: ignore[attr-defined]  # it has no public name
+    box = figure._suptitle.get_window_extent()  # type: ignore[attr-defined]
+    assert box.x0 >= 0 and box.x1 <= figure.bbox.width

@@ -1,0 +1,26 @@
+"""Figures: labels of logarithmic axes."""
+
+import pytest
+
+pytest.importorskip("matplotlib")
+from matplotlib.figure import Figure
+
+from cofm_triton.support.figure_file import log_ticks
+
+
+def test_labels_between_powers_of_ten_are_plain_numbers() -> None:
+    axes = Figure().subplots()
+    axes.loglog([1, 1000], [1.1, 1.29])
+    log_ticks(axes)
+    axes.set_ylim(0.9, 3.2)
+    axes.figure.draw_without_rendering()  # type: ignore[union-attr]  # the stubs allow for a figure that is gone
+    assert [label.get_text() for label in axes.get_yticklabels() if label.get_position()[1] in (1, 2, 3)] == [*"123"]
+    assert axes.get_xticklabels()[1].get_text() == r"$\mathdefault{10^{0}}$"
+
+
+def test_linear_axes_keep_their_ticks() -> None:
+    axes = Figure().subplots()
+    axes.plot([0, 5], [0, 5])
+    before = axes.get_xticks().tolist(), axes.get_yticks().tolist()
+    log_ticks(axes)
+    assert (axes.get_xticks().tolist(), axes.get_yticks().tolist()) == before
