@@ -12,7 +12,7 @@ from cofm_triton.cli import main
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--operators", "scan"], "'scan' is not one of dense_perturbation, dense_rnn"),
+        (["--operators", "scan"], "'scan' is not one of activation_gradient, dense_perturbation"),
         (["--targets", "sm_75"], "target must be one of sm_80"),
         (["--all", "--write-baseline"], "leave out --all"),
     ],
