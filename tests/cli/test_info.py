@@ -17,7 +17,7 @@ def test_json_holds_all_and_goes_to_a_file(tmp_path: Path, capsys: pytest.Captur
     assert main(["info", "--json", "--out", str(tmp_path)]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed == json.loads((tmp_path / info.FILE).read_text(encoding="utf-8"))
-    assert printed["cofm_triton"] == __version__ and printed["versions"]["torch"] == torch.__version__
+    assert printed["cofm_triton"] == __version__ and torch.__version__.startswith(printed["versions"]["torch"])
     assert len(printed["gpus"]) == torch.cuda.device_count()
     assert (printed["backends"]["numba"] == "yes") == INSTALLED["numba"]
     assert set(printed["caches"]) == {"numba", "triton"}
