@@ -111,6 +111,7 @@ def draw(path_or_axes: str | os.PathLike[str] | Axes, plot: Callable[[Axes], obj
     Raises:
         ImportError: matplotlib is not installed.
         TypeError: neither a path nor axes.
+        ValueError: the path has no suffix of a format.
     """
     try:
         import matplotlib
@@ -126,6 +127,9 @@ def draw(path_or_axes: str | os.PathLike[str] | Axes, plot: Callable[[Axes], obj
         raise TypeError(f"path_or_axes must be a path or matplotlib axes, got {type(path_or_axes).__name__}")
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(6.0, 4.2), layout="constrained")
+        path = os.fspath(path_or_axes)
+        if os.path.splitext(path)[1][1:].lower() not in figure.canvas.get_supported_filetypes():
+            raise ValueError(f"path_or_axes must end with a format, such as .png, .svg or .pdf, got {path!r}")
         axes: Axes = figure.subplots()
         plot(axes)
         save_figure(figure, [path_or_axes])

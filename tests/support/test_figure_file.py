@@ -1,11 +1,13 @@
-"""Figures: labels of logarithmic axes."""
+"""Figures: labels of logarithmic axes, and the files they are written to."""
+
+from pathlib import Path
 
 import pytest
 
 pytest.importorskip("matplotlib")
 from matplotlib.figure import Figure
 
-from cofm_triton.support.figure_file import log_ticks
+from cofm_triton.support.figure_file import draw, log_ticks
 
 
 def test_labels_between_powers_of_ten_are_plain_numbers() -> None:
@@ -24,3 +26,11 @@ def test_linear_axes_keep_their_ticks() -> None:
     before = axes.get_xticks().tolist(), axes.get_yticks().tolist()
     log_ticks(axes)
     assert (axes.get_xticks().tolist(), axes.get_yticks().tolist()) == before
+
+
+@pytest.mark.parametrize("name", ["x", "x.", ".png", "x.txt"])
+def test_files_without_a_format_are_refused(name: str, tmp_path: Path) -> None:
+    """matplotlib would choose one, and write another file than was asked for."""
+    with pytest.raises(ValueError, match=r"path_or_axes must end with a format, such as \.png"):
+        draw(tmp_path / name, lambda axes: axes.plot([1, 2]))
+    assert not list(tmp_path.iterdir())
