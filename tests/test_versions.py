@@ -10,6 +10,10 @@ PAGE_BEFORE = """Text.
 | 3.10.1 | 2.8.0 | 3.4.0 | 0.61.0 | 1.26.4 | 4 | 5 | 6 |
 
 More.
+
+| another table |
+| --- |
+| stays |
 """
 
 
@@ -17,8 +21,8 @@ def test_a_row_of_the_same_versions_is_replaced_and_a_new_one_finds_its_place() 
     old = ["3.9.2", "2.8.0", "3.4.0", "0.61.0", "1.26.4", "7", "8", "9"]
     new = ["3.10.1", "2.13.0+cpu", "3.9.0", "0.61.0", "1.26.4", "10", "0", "0"]
     lines = with_row(with_row(PAGE_BEFORE, old), new).splitlines()
-    assert lines[:4] == PAGE_BEFORE.splitlines()[:4] and lines[-2:] == ["", "More."]
-    assert lines[4:-2] == [
+    assert lines[:4] == PAGE_BEFORE.splitlines()[:4] and lines[-6:] == PAGE_BEFORE.splitlines()[-6:]
+    assert lines[4:-6] == [
         "| 3.10.1 | 2.13.0+cpu | 3.9.0 | 0.61.0 | 1.26.4 | 10 | 0 | 0 |",
         "| 3.10.1 | 2.8.0 | 3.4.0 | 0.61.0 | 1.26.4 | 4 | 5 | 6 |",
         "| 3.9.2 | 2.8.0 | 3.4.0 | 0.61.0 | 1.26.4 | 7 | 8 | 9 |",

@@ -13,6 +13,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from importlib.metadata import version
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -39,7 +40,7 @@ def with_row(page: str, row: Sequence[str]) -> str:
     """The page with a row in its table, in place of an earlier one of the same versions; the newest comes first."""
     lines = page.splitlines()
     begin = next(index for index, line in enumerate(lines) if line.startswith("| ---")) + 1
-    table = [line for line in lines[begin:] if line.startswith("|")]
+    table = list(takewhile(lambda line: line.startswith("|"), lines[begin:]))
     rows = {tuple(cells[:VERSIONS]): cells for cells in (*map(_cells, table), list(row))}
     ordered = sorted(rows.values(), key=lambda cells: [_number(cell) for cell in cells[:VERSIONS]], reverse=True)
     written = [f"| {' | '.join(cells)} |" for cells in ordered]
