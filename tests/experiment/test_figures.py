@@ -137,5 +137,5 @@ def test_long_titles_fit_the_figure() -> None:
     figure, _ = plotting._grid(1, 2, "how far the recurrent weights can slow down before a model fails " * 3)
     figure.canvas.draw()
     assert figure._suptitle is not None  # type: ignore[attr-defined]  # it has no public name
-    box = figure._suptitle.get_window_extent()  # type: ignore[attr-defined]
+    box = figure._suptitle.get_window_extent()  # type: ignore[attr-defined]  # as above
     assert box.x0 >= 0 and box.x1 <= figure.bbox.width

@@ -107,14 +107,14 @@ def test_checks_are_passed_by_what_has_passed_them() -> None:
         cofm.linear_scan(x, a, reverse=True)
         cofm.rnn_scan(x, a, dt=1.0)
     for call in (
-        lambda: cofm.linear_scan(x, a, reverse=1.5),  # type: ignore[arg-type]
-        lambda: cofm.linear_scan(x, a, reverse=[True]),  # type: ignore[arg-type]
+        lambda: cofm.linear_scan(x, a, reverse=1.5),  # type: ignore[arg-type]  # wrong on purpose
+        lambda: cofm.linear_scan(x, a, reverse=[True]),  # type: ignore[arg-type]  # wrong on purpose
         lambda: cofm.linear_scan(x, a[:3], reverse=True),
         lambda: cofm.linear_scan(x, a.double(), reverse=True),
-        lambda: cofm.rnn_scan(x, a, dt=[1.0]),  # type: ignore[arg-type]
+        lambda: cofm.rnn_scan(x, a, dt=[1.0]),  # type: ignore[arg-type]  # wrong on purpose
         lambda: cofm.rnn_scan(x, a, dt=-1.0),
         lambda: cofm.rnn_scan(x, a, dt=1.0, resets=torch.zeros(2, 4, dtype=torch.bool)),
-        lambda: cofm.rnn_scan(None, a, dt=1.0),  # type: ignore[arg-type]
+        lambda: cofm.rnn_scan(None, a, dt=1.0),  # type: ignore[arg-type]  # wrong on purpose
     ):
         with pytest.raises((TypeError, ValueError)):
             call()
