@@ -34,8 +34,10 @@ SEEN_BY = {
     "gates": "gated_rnn", "interleaved": "linear_scan", "launches": "launch", "product": "dense_rnn",
     "region": "threads",
 }  # fmt: skip
-# What sees a fault in any file of a part: offsets that would need tensors of 2 GB.
-ALWAYS = {"kernels": ["tests/kernels/test_offsets.py"]}
+# What sees a fault in any file of a part: offsets that would need tensors of 2 GB, and, last because it takes a
+# minute, accesses outside of arrays.
+FIRST = {"kernels": ["tests/kernels/test_offsets.py"]}
+LAST = ["tests/test_memory_safety.py"]
 COPIED = ("cofm_triton", "reference", "tests", "bench", "docs", "pyproject.toml", "README.md")
 
 
@@ -133,7 +135,7 @@ def mirrors(file: str) -> list[str]:
         names = [test for test in sorted((ROOT / "tests" / folder).glob("test_*.py"))
                  if (stem + "_").startswith(test.stem.removeprefix("test_") + "_")]  # fmt: skip
         found += [str(max(names, key=lambda test: len(test.stem)).relative_to(ROOT))] if names else []
-    return [*ALWAYS.get(path.parent.name, ()), *found] if found else []
+    return [*FIRST.get(path.parent.name, ()), *found, *LAST] if found else []
 
 
 def _copied(folder: Path) -> Path:
