@@ -132,6 +132,8 @@ def fenced(fence: Fence, *, arrays: bool = False) -> Iterator[Fenced]:
     """
     mode = Fenced(fence)
     with ExitStack() as stack:
+        # `torch.autograd.grad` would be a function like others, in which the mode is off: derivatives were unfenced.
+        stack.enter_context(patch.object(torch.autograd, "has_torch_function", lambda _: False))
         for name, make in _made(mode).items() if arrays else ():
             stack.enter_context(patch.object(np, name, make))
         stack.enter_context(mode)

@@ -15,7 +15,9 @@ import torch
 from fenced_memory import FENCES, Fence, fenced
 from scan_cases import BACKENDS, for_backends
 from selection import evenly_spaced
+from torch import Tensor
 
+import cofm_triton as cofm
 from cofm_triton.evidence.case import PACKED, STATES, STRIDED, Case
 from cofm_triton.evidence.problem import Problem
 from cofm_triton.evidence.registry import validations
@@ -79,6 +81,42 @@ def run(problem: Problem, backend: str, fence: Fence) -> dict[str, Any]:
         found = problem.with_(**given).run(backend)
     assert all(torch.equal(value, problem[name]) for name, value in given.items())
     return found
+
+
+# What kernels other than the operators' do for layers: coefficients of every kind, and gradients of activations.
+LAYERS: list[dict[str, Any]] = [
+    dict(),
+    dict(nonlinearity="tanh", recurrence="diagonal", learnable_dt=True, oscillating=False),
+    dict(recurrence="diagonal", normalize_input=True),
+    dict(recurrence="ssm", oscillating=False, learnable_dt=True, bias=False),
+    dict(
+        recurrence="diagonal", nonlinearity="tanh", oscillating=False, normalize_input="paper", parameterization="lru"
+    ),
+]
+
+
+@fences_here
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [2, 34, 66])
+@pytest.mark.parametrize("options", LAYERS, ids=lambda options: "-".join(map(str, options.values())))
+def test_layers_stay_inside(options: dict[str, Any], width: int) -> None:
+    torch.manual_seed(0)
+    kind = cofm.StableRNN if "normalize_input" in options else cofm.RNNFunctional
+    model = kind(3, width, backend="triton", **options)
+    x = torch.randn(2, 5, 3)
+
+    def run(x: Tensor) -> list[Tensor]:
+        output = model(x)
+        output = output[0] if isinstance(output, tuple) else output
+        return [output, *torch.autograd.grad(output.square().sum(), list(model.parameters()))]
+
+    expected = run(x)
+    for fence in FENCES:
+        with fenced(fence) as mode:
+            for parameter in model.parameters():
+                parameter.data = mode.tensor(parameter.data)
+            found = run(mode.tensor(x))
+        assert all(map(torch.equal, found, expected))
 
 
 STARTS = [[1, 3], [0, 5, 3], [0, 6], [-1, 2], [0, -2], [0, 2**62], [-(2**62), 0]]

@@ -36,22 +36,37 @@ def exempt(name: str) -> bool:
     return name.endswith("_ptr") or name.startswith("num_") or (name.startswith("stride_") and name.endswith("d"))
 
 
-def narrow_names(node: ast.expr) -> set[str]:
-    """Names in an expression that are 32-bit numbers there: those not inside a `.to(...)`."""
+def narrow_variables(kernel: ast.FunctionDef) -> set[str]:
+    """Names of 32-bit numbers: `NARROW`, and parts of a program's number."""
+    found = set(NARROW)
+    for node in ast.walk(kernel):
+        match node:
+            case ast.Assign([ast.Name(name)], ast.BinOp(op=ast.FloorDiv() | ast.Mod()) as part):
+                found |= {name} if narrow_names(part, NARROW) else set()
+    return found
+
+
+def narrow_names(node: ast.expr, narrow: set[str]) -> set[str]:
+    """Which of them an expression has, but for those inside a `.to(...)`."""
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "to":
         return set()
+    if isinstance(node, ast.Call) and ast.unparse(node.func) == "tl.program_id":
+        return {"program_id"}
     if isinstance(node, ast.Name):
-        return {node.id} & NARROW
-    return set().union(*(narrow_names(child) for child in ast.iter_child_nodes(node) if isinstance(child, ast.expr)))
+        return {node.id} & narrow
+    return set().union(
+        *(narrow_names(child, narrow) for child in ast.iter_child_nodes(node) if isinstance(child, ast.expr))
+    )
 
 
 def narrow_products(kernel: ast.FunctionDef) -> list[str]:
     """Products with a factor that is the number of a program, sequence or chunk in 32 bits."""
+    narrow = narrow_variables(kernel)
     return [
         ast.unparse(node)
         for node in ast.walk(kernel)
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult)
-        if narrow_names(node.left) and not declared_wide(kernel, node.right)
+        if narrow_names(node.left, narrow) and not declared_wide(kernel, node.right)
     ]
 
 
@@ -100,6 +115,7 @@ def test_no_narrow_number_is_multiplied(kernel: ast.FunctionDef) -> None:
         ("row = (sequence * num_chunks + chunk) * D", True),
         ("row = (sequence.to(tl.int64) * num_chunks + chunk) * D", False),
         ("row = (pid + 1) * BLOCK_D", True),
+        ("row = tl.program_id(0) * BLOCK_D", True),
     ],
 )
 def test_the_lint_itself(line: str, caught: bool) -> None:

@@ -10,19 +10,19 @@ copy of the checkout. A survivor is a fault that no test would have found, or ch
 from __future__ import annotations
 
 import argparse
-import os
 import random
 import shutil
-import subprocess
 import sys
 import tempfile
-import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mutation.equivalent import EQUIVALENT
 from mutation.mutants import Mutant, mutants
+from mutation.trial import Trial, load
+
+from cofm_triton.evidence.registry import validations
 
 ROOT = Path(__file__).parents[2]
 PARTS = ("cofm_triton/kernels", "cofm_triton/cpu/jit", "cofm_triton/cpu/blocked")
@@ -34,10 +34,11 @@ SEEN_BY = {
     "gates": "gated_rnn", "interleaved": "linear_scan", "launches": "launch", "product": "dense_rnn",
     "region": "threads",
 }  # fmt: skip
-# What sees a fault in any file of a part: offsets that would need tensors of 2 GB, and, last because it takes a
-# minute, accesses outside of arrays.
-FIRST = {"kernels": ["tests/kernels/test_offsets.py"]}
-LAST = ["tests/test_memory_safety.py"]
+# What sees a fault in any file of a part: offsets that would need tensors of 2 GB.
+ALWAYS = {"kernels": ["tests/kernels/test_offsets.py"]}
+# Accesses outside of arrays: seen last, because it takes its time, and for the file's own operator where it has one.
+MEMORY = "tests/test_memory_safety.py"
+BACKENDS = {"kernels": "triton", "jit": "numba", "blocked": "torch"}
 COPIED = ("cofm_triton", "reference", "tests", "bench", "docs", "pyproject.toml", "README.md")
 
 
@@ -49,12 +50,15 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--match", default="", help="only mutants with these words in their line")
     parser.add_argument("--tests", nargs="+", help="tests to run (default: those of the file's name)")
     arguments = parser.parse_args(words)
-    files = arguments.files or [str(path.relative_to(ROOT)) for part in PARTS for path in (ROOT / part).glob("*.py")]
+    files = arguments.files or [
+        str(path.relative_to(ROOT)) for part in PARTS for path in sorted((ROOT / part).glob("*.py"))
+    ]
     table = ["| file | broken | died | equivalent | survived |", "| --- | --- | --- | --- | --- |"]
     left = 0
     with tempfile.TemporaryDirectory() as folder:
         copy = _copied(Path(folder))
-        for file in sorted(files):
+        load(copy / "numba")
+        for file in files:
             text = (ROOT / file).read_text()
             chosen = [mutant for mutant in mutants(text) if arguments.match in f"{mutant.name} {mutant.kind}"]
             trials = _outcomes(copy, file, text, spread(chosen, arguments.most, arguments.seed), arguments.tests)
@@ -67,10 +71,10 @@ def main(words: Sequence[str]) -> int:
     return 1 if left else 0
 
 
-def _outcomes(copy: Path, file: str, text: str, chosen: Iterable[Mutant], tests: Sequence[str] | None) -> Iterator[str]:
+def _outcomes(copy: Path, file: str, text: str, chosen: Sequence[Mutant], tests: Sequence[str] | None) -> Iterator[str]:
     """What becomes of each mutant, a line printed for each: as `Trial.outcome`, or "equivalent"."""
     tests = tests or mirrors(file)
-    if not tests:
+    if chosen and not tests:
         print(f"{file}: no tests of its name", flush=True)
         yield "untested"
         return
@@ -81,41 +85,6 @@ def _outcomes(copy: Path, file: str, text: str, chosen: Iterable[Mutant], tests:
             outcome = "equivalent"
         print(f"{outcome:10} {file}:{mutant.line} {mutant.kind}: {mutant.name}", flush=True)
         yield outcome
-
-
-class Trial:
-    """The tests of a file: first a slice, in which most mutants die, then all of them.
-
-    Args:
-        copy: the checkout that is broken.
-        file: the file that is.
-        text: what it is when whole.
-        tests: files of tests.
-    """
-
-    def __init__(self, copy: Path, file: str, text: str, tests: Sequence[str]) -> None:
-        self._copy, self._path, self._text = copy, copy / file, text
-        self._slices = ((*tests, "--quick"), tuple(tests))
-        self._limits: dict[tuple[str, ...], float] = {}
-
-    def outcome(self, mutant: Mutant) -> str:
-        """What becomes of a mutant: "killed", "timed out", "survived", or "untested": the tests fail as it is."""
-        found = "survived"
-        for tests in self._slices:
-            if found == "survived" and (found := self._take_time(tests)) == "survived":
-                self._path.write_text(mutant.text)
-                found = _run(self._copy, tests, self._limits[tests])
-                self._path.write_text(self._text)
-        return found
-
-    def _take_time(self, tests: tuple[str, ...]) -> str:
-        """What becomes of the whole file; once, to know how long the tests take."""
-        if tests not in self._limits:
-            begin = time.monotonic()
-            if _run(self._copy, tests, None) != "survived":
-                return "untested"
-            self._limits[tests] = 60 + 3 * (time.monotonic() - begin)
-        return "survived"
 
 
 def spread(chosen: Sequence[Mutant], most: int, seed: int) -> list[Mutant]:
@@ -135,7 +104,16 @@ def mirrors(file: str) -> list[str]:
         names = [test for test in sorted((ROOT / "tests" / folder).glob("test_*.py"))
                  if (stem + "_").startswith(test.stem.removeprefix("test_") + "_")]  # fmt: skip
         found += [str(max(names, key=lambda test: len(test.stem)).relative_to(ROOT))] if names else []
-    return [*FIRST.get(path.parent.name, ()), *found, *LAST] if found else []
+    return [*ALWAYS.get(path.parent.name, ()), *found, _memory(stem, BACKENDS.get(path.parent.name))] if found else []
+
+
+def _memory(stem: str, backend: str | None) -> str:
+    if stem in ("activation_gradient", "mode_coefficients"):  # which are kernels of layers, not operators
+        return f"{MEMORY}::test_layers_stay_inside"
+    owners = [name for name in validations() if (stem + "_").startswith(name + "_")]
+    if not owners or backend is None:
+        return MEMORY
+    return f"{MEMORY}::test_nothing_outside_and_all_inside[{backend}-{max(owners, key=len)}]"
 
 
 def _copied(folder: Path) -> Path:
@@ -146,17 +124,6 @@ def _copied(folder: Path) -> Path:
         else:
             shutil.copy(ROOT / name, folder / name)
     return folder
-
-
-def _run(copy: Path, tests: Sequence[str], limit: float | None) -> str:
-    """What becomes of a broken copy: "killed", "timed out" or "survived"."""
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
-    environment = {**os.environ, "PYTHONPATH": str(copy), "NUMBA_CACHE_DIR": str(copy / "numba")}
-    try:
-        done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, timeout=limit)
-    except subprocess.TimeoutExpired:
-        return "timed out"
-    return "survived" if done.returncode == 0 else "killed"
 
 
 if __name__ == "__main__":

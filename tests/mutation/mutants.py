@@ -89,7 +89,7 @@ def _changes(tree: ast.Module) -> Iterator[tuple[str, ast.expr | ast.stmt, str]]
                 yield "wrong start", node, f"range(1, {ast.unparse(stop)})"
             case ast.Expr(ast.Call()):
                 yield "skipped call", node, "pass"
-            case ast.keyword(arg="reverse", value=value):
+            case ast.keyword(arg="reverse", value=value) if ast.unparse(value) != "False":
                 yield "missing reverse", value, "False"
 
 
