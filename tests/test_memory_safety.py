@@ -76,10 +76,11 @@ def test_nothing_outside_and_all_inside(backend: str, operator: str) -> None:
 def run(problem: Problem, backend: str, fence: Fence) -> dict[str, Any]:
     """What a call gives; its arguments are left as they were."""
     with fenced(fence, arrays=backend == "numba") as mode:
-        tensors = {**problem.tensors, **problem.pulls}
+        options = {name: value for name, value in problem.options.items() if isinstance(value, Tensor)}
+        tensors = {**problem.tensors, **problem.pulls, **options}
         given = {name: mode.tensor(value) if value.numel() else value for name, value in tensors.items()}
         found = problem.with_(**given).run(backend)
-    assert all(torch.equal(value, problem[name]) for name, value in given.items())
+    assert all(torch.equal(value, tensors[name]) for name, value in given.items())
     return found
 
 

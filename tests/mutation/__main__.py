@@ -28,17 +28,19 @@ ROOT = Path(__file__).parents[2]
 PARTS = ("cofm_triton/kernels", "cofm_triton/cpu/jit", "cofm_triton/cpu/blocked")
 # Where the tests of a part are, the quickest first.
 TESTS = {"kernels": ("kernels", "ops"), "jit": ("cpu", "ops"), "blocked": ("ops", "cpu")}
-# Whose tests see what has none of its own.
+# Whose tests see what has none of its own, or not all.
 SEEN_BY = {
-    "bits": "activation", "blocks": "rnn_readout", "by_name": "nonlinearity", "forward": "linear_scan",
-    "gates": "gated_rnn", "interleaved": "linear_scan", "launches": "launch", "product": "dense_rnn",
-    "region": "threads",
+    "bits": ["activation"], "blocks": ["rnn_readout"], "by_name": ["nonlinearity"],
+    "forward": ["linear_scan", "chains"], "gates": ["gated_rnn"], "interleaved": ["linear_scan"],
+    "launches": ["launch"], "product": ["dense_rnn"], "region": ["threads"], "rnn_scan": ["rnn_scan", "chains"],
 }  # fmt: skip
+# Shapes, dtypes and strides of the functions that users call.
+FUNCTIONS, SCANS = "tests/test_functional.py", ("linear_scan", "rnn_scan")
 # What sees a fault in any file of a part: offsets that would need tensors of 2 GB.
 ALWAYS = {"kernels": ["tests/kernels/test_offsets.py"]}
 # Accesses outside of arrays: seen last, because it takes its time, and for the file's own operator where it has one.
 MEMORY = "tests/test_memory_safety.py"
-BACKENDS = {"kernels": "triton", "jit": "numba", "blocked": "torch"}
+BACKENDS = {"kernels": "triton", "jit": "numba", "blocked": "torch"}  # those of the others cannot see it
 COPIED = ("cofm_triton", "reference", "tests", "bench", "docs", "pyproject.toml", "README.md")
 
 
@@ -72,7 +74,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def _outcomes(copy: Path, file: str, text: str, chosen: Sequence[Mutant], tests: Sequence[str] | None) -> Iterator[str]:
-    """What becomes of each mutant, a line printed for each: as `Trial.outcome`, or "equivalent"."""
+    """What becomes of each mutant, a line printed for each: see `Trial.outcome`."""
     tests = tests or mirrors(file)
     if chosen and not tests:
         print(f"{file}: no tests of its name", flush=True)
@@ -80,9 +82,7 @@ def _outcomes(copy: Path, file: str, text: str, chosen: Sequence[Mutant], tests:
         return
     trial = Trial(copy, file, text, tests)
     for mutant in chosen:
-        outcome = trial.outcome(mutant)
-        if outcome == "survived" and (file, mutant.name) in EQUIVALENT:
-            outcome = "equivalent"
+        outcome = trial.outcome(mutant, argued=(file, mutant.name) in EQUIVALENT)
         print(f"{outcome:10} {file}:{mutant.line} {mutant.kind}: {mutant.name}", flush=True)
         yield outcome
 
@@ -97,14 +97,29 @@ def spread(chosen: Sequence[Mutant], most: int, seed: int) -> list[Mutant]:
 
 
 def mirrors(file: str) -> list[str]:
-    """Tests of the file's name, or, where a file is one piece of an operator, of the operator's."""
-    path, found = Path(file), []
-    stem = SEEN_BY.get(path.stem, path.stem)
-    for folder in TESTS.get(path.parent.name, ("",)):
-        names = [test for test in sorted((ROOT / "tests" / folder).glob("test_*.py"))
-                 if (stem + "_").startswith(test.stem.removeprefix("test_") + "_")]  # fmt: skip
-        found += [str(max(names, key=lambda test: len(test.stem)).relative_to(ROOT))] if names else []
-    return [*ALWAYS.get(path.parent.name, ()), *found, _memory(stem, BACKENDS.get(path.parent.name))] if found else []
+    """Tests of the file's name, or, where a file is one piece of an operator, of the operator's; for pytest."""
+    path = Path(file)
+    part, stems = path.parent.name, SEEN_BY.get(path.stem, [path.stem])
+    found = [test for folder in TESTS.get(part, ("",)) for stem in stems for test in _of_name(folder, stem)]
+    if not found:
+        return []
+    functions = (
+        [FUNCTIONS] if any((stem + "_").startswith(tuple(name + "_" for name in SCANS)) for stem in stems) else []
+    )
+    others = " and ".join(f"not {name}" for name in BACKENDS.values() if part in BACKENDS and name != BACKENDS[part])
+    memory = _memory(stems[0], BACKENDS.get(part))
+    return [*ALWAYS.get(part, ()), *found, *functions, memory, *(["-k", others] if others else [])]
+
+
+def _of_name(folder: str, stem: str) -> list[str]:
+    """The tests of the longest beginning of the name, and those of longer names."""
+    names = {
+        test.stem.removeprefix("test_"): str(test.relative_to(ROOT))
+        for test in (ROOT / "tests" / folder).glob("test_*.py")
+    }
+    wholes = [name for name in names if (stem + "_").startswith(name + "_")]
+    longer = sorted(name for name in names if name.startswith(stem + "_"))
+    return [names[name] for name in [*sorted(wholes, key=len)[-1:], *longer]]
 
 
 def _memory(stem: str, backend: str | None) -> str:

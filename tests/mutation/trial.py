@@ -35,8 +35,16 @@ class Trial:
         self._copy, self._path, self._text, self._tests = copy, copy / file, text, tests
         self._seconds: float | None = None
 
-    def outcome(self, mutant: Mutant) -> str:
-        """What becomes of a mutant: "killed", "timed out", "survived", or "untested": the slice fails as it is."""
+    def outcome(self, mutant: Mutant, argued: bool) -> str:
+        """What becomes of a mutant.
+
+        Args:
+            mutant: of the file.
+            argued: there is a reason why nobody could see it: it has to live through the slice alone.
+
+        Returns:
+            "killed", "timed out", "equivalent" or "survived"; "untested" if the slice fails as it is.
+        """
         if self._seconds is None:
             begin = time.monotonic()
             if _run(self._copy, self._slice, None) != "survived":
@@ -45,7 +53,9 @@ class Trial:
         self._path.write_text(mutant.text)
         try:
             found = _run(self._copy, self._slice, 60 + 5 * self._seconds)
-            return found if found != "survived" else _run(self._copy, self._tests, 600 + 50 * self._seconds)
+            if found == "survived":
+                found = "equivalent" if argued else _run(self._copy, self._tests, 600 + 50 * self._seconds)
+            return found
         finally:
             self._path.write_text(self._text)
 
