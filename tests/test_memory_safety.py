@@ -30,6 +30,8 @@ WIDTHS = (33, 1, 65, 31, 64, 32, 63)
 LENGTHS = (1, 17, 7, 9, 16, 8, 15)
 # Compiled code is made for every variant and, up to 64, every width, which takes seconds: in registers, and in blocks.
 COMPILED_WIDTHS = (3, 70)
+# A matrix that no program holds, so that every step is a launch.
+STEP_BY_STEP = (2, 3, 130)
 
 _FLOATS = ctypes.POINTER(ctypes.c_float)
 
@@ -50,6 +52,9 @@ def cases(operator: str, backend: str) -> Iterator[Case]:
         )
         size = batch, LENGTHS[turn % len(LENGTHS)], min(width, entry.largest or width)
         yield Case(operator, variant, size, dtypes[turn % len(dtypes)], layout, turn)
+    if (operator, backend) == ("dense_rnn", "triton"):
+        for turn, variant in enumerate(entry.draws):
+            yield Case(operator, variant, STEP_BY_STEP, torch.float64, STATES, turn)
 
 
 PLACES = [

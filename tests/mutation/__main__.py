@@ -31,7 +31,7 @@ TESTS = {"kernels": ("kernels", "ops"), "jit": ("cpu", "ops"), "blocked": ("ops"
 # Whose tests see what has none of its own, or not all.
 SEEN_BY = {
     "bits": ["activation"], "blocks": ["rnn_readout"], "by_name": ["nonlinearity"],
-    "forward": ["linear_scan", "chains"], "gates": ["gated_rnn"], "interleaved": ["linear_scan"],
+    "forward": ["linear_scan", "chains"], "gates": ["gated_rnn", "gates"], "interleaved": ["linear_scan"],
     "launches": ["launch"], "product": ["dense_rnn"], "region": ["threads"], "rnn_scan": ["rnn_scan", "chains"],
 }  # fmt: skip
 # Shapes, dtypes and strides of the functions that users call.
