@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib import import_module
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +19,23 @@ from cofm_triton.step.stacked_cells import StackedCells
 
 def randn(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def apart(tensor: Tensor) -> Tensor:
+    """The same numbers, every other one in memory."""
+    return torch.stack((tensor, tensor), -1)[..., 0]
+
+
+def cells_apart(cells: StackedCells) -> StackedCells:
+    """The same models; no coefficients are contiguous."""
+    names = ("rate", "encoder", "bias", "readout", "offset")
+    return replace(cells, **{name: apart(getattr(cells, name)) for name in names})
+
+
+def module_of(backend: str, name: str) -> Any:
+    """Where a backend computes a sweep."""
+    folders = {"triton": "kernels", "numba": "cpu.jit", "torch": "cpu.blocked"}
+    return import_module(f"cofm_triton.{folders[backend]}.{name}")
 
 
 def dense_models(

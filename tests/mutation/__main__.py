@@ -106,9 +106,10 @@ def mirrors(file: str) -> list[str]:
     functions = (
         [FUNCTIONS] if any((stem + "_").startswith(tuple(name + "_" for name in SCANS)) for stem in stems) else []
     )
-    others = " and ".join(f"not {name}" for name in BACKENDS.values() if part in BACKENDS and name != BACKENDS[part])
+    others = [name for name in BACKENDS.values() if part in BACKENDS and name != BACKENDS[part]]
+    others = [f"not {left}{name}{right}" for name in others for left in "[-" for right in "]-"]  # in a test's brackets
     memory = _memory(stems[0], BACKENDS.get(part))
-    return [*ALWAYS.get(part, ()), *found, *functions, memory, *(["-k", others] if others else [])]
+    return [*ALWAYS.get(part, ()), *found, *functions, memory, *(["-k", " and ".join(others)] if others else [])]
 
 
 def _of_name(folder: str, stem: str) -> list[str]:

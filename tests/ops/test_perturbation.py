@@ -4,7 +4,17 @@ import types
 
 import pytest
 import torch
-from sweep_cases import autograd_gradients, dense_models, randn, random_cells, random_pairs
+from scan_cases import BACKENDS, device_of
+from sweep_cases import (
+    apart,
+    autograd_gradients,
+    cells_apart,
+    dense_models,
+    module_of,
+    randn,
+    random_cells,
+    random_pairs,
+)
 
 from cofm_triton.cpu.blocked import perturbation as blocked
 from cofm_triton.ops import perturbation as ops
@@ -31,6 +41,14 @@ def test_every_backend(kinds: tuple[str, str], numba: bool, monkeypatch: pytest.
     monkeypatch.setattr(ops, "_NUMBERS", 900)  # two models at a time
     for actual, expected in zip(gradients(cells), autograd_gradients(cells, X, Y, WEIGHTS), strict=True):
         torch.testing.assert_close(actual, expected, rtol=1e-11, atol=1e-11 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_any_strides(backend: str) -> None:
+    device = device_of(backend)
+    cells, x, y = random_cells("tanh", "linear", 4, 2, 3, 5).to(device), X.to(device), Y.to(device)
+    run = module_of(backend, "perturbation").sweep_errors
+    assert torch.equal(run(cells_apart(cells), apart(x), apart(y), None), run(cells, x, y, None))
 
 
 def test_dense_models() -> None:

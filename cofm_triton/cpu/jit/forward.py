@@ -127,7 +127,7 @@ def initial_states(states: Tensor | None, sequence: Any, channels: int, state_dt
             return np.zeros((len(sequence), channels), SAMPLES[state_dtype].dtype)
         return torch.zeros((len(sequence), channels), dtype=state_dtype, device="cpu").numpy()
     result = aligned((len(sequence), channels), SAMPLES[state_dtype].dtype)
-    result[:] = numbers(states.to(state_dtype).resolve_conj().contiguous())[sequence]
+    result[:] = numbers(states.to(state_dtype))[sequence]
     return result
 
 

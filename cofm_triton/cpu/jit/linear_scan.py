@@ -158,7 +158,7 @@ def _constant_backward(
     grad_h: Tensor, grad_last: Tensor | None, decay: Tensor, h: Tensor, h0: Tensor | None,
     seq_starts: Tensor | Pieces | None, reverse: bool, state_dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    dtype, channels, gates = h.dtype, h.shape[2], decay.conj().resolve_conj() if decay.is_complex() else decay
+    dtype, channels, gates = h.dtype, h.shape[2], decay.conj()
     h, grad_h = with_rows(h), with_rows(grad_h)
     grad_x, vector = empty_like(h), row_lanes(channels)
     # Steps of the adjoint count from the end of the sequence.

@@ -118,7 +118,7 @@ def unit_rows(cells: StackedCells, dtype: torch.dtype, multiple: int = _UNITS) -
     columns = (cells.rate[..., None], cells.bias[..., None], cells.encoder, cells.readout.mT)
     rows = torch.cat(columns, -1)
     rows = torch.nn.functional.pad(rows, (0, 0, 0, -rows.shape[1] % multiple))
-    return rows.to(dtype).contiguous().numpy()
+    return rows.to(dtype).numpy()
 
 
 def row_weights(weights: Tensor | None, targets: Tensor) -> np.ndarray[Any, Any]:

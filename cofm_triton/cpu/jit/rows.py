@@ -93,7 +93,7 @@ def in_dtype(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def numbers(tensor: Tensor) -> Any:
-    """A contiguous tensor as an array that shares its memory. Taken before threads start, which know no autograd."""
+    """A tensor as an array that shares its memory. Taken before threads start, which know no autograd."""
     return tensor.detach().numpy()
 
 
