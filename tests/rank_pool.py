@@ -24,7 +24,7 @@ PATIENCE = 120  # seconds, after which a case counts as hanging
 
 
 class RankPool:
-    """`RANKS` processes of one gloo group, started with the first case, and again after a failure."""
+    """`RANKS` processes of one gloo group, started with the first case, and again after a failure or an end."""
 
     def __init__(self) -> None:
         self._processes: list[Any] = []
@@ -33,6 +33,8 @@ class RankPool:
 
     def run(self, case: Callable[..., None], ranks: int, **arguments: Any) -> None:
         """Call `case(mesh, **arguments)` on the first ranks; raises what any of them raises."""
+        if not all(process.is_alive() for process in self._processes):
+            self.close()  # whatever ended one between two cases, the next case is not to blame
         if not self._processes:
             self._start()
         for pipe in self._pipes:

@@ -59,17 +59,24 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
             found[package] = version(package)
         except PackageNotFoundError:
             continue
+    if "torch" in found:  # PyPI's metadata of it does not name the build, as in 2.8.0+cu128
+        found["torch"] = _torch_versions().get("__version__", found["torch"])
     return found
 
 
 def torch_knows_gpus() -> bool:
-    """Whether the installed PyTorch was built for GPUs, as its file of versions says; importing it takes seconds."""
-    spec = find_spec("torch")
-    if spec is None or spec.origin is None:
-        return False
-    names: dict[str, Any] = {}
-    exec((Path(spec.origin).parent / "version.py").read_text(encoding="utf-8"), names)
+    """Whether the installed PyTorch was built for GPUs."""
+    names = _torch_versions()
     return any(names.get(name) is not None for name in ("cuda", "hip", "xpu"))
+
+
+def _torch_versions() -> dict[str, Any]:
+    """What PyTorch's own file of versions says; importing PyTorch takes seconds."""
+    spec = find_spec("torch")
+    names: dict[str, Any] = {}
+    if spec is not None and spec.origin is not None:
+        exec((Path(spec.origin).parent / "version.py").read_text(encoding="utf-8"), names)
+    return names
 
 
 def interpreting() -> bool:

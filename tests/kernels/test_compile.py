@@ -2,8 +2,9 @@
 
 What is checked are the usual configurations for every GPU, and each of the others for one GPU of one make. The file of
 the baseline has what the compiler made of each, beside the hash by which Triton tells compiled kernels apart. Only what
-has another hash today is compiled, and a sample of the rest, to see that the file tells the truth.
-`cofm kernels --all` compiles everything for every GPU.
+has another hash today is compiled, and a sample of the rest, to see that the file tells the truth. The file is of one
+release of Triton; with another one nothing is compiled here: its machine code is no fault of the kernels, and
+docs/versions.md says how it differs. `cofm kernels --all` compiles everything for every GPU.
 """
 
 import ast
@@ -77,25 +78,28 @@ def test_configurations_have_labels_of_their_own() -> None:
 
 
 def compiled(tasks: Sequence[Task], known: Sequence[Compiled]) -> list[Compiled]:
-    try:
-        return compile_all(tasks, lambda done, total: None, processes=1, known=known)
-    except Exception as error:
-        if tasks[0].target.startswith("gfx") and "ld.lld" in str(error):
-            pytest.skip("this Triton comes without the linker for AMD GPUs")
-        raise
+    return compile_all(tasks, lambda done, total: None, processes=1, known=known)
+
+
+def kept() -> dict[tuple[str, str], Compiled]:
+    """What the baseline has, by target and key."""
+    triton, known = baseline.read(BASELINE)
+    if triton != version("triton"):
+        pytest.skip(f"the baseline is Triton {triton}'s: `cofm kernels` shows what this one makes of the kernels")
+    return known
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
 def test_every_kernel_compiles_without_a_spill_and_no_worse_than_before(target: str) -> None:
     """`cofm kernels --write-baseline` accepts new numbers, after somebody has looked at them."""
-    triton, known = baseline.read(BASELINE)
+    known = kept()
     entries = compiled(kept_tasks((target,), tuple(compilations())), tuple(known.values()))
     spilled = [entry for entry in entries if entry.spilled]
     assert not spilled, "\n".join(map(str, spilled))
     assert not list(baseline.worse(entries, BASELINE))
     strange = [entry.key for entry in entries if (entry.target, entry.key) not in known]
-    assert not strange or triton != version("triton"), "the file is of another kernel: cofm kernels --write-baseline"
+    assert not strange, "the file is of another kernel: cofm kernels --write-baseline"
     scans = [entry for entry in entries if entry.operator in DIAGONAL]  # a read-out sums over lanes
     assert not [entry.key for entry in scans if entry.constants.get("PAIRED") and "shuffle" in entry.instructions]
     if target in MAKES:
@@ -109,12 +113,12 @@ def test_every_kernel_compiles_without_a_spill_and_no_worse_than_before(target: 
 def test_the_baseline_is_what_the_compiler_makes(target: str) -> None:
     tasks = [Task(target, name, part.usual[0]) for name, part in compilations().items()]
     tasks = tasks[MAKES.index(target) :: len(MAKES)]
-    triton, known = baseline.read(BASELINE)
+    known = kept()
     entries = compiled(tasks, ())
     same = [(entry, known.get((target, entry.key))) for entry in entries]
     changed = [entry.key for entry, before in same if before is None or before.hash != entry.hash]
-    assert not changed or triton != version("triton"), "the file is of other kernels: cofm kernels --write-baseline"
-    assert all(entry == before for entry, before in same if before is not None and before.hash == entry.hash)
+    assert not changed, "the file is of other kernels: cofm kernels --write-baseline"
+    assert all(entry == before for entry, before in same)
 
 
 def test_every_kernel_is_one_of_an_operator() -> None:

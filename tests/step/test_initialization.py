@@ -17,9 +17,19 @@ from cofm_triton.step.initialization import assign, random_orthogonal
 from cofm_triton.step.parameterization import PARAMETERIZATIONS
 
 KINDS = [(r, c) for r in RECURRENCES for c in ((True, False) if r in ("orthogonal", "dense") else (True,))]
-FAKE_DEVICES = ["cpu"]
-if torch.backends.cuda.is_built():  # a PyTorch without CUDA cannot even pretend to copy to it
-    FAKE_DEVICES.append("cuda")
+
+
+def can_pretend(device: str) -> bool:
+    """Whether PyTorch pretends to copy to a device: not to a GPU without CUDA, 2.8 not without a driver either."""
+    try:
+        with FakeTensorMode():
+            torch.empty(2, device=device).uniform_()
+    except RuntimeError:
+        return False
+    return True
+
+
+FAKE_DEVICES = [device for device in ("cpu", "cuda") if can_pretend(device)]
 
 
 def made(recurrence: str, constrained: bool, **options: Any) -> StableRNN:

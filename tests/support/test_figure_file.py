@@ -17,7 +17,9 @@ def test_labels_between_powers_of_ten_are_plain_numbers() -> None:
     axes.set_ylim(0.9, 3.2)
     axes.figure.draw_without_rendering()  # type: ignore[union-attr]  # the stubs allow for a figure that is gone
     assert [label.get_text() for label in axes.get_yticklabels() if label.get_position()[1] in (1, 2, 3)] == [*"123"]
-    assert axes.get_xticklabels()[1].get_text() == r"$\mathdefault{10^{0}}$"
+    assert [label.get_text() for label in axes.get_xticklabels() if label.get_position()[0] == 1] == [
+        r"$\mathdefault{10^{0}}$"
+    ]
 
 
 def test_linear_axes_keep_their_ticks() -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import platform
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from cofm_triton._version import __version__
+from cofm_triton.support import system
 
 _PACKAGES = ("torch", "numpy", "numba", "triton")
 
@@ -21,12 +21,8 @@ def provenance(device: str) -> dict[str, Any]:
         >>> sorted(provenance("cpu"))
         ['device', 'versions']
     """
-    versions = {"cofm_triton": __version__, "python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            versions[name] = "none"
+    installed = dict.fromkeys(_PACKAGES, "none") | system.versions(_PACKAGES)
+    versions = {"cofm_triton": __version__, "python": platform.python_version(), **installed}
     return {"versions": versions, "device": _device_name(device)}
 
 
