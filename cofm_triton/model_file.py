@@ -20,7 +20,7 @@ from cofm_triton._version import __version__
 from cofm_triton.layers.rnn_functional import RNNFunctional
 from cofm_triton.layers.stable_rnn import StableRNN
 from cofm_triton.modules.round_trip import check_round_trip
-from cofm_triton.support.files import write_bytes
+from cofm_triton.support.files import check_regular, write_bytes
 from cofm_triton.support.scalars import as_int
 
 _KEY = "cofm"
@@ -187,6 +187,8 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, torch
     """Header, with the keys that `save_model` writes, and tensors."""
     with _safetensors_needed():
         from safetensors import safe_open
+    with _refusing(path):
+        check_regular(path)
     with _refusing(path), safe_open(path, framework="pt") as file:
         header = json.loads((file.metadata() or {}).get(_KEY, "null"))
         if not isinstance(header, dict) or not isinstance(header.get("notes"), dict):

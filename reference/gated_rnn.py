@@ -11,6 +11,8 @@ channels (2k, 2k+1) by a fixed angle: h[2k] + i h[2k+1] is multiplied by exp(i a
     "minlstm"    softplus(softplus(-p) - softplus(-q))     1 - decay
     "s6"         softplus(p)                               s
 
+1 - decay^2 is at least the smallest normal number, where the root would have an infinite slope.
+
 With rate = 1, "mingru" has decay = 1 - sigmoid(p), and "minlstm" has decay = f / (f + i), f = sigmoid(p),
 i = sigmoid(q).
 
@@ -52,7 +54,8 @@ def gate_coefficients(gates: str, rate: Tensor, p: Tensor, q: Tensor | None) -> 
     q = p if q is None else q
     if gates == "rg_lru":
         exponent = rate * _sigmoid(p)
-        return torch.exp(-exponent), torch.sqrt(complement(2 * exponent)) * _sigmoid(q)
+        square = complement(2 * exponent).clamp(min=torch.finfo(exponent.dtype).tiny)
+        return torch.exp(-exponent), torch.sqrt(square) * _sigmoid(q)
     if gates == "minlstm":
         exponent = rate * _softplus(_softplus(-p) - _softplus(-q))
         return torch.exp(-exponent), complement(exponent)

@@ -61,7 +61,7 @@ COMMANDS = {
         ("stablessm", "--parameterizations", "exp", "--learning-rates", "0.1", "--steps", "3", "--seeds", "1")
     ),
     "validate": Command(("validate", "--operators", "memory_increment"), repeats=False, locks=False),
-    "bench": Command(("bench", "--preset", "smoke", "--operators", "linear_scan"), repeats=False, locks=False),
+    "bench": Command(("bench", "--preset", "smoke", "--operators", "linear_scan"), repeats=False),
 }
 
 

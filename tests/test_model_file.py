@@ -1,4 +1,5 @@
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -147,9 +148,11 @@ def test_options_warn_once_in_the_life_of_a_model(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("read", [load_model, read_notes])
-def test_a_folder_is_no_model_file(tmp_path: Path, read: Callable[[Path], Any]) -> None:
-    with pytest.raises(ValueError, match="path must be a cofm model file"):
-        read(tmp_path)
+def test_a_folder_or_a_pipe_is_no_model_file(tmp_path: Path, read: Callable[[Path], Any]) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "pipe"):
+        with pytest.raises(ValueError, match=r"path must be a cofm model file.*is no regular file"):
+            read(path)
 
 
 @pytest.mark.parametrize(

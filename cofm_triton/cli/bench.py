@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from cofm_triton.cli.options import UsageError, add_common_options, make_folder, require, resolve_device
+from cofm_triton.cli.options import UsageError, add_common_options, own_folder, require, resolve_device
 from cofm_triton.cli.progress import Progress
 from cofm_triton.support.figure_file import FORMATS
 
@@ -47,13 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.page:
         return _write_page()
     require(("matplotlib",), extra="plot")
-    import torch
-
-    from cofm_triton.evidence import machine
-    from cofm_triton.evidence.benchmark import figure, table
-    from cofm_triton.evidence.benchmark.peers import peers
-    from cofm_triton.evidence.benchmark.scaling import PRESETS, measure_scaling, scaling_operators
-    from cofm_triton.support.files import write_text
+    from cofm_triton.evidence.benchmark.scaling import scaling_operators
 
     start = time.perf_counter()
     progress = Progress(arguments.quiet)
@@ -62,8 +56,27 @@ def run(arguments: argparse.Namespace) -> int:
         if name not in scaling_operators():
             raise UsageError(f"--operators: {name!r} is not one of {', '.join(scaling_operators())}")
     out: Path = arguments.out or Path("out") / f"bench-{arguments.preset}"
-    device, load = torch.device(resolve_device(arguments.device)), machine.load()
-    make_folder(out)
+    device = resolve_device(arguments.device)
+    with own_folder(out):  # of two runs at a time, the table and the figure would not belong together
+        _measure(arguments, chosen, device, out, progress)
+    print(f"Results: {out}")
+    progress.line(f"{time.perf_counter() - start:.0f} s")
+    return 0
+
+
+def _measure(
+    arguments: argparse.Namespace, chosen: Sequence[str], kind: str, out: Path, progress: Progress
+) -> None:  # fmt: skip
+    """Measure operators on a kind of device, print and write."""
+    import torch
+
+    from cofm_triton.evidence import machine
+    from cofm_triton.evidence.benchmark import figure, table
+    from cofm_triton.evidence.benchmark.peers import peers
+    from cofm_triton.evidence.benchmark.scaling import PRESETS, measure_scaling
+    from cofm_triton.support.files import write_text
+
+    device, load = torch.device(kind), machine.load()
     if not peers():
         progress.line("No peers: their adapters are in bench/peers/ of a checkout.")
     torch.manual_seed(arguments.seed)
@@ -77,9 +90,6 @@ def run(arguments: argparse.Namespace) -> int:
     write_text(out / TABLE, "\n".join(lines) + "\n")
     results.write(out / JSON, where, arguments.preset == "smoke")
     figure.draw([out / name for name in FIGURES], results.records, machine.caption(where))
-    print(f"Results: {out}")
-    progress.line(f"{time.perf_counter() - start:.0f} s")
-    return 0
 
 
 def _host_lines(smoke: bool) -> Iterable[str]:

@@ -6,10 +6,13 @@ import argparse
 import math
 import re
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeVar
+
+from cofm_triton.support.lock import FolderInUse, one_writer
 
 _Value = TypeVar("_Value")
 
@@ -79,6 +82,25 @@ def make_folder(path: Path | None) -> None:
             pass
     except OSError as error:
         raise UsageError(f"--out {path} must be a folder that can be made and written: {error.strerror}") from error
+
+
+@contextmanager
+def own_folder(path: Path, job: str = "") -> Iterator[None]:
+    """Make the folder of --out, and be the only one who writes to it for the length of a `with` block.
+
+    Args:
+        path: the folder.
+        job: what the processes of one job have in common, see `one_writer`.
+
+    Raises:
+        UsageError: it cannot be made or written, or another process writes to it.
+    """
+    make_folder(path)
+    try:
+        with one_writer(path, job):
+            yield
+    except FolderInUse as error:
+        raise UsageError(f"--out {path}: {error}; wait for it, or name another folder") from None
 
 
 def seed(text: str) -> int:

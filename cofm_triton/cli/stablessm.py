@@ -148,7 +148,7 @@ class StableSSM:
         """
         from cofm_triton.experiment.stable_ssm import Training
 
-        names = ("{:s}-{:s}-{:g}-{:d}".format(*run) for run in self._runs)
+        names = ("{:03d}-{:s}-{:s}-{!r}-{:d}".format(i, *run) for i, run in enumerate(self._runs))
         blocks = [Block(name, partial(self._train, run)) for name, run in zip(names, self._runs, strict=True)]
         with progress.bar("trainings") as on_step:
             results = run_blocks(blocks, files, processes, on_step)

@@ -5,7 +5,7 @@
     strength    "sigmoid"     sigmoid(p)
                 "softplus"    softplus(p)
                 "share"       softplus(softplus(-p) - softplus(-q)), -log(f / (f + i)) of f = sigmoid(p), i = sigmoid(q)
-    gain        "variance"    sqrt(1 - decay^2) sigmoid(q)
+    gain        "variance"    sqrt(1 - decay^2) sigmoid(q), 1 - decay^2 at least the smallest normal number
                 "complement"  1 - decay
                 "strength"    s
 

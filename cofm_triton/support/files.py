@@ -12,6 +12,7 @@ import hashlib
 import io
 import os
 import secrets
+import stat
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -78,6 +79,16 @@ def write_table(path: str | os.PathLike[str], header: Sequence[str], rows: Itera
     table.writerow(header)
     table.writerows(rows)
     write_text(path, text.getvalue())
+
+
+def check_regular(path: str | os.PathLike[str]) -> None:
+    """See that a path leads to a file before it is opened: a pipe has readers wait, and a device may have no end.
+
+    Raises:
+        OSError: there is nothing, or something else.
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(f"{os.fspath(path)} is no regular file")
 
 
 def remove_leftovers(folder: Path, beginning: str = PART) -> None:

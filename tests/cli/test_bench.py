@@ -13,6 +13,7 @@ from cofm_triton.evidence.benchmark.results import Results
 from cofm_triton.evidence.case import Case
 from cofm_triton.evidence.problem import Problem
 from cofm_triton.evidence.registry import benchmarks
+from cofm_triton.support.lock import one_writer
 
 
 @pytest.mark.slow
@@ -28,6 +29,14 @@ def test_smoke_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert len(ours) == 2 * 2 * len(scaling.PRESETS["smoke"].exponents)
     beginnings = [(tmp_path / name).read_bytes()[:5] for name in bench.FIGURES]
     assert beginnings == [b"\x89PNG\r", b"<?xml", b"%PDF-"]
+
+
+def test_a_second_run_is_refused_while_one_measures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib")
+    with one_writer(tmp_path):
+        assert main(["bench", "--preset", "smoke", "--operators", "rnn_scan", "--out", str(tmp_path)]) == 2
+    assert "writes to" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:

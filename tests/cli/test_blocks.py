@@ -1,5 +1,6 @@
 """Blocks of a job in several processes whose folders differ, as on machines without a common disk."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from threading import Barrier, Thread
@@ -82,6 +83,17 @@ def test_a_damaged_block_is_named(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(UsageError, match=r"block-0\.safetensors is damaged .* remove it"):
         run_blocks([block], BlockFiles(tmp_path, "job"), Processes(), lambda done, total: None)
+
+
+def test_a_pipe_in_the_place_of_a_block_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "0.safetensors")
+    with pytest.raises(UsageError, match=r"0\.safetensors is damaged .*is no regular file"):
+        run_blocks([Block("0", dict)], BlockFiles(tmp_path, "job"), Processes(), lambda done, total: None)
+
+
+def test_two_blocks_of_one_name_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="two blocks have one name"):
+        run_blocks([Block("0", dict)] * 2, BlockFiles(tmp_path, "job"), Processes(), lambda done, total: None)
 
 
 def swap(path: Path, files: BlockFiles) -> None:

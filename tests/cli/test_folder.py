@@ -107,6 +107,20 @@ def test_a_folder_named_as_the_config_is_foreign(tmp_path: Path) -> None:
         claim(tmp_path, overwrite=True)
 
 
+def test_a_pipe_in_the_place_of_the_config_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / CONFIG)
+    with pytest.raises(FileExistsError, match="is not empty"):
+        claim(tmp_path, overwrite=True)
+
+
+def test_a_file_in_the_place_of_a_folder_is_named(tmp_path: Path) -> None:
+    claim(tmp_path)
+    (tmp_path / "parts").write_text("mine")
+    with pytest.raises(UsageError, match="parts must be a folder, it is a file"):
+        claim(tmp_path)
+    assert (tmp_path / "parts").read_text() == "mine"
+
+
 def test_runs_of_other_commands_are_left_alone(tmp_path: Path) -> None:
     claim(tmp_path, command="memory")
     finish(tmp_path)

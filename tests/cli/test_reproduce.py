@@ -2,6 +2,7 @@ import argparse
 import csv
 import json
 import math
+import os
 import platform
 import shutil
 from collections.abc import Iterator
@@ -267,6 +268,10 @@ def test_swapped_and_changed_parts_are_found_out(
         assert reproduce(root) == 2
         assert f"{Path(name).name}: it is not what this run has written there; remove it" in capsys.readouterr().err
     (root / name).unlink()
+    os.mkfifo(root / name)
+    assert reproduce(root) == 2
+    assert f"{Path(name).name} is no regular file; remove it" in capsys.readouterr().err
+    (root / name).unlink()
     assert reproduce(root) in FINISHED
     assert contents(root) == contents(finished)
 
@@ -277,10 +282,17 @@ def test_swapped_and_damaged_models_are_found_out(finished: Path, tiny: Settings
     folder, cell = RunFolder(root), Cell("pol", "linear", "exp", 2)
     folder.job = json.loads((root / "parts" / f"{cell.name}-errors.csv").read_text().partition("\n")[0])[0]
     assert folder.load(cell, 10).rnn.hidden_size == 2
-    folder.model(cell, 10).write_bytes(folder.model(cell, 20).read_bytes())
+    path = folder.model(cell, 10)
+    path.write_bytes(folder.model(cell, 20).read_bytes())
     with pytest.raises(UsageError, match=r"T10\.safetensors: it is not what this run has written there"):
         folder.load(cell, 10)
-    folder.model(cell, 10).write_bytes(b"")
+    content = bytearray((finished / "models" / path.name).read_bytes())
+    rates = load_model(finished / "models" / path.name).rnn.rate_l0
+    content[content.index(rates.detach().numpy().tobytes())] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match=r"T10\.safetensors: it is not what this run has written there"):
+        folder.load(cell, 10)
+    path.write_bytes(b"")
     with pytest.raises(UsageError, match=r"T10\.safetensors: path must be a cofm model file"):
         folder.load(cell, 10)
 

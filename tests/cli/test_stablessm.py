@@ -64,3 +64,16 @@ def test_another_option_is_another_run(folder: Path, capsys: pytest.CaptureFixtu
         except SystemExit as error:
             assert error.code == 2
         assert message in capsys.readouterr().err
+
+
+def test_learning_rates_that_differ_little_are_two_trainings(tmp_path: Path) -> None:
+    assert stablessm(tmp_path, "--learning-rates", "0.01,0.010000000001", "--parameterizations", "exp") == 0
+    with (tmp_path / "trainings.csv").open() as file:
+        losses = {row["learning_rate"]: row["final_loss"] for row in csv.DictReader(file)}
+    assert len(losses) == len(set(losses.values())) == 2
+
+
+def test_overwriting_removes_the_trainings_of_another_run(tmp_path: Path) -> None:
+    assert stablessm(tmp_path) == 0
+    assert stablessm(tmp_path, "--parameterizations", "exp", "--seeds", "1", "--steps", "5", "--overwrite") == 0
+    assert len(list((tmp_path / "parts").iterdir())) == 4  # two kinds, two learning rates

@@ -220,6 +220,16 @@ def test_a_name_that_is_taken_by_a_folder(ending: str, folder: Path) -> None:
     assert not files_in(folder, f"{PART}*")
 
 
+@pytest.mark.parametrize("ending", [".nbi", ".nbc"])
+def test_a_pipe_in_the_place_of_a_file_is_replaced(ending: str, folder: Path) -> None:
+    use(hits=0)
+    (path,) = files_in(folder, ending)
+    path.unlink()
+    os.mkfifo(path)
+    use(hits=0)
+    use(hits=1)
+
+
 def test_a_folder_that_became_a_file(folder: Path) -> None:
     first, second = entry(plus_one), entry(times_two)
     shutil.rmtree(folder)

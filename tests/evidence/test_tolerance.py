@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import product
 from typing import Any
 
 import pytest
@@ -17,12 +18,17 @@ from cofm_triton.evidence.operators.perturbation_gradient import gradient_proble
 from cofm_triton.evidence.operators.rnn_readout import readout_problem
 from cofm_triton.evidence.tolerance import (
     Bound,
+    dense_rnn_bounds,
+    gated_rnn_bounds,
     linear_scan_bounds,
+    paired_rnn_scan_bounds,
     rnn_scan_bounds,
     unit_roundoff,
 )
 from cofm_triton.ops.dtypes import state_dtype
 from cofm_triton.step.activations import NONLINEARITIES
+from cofm_triton.step.gates import GATES
+from cofm_triton.step.parameterization import PARAMETERIZATIONS
 
 Models = Sequence[Sequence[torch.Tensor]]
 
@@ -168,6 +174,77 @@ def test_steps_beyond_one_have_bounds(parameterization: str) -> None:
     h, _ = functional.rnn_scan(x, w.requires_grad_(), backend="torch", **options)
     (by_w,) = torch.autograd.grad(h, w, grad)
     assert bounds["h"].excess(h) <= 1 and bounds["grad_rate"].excess(by_w) <= 1
+
+
+RATES = (-40.0, -1.0, -1e-6, 0.0, 1e-6, 1.0, 3.0, 29.0, 31.0, 300.0, 6e4)
+
+
+def check_extremes(bounds: dict[str, Bound], results: Sequence[torch.Tensor], pulled: Sequence[str]) -> None:
+    """A bound is finite where the value is, and PyTorch keeps it wherever nothing overflows."""
+    names = ("h", *(f"grad_{name}" for name in pulled))
+    for name, value in zip(names, results, strict=True):
+        exact, error = bounds[name]
+        assert (error.isfinite() | ~exact.isfinite()).all(), name
+        for channel in range(exact.shape[-1]):
+            column = Bound(exact[..., channel], error[..., channel])
+            if column.exact.abs().amax() < 1e30 and bool(value[..., channel].isfinite().all()):
+                assert column.excess(value[..., channel]) <= 1, (name, channel)
+
+
+def pulled_back(h: torch.Tensor, leaves: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """h and the gradients of its sum."""
+    return [h.detach(), *torch.autograd.grad(h, leaves, torch.ones_like(h))]
+
+
+@pytest.mark.parametrize("dtype", REAL)
+@pytest.mark.parametrize("discretization", ["exact", "euler"])
+@pytest.mark.parametrize("parameterization", PARAMETERIZATIONS)
+def test_bounds_of_extreme_rates(parameterization: str, discretization: str, dtype: torch.dtype) -> None:
+    """Rates that are negative, vanish or end a state at once, and states that float16 has as subnormal numbers."""
+    for dt, size in product((1e-3, 1.0, 50.0), (1e-7, 1.0)):
+        x = (size * normal(1, 4, len(RATES))).to(dtype).requires_grad_()
+        w = torch.tensor(RATES, dtype=state_dtype(dtype), requires_grad=True)
+        options: dict[str, Any] = dict(dt=dt, nonlinearity="tanh")
+        options.update(parameterization=parameterization, discretization=discretization)
+        h, _ = functional.rnn_scan(x, w, backend="torch", **options)
+        bounds = rnn_scan_bounds(x.detach(), w.detach(), grad_h=torch.ones_like(x), **options)
+        check_extremes(bounds, pulled_back(h, (x, w)), ("x", "rate"))
+        pairs = paired_rnn_scan_bounds(
+            x.detach()[..., :-1], w.detach()[:5], w.detach()[5:10], grad_h=torch.ones_like(x)[..., :-1], **options
+        )
+        assert all(bool((b.error.isfinite() | ~b.exact.isfinite()).all()) for b in pairs.values())
+
+
+@pytest.mark.parametrize("dtype", REAL)
+@pytest.mark.parametrize("gates", GATES)
+def test_bounds_of_extreme_gates(gates: str, dtype: torch.dtype) -> None:
+    """Logits at which a strength underflows, and rates of 0."""
+    logits = torch.tensor([-1000.0, -100.0, -88.0, 0.0, 1000.0]).to(dtype)
+    for rate, size in product((0.0, 1e-9, 50.0), (1e-7, 1.0)):
+        x = (size * normal(2, 4, 5)).to(dtype)
+        p, q = logits.expand(2, 4, 5).clone(), normal(2, 4, 5, seed=1).to(dtype)
+        rates = torch.full((5,), rate, dtype=state_dtype(dtype))
+        given = {"x": x, "rate": rates, "rate_logit": p}
+        if gates in ("rg_lru", "minlstm"):
+            given["input_logit"] = q
+        leaves = {name: tensor.clone().requires_grad_() for name, tensor in given.items()}
+        h, _ = functional.gated_rnn(**leaves, gates=gates, backend="torch")
+        bounds = gated_rnn_bounds(**given, grad_h=torch.ones_like(x), gates=gates)
+        check_extremes(bounds, pulled_back(h, list(leaves.values())), list(given))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_bounds_of_subnormal_states(dtype: torch.dtype) -> None:
+    for size in (1e-7, 1e-6):
+        x, decay = (size * normal(2, 5, 4)).to(dtype), torch.tensor([0.0, 0.5, -0.99, 1.0])
+        weight = normal(4, 4)
+        leaves = [tensor.clone().requires_grad_() for tensor in (x, decay, weight)]
+        pull = torch.ones_like(x)
+        h, _ = functional.linear_scan(*leaves[:2], backend="torch")
+        check_extremes(linear_scan_bounds(x, decay, grad_h=pull), pulled_back(h, leaves[:2]), ("x", "decay"))
+        h, _ = functional.dense_rnn(leaves[0], leaves[2], nonlinearity="tanh", backend="torch")
+        bounds = dense_rnn_bounds(x, weight, grad_h=pull, nonlinearity="tanh")
+        check_extremes(bounds, pulled_back(h, [leaves[0], leaves[2]]), ("x", "weight"))
 
 
 def test_bounds_scale_with_the_unit_roundoff() -> None:

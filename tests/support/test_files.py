@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cofm_triton.support.files import PART, atomic_path, remove_leftovers, write_bytes, write_text
+from cofm_triton.support.files import PART, atomic_path, check_regular, remove_leftovers, write_bytes, write_text
 
 DIES_WRITING = """
 import os, signal, sys
@@ -138,3 +138,16 @@ def test_contents_are_on_the_disk_before_the_name(tmp_path: Path, monkeypatch: p
     with pytest.raises(OSError):
         write_bytes(tmp_path / "file", b"contents")
     assert not list(tmp_path.iterdir())
+
+
+def test_what_is_no_file_is_found_before_it_is_opened(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "link").symlink_to("file")
+    check_regular(tmp_path / "file")
+    check_regular(tmp_path / "link")
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path, "/dev/null"):
+        with pytest.raises(OSError, match="is no regular file"):
+            check_regular(path)
+    with pytest.raises(FileNotFoundError):
+        check_regular(tmp_path / "absent")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from cofm_triton.cli.jobs.processes import Processes
 from cofm_triton.cli.options import UsageError
-from cofm_triton.support.files import write_bytes
+from cofm_triton.support.files import check_regular, write_bytes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,7 +28,7 @@ class Block:
     """One block.
 
     Attributes:
-        name: of its file.
+        name: of its file; begins with a number and a hyphen, by which `ResultFolder` knows it.
         compute: gives its result, tensors on the CPU by name.
     """
 
@@ -64,7 +64,7 @@ class BlockFiles:
         from safetensors.torch import save
 
         tensors = {key: value.contiguous() for key, value in result.items()}
-        mark = json.dumps([self._job, name, _digest(tensors)])  # one entry: several have no fixed order in a file
+        mark = json.dumps([self._job, name, digest(tensors)])  # one entry: several have no fixed order in a file
         write_bytes(self.path(name), save(tensors, metadata={_MARK: mark}))
 
     def read(self, name: str) -> Result:
@@ -77,12 +77,13 @@ class BlockFiles:
 
         path = self.path(name)
         try:
+            check_regular(path)
             with safe_open(path, framework="pt") as file:
                 mark = (file.metadata() or {}).get(_MARK, "")
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (it is no dict)
         except (SafetensorError, OSError) as error:
             raise UsageError(f"{path} is damaged ({error}): {_REMEDY}") from None
-        if mark != json.dumps([self._job, name, _digest(tensors)]):
+        if mark != json.dumps([self._job, name, digest(tensors)]):
             raise UsageError(f"{path} is not what this job has written there: {_REMEDY}")
         return tensors
 
@@ -91,15 +92,15 @@ _MARK = "cofm_block"
 _REMEDY = "remove it, and the next run computes it again"
 
 
-def _digest(tensors: Mapping[str, Tensor]) -> str:
+def digest(tensors: Mapping[str, Tensor]) -> str:
     """A hash of names, dtypes, shapes and numbers, of any dtype: a strange file may hold what numpy does not know."""
     import torch
 
-    digest = hashlib.sha256()
+    found = hashlib.sha256()
     for name, value in sorted(tensors.items()):
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+        found.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
+        found.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
 
 
 def run_blocks(
@@ -118,7 +119,10 @@ def run_blocks(
 
     Raises:
         UsageError: the file of a finished block is damaged, or of another job or block.
+        ValueError: two blocks have one name.
     """
+    if len({block.name for block in blocks}) < len(blocks):
+        raise ValueError("two blocks have one name")  # and so one result
     mine = files.finished(blocks)
     results = {name: files.read(name) for name in mine}  # now: what is wrong should not be found after hours
     finished = mine.union(*processes.gather(mine))

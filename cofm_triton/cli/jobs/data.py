@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cofm_triton.cli.options import UsageError, positive, positive_number
+from cofm_triton.support.files import check_regular
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -88,6 +89,7 @@ def _read(path: Path) -> Data:
     import numpy as np
 
     try:
+        check_regular(path)
         with np.load(path) as arrays:
             inputs, targets = (_real(name, arrays[name]) for name in ("inputs", "targets"))
     except FileNotFoundError:

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from cofm_triton.cli.jobs.processes import Processes
-from cofm_triton.cli.options import UsageError, make_folder
-from cofm_triton.support.files import PART, remove_leftovers, write_text
-from cofm_triton.support.lock import LOCK, FolderInUse, one_writer
+from cofm_triton.cli.options import UsageError, own_folder
+from cofm_triton.support.files import PART, check_regular, remove_leftovers, write_text
+from cofm_triton.support.lock import LOCK
 
 CONFIG = "config.json"
 WRITER, FILES = "written_by", "files"
@@ -53,20 +53,19 @@ class ResultFolder:
             Whether an earlier job with the same config is being continued.
 
         Raises:
-            UsageError: the folder cannot be made or written, another process writes to it, or a folder in it is a link.
+            UsageError: the folder cannot be made or written, another process writes to it, or a folder in it is a link
+                or a file.
             FileExistsError: the folder holds a job with other settings, or anything else.
         """
-        make_folder(self.root)
-        try:
-            with one_writer(self.root, job):
-                yield self._claim(config, files, overwrite)
-        except FolderInUse as error:
-            raise UsageError(f"--out {self.root}: {error}; wait for it, or name another folder") from None
+        with own_folder(self.root, job):
+            yield self._claim(config, files, overwrite)
 
     def _claim(self, config: dict[str, Any], files: Sequence[str], overwrite: bool) -> bool:
         for folder in self._folders() - {self.root}:
             if folder.is_symlink():  # results would be written to, and removed from, wherever it leads
                 raise UsageError(f"--out {self.root}: {folder.name} must be a folder of its own, it is a link")
+            if folder.exists() and not folder.is_dir():
+                raise UsageError(f"--out {self.root}: {folder.name} must be a folder, it is a file")
         config = {WRITER: self._writer, FILES: sorted(files), **config}
         self.job = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
         found = self._read_config()
@@ -104,8 +103,9 @@ class ResultFolder:
     def _read_config(self) -> dict[str, Any] | None:
         """The settings that an earlier job wrote; None if there was none."""
         try:
+            check_regular(self.root / CONFIG)
             found = json.loads((self.root / CONFIG).read_text())
-        except (OSError, ValueError, RecursionError):  # no file, no text, no JSON, or JSON nested without end
+        except (OSError, ValueError, RecursionError):  # no file, not text, no JSON, or JSON nested without end
             return None
         return found if _is_ours(found) else None
 

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cofm_triton.cli.jobs.blocks import digest
 from cofm_triton.cli.jobs.folder import ResultFolder
 from cofm_triton.cli.options import UsageError
 from cofm_triton.support.figure_file import FORMATS
-from cofm_triton.support.files import write_text
+from cofm_triton.support.files import check_regular, write_text
 
 if TYPE_CHECKING:
     from cofm_triton.layers.rnn_functional import RNNFunctional
@@ -72,7 +73,11 @@ class RunFolder(ResultFolder):
         Raises:
             UsageError: it is not what this run has written there.
         """
-        mark, _, text = path.read_text(encoding="utf-8", errors="replace").partition("\n")
+        try:
+            check_regular(path)
+            mark, _, text = path.read_text(encoding="utf-8", errors="replace").partition("\n")
+        except OSError as error:
+            raise _strange(path, str(error)) from None
         if mark != self._mark(path, text):
             raise _strange(path, "it is not what this run has written there")
         return text
@@ -82,7 +87,7 @@ class RunFolder(ResultFolder):
         from cofm_triton.model_file import save_model
 
         path = self.model(cell, length)
-        save_model(path, model, {**notes, "mark": self._mark(path)})
+        save_model(path, model, {**notes, "mark": self._mark(path, digest(model.state_dict()))})
 
     def load(self, cell: Cell, length: int, device: str = "cpu") -> RNNFunctional:
         """A trained model.
@@ -94,15 +99,14 @@ class RunFolder(ResultFolder):
 
         path = self.model(cell, length)
         try:
-            if read_notes(path).get("mark") != self._mark(path):
-                raise _strange(path, "it is not what this run has written there")
-            return load_model(path, device)
-        except UsageError:
-            raise
+            mark, model = read_notes(path).get("mark"), load_model(path)
         except ValueError as error:
             raise _strange(path, str(error)) from error
+        if mark != self._mark(path, digest(model.state_dict())):
+            raise _strange(path, "it is not what this run has written there")
+        return model.to(device)
 
-    def _mark(self, path: Path, text: str = "") -> str:
+    def _mark(self, path: Path, text: str) -> str:
         """Of the run, the file's name and what is in it."""
         return json.dumps([self.job, path.name, hashlib.sha256(text.encode()).hexdigest()])
 

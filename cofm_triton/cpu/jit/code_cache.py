@@ -27,7 +27,7 @@ from typing import Any
 
 from numba.core.caching import FunctionCache, IndexDataCacheFile
 
-from cofm_triton.support.files import write_bytes
+from cofm_triton.support.files import check_regular, write_bytes
 
 PACKAGE = Path(__file__).parents[2]
 # A younger file may be one whose entry another process is about to write.
@@ -70,6 +70,7 @@ class CodeFiles(IndexDataCacheFile):
     def _read(self, path: str) -> Any:
         """What `_write` wrote, if it was this version of numba; otherwise None."""
         try:
+            check_regular(path)
             content = Path(path).read_bytes()
         except OSError:
             return None

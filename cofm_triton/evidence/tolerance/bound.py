@@ -75,6 +75,17 @@ def storage_of(dtype: torch.dtype) -> float:
     return unit_roundoff(dtype) if state_dtype(dtype) != dtype else 0.0
 
 
+def least_of(dtype: torch.dtype) -> float:
+    """What storing a number in a dtype narrower than the state loses of one that is too small for a relative error."""
+    limits = torch.finfo(dtype)
+    return limits.smallest_normal * limits.eps if state_dtype(dtype) != dtype else 0.0
+
+
+def stored_error(sizes: Tensor, dtype: torch.dtype) -> Tensor:
+    """What numbers of these sizes lose when they are stored, see `storage_of`: below the normal ones, absolutely."""
+    return storage_of(dtype) * sizes + least_of(dtype)
+
+
 def of_parts(bound: Bound) -> Bound:
     """Of complex numbers, that of their parts as pairs of real channels."""
     return Bound(as_reals(bound.exact), bound.error.abs().repeat_interleave(2, -1))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cofm_triton import reference
-from cofm_triton.evidence.tolerance.bound import LEVELS, Bound, bound_of, differentiate, rounding_of, storage_of
+from cofm_triton.evidence.tolerance.bound import LEVELS, Bound, bound_of, differentiate, rounding_of, stored_error
 from cofm_triton.evidence.tolerance.orbit import slope_uncertainty
 from cofm_triton.ops.dtypes import state_dtype
 from cofm_triton.ops.shapes import previous_states
@@ -141,7 +141,7 @@ def dense_rnn_bounds(
     slope, e = orbit.slope.abs(), orbit.state_errors(u)
 
     # The adjoint takes the slopes from the forward pass, or forms them again from stored states.
-    stored = e + storage_of(x.dtype) * h.abs()
+    stored = e + stored_error(h.abs(), x.dtype)
     every = slice(None)
     e_before = previous_states(stored, nothing, None, False, resets, reset_to)
     e_slope = orbit.uncertainty(e_before, every, u) + properties(nonlinearity).slope_roundings * u

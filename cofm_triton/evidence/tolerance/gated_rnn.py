@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from cofm_triton import reference
-from cofm_triton.evidence.tolerance.bound import LEVELS, Bound, bound_of, differentiate, rounding_of, storage_of
+from cofm_triton.evidence.tolerance.bound import LEVELS, Bound, bound_of, differentiate, rounding_of, stored_error
 from cofm_triton.ops.dtypes import state_dtype
 from cofm_triton.ops.shapes import previous_states, resets_against, start_gradients
 from cofm_triton.step.gates import gates_of, strength
@@ -42,7 +42,7 @@ class _Gates(NamedTuple):
     decay_relative: Tensor
 
 
-def _formed(name: str, rate: Tensor, p: Tensor, q: Tensor | None, u: float) -> _Gates:
+def _formed(name: str, rate: Tensor, p: Tensor, q: Tensor | None, state: torch.dtype) -> _Gates:
     row, second = gates_of(name), torch.zeros_like(p) if q is None else q
     leaves = [p.clone().requires_grad_(), second.clone().requires_grad_()]
     s = strength(row, *leaves)
@@ -50,12 +50,17 @@ def _formed(name: str, rate: Tensor, p: Tensor, q: Tensor | None, u: float) -> _
     s = s.detach()
     decay, gain = reference.gate_coefficients(name, rate, p, q)
     nothing, by_exponent, by_q = torch.zeros_like(p), torch.zeros_like(p), torch.zeros_like(p)
+    u = rounding_of(state)
+    relative = u * (GATE_ROUNDINGS + 2 * (p.abs() + second.abs()))
     if row.gain == "complement":
         by_exponent = decay
     elif row.gain == "variance":
-        by_exponent = decay**2 * torch.sigmoid(second) / (-torch.expm1(-2 * rate * s)).sqrt()
+        square, share, least = -torch.expm1(-2 * rate * s), torch.sigmoid(second), torch.finfo(state).tiny
+        by_exponent = decay**2 * share / square.clamp(min=torch.finfo(square.dtype).tiny).sqrt()
+        # Where the state's dtype holds the root up, a gain and its slope may be anything up to what it has there.
+        relative = torch.where(square < 2 * least, 2.0, relative)
+        gain = gain.maximum(share * least**0.5)
         by_q = gain * torch.sigmoid(-second)
-    relative = u * (GATE_ROUNDINGS + 2 * (p.abs() + second.abs()))
     decay_relative = rate * s * relative + u * (4 + 2 * rate * s)
     direct = nothing + 1 if row.gain == "strength" else nothing
     return _Gates(decay, gain, s, slopes, by_exponent, direct, by_q, relative, decay_relative)
@@ -103,7 +108,7 @@ def gated_rnn_bounds(
     """
     sequences = x.shape[0] if seq_starts is None else seq_starts.shape[0]
     state, last_dtype = state_dtype(x.dtype), x.dtype if h0 is None else h0.dtype
-    u, stored = rounding_of(state), storage_of(x.dtype)
+    u = rounding_of(state)
     start = x.new_zeros((sequences, x.shape[2])) if h0 is None else h0
     given = {"x": x, "rate": rate, "rate_logit": rate_logit, "input_logit": input_logit, "angle": angle, "h0": start}
     wide = {name: tensor.double() for name, tensor in given.items() if tensor is not None}
@@ -123,7 +128,7 @@ def gated_rnn_bounds(
             return vector.abs()
         return vector.unflatten(-1, (-1, 2)).norm(dim=-1).repeat_interleave(2, -1)
 
-    formed = _formed(gates, wide["rate"], wide["rate_logit"], wide.get("input_logit"), u)
+    formed = _formed(gates, wide["rate"], wide["rate_logit"], wide.get("input_logit"), state)
     decay, relative, decay_relative = formed.decay, formed.relative, formed.decay_relative
     if angle is not None:
         decay, relative, decay_relative = (
@@ -139,7 +144,7 @@ def gated_rnn_bounds(
     before = previous_states(reach, size(wide["h0"]), seq_starts, False, resets, reset_to)
     made = (decay_relative + steps * u) * decay * before + (relative + steps * u) * drive
     e, e_last = reference.linear_scan(made, decay, zero, **cuts)
-    e_before = previous_states(e + stored * reach, zero, seq_starts, False, resets) + steps * u * before
+    e_before = previous_states(e + stored_error(reach, x.dtype), zero, seq_starts, False, resets) + steps * u * before
 
     # Backward: Lambda, the magnitudes of the adjoint, and their errors.
     pull, pull_last = (size(tensor) for tensor in pulls)

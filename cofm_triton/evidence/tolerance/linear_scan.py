@@ -11,6 +11,7 @@ from cofm_triton.evidence.tolerance.bound import (
     Bound,
     bound_of,
     differentiate,
+    least_of,
     of_parts,
     rounding_of,
     storage_of,
@@ -85,6 +86,7 @@ def linear_scan_bounds(
     # A term of grad_decay: stored states enter it, it is rounded, and stored once more if decays are 16 bits wide.
     few = LEVELS * u
     e_term = adjoint_grads[1] + state_grads[1] + (few + storage_of(x.dtype) + storage_of(decay.dtype)) * grads[1]
+    e_term = e_term + least_of(x.dtype) * grads[0] + least_of(decay.dtype)
     count = inputs[0].numel() / max(decay.numel(), 1)
     e_decay = e_term.sum_to_size(decay.shape) + count * u * grads[1].sum_to_size(decay.shape)
     pieces = 0 if resets is None or not len(resets) else int(resets.sum(1).max())  # each has a part of h0's gradient

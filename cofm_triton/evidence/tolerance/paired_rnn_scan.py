@@ -18,7 +18,7 @@ from cofm_triton.evidence.tolerance.bound import (
     bounds_of_pieces,
     differentiate,
     rounding_of,
-    storage_of,
+    stored_error,
 )
 from cofm_triton.evidence.tolerance.orbit import slope_uncertainty
 from cofm_triton.ops.dtypes import state_dtype
@@ -100,7 +100,7 @@ def paired_rnn_scan_bounds(
         # The adjoint forms z again from x and stored states, or from states recomputed from an earlier stored one.
         stored = e[:, span]
         if stored.shape[1]:
-            stored = stored + storage_of(x.dtype) * exact[0][:, span].abs().cummax(1).values
+            stored = stored + stored_error(exact[0][:, span].abs().cummax(1).values, x.dtype)
         e_before[:, span] = previous_states(stored, torch.zeros_like(starts[rows]), None, False)
         grad_x[:, span], e_x[:, span], e_first[rows] = orbit.adjoint_errors(
             u, e_before[:, span], pull[:, span], pull_last[rows]

@@ -17,7 +17,7 @@ from cofm_triton.evidence.tolerance.bound import (
     bounds_of_pieces,
     differentiate,
     rounding_of,
-    storage_of,
+    stored_error,
 )
 from cofm_triton.evidence.tolerance.orbit import orbit_of
 from cofm_triton.ops.dtypes import state_dtype
@@ -77,15 +77,13 @@ def rnn_scan_bounds(
     def run(x: Tensor, rate: Tensor, h0: Tensor) -> tuple[Tensor, Tensor]:
         return reference.rnn_scan(x, rate, h0, dt=dt, nonlinearity=nonlinearity, seq_starts=seq_starts)
 
-    def step_rate(w: Tensor) -> Tensor:
-        return reference.effective_rate(reference.parameterization(parameterization).rate(w), dt, discretization)
-
     u = rounding_of(state_dtype(x.dtype))
     made_of = 0 if (parameterization, discretization) == ("direct", "euler") else RATE_ROUNDINGS
     w = rate.double().requires_grad_()
-    raw = step_rate(w)
-    (by_w,) = torch.autograd.grad(raw.sum(), w)
-    inputs = [x.double(), raw.detach(), starts]
+    raw = reference.parameterization(parameterization).rate(w)
+    effective = reference.effective_rate(raw, dt, discretization)
+    (by_w,) = torch.autograd.grad(effective.sum(), w)
+    inputs = [x.double(), effective.detach(), starts]
     exact, exact_grads = differentiate(run, inputs, [pull, pull_last])
     h = exact[0]
     orbit = orbit_of(
@@ -93,12 +91,13 @@ def rnn_scan_bounds(
     )
     e, e_last = orbit.state_errors(u)
     # The adjoint forms z again from x and stored states, or from states recomputed from an earlier stored one.
-    stored = e + storage_of(x.dtype) * (h.abs().cummax(1).values if h.shape[1] else h)
+    stored = e + stored_error(h.abs().cummax(1).values if h.shape[1] else h, x.dtype)
     adjoint = orbit.adjoint_errors(u, stored, pull.abs(), torch.zeros_like(h), pull_last.abs())
     e_rate = orbit.product_errors(u, adjoint, orbit.before, orbit.earlier(stored), rate.shape)
     if made_of:
-        # d rate / d w of an exact step holds exp(-dt f(w)), which multiplies the error of its exponent.
-        exponent = -(-dt * inputs[1].abs()).log1p() if discretization == "exact" else 0.0
+        # d rate / d w of an exact step holds exp(-dt f(w)), which multiplies the error of its exponent, and is 0 or
+        # infinite from 1000 on.
+        exponent = (dt * raw.detach()).abs().clamp(max=1000.0) if discretization == "exact" else 0.0
         e_rate = by_w.abs() * (e_rate + made_of * u * (2 + exponent) * exact_grads[1].abs())
     return {
         "h": bound_of(exact[0], e, x.dtype),
