@@ -1,5 +1,6 @@
 # Two commands do everything, from a bare machine on: `make reproduce` and `make test`.
-.PHONY: help setup reproduce test quick lint types pytest docs fuzz mutants faults matrix bench gpu results build clean
+.PHONY: help setup reproduce test quick lint types pytest docs fuzz mutants faults matrix bench gpu results build lock \
+  clean
 
 BIN := .venv/bin
 
@@ -18,6 +19,7 @@ help:
 	@echo 'make gpu                                all that a GPU has to tell, into bench/results/; status 3 without one'
 	@echo 'make results                            write bench/RESULTS.md from the files in bench/results/'
 	@echo 'make build                              wheel and source archive, in dist/'
+	@echo 'make lock                               write .ci/requirements.lock from constraints.txt; needs uv'
 	@echo 'make clean                              remove .venv, dist/ and caches'
 	@echo 'PYTHON=/path/to/python3 picks the interpreter of .venv'
 
@@ -70,6 +72,11 @@ results: setup
 
 build: setup
 	$(BIN)/python -m build
+
+lock: # PyTorch and Triton have builds of their own on many an index, and other hashes there
+	printf 'torch\ntriton\n' | uv pip compile pyproject.toml --extra dev --constraint constraints.txt --quiet \
+	  --universal --python-version 3.10 --generate-hashes --no-annotate --excludes /dev/stdin \
+	  --custom-compile-command 'make lock' --output-file .ci/requirements.lock
 
 clean:
 	rm -rf .venv .nox dist .hypothesis .mypy_cache .pytest_cache .ruff_cache

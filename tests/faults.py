@@ -2,10 +2,11 @@
 
     make faults ARGS="--commands memory,sweep --kills 50"
 
-Every command runs once undisturbed. Then it is killed (signal 9) at random moments, again and again in the same folder,
-until it comes to its end. After each kill every file that is there is whole; at the end the files are, byte for byte,
-those of the undisturbed run, but for times, and nothing is left over: no unfinished file, no lock, no process. Then
-its disk is full, its folder is read-only, and two of it write to one folder.
+Every command runs once undisturbed. Then it is killed (signal 9), again and again in the same folder, until it comes to
+its end: half of the kills come at any moment, half of them as it makes, writes or renames a file. After each kill every
+file that is there is whole; at the end the files are, byte for byte, those of the undisturbed run, but for times, and
+nothing is left over: no unfinished file, no lock, no process. Then its disk is full, its folder is read-only, and two
+of it write to one folder.
 
 Runs are forks of this process, which has imported PyTorch and computed nothing: most kills then hit work and writing,
 not imports. Exit status 1: something was found.
@@ -14,6 +15,7 @@ not imports. Exit status 1: something was found.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import random
@@ -24,7 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
@@ -32,7 +34,11 @@ from typing import NamedTuple
 
 MODEL = "model.safetensors"
 LEFT = (".part-", ".writer")  # how the names of what must not be left begin
-IMPORTED = ("cofm_triton.cli", "matplotlib.figure", "numba", "safetensors.torch", "torch", "tqdm", "triton")
+IMPORTED = (
+    "cofm_triton.cli", "cofm_triton.experiment.training", "matplotlib.backends.backend_pdf",
+    "matplotlib.backends.backend_svg", "numba", "safetensors.torch", "torch._dynamo", "tqdm", "triton",
+)  # fmt: skip
+BLOCK = resource.getpagesize()  # bytes, of a file system in memory
 WORKS = 20.0  # seconds: what a process needs to see that its parent is gone, many times over
 
 
@@ -62,6 +68,10 @@ COMMANDS = {
     ),
     "validate": Command(("validate", "--operators", "memory_increment"), repeats=False, locks=False),
     "bench": Command(("bench", "--preset", "smoke", "--operators", "linear_scan"), repeats=False),
+    "kernels": Command(
+        ("kernels", "--targets", "gfx942", "--operators", "activation_gradient"), repeats=False, locks=False
+    ),
+    "info": Command(("info",), repeats=False, locks=False),
 }
 
 
@@ -109,14 +119,13 @@ class Run:
         _ = self.said  # lets go of the pipe
         return status
 
-    def killed_after(self, seconds: float) -> bool:
-        """Kill it, unless it ends before."""
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
+    def killed(self, moment: Callable[[], bool]) -> bool:
+        """Kill it at a moment, unless it ends before."""
+        while not moment():
             if os.waitpid(self.process, os.WNOHANG)[0]:
                 _ = self.said
                 return False
-            time.sleep(0.002)
+            time.sleep(0.001)
         os.kill(self.process, signal.SIGKILL)
         return self.status() == -signal.SIGKILL
 
@@ -195,12 +204,38 @@ class Check:
             different += [name for name in set(found) & set(self.whole) if found[name] != self.whole[name]]
         self.expect(not different, f"{what} ends with other files: {', '.join(different[:5])}")
 
+    def any_moment(self) -> Callable[[], bool]:
+        """Whether a moment has come that lies within an undisturbed run."""
+        end = time.monotonic() + self.random.uniform(0, self.seconds)
+        return lambda: time.monotonic() > end
+
+    def writing_moment(self, out: str) -> Callable[[], bool]:
+        """Whether a folder has changed so many times: a file has come, has become longer, or has another name."""
+        seen, left = self._listing(out), self.random.randint(1, 3 * len(self.whole))
+
+        def has_come() -> bool:
+            nonlocal seen, left
+            now = self._listing(out)
+            seen, left = now, left - (now != seen)
+            return left <= 0
+
+        return has_come
+
+    def _listing(self, out: str) -> dict[str, int]:
+        """Names and sizes."""
+        found = {}
+        for path in (self.folder / out).rglob("*"):
+            with suppress(OSError):  # it has just been renamed
+                found[str(path)] = path.stat().st_size
+        return found
+
     def kills(self, count: int) -> int:
         """Kill it so many times, and let it end as often as it gets there; returns how often it did."""
         out, ends = "killed-0", 0
         while count > 0:
+            moment = self.writing_moment(out) if count % 2 else self.any_moment()
             run = self.run(out)
-            if run.killed_after(self.random.uniform(0, self.seconds)):
+            if run.killed(moment):
                 count -= 1
                 self.expect(run.leaves_nobody(), "its processes outlive it")
                 for path in torn(self.folder / out):
@@ -218,23 +253,23 @@ class Check:
         return 1
 
     def full_disk(self) -> None:
-        """Files cannot grow beyond some bytes, from none to what the largest has: status 3, and then it continues."""
+        """Files cannot grow beyond some bytes, which become more and more: status 3 each time. With room it ends."""
         largest = max(map(len, self.whole.values()))
-        for limit in {0, 100, largest // 2, largest - 1}:
-            out = f"full-{limit}"
-            run = self.run(out, limit)
+        for limit in sorted({0, 100, largest // 2, largest * 7 // 8}):  # times and counts differ by a few bytes
+            run = self.run("full", limit)
             status = run.status()
             self.expect(status in (2, 3), f"with files of at most {limit} bytes its status is {status}", run.said)
             self.expect("error: " in run.said and "Traceback" not in run.said, f"{limit} bytes: what it says", run.said)
-            again = self.run(out)
-            self.expect(again.status() in self.command.answers, "with room again it did not end", again.said)
-            self.compare(out, "a run whose disk was full")
+        again = self.run("full")
+        self.expect(again.status() in self.command.answers, "with room again it did not end", again.said)
+        self.compare("full", "a run whose disk was full")
 
     def small_disk(self) -> None:
-        """The same on a file system without a free block, as root on Linux alone."""
-        size = sum(map(len, self.whole.values())) // 2
-        with _mounted(self.folder / "small", f"size={size}") as mounted:
+        """The same on a file system that has half of the blocks it takes, as root on Linux alone."""
+        half = sum(map(len, self.whole.values())) // 2 // BLOCK
+        with _mounted(self.folder / "small", f"size={(half + 1) * BLOCK}") as mounted:
             if mounted:
+                (self.folder / "small" / "full").write_bytes(bytes(BLOCK))  # a file of one block has none then
                 run = self.run("small/out")
                 self.expect(run.status() == 3, "on a full file system its status is not 3", run.said)
                 self.expect("No space left" in run.said and "Traceback" not in run.said, "what it says", run.said)
@@ -278,8 +313,11 @@ def torn(root: Path) -> Iterator[Path]:
         if not path.is_file() or path.name.startswith(LEFT):
             continue
         content = path.read_bytes()
+        mark, _, marked = content.partition(b"\n")
         try:
             match path.suffix:
+                case ".json" | ".csv" if mark.startswith(b'["'):  # a step of `cofm reproduce`: its mark has a digest
+                    assert json.loads(mark)[2] == hashlib.sha256(marked).hexdigest()
                 case ".json":
                     json.loads(content)
                 case ".safetensors":
@@ -288,6 +326,8 @@ def torn(root: Path) -> Iterator[Path]:
                 case ".png":
                     whole = content.endswith(b"IEND\xaeB`\x82")
                     assert whole
+                case ".pdf":
+                    assert content.rstrip().endswith(b"%%EOF")
                 case ".svg":
                     assert content.rstrip().endswith(b"</svg>")
                 case ".csv":

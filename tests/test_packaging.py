@@ -140,6 +140,25 @@ def test_version_comes_from_one_place() -> None:
     assert re.fullmatch(r"\d+\.\d+\.\d+\S*", cofm_triton.__version__)
 
 
+def pins(file: str) -> dict[str, set[str]]:
+    """The releases that a file of requirements pins, by package."""
+    found: dict[str, set[str]] = {}
+    for name, version in re.findall(r"^([\w.-]+)==([\w.+]+)", (REPOSITORY / file).read_text(), re.MULTILINE):
+        found.setdefault(name, set()).add(version)
+    return found
+
+
+def test_the_lock_is_up_to_date() -> None:  # otherwise: `make lock`
+    locked, chosen = pins(".ci/requirements.lock"), pins("constraints.txt")
+    assert {name: locked[name] for name in locked.keys() & chosen.keys()} == {
+        name: chosen[name] for name in locked.keys() & chosen.keys()
+    }
+    others = re.compile(r"""extra == ['"](peers|frameworks|matrix)['"]""")
+    asked = [text for text in importlib.metadata.requires("cofm-triton") or () if not others.search(text)]
+    names = {match[0] for text in asked if (match := re.match(r"[\w-]+", text))}
+    assert names - {"cofm-triton", "editables", "torch", "triton"} <= locked.keys()  # `editables`: of this installation
+
+
 def test_is_typed() -> None:
     assert (PACKAGE / "py.typed").is_file()
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import random
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from typing import NamedTuple
 
 from cofm_triton.evidence.compilation.launches import Options
 from cofm_triton.evidence.compilation.offline import TARGETS, Compiled, compile_configuration, prepare
 from cofm_triton.evidence.registry import compilations
+from cofm_triton.support.workers import worker_pool
 
 PROCESSES = 2
 MAKES = ("sm_90", "gfx942")  # one GPU of each make
@@ -73,8 +73,7 @@ def compile_all(
     by_target: dict[str, dict[str, Compiled]] = {target: {} for target in TARGETS}
     for entry in known:
         by_target[entry.target][entry.hash] = entry
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, mp_context=context, initializer=prepare) as pool:
+    with worker_pool(processes, prepare) as pool:
         futures = [pool.submit(compile_configuration, *task, by_target[task.target]) for task in tasks]
         for count, future in enumerate(as_completed(futures)):
             future.result()

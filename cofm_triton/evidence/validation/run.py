@@ -5,9 +5,8 @@ The CPU's kernels are not concerned by that, and most of the time goes into the 
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Callable, Iterable
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 
 import torch
 
@@ -18,6 +17,7 @@ from cofm_triton.evidence.validation.check import Outcome, check
 from cofm_triton.evidence.validation.fault import injected
 from cofm_triton.evidence.validation.interpreter import interpret
 from cofm_triton.evidence.validation.place import Place
+from cofm_triton.support.workers import worker_pool
 
 PROCESSES = 2
 # What one process does at a time: cases of one operator and dtype, which share what they compile.
@@ -39,9 +39,7 @@ def run(pairs: Iterable[tuple[Case, Place]], fault: str | None, on_step: OnStep)
     beside = _tasks((case, place) for case, place in able if place.device.type == "cpu")
     beside.sort(key=_cost, reverse=True)  # the longest first, so that both processes end at about the same time
     total, outcomes = len(here) + len(beside), []
-    context = multiprocessing.get_context("spawn")
-    workers = min(PROCESSES, len(beside)) or 1
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=interpret) as pool:
+    with worker_pool(min(PROCESSES, len(beside)) or 1, interpret) as pool:
         futures = [pool.submit(perform, task, fault) for task in beside]
         for count, task in enumerate(here):
             outcomes += perform(task, fault)
