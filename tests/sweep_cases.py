@@ -28,8 +28,10 @@ def apart(tensor: Tensor) -> Tensor:
 
 def cells_apart(cells: StackedCells) -> StackedCells:
     """The same models; no coefficients are contiguous."""
-    names = ("rate", "encoder", "bias", "readout", "offset")
-    return replace(cells, **{name: apart(getattr(cells, name)) for name in names})
+    return replace(
+        cells, rate=apart(cells.rate), encoder=apart(cells.encoder), bias=apart(cells.bias),
+        readout=apart(cells.readout), offset=apart(cells.offset),
+    )  # fmt: skip
 
 
 def module_of(backend: str, name: str) -> Any:

@@ -224,10 +224,10 @@ def test_bounds_of_extreme_gates(gates: str, dtype: torch.dtype) -> None:
         x = (size * normal(2, 4, 5)).to(dtype)
         p, q = logits.expand(2, 4, 5).clone(), normal(2, 4, 5, seed=1).to(dtype)
         rates = torch.full((5,), rate, dtype=state_dtype(dtype))
-        given = {"x": x, "rate": rates, "rate_logit": p}
+        given: dict[str, Any] = {"x": x, "rate": rates, "rate_logit": p}
         if gates in ("rg_lru", "minlstm"):
             given["input_logit"] = q
-        leaves = {name: tensor.clone().requires_grad_() for name, tensor in given.items()}
+        leaves: dict[str, Any] = {name: tensor.clone().requires_grad_() for name, tensor in given.items()}
         h, _ = functional.gated_rnn(**leaves, gates=gates, backend="torch")
         bounds = gated_rnn_bounds(**given, grad_h=torch.ones_like(x), gates=gates)
         check_extremes(bounds, pulled_back(h, list(leaves.values())), list(given))
