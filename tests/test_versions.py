@@ -1,6 +1,8 @@
 """The table of docs/versions.md."""
 
-from versions import OUTCOMES, PAGE, VERSIONS, rows, with_row
+import re
+
+from versions import OUTCOMES, PACKAGES, PAGE, ROOT, VERSIONS, rows, with_row
 
 PAGE_BEFORE = """Text.
 
@@ -35,3 +37,11 @@ def test_every_row_fills_the_columns_and_nothing_failed() -> None:
     for row in rows(PAGE.read_text()):
         assert len(row) == heading.count("|") - 1 == VERSIONS + len(OUTCOMES)
         assert row[failed] == "0"
+
+
+def test_the_last_row_has_the_oldest_releases_that_users_may_have() -> None:
+    """Whoever raises one of them in pyproject.toml runs `make matrix` again."""
+    text = (ROOT / "pyproject.toml").read_text()
+    oldest = dict(re.findall(r'(requires-python|"\w+)[ ="]*>=([\d.]+)', text))
+    asked = [oldest["requires-python"], *(oldest[f'"{name}'] for name in PACKAGES)]
+    assert [row.rsplit(".", 1)[0] for row in rows(PAGE.read_text())[-1][:VERSIONS]] == asked

@@ -89,7 +89,7 @@ def test_wrong_guesses(kind: str, two_threads: None, monkeypatch: pytest.MonkeyP
     check_same(run, monkeypatch)
 
 
-@pytest.mark.parametrize("kind", ["usual", "never", "late", "nan"])
+@pytest.mark.parametrize("kind", ["usual", "never", "late", "kept", "nan"])
 @pytest.mark.parametrize(
     ("nonlinearity", "dtype"),
     [("linear", torch.float32), ("tanh", torch.float32), ("tanh", torch.float64), ("hardtanh", torch.bfloat16)],
@@ -107,8 +107,10 @@ def test_adjoint(
     grad_last = torch.randn_like(h0)
     if kind == "never":
         x = torch.full_like(x, 1e4)
-    if kind == "late":
+    if kind in ("late", "kept"):
         x[:, : length // 2 + 300] = 1e4
+    if kind == "kept":  # the second part ends with what it guessed, zero, which is wrong
+        grad_h[:, : length // 2 + 300] = 0
     if kind == "nan":
         grad_h[0, length // 3, 1] = torch.nan
     h, _ = cofm.rnn_scan(

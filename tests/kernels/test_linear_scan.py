@@ -21,7 +21,7 @@ import triton
 import triton.language as tl
 
 from cofm_triton.kernels import launch, linear_scan
-from cofm_triton.kernels.linear_scan_tile import power
+from cofm_triton.kernels.linear_scan_tile import _join_complex, _join_complex_cut, power
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float64, torch.complex64]
 # Multiprocessors that make one program walk a sequence in segments, or in chunks.
@@ -105,6 +105,32 @@ def test_time_of_pairs_is_shared_out(
     num_sms: int, reset_to: str | None, gated: bool, reverse: bool, dtype: torch.dtype
 ) -> None:
     check(linear_problem(1, 40, 40, dtype=dtype, pairs=True, gated=gated, reverse=reverse, reset_to=reset_to), num_sms)
+
+
+@pytest.mark.parametrize(("pairs", "dtype"), [(False, torch.float32), (False, torch.complex64), (True, torch.float32)])
+def test_chunks_without_a_reset_hand_states_on(pairs: bool, dtype: torch.dtype) -> None:
+    """Then the products of their decays count, of all segments of a chunk."""
+    problem = linear_problem(1, 130, 4, dtype=dtype, pairs=pairs, reset_to="zero")
+    resets = torch.zeros(1, 130, dtype=torch.bool)
+    resets[0, 3] = True
+    sparse = problem.with_(resets=resets)
+    assert plan_of(sparse, CHUNKS).num_chunks > 2
+    check(sparse, CHUNKS)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy, which stands in for the machine, warns of infinities
+@pytest.mark.parametrize("num_sms", [TILES, CHUNKS])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex64])
+def test_nothing_passes_a_reset(dtype: torch.dtype, num_sms: int) -> None:
+    problem = linear_problem(1, 130, 4, dtype=dtype, reset_to="zero")
+    resets = torch.zeros(1, 130, dtype=torch.bool)
+    resets[0, [9, 40, 100]] = True  # in the segment after that of a lost number, and in the tile after it
+    x = problem.x.clone()
+    x[0, 5], x[0, 30] = torch.nan, torch.inf
+    clean, lost = (
+        run(some, num_sms)["h"] for some in (problem.with_(resets=resets), problem.with_(resets=resets, x=x))
+    )
+    assert torch.equal(clean[:, 9:30], lost[:, 9:30]) and torch.equal(clean[:, 40:], lost[:, 40:])
 
 
 @pytest.mark.parametrize("gated", [False, True])
@@ -294,3 +320,41 @@ def test_nothing_grows_out_of_nothing(num_sms: int, gated: bool) -> None:
     problem = problem.with_(x=zeros, h0=torch.zeros_like(problem["h0"]), decay=torch.full_like(problem["decay"], 1e30))
     problem = problem.with_(grad_h=zeros, grad_last=torch.zeros_like(problem["grad_last"]))
     assert all(not result.any() for result in run(problem, num_sms).values())
+
+
+def _join(x_ptr: Any, out_ptr: Any, CUT: tl.constexpr) -> None:
+    i = tl.arange(0, 2)
+    x: Any = ()
+    for k in tl.static_range(16):
+        x = x + (tl.load(x_ptr + 2 * k + i),)  # noqa: RUF005 - Triton unpacks no tuples
+    if CUT:
+        joined = _join_complex_cut(
+            x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7], x[8], x[9], x[10], x[11], x[12], x[13], x[14], x[15]
+        )
+    else:
+        joined = _join_complex(
+            x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7], x[8], x[9], x[10], x[11], x[12], x[13], x[14], x[15]
+        )
+    for k in tl.static_range(8):
+        tl.store(out_ptr + 2 * k + i, joined[k])
+
+
+join_kernel = triton.jit(_join)
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_ranges_of_complex_segments_are_joined(cut: bool) -> None:
+    """Any two of them, as a GPU does; Triton's interpreter appends one segment at a time. Cut, a product of 0 forgets
+    what was lost before.
+    """
+    given = torch.randn(8, 2, dtype=torch.complex128, generator=torch.Generator().manual_seed(0))
+    if cut:
+        given[[4, 6], 1], given[1, 1] = 0, torch.nan
+    a, e, _, _, b, f, b_but, f_but = given
+    expected = torch.stack((a * b, b * e + f, a * b_but, b_but * e + f_but))
+    if cut:
+        expected[:, 1] = torch.stack((b[1], f[1], b_but[1], f_but[1]))
+    parts = torch.view_as_real(given).transpose(1, 2).reshape(16, 2).contiguous().to(device_of("triton"))
+    found = parts.new_empty(8, 2)
+    join_kernel[(1,)](parts, found, CUT=cut)
+    torch.testing.assert_close(found.cpu(), torch.view_as_real(expected).transpose(1, 2).reshape(8, 2))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
 import torch
+from fenced_memory import FENCES, fenced
 from scan_cases import device_of, normal
 from torch import Tensor
 
@@ -125,6 +127,20 @@ def test_packed_pairs(dtype: torch.dtype, reset_to: str | None) -> None:
     x, h0 = normal(1, 200, 2, dtype=dtype), normal(3, 2, dtype=dtype)
     cut = {} if reset_to is None else dict(resets=(torch.arange(200) % 90 == 70)[None], reset_to=reset_to)
     assert agree(x, rate, h0, frequency=turn, seq_starts=starts, dt=0.9, **cut)
+
+
+@pytest.mark.skipif(sys.platform != "linux" or not interpreting(), reason="needs Linux, and no GPU")
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_repairs_stay_inside() -> None:
+    """Nothing outside of an array is read or written, and nothing that nobody has written counts."""
+    x = 1.5 * normal(2, LENGTH, 3)
+    x[0, 30, 1], x[1, :, 0] = torch.nan, 50 * x[1, :, 0]
+    call = x, torch.full((3,), RATE), normal(2, 3)
+    expected = run("sequential", *call)
+    for fence in FENCES:
+        with fenced(fence) as mode:
+            found = run("auto", *map(mode.tensor, call))
+        assert all(map(torch.equal, found, expected))
 
 
 def test_relu_stays_sequential(monkeypatch: pytest.MonkeyPatch) -> None:

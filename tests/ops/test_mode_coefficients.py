@@ -54,7 +54,8 @@ def kinds() -> list[dict[str, Any]]:
                 )
             )  # fmt: skip
     paper = dict(recurrence="diagonal", oscillating=False, normalize_input="paper", parameterization="lru")
-    return [*found, *(dict(paper, nonlinearity=act) for act in ("linear", "tanh")), dict(width=2)]
+    slow = dict(width=12, recurrence="ssm", oscillating=True, normalize_input=False, dt=0.1)  # gains by their series
+    return [*found, *(dict(paper, nonlinearity=act) for act in ("linear", "tanh")), dict(width=2), slow]
 
 
 def one_rounding(actual: Tensor, exact: Tensor, largest: Tensor) -> None:

@@ -73,6 +73,7 @@ def check(backend: str, acts: tuple[str, str], inputs: tuple[Tensor, ...]) -> No
     pair = [torch.autograd.grad(result, inputs, pull) for result in (y, expected)]
     for name, ours, theirs in zip(NAMES[: len(inputs)], *pair, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=rtol, atol=rtol * float(theirs.abs().max()), msg=name)
+        assert ours.is_contiguous(), name
 
 
 # Lengths around blocks and chunks of 16 steps, batches around 16 lanes, widths around a program of 32 to 128 units.
