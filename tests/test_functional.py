@@ -169,6 +169,14 @@ def test_any_strides(layout: str, dtype: torch.dtype, backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", COMPLEX_BACKENDS)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_complex_numbers_of_any_strides(layout: str, backend: str) -> None:
+    make, shape = LAYOUTS[layout], (2, 17, 3)
+    given = {name: make(*shape, torch.complex64, seed) for seed, name in enumerate(("x", "decay", "grad_h"))}
+    linear_problem(*shape, dtype=torch.complex64, gated=True).with_(**given).check(backend)
+
+
+@pytest.mark.parametrize("backend", COMPLEX_BACKENDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.complex64])
 @pytest.mark.parametrize("step", [0, 2])
 def test_time_invariant_decay_of_any_stride(step: int, dtype: torch.dtype, backend: str) -> None:

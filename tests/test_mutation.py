@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from mutation.__main__ import PARTS, ROOT, mirrors, spread
+from mutation.equivalent import EQUIVALENT
 from mutation.mutants import mutants
 
 TEXT = '''"""A docstring - with a minus."""
@@ -48,3 +49,9 @@ def test_some_of_every_kind() -> None:
 @pytest.mark.parametrize("part", PARTS)
 def test_what_computes_has_tests_of_its_name(part: str) -> None:
     assert all(mirrors(str(Path(part, path.name))) for path in (ROOT / part).glob("*.py") if mutants(path.read_text()))
+
+
+@pytest.mark.parametrize("file", sorted({file for file, _ in EQUIVALENT}))
+def test_every_argument_is_about_a_mutant_of_today(file: str) -> None:
+    names = {mutant.name for mutant in mutants((ROOT / file).read_text())}
+    assert {name for other, name in EQUIVALENT if other == file} <= names

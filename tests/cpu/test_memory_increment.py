@@ -28,6 +28,19 @@ def test_both_are_the_recursion(shape: tuple[int, int, int, int, list[int]], nam
         torch.testing.assert_close(actual, wanted, **tolerance)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("module", [jit, blocked])
+@pytest.mark.parametrize(("drive", "decay"), [(1e-12, 1.5), (1e-12, -1.5), (-3.0, 0.5), (3.0, -0.5)])
+def test_large_and_growing_drives_take_every_step(drive: float, decay: float, module: object) -> None:
+    """Only what is small and shrinks may jump, be it far or not."""
+    start, (step, readout) = torch.full((1, 2, 1), drive, dtype=torch.float64), torch.ones(2, 1, 1, dtype=torch.float64)
+    for last in (7, 90):
+        given = start, decay * step, (1 - decay) * step, readout[None], torch.tensor([last])
+        actual, z = module.sampled_increments("tanh", *given), start  # type: ignore[attr-defined]
+        for _ in range(last):
+            z = z - (1 - decay) * torch.tanh(z)
+        torch.testing.assert_close(actual[..., 0], torch.tanh(z), rtol=1e-12, atol=1e-14 * 100)
+
+
 def test_threads_change_no_bit() -> None:
     given = increment_arguments(3, 260, 5, 2, [0, 7, 20])
     threads = torch.get_num_threads()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
+from fenced_memory import FENCES, Fence, fenced
 from torch import Tensor
 
 from cofm_triton.ops import backends
@@ -34,3 +37,14 @@ def test_gradients(count: int, dtype: torch.dtype, nonlinearity: str) -> None:
     error = (row.slope_roundings + 1) * torch.finfo(dtype).eps / 2 * grad.abs().double() * 1.01
     assert found.shape == z.shape and found.dtype == dtype
     assert ((found.double() - expected).abs() <= error).all()
+
+
+@pytest.mark.skipif(sys.platform != "linux" or not backends.interpreting(), reason="needs Linux, and no GPU")
+@pytest.mark.parametrize("fence", FENCES)
+def test_nothing_outside_of_a_block_that_is_not_full(fence: Fence) -> None:
+    grad, z = torch.randn(2, 3, 5).unbind()
+    backward = implementation("triton", "activation_gradient").backward
+    expected = backward(grad, z, "tanh")
+    with fenced(fence) as mode:
+        found = backward(mode.tensor(grad), mode.tensor(z), "tanh")
+    assert torch.equal(found, expected)

@@ -24,12 +24,12 @@ def is_kernel(node: ast.AST) -> bool:
     return isinstance(node, ast.FunctionDef) and "program_id" in ast.dump(node)
 
 
-FOUND = [
-    pytest.param(node, id=f"{path.stem}.{node.name}")
+FOUND = {
+    f"{path.stem}.{node.name}": node
     for path in KERNELS
     for node in ast.walk(ast.parse(path.read_text()))
     if isinstance(node, ast.FunctionDef) and is_kernel(node)
-]
+}
 
 
 def exempt(name: str) -> bool:
@@ -72,38 +72,45 @@ def narrow_products(kernel: ast.FunctionDef) -> list[str]:
 
 def declared_wide(kernel: ast.FunctionDef, factor: ast.expr) -> bool:
     """Whether a factor is an argument declared tl.int64: then the product is one too."""
-    annotations = {argument.arg: argument.annotation for argument in kernel.args.args}
-    annotation = annotations.get(factor.id) if isinstance(factor, ast.Name) else None
-    return annotation is not None and ast.unparse(annotation) == "tl.int64"
+    return isinstance(factor, ast.Name) and declared(kernel).get(factor.id) == "tl.int64"
+
+
+def declared(kernel: ast.FunctionDef) -> dict[str, str | None]:
+    """What the arguments of a kernel are declared as."""
+    return {
+        argument.arg: None if argument.annotation is None else ast.unparse(argument.annotation)
+        for argument in kernel.args.args
+    }
+
+
+def narrow_arguments(kernel: ast.FunctionDef) -> dict[str, str | None]:
+    """Sizes and strides that arrive in 32 bits when their values fit."""
+    accepted = ("tl.int64", "tl.constexpr", "tl.float64", "tl.float32")
+    return {name: given for name, given in declared(kernel).items() if not exempt(name) and given not in accepted}
 
 
 def test_kernels_are_found() -> None:
     assert len(FOUND) >= 4
 
 
-@pytest.mark.parametrize("kernel", FOUND)
-def test_sizes_and_strides_are_declared_wide(kernel: ast.FunctionDef) -> None:
-    wanted = [argument for argument in kernel.args.args if not exempt(argument.arg)]
-    declared = {argument.arg: argument.annotation and ast.unparse(argument.annotation) for argument in wanted}
-    accepted = ("tl.int64", "tl.constexpr", "tl.float64", "tl.float32")
-    assert not {name: annotation for name, annotation in declared.items() if annotation not in accepted}
-    assert "tl.int64" in declared.values()
+def test_sizes_and_strides_are_declared_wide() -> None:
+    assert not {name: narrow for name, kernel in FOUND.items() if (narrow := narrow_arguments(kernel))}
+    assert all("tl.int64" in declared(kernel).values() for kernel in FOUND.values())
 
 
-@pytest.mark.parametrize("kernel", FOUND)
-def test_channels_are_numbered_wide(kernel: ast.FunctionDef) -> None:
-    definitions = [
-        ast.unparse(node.value)
-        for node in ast.walk(kernel)
-        if isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == ["d"]
-    ]
-    assert definitions or "BLOCK_D" not in {argument.arg for argument in kernel.args.args}
-    assert all(".to(tl.int64) * BLOCK_D" in definition for definition in definitions)
+def test_channels_are_numbered_wide() -> None:
+    for name, kernel in FOUND.items():
+        definitions = [
+            ast.unparse(node.value)
+            for node in ast.walk(kernel)
+            if isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == ["d"]
+        ]
+        assert definitions or "BLOCK_D" not in declared(kernel), name
+        assert all(".to(tl.int64) * BLOCK_D" in definition for definition in definitions), name
 
 
-@pytest.mark.parametrize("kernel", FOUND)
-def test_no_narrow_number_is_multiplied(kernel: ast.FunctionDef) -> None:
-    assert not narrow_products(kernel)
+def test_no_narrow_number_is_multiplied() -> None:
+    assert not {name: products for name, kernel in FOUND.items() if (products := narrow_products(kernel))}
 
 
 @pytest.mark.parametrize(

@@ -77,13 +77,13 @@ def _changes(tree: ast.Module) -> Iterator[tuple[str, ast.expr | ast.stmt, str]]
             case ast.If(test=test) | ast.IfExp(test=test):
                 yield "other branch", test, f"(not ({ast.unparse(test)}))"
             case ast.Call(ast.Attribute(value, name), arguments) if name in PASSED_ON and not arguments:
-                yield f"forgotten {name}", node, ast.unparse(value)
+                yield f"forgotten {name}", node, _factor(value)
             case ast.Call(ast.Attribute(value, "to"), [ast.Attribute(attr="int64")], []):
-                yield "narrow offset", node, ast.unparse(value)
-            case ast.Call(ast.Attribute(value, name)) if name in TWINS:
-                yield "wrong extreme", node.func, f"{ast.unparse(value)}.{TWINS[name]}"
-            case ast.Call(ast.Name(name)) if name in TWINS:
-                yield "wrong extreme", node.func, TWINS[name]
+                yield "narrow offset", node, _factor(value)
+            case ast.Call(ast.Attribute(value, name), arguments, words) if name in TWINS:
+                yield "wrong extreme", node, ast.unparse(ast.Call(ast.Attribute(value, TWINS[name]), arguments, words))
+            case ast.Call(ast.Name(name), arguments, words) if name in TWINS:
+                yield "wrong extreme", node, ast.unparse(ast.Call(ast.Name(TWINS[name]), arguments, words))
             case ast.Call(keywords=keywords) if any(word.arg == "mask" for word in keywords):
                 kept = [word for word in keywords if word.arg not in ("mask", "other")]
                 yield "dropped mask", node, ast.unparse(ast.Call(node.func, node.args, kept))
@@ -93,6 +93,11 @@ def _changes(tree: ast.Module) -> Iterator[tuple[str, ast.expr | ast.stmt, str]]
                 yield "skipped call", node, "pass"
             case ast.keyword(arg="reverse", value=value) if ast.unparse(value) != "False":
                 yield "missing reverse", value, "False"
+
+
+def _factor(node: ast.expr) -> str:
+    """Its text, as it may stand in a product."""
+    return f"({ast.unparse(node)})" if isinstance(node, ast.BinOp | ast.UnaryOp | ast.IfExp) else ast.unparse(node)
 
 
 def _run(node: ast.AST) -> Iterator[ast.AST]:

@@ -51,6 +51,12 @@ def test_any_strides(backend: str) -> None:
     assert torch.equal(run(cells_apart(cells), apart(x), apart(y), None), run(cells, x, y, None))
 
 
+def test_finished_models_are_told() -> None:
+    cells, told = random_cells("tanh", "linear", 4, 2, 3, 5), list[int]()
+    blocked.sweep_errors(cells, X, Y, WEIGHTS, told.append)
+    assert sum(told) == 5
+
+
 def test_dense_models() -> None:
     cells, _, _ = dense_models("tanh", 4, 2, 3, 2)
     torch.testing.assert_close(gradients(cells)[0], sweep_errors(cells, X, Y, WEIGHTS), rtol=1e-12, atol=0)
