@@ -70,15 +70,11 @@ def multiply_add(a, b, c, COMPLEX: tl.constexpr):
 
 
 @triton.jit
-def multiply_conj_add(a, b, c, COMPLEX: tl.constexpr):
-    """conj(a) * b + c, likewise."""
-    if COMPLEX:
-        real, imaginary = parts(a)
-        total = tl.fma(tl.interleave(real, real), b, c)
-        total = tl.fma(tl.interleave(imaginary, -imaginary), swap(b), total)
-    else:
-        total = a * b + c
-    return total
+def multiply_conj_add(a, b, c):
+    """conj(a) * b + c of complex numbers, likewise."""
+    real, imaginary = parts(a)
+    total = tl.fma(tl.interleave(real, real), b, c)
+    return tl.fma(tl.interleave(imaginary, -imaginary), swap(b), total)
 
 
 @triton.jit

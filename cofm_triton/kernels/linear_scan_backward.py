@@ -100,7 +100,7 @@ def backward_tile(
     adjoint = mu
     for j in tl.static_range(ROWS):
         if FUSED and j > 0:
-            adjoint = multiply_conj_add(decay, adjoint, gs[j].to(mu.dtype), COMPLEX=COMPLEX)  # decay of row j - 1
+            adjoint = multiply_conj_add(decay, adjoint, gs[j].to(mu.dtype))  # decay of row j - 1
         else:
             adjoint = gs[j].to(mu.dtype) + mu
         if GATED:

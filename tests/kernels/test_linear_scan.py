@@ -118,21 +118,6 @@ def test_chunks_without_a_reset_hand_states_on(pairs: bool, dtype: torch.dtype) 
     check(sparse, CHUNKS)
 
 
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy, which stands in for the machine, warns of infinities
-@pytest.mark.parametrize("num_sms", [TILES, CHUNKS])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.complex64])
-def test_nothing_passes_a_reset(dtype: torch.dtype, num_sms: int) -> None:
-    problem = linear_problem(1, 130, 4, dtype=dtype, reset_to="zero")
-    resets = torch.zeros(1, 130, dtype=torch.bool)
-    resets[0, [9, 40, 100]] = True  # in the segment after that of a lost number, and in the tile after it
-    x = problem.x.clone()
-    x[0, 5], x[0, 30] = torch.nan, torch.inf
-    clean, lost = (
-        run(some, num_sms)["h"] for some in (problem.with_(resets=resets), problem.with_(resets=resets, x=x))
-    )
-    assert torch.equal(clean[:, 9:30], lost[:, 9:30]) and torch.equal(clean[:, 40:], lost[:, 40:])
-
-
 @pytest.mark.parametrize("gated", [False, True])
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("reset_to", [None, "h0", "zero"])
