@@ -37,7 +37,9 @@ Metric = str | Tensor | Loss
 
 _CHUNK_NUMBERS = 1 << 17  # numbers in the largest temporary: 1 MB, which stays in the cache
 _FITTED = 4  # sequences per number of the centre: it is any kernel next to the best one
-_RIDGE = 1e-13  # in traces of G: rounding of G stays below it, and the centre need not be exact
+# In traces of G. Where the data say nothing, a smaller one leaves huge numbers in the centre, which cancel later; a
+# larger one moves the centre away from the best kernel.
+_RIDGE = 1e-10
 
 
 def step_weights(length: int, metric: Metric) -> Tensor:

@@ -145,6 +145,22 @@ def test_fewer_sequences_than_lags(sequences: int, length: int, seed: int) -> No
     assert abs(form(kernel).item() - expected.item()) <= 1e-9 * scale.item()
 
 
+@pytest.mark.parametrize(("sequences", "length", "channels"), [(3, 4, 2), (3, 17, 3), (2, 40, 1)])
+@pytest.mark.parametrize("seed", range(5))
+def test_few_sequences_of_many_lags_cost_no_digits(seed: int, sequences: int, length: int, channels: int) -> None:
+    """More numbers in a kernel than in the data: those that nothing decides must not be large, to cancel later."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(sequences, length, channels, generator=generator, dtype=torch.float64)
+    y = torch.randn(sequences, length, 1, generator=generator, dtype=torch.float64)
+    kernel = torch.randn(1, 1, channels + 1, length, generator=generator, dtype=torch.float64)
+    inputs, y_hat = torch.cat((x, torch.ones_like(y)), 2), torch.zeros_like(y)
+    for k in range(length):
+        y_hat[:, k, 0] = (inputs[:, : k + 1].flip(1).mT * kernel[0, :, :, : k + 1]).sum((1, 2))
+    expected = ((y_hat - y) ** 2).mean()
+    actual = QuadraticForm.from_data(x, y, metric="mse")(kernel)[0]
+    torch.testing.assert_close(actual, expected, rtol=1e-10, atol=0)
+
+
 def test_population_is_the_limit_of_many_sequences() -> None:
     x, y = generate("exp", 20_000, 12, seed=4)
     model = random_model(1, 4, 1)
