@@ -84,6 +84,9 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         COPIES,
     (_JIT + "dense_perturbation.py", "cells.offset.to(inputs).contiguous() -> cells.offset.to(inputs)"): COPIES,
     (_JIT + "forward.py", "store(q, wrong + size, guesses, False) -> pass"): CHECKED,
+    (_JIT + "gated_step.py",
+     "x.shape[0] * self._panels.shape[0] <= MAX_PRODUCTS -> (x.shape[0] * self._panels.shape[0] < MAX_PRODUCTS)"):
+        AT_LIMIT,
     (_JIT + "memory_increment.py", "value.contiguous() -> value"): COPIES,
     (_JIT + "memory_increment.py",
      "properties(name).linear_radius >= SMALL -> (properties(name).linear_radius > SMALL)"): AT_LIMIT,
