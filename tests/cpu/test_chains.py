@@ -89,7 +89,7 @@ def test_wrong_guesses(kind: str, two_threads: None, monkeypatch: pytest.MonkeyP
     check_same(run, monkeypatch)
 
 
-@pytest.mark.parametrize("kind", ["usual", "never", "late", "kept", "nan"])
+@pytest.mark.parametrize("kind", ["usual", "never", "late", "between", "kept", "nan"])
 @pytest.mark.parametrize(
     ("nonlinearity", "dtype"),
     [("linear", torch.float32), ("tanh", torch.float32), ("tanh", torch.float64), ("hardtanh", torch.bfloat16)],
@@ -109,6 +109,8 @@ def test_adjoint(
         x = torch.full_like(x, 1e4)
     if kind in ("late", "kept"):
         x[:, : length // 2 + 300] = 1e4
+    if kind == "between":  # a wrong guess for a part that has a share of the rates' gradient
+        x[:, length // 2 : length // 2 + 300] = 1e4
     if kind == "kept":  # the second part ends with what it guessed, zero, which is wrong
         grad_h[:, : length // 2 + 300] = 0
     if kind == "nan":
