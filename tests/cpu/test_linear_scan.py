@@ -205,3 +205,10 @@ def test_non_finite_numbers_in_pairs(value: float, backend: str) -> None:
     h, _ = linear_scan(x, torch.zeros(2, dtype=torch.complex64), backend=backend)
     torch.testing.assert_close(h[:, :2], x[:, :2], rtol=0, atol=0, equal_nan=True)
     assert h[0, 2].isnan().all()
+
+
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("width", [3, 70])  # a row in registers; blocks of 32 channels and what they leave
+def test_empty_sequences_touch_no_row(width: int, gated: bool, backend: str) -> None:
+    linear_problem(1, 30, width, gated=gated, starts=[0, 0, 7, 7, 30]).check(backend)

@@ -27,8 +27,10 @@ def test_other_dtypes_and_strides(dtype: torch.dtype, backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", CPU_BACKENDS)
-def test_packed(backend: str) -> None:
-    paired_problem(1, 30, 3, nonlinearity="tanh", starts=[0, 7, 7, 20]).check(backend)
+@pytest.mark.parametrize("pairs", [3, 35])
+def test_packed(pairs: int, backend: str) -> None:
+    """Empty sequences, the first and the last one among them, touch no row."""
+    paired_problem(1, 30, pairs, nonlinearity="tanh", starts=[0, 0, 7, 7, 20, 30]).check(backend)
 
 
 @pytest.mark.parametrize("backend", CPU_BACKENDS)

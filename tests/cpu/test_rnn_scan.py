@@ -48,6 +48,12 @@ def test_long_sequences(nonlinearity: str, backend: str) -> None:
     rnn_problem(1, 1000, 3, nonlinearity=nonlinearity, dt=0.1).check(backend)
 
 
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+@pytest.mark.parametrize("width", [3, 70])  # a row in registers; blocks of 32 channels and what they leave
+def test_empty_sequences_touch_no_row(width: int, backend: str) -> None:
+    rnn_problem(1, 30, width, nonlinearity="tanh", starts=[0, 0, 7, 7, 30]).check(backend)
+
+
 @pytest.mark.parametrize("dt", [1e-3, 0.1, 0.5, 1.0, 1.9, 4.0])  # rates are 0.05 to 1.2
 @pytest.mark.parametrize("backend", CPU_BACKENDS)
 def test_step_sizes(backend: str, dt: float) -> None:
