@@ -1,5 +1,7 @@
 """The compiled and the PyTorch iteration of pre-activations: each other's numbers, and the definition's."""
 
+from types import ModuleType
+
 import pytest
 import torch
 from sweep_cases import increment_arguments
@@ -30,15 +32,17 @@ def test_both_are_the_recursion(shape: tuple[int, int, int, int, list[int]], nam
 
 @pytest.mark.parametrize("module", [jit, blocked])
 @pytest.mark.parametrize(("drive", "decay"), [(1e-12, 1.5), (1e-12, -1.5), (-3.0, 0.5), (3.0, -0.5)])
-def test_large_and_growing_drives_take_every_step(drive: float, decay: float, module: object) -> None:
+def test_large_and_growing_drives_take_every_step(drive: float, decay: float, module: ModuleType) -> None:
     """Only what is small and shrinks may jump, be it far or not."""
     start, (step, readout) = torch.full((1, 2, 1), drive, dtype=torch.float64), torch.ones(2, 1, 1, dtype=torch.float64)
     for last in (7, 90):
         given = start, decay * step, (1 - decay) * step, readout[None], torch.tensor([last])
-        actual, z = module.sampled_increments("tanh", *given), start  # type: ignore[attr-defined]
+        actual, z = module.sampled_increments("tanh", *given), start
         for _ in range(last):
             z = z - (1 - decay) * torch.tanh(z)
-        torch.testing.assert_close(actual[..., 0], torch.tanh(z), rtol=1e-12, atol=1e-14 * 100)
+        # A step of the plain recursion has a product and a sum, which round z or, where it shrinks, its first size.
+        rounding = 4 * last * torch.finfo(z.dtype).eps
+        torch.testing.assert_close(actual[..., 0], torch.tanh(z), rtol=2 * rounding, atol=rounding * abs(drive))
 
 
 def test_threads_change_no_bit() -> None:
