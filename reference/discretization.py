@@ -16,13 +16,15 @@ _SERIES_TERMS = 19  # 1 / 20! is below 1e-18
 def complement(x: Tensor) -> Tensor:
     """1 - exp(-x), with an accurate derivative exp(-x).
 
-    Autograd computes the derivative of expm1 as its result plus 1, which cancels where exp(-x) is small.
+    Autograd computes the derivative of expm1 as its result plus 1, which cancels where exp(-x) is small. The argument
+    is cut off by `where`: what the derivative of clamp is at its limit depends on the release of PyTorch.
 
     Example:
         >>> complement(torch.tensor([0.0, 1.0], dtype=torch.float64)).tolist()
         [0.0, 0.6321205588285577]
     """
-    return torch.where(x > 1, 1 - torch.exp(-x.clamp(min=1)), -torch.expm1(-x.clamp(max=1)))
+    far = x > 1
+    return torch.where(far, 1 - torch.exp(-torch.where(far, x, 1.0)), -torch.expm1(-torch.where(far, 1.0, x)))
 
 
 def phi(x: Tensor) -> Tensor:

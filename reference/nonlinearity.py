@@ -14,7 +14,8 @@ class Nonlinearity:
 
     Attributes:
         name: the name used throughout the library.
-        act: act(z), elementwise; its derivative at a kink is PyTorch's (0).
+        act: act(z), elementwise. At NaN it is NaN. The derivative of hardtanh and relu is 0 wherever the comparison
+            that makes it 1 is false: at a kink, where PyTorch's is 0 too, and at NaN, where PyTorch's is 1.
         difference: `difference(z, step)` is act(z + step) - act(z), to full relative accuracy even where it is small
             beside act(z).
     """
@@ -43,6 +44,14 @@ def _tanh_difference(z: Tensor, step: Tensor) -> Tensor:
     return -2 * torch.sign(step) * torch.expm1(-2 * step.abs()) * scale / damping
 
 
+def _hardtanh(z: Tensor) -> Tensor:
+    return torch.where(z.abs() < 1, z, F.hardtanh(z.detach()))
+
+
+def _relu(z: Tensor) -> Tensor:
+    return torch.where(z > 0, z, torch.relu(z.detach()))
+
+
 def _piecewise_difference(
     act: Callable[[Tensor], Tensor], linear: Callable[[Tensor], Tensor]
 ) -> Callable[[Tensor, Tensor], Tensor]:
@@ -68,8 +77,8 @@ NONLINEARITIES: dict[str, Nonlinearity] = {
     for entry in (
         Nonlinearity("linear", _identity, _linear_difference),
         Nonlinearity("tanh", torch.tanh, _tanh_difference),
-        Nonlinearity("hardtanh", F.hardtanh, _piecewise_difference(F.hardtanh, _inside_unit)),
-        Nonlinearity("relu", torch.relu, _piecewise_difference(torch.relu, _positive)),
+        Nonlinearity("hardtanh", _hardtanh, _piecewise_difference(F.hardtanh, _inside_unit)),
+        Nonlinearity("relu", _relu, _piecewise_difference(torch.relu, _positive)),
     )
 }
 

@@ -58,7 +58,7 @@ def _step(w: Tensor) -> Tensor:
 
 
 def _exp(w: Tensor) -> Tensor:
-    return torch.exp(w.clamp(max=EXP_LIMIT))
+    return torch.exp(torch.where(w > EXP_LIMIT, EXP_LIMIT, w))  # the derivative at the limit is that of exp
 
 
 def _exp_derivative(w: Tensor) -> Tensor:

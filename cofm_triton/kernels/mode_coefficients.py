@@ -118,7 +118,7 @@ def of_mode(
             bound = x * 0.0 + _QUARTER_TURN
             if not BOUNDED:
                 bound, theta_x = contracting(x, EXACT=EXACT)
-            turned = _SHARE * atan(q)
+            turned = atan(q) * _SHARE
             theta = bound * turned
             theta_x = theta_x * turned
             theta_q = bound * _SHARE / (1.0 + q * q)

@@ -45,6 +45,7 @@ from cofm_triton.kernels.launches import launch
 from cofm_triton.kernels.rnn_scan_walk import bytes_at, coefficients, first_state, start_after_cuts, walk
 from cofm_triton.kernels.rows import across_lanes, chunk_rows, load_row, store_row
 
+# Right of tensors: left of one, Triton 3.8's interpreter makes a constexpr of the product.
 _FADES_32, _FADES_64 = tl.constexpr(FADES[4]), tl.constexpr(FADES[8])
 _WARM_UP, _REACH, _WORTH = tl.constexpr(WARM_UP), tl.constexpr(REACH), tl.constexpr(WORTH)
 _MAX_WARM_UP, _MAX_REACH = tl.constexpr(MAX_WARM_UP), tl.constexpr(MAX_REACH)
@@ -75,10 +76,10 @@ def chunk_plan(
     slowest = tl.min(tl.where(mask, forgets, 1.0), axis=0)
     fade = (_FADES_64 if STATE == tl.float64 else _FADES_32) / tl.maximum(slowest, 1e-9)
     rows = n.to(tl.float32)
-    warm_up = tl.minimum(_WARM_UP * fade, _MAX_WARM_UP * rows)
+    warm_up = tl.minimum(fade * _WARM_UP, rows * _MAX_WARM_UP)
     chunk = tl.where(fade < long_fade, _LONG_CHUNK, _CHUNK) * fade
-    chunk = tl.maximum(chunk, tl.minimum((_REACH * fade - warm_up) / _ROUNDS, _MAX_REACH * rows))
-    chunk = tl.where(rows < _WORTH * fade, rows, tl.minimum(chunk, rows))
+    chunk = tl.maximum(chunk, tl.minimum((fade * _REACH - warm_up) / _ROUNDS, rows * _MAX_REACH))
+    chunk = tl.where(rows < fade * _WORTH, rows, tl.minimum(chunk, rows))
     length = tl.maximum(tl.maximum(chunk.to(tl.int32), tl.cdiv(n, num_chunks)), 1)
     return tl.cdiv(warm_up.to(tl.int32), ROWS) * ROWS, tl.cdiv(length, ROWS) * ROWS
 

@@ -33,7 +33,8 @@ def complement(x: Tensor) -> Tensor:
     """1 - exp(-x) to 1 rounding of itself, and its derivatives exp(-x) and -exp(-x) to 1 of themselves.
 
     Autograd takes the derivative of expm1 from its result, which cancels once exp(-x) is small, so
-    large arguments go the direct way. Each branch sees only arguments it can handle.
+    large arguments go the direct way. Each branch sees only arguments it can handle. `where` cuts them
+    off, because the derivative of clamp at its limit is 1 in PyTorch 2.13 and 0 in PyTorch 2.14.
 
     Args:
         x: any shape, float32 or float64, no unit.
@@ -42,9 +43,10 @@ def complement(x: Tensor) -> Tensor:
         >>> complement(torch.tensor([0.0, 1.0], dtype=torch.float64)).tolist()
         [0.0, 0.6321205588285577]
     """
-    small = -torch.expm1(-x.clamp(max=1))
-    large = 1 - torch.exp(-x.clamp(min=1))
-    return torch.where(x > 1, large, small)
+    far = x > 1
+    small = -torch.expm1(-torch.where(far, 1.0, x))
+    large = 1 - torch.exp(-torch.where(far, x, 1.0))
+    return torch.where(far, large, small)
 
 
 def phi(x: Tensor) -> Tensor:

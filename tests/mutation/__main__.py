@@ -33,6 +33,7 @@ SEEN_BY = {
     "bits": ["activation"], "blocks": ["rnn_readout"], "by_name": ["nonlinearity"],
     "forward": ["linear_scan", "chains"], "gates": ["gated_rnn", "gates"], "interleaved": ["linear_scan"],
     "launches": ["launch"], "product": ["dense_rnn"], "region": ["threads"], "rnn_scan": ["rnn_scan", "chains"],
+    "rows": ["rows", "paired_rnn_scan", "linear_scan"],
 }  # fmt: skip
 # Shapes, dtypes and strides of the functions that users call.
 FUNCTIONS, SCANS = "tests/test_functional.py", ("linear_scan", "rnn_scan")

@@ -20,10 +20,11 @@ KINDS = [(r, c) for r in RECURRENCES for c in ((True, False) if r in ("orthogona
 
 
 def can_pretend(device: str) -> bool:
-    """Whether PyTorch pretends to copy to a device: not to a GPU without CUDA, 2.8 not without a driver either."""
+    """Whether PyTorch pretends to compute on a device: not on a GPU without CUDA, 2.8 and 2.14 not without a driver."""
     try:
         with FakeTensorMode():
-            torch.empty(2, device=device).uniform_()
+            x = torch.empty(2, device=device).uniform_().requires_grad_()
+            (x * x).sum().backward()
     except RuntimeError:
         return False
     return True

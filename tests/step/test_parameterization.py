@@ -19,6 +19,7 @@ from cofm_triton.step.parameterization import (
     spread_rates,
     spread_weights,
 )
+from cofm_triton.step.parameterizations.exp import LIMIT
 
 STABLE = ("exp", "softplus", "inverse", "lru")
 # Every value and derivative is a handful of roundings, each at most half an ulp, with condition
@@ -95,6 +96,16 @@ def test_derivatives_to_second_order(name: str) -> None:
     p = parameterization(name)
     assert torch.autograd.gradcheck(p.rate, (w,))
     assert torch.autograd.gradgradcheck(p.rate, (w,))
+
+
+@pytest.mark.parametrize("source", [parameterization, reference.parameterization], ids=["library", "reference"])
+@pytest.mark.parametrize("name", PARAMETERIZATIONS)
+def test_autograd_agrees_where_branches_meet(name: str, source: Any) -> None:
+    """Up to the limit of exp, and where 1 - exp(-x) goes another way; releases differ in clamp's derivative there."""
+    w = torch.tensor([0.0, 1.0, LIMIT], dtype=torch.float64, requires_grad=True)
+    entry = source(name)
+    (slope,) = torch.autograd.grad(entry.rate(w).sum(), w)
+    torch.testing.assert_close(slope, entry.derivative(w))
 
 
 @pytest.mark.parametrize("name", PARAMETERIZATIONS)

@@ -17,7 +17,7 @@ def exp_torch(torch: Any) -> TorchRate:
     """Functions of tensors."""
 
     def rate(w: Any) -> Any:
-        return torch.exp(w.clamp(max=LIMIT))
+        return torch.exp(torch.where(w > LIMIT, LIMIT, w))  # clamp has no derivative at its limit in PyTorch 2.14
 
     def slope(w: Any) -> Any:
         return torch.where(w <= LIMIT, rate(w), torch.zeros_like(w))
