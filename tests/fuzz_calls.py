@@ -127,6 +127,9 @@ WRONG: dict[str, Callable[[], Any]] = {
     "other axes": lambda: numbers(2),
     "infinite numbers": lambda: torch.full((1, 4, 2), float("inf"), dtype=torch.float64),
     "sparse": lambda: numbers(1, 4, 2).to_sparse(),
+    "sparse in rows": lambda: numbers(4, 2).to_sparse_csr(),
+    "nested": lambda: torch.nested.nested_tensor([numbers(4, 2), numbers(3, 2)], layout=torch.jagged),
+    "of oneDNN": lambda: numbers(1, 4, 2).float().to_mkldnn(),
     "on another device": lambda: numbers(1, 4, 2).to("meta"),
 }
 # Functions of one's own, whose errors are theirs.

@@ -143,6 +143,7 @@ SPOIL: dict[str, Callable[[Tensor], Any]] = {
     "no axes": lambda tensor: tensor.new_ones(()),
     "a longer last axis": lambda tensor: tensor.new_ones((*tensor.shape[:-1], tensor.shape[-1] + 2)),
     "sparse": lambda tensor: tensor.to_sparse(),
+    "nested": lambda tensor: torch.nested.nested_tensor([tensor, tensor], layout=torch.jagged),
     "a list": lambda tensor: tensor.tolist(),
     "a string": lambda tensor: "x",
 }

@@ -17,7 +17,7 @@ pytest.importorskip("numba")
 import cofm_triton as cofm
 from cofm_triton.cpu.guess import MIN_PART
 from cofm_triton.cpu.jit import forward, rnn_scan
-from cofm_triton.cpu.jit.chains import CHAINS, MAX_SEQUENCES, MIN_STEPS, chained, worth_a_guess
+from cofm_triton.cpu.jit.chains import CHAINS, MAX_SEQUENCES, MIN_STEPS, chained, piece_plan, worth_a_guess
 
 
 def check_same(run: Callable[[], tuple[Tensor, ...]], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,9 +162,16 @@ def test_when_sequences_are_cut() -> None:
 def test_no_guess_for_what_cannot_be_cut() -> None:
     assert worth_a_guess(1, 8 * MIN_STEPS, 2) and not worth_a_guess(1, 8 * MIN_STEPS - 1, 2)
     assert worth_a_guess(2 * MAX_SEQUENCES, 4 * MIN_STEPS, 2)
+    assert worth_a_guess(3 * MAX_SEQUENCES, 4 * MIN_STEPS, 3)
     assert not worth_a_guess(2 * MAX_SEQUENCES + 1, 10**6, 2) and not worth_a_guess(0, 10**6, 2)
     # One part a thread: nothing to cut where every thread has a sequence.
     assert worth_a_guess(1, 2 * MIN_STEPS, 2, 1) and not worth_a_guess(2, 10**6, 2, 1)
+
+
+def test_pieces_take_a_thread_for_each_group() -> None:
+    """Others would begin in the middle of a group, or find nothing to do."""
+    for count, threads in ((CHAINS - 1, 1), (2 * CHAINS - 1, 1), (2 * CHAINS, 2), (5 * CHAINS, 3)):
+        assert piece_plan(1, 100, tuple(range(count)), 3).threads == threads
 
 
 @pytest.mark.parametrize("nonlinearity", ["tanh", "linear"])

@@ -199,6 +199,17 @@ def test_without_a_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None
     check_one_warning("no locator available")
 
 
+@pytest.mark.parametrize("place", ["/dev/null/x", "/proc/x"])
+def test_a_folder_that_cannot_be_made(place: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even by root. Code is kept next to its source, so that there is nothing to warn of."""
+    monkeypatch.setattr(config, "CACHE_DIR", place)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        compiled = entry(plus_one)
+        assert compiled(1) == 2
+    assert Path(compiled._cache.cache_path).parent == Path(__file__).parent
+
+
 @pytest.mark.parametrize("step", ["os.fsync", "os.replace"])
 def test_on_a_full_disk(step: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*arguments: Any) -> None:

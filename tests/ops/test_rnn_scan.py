@@ -175,6 +175,17 @@ def test_backward_operator_keeps_pytorchs_rules(length: int, kind: str, backend:
         opcheck(torch.ops.cofm_triton.rnn_scan_backward.default, inputs)
 
 
+@pytest.mark.parametrize("w", [1.0, 3.0, 5.0])
+@pytest.mark.parametrize("parameterization", ["exp", "lru", "softplus"])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_gradients_of_fast_exact_rates_keep_their_digits(parameterization: str, w: float, backend: str) -> None:
+    """d a / d w has exp(-dt f(w)), down to 1e-45 here, which a difference from 1 would make 0."""
+    problem = rnn_problem(
+        2, 9, 3, nonlinearity="tanh", parameterization=parameterization, discretization="exact", dtype=torch.float32
+    )
+    problem.with_(rate=torch.full_like(problem["rate"], w)).check(backend)
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_compiles_as_one_graph(backend: str) -> None:
     def step(x: Tensor, rate: Tensor, h0: Tensor) -> Tensor:

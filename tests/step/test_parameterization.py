@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cofm_triton import reference
-from cofm_triton.step.discretization import effective_rate, linear_decay
+from cofm_triton.step.discretization import effective_rate, linear_decay, linear_gain
 from cofm_triton.step.parameterization import (
     PARAMETERIZATIONS,
     lru_normalization,
@@ -64,15 +64,16 @@ EXACT: dict[str, Any] = {
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("source", ["library", "reference"])
 def test_rates_and_steps_are_right_to_fifty_digits(name: str, dtype: torch.dtype, source: str) -> None:
-    """f, the decay and effective rate of an exact step, and their derivatives by w: in the definition too."""
+    """f, what exact steps make of it, and their derivatives by w: in the definition too. Euler's method is 1 - dt f."""
     mp = pytest.importorskip("mpmath")  # comes with torch
     ours = source == "library"
     lookup: Any = parameterization if ours else reference.parameterization
     effective = effective_rate if ours else reference.effective_rate
     decay = linear_decay if ours else reference.linear_decay
+    gain = linear_gain if ours else reference.linear_gain
     w = torch.tensor([-20.0, -3.5, -0.5, 0.5, 2.0, 3.0, 3.75, 29.5, 30.5, 80.0], dtype=dtype, requires_grad=True)
     rate = lookup(name).rate(w)
-    made = rate, effective(rate, 0.5, "exact"), decay(rate, 0.5, "exact")
+    made = rate, *(function(rate, 0.5, "exact") for function in (effective, decay, gain))
     slopes = [torch.autograd.grad(value.sum(), w, retain_graph=True)[0] for value in made]
     with mp.workdps(50):
         for i, at in enumerate(w.tolist()):
@@ -80,6 +81,7 @@ def test_rates_and_steps_are_right_to_fifty_digits(name: str, dtype: torch.dtype
                 lambda v: EXACT[name](mp, v),
                 lambda v: -mp.expm1(-EXACT[name](mp, v) / 2) * 2,
                 lambda v: mp.exp(-EXACT[name](mp, v) / 2),
+                lambda v: (f := EXACT[name](mp, v)) and -mp.expm1(-f / 2) / f or mp.mpf(0.5),
             )
             exponent = float(abs(functions[0](mp.mpf(at)))) / 2  # an exponential multiplies the error of its exponent
             for value, slope, function in zip(made, slopes, functions, strict=True):

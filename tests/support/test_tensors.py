@@ -14,6 +14,8 @@ import cofm_triton as cofm
 ONES = torch.ones(2, 3, 4)
 KINDS: dict[str, tuple[Any, str]] = {
     "sparse": (ONES.to_sparse(), "got layout torch.sparse_coo: use to_dense()"),
+    "rows": (ONES.flatten(1).to_sparse_csr(), "got layout torch.sparse_csr: use to_dense()"),
+    "mkldnn": (ONES.to_mkldnn(), "got layout torch._mkldnn: use to_dense()"),
     "nested": (torch.nested.nested_tensor([ONES[0], ONES[1, :2]]), "got a nested one: pad it, or pack its sequences"),
     "jagged": (torch.nested.nested_tensor([ONES[0], ONES[1, :2]], layout=torch.jagged), "got a nested one: pad it"),
 }
