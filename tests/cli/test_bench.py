@@ -44,6 +44,14 @@ def test_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
     assert "'scan' is not one of" in capsys.readouterr().err
 
 
+def test_what_is_measured_stays_without_host_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A compiler that fails, as on a full disk, costs a line of the table."""
+    pytest.importorskip("triton")
+    monkeypatch.setenv("CC", "false")
+    (line,) = bench._host_lines(smoke=True)
+    assert line.startswith("Host times of calls on a GPU are left out: ") and "status 1" in line
+
+
 def test_presets_are_those_of_the_benchmark() -> None:
     assert set(bench.PRESETS) == set(scaling.PRESETS)
     exponents = scaling.PRESETS["quick"].exponents
