@@ -67,6 +67,8 @@ def test_decay_and_its_complement(real: Any) -> None:
     decay, complement = evaluated(real, 0, t)
     check(decay, np.exp(-exact), ROUNDINGS, real)
     check(complement, -np.expm1(-exact), ROUNDINGS, real)
+    gone, whole = evaluated(real, 0, np.full(16, 1e5, real))
+    assert not gone.any() and (whole == 1).all()  # not what the least exponent would leave
 
 
 @pytest.mark.parametrize("real", [np.float32, np.float64])

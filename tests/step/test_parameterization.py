@@ -81,7 +81,7 @@ def test_rates_and_steps_are_right_to_fifty_digits(name: str, dtype: torch.dtype
                 lambda v: EXACT[name](mp, v),
                 lambda v: -mp.expm1(-EXACT[name](mp, v) / 2) * 2,
                 lambda v: mp.exp(-EXACT[name](mp, v) / 2),
-                lambda v: (f := EXACT[name](mp, v)) and -mp.expm1(-f / 2) / f or mp.mpf(0.5),
+                lambda v: -mp.expm1(-f / 2) / f if (f := EXACT[name](mp, v)) else mp.mpf(0.5),
             )
             exponent = float(abs(functions[0](mp.mpf(at)))) / 2  # an exponential multiplies the error of its exponent
             for value, slope, function in zip(made, slopes, functions, strict=True):

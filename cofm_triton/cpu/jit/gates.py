@@ -88,7 +88,7 @@ def functions(real: Any) -> tuple[Any, Any, Any]:
     one, two, zero, least, most = real(1), real(2), real(0), real(limits.minexp - 1), real(-limits.minexp)
     far = -least
     log2e = real(1 / math.log(2))
-    shift = (np.int32 if real is np.float32 else np.int64)(limits.nmant)
+    shift = int(limits.nmant)
     rise, raise_, log = (tuple(map(real, fit)) for fit in _FITS[real])
 
     @inlined
@@ -196,11 +196,11 @@ def _bodies(name: str, real: Any) -> tuple[Any, Any]:
 
     @inlined
     def pulled_strength(rate: Any, p: Any, q: Any, by_decay: Any, by_gain: Any) -> Any:
-        s, slope, slope_q = strength(p, q)
+        s, slope, nothing = strength(p, q)
         decay = decayed(rate * s)[0]
         by_exponent = -(decay * by_decay)
         by_strength = rate * (ln2 * by_exponent) + by_gain
-        return decay, s, by_strength * slope, by_strength * slope_q, s * by_exponent
+        return decay, s, by_strength * slope, nothing, s * by_exponent
 
     return {
         "variance": (formed_variance, pulled_variance),

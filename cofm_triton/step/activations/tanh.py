@@ -198,7 +198,7 @@ def _half_expm1(inlined: Any, bits: Any, real: Any) -> Any:
     limits, numbers = np.finfo(real), _HALF_EXPM1[np.dtype(real).name]
     choose, like, power = bits.choose, bits.like, bits.power
     bias = 2 ** (int(limits.nexp) - 1) - 1
-    magic, shift = real(1.5 * 2.0**limits.nmant + bias), (np.int32 if real is np.float32 else np.int64)(limits.nmant)
+    magic, shift = real(1.5 * 2.0**limits.nmant + bias), int(limits.nmant)
     cap, half = real(numbers.limit), real(0.5)
     per_step, step, low = real(2 / math.log(2)), real(math.log(2) / 2), real(numbers.low)
     coefficients = [*map(real, numbers.coefficients)]
