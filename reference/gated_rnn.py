@@ -54,8 +54,8 @@ def gate_coefficients(gates: str, rate: Tensor, p: Tensor, q: Tensor | None) -> 
     q = p if q is None else q
     if gates == "rg_lru":
         exponent = rate * _sigmoid(p)
-        square = complement(2 * exponent).clamp(min=torch.finfo(exponent.dtype).tiny)
-        return torch.exp(-exponent), torch.sqrt(square) * _sigmoid(q)
+        square, tiny = complement(2 * exponent), torch.finfo(exponent.dtype).tiny
+        return torch.exp(-exponent), torch.sqrt(torch.where(square < tiny, tiny, square)) * _sigmoid(q)
     if gates == "minlstm":
         exponent = rate * _softplus(_softplus(-p) - _softplus(-q))
         return torch.exp(-exponent), complement(exponent)

@@ -133,7 +133,8 @@ def gradients(
 
 def _normalization(exponent: Tensor) -> Tensor:
     """sqrt(1 - decay^2), never 0: there a gradient would be 0 times infinity."""
-    return complement(2 * exponent).clamp(min=torch.finfo(exponent.dtype).tiny).sqrt()
+    square, tiny = complement(2 * exponent), torch.finfo(exponent.dtype).tiny
+    return torch.where(square < tiny, tiny, square).sqrt()
 
 
 def _sigmoid(z: Tensor) -> Tensor:
