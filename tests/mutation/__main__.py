@@ -30,7 +30,8 @@ PARTS = ("cofm_triton/kernels", "cofm_triton/cpu/jit", "cofm_triton/cpu/blocked"
 TESTS = {"kernels": ("kernels", "ops"), "jit": ("cpu", "ops"), "blocked": ("ops", "cpu")}
 # Whose tests see what has none of its own, or not all.
 SEEN_BY = {
-    "bits": ["activation"], "blocks": ["rnn_readout"], "by_name": ["nonlinearity"],
+    "bfloat16": ["bfloat16", "vectors", "dense_rnn"], "bits": ["activation", "gates"],
+    "blocks": ["perturbation_gradient", "perturbation", "rnn_readout"], "by_name": ["nonlinearity"],
     "forward": ["linear_scan", "chains"], "gates": ["gated_rnn", "gates"], "interleaved": ["linear_scan"],
     "launches": ["launch"], "product": ["dense_rnn"], "region": ["threads"], "rnn_scan": ["rnn_scan", "chains"],
     "rows": ["rows", "paired_rnn_scan", "linear_scan"],

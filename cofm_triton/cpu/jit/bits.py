@@ -44,15 +44,13 @@ def _signed(_context: Any, magnitude: Any, sign: Any) -> Any:
 
 
 def _choose(_context: Any, condition: Any, yes: Any, no: Any) -> Any:
-    result = yes if isinstance(yes, Vector) else no
-
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         given, *options = arguments
         if not isinstance(condition, Vector):
             given = context.cast(builder, given, condition, types.boolean)
         return builder.select(given, *options)
 
-    return result(condition, result, result), generate
+    return no(condition, no, no), generate
 
 
 def _like(_context: Any, value: Any, number: Any) -> Any:
