@@ -23,7 +23,7 @@ def _store_all(values: Any, result: Any) -> None:
 
 def _load_all(values: Any, result: Any) -> None:
     for i in range(values.size):
-        result[i] = load(values[i])
+        result[i] = -(-load(values[i]))  # which only a float can take
 
 
 # Called rather than written above the functions: the decorator carries no types.

@@ -23,6 +23,7 @@ COPIES = "compiled code takes any strides: the copy spares compiling it once mor
 COMPILED = "it hides an alignment from the compiler, and leaves the numbers as they are"
 SYMMETRIC = "errors count by their size alone"
 RACE = "a fence between threads: without it one might read too early, which no test can bring about at will"
+NAMED = "LLVM gives an intrinsic the name that its types ask for"
 CHECKED = "a guess that is not right is found, and its part runs again: the same bits, later"
 
 # By file and `Mutant.name`.
@@ -79,6 +80,7 @@ EQUIVALENT: dict[tuple[str, str], str] = {
     (_KERNELS + "rows.py", "tl.load(starts_ptr + sequence).to(tl.int64) -> tl.load(starts_ptr + sequence)"): WIDE_SUM,
     (_KERNELS + "rows.py",
      "tl.load(starts_ptr + sequence + 1).to(tl.int64) -> tl.load(starts_ptr + sequence + 1)"): WIDE_SUM,
+    (_JIT + "bits.py", "isinstance(radicand, Vector) -> (not (isinstance(radicand, Vector)))"): NAMED,
     (_JIT + "dense_perturbation.py",
      "F.pad(columns, (0, 0, 0, padding)).to(inputs).contiguous() -> F.pad(columns, (0, 0, 0, padding)).to(inputs)"):
         COPIES,
@@ -94,6 +96,8 @@ EQUIVALENT: dict[tuple[str, str], str] = {
      "min(_LANES, -(-inputs // _ALIGNED) * _ALIGNED) -> max(_LANES, -(-inputs // _ALIGNED) * _ALIGNED)"): SPEED,
     (_JIT + "paired_rnn_scan.py", "channels <= MAX_HELD -> (channels < MAX_HELD)"): SPEED,
     (_JIT + "perturbation.py", "cells.offset.to(inputs.dtype).contiguous() -> cells.offset.to(inputs.dtype)"): COPIES,
+    (_JIT + "perturbation_gradient.py",
+     "min(_LANES, -(-len(inputs) // 16) * 16) -> max(_LANES, -(-len(inputs) // 16) * 16)"): SPEED,
     (_JIT + "rnn_readout.py", "min(chunk, length) -> max(chunk, length)"): ROOM,
     (_JIT + "rnn_scan.py", "t + 1 -> (t)"): CHECKED,
     **{(f"{_JIT}{name}.py", "fence() -> pass"): RACE

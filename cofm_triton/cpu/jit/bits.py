@@ -60,17 +60,17 @@ def _like(_context: Any, value: Any, number: Any) -> Any:
     return value(value, number), generate
 
 
-def _root(_context: Any, value: Any) -> Any:
+def _root(_context: Any, radicand: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        number = context.get_value_type(value)
-        lanes = f"v{value.lanes}" if isinstance(value, Vector) else ""
+        number = context.get_value_type(radicand)
+        lanes = f"v{radicand.lanes}" if isinstance(radicand, Vector) else ""
         element = getattr(number, "element", number).intrinsic_name
         function = ir.FunctionType(number, (number,))
         return builder.call(
             cgutils.get_or_insert_function(builder.module, function, f"llvm.sqrt.{lanes}{element}"), arguments
         )
 
-    return value(value), generate
+    return radicand(radicand), generate
 
 
 def _fuse(_context: Any, a: Any, b: Any, c: Any) -> Any:
