@@ -23,7 +23,8 @@ def _store_all(values: Any, result: Any) -> None:
 
 def _load_all(values: Any, result: Any) -> None:
     for i in range(values.size):
-        result[i] = -(-load(values[i]))  # which only a float can take
+        negative = -load(values[i])  # of a float, not of its bits
+        result[i] = -negative
 
 
 # Called rather than written above the functions: the decorator carries no types.
