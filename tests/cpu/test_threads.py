@@ -105,6 +105,14 @@ def test_compiled_work_is_done_once(count: int, threads: int, way: str) -> None:
     assert np.array_equal(marks, np.arange(count) + 0.5)
 
 
+def test_two_threads_share_what_one_does_alone(way: str) -> None:
+    calls: list[tuple[int, ...]] = []
+    for threads in (1, 2):
+        launch(lambda _entry, first, threads, count, _: calls.append((first, threads, count)), threads, 7)
+    alone, *shared = calls
+    assert alone == (0, 1, 7) and shared[0] == (0, 2, 7)
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_a_forked_child_does_compiled_work() -> None:
