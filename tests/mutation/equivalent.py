@@ -100,6 +100,11 @@ EQUIVALENT: dict[tuple[str, str], str] = {
      "min(_LANES, -(-len(inputs) // 16) * 16) -> max(_LANES, -(-len(inputs) // 16) * 16)"): SPEED,
     (_JIT + "rnn_readout.py", "min(chunk, length) -> max(chunk, length)"): ROOM,
     (_JIT + "rnn_scan.py", "t + 1 -> (t)"): CHECKED,
+    (_JIT + "streams.py", "builder.fence(\"seq_cst\") -> pass"): RACE,
+    (_JIT + "streams.py", "_align_stack(builder) -> pass"): SPEED,
+    (_JIT + "streams.py", "builder.asm(nothing, \"\", \"r\", (place,), True) -> pass"): SPEED,
+    (_JIT + "streams.py",
+     "store.set_metadata(\"nontemporal\", builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)])) -> pass"): SPEED,
     **{(f"{_JIT}{name}.py", "fence() -> pass"): RACE
        for name in ("forward", "gated_rnn", "linear_scan", "paired_rnn_scan", "rnn_scan")},
     (_BLOCKED + "memory_increment.py",
