@@ -107,8 +107,8 @@ def test_compiled_work_is_done_once(count: int, threads: int, way: str) -> None:
 
 def test_two_threads_share_what_one_does_alone(way: str) -> None:
     calls: list[tuple[int, ...]] = []
-    for threads in (1, 2):
-        launch(lambda _entry, first, threads, count, _: calls.append((first, threads, count)), threads, 7)
+    for number in (1, 2):
+        launch(lambda _entry, first, threads, count, _: calls.append((first, threads, count)), number, 7)
     alone, *shared = calls
     assert alone == (0, 1, 7) and shared[0] == (0, 2, 7)
 

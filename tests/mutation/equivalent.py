@@ -104,7 +104,8 @@ EQUIVALENT: dict[tuple[str, str], str] = {
     (_JIT + "streams.py", "_align_stack(builder) -> pass"): SPEED,
     (_JIT + "streams.py", "builder.asm(nothing, \"\", \"r\", (place,), True) -> pass"): SPEED,
     (_JIT + "streams.py",
-     "store.set_metadata(\"nontemporal\", builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)])) -> pass"): SPEED,
+     "store.set_metadata(\"nontemporal\", builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)])) -> pass"):
+        SPEED,
     **{(f"{_JIT}{name}.py", "fence() -> pass"): RACE
        for name in ("forward", "gated_rnn", "linear_scan", "paired_rnn_scan", "rnn_scan")},
     (_BLOCKED + "memory_increment.py",
