@@ -127,9 +127,8 @@ def linear_scan(
 
         cuts = dict(seq_starts=seq_starts, resets=resets)
         return definition(x, decay, h0, reverse=reverse, reset_to=reset_to, **cuts)
-    if key is not None and key not in _LINEAR.calls and chosen == "numba":
-        is_whole = seq_starts is None and resets is None
-        _LINEAR.keep(key, small_linear_scan(x, decay, h0, reverse) if is_whole else None)
+    if chosen == "numba" and seq_starts is None and resets is None:
+        _LINEAR.keep(key, lambda: small_linear_scan(x, decay, h0, reverse))
     decay = _one_or_three_axes(decay, x)
     if reverse:
         resets = resets_against(resets, seq_starts, reverse)
@@ -372,15 +371,14 @@ def rnn_scan(
         return apply_paired_rnn_scan(
             x, alpha, omega, h0, seq_starts, dt, nonlinearity, chosen, solver, resets, reset_to
         )
-    kinds = (kind.name, discretization)
+    given, kinds = rate, (kind.name, discretization)
     if rate.dim() == 3:
         rate = rate if kinds == PLAIN else step_rate(rate.to(state), dt, *kinds)
         kinds = PLAIN
     elif rate.dtype != state:
         rate = rate.to(state)
-    if key is not None and key not in _RNN.calls and chosen == "numba":
-        is_whole = seq_starts is None and resets is None
-        _RNN.keep(key, small_rnn_scan(x, rate, h0, dt, nonlinearity, *kinds) if is_whole else None)
+    if chosen == "numba" and seq_starts is None and resets is None and rate is given:
+        _RNN.keep(key, lambda: small_rnn_scan(x, rate, h0, dt, nonlinearity, *kinds))
     return apply_rnn_scan(x, rate, h0, seq_starts, dt, nonlinearity, chosen, solver, *kinds, resets, reset_to)
 
 

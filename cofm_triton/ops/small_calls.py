@@ -91,8 +91,15 @@ class Kept:
     def __init__(self) -> None:
         self.calls: dict[Signature, Compute | None] = {}
 
-    def keep(self, key: Signature, call: Compute | None) -> None:
-        """Keep what computes calls of a signature; None: nothing does it better than the function."""
+    def keep(self, key: Signature | None, make: Callable[[], Compute | None]) -> None:
+        """Keep what computes all calls of a signature from their tensors as they are given; None for a call without.
+
+        Args:
+            key: see `signature_of`.
+            make: gives it; None: nothing does it better than the function.
+        """
+        if key is None or key in self.calls:
+            return
         if len(self.calls) >= MAX_CALLS:
             self.calls = {}
-        self.calls[key] = call
+        self.calls[key] = make()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from scan_cases import normal
+from scan_cases import normal, rnn_problem
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.profiler import profile
@@ -18,6 +18,8 @@ import cofm_triton as cofm
 from cofm_triton import functional
 from cofm_triton.ops import small_calls
 from cofm_triton.ops.small_calls import Kept, signature_of
+from cofm_triton.step.discretization import DISCRETIZATIONS
+from cofm_triton.step.parameterization import PARAMETERIZATIONS
 
 Scan = Callable[..., tuple[Tensor, Tensor]]
 SCANS: dict[str, Scan] = {
@@ -67,6 +69,19 @@ def test_results_and_derivatives(asked: str, started: bool, scan: str) -> None:
     assert len(_kept()) == 1
     for results in (found(), found()):
         assert all(map(torch.equal, results, first))
+
+
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("discretization", DISCRETIZATIONS)
+@pytest.mark.parametrize("parameterization", PARAMETERIZATIONS)
+def test_what_rates_are_made_of(parameterization: str, discretization: str, gated: bool) -> None:
+    """A call that is kept forms them as the first one did, of every step too; within bounds each time."""
+    problem = rnn_problem(
+        2, 5, 4, gated=gated, parameterization=parameterization, discretization=discretization, dt=0.3
+    )
+    first, again = problem.run("numba"), problem.run("numba")
+    problem.check("numba", again)
+    assert all(map(torch.equal, first.values(), again.values()))
 
 
 @pytest.mark.parametrize("scan", SCANS)
