@@ -112,6 +112,7 @@ def test_models_errors_and_memories(drawn: Drawn) -> None:
 
         outputs = model(x), reference.rnn_functional(params, x, dynamics)
         assert_close(*outputs)
+        assert torch.equal(model(x), outputs[0])
         ours, theirs = (torch.autograd.grad(output, [*params.values()], y, allow_unused=True) for output in outputs)
         for mine, other in zip(ours, theirs, strict=True):
             assert (mine is None) == (other is None)
