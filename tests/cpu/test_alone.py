@@ -70,8 +70,10 @@ def test_bits_of_rnn_scans(batch: int, started: bool, varies: bool, kinds: tuple
 def test_what_is_no_small_call() -> None:
     x, decay, state = torch.ones(2, 8, 4), torch.ones(4), torch.ones(2, 4)
     assert alone(False, (None, state), x, decay, x) is not None
+    longest = torch.ones(1, CHAINS * MIN_STEPS - 1, 1)
+    assert alone(False, (), longest, torch.ones(1), longest) is not None
     for other in (
-        torch.ones(2, MIN_NUMBERS // 8, 4),
+        torch.ones(8, MIN_NUMBERS // 32, 4),
         torch.ones(1, CHAINS * MIN_STEPS, 1),
         torch.ones(1, 2, 65),
         torch.ones(2, 8, 4, dtype=torch.bfloat16),

@@ -81,6 +81,9 @@ EQUIVALENT: dict[tuple[str, str], str] = {
     (_KERNELS + "rows.py",
      "tl.load(starts_ptr + sequence + 1).to(tl.int64) -> tl.load(starts_ptr + sequence + 1)"): WIDE_SUM,
     (_JIT + "bits.py", "isinstance(radicand, Vector) -> (not (isinstance(radicand, Vector)))"): NAMED,
+    (_JIT + "code_cache.py",
+     "time.time() - path.stat().st_mtime > STALE_SECONDS -> (time.time() - path.stat().st_mtime >= STALE_SECONDS)"):
+        AT_LIMIT,
     (_JIT + "dense_perturbation.py",
      "F.pad(columns, (0, 0, 0, padding)).to(inputs).contiguous() -> F.pad(columns, (0, 0, 0, padding)).to(inputs)"):
         COPIES,
