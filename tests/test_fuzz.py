@@ -21,6 +21,7 @@ from torch import Tensor
 import cofm_triton
 from cofm_triton import reference
 from cofm_triton.layers.rnn_functional import RNNFunctional
+from cofm_triton.perturbation.quadratic_form import RIDGE
 from cofm_triton.reference import Dynamics
 from cofm_triton.step.activations import properties
 
@@ -125,8 +126,8 @@ def test_models_errors_and_memories(drawn: Drawn) -> None:
             lambda p: reference.temporally_weighted_mse(reference.rnn_functional(p, x, dynamics), y),
             weights, [moved], torch.tensor([0.0, 0.1], dtype=torch.float64),
         )  # fmt: skip
-        # Those of a linear model are quadratic forms, whose terms cancel (tests/perturbation/test_quadratic_form.py).
-        form = 1e-10 if properties(model.rnn.nonlinearity).is_linear else 0.0
+        # Those of a linear model are quadratic forms, whose terms cancel, at the very worst to so many digits.
+        form = torch.finfo(x.dtype).eps / (4 * RIDGE) if properties(model.rnn.nonlinearity).is_linear else 0.0
         assert_close(curve.per_direction[0], defined.per_direction, form)
         if model.rnn.recurrence in ("diagonal", "ssm"):  # whose increments are defined
             inputs = x[:, 0]

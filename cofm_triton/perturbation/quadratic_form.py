@@ -37,9 +37,9 @@ Metric = str | Tensor | Loss
 
 _CHUNK_NUMBERS = 1 << 17  # numbers in the largest temporary: 1 MB, which stays in the cache
 _FITTED = 4  # sequences per number of the centre: it is any kernel next to the best one
-# In traces of G. Where the data say nothing, a smaller one leaves huge numbers in the centre, which cancel later; a
-# larger one moves the centre away from the best kernel.
-_RIDGE = 1e-10
+# In traces of G. Where the data say nothing, the centre's numbers reach 1 / (2 sqrt(ridge)), and rounding leaves up to
+# eps / (4 ridge) of the errors; a larger ridge moves the centre away from the best kernel, where terms cancel.
+RIDGE = 1e-8
 
 
 def step_weights(length: int, metric: Metric) -> Tensor:
@@ -253,7 +253,7 @@ class _Sums:
 
 def _least_squares(gram: Tensor, cross: Tensor) -> Tensor:
     """A kernel next to that of the smallest error, (P, C T): a ridge keeps it small where the data say nothing."""
-    ridge = (_RIDGE * gram.diagonal().sum()).clamp(min=torch.finfo(gram.dtype).tiny)
+    ridge = (RIDGE * gram.diagonal().sum()).clamp(min=torch.finfo(gram.dtype).tiny)
     factor = torch.linalg.cholesky(gram + ridge * torch.eye(len(gram), dtype=gram.dtype, device=gram.device))
     return torch.cholesky_solve(cross.T, factor).T
 
