@@ -33,17 +33,19 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 def pytest_addoption(parser: pytest.Parser) -> None:
     every = "every case of tests with three parameters and more, instead of every pair of their values"
     parser.addoption("--every-case", action="store_true", help=every)
-    examples = "calls that tests/test_fuzz.py draws anew, in place of some"
+    examples = "calls that tests/test_fuzz.py draws anew, in place of its own number"
     parser.addoption("--examples", type=int, help=examples)
-    seed = "of those calls, to draw the same ones again (default: another one every time)"
-    parser.addoption("--fuzz-seed", type=int, default=secrets.randbits(32), help=seed)
+    seed = "of new calls, to draw the same ones again (default: another one every time)"
+    # Workers inherit the environment: theirs is the seed that is printed.
+    number = int(os.environ.setdefault("FUZZ_SEED", str(secrets.randbits(32))))
+    parser.addoption("--fuzz-seed", type=int, default=number, help=seed)
     quick = f"at most {QUICK} cases of every test file, none of them marked as slow"
     parser.addoption("--quick", action="store_true", help=quick)
 
 
-def pytest_report_header(config: pytest.Config) -> str | None:
+def pytest_report_header(config: pytest.Config) -> str:
     """What repeats the calls that are drawn anew."""
-    return f"repeat with --fuzz-seed={config.option.fuzz_seed}" if config.option.examples else None
+    return f"repeat with --fuzz-seed={config.option.fuzz_seed}"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -1,7 +1,7 @@
 """Every call gives what `reference/` gives, within derived bounds, or an error that names the wrong argument.
 
-Some hundred calls, always the same, so that chance stops nobody's work; `make fuzz ARGS="--examples 20000"` draws as
-many new ones, and prints the seed that repeats them.
+Some hundred calls that are always the same, and as many new ones; `make fuzz ARGS="--examples 20000"` draws so many
+new ones. What is printed first repeats them: `--fuzz-seed=...`.
 """
 
 from __future__ import annotations
@@ -43,20 +43,22 @@ Test = Callable[..., None]
 Drawn = Callable[[int], Callable[[Test], Test]]
 
 
-@pytest.fixture
+@pytest.fixture(params=["same", "new"])
 def drawn(request: pytest.FixtureRequest) -> Drawn:
-    """Decorators that draw so many calls, or as many new ones as were asked for."""
-    examples, number = request.config.option.examples, request.config.option.fuzz_seed
+    """Decorators that draw so many calls, the same ones each time or new ones, or as many new ones as are asked for."""
+    examples, is_new = request.config.option.examples, request.param == "new"
+    if examples and not is_new:
+        pytest.skip("--examples asks for new calls")
 
     def decorator(count: int) -> Callable[[Test], Test]:
         chosen = settings(
             max_examples=examples or count,
-            derandomize=examples is None,
+            derandomize=not is_new,
             deadline=None,
             suppress_health_check=SLOW,
             database=None,
         )
-        return lambda test: chosen(test if examples is None else seed(number)(test))
+        return lambda test: chosen(seed(request.config.option.fuzz_seed)(test) if is_new else test)
 
     return decorator
 
