@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -20,9 +21,15 @@ from typing import Any, Literal
 from unittest.mock import patch
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+
+from cofm_triton.ops.backends import interpreting
+
+# Pages are guarded by Linux, and against what runs on the CPU: with a GPU, kernels do not.
+fences_here = pytest.mark.skipif(sys.platform != "linux" or not interpreting(), reason="needs Linux, and no GPU")
 
 Side = Literal["before", "behind"]
 

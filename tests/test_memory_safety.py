@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from fenced_memory import FENCES, Fence, fenced
+from fenced_memory import FENCES, Fence, fenced, fences_here
 from scan_cases import BACKENDS, for_backends
 from selection import evenly_spaced
 from torch import Tensor
@@ -23,7 +23,6 @@ from cofm_triton.evidence.problem import Problem
 from cofm_triton.evidence.registry import validations
 from cofm_triton.evidence.validation.cases import draw
 from cofm_triton.ops import backends
-from cofm_triton.ops.backends import interpreting
 from cofm_triton.ops.rnn_readout import MIN_CPU_BATCH
 
 # One, and around the blocks of channels and of time that kernels are launched with.
@@ -35,8 +34,6 @@ COMPILED_WIDTHS = (3, 70)
 STEP_BY_STEP = (2, 3, 130)
 
 _FLOATS = ctypes.POINTER(ctypes.c_float)
-
-fences_here = pytest.mark.skipif(sys.platform != "linux" or not interpreting(), reason="needs Linux, and no GPU")
 
 
 def cases(operator: str, backend: str) -> Iterator[Case]:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-
 import pytest
 import torch
-from fenced_memory import FENCES, Fence, fenced
+from fenced_memory import FENCES, Fence, fenced, fences_here
 from torch import Tensor
 
 from cofm_triton.ops import backends
@@ -39,7 +37,7 @@ def test_gradients(count: int, dtype: torch.dtype, nonlinearity: str) -> None:
     assert ((found.double() - expected).abs() <= error).all()
 
 
-@pytest.mark.skipif(sys.platform != "linux" or not backends.interpreting(), reason="needs Linux, and no GPU")
+@fences_here
 @pytest.mark.parametrize("fence", FENCES)
 def test_nothing_outside_of_a_block_that_is_not_full(fence: Fence) -> None:
     grad, z = torch.randn(2, 3, 5).unbind()

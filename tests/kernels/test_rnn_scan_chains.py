@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import pytest
 import torch
-from fenced_memory import FENCES, fenced
+from fenced_memory import FENCES, fenced, fences_here
 from scan_cases import device_of, normal
 from torch import Tensor
 
@@ -129,7 +128,7 @@ def test_packed_pairs(dtype: torch.dtype, reset_to: str | None) -> None:
     assert agree(x, rate, h0, frequency=turn, seq_starts=starts, dt=0.9, **cut)
 
 
-@pytest.mark.skipif(sys.platform != "linux" or not interpreting(), reason="needs Linux, and no GPU")
+@fences_here
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_repairs_stay_inside() -> None:
     """Nothing outside of an array is read or written, and nothing that nobody has written counts."""
